@@ -1,0 +1,62 @@
+"""skecg: self-supervised ECG encoders behind scikit-learn's fit and transform.
+
+Research use only. skecg and its weights are not a medical device and must not be used for diagnosis, treatment
+decisions, triage or monitoring of patients.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skecg import errors
+    from skecg.embedder import JEPAEmbedder
+    from skecg.io import read_record, read_records
+    from skecg.records import ECGRecord
+    from skecg.versions import show_versions
+    from skecg.weights import list_models, load_encoder, save_encoder
+    from skecg.windows import prepare
+
+__version__ = "0.1.0.dev0"
+
+# Where each public name lives: resolved on first use, so that `import skecg` stays fast and does not import torch.
+_HOMES = {
+    "ECGRecord": "skecg.records",
+    "JEPAEmbedder": "skecg.embedder",
+    "errors": "skecg.errors",
+    "list_models": "skecg.weights",
+    "load_encoder": "skecg.weights",
+    "prepare": "skecg.windows",
+    "read_record": "skecg.io",
+    "read_records": "skecg.io",
+    "save_encoder": "skecg.weights",
+    "show_versions": "skecg.versions",
+}
+
+__all__ = [
+    "ECGRecord",
+    "JEPAEmbedder",
+    "__version__",
+    "errors",
+    "list_models",
+    "load_encoder",
+    "prepare",
+    "read_record",
+    "read_records",
+    "save_encoder",
+    "show_versions",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'skecg' has no attribute {name!r}")
+    module = importlib.import_module(_HOMES[name])
+    value = module if name == "errors" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,167 @@
+"""Every error and warning that skecg raises on purpose.
+
+Each message says what was found, what was wanted and what to do. The tree::
+
+    SkecgError
+    ├── InputError (ValueError)            what was passed cannot be used
+    │   ├── ParameterError                 a constructor or function argument
+    │   ├── ShapeError                     number of dimensions, transposed arrays, empty arrays
+    │   ├── SamplingRateError              missing, non-positive or impossible rate
+    │   ├── UnitsError                     an unknown unit of voltage
+    │   ├── LeadError                      unknown, duplicate, missing or swapped leads
+    │   ├── ShortRecordError               a record shorter than can be embedded
+    │   └── BadSignalError                 a signal without usable values (all NaN, all flat, infinite)
+    ├── RecordReadError (ValueError)       a file could not become a record
+    │   ├── RecordNotFoundError (FileNotFoundError)
+    │   ├── DamagedRecordError             empty, truncated, inconsistent or not what its name says
+    │   └── UnsupportedFormatError         a format that no installed reader knows
+    ├── WeightsError (ValueError)          weights could not become an encoder
+    │   ├── WeightsNotFoundError (FileNotFoundError)
+    │   ├── DamagedWeightsError            checksum, missing or extra tensors, wrong shapes
+    │   ├── WeightsFormatError             a config.json that is malformed or newer than this skecg
+    │   └── ForeignCheckpointError         a file that is not the published checkpoint it was said to be
+    ├── CacheError (OSError)               the embedding store cannot be used
+    └── MissingDependencyError (ImportError)   an optional package is needed and absent
+
+    SkecgWarning (UserWarning)
+    ├── UnitsWarning                       the amplitudes look like another unit
+    ├── LeadWarning                        leads were derived, filled or look swapped
+    ├── SignalWarning                      flat or railed leads, gaps, padding
+    ├── HeaderRepairWarning                a file header was malformed and read by an unambiguous repair
+    └── CacheWarning                       a damaged store was set aside and rebuilt
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BadSignalError",
+    "CacheError",
+    "CacheWarning",
+    "DamagedRecordError",
+    "DamagedWeightsError",
+    "ForeignCheckpointError",
+    "HeaderRepairWarning",
+    "InputError",
+    "LeadError",
+    "LeadWarning",
+    "MissingDependencyError",
+    "ParameterError",
+    "RecordNotFoundError",
+    "RecordReadError",
+    "SamplingRateError",
+    "ShapeError",
+    "ShortRecordError",
+    "SignalWarning",
+    "SkecgError",
+    "SkecgWarning",
+    "UnitsError",
+    "UnitsWarning",
+    "UnsupportedFormatError",
+    "WeightsError",
+    "WeightsFormatError",
+    "WeightsNotFoundError",
+]
+
+
+class SkecgError(Exception):
+    """Base of every error that skecg raises on purpose."""
+
+
+class InputError(SkecgError, ValueError):
+    """What was passed cannot be used."""
+
+
+class ParameterError(InputError):
+    """A constructor or function argument has a value that is not allowed."""
+
+
+class ShapeError(InputError):
+    """An array has the wrong number of dimensions, is empty, or lies transposed."""
+
+
+class SamplingRateError(InputError):
+    """A sampling rate is missing, non-positive or otherwise impossible."""
+
+
+class UnitsError(InputError):
+    """A unit of voltage is unknown."""
+
+
+class LeadError(InputError):
+    """Leads are unknown, duplicated, missing or in another order than their names say."""
+
+
+class ShortRecordError(InputError):
+    """A record is shorter than can be embedded."""
+
+
+class BadSignalError(InputError):
+    """A signal holds no usable values: all missing, all flat, or infinite."""
+
+
+class RecordReadError(SkecgError, ValueError):
+    """A file could not be turned into a record."""
+
+
+class RecordNotFoundError(RecordReadError, FileNotFoundError):
+    """No file answers to the name of the record."""
+
+
+class DamagedRecordError(RecordReadError):
+    """A file is empty, truncated, inconsistent, or not what its name says."""
+
+
+class UnsupportedFormatError(RecordReadError):
+    """No reader of skecg knows the format of a file."""
+
+
+class WeightsError(SkecgError, ValueError):
+    """Weights could not be turned into an encoder."""
+
+
+class WeightsNotFoundError(WeightsError, FileNotFoundError):
+    """No weights answer to the name given."""
+
+
+class DamagedWeightsError(WeightsError):
+    """A weights file fails its checksum or does not hold exactly the tensors expected."""
+
+
+class WeightsFormatError(WeightsError):
+    """A ``config.json`` is malformed, or newer than this version of skecg."""
+
+
+class ForeignCheckpointError(WeightsError):
+    """A file is not the published checkpoint that it was said to be."""
+
+
+class CacheError(SkecgError, OSError):
+    """The embedding store cannot be used."""
+
+
+class MissingDependencyError(SkecgError, ImportError):
+    """An optional package is needed and not installed."""
+
+
+class SkecgWarning(UserWarning):
+    """Base of every warning that skecg emits."""
+
+
+class UnitsWarning(SkecgWarning):
+    """Amplitudes look as if they were in another unit."""
+
+
+class LeadWarning(SkecgWarning):
+    """Leads were derived or filled, or look as if they were swapped."""
+
+
+class SignalWarning(SkecgWarning):
+    """A signal has flat or railed leads, gaps, or was padded."""
+
+
+class HeaderRepairWarning(SkecgWarning):
+    """A malformed file header was read by an unambiguous repair."""
+
+
+class CacheWarning(SkecgWarning):
+    """A damaged embedding store was set aside and rebuilt."""

@@ -1,0 +1,196 @@
+"""The twelve leads: their names, their order, and the two laws that bind the limb leads.
+
+Einthoven's law (``II = I + III``) and Goldberger's (``aVR = -(I + II) / 2`` and its sisters) say that the six limb
+leads are two signals seen from six sides. Each limb lead is therefore a pair of coefficients on (I, II); a missing
+one follows from any two others, and a set that is out of order betrays itself.
+
+References
+----------
+.. [1] Einthoven W., Fahr G., de Waart A. (1913). Über die Richtung und die manifeste Grösse der Potentialschwankungen
+       im menschlichen Herzen. Pflügers Archiv 150.
+.. [2] Goldberger E. (1942). A simple, indifferent, electrocardiographic electrode of zero potential. Am Heart J 23.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.errors import LeadError
+
+__all__ = [
+    "CANONICAL_LEADS",
+    "EIGHT_LEADS",
+    "LIMB_COEFFICIENTS",
+    "canonical_lead",
+    "canonical_leads",
+    "derivation_matrix",
+    "limb_lead_order",
+]
+
+#: The standard order of the twelve leads.
+CANONICAL_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+
+#: The eight leads that carry all the information of the twelve.
+EIGHT_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+
+#: Each limb lead as its coefficients on leads I and II.
+LIMB_COEFFICIENTS: dict[str, tuple[float, float]] = {
+    "I": (1.0, 0.0),
+    "II": (0.0, 1.0),
+    "III": (-1.0, 1.0),
+    "aVR": (-0.5, -0.5),
+    "aVL": (1.0, -0.5),
+    "aVF": (-0.5, 1.0),
+}
+
+_ALIASES = {lead.upper(): lead for lead in CANONICAL_LEADS}
+_ALIASES |= {"D1": "I", "D2": "II", "D3": "III", "DI": "I", "DII": "II", "DIII": "III"}
+_ALIASES |= {"L1": "I", "L2": "II", "L3": "III", "1": "I", "2": "II", "3": "III"}
+_ALIASES |= {"VR": "aVR", "VL": "aVL", "VF": "aVF"}
+_ALIASES |= {f"C{n}": f"V{n}" for n in range(1, 7)}
+
+# What recorders write around a lead's name: "Lead I (Einthoven)", "MDC_ECG_LEAD_AVR", "ECG II", "V1-REF".
+_PREFIX = re.compile(r"^(MDC[_ ]ECG[_ ]LEAD[_ ]|ECG[ _:-]*LEAD[ _:-]*|ECG[ _:-]+|LEAD[ _:-]*|ABL[ _:-]+)", re.IGNORECASE)
+_SUFFIX = re.compile(r"([ _-]*(REF|RAW)|\s*\(.*\))$", re.IGNORECASE)
+
+
+def canonical_lead(name: str) -> str:
+    """Give a lead's standard spelling.
+
+    Parameters
+    ----------
+    name : str
+        A name as files and users write it: ``"AVR"``, ``"avr"``, ``"Lead II"``, ``"MDC_ECG_LEAD_V1"``, ``"DII"``.
+
+    Returns
+    -------
+    str
+        One of :data:`CANONICAL_LEADS` where the name is one of theirs, else the name itself without outer blanks
+        (``"MLII"``, ``"vx"`` and other leads that are none of the twelve keep their names).
+
+    Examples
+    --------
+    >>> canonical_lead("MDC_ECG_LEAD_AVF"), canonical_lead("dii"), canonical_lead("MLII")
+    ('aVF', 'II', 'MLII')
+    """
+    if not isinstance(name, str):
+        raise LeadError(f"Got a lead named {name!r} of type {type(name).__name__}, expected a name such as 'II' or 'V1'.")
+    bare = _SUFFIX.sub("", _PREFIX.sub("", name.strip()))
+    key = re.sub(r"[\s_-]", "", bare).upper()
+    return _ALIASES.get(key, name.strip())
+
+
+def canonical_leads(names: Sequence[str]) -> tuple[str, ...]:
+    """Give the standard spelling of several leads, refusing an empty list and duplicates.
+
+    Raises
+    ------
+    LeadError
+        When `names` is a bare string, is empty, or names one lead twice.
+
+    Examples
+    --------
+    >>> canonical_leads(["i", "AVR", "v1"])
+    ('I', 'aVR', 'V1')
+    """
+    if isinstance(names, str):
+        raise LeadError(f"Got leads={names!r}, a bare string; expected a list of names. Write leads=[{names!r}].")
+    leads = tuple(canonical_lead(name) for name in names)
+    if not leads:
+        raise LeadError("Got no lead names, expected at least one, for example leads=['II'].")
+    twice = sorted({lead for lead in leads if leads.count(lead) > 1})
+    if twice:
+        raise LeadError(f"Lead(s) {', '.join(twice)} named more than once in {list(names)}; name every row once.")
+    return leads
+
+
+def derivation_matrix(available: Sequence[str], wanted: Sequence[str]) -> tuple[NDArray[np.float32], list[str]]:
+    """Say how to make the wanted leads from those available.
+
+    A lead that is available is taken as it is. A limb lead that is not is computed from leads I and II or, where one
+    of those is absent too, from the first two other limb leads there are.
+
+    Parameters
+    ----------
+    available, wanted : sequence of str
+        Canonical lead names.
+
+    Returns
+    -------
+    matrix : ndarray of shape (n_wanted, n_available), float32
+        ``matrix @ signal`` holds the wanted leads; rows of leads that cannot be had are zero.
+    missing : list of str
+        The wanted leads that cannot be had.
+
+    Examples
+    --------
+    >>> matrix, missing = derivation_matrix(["I", "II"], ["III", "V1"])
+    >>> matrix.tolist(), missing
+    ([[-1.0, 1.0], [0.0, 0.0]], ['V1'])
+    """
+    available = list(available)
+    matrix = np.zeros((len(wanted), len(available)), dtype=np.float32)
+    basis = [lead for lead in LIMB_COEFFICIENTS if lead in available][:2]
+    missing = []
+    for row, lead in enumerate(wanted):
+        if lead in available:
+            matrix[row, available.index(lead)] = 1.0
+        elif lead in LIMB_COEFFICIENTS and len(basis) == 2:
+            weights = np.linalg.solve(np.array([LIMB_COEFFICIENTS[b] for b in basis]).T, LIMB_COEFFICIENTS[lead])
+            matrix[row, [available.index(b) for b in basis]] = weights
+        else:
+            missing.append(lead)
+    return matrix, missing
+
+
+def limb_lead_order(signal: NDArray[np.floating], leads: Sequence[str]) -> tuple[str, ...] | None:
+    """Find the true order of limb leads whose names are exchanged, by the laws that bind them.
+
+    Parameters
+    ----------
+    signal : ndarray of shape (n_leads, n_samples)
+        Signals as named.
+    leads : sequence of str of length n_leads
+        Their names; anything but the six limb leads is passed over.
+
+    Returns
+    -------
+    tuple of str or None
+        The names that the rows must bear for the laws to hold, when the given ones break them plainly (more than
+        20 % of the power unexplained) and exactly one other order keeps them (less than 2 %). None when all is well, when
+        not all six limb leads are there, or when no order explains the signals (noise, leads scaled one by one).
+    """
+    rows = [i for i, lead in enumerate(leads) if lead in LIMB_COEFFICIENTS]
+    if len(rows) < 6:
+        return None
+    limb = np.nan_to_num(np.asarray(signal, dtype=np.float64)[rows])
+    limb = limb - limb.mean(axis=1, keepdims=True)
+    gram = limb @ limb.T
+    if np.any(np.diag(gram) <= 1e-9 * np.trace(gram)):
+        return None
+    given = tuple(leads[i] for i in rows)
+    if _unexplained(gram, given) <= 0.2:
+        return None
+    fitting = [order for order in itertools.permutations(given) if _unexplained(gram, order) < 0.02]
+    if len(fitting) != 1:
+        return None
+    found = list(leads)
+    for row, lead in zip(rows, fitting[0], strict=True):
+        found[row] = lead
+    return tuple(found)
+
+
+def _unexplained(gram: NDArray[np.float64], order: Sequence[str]) -> float:
+    """Share of the limb leads' power that the laws leave unexplained when the rows bear these names.
+
+    The six rows must equal C @ (I, II) for the known coefficients C; what lies outside the span of C's columns breaks
+    the laws, and its power is read off the Gram matrix without touching the samples again.
+    """
+    coefficients = np.array([LIMB_COEFFICIENTS[lead] for lead in order])
+    residual = np.eye(6) - coefficients @ np.linalg.pinv(coefficients)
+    return float(np.trace(residual @ gram) / np.trace(gram))

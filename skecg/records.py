@@ -1,0 +1,166 @@
+"""ECGRecord: a signal, its rate, its leads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.errors import LeadError, SamplingRateError, ShapeError, UnitsError
+from skecg.leads import CANONICAL_LEADS, canonical_leads
+
+__all__ = ["MILLIVOLTS_PER_UNIT", "ECGRecord", "as_millivolts", "as_sampling_rate"]
+
+#: Factors from the units of voltage that skecg knows (compared without case) to millivolts.
+MILLIVOLTS_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}
+
+# A recording has fewer leads than this and more samples than this; the other way round it lies transposed.
+_MANY_LEADS = 16
+_FEW_SAMPLES = 64
+
+
+@dataclass(frozen=True, eq=False)
+class ECGRecord:
+    """One recording.
+
+    Parameters
+    ----------
+    signal : array-like of shape (n_leads, n_samples)
+        Voltages in millivolts, NaN where the recording has gaps. Stored as C-contiguous float32; the array passed in
+        is never modified.
+    sampling_rate : float
+        Samples a second (Hz).
+    leads : sequence of str of length n_leads
+        Names of the rows, in any common spelling (see :func:`skecg.leads.canonical_lead`).
+    name : str, default=""
+        What to call the record in messages and tables.
+
+    Raises
+    ------
+    ShapeError
+        When `signal` is not numeric, not two-dimensional, empty or transposed.
+    SamplingRateError
+        When `sampling_rate` is not a positive, finite number.
+    LeadError
+        When the number of names is not the number of rows, or a name comes twice.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ECGRecord(np.zeros((2, 2500)), 250, ["I", "ii"])
+    ECGRecord(2 leads (I, II), 2500 samples, 250 Hz, 10.0 s)
+    """
+
+    signal: NDArray[np.float32]
+    sampling_rate: float
+    leads: tuple[str, ...]
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        where = f" in record {self.name!r}" if self.name else ""
+        signal = _as_signal(self.signal, where)
+        if isinstance(self.leads, str) and signal.shape[0] == 1:
+            object.__setattr__(self, "leads", (self.leads,))
+        leads = canonical_leads(self.leads)
+        if len(leads) != signal.shape[0]:
+            raise LeadError(
+                f"Got {signal.shape[0]} rows of signal and {len(leads)} lead names ({', '.join(leads)}){where}; "
+                "expected one name for every row. A signal is (n_leads, n_samples)."
+            )
+        object.__setattr__(self, "signal", signal)
+        object.__setattr__(self, "leads", leads)
+        object.__setattr__(self, "sampling_rate", as_sampling_rate(self.sampling_rate, where))
+
+    @property
+    def n_leads(self) -> int:
+        """Number of leads."""
+        return self.signal.shape[0]
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples in every lead."""
+        return self.signal.shape[1]
+
+    @property
+    def duration_seconds(self) -> float:
+        """Length of the recording in seconds."""
+        return self.n_samples / self.sampling_rate
+
+    def __repr__(self) -> str:
+        title = f"{self.name!r}: " if self.name else ""
+        return (
+            f"ECGRecord({title}{self.n_leads} leads ({', '.join(self.leads)}), {self.n_samples} samples, "
+            f"{self.sampling_rate:g} Hz, {self.duration_seconds:.1f} s)"
+        )
+
+
+def as_sampling_rate(value: Any, where: str = "") -> float:
+    """Check a sampling rate (Hz) and give it as a float."""
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        rate = float("nan")
+    if isinstance(value, bool) or not np.isfinite(rate) or rate <= 0:
+        raise SamplingRateError(f"Got sampling_rate={value!r}{where}, expected a positive number of samples a second (Hz).")
+    return rate
+
+
+def as_millivolts(signal: NDArray[Any], units: str | Sequence[str]) -> NDArray[np.float32]:
+    """Scale a signal to millivolts.
+
+    Parameters
+    ----------
+    signal : ndarray of shape (..., n_leads, n_samples)
+    units : str or sequence of str of length n_leads
+        One of ``"V"``, ``"mV"``, ``"uV"`` (or ``"µV"``), ``"nV"``, for all leads or for each.
+
+    Returns
+    -------
+    ndarray of the same shape, float32
+        The input itself when it already is float32 in millivolts.
+
+    Raises
+    ------
+    UnitsError
+        When a unit is not one of voltage.
+    """
+    names = [units] if isinstance(units, str) else list(units)
+    unknown = [unit for unit in names if str(unit).strip().lower() not in MILLIVOLTS_PER_UNIT]
+    if unknown:
+        raise UnitsError(f"Got units={unknown[0]!r}, expected one of 'V', 'mV', 'uV', 'nV'.")
+    factors = np.array([MILLIVOLTS_PER_UNIT[str(unit).strip().lower()] for unit in names], dtype=np.float64)
+    if np.all(factors == 1.0):
+        return np.asarray(signal, dtype=np.float32)
+    scale = factors[0] if len(factors) == 1 else factors[:, None]
+    return np.asarray(np.asarray(signal, dtype=np.float64) * scale, dtype=np.float32)
+
+
+def _as_signal(signal: Any, where: str) -> NDArray[np.float32]:
+    try:
+        array = np.asarray(signal)
+    except ValueError as error:
+        raise ShapeError(f"Got a ragged signal{where}, expected (n_leads, n_samples) with leads of one length.") from error
+    if array.dtype.kind not in "fiub":
+        raise ShapeError(f"Got a signal of dtype {array.dtype}{where}, expected real numbers (millivolts).")
+    if array.ndim != 2:
+        raise ShapeError(
+            f"Got a signal of shape {array.shape}{where}, expected (n_leads, n_samples). "
+            "For a single lead pass signal[np.newaxis]."
+        )
+    if array.size == 0:
+        raise ShapeError(f"Got an empty signal of shape {array.shape}{where}, expected at least one lead and one sample.")
+    check_not_transposed(array.shape, where)
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def check_not_transposed(shape: tuple[int, ...], where: str = "") -> None:
+    """Refuse (..., n_samples, n_leads): more rows than leads exist, in few columns."""
+    n_leads, n_samples = shape[-2:]
+    if n_leads > max(_MANY_LEADS, n_samples) and (n_leads > _FEW_SAMPLES or n_samples in (len(CANONICAL_LEADS), 8)):
+        raise ShapeError(
+            f"Got a signal of shape {shape}{where}: {n_leads} leads of {n_samples} samples looks transposed. "
+            "Expected leads before samples; pass np.swapaxes(signal, -1, -2)."
+        )

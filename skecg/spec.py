@@ -1,0 +1,238 @@
+"""What weights are and what they expect: InputSpec, and the configuration of each encoder architecture.
+
+These values travel in ``config.json`` beside the weights. Their defaults are part of every file already written and are
+never edited; a new behaviour gets a new field whose default is the old behaviour.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Self
+
+from skecg.errors import LeadError, WeightsFormatError
+from skecg.leads import canonical_leads
+
+__all__ = ["EncoderConfig", "InputSpec", "LeadwiseConfig", "TemporalConfig"]
+
+
+class _Value:
+    """A frozen dataclass that reads itself from JSON strictly."""
+
+    kind: ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as plain JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the fields from plain values, refusing unknown keys with a suggestion."""
+        if not isinstance(values, Mapping):
+            raise WeightsFormatError(f"Got {type(values).__name__} for the {cls.kind}, expected an object of named fields.")
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        for key in values:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else f" Known fields: {', '.join(known)}."
+                raise WeightsFormatError(f"Got an unknown field {key!r} in the {cls.kind}.{hint}")
+        try:
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        except TypeError as error:
+            raise WeightsFormatError(f"The {cls.kind} lacks a field: {error}.") from error
+
+    def _require(self, condition: bool, field: str, wanted: str) -> None:
+        if not condition:
+            raise WeightsFormatError(f"Got {field}={getattr(self, field)!r} in the {self.kind}, expected {wanted}.")
+
+    def _require_integers(self, *names: str, minimum: int = 1) -> None:
+        for name in names:
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+            self._require(whole, name, f"an integer of at least {minimum}")
+
+    def _require_numbers(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            positive = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+            self._require(positive, name, "a positive number")
+
+
+@dataclass(frozen=True)
+class InputSpec(_Value):
+    """What an encoder expects to be fed: the one description of a record's way to it.
+
+    The steps of :func:`skecg.prepare` follow the order of the fields: leads are chosen by name, gaps filled, the signal
+    resampled, filtered, normalized and cut into windows.
+
+    Parameters
+    ----------
+    leads : tuple of str
+        Leads in the order of the encoder's input.
+    sampling_rate : float
+        Samples a second (Hz) of the encoder's input.
+    window_samples : int
+        Length of a window at that rate.
+    any_leads : bool, default=False
+        Whether the encoder is made for any subset of `leads`, so that absent ones are no error.
+    resampling : {"polyphase", "fourier"}, default="polyphase"
+        Polyphase filtering, or truncation of the spectrum of the whole record (what both published systems do).
+    highpass_hz, lowpass_hz : float or None, default=None
+        Cut-off frequencies of a zero-phase Butterworth filter, applied at the encoder's rate.
+    filter_order : int, default=4
+        Order of each of the two filters, before it is run forwards and backwards.
+    normalization : {"none", "statistics", "zscore", "record"}, default="none"
+        ``"none"`` leaves millivolts. ``"statistics"`` subtracts `mean` and divides by `std`, one value a lead.
+        ``"zscore"`` does so with each lead's own mean and standard deviation in the record. ``"record"`` takes away each
+        lead's own mean and divides all leads by one standard deviation, pooled over the leads of the record.
+    mean, std : tuple of float or None, default=None
+        Millivolts, one value a lead, for ``normalization="statistics"``.
+    clip : float or None, default=None
+        Values beyond plus or minus `clip` are set to it, after normalization.
+
+    Raises
+    ------
+    WeightsFormatError
+        When a field is not what it has to be.
+    """
+
+    kind: ClassVar[str] = "input specification"
+
+    leads: tuple[str, ...]
+    sampling_rate: float
+    window_samples: int
+    any_leads: bool = False
+    resampling: str = "polyphase"
+    highpass_hz: float | None = None
+    lowpass_hz: float | None = None
+    filter_order: int = 4
+    normalization: str = "none"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "leads", canonical_leads(self.leads))
+        except (LeadError, TypeError) as error:
+            raise WeightsFormatError(f"Got leads={self.leads!r} in the input specification: {error}") from error
+        self._require_numbers("sampling_rate")
+        self._require_integers("window_samples", "filter_order")
+        self._require(self.resampling in ("polyphase", "fourier"), "resampling", "'polyphase' or 'fourier'")
+        for name in ("highpass_hz", "lowpass_hz", "clip"):
+            if getattr(self, name) is not None:
+                self._require_numbers(name)
+        nyquist = self.sampling_rate / 2
+        for name in ("highpass_hz", "lowpass_hz"):
+            value = getattr(self, name)
+            self._require(value is None or value < nyquist, name, f"below half the sampling rate ({nyquist:g} Hz)")
+        kinds = ("none", "statistics", "zscore", "record")
+        self._require(self.normalization in kinds, "normalization", f"one of {', '.join(map(repr, kinds))}")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if self.normalization == "statistics":
+                fits = isinstance(value, tuple) and len(value) == len(self.leads)
+                self._require(fits, name, f"{len(self.leads)} numbers, one a lead")
+            else:
+                self._require(value is None, name, "none unless normalization is 'statistics'")
+        if self.std is not None:
+            self._require(all(s > 0 for s in self.std), "std", "positive numbers")
+
+    @property
+    def n_leads(self) -> int:
+        """Number of leads of the encoder's input."""
+        return len(self.leads)
+
+    @property
+    def window_seconds(self) -> float:
+        """Length of a window in seconds."""
+        return self.window_samples / self.sampling_rate
+
+
+@dataclass(frozen=True)
+class EncoderConfig(_Value):
+    """The shape of an encoder: what all architectures share.
+
+    Parameters
+    ----------
+    n_leads : int
+        Rows of the input.
+    patch_samples : int
+        Samples of one token's slice of time.
+    n_patches : int
+        Slices of time in the longest window.
+    dim, depth, num_heads : int
+        Width of a token, number of transformer blocks, attention heads of each.
+    mlp_ratio : float, default=4.0
+        Width of a block's hidden layer over `dim`.
+    norm_eps : float
+        What LayerNorm adds to the variance.
+    """
+
+    kind: ClassVar[str] = "encoder configuration"
+    architecture: ClassVar[str]
+
+    n_leads: int
+    patch_samples: int
+    n_patches: int
+    dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        self._require_integers("n_leads", "patch_samples", "n_patches", "dim", "depth", "num_heads")
+        self._require_numbers("mlp_ratio", "norm_eps")
+        self._require(self.dim % self.num_heads == 0, "dim", f"a multiple of num_heads={self.num_heads}")
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of a block's hidden layer."""
+        return int(self.dim * self.mlp_ratio)
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of the longest window."""
+        return self.n_patches * self.patch_samples
+
+
+@dataclass(frozen=True)
+class TemporalConfig(EncoderConfig):
+    """A token is one slice of time of all leads (Weimann and Conrad, 2025).
+
+    Parameters
+    ----------
+    num_registers : int, default=1
+        Learned tokens without position that take part in attention.
+    bias : bool, default=False
+        Whether linear layers other than the queries', keys' and values' have biases.
+    norm_bias : bool, default=False
+        Whether LayerNorm has biases (weights written before October 2025 do).
+    """
+
+    architecture: ClassVar[str] = "temporal"
+
+    num_registers: int = 1
+    bias: bool = False
+    norm_bias: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_integers("num_registers", minimum=0)
+        self._require(self.dim % 2 == 0, "dim", "an even number")
+
+
+@dataclass(frozen=True)
+class LeadwiseConfig(EncoderConfig):
+    """A token is one slice of time of one lead; attention is cross-pattern, CroPA (Kim, 2024)."""
+
+    architecture: ClassVar[str] = "leadwise"
+
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(self.dim % 4 == 0, "dim", "a multiple of 4")
