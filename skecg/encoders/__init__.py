@@ -1,0 +1,38 @@
+"""Encoders: one file per architecture, chosen by the name in ``config.json``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skecg.encoders.interface import Encoder
+from skecg.encoders.leadwise import LeadwiseEncoder
+from skecg.encoders.temporal import TemporalEncoder
+from skecg.errors import WeightsFormatError
+from skecg.spec import EncoderConfig, LeadwiseConfig, TemporalConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+__all__ = ["Encoder", "LeadwiseEncoder", "TemporalEncoder", "build_encoder", "read_encoder_config"]
+
+_CONFIGS: dict[str, type[EncoderConfig]] = {c.architecture: c for c in (TemporalConfig, LeadwiseConfig)}
+
+
+def build_encoder(config: EncoderConfig) -> Encoder:
+    """Build an encoder with freshly drawn weights (torch's global generator)."""
+    if isinstance(config, TemporalConfig):
+        return TemporalEncoder(config)
+    if isinstance(config, LeadwiseConfig):
+        return LeadwiseEncoder(config)
+    raise WeightsFormatError(f"Got a {type(config).__name__}, expected the configuration of a known architecture.")
+
+
+def read_encoder_config(architecture: str, values: Mapping[str, Any]) -> EncoderConfig:
+    """Read the configuration of the architecture named."""
+    if architecture not in _CONFIGS:
+        known = ", ".join(map(repr, sorted(_CONFIGS)))
+        raise WeightsFormatError(
+            f"Got architecture {architecture!r}, expected one of {known}. Weights of a newer architecture need a newer skecg."
+        )
+    return _CONFIGS[architecture].from_dict(values)

@@ -1,0 +1,160 @@
+"""Windows to vectors: micro-batches through an encoder.
+
+Windows of the same leads and the same length travel together, so that nothing is padded and nothing absent is
+computed: a window of a short record is simply shorter, which equals masking its padding out of attention and pooling.
+Shapes: B windows of a micro-batch, R registers, N tokens, D width of a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed, effective_n_jobs
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skecg.devices import autocast, one_thread_per_worker
+from skecg.encoders import Encoder, LeadwiseEncoder
+from skecg.pooling import pool_tokens
+from skecg.windows import Windows
+
+__all__ = ["Encoding", "encode_tokens", "encode_windows"]
+
+# Above 16 windows a batch's temporaries outgrow what the allocator keeps, and every operation page-faults.
+_CPU_BATCH = 8
+_ACCELERATOR_BATCH = 256
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How windows are encoded.
+
+    Parameters
+    ----------
+    pooling : str
+        See :func:`skecg.pooling.pool_tokens`.
+    layers : tuple of int
+        Blocks whose tokens are wanted.
+    batch_size : int or None
+        Windows in a micro-batch; None leaves the choice to the device.
+    precision : {"fp32", "bf16"}
+    n_jobs : int or None
+        Micro-batches in flight at once; None uses the cores that torch would.
+    """
+
+    pooling: str
+    layers: tuple[int, ...] = (-1,)
+    batch_size: int | None = None
+    precision: str = "fp32"
+    n_jobs: int | None = None
+
+
+def encode_windows(
+    encoder: Encoder, windows: Windows, how: Encoding, on_batch: Callable[[int], None] | None = None
+) -> NDArray[np.float32]:
+    """Encode and pool windows.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        In evaluation mode, on its device.
+    windows : Windows of n_windows
+    how : Encoding
+    on_batch : callable, optional
+        Called with the number of windows after each micro-batch, in the calling thread.
+
+    Returns
+    -------
+    ndarray of shape (n_windows, n_features), float32
+    """
+
+    def pool(states: list[Tensor]) -> NDArray[np.float32]:
+        return pool_tokens(states, encoder.num_registers, how.pooling).float().cpu().numpy()
+
+    features: NDArray[np.float32] | None = None
+    for rows, pooled in _run(encoder, windows, how, pool):
+        if features is None:
+            features = np.empty((len(windows.values), pooled.shape[1]), dtype=np.float32)
+        features[rows] = pooled
+        if on_batch is not None:
+            on_batch(len(rows))
+    return np.empty((0, 0), dtype=np.float32) if features is None else features
+
+
+def encode_tokens(encoder: Encoder, windows: Windows, how: Encoding) -> list[NDArray[np.float32]]:
+    """Encode windows and keep their tokens.
+
+    Returns
+    -------
+    list of ndarray of shape (N, D · n_layers), float32
+        One for each window, registers left out; N differs for short windows and fewer leads.
+    """
+
+    def keep(states: list[Tensor]) -> NDArray[np.float32]:
+        return torch.cat([s[:, encoder.num_registers :] for s in states], dim=-1).float().cpu().numpy()
+
+    tokens: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(windows.values)
+    for rows, batch in _run(encoder, windows, how, keep):
+        for row, array in zip(rows, batch, strict=True):
+            tokens[row] = array
+    return tokens
+
+
+def _run(
+    encoder: Encoder, windows: Windows, how: Encoding, finish: Callable[[list[Tensor]], T]
+) -> Iterator[tuple[NDArray[np.intp], T]]:
+    """Encode micro-batches, several at once on a CPU, and yield them in order with the numbers of their windows."""
+    device = next(encoder.parameters()).device
+    batch_size = how.batch_size or (_CPU_BATCH if device.type == "cpu" else _ACCELERATOR_BATCH)
+    batches = list(_micro_batches(encoder, windows, batch_size))
+
+    def work(rows: NDArray[np.intp]) -> T:
+        leads, n_samples = _shape_of(encoder, windows, int(rows[0]))
+        values = torch.from_numpy(windows.values[rows][:, :, :n_samples]).to(device)
+        with torch.inference_mode(), autocast(device, how.precision):
+            return finish(encoder.layers(values, how.layers, leads))
+
+    if device.type != "cpu":
+        yield from ((rows, work(rows)) for rows in batches)
+        return
+    with one_thread_per_worker() as cores:
+        workers = cores if how.n_jobs is None else effective_n_jobs(how.n_jobs)
+        if min(workers, len(batches)) <= 1:
+            yield from ((rows, work(rows)) for rows in batches)
+            return
+        run = Parallel(n_jobs=workers, backend="threading", return_as="generator")
+        yield from zip(batches, run(delayed(work)(rows) for rows in batches), strict=True)
+
+
+def _micro_batches(encoder: Encoder, windows: Windows, batch_size: int) -> Iterator[NDArray[np.intp]]:
+    """Yield the numbers of windows that share leads and length, at most `batch_size` at once."""
+    patches = -(-windows.valid_samples // encoder.config.patch_samples)
+    kinds = np.column_stack([windows.lead_mask, patches])
+    _, kind = np.unique(kinds, axis=0, return_inverse=True)
+    for number in range(int(kind.max(initial=-1)) + 1):
+        rows = np.flatnonzero(kind.ravel() == number)
+        yield from (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
+
+
+def _shape_of(encoder: Encoder, windows: Windows, row: int) -> tuple[Sequence[int] | None, int]:
+    """Give the leads present in a window (None when all are) and its length, rounded up to whole patches."""
+    patch = encoder.config.patch_samples
+    present = windows.lead_mask[row]
+    leads = None if present.all() else np.flatnonzero(present).tolist()
+    return leads, -(-int(windows.valid_samples[row]) // patch) * patch
+
+
+def token_grid(encoder: Encoder, windows: Windows, row: int) -> tuple[list[str], NDArray[np.int64]]:
+    """Name the lead (or ``"all"``) and the slice of time of each token of a window, in the tokens' order."""
+    leads, n_samples = _shape_of(encoder, windows, row)
+    n_patches = n_samples // encoder.config.patch_samples
+    if not isinstance(encoder, LeadwiseEncoder):
+        return ["all"] * n_patches, np.arange(n_patches)
+    names = [windows.spec.leads[i] for i in (leads if leads is not None else range(windows.spec.n_leads))]
+    return [name for name in names for _ in range(n_patches)], np.tile(np.arange(n_patches), len(names))
