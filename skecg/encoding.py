@@ -7,7 +7,8 @@ Shapes: B windows of a micro-batch, R registers, N tokens, D width of a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skecg.devices import autocast, one_thread_per_worker
-from skecg.encoders import Encoder, LeadwiseEncoder
-from skecg.pooling import pool_tokens
+from skecg.encoders import Encoder
+from skecg.pooling import n_pooled_features, pool_tokens
 from skecg.windows import Windows
 
-__all__ = ["Encoding", "encode_tokens", "encode_windows"]
+__all__ = ["Encoding", "encode_tokens", "encode_windows", "token_grid"]
 
 # Above 16 windows a batch's temporaries outgrow what the allocator keeps, and every operation page-faults.
 _CPU_BATCH = 8
@@ -77,14 +78,14 @@ def encode_windows(
     def pool(states: list[Tensor]) -> NDArray[np.float32]:
         return pool_tokens(states, encoder.num_registers, how.pooling).float().cpu().numpy()
 
-    features: NDArray[np.float32] | None = None
-    for rows, pooled in _run(encoder, windows, how, pool):
-        if features is None:
-            features = np.empty((len(windows.values), pooled.shape[1]), dtype=np.float32)
-        features[rows] = pooled
-        if on_batch is not None:
-            on_batch(len(rows))
-    return np.empty((0, 0), dtype=np.float32) if features is None else features
+    n_features = n_pooled_features(how.pooling, encoder.config.dim, len(how.layers), encoder.num_registers)
+    features = np.empty((len(windows.values), n_features), dtype=np.float32)
+    with contextlib.closing(_run(encoder, windows, how, pool)) as batches:
+        for rows, pooled in batches:
+            features[rows] = pooled
+            if on_batch is not None:
+                on_batch(len(rows))
+    return features
 
 
 def encode_tokens(encoder: Encoder, windows: Windows, how: Encoding) -> list[NDArray[np.float32]]:
@@ -100,15 +101,16 @@ def encode_tokens(encoder: Encoder, windows: Windows, how: Encoding) -> list[NDA
         return torch.cat([s[:, encoder.num_registers :] for s in states], dim=-1).float().cpu().numpy()
 
     tokens: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(windows.values)
-    for rows, batch in _run(encoder, windows, how, keep):
-        for row, array in zip(rows, batch, strict=True):
-            tokens[row] = array
+    with contextlib.closing(_run(encoder, windows, how, keep)) as batches:
+        for rows, batch in batches:
+            for row, array in zip(rows, batch, strict=True):
+                tokens[row] = array
     return tokens
 
 
 def _run(
     encoder: Encoder, windows: Windows, how: Encoding, finish: Callable[[list[Tensor]], T]
-) -> Iterator[tuple[NDArray[np.intp], T]]:
+) -> Generator[tuple[NDArray[np.intp], T], None, None]:
     """Encode micro-batches, several at once on a CPU, and yield them in order with the numbers of their windows."""
     device = next(encoder.parameters()).device
     batch_size = how.batch_size or (_CPU_BATCH if device.type == "cpu" else _ACCELERATOR_BATCH)
@@ -154,7 +156,7 @@ def token_grid(encoder: Encoder, windows: Windows, row: int) -> tuple[list[str],
     """Name the lead (or ``"all"``) and the slice of time of each token of a window, in the tokens' order."""
     leads, n_samples = _shape_of(encoder, windows, row)
     n_patches = n_samples // encoder.config.patch_samples
-    if not isinstance(encoder, LeadwiseEncoder):
+    if not encoder.token_per_lead:
         return ["all"] * n_patches, np.arange(n_patches)
     names = [windows.spec.leads[i] for i in (leads if leads is not None else range(windows.spec.n_leads))]
     return [name for name in names for _ in range(n_patches)], np.tile(np.arange(n_patches), len(names))

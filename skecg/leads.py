@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,9 @@ _ALIASES |= {"VR": "aVR", "VL": "aVL", "VF": "aVF"}
 _ALIASES |= {f"C{n}": f"V{n}" for n in range(1, 7)}
 
 # What recorders write around a lead's name: "Lead I (Einthoven)", "MDC_ECG_LEAD_AVR", "ECG II", "V1-REF".
-_PREFIX = re.compile(r"^(MDC[_ ]ECG[_ ]LEAD[_ ]|ECG[ _:-]*LEAD[ _:-]*|ECG[ _:-]+|LEAD[ _:-]*|ABL[ _:-]+)", re.IGNORECASE)
+_PREFIX = re.compile(
+    r"^(MDC[_ ]ECG[_ ]LEAD[_ ]|ECG[ _:-]*LEAD[ _:-]*|ECG[ _:-]+|LEAD[ _:-]*|ABL[ _:-]+)", re.IGNORECASE
+)
 _SUFFIX = re.compile(r"([ _-]*(REF|RAW)|\s*\(.*\))$", re.IGNORECASE)
 
 
@@ -79,7 +82,9 @@ def canonical_lead(name: str) -> str:
     ('aVF', 'II', 'MLII')
     """
     if not isinstance(name, str):
-        raise LeadError(f"Got a lead named {name!r} of type {type(name).__name__}, expected a name such as 'II' or 'V1'.")
+        raise LeadError(
+            f"Got a lead named {name!r} of type {type(name).__name__}, expected a name such as 'II' or 'V1'."
+        )
     bare = _SUFFIX.sub("", _PREFIX.sub("", name.strip()))
     key = re.sub(r"[\s_-]", "", bare).upper()
     return _ALIASES.get(key, name.strip())
@@ -173,24 +178,26 @@ def limb_lead_order(signal: NDArray[np.floating], leads: Sequence[str]) -> tuple
     gram = limb @ limb.T
     if np.any(np.diag(gram) <= 1e-9 * np.trace(gram)):
         return None
-    given = tuple(leads[i] for i in rows)
-    if _unexplained(gram, given) <= 0.2:
-        return None
-    fitting = [order for order in itertools.permutations(given) if _unexplained(gram, order) < 0.02]
-    if len(fitting) != 1:
+    orders, residuals = _limb_orders()
+    unexplained = residuals @ gram.ravel() / np.trace(gram)
+    given = orders.index(tuple(leads[i] for i in rows))
+    fitting = np.flatnonzero(unexplained < 0.02)
+    if unexplained[given] <= 0.2 or len(fitting) != 1:
         return None
     found = list(leads)
-    for row, lead in zip(rows, fitting[0], strict=True):
+    for row, lead in zip(rows, orders[fitting[0]], strict=True):
         found[row] = lead
     return tuple(found)
 
 
-def _unexplained(gram: NDArray[np.float64], order: Sequence[str]) -> float:
-    """Share of the limb leads' power that the laws leave unexplained when the rows bear these names.
+@lru_cache(maxsize=1)
+def _limb_orders() -> tuple[list[tuple[str, ...]], NDArray[np.float64]]:
+    """List the 720 orders of the limb leads and, for each, what measures the power that the laws leave unexplained.
 
     The six rows must equal C @ (I, II) for the known coefficients C; what lies outside the span of C's columns breaks
-    the laws, and its power is read off the Gram matrix without touching the samples again.
+    the laws, and its power is the sum of the entries of the Gram matrix weighted by the projector onto the rest.
     """
-    coefficients = np.array([LIMB_COEFFICIENTS[lead] for lead in order])
-    residual = np.eye(6) - coefficients @ np.linalg.pinv(coefficients)
-    return float(np.trace(residual @ gram) / np.trace(gram))
+    orders = list(itertools.permutations(LIMB_COEFFICIENTS))
+    coefficients = np.array([[LIMB_COEFFICIENTS[lead] for lead in order] for order in orders])
+    residuals = np.eye(6) - coefficients @ np.linalg.pinv(coefficients)
+    return orders, residuals.reshape(len(orders), 36)

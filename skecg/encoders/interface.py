@@ -35,6 +35,7 @@ class Encoder(nn.Module, ABC):
     norm: nn.LayerNorm
     blocks: nn.ModuleList
     num_registers: int
+    token_per_lead: bool
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()

@@ -32,6 +32,7 @@ class LeadwiseEncoder(Encoder):
 
     config: LeadwiseConfig
     num_registers = 0
+    token_per_lead = True
 
     def __init__(self, config: LeadwiseConfig) -> None:
         super().__init__(config)

@@ -31,6 +31,7 @@ class TemporalEncoder(Encoder):
     """
 
     config: TemporalConfig
+    token_per_lead = False
 
     def __init__(self, config: TemporalConfig) -> None:
         super().__init__(config)

@@ -1,0 +1,44 @@
+# Everything runs in .venv; `make demo` and `make test` are all a newcomer needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: demo test lint types docs clean
+
+demo: $(VENV)/installed
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/test-installed
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+lint: $(VENV)/test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/test-installed
+	$(BIN)/mypy skecg
+
+docs: $(VENV)/docs-installed
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+clean:
+	rm -rf $(VENV) docs/_build docs/gallery docs/api/generated demo_output dist
+
+$(VENV)/created:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "skecg needs Python 3.11 or newer, this is " + sys.version.split()[0] + ". Run: make PYTHON=python3.11 demo")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/installed: $(VENV)/created pyproject.toml constraints.txt
+	@echo "Installing skecg into $(VENV) (a few minutes the first time) ..."
+	$(PIP) install -c constraints.txt -e ".[plot]"
+	touch $@
+
+$(VENV)/test-installed: $(VENV)/installed
+	$(PIP) install -c constraints.txt -e ".[test]"
+	touch $@
+
+$(VENV)/docs-installed: $(VENV)/test-installed
+	$(PIP) install -c constraints.txt -e ".[docs]"
+	touch $@

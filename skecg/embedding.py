@@ -1,0 +1,179 @@
+"""Records to features: read, look up, prepare, encode, pool, remember; chunk by chunk, in flat memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skecg.embedding_cache import EmbeddingCache, record_key, salt_of
+from skecg.encoding import Encoding, encode_windows
+from skecg.errors import BadSignalError, InputError, SkecgError
+from skecg.inputs import RecordSource
+from skecg.pooling import n_pooled_features, pool_windows
+from skecg.records import ECGRecord
+from skecg.weights import WeightsInfo, loaded_encoder
+from skecg.windows import check_record, prepare
+
+__all__ = ["CHUNK_RECORDS", "Chunk", "Recipe", "embed_chunks"]
+
+#: Records read, prepared and encoded together.
+CHUNK_RECORDS = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that shapes an embedding.
+
+    Parameters
+    ----------
+    info : WeightsInfo
+        The weights.
+    encoding : Encoding
+        Pooling, layers, precision (these count) and batch size, workers (these do not).
+    device : torch.device
+    stride_seconds : float or None
+    missing_leads, short_records : str
+        Policies of :func:`skecg.prepare`.
+    """
+
+    info: WeightsInfo
+    encoding: Encoding
+    device: torch.device
+    stride_seconds: float | None = None
+    missing_leads: str = "raise"
+    short_records: str = "raise"
+
+    @property
+    def n_features(self) -> int:
+        """Number of features of a record."""
+        registers = int(getattr(self.info.encoder, "num_registers", 0))
+        return n_pooled_features(self.encoding.pooling, self.info.encoder.dim, len(self.encoding.layers), registers)
+
+    @property
+    def salt(self) -> bytes:
+        """What sets embeddings of this recipe apart from those of any other."""
+        depth = self.info.encoder.depth
+        return salt_of(
+            weights=self.info.digest,
+            pooling=self.encoding.pooling,
+            layers=[layer % depth for layer in self.encoding.layers],
+            precision=self.encoding.precision,
+            stride_seconds=self.stride_seconds,
+            missing_leads=self.missing_leads,
+            short_records=self.short_records,
+        )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What became of some consecutive records.
+
+    Parameters
+    ----------
+    rows : sequence of int
+        Their numbers.
+    features : ndarray of shape (n_rows, n_features), float32
+        NaN where a record failed.
+    failures : dict of int to SkecgError
+        Why, by the record's number.
+    n_encoded : int
+        How many of them the encoder saw; the others came from the cache or failed.
+    """
+
+    rows: Sequence[int]
+    features: NDArray[np.float32]
+    failures: dict[int, SkecgError] = field(default_factory=dict)
+    n_encoded: int = 0
+
+
+def embed_chunks(
+    source: RecordSource,
+    recipe: Recipe,
+    cache: EmbeddingCache | None = None,
+    *,
+    first: int = 0,
+    n_jobs: int | None = None,
+) -> Iterator[Chunk]:
+    """Embed records, :data:`CHUNK_RECORDS` at a time.
+
+    Parameters
+    ----------
+    source : RecordSource
+    recipe : Recipe
+    cache : EmbeddingCache, optional
+        Where embeddings are looked up and remembered, record by record.
+    first : int, default=0
+        Number of the first record to embed.
+    n_jobs : int, optional
+        Files read at once.
+
+    Yields
+    ------
+    Chunk
+    """
+    salt = recipe.salt
+    for start in range(first, len(source), CHUNK_RECORDS):
+        rows = range(start, min(start + CHUNK_RECORDS, len(source)))
+        yield _embed(rows, source.read(rows, n_jobs), recipe, cache, salt)
+
+
+def _embed(
+    rows: Sequence[int],
+    records: Sequence[ECGRecord | SkecgError],
+    recipe: Recipe,
+    cache: EmbeddingCache | None,
+    salt: bytes,
+) -> Chunk:
+    failures = {row: record for row, record in zip(rows, records, strict=True) if isinstance(record, SkecgError)}
+    keys = {row: record_key(r, salt) for row, r in zip(rows, records, strict=True) if isinstance(r, ECGRecord)}
+    known = {} if cache is None else cache.get(list(keys.values()))
+    # Equal records have equal keys: each is embedded once however often it comes.
+    fresh: dict[bytes, ECGRecord] = {}
+    for row, record in zip(rows, records, strict=True):
+        if isinstance(record, ECGRecord) and keys[row] not in known and keys[row] not in fresh:
+            fresh[keys[row]] = record
+    found, refused = _encode_fresh(fresh, recipe)
+    if cache is not None and found:
+        cache.put(found)
+    known = {**known, **found}
+    features = np.full((len(rows), recipe.n_features), np.nan, dtype=np.float32)
+    for position, (row, record) in enumerate(zip(rows, records, strict=True)):
+        if row in keys and keys[row] in known:
+            features[position] = known[keys[row]]
+        elif isinstance(record, ECGRecord):
+            failures[row] = refused[keys[row]]
+    return Chunk(rows, features, failures, len(found))
+
+
+def _encode_fresh(
+    fresh: dict[bytes, ECGRecord], recipe: Recipe
+) -> tuple[dict[bytes, NDArray[np.float32]], dict[bytes, SkecgError]]:
+    """Embed records, giving the features of those that can be and the reasons of those that cannot."""
+    refused: dict[bytes, SkecgError] = {}
+    good: dict[bytes, ECGRecord] = {}
+    policies = {"missing_leads": recipe.missing_leads, "short_records": recipe.short_records}
+    for key, record in fresh.items():
+        try:
+            check_record(record, recipe.info.spec, **policies)
+            good[key] = record
+        except InputError as error:
+            refused[key] = error
+    if not good:
+        return {}, refused
+    windows = prepare(list(good.values()), recipe.info.spec, stride=recipe.stride_seconds, **policies)
+    encoder = loaded_encoder(recipe.info, recipe.device)
+    vectors = pool_windows(encode_windows(encoder, windows, recipe.encoding), windows.owner, len(good))
+    found = {}
+    for key, record, vector in zip(good, good.values(), vectors, strict=True):
+        if np.isfinite(vector).all():
+            found[key] = vector
+        else:
+            refused[key] = BadSignalError(
+                f"The features of record {record.name!r} are not finite; its values are too large to embed "
+                f"(up to {np.nanmax(np.abs(record.signal)):.3g} mV). Check its units."
+            )
+    return found, refused

@@ -1,0 +1,280 @@
+"""DiskCache: embeddings that outlive the process, shared by all processes of a machine."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import time
+import warnings
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skecg.embedding_cache import database, rows
+from skecg.embedding_cache.contract import CacheInfo, as_max_bytes, check_prune
+from skecg.embedding_cache.store import Store
+from skecg.errors import CacheError, CacheWarning, ParameterError
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["DiskCache", "shared_disk_cache"]
+
+_NS_PER_DAY = 86_400 * 10**9
+# Uses are remembered, and written this often and with every put: reading then costs no writing.
+_NOTE_EVERY_NS = 60 * 10**9
+
+_living: weakref.WeakSet[DiskCache] = weakref.WeakSet()
+_shared: dict[tuple[str, int | None], DiskCache] = {}
+
+
+class DiskCache:
+    """Embeddings in an SQLite file, for any number of threads and processes of one machine.
+
+    Embeddings of patients are personal data: the folder is made for its owner only (0700), the files too (0600).
+    Every row carries a checksum; rows that fail it are dropped and count as misses, a file that is damaged is renamed
+    ``*.damaged-<n>`` and begun anew, each with one :class:`~skecg.errors.CacheWarning`. Nothing is ever unpickled.
+    The folder should lie on a local disk: SQLite's write-ahead log does not work over a network.
+
+    Copies and scikit-learn clones of a cache are the cache itself; it pickles as its folder and bound. Nothing is
+    opened or made before the first use.
+
+    Parameters
+    ----------
+    folder : str or path
+        Where the store lies; made when absent.
+    max_bytes : int, optional
+        Bound on the bytes of keys and values together; the least recently used make room. None for no bound.
+
+    Raises
+    ------
+    ParameterError
+        When `folder` is not a path or `max_bytes` not a whole number of bytes.
+    CacheError
+        On use: when the folder is not one or cannot be written, or its disk is full.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], max_bytes: int | None = None) -> None:
+        self.folder = _as_folder(folder)
+        self.max_bytes = as_max_bytes(max_bytes)
+        self._store = Store(self.folder / database.DATABASE_NAME)
+        self._uses_ns: dict[bytes, int] = {}
+        self._noted_ns = time.time_ns()
+        self._hits = self._misses = 0
+        _living.add(self)
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        """Give the arrays that are there.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+
+        Returns
+        -------
+        dict of bytes to ndarray of float32
+            Read-only arrays; absent keys are absent, and so are rows that fail their checksum.
+
+        Raises
+        ------
+        CacheError
+            When the store cannot be used.
+        """
+        if not keys:
+            return {}
+        found = self._store.run(lambda connection: rows.read(connection, list(dict.fromkeys(keys))))
+        sound = {row.key: rows.array_of(row) for row in found if rows.is_sound(row)}
+        self._count(sum(key in sound for key in keys), len(keys))
+        self._note(sound)
+        if len(sound) < len(found):
+            self._drop([row for row in found if not rows.is_sound(row)])
+        return sound
+
+    def put(self, items: Mapping[bytes, NDArray[np.float32]]) -> None:
+        """Store arrays; an array larger than the whole cache is not kept.
+
+        Parameters
+        ----------
+        items : mapping of bytes to ndarray of float32
+
+        Raises
+        ------
+        ParameterError
+            When a key is not bytes or a value not a float32 array.
+        CacheError
+            When the store cannot be used.
+        """
+        new = [rows.row_of(key, array) for key, array in items.items()]
+        if self.max_bytes is not None:
+            new = [row for row in new if row.size <= self.max_bytes]
+        if new:
+            self._store.run(lambda connection: self._write(connection, new))
+
+    def info(self) -> CacheInfo:
+        """Say what is held, by all processes together, and how often this object found it."""
+        entries, n_bytes = self._store.run(rows.count)
+        return CacheInfo(str(self.folder), entries, n_bytes, self.max_bytes, self._hits, self._misses)
+
+    def clear(self) -> None:
+        """Forget everything, damaged files that were set aside included; the counts of hits and misses stay."""
+        self._remove("DELETE FROM embeddings")
+        for path in self.folder.glob(f"{database.DATABASE_NAME}.damaged-*"):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+    def prune(self, *, max_bytes: int | None = None, older_than_days: float | None = None) -> int:
+        """Forget what was used least recently, and give the space back to the disk.
+
+        Parameters
+        ----------
+        max_bytes : int, optional
+            Forget the oldest until the rest takes no more than this.
+        older_than_days : float, optional
+            Forget what was last used longer ago than this.
+
+        Returns
+        -------
+        int
+            Number of arrays forgotten.
+
+        Raises
+        ------
+        ParameterError
+            When neither is given, or one is not a number of zero or more.
+        CacheError
+            When the store cannot be used.
+        """
+        bound, age_days = check_prune(max_bytes, older_than_days)
+        self._write_uses()
+        removed = 0
+        if age_days is not None:
+            oldest_ns = time.time_ns() - int(age_days * _NS_PER_DAY)
+            removed += self._remove("DELETE FROM embeddings WHERE last_used < ?", oldest_ns)
+        if bound is not None:
+            removed += self._store.run(lambda connection: _shrink(connection, bound))
+        return removed
+
+    def close(self) -> None:
+        """Write down the latest uses and close the file; the next use opens it again."""
+        with self._store.lock:
+            if self._store.is_open:
+                with contextlib.suppress(CacheError, CacheWarning):
+                    self._write_uses()
+                self._store.close()
+
+    def _write(self, connection: sqlite3.Connection, new: Sequence[rows.Row]) -> None:
+        """Store rows and what was used since the last time, and make room."""
+        with database.transaction(connection):
+            rows.note_uses(connection, self._uses_ns)
+            rows.write(connection, new, time.time_ns())
+            if self.max_bytes is not None:
+                rows.shrink(connection, self.max_bytes)
+        self._uses_noted()
+
+    def _count(self, hits: int, asked: int) -> None:
+        """Count hits and misses."""
+        with self._store.lock:
+            self._hits += hits
+            self._misses += asked - hits
+
+    def _note(self, keys: Mapping[bytes, object]) -> None:
+        """Remember that keys were used, and write it down when that has not been done for a while."""
+        now_ns = time.time_ns()
+        with self._store.lock:
+            self._uses_ns.update(dict.fromkeys(keys, now_ns))
+            if now_ns - self._noted_ns > _NOTE_EVERY_NS:
+                with contextlib.suppress(CacheError):  # the answer is there; when it was used is worth no failure
+                    self._write_uses()
+
+    def _write_uses(self) -> None:
+        """Write down when keys were last used."""
+        with self._store.lock:
+            if self._uses_ns:
+                self._store.run(lambda connection: _note_uses(connection, self._uses_ns))
+                self._uses_noted()
+
+    def _uses_noted(self) -> None:
+        """Start a new list of uses."""
+        self._uses_ns.clear()
+        self._noted_ns = time.time_ns()
+
+    def _drop(self, damaged: Sequence[rows.Row]) -> None:
+        """Delete damaged rows and say so; where rows are damaged, the rest of the file is looked at too."""
+        self._store.run(lambda connection: _drop(connection, damaged))
+        warnings.warn(
+            f"{len(damaged)} embeddings in {self._store.path} failed their checksum and were dropped; they are "
+            "computed again. If this comes back, check the disk.",
+            CacheWarning,
+            stacklevel=3,
+        )
+
+    def _remove(self, statement: str, *parameters: int) -> int:
+        """Delete rows by a statement, wipe them from the disk, and say how many they were."""
+
+        def remove(connection: sqlite3.Connection) -> int:
+            removed = connection.execute(statement, parameters).rowcount
+            rows.tidy(connection)
+            return removed
+
+        return self._store.run(remove)
+
+    def __copy__(self) -> DiskCache:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DiskCache:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., DiskCache], tuple[str, int | None]]:
+        return shared_disk_cache, (str(self.folder), self.max_bytes)
+
+    def __repr__(self) -> str:
+        return f"DiskCache({str(self.folder)!r}, max_bytes={self.max_bytes})"
+
+    def __del__(self) -> None:
+        if hasattr(self, "_uses_ns"):
+            self.close()
+
+
+def shared_disk_cache(folder: str | os.PathLike[str], max_bytes: int | None = None) -> DiskCache:
+    """Give the one DiskCache of this process for a folder and a bound."""
+    cache = DiskCache(folder, max_bytes)
+    return _shared.setdefault((str(cache.folder), cache.max_bytes), cache)
+
+
+def _as_folder(folder: Any) -> Path:
+    """Check a path and make it absolute, so that it stays the same when the working directory changes."""
+    if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
+        raise ParameterError(f"Got folder={folder!r}, expected the path of a folder.")
+    return Path(folder).expanduser().absolute()
+
+
+def _note_uses(connection: sqlite3.Connection, uses_ns: Mapping[bytes, int]) -> None:
+    """Write down uses in one transaction."""
+    with database.transaction(connection):
+        rows.note_uses(connection, uses_ns)
+
+
+def _drop(connection: sqlite3.Connection, damaged: Sequence[rows.Row]) -> None:
+    """Delete damaged rows, and raise when more than they is wrong."""
+    rows.remove(connection, damaged)
+    database.check_structure(connection)
+
+
+def _shrink(connection: sqlite3.Connection, max_bytes: int) -> int:
+    """Delete the oldest rows beyond a bound and wipe them from the disk."""
+    with database.transaction(connection):
+        removed = rows.shrink(connection, max_bytes)
+    rows.tidy(connection)
+    return removed
+
+
+@atexit.register
+def _close_all() -> None:
+    """Leave no log behind when the process ends."""
+    for cache in list(_living):
+        cache.close()

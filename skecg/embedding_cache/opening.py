@@ -1,0 +1,116 @@
+"""From what users write (``cache="memory"``, a folder, ...) to a cache."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from skecg.embedding_cache.disk import shared_disk_cache
+from skecg.embedding_cache.memory import MemoryCache
+from skecg.errors import CacheError, ParameterError
+
+if TYPE_CHECKING:
+    from skecg.embedding_cache.contract import EmbeddingCache
+
+__all__ = ["default_cache_folder", "open_cache"]
+
+_NAMES = ("memory", "disk")
+_DEFAULT_MEMORY_MB = "256"
+
+_memory: dict[str, MemoryCache] = {}
+
+
+def open_cache(cache: Any) -> EmbeddingCache | None:
+    """Give the cache that an argument names.
+
+    Parameters
+    ----------
+    cache : None, False, "memory", "disk", str, path, or object with ``get`` and ``put``
+        Nothing; the one memory cache of this process (its size in MiB is the environment variable
+        ``SKECG_MEMORY_CACHE_MB`` when first used, 256 by default); a :class:`DiskCache` in
+        :func:`default_cache_folder`; one in the folder named; or the object itself. The same folder gives the same
+        object as long as the process lives.
+
+    Returns
+    -------
+    EmbeddingCache or None
+
+    Raises
+    ------
+    ParameterError
+        When `cache` is something else, or ``SKECG_MEMORY_CACHE_MB`` is not a number.
+
+    Examples
+    --------
+    >>> open_cache("memory") is open_cache("memory")
+    True
+    """
+    if cache is None or cache is False:
+        return None
+    if isinstance(cache, str) and cache == "memory":
+        return _memory.get("") or _memory.setdefault("", MemoryCache(_memory_cache_bytes()))
+    if isinstance(cache, str) and cache == "disk":
+        return shared_disk_cache(default_cache_folder())
+    if isinstance(cache, str | os.PathLike) and not _looks_misspelt(cache):
+        return shared_disk_cache(cache)
+    if not isinstance(cache, type) and callable(getattr(cache, "get", None)) and callable(getattr(cache, "put", None)):
+        return cast("EmbeddingCache", cache)
+    raise ParameterError(
+        f"Got cache={cache!r}, expected None, False, 'memory', 'disk', the path of a folder (with a slash in it if it "
+        "looks like one of these names), or an object with get and put."
+    )
+
+
+def default_cache_folder() -> Path:
+    """Give the folder of ``cache="disk"``.
+
+    Returns
+    -------
+    Path
+        The environment variable ``SKECG_CACHE`` when set; else ``skecg/embeddings`` in the user's cache folder:
+        ``XDG_CACHE_HOME`` or ``~/.cache``, ``~/Library/Caches`` on macOS, ``LOCALAPPDATA`` on Windows.
+
+    Raises
+    ------
+    CacheError
+        When the user has no home folder.
+    """
+    try:
+        named = os.environ.get("SKECG_CACHE")
+        return Path(named).expanduser().absolute() if named else _user_cache_folder() / "skecg" / "embeddings"
+    except RuntimeError as error:
+        raise CacheError("Got no home folder for the embedding store. Set SKECG_CACHE to a folder.") from error
+
+
+def _user_cache_folder() -> Path:
+    """Give the folder where this platform keeps what can be computed again."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    named = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    # The XDG base directory specification asks to ignore relative paths.
+    return named if named.is_absolute() else Path.home() / ".cache"
+
+
+def _memory_cache_bytes() -> int:
+    """Size of the process-wide memory cache, from the environment."""
+    text = os.environ.get("SKECG_MEMORY_CACHE_MB") or _DEFAULT_MEMORY_MB
+    try:
+        megabytes = float(text)
+    except ValueError:
+        megabytes = math.nan
+    if not 0 <= megabytes < math.inf:
+        raise ParameterError(f"Got SKECG_MEMORY_CACHE_MB={text!r}, expected a number of mebibytes, zero or more.")
+    return int(megabytes * 2**20)
+
+
+def _looks_misspelt(cache: str | os.PathLike[str]) -> bool:
+    """Tell ``"Memory"`` or ``"disc"`` from the name of a folder, which would silently be made."""
+    if not isinstance(cache, str) or os.path.exists(cache):  # noqa: PTH110 (a string, not yet a path)
+        return False
+    return not cache.strip() or bool(difflib.get_close_matches(cache.strip().lower(), _NAMES, cutoff=0.75))

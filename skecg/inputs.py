@@ -1,0 +1,234 @@
+"""Whatever a user passes as X, as a sequence of records that are made one at a time.
+
+Arrays are never copied whole, files are never all open: a record comes into being when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.errors import LeadError, SamplingRateError, ShapeError, SkecgError
+from skecg.leads import CANONICAL_LEADS, canonical_leads
+from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, check_not_transposed
+
+__all__ = ["RecordSource", "as_items", "is_numeric_array", "tensor_to_numpy"]
+
+
+def is_numeric_array(X: Any) -> bool:
+    """Say whether X is one array of numbers (or nested lists of them), not a sequence of records or paths."""
+    if isinstance(X, list | tuple):
+        return len(X) == 0 or _is_numbers(X[0])
+    if _is_frame(X):
+        return X.shape[1] != 1 or all(getattr(d, "kind", "O") in "fiub" for d in X.dtypes)
+    if _is_series(X):
+        return getattr(X.dtype, "kind", "O") in "fiubc"
+    dtype = getattr(X, "dtype", None)
+    kind = getattr(dtype, "kind", None)
+    if kind in ("U", "S") or (kind == "O" and getattr(X, "ndim", 0) == 1 and len(X) and not _is_numbers(X[0])):
+        return False
+    return not isinstance(X, str | Path | ECGRecord) and not _is_wfdb(X)
+
+
+def _is_numbers(item: Any) -> bool:
+    """Say whether an element is a number or a nested list of numbers."""
+    while isinstance(item, list | tuple) and len(item):
+        item = item[0]
+    return isinstance(item, int | float | complex | np.number) or (isinstance(item, list | tuple) and not item)
+
+
+def as_items(X: Any) -> Sequence[Any]:
+    """Give the elements of a list, object array, Series or one-column frame; refuse a lone record or path."""
+    if isinstance(X, str | Path | ECGRecord) or _is_wfdb(X):
+        raise ShapeError(f"Got X of type {type(X).__name__}, a single record; expected a sequence. Pass [X].")
+    if _is_frame(X):
+        if X.shape[1] != 1:
+            raise ShapeError(
+                f"Got a table with columns {list(map(str, X.columns))[:6]}, expected one column of paths. "
+                "Pass the column itself, for example X['path']."
+            )
+        X = X[X.columns[0]]
+    if _is_series(X):
+        return list(X)
+    if isinstance(X, np.ndarray) and X.ndim != 1:
+        raise ShapeError(f"Got an object array of shape {X.shape}, expected one record or path for each row.")
+    if not isinstance(X, Sequence | np.ndarray):
+        raise ShapeError(
+            f"Got X of type {type(X).__name__}; expected an array (n_records, n_leads, n_samples), or a list of "
+            "ECGRecord, wfdb.Record, arrays or paths."
+        )
+    return X
+
+
+class RecordSource:
+    """Records made on demand.
+
+    Parameters
+    ----------
+    items : sequence
+        ECGRecord, ``wfdb.Record``, arrays or tensors (n_leads, n_samples) or (n_samples,), or paths; or one array
+        whose rows are such arrays.
+    sampling_rate : float, array-like of shape (n_records,) or None
+        Rate of the arrays and of files that do not carry one.
+    leads : sequence of str or None
+        Leads of the arrays and of files that do not name them; arrays of twelve rows may go without.
+    units : str
+        Unit of the arrays.
+
+    Raises
+    ------
+    InputError
+        When what the arrays lack is not given.
+    """
+
+    def __init__(
+        self, items: Sequence[Any] | NDArray[Any], *, sampling_rate: Any, leads: Sequence[str] | None, units: str
+    ) -> None:
+        self.items = items
+        self.leads = None if leads is None else canonical_leads(leads)
+        self.units = units
+        self._rates = _as_rates(sampling_rate, len(items))
+        as_millivolts(np.zeros(1, dtype=np.float32), units)
+        if isinstance(items, np.ndarray) and items.dtype.kind != "O" and items.dtype.kind not in "US":
+            self._check_array(items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def read(self, rows: Sequence[int], n_jobs: int | None = None) -> list[ECGRecord | SkecgError]:
+        """Make several records; what cannot be made gives its error in its place."""
+        if any(isinstance(self.items[i], str | Path) for i in rows) and len(rows) > 1:
+            from joblib import Parallel, delayed
+
+            return list(Parallel(n_jobs=n_jobs, prefer="threads")(delayed(self._try)(i) for i in rows))
+        return [self._try(i) for i in rows]
+
+    def _try(self, row: int) -> ECGRecord | SkecgError:
+        try:
+            return self[row]
+        except SkecgError as error:
+            return error
+
+    def __getitem__(self, row: int) -> ECGRecord:
+        item = self.items[row]
+        if isinstance(item, ECGRecord):
+            return item
+        if isinstance(item, str | Path):
+            return self._read_file(item, row)
+        if _is_wfdb(item):
+            from skecg.io import from_wfdb
+
+            return from_wfdb(item)
+        return self._from_array(item, row)
+
+    def __iter__(self) -> Iterator[ECGRecord]:
+        return (self[row] for row in range(len(self)))
+
+    def _rate(self, row: int) -> float | None:
+        if self._rates is None:
+            return None
+        return float(self._rates[row if len(self._rates) > 1 else 0])
+
+    def _read_file(self, path: str | Path, row: int) -> ECGRecord:
+        from skecg.io import TABLE_SUFFIXES, read_record
+
+        if Path(path).suffix.lower() not in TABLE_SUFFIXES:
+            return read_record(path)
+        return read_record(path, sampling_rate=self._rate(row), leads=self.leads, units=self.units)
+
+    def _from_array(self, item: Any, row: int) -> ECGRecord:
+        array = _to_numpy(item)
+        if array.ndim == 1:
+            array = array[np.newaxis]
+        where = f" in X[{row}]"
+        if array.ndim != 2:
+            raise ShapeError(f"Got an array of shape {array.shape}{where}, expected (n_leads, n_samples).")
+        if array.dtype.kind not in "fiub":
+            raise ShapeError(f"Got values of dtype {array.dtype}{where}, expected real numbers.")
+        leads = self._leads_of(array.shape, where)
+        return ECGRecord(as_millivolts(array, self.units), self._required_rate(row, where), leads, f"X[{row}]")
+
+    def _check_array(self, array: NDArray[Any]) -> None:
+        if array.ndim == 3:
+            self._leads_of(array.shape[1:], "")
+        elif self.leads is None or len(self.leads) != 1:
+            given = "no leads" if self.leads is None else f"{len(self.leads)} leads"
+            raise LeadError(
+                f"Got X of shape {array.shape}, which is one lead per record, and {given}; expected the name of that "
+                "lead. Pass leads=['II'], or an array (n_records, n_leads, n_samples)."
+            )
+        self._required_rate(0, "")
+
+    def _leads_of(self, shape: tuple[int, ...], where: str) -> tuple[str, ...]:
+        check_not_transposed(shape, where)
+        n_leads = shape[0]
+        if self.leads is None and n_leads == len(CANONICAL_LEADS):
+            return CANONICAL_LEADS
+        if self.leads is None:
+            raise LeadError(
+                f"Got arrays of {n_leads} lead(s){where} without names; only twelve in the order "
+                f"{', '.join(CANONICAL_LEADS)} may go without. Pass leads=[...], one name for every row."
+            )
+        if len(self.leads) != n_leads:
+            raise LeadError(
+                f"Got arrays of {n_leads} lead(s){where}, expected {len(self.leads)} as named by "
+                f"leads={list(self.leads)}. A record is (n_leads, n_samples)."
+            )
+        return self.leads
+
+    def _required_rate(self, row: int, where: str) -> float:
+        rate = self._rate(row)
+        if rate is None:
+            raise SamplingRateError(
+                f"Got arrays{where} without a sampling rate; expected one in Hz. Pass sampling_rate=500 (whatever the "
+                "recorder used), or ECGRecord objects or files that carry their own."
+            )
+        return rate
+
+
+def _as_rates(sampling_rate: Any, n_records: int) -> NDArray[np.float64] | None:
+    if sampling_rate is None:
+        return None
+    rates = np.asarray(sampling_rate)
+    if rates.ndim == 0:
+        return np.array([as_sampling_rate(sampling_rate)])
+    if rates.shape != (n_records,):
+        raise SamplingRateError(
+            f"Got sampling_rate of shape {rates.shape} for {n_records} records, expected one number or one for each."
+        )
+    values = np.array([as_sampling_rate(rate) for rate in rates])
+    return values if len(values) > 1 else values[:1]
+
+
+def _to_numpy(item: Any) -> NDArray[Any]:
+    """Turn an array-like or a tensor on any device into an array."""
+    if hasattr(item, "detach"):
+        item = item.detach().cpu().numpy()
+    try:
+        return np.asarray(item)
+    except (ValueError, TypeError) as error:
+        raise ShapeError(
+            f"Got an element of type {type(item).__name__} that is no record, path or array of numbers ({error})."
+        ) from error
+
+
+def tensor_to_numpy(X: Any) -> Any:
+    """Give a tensor's values as an array, and anything else as it is."""
+    return _to_numpy(X) if hasattr(X, "detach") else X
+
+
+def _is_frame(X: Any) -> bool:
+    return hasattr(X, "columns") and hasattr(X, "dtypes") and getattr(X, "ndim", len(getattr(X, "shape", ()))) == 2
+
+
+def _is_series(X: Any) -> bool:
+    return hasattr(X, "to_numpy") and not _is_frame(X) and len(getattr(X, "shape", ())) == 1
+
+
+def _is_wfdb(item: Any) -> bool:
+    """Say whether an object is a record of the wfdb package, without importing it."""
+    return any(cls.__module__.startswith("wfdb.") for cls in type(item).__mro__)

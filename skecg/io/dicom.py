@@ -1,0 +1,138 @@
+"""DICOM waveforms by pydicom: 12-lead, general and ambulatory ECG objects.
+
+A file holds multiplex groups, each with its channels, rate and length: the rhythm, and beside it often a median beat.
+
+References
+----------
+.. [1] DICOM PS3.3, C.10.9 (Waveform Module), and PS3.16, CID 3001 (ECG Leads).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+from warnings import warn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.errors import DamagedRecordError, SignalWarning, UnsupportedFormatError
+from skecg.io.channels import Channel
+from skecg.leads import CANONICAL_LEADS, canonical_lead
+
+__all__ = ["read_dicom_channels"]
+
+# CID 3001: the last number of an MDC ("2:61") or SCPECG ("5.6.3-9-61") lead code.
+_LEAD_OF_CODE = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF", 65: "-aVR"}
+_LEAD_OF_CODE |= {n + 2: f"V{n}" for n in range(1, 7)}
+
+
+def read_dicom_channels(path: Path) -> list[Channel]:
+    """List the channels of a file's rhythm."""
+    from pydicom import dcmread
+
+    dataset = dcmread(path)
+    groups = dataset.get("WaveformSequence")
+    if not groups:
+        raise UnsupportedFormatError(f"Got a DICOM object without waveforms in {path}, expected an ECG.")
+    if not dataset.file_meta.TransferSyntaxUID.is_little_endian:
+        raise UnsupportedFormatError(f"Got big-endian samples in {path}, a retired form of DICOM. Convert it with dcmconv.")
+    return [channel for index in _rhythm(groups, path) for channel in _channels(dataset, index, path)]
+
+
+def _rhythm(groups: Any, path: Path) -> list[int]:
+    """Choose the groups that are the recording itself: not beats averaged from it, all at the same time."""
+    original = [i for i, group in enumerate(groups) if not _is_derived(group)] or list(range(len(groups)))
+    spans = {_span(groups[i]) for i in original}
+    if len(spans) == 1:
+        return original
+    seconds = {i: int(groups[i].NumberOfWaveformSamples) / float(groups[i].SamplingFrequency) for i in original}
+    longest = [i for i in original if seconds[i] == max(seconds.values())]
+    if len(longest) > 1:
+        raise UnsupportedFormatError(
+            f"Got {len(original)} groups of channels at different times or rates in {path}, expected one recording. "
+            "Read the group wanted with pydicom and pass it as an ECGRecord."
+        )
+    warn(
+        f"Took the longest of {len(original)} groups of channels in {path} ({seconds[longest[0]]:g} s).",
+        SignalWarning,
+        stacklevel=2,
+    )
+    return longest
+
+
+def _is_derived(group: Any) -> bool:
+    """Tell median and average beats from the recording."""
+    label = str(group.get("MultiplexGroupLabel", "")).upper()
+    return str(group.get("WaveformOriginality", "")) == "DERIVED" or any(w in label for w in ("MEDIAN", "AVERAGE", "BEAT"))
+
+
+def _span(group: Any) -> tuple[float, ...]:
+    """Give rate, length and start of a group: what must be equal for its channels to stand side by side."""
+    start = float(group.get("MultiplexGroupTimeOffset", 0) or 0)
+    return float(group.SamplingFrequency), int(group.NumberOfWaveformSamples), start
+
+
+def _channels(dataset: Any, index: int, path: Path) -> list[Channel]:
+    """Describe the channels of one group."""
+    from pydicom.waveforms import multiplex_array
+
+    group = dataset.WaveformSequence[index]
+    definitions = group.ChannelDefinitionSequence
+    if len(definitions) != int(group.NumberOfWaveformChannels):
+        raise DamagedRecordError(
+            f"Got {len(definitions)} definitions of {group.NumberOfWaveformChannels} channels in {path}, expected one each."
+        )
+    physical = multiplex_array(dataset, index, as_raw=False)  # (n_samples, n_channels)
+    padding = _padding(group)
+    if padding is not None:
+        physical[multiplex_array(dataset, index, as_raw=True) == padding] = np.nan
+    rate = float(group.SamplingFrequency)
+    return [
+        Channel(_label(definition, number), _unit(definition), rate, partial(_column, physical, number))
+        for number, definition in enumerate(definitions)
+    ]
+
+
+def _column(physical: NDArray[np.float64], number: int) -> NDArray[np.float64]:
+    """Take one channel out of (n_samples, n_channels)."""
+    return physical[:, number]
+
+
+def _padding(group: Any) -> int | None:
+    """Give the sample value that stands for no sample, where the file names one."""
+    value = group.get("WaveformPaddingValue")
+    if value is None or value in (b"", ""):
+        return None
+    if not isinstance(value, bytes):
+        return int(value)
+    width = int(group.WaveformBitsAllocated) // 8
+    return int.from_bytes(value[:width], "little", signed=str(group.WaveformSampleInterpretation) in ("SB", "SS", "SL"))
+
+
+def _unit(definition: Any) -> str:
+    """Give the unit of a channel's sensitivity; a channel without sensitivity has no unit."""
+    units = definition.get("ChannelSensitivityUnitsSequence")
+    if not units or definition.get("ChannelSensitivity") is None:
+        return ""
+    return str(units[0].get("CodeValue", ""))
+
+
+def _label(definition: Any, number: int) -> str:
+    """Name a channel by its source's code, in words or as a number, else by its label."""
+    source = (definition.get("ChannelSourceSequence") or [{}])[0]
+    meaning, code = str(source.get("CodeMeaning", "")), str(source.get("CodeValue", ""))
+    label = str(definition.get("ChannelLabel", ""))
+    if "NEG" in f"{meaning} {code}".upper():
+        return code if "NEG" in code.upper() else "-aVR"
+    for name in (meaning, _decoded(code), code, label):
+        if name and canonical_lead(name) in CANONICAL_LEADS:
+            return name
+    return label or meaning or code or f"CH {number + 1}"
+
+
+def _decoded(code: str) -> str:
+    """Give the lead of a numeric lead code, an empty name for any other code."""
+    _, separator, last = code.replace("-", ":").rpartition(":")
+    return _LEAD_OF_CODE.get(int(last), "") if separator and last.isdigit() else ""

@@ -1,0 +1,65 @@
+"""Progress of long work: a bar when asked for, and the batches in scikit-learn's own callbacks where it has them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn before 1.9
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands in for scikit-learn's mixin, which older versions do not have."""
+
+    def with_callbacks(method: Any) -> Any:  # type: ignore[no-redef]
+        """Give a method back as it is."""
+        return method
+
+
+__all__ = ["CallbackSupportMixin", "Progress", "with_callbacks"]
+
+
+class Progress:
+    """Reports on records as they are embedded.
+
+    Parameters
+    ----------
+    n_records, n_chunks : int
+        How many there are to come.
+    verbose : int
+        Whether to show a bar (on standard error).
+    estimator : object, optional
+        Whose scikit-learn callbacks to call: with the whole as a task, and each chunk as a part of it.
+    """
+
+    def __init__(self, n_records: int, n_chunks: int, *, verbose: int = 0, estimator: Any = None) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=n_records, unit="record", desc="embedding", disable=not verbose)
+        self._estimator = estimator
+        self._task = None
+        if estimator is not None and hasattr(estimator, "_init_callback_context"):
+            self._task = estimator._init_callback_context(task_name="embed", max_subtasks=n_chunks)
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Enclose all the work."""
+        with contextlib.closing(self._bar):
+            if self._task is not None:
+                self._task.call_on_fit_task_begin(estimator=self._estimator)
+            yield
+            if self._task is not None:
+                self._task.call_on_fit_task_end(estimator=self._estimator)
+
+    @contextlib.contextmanager
+    def chunk(self, n_records: int) -> Iterator[None]:
+        """Enclose one chunk."""
+        part = None if self._task is None else self._task.subcontext(task_name="batch")
+        if part is not None:
+            part.call_on_fit_task_begin(estimator=self._estimator)
+        yield
+        if part is not None:
+            part.call_on_fit_task_end(estimator=self._estimator)
+        self._bar.update(n_records)

@@ -1,0 +1,209 @@
+"""The weights folder: ``config.json``, ``model.safetensors``, ``golden.safetensors`` and a card.
+
+The only door to safetensors. Nothing here opens a pickle or runs code from a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skecg.encoders import Encoder, build_encoder, read_encoder_config
+from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
+from skecg.pooling import check_pooling
+from skecg.spec import EncoderConfig, InputSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["FORMAT_VERSION", "WeightsInfo", "load_tensors", "read_info", "read_state", "save_tensors", "write_weights"]
+
+#: Version of the layout of a weights folder.
+FORMAT_VERSION = 1
+
+_CONFIG, _MODEL = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What a weights folder says of itself.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it lies.
+    encoder : EncoderConfig
+        Architecture and shape.
+    spec : InputSpec
+        What the encoder expects to be fed.
+    pooling : str
+        How its tokens are pooled unless the user says otherwise.
+    sha256 : str
+        Digest of ``model.safetensors``.
+    provenance : dict
+        Where the weights come from: ``name``, ``trained``, ``licence``, ``data`` and whatever else was recorded.
+    revision : str or None
+        Commit on the Hub, when they came from there.
+    """
+
+    folder: Path
+    encoder: EncoderConfig
+    spec: InputSpec
+    pooling: str
+    sha256: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+    revision: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything that shapes an embedding: tensors, configuration, input."""
+        parts = [self.sha256, self.encoder.architecture, self.encoder.to_dict(), self.spec.to_dict()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def read_info(folder: str | Path, revision: str | None = None) -> WeightsInfo:
+    """Read and check a folder's ``config.json``.
+
+    Raises
+    ------
+    WeightsNotFoundError
+        When the folder or its configuration is not there.
+    WeightsFormatError
+        When the configuration is malformed, inconsistent, or newer than this skecg.
+    """
+    folder = Path(folder)
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise WeightsNotFoundError(
+            f"{folder} holds no {_CONFIG}; expected a weights folder ({_CONFIG}, {_MODEL}). "
+            "`skecg convert` makes one of a published checkpoint."
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WeightsFormatError(f"{path} is not valid JSON ({error}). Fetch or export the weights again.") from error
+    _check_format(path, values)
+    try:
+        encoder = read_encoder_config(values["architecture"], values["encoder"])
+        spec = InputSpec.from_dict(values["input"])
+        pooling, sha256 = str(values["pooling"]), str(values["weights_sha256"])
+    except KeyError as error:
+        raise WeightsFormatError(f"{path} lacks the field {error}. Fetch or export the weights again.") from error
+    _check_consistent(encoder, spec)
+    return WeightsInfo(folder, encoder, spec, pooling, sha256, dict(values.get("provenance", {})), revision)
+
+
+def _check_format(path: Path, values: Any) -> None:
+    version = values.get("skecg_format") if isinstance(values, Mapping) else None
+    if not isinstance(version, int):
+        raise WeightsFormatError(
+            f"{path} is no skecg configuration: it has no 'skecg_format'. `skecg convert` turns the published ECG-JEPA "
+            "checkpoints into weights folders."
+        )
+    if version > FORMAT_VERSION:
+        raise WeightsFormatError(
+            f"{path} has format {version}, this skecg reads up to {FORMAT_VERSION}. Run `pip install --upgrade skecg`."
+        )
+
+
+def _check_consistent(encoder: EncoderConfig, spec: InputSpec) -> None:
+    if encoder.n_leads != spec.n_leads or encoder.window_samples != spec.window_samples:
+        raise WeightsFormatError(
+            f"The encoder takes {encoder.n_leads} leads of {encoder.window_samples} samples, the input specification "
+            f"gives {spec.n_leads} leads of {spec.window_samples}; expected the same."
+        )
+
+
+def read_state(info: WeightsInfo) -> Encoder:
+    """Build a folder's encoder, refusing anything but exactly its tensors.
+
+    Raises
+    ------
+    DamagedWeightsError
+        When the file is missing, fails its checksum, or lacks, adds or reshapes a tensor, or holds values that are not
+        finite.
+    """
+    path = info.folder / _MODEL
+    found = _sha256(path)
+    if found != info.sha256:
+        raise DamagedWeightsError(
+            f"{path} has sha256 {found[:16]}…, its {_CONFIG} says {info.sha256[:16]}…: the file was truncated or "
+            "altered. Delete the folder and fetch the weights again."
+        )
+    encoder = build_encoder(info.encoder)
+    state = load_tensors(path)
+    _check_tensors(path, encoder.state_dict(), state)
+    encoder.load_state_dict(state, strict=True)
+    return encoder.eval().requires_grad_(False)
+
+
+def _check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    problems = [f"lacks {name}" for name in expected if name not in found]
+    problems += [f"has an unknown {name}" for name in found if name not in expected]
+    for name in expected.keys() & found.keys():
+        if expected[name].shape != found[name].shape:
+            problems.append(f"has {name} of shape {tuple(found[name].shape)}, not {tuple(expected[name].shape)}")
+        elif not found[name].isfinite().all():
+            problems.append(f"has values in {name} that are not finite")
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise DamagedWeightsError(f"{path} does not fit its {_CONFIG}: it {'; it '.join(sorted(problems)[:3])}{more}.")
+
+
+def write_weights(
+    folder: str | Path, encoder: Encoder, spec: InputSpec, pooling: str, provenance: Mapping[str, Any]
+) -> WeightsInfo:
+    """Write ``config.json`` and ``model.safetensors``; the folder is created, other files in it are left alone."""
+    _check_consistent(encoder.config, spec)
+    check_pooling(pooling, encoder.num_registers)
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ParameterError(f"Got folder={str(folder)!r}, which is a file; expected a folder to write weights into.")
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    metadata = {"skecg_format": str(FORMAT_VERSION), "architecture": encoder.config.architecture, "format": "pt"}
+    save_tensors(folder / _MODEL, state, metadata)
+    config = {
+        "skecg_format": FORMAT_VERSION,
+        "architecture": encoder.config.architecture,
+        "input": spec.to_dict(),
+        "encoder": encoder.config.to_dict(),
+        "pooling": pooling,
+        "weights_sha256": _sha256(folder / _MODEL),
+        "provenance": dict(provenance),
+    }
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    (folder / _CONFIG).write_text(text, encoding="utf-8")
+    return read_info(folder)
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise DamagedWeightsError(f"{path} is missing. Delete the folder and fetch the weights again.") from error
+    except (SafetensorError, OSError) as error:
+        raise DamagedWeightsError(f"{path} is no readable safetensors file ({error}). Fetch the weights again.") from error
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file."""
+    from safetensors.torch import save_file
+
+    save_file(dict(tensors), path, metadata=dict(metadata))
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise DamagedWeightsError(f"{path} is missing. Delete the folder and fetch the weights again.")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,116 @@
+"""Golden vectors: what an encoder gave for two known records when its weights were written.
+
+They lie beside the weights, so that any machine can check that its installation gives the same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.encoders import Encoder
+from skecg.encoding import Encoding, encode_windows
+from skecg.errors import DamagedWeightsError
+from skecg.records import ECGRecord
+from skecg.spec import InputSpec
+from skecg.weights.folder import WeightsInfo, load_tensors, read_state, save_tensors
+from skecg.windows import prepare
+
+__all__ = ["Verification", "verify_weights", "write_golden"]
+
+_FILE = "golden.safetensors"
+
+#: How far features may be from the golden ones, as a share of their root mean square, in float32 on any machine.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How a machine's features compare with the golden ones.
+
+    Parameters
+    ----------
+    name : str
+        What was verified.
+    largest_error : float
+        Largest absolute difference over the root mean square of the golden features.
+    tolerance : float
+        What it may be.
+    """
+
+    name: str
+    largest_error: float
+    tolerance: float = TOLERANCE
+
+    @property
+    def passed(self) -> bool:
+        """Whether the features agree."""
+        return self.largest_error <= self.tolerance
+
+    def __str__(self) -> str:
+        verdict = "agrees with" if self.passed else "DIFFERS from"
+        return (
+            f"{self.name}: this machine {verdict} the golden features "
+            f"(largest error {self.largest_error:.1e} of their size, allowed {self.tolerance:.0e})"
+        )
+
+
+def write_golden(info: WeightsInfo, encoder: Encoder) -> None:
+    """Write ``golden.safetensors``: two records in microvolts, and their features."""
+    import torch
+
+    microvolts = [_synthetic_microvolts(info.spec, rate, seconds) for rate, seconds in _records_of(info.spec)]
+    tensors = {f"microvolts_{i}": torch.from_numpy(x) for i, x in enumerate(microvolts)}
+    tensors["features"] = torch.from_numpy(_features(info, encoder, microvolts))
+    save_tensors(info.folder / _FILE, tensors, {"pooling": info.pooling})
+
+
+def verify_weights(info: WeightsInfo) -> Verification:
+    """Embed the golden records on this machine's CPU and compare.
+
+    Raises
+    ------
+    DamagedWeightsError
+        When the weights or the golden vectors are missing or damaged.
+    """
+    tensors = {name: tensor.numpy() for name, tensor in load_tensors(info.folder / _FILE).items()}
+    if not {"microvolts_0", "microvolts_1", "features"} <= tensors.keys():
+        raise DamagedWeightsError(f"{info.folder / _FILE} holds no golden vectors. Fetch the weights again.")
+    found = _features(info, read_state(info), [tensors["microvolts_0"], tensors["microvolts_1"]])
+    wanted = tensors["features"]
+    if found.shape != wanted.shape:
+        raise DamagedWeightsError(
+            f"{info.folder / _FILE} has features of shape {wanted.shape}, the weights give {found.shape}. "
+            "Fetch the weights again."
+        )
+    error = float(np.abs(found - wanted).max() / np.sqrt(np.mean(np.square(wanted, dtype=np.float64))))
+    return Verification(str(info.provenance.get("name") or info.folder), error)
+
+
+def _records_of(spec: InputSpec) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Rate and duration of the records: a whole window at twice the rate, and a short record at the rate itself."""
+    return (2 * spec.sampling_rate, spec.window_seconds), (spec.sampling_rate, 0.4 * spec.window_seconds)
+
+
+def _features(info: WeightsInfo, encoder: Encoder, microvolts: list[NDArray[np.int16]]) -> NDArray[np.float32]:
+    records = [
+        ECGRecord(x * np.float32(1e-3), rate, info.spec.leads)
+        for x, (rate, _) in zip(microvolts, _records_of(info.spec), strict=True)
+    ]
+    windows = prepare(records, info.spec, short_records="pad")
+    return encode_windows(encoder, windows, Encoding(info.pooling, n_jobs=1))
+
+
+def _synthetic_microvolts(spec: InputSpec, sampling_rate: float, seconds: float) -> NDArray[np.int16]:
+    """Beats of three bumps, of another size in every lead: no ECG, but of its size and shape."""
+    time = np.arange(round(seconds * sampling_rate)) / sampling_rate
+    phase = (time % 0.8)[None, :]
+    lead = np.arange(spec.n_leads)[:, None]
+    bumps = ((0.15, 0.12, 0.02), (1.0, 0.30, 0.012), (0.3, 0.55, 0.05))
+    beat = sum(
+        size * np.cos(lead + number) * np.exp(-0.5 * ((phase - centre) / width) ** 2)
+        for number, (size, centre, width) in enumerate(bumps)
+    )
+    return np.round(1000 * (beat + 0.05 * np.sin(2 * np.pi * 0.3 * time + lead))).astype(np.int16)

@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import builtins
+import datetime
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edfio import Bdf, BdfSignal, Edf, EdfAnnotation, EdfSignal, Patient
+from pydicom import FileDataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from skecg.errors import (
+    DamagedRecordError,
+    LeadWarning,
+    MissingDependencyError,
+    RecordNotFoundError,
+    RecordReadError,
+    SignalWarning,
+    UnsupportedFormatError,
+)
+from skecg.io.formats import FORMAT_SUFFIXES, read_format
+from skecg.leads import CANONICAL_LEADS
+
+PATIENT = "Zyxwvut"
+
+
+def counts(n_leads: int, n_samples: int, scale: int = 3000) -> np.ndarray:
+    return np.random.default_rng(7).integers(-scale, scale, (n_leads, n_samples)).astype(np.int16)
+
+
+# ---- EDF and BDF ------------------------------------------------------------------------------------------------
+
+
+def edf_signal(samples: np.ndarray, label: str, rate: float = 500, unit: str = "uV", step: float = 2.5) -> EdfSignal:
+    limits = (-32768, 32767)
+    return EdfSignal.from_digital(
+        samples.astype(np.int16),
+        rate,
+        label=label,
+        physical_dimension=unit,
+        physical_range=(limits[0] * step, limits[1] * step),
+        digital_range=limits,
+    )
+
+
+def write_edf(path: Path, signals: list[EdfSignal]) -> Path:
+    patient = Patient(name=PATIENT, code="C42")
+    annotations = [EdfAnnotation(1, None, "noise")]
+    Edf(signals, patient=patient, annotations=annotations, data_record_duration=1).write(path)
+    return path
+
+
+def test_edf_samples_come_back_to_the_step(tmp_path: Path) -> None:
+    digital = counts(12, 1000)
+    labels = [f"ECG {lead}" if lead != "aVR" else "AVR" for lead in CANONICAL_LEADS]
+    path = write_edf(tmp_path / "night.edf", [edf_signal(row, name) for row, name in zip(digital, labels, strict=True)])
+    record = read_format(path)
+    assert record.leads == CANONICAL_LEADS
+    assert record.sampling_rate == 500
+    assert record.name == "night"
+    np.testing.assert_allclose(record.signal, digital * 2.5e-3, atol=1e-6)
+
+
+def test_edf_units_are_converted_and_other_channels_left_out(tmp_path: Path) -> None:
+    digital = counts(5, 1000)
+    signals = [
+        edf_signal(digital[0], "EKG II", unit="mV", step=0.0025),
+        edf_signal(digital[1], "V1-REF", unit="µV".encode().decode("latin-1") if False else "uV"),
+        edf_signal(digital[2], "Resp", unit="mV"),
+        edf_signal(digital[3], "SaO2", unit="%"),
+        edf_signal(digital[4], "ECG HR", unit="bpm"),
+    ]
+    record = read_format(write_edf(tmp_path / "a.edf", signals))
+    assert record.leads == ("II", "V1")
+    np.testing.assert_allclose(record.signal, digital[:2] * 2.5e-3, atol=1e-6)
+
+
+def test_the_most_common_rate_is_taken_and_the_rest_named(tmp_path: Path) -> None:
+    digital = counts(2, 1000)
+    signals = [edf_signal(digital[0], "I"), edf_signal(digital[1], "II"), edf_signal(counts(1, 400)[0], "V1", rate=200)]
+    path = write_edf(tmp_path / "a.edf", signals)
+    with pytest.warns(LeadWarning, match=r"V1 \(200 Hz\)"):
+        record = read_format(path)
+    assert record.leads == ("I", "II")
+    np.testing.assert_allclose(record.signal, digital * 2.5e-3, atol=1e-6)
+
+
+def test_two_equally_common_rates_are_refused(tmp_path: Path) -> None:
+    path = write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 1000)[0], "I"), edf_signal(counts(1, 400)[0], "II", rate=200)])
+    with pytest.raises(UnsupportedFormatError, match="I at 500 Hz, II at 200 Hz"):
+        read_format(path)
+
+
+def test_eeg_electrodes_c3_and_c4_are_not_chest_leads(tmp_path: Path) -> None:
+    digital = counts(4, 1000)
+    signals = [edf_signal(row, name) for row, name in zip(digital, ["C3", "C4", "O1", "ECG"], strict=True)]
+    assert read_format(write_edf(tmp_path / "a.edf", signals)).leads == ("ECG",)
+    alone = [edf_signal(row, name) for row, name in zip(digital, ["C1", "C2", "C3", "C4"], strict=True)]
+    assert read_format(write_edf(tmp_path / "b.edf", alone)).leads == ("V1", "V2", "V3", "V4")
+
+
+def test_numbered_channels_are_not_limb_leads(tmp_path: Path) -> None:
+    signals = [edf_signal(row, name) for row, name in zip(counts(2, 1000), ["ECG 1", "ECG 2"], strict=True)]
+    assert read_format(write_edf(tmp_path / "holter.edf", signals)).leads == ("ECG1", "ECG2")
+
+
+def test_negated_avr_is_turned_round(tmp_path: Path) -> None:
+    digital = counts(2, 1000)
+    record = read_format(write_edf(tmp_path / "a.edf", [edf_signal(digital[0], "I"), edf_signal(digital[1], "-aVR")]))
+    assert record.leads == ("I", "aVR")
+    np.testing.assert_allclose(record.signal[1], -digital[1] * 2.5e-3, atol=1e-6)
+
+
+def test_a_file_without_ecg_is_an_error_that_lists_its_channels(tmp_path: Path) -> None:
+    path = write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 1000)[0], "EEG Fpz-Cz"), edf_signal(counts(1, 1000)[0], "Resp", unit="l/s")])
+    with pytest.raises(UnsupportedFormatError, match=r"EEG Fpz-Cz \[uV\], Resp \[l/s\]"):
+        read_format(path)
+
+
+def test_a_standard_lead_without_unit_is_an_error(tmp_path: Path) -> None:
+    path = write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 1000)[0], "I"), edf_signal(counts(1, 1000)[0], "II", unit="")])
+    with pytest.raises(UnsupportedFormatError, match=r"no unit of voltage for lead\(s\) II"):
+        read_format(path)
+
+
+def test_one_lead_twice_is_refused_unless_it_is_the_same(tmp_path: Path) -> None:
+    digital = counts(2, 1000)
+    twice = write_edf(tmp_path / "a.edf", [edf_signal(digital[0], "II"), edf_signal(digital[1], "ECG II")])
+    with pytest.raises(UnsupportedFormatError, match="lead II twice"):
+        read_format(twice)
+    same = write_edf(tmp_path / "b.edf", [edf_signal(digital[0], "II"), edf_signal(digital[0], "ECG II")])
+    assert read_format(same).n_leads == 1
+
+
+def test_bdf_samples_come_back_to_the_step(tmp_path: Path) -> None:
+    digital = np.random.default_rng(3).integers(-(2**22), 2**22, (2, 1000)).astype(np.int32)
+    limits = (-(2**23), 2**23 - 1)
+    signals = [
+        BdfSignal.from_digital(row, 500, label=name, physical_dimension="uV", physical_range=(limits[0] / 1000, limits[1] / 1000), digital_range=limits)
+        for row, name in zip(digital, ["I", "II"], strict=True)
+    ]
+    Bdf(signals, data_record_duration=1).write(tmp_path / "a.bdf")
+    record = read_format(tmp_path / "a.bdf")
+    np.testing.assert_allclose(record.signal, digital * 1e-6, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("keep", [100, 256, 700, -1, -1500])
+def test_a_truncated_edf_is_damaged(tmp_path: Path, keep: int) -> None:
+    path = write_edf(tmp_path / "a.edf", [edf_signal(row, name) for row, name in zip(counts(2, 1000), ["I", "II"], strict=True)])
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DamagedRecordError, match=re.escape(str(path))):
+        read_format(path)
+
+
+def test_an_edf_broken_off_while_recording_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = write_edf(tmp_path / "a.edf", [edf_signal(row, name) for row, name in zip(counts(2, 1000), ["I", "II"], strict=True)])
+    content = bytearray(path.read_bytes())
+    content[236:244] = b"-1      "
+    path.write_bytes(content[:-10])
+    assert read_format(path).n_samples == 500
+
+
+def test_an_edf_without_scale_is_damaged(tmp_path: Path) -> None:
+    path = write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 1000)[0], "II")])
+    content = path.read_bytes()
+    maximum = content.index(b"81917.5")
+    path.write_bytes(content[:maximum] + b"-81920 " + content[maximum + 7 :])
+    with pytest.raises(DamagedRecordError, match="no scale"):
+        read_format(path)
+
+
+def test_an_interrupted_edf_is_refused(tmp_path: Path) -> None:
+    path = write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 1500)[0], "II")])
+    content = path.read_bytes()
+    assert b"EDF+C" in content
+    interrupted = content.replace(b"EDF+C", b"EDF+D")
+    path.write_bytes(interrupted)
+    assert read_format(path).n_samples == 1500
+    path.write_bytes(interrupted.replace(b"+2\x14\x14", b"+9\x14\x14"))
+    with pytest.raises(UnsupportedFormatError, match="interrupted"):
+        read_format(path)
+
+
+# ---- DICOM ------------------------------------------------------------------------------------------------------
+
+
+def coded(value: str, meaning: str, scheme: str = "MDC") -> Sequence:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return Sequence([item])
+
+
+def multiplex_group(samples: np.ndarray, sources: list[tuple[str, str]], rate: float = 500, **more: object) -> Dataset:
+    group = Dataset()
+    group.MultiplexGroupTimeOffset = more.pop("offset", 0)
+    group.WaveformOriginality = more.pop("originality", "ORIGINAL")
+    group.MultiplexGroupLabel = more.pop("label", "RHYTHM")
+    group.NumberOfWaveformChannels, group.NumberOfWaveformSamples = samples.shape
+    group.SamplingFrequency = rate
+    group.WaveformBitsAllocated, group.WaveformSampleInterpretation = 16, "SS"
+    definitions = []
+    for value, meaning in sources:
+        channel = Dataset()
+        channel.ChannelSourceSequence = coded(value, meaning)
+        channel.ChannelSensitivity = more.get("sensitivity", "4.88")
+        channel.ChannelSensitivityUnitsSequence = coded(str(more.get("unit", "uV")), "microvolt", "UCUM")
+        channel.ChannelSensitivityCorrectionFactor = "1"
+        channel.ChannelBaseline = more.get("baseline", "0")
+        channel.WaveformBitsStored = 16
+        definitions.append(channel)
+    group.ChannelDefinitionSequence = Sequence(definitions)
+    if "padding" in more:
+        group.WaveformPaddingValue = np.array([more["padding"]], "<i2").tobytes()
+        group["WaveformPaddingValue"].VR = "OW"
+    group.WaveformData = samples.T.astype("<i2").tobytes()
+    group["WaveformData"].VR = "OW"
+    return group
+
+
+def write_dicom(path: Path, groups: list[Dataset]) -> Path:
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.9.1.1"  # 12-lead ECG Waveform Storage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    dataset.PatientName, dataset.PatientID, dataset.Modality = PATIENT, "C42", "ECG"
+    dataset.AcquisitionDateTime = datetime.datetime(2020, 1, 2).strftime("%Y%m%d%H%M%S")
+    if groups:
+        dataset.WaveformSequence = Sequence(groups)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+MEANINGS = [(f"MDC_ECG_LEAD_{lead.upper()}", f"Lead {lead} (Einthoven)" if lead == "I" else f"Lead {lead}") for lead in CANONICAL_LEADS]
+NUMBERS = [(f"2:{n}", "") for n in (1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8)]
+SCP_NUMBERS = [(f"5.6.3-9-{n}", f"Ableitung {n}") for n in (1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8)]
+
+
+@pytest.mark.parametrize("sources", [MEANINGS, NUMBERS, SCP_NUMBERS], ids=["words", "mdc numbers", "scp numbers"])
+def test_dicom_samples_come_back_to_the_step(tmp_path: Path, sources: list[tuple[str, str]]) -> None:
+    raw = counts(12, 5000)
+    record = read_format(write_dicom(tmp_path / "a.dcm", [multiplex_group(raw, sources)]))
+    assert record.leads == CANONICAL_LEADS
+    assert (record.sampling_rate, record.name) == (500, "a")
+    np.testing.assert_allclose(record.signal, raw * 4.88e-3, rtol=1e-6, atol=1e-7)
+
+
+def test_dicom_sensitivity_units_baseline_and_padding_are_obeyed(tmp_path: Path) -> None:
+    raw = counts(2, 1000)
+    raw[0, 10] = -32768
+    group = multiplex_group(raw, MEANINGS[:2], sensitivity="0.005", unit="mV", baseline="0.25", padding=-32768)
+    signal = read_format(write_dicom(tmp_path / "a.dcm", [group])).signal
+    expected = raw * 0.005 + 0.25
+    expected[0, 10] = np.nan
+    np.testing.assert_allclose(signal, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_dicom_median_beats_are_passed_over(tmp_path: Path) -> None:
+    raw = counts(12, 5000)
+    beats = multiplex_group(counts(12, 600), MEANINGS, label="MEDIAN BEAT", originality="DERIVED")
+    record = read_format(write_dicom(tmp_path / "a.dcm", [beats, multiplex_group(raw, MEANINGS)]))
+    np.testing.assert_allclose(record.signal, raw * 4.88e-3, rtol=1e-6, atol=1e-7)
+
+
+def test_dicom_groups_at_the_same_time_stand_side_by_side(tmp_path: Path) -> None:
+    raw = counts(12, 1000)
+    groups = [multiplex_group(raw[i : i + 3], MEANINGS[i : i + 3]) for i in (0, 3, 6, 9)]
+    np.testing.assert_allclose(read_format(write_dicom(tmp_path / "a.dcm", groups)).signal, raw * 4.88e-3, rtol=1e-6)
+
+
+def test_dicom_groups_one_after_the_other_are_refused(tmp_path: Path) -> None:
+    groups = [multiplex_group(counts(3, 1000), MEANINGS[i : i + 3], offset=i * 700) for i in (0, 3)]
+    with pytest.raises(UnsupportedFormatError, match="2 groups"):
+        read_format(write_dicom(tmp_path / "a.dcm", groups))
+
+
+def test_the_longest_dicom_group_is_taken_aloud(tmp_path: Path) -> None:
+    groups = [multiplex_group(counts(2, 300), MEANINGS[:2]), multiplex_group(counts(2, 1000), MEANINGS[:2])]
+    with pytest.warns(SignalWarning, match="longest of 2 groups"):
+        assert read_format(write_dicom(tmp_path / "a.dcm", groups)).n_samples == 1000
+
+
+def test_negated_avr_of_dicom_is_turned_round(tmp_path: Path) -> None:
+    raw = counts(3, 1000)
+    group = multiplex_group(raw, [("2:1", "Lead I"), ("2:65", ""), ("MDC_ECG_LEAD_II", "Lead II")])
+    record = read_format(write_dicom(tmp_path / "a.dcm", [group]))
+    assert record.leads == ("I", "aVR", "II")
+    np.testing.assert_allclose(record.signal[1], -raw[1] * 4.88e-3, rtol=1e-6)
+
+
+def test_dicom_without_waveforms_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedFormatError, match="without waveforms"):
+        read_format(write_dicom(tmp_path / "a.dcm", []))
+
+
+@pytest.mark.parametrize("keep", [140, 400, 900, -100])
+def test_a_truncated_dicom_is_refused(tmp_path: Path, keep: int) -> None:
+    path = write_dicom(tmp_path / "a.dcm", [multiplex_group(counts(2, 1000), MEANINGS[:2])])
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(RecordReadError, match=re.escape(str(path))):
+        read_format(path)
+
+
+# ---- all of them ------------------------------------------------------------------------------------------------
+
+
+def test_the_suffix_does_not_decide(tmp_path: Path) -> None:
+    raw = counts(2, 1000)
+    record = read_format(write_dicom(tmp_path / "a.edf", [multiplex_group(raw, MEANINGS[:2])]))
+    np.testing.assert_allclose(record.signal, raw * 4.88e-3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", sorted(FORMAT_SUFFIXES))
+@pytest.mark.parametrize("content", [b"", b"\x00" * 5000, b"<ECG/>", b"{}", bytes(range(256)) * 40, b"0       " * 64, b"DICM" * 100])
+def test_no_content_gets_past_with_anything_but_an_error_of_ours(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(RecordReadError, match=re.escape(str(path))):
+        read_format(path)
+
+
+def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(RecordNotFoundError, match=r"absent\.edf"):
+        read_format(tmp_path / "absent.edf")
+    with pytest.raises(RecordNotFoundError):
+        read_format(tmp_path)
+
+
+@pytest.mark.parametrize("package", ["edfio", "pydicom", "ecgdatakit"])
+def test_a_missing_package_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    if package == "edfio":
+        path = write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 1000)[0], "II")])
+    elif package == "pydicom":
+        path = write_dicom(tmp_path / "a.dcm", [multiplex_group(counts(2, 1000), MEANINGS[:2])])
+    else:
+        path = tmp_path / "a.xml"
+        path.write_text("<RestingECG/>")
+    real = builtins.__import__
+
+    def absent(name: str, *args: object, **kwargs: object) -> object:
+        if name.split(".")[0] == package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=package)
+        return real(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(MissingDependencyError, match=rf"needs {package}.*pip install 'skecg\[formats\]'"):
+        read_format(path)
+
+
+def test_patients_stay_out_of_records_and_messages(tmp_path: Path) -> None:
+    edf = write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 1000)[0], "II")])
+    dicom = write_dicom(tmp_path / "a.dcm", [multiplex_group(counts(2, 1000), MEANINGS[:2])])
+    for path in (edf, dicom):
+        record = read_format(path)
+        assert PATIENT not in f"{record!r} {vars(record)}"
+        path.write_bytes(path.read_bytes()[:-300])
+        with pytest.raises(RecordReadError) as raised:
+            read_format(path)
+        assert PATIENT not in str(raised.value)
