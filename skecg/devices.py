@@ -29,7 +29,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
         When torch does not know the name or has no such device here.
     """
     if device == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True) if hasattr(torch, "accelerator") else None
+        accelerator = (
+            torch.accelerator.current_accelerator(check_available=True) if hasattr(torch, "accelerator") else None
+        )
         return accelerator or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)

@@ -16,8 +16,8 @@ from sklearn.utils.validation import _check_n_features, check_is_fitted, validat
 from skecg.devices import resolve_device, resolve_precision
 from skecg.embedding import CHUNK_RECORDS, Chunk, Recipe, embed_chunks
 from skecg.embedding_cache import EmbeddingCache, open_cache
-from skecg.encoding import Encoding
 from skecg.encoders.interface import resolve_layers
+from skecg.encoding import Encoding
 from skecg.errors import DamagedWeightsError, ParameterError, SignalWarning
 from skecg.inputs import RecordSource, as_items, is_numeric_array, tensor_to_numpy
 from skecg.pooling import as_layers, check_pooling
@@ -117,7 +117,7 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
     >>> from skecg.datasets import make_ecg
     >>> records = make_ecg(3, random_state=0).records
     >>> JEPAEmbedder().fit_transform(records).shape
-    (3, 128)
+    (3, 256)
     """
 
     _doc_link_module = "skecg"
@@ -260,14 +260,11 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Verification
             Prints as a sentence; ``passed`` says whether it is close enough.
         """
-        return verify_weights(
-            find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)
-        )
+        return verify_weights(find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
-        tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = []
         return tags
 
@@ -358,6 +355,8 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
     def _note_failures(self, chunk: Chunk) -> None:
         for row, error in chunk.failures.items():
             if self.on_bad_record == "raise":
-                error.add_note(f"This is record {row} of X. on_bad_record='warn' gives such records a row of NaN instead.")
+                error.add_note(
+                    f"This is record {row} of X. on_bad_record='warn' gives such records a row of NaN instead."
+                )
                 raise error
             self.bad_records_[row] = f"{type(error).__name__}: {error}"

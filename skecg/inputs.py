@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.errors import LeadError, SamplingRateError, ShapeError, SkecgError
+from skecg.errors import BadSignalError, LeadError, SamplingRateError, ShapeError, SkecgError
 from skecg.leads import CANONICAL_LEADS, canonical_leads
 from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, check_not_transposed
+from skecg.screening import SHORTEST_SECONDS
 
 __all__ = ["RecordSource", "as_items", "is_numeric_array", "tensor_to_numpy"]
 
@@ -41,7 +42,7 @@ def _is_numbers(item: Any) -> bool:
     return isinstance(item, int | float | complex | np.number) or (isinstance(item, list | tuple) and not item)
 
 
-def as_items(X: Any) -> Sequence[Any]:
+def as_items(X: Any) -> Sequence[Any] | NDArray[Any]:
     """Give the elements of a list, object array, Series or one-column frame; refuse a lone record or path."""
     if isinstance(X, str | Path | ECGRecord) or _is_wfdb(X):
         raise ShapeError(f"Got X of type {type(X).__name__}, a single record; expected a sequence. Pass [X].")
@@ -161,7 +162,8 @@ class RecordSource:
                 f"Got X of shape {array.shape}, which is one lead per record, and {given}; expected the name of that "
                 "lead. Pass leads=['II'], or an array (n_records, n_leads, n_samples)."
             )
-        self._required_rate(0, "")
+        if array.shape[-1] < SHORTEST_SECONDS * self._required_rate(0, "") and array.dtype.kind == "f":
+            _check_whole(array)
 
     def _leads_of(self, shape: tuple[int, ...], where: str) -> tuple[str, ...]:
         check_not_transposed(shape, where)
@@ -188,6 +190,16 @@ class RecordSource:
                 "recorder used), or ECGRecord objects or files that carry their own."
             )
         return rate
+
+
+def _check_whole(array: NDArray[Any]) -> None:
+    """Refuse arrays of records under a second that have gaps or infinite values: nothing can bridge them."""
+    if not np.isfinite(array).all():
+        rows = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+        raise BadSignalError(
+            f"Input X contains NaN or infinity in {len(rows)} record(s) of less than a second (row {rows[0]} is the first), "
+            "expected every sample; only longer records may have gaps. Leave these records out."
+        )
 
 
 def _as_rates(sampling_rate: Any, n_records: int) -> NDArray[np.float64] | None:

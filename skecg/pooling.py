@@ -28,7 +28,9 @@ def check_pooling(pooling: object, num_registers: int) -> str:
     if pooling not in POOLINGS:
         raise ParameterError(f"Got pooling={pooling!r}, expected one of {', '.join(map(repr, POOLINGS))}.")
     if pooling == "cls" and num_registers == 0:
-        raise ParameterError("Got pooling='cls', but this encoder has no register token. Use 'mean', 'max' or 'mean+std'.")
+        raise ParameterError(
+            "Got pooling='cls', but this encoder has no register token. Use 'mean', 'max' or 'mean+std'."
+        )
     return str(pooling)
 
 

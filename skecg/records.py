@@ -104,7 +104,9 @@ def as_sampling_rate(value: Any, where: str = "") -> float:
     except (TypeError, ValueError):
         rate = float("nan")
     if isinstance(value, bool) or not np.isfinite(rate) or rate <= 0:
-        raise SamplingRateError(f"Got sampling_rate={value!r}{where}, expected a positive number of samples a second (Hz).")
+        raise SamplingRateError(
+            f"Got sampling_rate={value!r}{where}, expected a positive number of samples a second (Hz)."
+        )
     return rate
 
 
@@ -142,7 +144,9 @@ def _as_signal(signal: Any, where: str) -> NDArray[np.float32]:
     try:
         array = np.asarray(signal)
     except ValueError as error:
-        raise ShapeError(f"Got a ragged signal{where}, expected (n_leads, n_samples) with leads of one length.") from error
+        raise ShapeError(
+            f"Got a ragged signal{where}, expected (n_leads, n_samples) with leads of one length."
+        ) from error
     if array.dtype.kind not in "fiub":
         raise ShapeError(f"Got a signal of dtype {array.dtype}{where}, expected real numbers (millivolts).")
     if array.ndim != 2:
@@ -151,7 +155,9 @@ def _as_signal(signal: Any, where: str) -> NDArray[np.float32]:
             "For a single lead pass signal[np.newaxis]."
         )
     if array.size == 0:
-        raise ShapeError(f"Got an empty signal of shape {array.shape}{where}, expected at least one lead and one sample.")
+        raise ShapeError(
+            f"Got an empty signal of shape {array.shape}{where}, expected at least one lead and one sample."
+        )
     check_not_transposed(array.shape, where)
     return np.ascontiguousarray(array, dtype=np.float32)
 

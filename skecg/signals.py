@@ -153,7 +153,7 @@ def normalize(signal: FloatArray, spec: InputSpec, *, lead_mask: NDArray[np.bool
 def _standardize(signal: FloatArray, pooled: bool, lead_mask: NDArray[np.bool_] | None) -> FloatArray:
     """Take away each lead's mean and divide by its own, or by all leads' pooled, standard deviation."""
     mean = signal.mean(axis=-1)
-    centred = signal - mean[..., None]
+    centred: FloatArray = signal - mean[..., None]
     variance = np.square(centred).mean(axis=-1)
     flat = np.sqrt(variance) <= _FLAT * (np.abs(mean) + 1.0)
     if pooled:
@@ -162,4 +162,5 @@ def _standardize(signal: FloatArray, pooled: bool, lead_mask: NDArray[np.bool_] 
         variance = np.broadcast_to(total / np.maximum(counted.sum(axis=-1, keepdims=True), 1), mean.shape)
     flat = flat | (variance == 0)
     scale = np.where(flat, np.float32(0.0), 1 / np.sqrt(np.where(flat, np.float32(1.0), variance)))
-    return np.multiply(centred, scale[..., None], out=centred, dtype=np.float32)
+    centred *= scale[..., None]
+    return centred

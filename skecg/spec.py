@@ -31,7 +31,9 @@ class _Value:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read the fields from plain values, refusing unknown keys with a suggestion."""
         if not isinstance(values, Mapping):
-            raise WeightsFormatError(f"Got {type(values).__name__} for the {cls.kind}, expected an object of named fields.")
+            raise WeightsFormatError(
+                f"Got {type(values).__name__} for the {cls.kind}, expected an object of named fields."
+            )
         known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
         for key in values:
             if key not in known:

@@ -29,7 +29,7 @@ class CacheInfo:
     entries : int
         Number of embeddings held.
     bytes : int
-        Size of their keys and values: what `max_bytes` bounds. Files on disk are some 5 to 20 % larger.
+        Size of their keys and values: what `max_bytes` bounds. Files on disk are 10 to 25 % larger.
     max_bytes : int or None
         The bound, None for no bound.
     hits, misses : int

@@ -111,6 +111,8 @@ def _memory_cache_bytes() -> int:
 
 def _looks_misspelt(cache: str | os.PathLike[str]) -> bool:
     """Tell ``"Memory"`` or ``"disc"`` from the name of a folder, which would silently be made."""
-    if not isinstance(cache, str) or os.path.exists(cache):  # noqa: PTH110 (a string, not yet a path)
+    if not isinstance(cache, str):
         return False
-    return not cache.strip() or bool(difflib.get_close_matches(cache.strip().lower(), _NAMES, cutoff=0.75))
+    is_path = "/" in cache or os.sep in cache or Path(cache).is_dir()
+    close = difflib.get_close_matches(cache.strip().lower(), _NAMES, cutoff=0.75)
+    return not cache.strip() or bool(close and not is_path)

@@ -98,9 +98,7 @@ class Block(nn.Module):
         What LayerNorm adds to the variance.
     """
 
-    def __init__(
-        self, attention: Attention, hidden_dim: int, *, bias: bool, norm_bias: bool, norm_eps: float
-    ) -> None:
+    def __init__(self, attention: Attention, hidden_dim: int, *, bias: bool, norm_bias: bool, norm_eps: float) -> None:
         super().__init__()
         dim = attention.proj.out_features
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps, bias=norm_bias)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from skecg.encoders.blocks import Block
 from skecg.errors import ParameterError, ShapeError
 
 if TYPE_CHECKING:
@@ -33,13 +34,22 @@ class Encoder(nn.Module, ABC):
     """
 
     norm: nn.LayerNorm
+    patch_embed: nn.Linear
     blocks: nn.ModuleList
-    num_registers: int
     token_per_lead: bool
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+
+    @property
+    def num_registers(self) -> int:
+        """Number of tokens without position that precede the others."""
+        return 0
+
+    def typed_blocks(self) -> list[Block]:
+        """Give the blocks as what they are."""
+        return [block for block in self.blocks if isinstance(block, Block)]
 
     @abstractmethod
     def hidden_states(
@@ -113,7 +123,9 @@ def resolve_layers(layers: Sequence[int], depth: int) -> list[int]:
     """Count negative layers from the last, refusing those that do not exist."""
     for layer in layers:
         if not -depth <= layer < depth:
-            raise ParameterError(f"Got layer={layer}, expected {-depth} to {depth - 1}: the encoder has {depth} blocks.")
+            raise ParameterError(
+                f"Got layer={layer}, expected {-depth} to {depth - 1}: the encoder has {depth} blocks."
+            )
     return [layer % depth for layer in layers]
 
 

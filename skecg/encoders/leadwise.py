@@ -31,7 +31,7 @@ class LeadwiseEncoder(Encoder):
     """
 
     config: LeadwiseConfig
-    num_registers = 0
+    positions_CPD: Tensor
     token_per_lead = True
 
     def __init__(self, config: LeadwiseConfig) -> None:
@@ -55,7 +55,7 @@ class LeadwiseEncoder(Encoder):
     def reset_parameters(self) -> None:
         """Draw initial weights as the published system does."""
         init_linear_(self.patch_embed)
-        for number, block in enumerate(self.blocks, start=1):
+        for number, block in enumerate(self.typed_blocks(), start=1):
             for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
                 init_linear_(linear)
             with torch.no_grad():

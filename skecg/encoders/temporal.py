@@ -31,6 +31,7 @@ class TemporalEncoder(Encoder):
     """
 
     config: TemporalConfig
+    positions_ND: Tensor
     token_per_lead = False
 
     def __init__(self, config: TemporalConfig) -> None:
@@ -62,7 +63,7 @@ class TemporalEncoder(Encoder):
         """Draw initial weights as the published system does."""
         init_linear_(self.patch_embed)
         nn.init.trunc_normal_(self.registers, std=0.02)
-        for block in self.blocks:
+        for block in self.typed_blocks():
             for linear in (block.attn.qkv, block.mlp.fc1):
                 init_linear_(linear)
             for linear in (block.attn.proj, block.mlp.fc2):

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from warnings import warn
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skecg.errors import DamagedRecordError, InputError, LeadWarning, UnsupportedFormatError
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 from skecg.records import MILLIVOLTS_PER_UNIT, ECGRecord, as_millivolts
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
 __all__ = ["Channel", "assemble", "voltage_unit"]
 
-# Leads beyond the twelve: more of the chest, Frank's, Holter recorders', Nehb's; then what says only "some ECG channel".
+# Leads beyond the twelve: more of the chest, Frank's, Holter recorders', Nehb's; then names of just any ECG channel.
 _OTHER_LEADS = re.compile(
     r"V\d{1,2}R?|V?[XYZ]|M(L|CL|C)?(I{1,3}|V?[1-6])|C[MCBS]\d?R?|ES|AS|AI|NASA|[DAJ]"
     r"|(ECG|EKG).*|(CH|CHAN|CHANNEL|LEAD|CODE)[ _.-]*\d+|UNSPECIFIED",

@@ -10,16 +10,19 @@ References
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from warnings import warn
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skecg.errors import DamagedRecordError, SignalWarning, UnsupportedFormatError
 from skecg.io.channels import Channel
 from skecg.leads import CANONICAL_LEADS, canonical_lead
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 __all__ = ["read_dicom_channels"]
 
@@ -37,7 +40,9 @@ def read_dicom_channels(path: Path) -> list[Channel]:
     if not groups:
         raise UnsupportedFormatError(f"Got a DICOM object without waveforms in {path}, expected an ECG.")
     if not dataset.file_meta.TransferSyntaxUID.is_little_endian:
-        raise UnsupportedFormatError(f"Got big-endian samples in {path}, a retired form of DICOM. Convert it with dcmconv.")
+        raise UnsupportedFormatError(
+            f"Got big-endian samples in {path}, a retired form of DICOM. Convert it with dcmconv."
+        )
     return [channel for index in _rhythm(groups, path) for channel in _channels(dataset, index, path)]
 
 
@@ -65,7 +70,9 @@ def _rhythm(groups: Any, path: Path) -> list[int]:
 def _is_derived(group: Any) -> bool:
     """Tell median and average beats from the recording."""
     label = str(group.get("MultiplexGroupLabel", "")).upper()
-    return str(group.get("WaveformOriginality", "")) == "DERIVED" or any(w in label for w in ("MEDIAN", "AVERAGE", "BEAT"))
+    return str(group.get("WaveformOriginality", "")) == "DERIVED" or any(
+        w in label for w in ("MEDIAN", "AVERAGE", "BEAT")
+    )
 
 
 def _span(group: Any) -> tuple[float, ...]:
@@ -82,7 +89,8 @@ def _channels(dataset: Any, index: int, path: Path) -> list[Channel]:
     definitions = group.ChannelDefinitionSequence
     if len(definitions) != int(group.NumberOfWaveformChannels):
         raise DamagedRecordError(
-            f"Got {len(definitions)} definitions of {group.NumberOfWaveformChannels} channels in {path}, expected one each."
+            f"Got {len(definitions)} definitions of {group.NumberOfWaveformChannels} channels in {path}, expected one "
+            "each."
         )
     physical = multiplex_array(dataset, index, as_raw=False)  # (n_samples, n_channels)
     padding = _padding(group)

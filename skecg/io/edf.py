@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skecg.errors import DamagedRecordError, UnsupportedFormatError
 from skecg.io.channels import Channel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 __all__ = ["read_edf_channels"]
 
@@ -32,8 +35,8 @@ def read_edf_channels(path: Path) -> list[Channel]:
         )
     if file.reserved.startswith(("EDF+D", "BDF+D")) and not file.is_continuous:
         raise UnsupportedFormatError(
-            f"Got an interrupted recording in {path} (EDF+D with gaps), expected a continuous one. Read its pieces with "
-            "edfio and pass each as an ECGRecord."
+            f"Got an interrupted recording in {path} (EDF+D with gaps), expected a continuous one. Read its pieces "
+            "with edfio and pass each as an ECGRecord."
         )
     return [_channel(signal, path) for signal in file.signals]
 
@@ -50,8 +53,8 @@ def _channel(signal: Any, path: Path) -> Channel:
     def values() -> NDArray[np.float64]:
         if signal.digital_min == signal.digital_max or signal.physical_min == signal.physical_max:
             raise DamagedRecordError(
-                f"Got an empty digital or physical range for {signal.label!r} in {path}, expected minimum and maximum to "
-                "differ: its samples have no scale."
+                f"Got an empty digital or physical range for {signal.label!r} in {path}, expected minimum and maximum "
+                "to differ: its samples have no scale."
             )
         return np.asarray(signal.data, dtype=np.float64)
 

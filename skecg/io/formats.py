@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skecg.errors import (
     DamagedRecordError,
@@ -24,7 +24,11 @@ from skecg.io.channels import Channel, assemble
 from skecg.io.dicom import read_dicom_channels
 from skecg.io.edf import read_edf_channels
 from skecg.io.vendors import read_vendor_channels
-from skecg.records import ECGRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from skecg.records import ECGRecord
 
 __all__ = ["FORMAT_SUFFIXES", "read_format"]
 
@@ -33,7 +37,7 @@ FORMAT_SUFFIXES: frozenset[str] = frozenset(
     {".edf", ".bdf", ".dcm", ".dicom", ".xml", ".scp", ".ecg", ".mwf", ".mfer", ".mfr", ".json"}
 )
 
-_PACKAGES = {
+_PACKAGES: dict[Callable[[Path], list[Channel]], str] = {
     read_edf_channels: "edfio",
     read_dicom_channels: "pydicom",
     read_vendor_channels: "ecgdatakit",
@@ -98,8 +102,8 @@ def _read(read_channels: Callable[[Path], list[Channel]], path: Path) -> ECGReco
         raise
     except Exception as error:  # a damaged file makes these packages raise nearly anything
         raise DamagedRecordError(
-            f"{path} could not be read by {package} ({type(error).__name__}): it is truncated, inconsistent or not what "
-            "it says it is. Export or copy it again."
+            f"{path} could not be read by {package} ({type(error).__name__}): it is truncated, inconsistent or not "
+            "what it says it is. Export or copy it again."
         ) from error
 
 
@@ -117,7 +121,7 @@ def _reader_of(path: Path) -> Callable[[Path], list[Channel]]:
         return read_edf_channels
     if path.suffix.lower() in (".edf", ".bdf", ".dcm", ".dicom"):
         raise UnsupportedFormatError(
-            f"Got {path}, which does not begin as {path.suffix.lower()[1:].upper()} files do. Check what it is, or copy "
-            "or export it again."
+            f"Got {path}, which does not begin as {path.suffix.lower()[1:].upper()} files do. Check what it is, or "
+            "copy or export it again."
         )
     return read_vendor_channels

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skecg.errors import DamagedRecordError, SignalWarning, UnsupportedFormatError
 from skecg.io.channels import Channel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 __all__ = ["read_vendor_channels"]
 
@@ -35,7 +38,9 @@ _WANTED = "HL7 aECG, GE MUSE, Philips Sierra or Mortara XML, SCP-ECG, ISHNE, MFE
 _ISHNE_FAULT = -32768  # a sample at which the lead was off
 
 # What ecgdatakit warns of and users must know, in words of ours: its own may quote the file.
-_TRUNCATED = re.compile(r"file may be truncated|waveform data shorter than the frame|with no waveform data", re.IGNORECASE)
+_TRUNCATED = re.compile(
+    r"file may be truncated|waveform data shorter than the frame|with no waveform data", re.IGNORECASE
+)
 _NOTES = {
     r"CRC|[Cc]hecksum": "its checksum does not match its content",
     r"only the first is read|ignored in|not loaded": "it holds more than one recording, and only the first was read",
@@ -59,7 +64,8 @@ def read_vendor_channels(path: Path) -> list[Channel]:
             parsed = found["parser_class"]().parse(path)
         except Unknown as error:
             raise UnsupportedFormatError(
-                f"Got {path}, a {found['name']} file of a kind that ecgdatakit does not read. Export it in another form."
+                f"Got {path}, a {found['name']} file of a kind that ecgdatakit does not read. Export it in another "
+                "form."
             ) from error
     _repeat([str(warning.message) for warning in caught], path)
     _check_starts(parsed.leads, path)

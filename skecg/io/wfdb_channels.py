@@ -7,23 +7,27 @@ signal that names another organ (``RESP``, ``EEG``), even where its header state
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skecg.errors import LeadError, ParameterError, UnitsError
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 from skecg.records import MILLIVOLTS_PER_UNIT, ECGRecord, as_millivolts
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
 __all__ = ["ecg_rows", "from_wfdb", "lead_names", "record_of_signals"]
 
-_NOT_CARDIAC = frozenset(
-    "abp art bp chest co2 cvp eeg emg eog icp nibp pap pleth ppg resp respiration scg spo2 temp".split()
+# Signals of other organs, perhaps numbered or with a place after the name: "RESP", "EEG Fpz-Cz", "EMG1", "PLETH L".
+_ANOTHER_ORGAN = re.compile(
+    r"\s*(abp|art|bp|co2|cvp|eeg|emg|eog|icp|nibp|pap|pleth|ppg|resp|respiration|scg|spo2|temp)(\d+|(?![a-z0-9]).*)?",
+    re.IGNORECASE,
 )
-_FIRST_WORD = re.compile(r"[a-z]+\d?")
 # "ECG 1" is a recorder's first channel, not lead I.
 _NUMBERED = re.compile(r"(?:(?:ECG|EKG)[ _.-]*)?(\d+)", re.IGNORECASE)
 
@@ -45,7 +49,7 @@ def ecg_rows(names: tuple[str, ...], units: tuple[str, ...]) -> tuple[int, ...]:
     rows = tuple(
         row
         for row, (name, unit) in enumerate(zip(names, units, strict=True))
-        if unit.strip().lower() in MILLIVOLTS_PER_UNIT and not _is_another_organ(name)
+        if unit.strip().lower() in MILLIVOLTS_PER_UNIT and _ANOTHER_ORGAN.fullmatch(name) is None
     )
     if not rows:
         found = ", ".join(f"{name or '?'} [{unit}]" for name, unit in zip(names, units, strict=True)) or "none"
@@ -179,12 +183,6 @@ def _to_physical(record: Any, *, expanded: bool) -> Any:
             "needs. Set them, or pass physical signals."
         )
     return record.dac(expanded=expanded)
-
-
-def _is_another_organ(name: str) -> bool:
-    """Tell a signal that says it is no ECG."""
-    word = _FIRST_WORD.match(name.strip().lower())
-    return word is not None and (word[0] in _NOT_CARDIAC or word[0].rstrip("0123456789") in _NOT_CARDIAC)
 
 
 def _numbered_twin(lead: str, taken: Sequence[str]) -> str:

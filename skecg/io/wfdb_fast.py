@@ -8,15 +8,20 @@ Legend: k signals of one file, T samples, L leads of the record.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from skecg.io.wfdb_header import SignalLine, WFDBHeader
 from skecg.records import MILLIVOLTS_PER_UNIT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from skecg.io.wfdb_header import SignalLine, WFDBHeader
 
 __all__ = ["can_read_fast", "read_fast"]
 

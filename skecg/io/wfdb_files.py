@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skecg.errors import DamagedRecordError, RecordNotFoundError
-from skecg.io.wfdb_header import SignalLine, WFDBHeader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from skecg.io.wfdb_header import SignalLine, WFDBHeader
 
 __all__ = ["SIGNAL_SUFFIXES", "check_sizes", "find_header", "known_length", "locate_signals", "similar_names"]
 
@@ -123,8 +127,8 @@ def check_sizes(header: WFDBHeader, paths: dict[str, Path]) -> None:
     longest_skew = max(signal.skew_frames for signal in header.signals)
     if longest_skew >= header.n_frames:
         raise DamagedRecordError(
-            f"The header of {next(iter(paths.values()))} shifts a signal by {longest_skew} of {header.n_frames} samples, "
-            "expected a shift shorter than the record. Restore the header."
+            f"The header of {next(iter(paths.values()))} shifts a signal by {longest_skew} of "
+            f"{header.n_frames} samples, expected a shift shorter than the record. Restore the header."
         )
 
 

@@ -21,22 +21,24 @@ __all__ = ["Segment", "SignalLine", "WFDBHeader", "parse_header", "plain_header"
 
 _DEFAULT_SAMPLING_RATE = 250.0
 _DEFAULT_GAIN = 200.0
+_LEAST_GAIN = 1e-12
 _NUMBERS_AFTER_GAIN = 5  # resolution, zero, initial value, checksum, block size
 
 _RECORD_LINE = re.compile(
-    r"(?P<name>[^\s/]+)(?:/(?P<n_segments>\d+))?"
-    r"[ \t]+(?P<n_signals>\d+)"
+    r"(?P<name>[^\s/]+)(?:/(?P<n_segments>\d{1,18}))?"
+    r"[ \t]+(?P<n_signals>\d{1,18})"
     r"(?:[ \t]+(?P<rate>\d+\.?\d*|\.\d+)(?:/\S*|\(\S*)?"
-    r"(?:[ \t]+(?P<n_frames>\d+)(?:[ \t].*)?)?)?"
+    r"(?:[ \t]+(?P<n_frames>\d{1,18})(?:[ \t].*)?)?)?"
 )
 _SIGNAL_LINE = re.compile(
-    r"(?P<file>\S+)[ \t]+(?P<format>\d+)(?:x(?P<samples_per_frame>\d+))?(?::(?P<skew>\d+))?(?:\+(?P<offset>\d+))?"
+    r"(?P<file>\S+)[ \t]+(?P<format>\d{1,18})"
+    r"(?:x(?P<samples_per_frame>\d{1,18}))?(?::(?P<skew>\d{1,18}))?(?:\+(?P<offset>\d{1,18}))?"
     r"(?:[ \t]+(?P<gain>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
-    r"(?:\((?P<baseline>[+-]?\d+)(?:\.0*)?\))?(?:/(?P<units>\S+))?"
-    r"(?P<numbers>(?:[ \t]+[+-]?\d+(?![^ \t])){0,5})"
+    r"(?:\((?P<baseline>[+-]?\d{1,18})(?:\.0*)?\))?(?:/(?P<units>\S+))?"
+    r"(?P<numbers>(?:[ \t]+[+-]?\d{1,18}(?![^ \t])){0,5})"
     r"(?:[ \t]+(?P<lead>.*))?)?"
 )
-_SEGMENT_LINE = re.compile(r"(?P<name>[^\s/\\]+)[ \t]+(?P<n_frames>\d+)")
+_SEGMENT_LINE = re.compile(r"(?P<name>[^\s/\\]+)[ \t]+(?P<n_frames>\d{1,18})")
 _NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 
 
@@ -121,7 +123,9 @@ def plain_header(name: str, header: WFDBHeader, file_names: list[str]) -> str:
 def _content_lines(content: bytes, where: str) -> list[tuple[int, str]]:
     """Give the lines that are neither blank nor comments, with their numbers."""
     if not content.strip():
-        raise DamagedRecordError(f"{where} is empty ({len(content)} bytes), expected a WFDB header. Copy the file again.")
+        raise DamagedRecordError(
+            f"{where} is empty ({len(content)} bytes), expected a WFDB header. Copy the file again."
+        )
     if _NOT_TEXT.search(content):
         raise DamagedRecordError(f"{where} holds binary data, expected the text of a WFDB header. Copy the file again.")
     text = _decode(content)
@@ -148,7 +152,8 @@ def _check_record_line(header: WFDBHeader, where: str) -> None:
         )
     if not (math.isfinite(header.sampling_rate) and header.sampling_rate > 0):
         raise DamagedRecordError(
-            f"{where} gives a sampling rate of {header.sampling_rate:g} Hz, expected a positive number. Correct the header."
+            f"{where} gives a sampling rate of {header.sampling_rate:g} Hz, expected a positive number. "
+            "Correct the header."
         )
 
 
@@ -173,7 +178,9 @@ def _parse_segments(lines: list[tuple[int, str]], n_segments: int, where: str) -
             )
         segments.append(Segment(match["name"], int(match["n_frames"])))
     if not segments:
-        raise DamagedRecordError(f"{where} describes a record of 0 segments, expected at least one. Restore the header.")
+        raise DamagedRecordError(
+            f"{where} describes a record of 0 segments, expected at least one. Restore the header."
+        )
     return tuple(segments)
 
 
@@ -189,7 +196,7 @@ def _parse_signal(line: str, number: int, where: str) -> SignalLine:
         raise _bad_signal_line(number, where)
     steps_per_unit = float(gain) if gain else _DEFAULT_GAIN
     adc_zero = int(values[1]) if len(values) > 1 else 0
-    if not math.isfinite(steps_per_unit) or (per_frame is not None and int(per_frame) == 0):
+    if not _is_gain(steps_per_unit) or (per_frame is not None and int(per_frame) == 0):
         raise _bad_signal_line(number, where)
     return SignalLine(
         file,
@@ -203,6 +210,11 @@ def _parse_signal(line: str, number: int, where: str) -> SignalLine:
         int(values[2]) if len(values) > 2 else 0,
         lead or "",
     )
+
+
+def _is_gain(steps_per_unit: float) -> bool:
+    """Tell a gain from a slip: finite, and not so small that float32 could not hold the voltages (0 is the default)."""
+    return steps_per_unit == 0 or (math.isfinite(steps_per_unit) and abs(steps_per_unit) >= _LEAST_GAIN)
 
 
 def _bad_signal_line(number: int, where: str) -> DamagedRecordError:

@@ -6,35 +6,42 @@ here; where wfdb has to decode the samples it is handed the same header in the p
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import os
 import re
 import shutil
+import sys
 import tempfile
+import threading
 import warnings
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from skecg.errors import (
     DamagedRecordError,
     HeaderRepairWarning,
     InputError,
+    LeadError,
+    RecordNotFoundError,
     RecordReadError,
-    SkecgError,
     UnitsError,
     UnsupportedFormatError,
 )
 from skecg.io.wfdb_channels import ecg_rows, from_wfdb, lead_names, one_rate, record_of_signals
 from skecg.io.wfdb_fast import can_read_fast, read_fast
-from skecg.io.wfdb_files import check_sizes, known_length, locate_signals
+from skecg.io.wfdb_files import check_sizes, known_length, locate_signals, similar_names
 from skecg.io.wfdb_header import WFDBHeader, parse_header, plain_header
 from skecg.records import ECGRecord
 
-__all__ = ["read_wfdb", "read_wfdb_header"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-_PLAIN_NAME = re.compile(r"[-\w]+", re.ASCII)
+__all__ = ["import_wfdb", "read_wfdb", "read_wfdb_header"]
+
+_ONE_AT_A_TIME = threading.Lock()
+_PLAIN_NAME = re.compile(r"[-\w]+")
 
 
 def read_wfdb(header_path: Path) -> ECGRecord:
@@ -66,7 +73,9 @@ def read_wfdb(header_path: Path) -> ECGRecord:
     try:
         header = read_wfdb_header(header_path)
         if not _PLAIN_NAME.fullmatch(header.record_name):
-            repairs.append(f"record name {header.record_name!r} is none that WFDB allows, {header_path.stem!r} was read")
+            repairs.append(
+                f"record name {header.record_name!r} is none that WFDB allows, {header_path.stem!r} was read"
+            )
         record = _read_segments(header, header_path) if header.segments else _read_one(header, header_path, repairs)
     except UnitsError as error:
         raise UnsupportedFormatError(f"{header_path}: {error}") from error
@@ -82,8 +91,12 @@ def read_wfdb_header(header_path: Path) -> WFDBHeader:
     """Read a header file."""
     try:
         content = header_path.read_bytes()
+    except FileNotFoundError as error:
+        raise RecordNotFoundError(f"There is no header {header_path}. {similar_names(header_path)}") from error
     except OSError as error:
-        raise RecordReadError(f"{header_path} cannot be read ({type(error).__name__}). Check its permissions.") from error
+        raise RecordReadError(
+            f"{header_path} cannot be read ({type(error).__name__}). Check its permissions."
+        ) from error
     return parse_header(content, str(header_path))
 
 
@@ -134,10 +147,19 @@ def _make_visible(path: Path, alias: Path) -> None:
             shutil.copyfile(path, alias)
 
 
+def import_wfdb() -> Any:
+    """Import wfdb, whose own deprecation warnings are no concern of whoever reads a record."""
+    if "wfdb" not in sys.modules:
+        # The filters of the warnings module belong to the whole process: one thread at a time may change them.
+        with _ONE_AT_A_TIME, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module("wfdb")
+    return importlib.import_module("wfdb")
+
+
 def _rdrecord(record: Path, where: Path, *, smooth: bool) -> Any:
     """Call wfdb, whose errors are of many kinds, and turn them into one of ours."""
-    import wfdb
-
+    wfdb = import_wfdb()
     try:
         return wfdb.rdrecord(str(record), smooth_frames=smooth)
     except Exception as error:
@@ -160,17 +182,20 @@ def _read_segments(header: WFDBHeader, header_path: Path) -> ECGRecord:
     base = header_path.with_suffix("")
     record = _rdrecord(base, header_path, smooth=False)
     try:
-        rate_per_frame = from_wfdb(record)
-    except SkecgError as error:
-        if isinstance(error, UnitsError):
-            raise
-        rate_per_frame = from_wfdb(_rdrecord(base, header_path, smooth=True))
-    return ECGRecord(rate_per_frame.signal, rate_per_frame.sampling_rate, rate_per_frame.leads, header_path.stem)
+        joined = from_wfdb(record)
+    except LeadError:  # leads of several rates; any other fault of the leads comes up again
+        joined = from_wfdb(_rdrecord(base, header_path, smooth=True))
+    return dataclasses.replace(joined, name=header_path.stem)
 
 
 def _check_segment(header_path: Path, n_frames: int) -> None:
     """Refuse a segment that is absent, truncated, or longer or shorter than its record says."""
     header = read_wfdb_header(header_path)
+    if not all(signal.units.isascii() for signal in header.signals):
+        raise UnsupportedFormatError(
+            f"{header_path}, a segment, writes a unit with letters outside ASCII, which wfdb would drop (µV would turn "
+            "into V). Write uV instead."
+        )
     if n_frames == 0:
         return  # the layout of a variable record: names without samples
     if header.n_frames not in (0, n_frames):

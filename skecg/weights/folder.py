@@ -192,7 +192,9 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     except FileNotFoundError as error:
         raise DamagedWeightsError(f"{path} is missing. Delete the folder and fetch the weights again.") from error
     except (SafetensorError, OSError) as error:
-        raise DamagedWeightsError(f"{path} is no readable safetensors file ({error}). Fetch the weights again.") from error
+        raise DamagedWeightsError(
+            f"{path} is no readable safetensors file ({error}). Fetch the weights again."
+        ) from error
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -43,9 +43,7 @@ def _registry() -> dict[str, dict[str, Any]]:
     return dict(json.loads(text)["models"])
 
 
-def find_weights(
-    model: str | Path, *, revision: str | None = None, local_files_only: bool = False
-) -> WeightsInfo:
+def find_weights(model: str | Path, *, revision: str | None = None, local_files_only: bool = False) -> WeightsInfo:
     """Find a model's weights and read what they say of themselves.
 
     Parameters
@@ -65,7 +63,7 @@ def find_weights(
         When what answers is no weights folder.
     """
     if not isinstance(model, str | Path) or not str(model):
-        raise ParameterError(f"Got model={model!r}, expected the name of a model, a folder, or 'owner/name' on the Hub.")
+        raise ParameterError(f"Got model={model!r}, expected a model's name, a folder, or 'owner/name' on the Hub.")
     registered = _registered(str(model))
     if registered is not None:
         return _bundled(*registered)

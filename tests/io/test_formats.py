@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import datetime
 import re
-from pathlib import Path
+import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from edfio import Bdf, BdfSignal, Edf, EdfAnnotation, EdfSignal, Patient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydicom import FileDataset
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
@@ -20,10 +24,15 @@ from skecg.errors import (
     RecordNotFoundError,
     RecordReadError,
     SignalWarning,
+    SkecgError,
+    SkecgWarning,
     UnsupportedFormatError,
 )
 from skecg.io.formats import FORMAT_SUFFIXES, read_format
 from skecg.leads import CANONICAL_LEADS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PATIENT = "Zyxwvut"
 
@@ -69,7 +78,7 @@ def test_edf_units_are_converted_and_other_channels_left_out(tmp_path: Path) -> 
     digital = counts(5, 1000)
     signals = [
         edf_signal(digital[0], "EKG II", unit="mV", step=0.0025),
-        edf_signal(digital[1], "V1-REF", unit="µV".encode().decode("latin-1") if False else "uV"),
+        edf_signal(digital[1], "V1-REF"),
         edf_signal(digital[2], "Resp", unit="mV"),
         edf_signal(digital[3], "SaO2", unit="%"),
         edf_signal(digital[4], "ECG HR", unit="bpm"),
@@ -77,6 +86,13 @@ def test_edf_units_are_converted_and_other_channels_left_out(tmp_path: Path) -> 
     record = read_format(write_edf(tmp_path / "a.edf", signals))
     assert record.leads == ("II", "V1")
     np.testing.assert_allclose(record.signal, digital[:2] * 2.5e-3, atol=1e-6)
+
+
+def test_a_micro_sign_in_latin_1_is_understood(tmp_path: Path) -> None:
+    digital = counts(1, 1000)
+    path = write_edf(tmp_path / "a.edf", [edf_signal(digital[0], "II")])
+    path.write_bytes(path.read_bytes().replace(b"uV      ", "µV      ".encode("latin-1")))
+    np.testing.assert_allclose(read_format(path).signal, digital * 2.5e-3, atol=1e-6)
 
 
 def test_the_most_common_rate_is_taken_and_the_rest_named(tmp_path: Path) -> None:
@@ -90,7 +106,9 @@ def test_the_most_common_rate_is_taken_and_the_rest_named(tmp_path: Path) -> Non
 
 
 def test_two_equally_common_rates_are_refused(tmp_path: Path) -> None:
-    path = write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 1000)[0], "I"), edf_signal(counts(1, 400)[0], "II", rate=200)])
+    path = write_edf(
+        tmp_path / "a.edf", [edf_signal(counts(1, 1000)[0], "I"), edf_signal(counts(1, 400)[0], "II", rate=200)]
+    )
     with pytest.raises(UnsupportedFormatError, match="I at 500 Hz, II at 200 Hz"):
         read_format(path)
 
@@ -116,13 +134,18 @@ def test_negated_avr_is_turned_round(tmp_path: Path) -> None:
 
 
 def test_a_file_without_ecg_is_an_error_that_lists_its_channels(tmp_path: Path) -> None:
-    path = write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 1000)[0], "EEG Fpz-Cz"), edf_signal(counts(1, 1000)[0], "Resp", unit="l/s")])
+    path = write_edf(
+        tmp_path / "a.edf",
+        [edf_signal(counts(1, 1000)[0], "EEG Fpz-Cz"), edf_signal(counts(1, 1000)[0], "Resp", unit="l/s")],
+    )
     with pytest.raises(UnsupportedFormatError, match=r"EEG Fpz-Cz \[uV\], Resp \[l/s\]"):
         read_format(path)
 
 
 def test_a_standard_lead_without_unit_is_an_error(tmp_path: Path) -> None:
-    path = write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 1000)[0], "I"), edf_signal(counts(1, 1000)[0], "II", unit="")])
+    path = write_edf(
+        tmp_path / "a.edf", [edf_signal(counts(1, 1000)[0], "I"), edf_signal(counts(1, 1000)[0], "II", unit="")]
+    )
     with pytest.raises(UnsupportedFormatError, match=r"no unit of voltage for lead\(s\) II"):
         read_format(path)
 
@@ -140,7 +163,14 @@ def test_bdf_samples_come_back_to_the_step(tmp_path: Path) -> None:
     digital = np.random.default_rng(3).integers(-(2**22), 2**22, (2, 1000)).astype(np.int32)
     limits = (-(2**23), 2**23 - 1)
     signals = [
-        BdfSignal.from_digital(row, 500, label=name, physical_dimension="uV", physical_range=(limits[0] / 1000, limits[1] / 1000), digital_range=limits)
+        BdfSignal.from_digital(
+            row,
+            500,
+            label=name,
+            physical_dimension="uV",
+            physical_range=(limits[0] / 1000, limits[1] / 1000),
+            digital_range=limits,
+        )
         for row, name in zip(digital, ["I", "II"], strict=True)
     ]
     Bdf(signals, data_record_duration=1).write(tmp_path / "a.bdf")
@@ -150,14 +180,18 @@ def test_bdf_samples_come_back_to_the_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [100, 256, 700, -1, -1500])
 def test_a_truncated_edf_is_damaged(tmp_path: Path, keep: int) -> None:
-    path = write_edf(tmp_path / "a.edf", [edf_signal(row, name) for row, name in zip(counts(2, 1000), ["I", "II"], strict=True)])
+    path = write_edf(
+        tmp_path / "a.edf", [edf_signal(row, name) for row, name in zip(counts(2, 1000), ["I", "II"], strict=True)]
+    )
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DamagedRecordError, match=re.escape(str(path))):
         read_format(path)
 
 
 def test_an_edf_broken_off_while_recording_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
-    path = write_edf(tmp_path / "a.edf", [edf_signal(row, name) for row, name in zip(counts(2, 1000), ["I", "II"], strict=True)])
+    path = write_edf(
+        tmp_path / "a.edf", [edf_signal(row, name) for row, name in zip(counts(2, 1000), ["I", "II"], strict=True)]
+    )
     content = bytearray(path.read_bytes())
     content[236:244] = b"-1      "
     path.write_bytes(content[:-10])
@@ -236,7 +270,10 @@ def write_dicom(path: Path, groups: list[Dataset]) -> Path:
     return path
 
 
-MEANINGS = [(f"MDC_ECG_LEAD_{lead.upper()}", f"Lead {lead} (Einthoven)" if lead == "I" else f"Lead {lead}") for lead in CANONICAL_LEADS]
+MEANINGS = [
+    (f"MDC_ECG_LEAD_{lead.upper()}", f"Lead {lead} (Einthoven)" if lead == "I" else f"Lead {lead}")
+    for lead in CANONICAL_LEADS
+]
 NUMBERS = [(f"2:{n}", "") for n in (1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8)]
 SCP_NUMBERS = [(f"5.6.3-9-{n}", f"Ableitung {n}") for n in (1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8)]
 
@@ -316,11 +353,34 @@ def test_the_suffix_does_not_decide(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", sorted(FORMAT_SUFFIXES))
-@pytest.mark.parametrize("content", [b"", b"\x00" * 5000, b"<ECG/>", b"{}", bytes(range(256)) * 40, b"0       " * 64, b"DICM" * 100])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00" * 5000, b"<ECG/>", b"{}", bytes(range(256)) * 40, b"0       " * 64, b"DICM" * 100]
+)
 def test_no_content_gets_past_with_anything_but_an_error_of_ours(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content)
     with pytest.raises(RecordReadError, match=re.escape(str(path))):
+        read_format(path)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(is_edf=st.booleans(), seed=st.integers(0, 2**32 - 1), n_bytes=st.integers(1, 20))
+def test_scrambled_bytes_raise_nothing_but_errors_of_ours(
+    tmp_path: Path, is_edf: bool, seed: int, n_bytes: int
+) -> None:
+    if is_edf:
+        path = write_edf(
+            tmp_path / "a.edf", [edf_signal(row, name) for row, name in zip(counts(2, 1000), "XY", strict=True)]
+        )
+    else:
+        path = write_dicom(tmp_path / "a.dcm", [multiplex_group(counts(2, 1000), MEANINGS[:2])])
+    generator = np.random.default_rng(seed)
+    content = bytearray(path.read_bytes())
+    for position in generator.integers(0, 1500, n_bytes):
+        content[position] = generator.integers(0, 256)
+    path.write_bytes(content)
+    with contextlib.suppress(SkecgError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", SkecgWarning)
         read_format(path)
 
 
@@ -332,7 +392,9 @@ def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["edfio", "pydicom", "ecgdatakit"])
-def test_a_missing_package_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+def test_a_missing_package_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
     if package == "edfio":
         path = write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 1000)[0], "II")])
     elif package == "pydicom":

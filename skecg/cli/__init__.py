@@ -1,0 +1,74 @@
+"""The command line: ``skecg VERB``, one file for each verb.
+
+Importing this package imports no verb's machinery: torch and the rest come in when a verb runs, so that ``--help``
+answers at once. Results go to standard output or into files, everything said along the way to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from skecg import __version__
+from skecg.cli import cache, convert, embed, info, models, plot, verify
+from skecg.cli.console import say, short_warnings
+from skecg.errors import SkecgError
+
+__all__ = ["main"]
+
+_RESEARCH_ONLY = (
+    "Research use only. Not a medical device: not for diagnosis, treatment decisions, triage or monitoring of patients."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments after the program's name; those of the process when not given.
+
+    Returns
+    -------
+    int
+        Exit code: 0 when all went well; 1 when some records failed or a verification did not pass; 2 when the command
+        could not be carried out; 130 when it was interrupted.
+
+    Raises
+    ------
+    SystemExit
+        As argparse does: with code 2 for arguments that make no sense, 0 after ``--help`` and ``--version``.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        with short_warnings():
+            code = int(arguments.run(arguments))
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:
+        # Whoever read the output (head, less) has left; what Python still holds back for it has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (SkecgError, OSError) as error:
+        say(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="skecg",
+        description="Self-supervised ECG encoders: from recordings to features.",
+        epilog=_RESEARCH_ONLY,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"skecg {__version__}\n{_RESEARCH_ONLY}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in (embed, models, verify, convert, cache, plot, info):
+        verb.add_parser(verbs)
+    return parser

@@ -1,0 +1,46 @@
+"""What the command line says to people: one line a message, on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from skecg.errors import SkecgWarning
+
+__all__ = ["say", "short_warnings"]
+
+# Enough to see what a warning is about; the rest are counted.
+_SHOWN_OF_EACH = 3
+
+
+def say(message: object) -> None:
+    """Print a message in one line."""
+    print("skecg:", " ".join(str(message).split()), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def short_warnings() -> Iterator[None]:
+    """Show the first few warnings of each kind as lines without source code, and count the others.
+
+    Each is shown when it comes, the counts at the end. Filters that the user has set go first.
+    """
+    seen: Counter[str] = Counter()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        seen[category.__name__] += 1
+        if seen[category.__name__] <= _SHOWN_OF_EACH:
+            say(f"warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", SkecgWarning, append=True)
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            for name, count in seen.items():
+                if count > _SHOWN_OF_EACH:
+                    say(f"warning: and {count - _SHOWN_OF_EACH} more of the kind {name}")

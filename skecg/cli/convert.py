@@ -1,0 +1,52 @@
+"""``skecg convert``: published checkpoints to weights folders."""
+
+from __future__ import annotations
+
+import argparse
+
+from skecg.cli.arguments import Verbs
+
+__all__ = ["add_parser", "run_kim", "run_weimann"]
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Describe the verb and its origins."""
+    parser = verbs.add_parser("convert", help="turn a published checkpoint into a weights folder")
+    origins = parser.add_subparsers(title="origins", metavar="ORIGIN", required=True)
+
+    kim = origins.add_parser("kim", help="Kim's ECG-JEPA (one token a lead and slice of time)")
+    _add_files(kim)
+    kim.add_argument("--num-heads", type=int, metavar="N", help="attention heads (default: as published)")
+    kim.set_defaults(run=run_kim)
+
+    weimann = origins.add_parser("weimann", help="Weimann and Conrad's ECG-JEPA (one token a slice of time)")
+    _add_files(weimann)
+    weimann.add_argument(
+        "--statistics",
+        metavar="NAME|FILE.json",
+        help="means and standard deviations of the leads, which pre-training checkpoints lack: a corpus (mimic, ptb-xl, "
+        'code-15, ...) or a JSON file {"mean": [...], "std": [...]} in millivolts',
+    )
+    weimann.set_defaults(run=run_weimann)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the checkpoint")
+    parser.add_argument("folder", metavar="OUT", help="weights folder to write; files of its names are replaced")
+    parser.add_argument("--sha256", metavar="DIGEST", help="digest that the checkpoint must have, when you know it")
+
+
+def run_kim(arguments: argparse.Namespace) -> int:
+    """Convert a checkpoint of Kim's and print the report."""
+    from skecg.convert import convert_kim
+
+    print(convert_kim(arguments.file, arguments.folder, num_heads=arguments.num_heads, sha256=arguments.sha256))
+    return 0
+
+
+def run_weimann(arguments: argparse.Namespace) -> int:
+    """Convert a checkpoint of Weimann and Conrad's and print the report."""
+    from skecg.convert import convert_weimann
+
+    print(convert_weimann(arguments.file, arguments.folder, statistics=arguments.statistics, sha256=arguments.sha256))
+    return 0

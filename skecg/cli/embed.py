@@ -1,0 +1,228 @@
+"""``skecg embed``: recordings in, one file of features out; can be killed and continued at any time."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skecg import __version__
+from skecg.cli.arguments import Verbs, add_hub_options, add_signal_options, as_batch_size, as_layer
+from skecg.cli.console import say
+from skecg.cli.feature_files import FeatureTable, check_feature_file, write_failures, write_features
+from skecg.errors import ParameterError, RecordNotFoundError
+
+if TYPE_CHECKING:
+    from skecg.cli.unfinished import UnfinishedRun
+    from skecg.embedder import JEPAEmbedder
+    from skecg.embedding import Recipe
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+Embed recordings: one row of features each, in one file. PATHS are files, WFDB record names, folders (with all that
+is in them) and patterns ("data/**/*.hea"); tables (.csv, .npy) have to be named or matched by a pattern.
+
+A run that was interrupted or killed continues where it stopped when the same command is given again, and gives the
+same file. Until it is finished, what it has done is in the folder OUT.partial. Records that cannot be read or embedded
+get an empty row (NaN) and are listed in OUT.failures.csv; the exit code is then 1.
+"""
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Describe the verb."""
+    parser = verbs.add_parser(
+        "embed",
+        help="embed recordings and write their features to a file",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATHS", help="files, record names, folders or patterns")
+    parser.add_argument("--out", "-o", type=Path, required=True, metavar="FILE", help=".csv, .npz or .parquet")
+    parser.add_argument(
+        "--force", action="store_true", help="replace OUT; throw away an unfinished run of another kind"
+    )
+    parser.add_argument("--no-recursive", action="store_true", help="do not look into the folders of folders")
+    parser.add_argument("--quiet", "-q", action="store_true", help="show no progress")
+    _add_model_options(parser)
+    add_signal_options(parser)
+    _add_computing_options(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("features")
+    group.add_argument("--model", "-m", default="default", metavar="M", help="name, weights folder or owner/name")
+    add_hub_options(parser)
+    group.add_argument("--pooling", metavar="P", help="mean, max, mean+std or cls (default: as the weights say)")
+    group.add_argument(
+        "--layer",
+        type=as_layer,
+        metavar="N",
+        help="block, several (2,5) or last4; write --layer=-2,-1 with an equals sign",
+    )
+    group.add_argument("--stride", type=float, metavar="S", help="seconds from one window of a long record to the next")
+    group.add_argument("--missing-leads", default="raise", metavar="POLICY", help="raise (default), zero or subset")
+    group.add_argument("--short-records", default="raise", metavar="POLICY", help="raise (default) or pad")
+    group.add_argument("--precision", default="auto", metavar="P", help="auto (default), fp32 or bf16")
+
+
+def _add_computing_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("computing")
+    group.add_argument("--batch-size", type=as_batch_size, default="auto", metavar="N", help="windows encoded together")
+    group.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, cuda:1, ...")
+    group.add_argument("--n-jobs", type=int, metavar="N", help="files read and batches encoded at once")
+    group.add_argument(
+        "--cache", metavar="WHERE", help="disk, or a folder, to keep embeddings of records for other runs (default: no)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Embed the records and write the files."""
+    out: Path = arguments.out
+    check_feature_file(out)
+    if out.exists() and not arguments.force:
+        raise ParameterError(f"{str(out)!r} exists. Name another file, or pass --force to replace it.")
+    paths = _find(arguments)
+    embedder = _embedder(arguments).fit(paths)
+    recipe = embedder._recipe(embedder._settled_weights())
+
+    from skecg.cli.unfinished import UnfinishedRun
+
+    partial = out.with_name(out.name + ".partial")
+    shape = (len(paths), recipe.n_features)
+    with UnfinishedRun(partial, _manifest(paths, recipe, embedder), shape, anew=arguments.force) as unfinished:
+        try:
+            _embed(embedder, recipe, paths, unfinished, arguments)
+        except KeyboardInterrupt:
+            say(
+                f"interrupted after {unfinished.n_done} of {len(paths)} records. Give the same command again to continue; "
+                f"what is done is in {str(partial)!r}."
+            )
+            return 130
+        return _finish(embedder, recipe, paths, unfinished, arguments)
+
+
+def _find(arguments: argparse.Namespace) -> list[str]:
+    """List the records, without the files that this run writes itself."""
+    from skecg.io import find_records
+
+    out = os.path.abspath(arguments.out)  # noqa: PTH100 (like the paths below: links stay links)
+    own = (out, f"{out}.failures.csv")
+    found = [str(path) for path in find_records(arguments.paths, recursive=not arguments.no_recursive)]
+    paths = [path for path in found if not _is_own(os.path.abspath(path), own, f"{out}.partial{os.sep}")]  # noqa: PTH100
+    if not paths:
+        raise RecordNotFoundError("Got no recording besides the files that this command writes. Check PATHS.")
+    return paths
+
+
+def _is_own(path: str, files: Sequence[str], folder: str) -> bool:
+    return path in files or path.startswith(folder)
+
+
+def _embedder(arguments: argparse.Namespace) -> JEPAEmbedder:
+    from skecg.embedder import JEPAEmbedder
+
+    names = (
+        "sampling_rate leads pooling layer stride missing_leads short_records batch_size device precision cache n_jobs "
+        "revision local_files_only"
+    )
+    options = {name: getattr(arguments, name) for name in names.split()}
+    return JEPAEmbedder(arguments.model, units=arguments.units or "mV", **options)
+
+
+def _manifest(paths: Sequence[str], recipe: Recipe, embedder: JEPAEmbedder) -> dict[str, Any]:
+    """Say what shapes the result, in the words of messages."""
+    from skecg.versions import installed_version
+
+    digest = hashlib.sha256()
+    for path in paths:
+        # As it is written to the file, and where it is: the same relative name elsewhere is another record.
+        digest.update(os.fsencode(path) + b"\0" + os.fsencode(os.path.abspath(path)) + b"\0")  # noqa: PTH100
+    return {
+        "records": digest.hexdigest(),
+        "weights or options": recipe.salt.hex(),
+        "sampling rate, leads or units": [embedder.sampling_rate, embedder.leads, embedder.units],
+        "version of skecg": __version__,
+        "version of torch": installed_version("torch"),
+    }
+
+
+def _embed(
+    embedder: JEPAEmbedder,
+    recipe: Recipe,
+    paths: Sequence[str],
+    unfinished: UnfinishedRun,
+    arguments: argparse.Namespace,
+) -> None:
+    """Embed what is not done yet, chunk by chunk."""
+    from tqdm import tqdm
+
+    from skecg.cli.unfinished import Failure
+    from skecg.embedding import embed_chunks
+    from skecg.embedding_cache import open_cache
+
+    first = unfinished.n_done
+    if first:
+        say(f"continuing in {str(unfinished.folder)!r}: {first} of {len(paths)} records are done")
+    # A log file wants a line now and then, a terminal one that moves.
+    seconds = 0.1 if sys.stderr.isatty() else 10.0
+    source = embedder._source(paths, None, reset=False)
+    with tqdm(
+        total=len(paths), initial=first, unit="record", desc="embedding", mininterval=seconds, disable=arguments.quiet
+    ) as bar:
+        for chunk in embed_chunks(source, recipe, open_cache(embedder.cache), first=first, n_jobs=embedder.n_jobs):
+            failures = [Failure(row, type(e).__name__, str(e)) for row, e in sorted(chunk.failures.items())]
+            unfinished.add(chunk.features, failures)
+            bar.update(len(chunk.rows))
+
+
+def _finish(
+    embedder: JEPAEmbedder,
+    recipe: Recipe,
+    paths: Sequence[str],
+    unfinished: UnfinishedRun,
+    arguments: argparse.Namespace,
+) -> int:
+    """Write the file of features and the list of failures, and say how it went."""
+    out: Path = arguments.out
+    failures = unfinished.failures
+    names = [str(name) for name in embedder.get_feature_names_out()]
+    table = FeatureTable(paths, unfinished.features(), names, _provenance(embedder, recipe, len(paths), len(failures)))
+    listed = out.with_name(out.name + ".failures.csv")
+    write_failures([(paths[f.row], f.error, f.message) for f in failures], listed, unfinished.draft)
+    write_features(table, out, unfinished.draft)
+    del table  # the memory map in it keeps the file open, which Windows will not remove
+    unfinished.remove()
+    say(f"{len(paths)} records, {len(names)} features each: {str(out)!r}")
+    if failures:
+        say(f"{len(failures)} of {len(paths)} records failed and have empty rows; they are listed in {str(listed)!r}")
+    return 1 if failures else 0
+
+
+def _provenance(embedder: JEPAEmbedder, recipe: Recipe, n_records: int, n_failed: int) -> dict[str, Any]:
+    """Say how the features came about: nothing about time or machine, so that the same features are the same file."""
+    return {
+        "skecg": __version__,
+        "model": str(embedder.model),
+        "weights_sha256": recipe.info.sha256,
+        "revision": recipe.info.revision,
+        "trained": recipe.info.provenance.get("trained"),
+        "recipe": recipe.salt.hex(),
+        "pooling": recipe.encoding.pooling,
+        "layers": list(recipe.encoding.layers),
+        "precision": recipe.encoding.precision,
+        "stride_seconds": recipe.stride_seconds,
+        "missing_leads": recipe.missing_leads,
+        "short_records": recipe.short_records,
+        "sampling_rate": embedder.sampling_rate,
+        "leads": None if embedder.leads is None else list(embedder.leads),
+        "units": embedder.units,
+        "n_records": n_records,
+        "n_failed": n_failed,
+        "notice": "Research use only. Not for diagnosis, treatment decisions, triage or monitoring of patients.",
+    }

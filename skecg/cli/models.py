@@ -1,0 +1,60 @@
+"""``skecg models``: the weights that skecg knows by name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from skecg.cli.arguments import Verbs
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Describe the verb."""
+    parser = verbs.add_parser("models", help="list the weights that skecg knows by name")
+    parser.add_argument("--json", action="store_true", help="everything that is known of them, as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a table, or JSON."""
+    from skecg.weights import list_models
+
+    models = list_models()
+    if arguments.json:
+        print(json.dumps(models, indent=2, ensure_ascii=False))
+        return 0
+    rows = [_row(name, entry) for name, entry in models.items()]
+    columns = list(rows[0]) if rows else []
+    table = [columns, *([row[column] for column in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for cells in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    return 0
+
+
+def _row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:
+    """Give a model's cells by column."""
+    leads = entry.get("leads", [])
+    subset = "up to " if entry.get("any_leads") else ""
+    return {
+        "name": name + (" (default)" if entry.get("default") else ""),
+        "trained": "yes" if entry.get("trained") else "NO, random weights",
+        "architecture": _text(entry, "architecture"),
+        "features": _text(entry, "n_features"),
+        "leads": f"{subset}{len(leads)}" if leads else "?",
+        "rate": _text(entry, "sampling_rate", " Hz"),
+        "window": _text(entry, "window_seconds", " s"),
+        "licence": _text(entry, "licence"),
+        "size": _text(entry, "megabytes", " MB"),
+    }
+
+
+def _text(entry: Mapping[str, Any], field: str, unit: str = "") -> str:
+    value = entry.get(field)
+    if value is None:
+        return "?"
+    return f"{value:g}{unit}" if isinstance(value, float) else f"{value}{unit}"

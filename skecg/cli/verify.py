@@ -1,0 +1,46 @@
+"""``skecg verify``: does this machine give the features that were recorded with the weights?"""
+
+from __future__ import annotations
+
+import argparse
+
+from skecg.cli.arguments import Verbs, add_hub_options
+from skecg.cli.console import say
+from skecg.errors import WeightsError
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Describe the verb."""
+    parser = verbs.add_parser(
+        "verify",
+        help="embed the records that came with the weights and compare",
+        description="Embed the golden records that came with the weights on this machine's CPU and say how far the "
+        "features are from those recorded. Exits with 1 when they differ.",
+    )
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", help="name, weights folder or owner/name (default: default)"
+    )
+    parser.add_argument("--all", action="store_true", help="every model of `skecg models`")
+    add_hub_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Verify each model and print the outcome; a model that cannot be read does not keep the others from it."""
+    from skecg.weights import find_weights, list_models, verify_weights
+
+    names = [*arguments.models, *(list_models() if arguments.all else [])] or ["default"]
+    options = {"revision": arguments.revision, "local_files_only": arguments.local_files_only}
+    codes = []
+    for name in dict.fromkeys(names):
+        try:
+            verification = verify_weights(find_weights(name, **options))
+        except WeightsError as error:
+            say(f"error: {error}")
+            codes.append(2)
+        else:
+            print(verification)
+            codes.append(0 if verification.passed else 1)
+    return max(codes)

@@ -1,0 +1,267 @@
+"""Any supported file to an ECGRecord; many files to many, in parallel and in a flat amount of memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from skecg.errors import (
+    DamagedRecordError,
+    InputError,
+    ParameterError,
+    RecordNotFoundError,
+    RecordReadError,
+    UnsupportedFormatError,
+)
+from skecg.io.wfdb_files import SIGNAL_SUFFIXES, find_header, similar_names
+from skecg.io.wfdb_records import read_wfdb, read_wfdb_header
+
+if TYPE_CHECKING:
+    from skecg.records import ECGRecord
+
+__all__ = ["iter_records", "read_record", "read_records"]
+
+PathLike = str | os.PathLike[str]
+
+
+def read_record(
+    path: PathLike,
+    *,
+    sampling_rate: float | None = None,
+    leads: Sequence[str] | None = None,
+    units: str | None = None,
+) -> ECGRecord:
+    """Read one recording.
+
+    Parameters
+    ----------
+    path : str or Path
+        A WFDB record, named with or without the suffix of its header or of one of its signal files; or a file in one
+        of the other formats (:data:`skecg.io.FORMAT_SUFFIXES`); or a table or array (:data:`skecg.io.TABLE_SUFFIXES`).
+    sampling_rate : float, optional
+        Samples a second (Hz), for tables and arrays, which do not say.
+    leads : sequence of str, optional
+        Names of the leads, for tables and arrays that do not name them.
+    units : str, optional
+        Unit of the values, for tables and arrays; millivolts by default.
+
+    Returns
+    -------
+    ECGRecord
+        The leads in mV, named after the file. Signals that are no voltage of the heart are left out.
+
+    Raises
+    ------
+    ParameterError
+        When `path` is no path, or the rate, leads or units are given for a file that carries its own.
+    RecordNotFoundError
+        When nothing answers to the name; the message lists similar names.
+    DamagedRecordError
+        When a file is empty, truncated or contradicts itself.
+    UnsupportedFormatError
+        When no reader knows the file, or it holds no ECG.
+
+    Warns
+    -----
+    HeaderRepairWarning
+        When a malformed header was read by a repair that admits no doubt.
+    """
+    file = _as_path(path)
+    given = {"sampling_rate": sampling_rate, "leads": leads, "units": units}
+    try:
+        return _read(file, {name: value for name, value in given.items() if value is not None})
+    except (OSError, ValueError) as error:
+        if isinstance(error, (RecordReadError, InputError)):
+            raise
+        raise RecordReadError(f"{str(path)!r} cannot be read ({type(error).__name__}). Check the path.") from error
+
+
+@overload
+def read_records(
+    paths: Iterable[PathLike], *, n_jobs: int | None = None, errors: Literal["raise"] = "raise"
+) -> list[ECGRecord]: ...
+@overload
+def read_records(
+    paths: Iterable[PathLike], *, n_jobs: int | None = None, errors: Literal["return"]
+) -> list[ECGRecord | RecordReadError]: ...
+def read_records(
+    paths: Iterable[PathLike], *, n_jobs: int | None = None, errors: str = "raise"
+) -> list[ECGRecord] | list[ECGRecord | RecordReadError]:
+    """Read many recordings.
+
+    Parameters
+    ----------
+    paths : iterable of str or Path
+        As for :func:`read_record`.
+    n_jobs : int, optional
+        Threads to read with, as joblib counts them: None is one (or what ``joblib.parallel_config`` says), -1 all.
+    errors : {"raise", "return"}, default="raise"
+        What becomes of a file that cannot be read: its error is raised, or stands in the list where the record would,
+        so that rows stay aligned with `paths`.
+
+    Returns
+    -------
+    list of ECGRecord
+        In the order of `paths`.
+
+    See Also
+    --------
+    iter_records : The same, without holding all records in memory.
+    """
+    return list(iter_records(paths, n_jobs=n_jobs, errors=errors))  # type: ignore[arg-type]
+
+
+def iter_records(
+    paths: Iterable[PathLike],
+    *,
+    n_jobs: int | None = None,
+    errors: Literal["raise", "return"] = "raise",
+    chunk: int = 64,
+) -> Iterator[ECGRecord | RecordReadError]:
+    """Read recordings one after the other, holding no more than a chunk of them.
+
+    Parameters
+    ----------
+    paths : iterable of str or Path
+        As for :func:`read_record`; a generator is drawn from as it goes.
+    n_jobs, errors
+        As for :func:`read_records`.
+    chunk : int, default=64
+        How many records are read in parallel before the first of them is given out.
+
+    Yields
+    ------
+    ECGRecord or RecordReadError
+        In the order of `paths`; errors only with ``errors="return"``.
+    """
+    if isinstance(paths, (str, bytes, os.PathLike)) or not isinstance(paths, Iterable):
+        raise ParameterError(f"Got paths={paths!r}, expected a list of paths. For one file use read_record.")
+    if errors not in ("raise", "return"):
+        raise ParameterError(f"Got errors={errors!r}, expected 'raise' or 'return'.")
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise ParameterError(f"Got chunk={chunk!r}, expected a positive number of records.")
+    read = read_record if errors == "raise" else _read_or_error
+    n_threads = _n_threads(n_jobs)
+    return map(read, paths) if n_threads == 1 else _read_in_chunks(read, paths, n_threads, chunk)
+
+
+def _read_in_chunks(
+    read: Callable[[PathLike], ECGRecord | RecordReadError], paths: Iterable[PathLike], n_threads: int, chunk: int
+) -> Iterator[ECGRecord | RecordReadError]:
+    """Read a chunk of paths in threads, give its records out, and go on to the next."""
+    from joblib import Parallel, delayed
+
+    def read_share(share: list[PathLike]) -> list[ECGRecord | RecordReadError]:
+        return [read(path) for path in share]
+
+    remaining = iter(paths)
+    # A task for each thread and not for each file: handing over a task takes as long as reading a record.
+    share_size = -(-chunk // n_threads)
+    with Parallel(n_jobs=n_threads, prefer="threads") as parallel:
+        while batch := list(islice(remaining, chunk)):
+            shares = [batch[start : start + share_size] for start in range(0, len(batch), share_size)]
+            for records in parallel(delayed(read_share)(share) for share in shares):
+                yield from records
+
+
+def _n_threads(n_jobs: int | None) -> int:
+    """Resolve a number of jobs as joblib does."""
+    from joblib import effective_n_jobs
+
+    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, int) or n_jobs == 0):
+        raise ParameterError(
+            f"Got n_jobs={n_jobs!r}, expected None, a positive number of threads, or -1 for all cores."
+        )
+    return int(effective_n_jobs(n_jobs))
+
+
+def _read_or_error(path: PathLike) -> ECGRecord | RecordReadError:
+    """Read a record, giving an error of the file instead of raising it; mistakes of the caller are raised."""
+    try:
+        return read_record(path)
+    except RecordReadError as error:
+        return error
+
+
+def _as_path(path: Any) -> Path:
+    """Check what was passed as a path."""
+    name = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(name, str):
+        raise ParameterError(f"Got a path of type {type(path).__name__}, expected str or Path.")
+    if not name.strip() or "\0" in name:
+        raise ParameterError(f"Got path={name!r}, expected the name of a file.")
+    return Path(name)
+
+
+def _read(path: Path, given: dict[str, Any]) -> ECGRecord:
+    """Choose the reader by what lies at the path."""
+    header = find_header(path)
+    if header is not None and not given:
+        return read_wfdb(header)
+    if header is None and _is_table(path):
+        return _read_table(path, given)
+    if given:
+        raise ParameterError(
+            f"Got {', '.join(given)} for {str(path)!r}, expected them only for tables and arrays. "
+            "Leave them out: other files carry their own."
+        )
+    if not path.is_file():
+        raise _not_found(path)
+    if _is_signal_file(path):
+        return read_wfdb(path.with_suffix(".hea"))
+    if path.suffix.lower() in SIGNAL_SUFFIXES:
+        raise _not_found(path.with_suffix(".hea"))
+    return _read_format(path)
+
+
+def _is_table(path: Path) -> bool:
+    """Whether there is a file and its suffix is that of a table or an array."""
+    from skecg.io.tables import TABLE_SUFFIXES
+
+    return path.suffix.lower() in TABLE_SUFFIXES and path.is_file()
+
+
+def _read_table(path: Path, given: dict[str, Any]) -> ECGRecord:
+    """Read a table or an array with what was said about it."""
+    from skecg.io.tables import read_table
+
+    return read_table(path, **{"sampling_rate": None, "leads": None, **given})
+
+
+def _read_format(path: Path) -> ECGRecord:
+    """Read a file of another world, whose faults are the file's and not the caller's."""
+    from skecg.io.formats import read_format
+
+    try:
+        return read_format(path)
+    except InputError as error:
+        raise DamagedRecordError(f"{path} does not hold a usable recording: {error}") from error
+
+
+def _is_signal_file(path: Path) -> bool:
+    """Whether the header of the same stem names this file, whatever its suffix (``s0010_re.xyz``)."""
+    header_path = path.with_suffix(".hea")
+    if not header_path.is_file():
+        return False
+    if path.name in {signal.file_name for signal in read_wfdb_header(header_path).signals}:
+        return True
+    raise UnsupportedFormatError(
+        f"{path} lies beside {header_path.name} but is no signal file of it (annotations are none). "
+        f"To read the record, pass {str(header_path)!r}."
+    )
+
+
+def _not_found(path: Path) -> RecordReadError:
+    """Say that nothing is there, and what is."""
+    if path.is_dir():
+        return RecordNotFoundError(
+            f"{str(path)!r} is a directory, expected a file or a WFDB record. "
+            "List its records with skecg.io.find_records(...) and pass those to read_records."
+        )
+    suffix = path.suffix.lower()
+    if suffix in {"", ".hea"} | SIGNAL_SUFFIXES:
+        return RecordNotFoundError(f"There is no WFDB header {str(path.with_suffix('.hea'))!r}. {similar_names(path)}")
+    return RecordNotFoundError(f"There is no file {str(path)!r}. {similar_names(path, {suffix, '.hea'})}")

@@ -1,0 +1,241 @@
+"""CSV files and NumPy arrays to records.
+
+Such files carry samples and seldom anything else: the rate, the leads and the unit are the reader's to give, and never
+guessed.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skecg.errors import (
+    DamagedRecordError,
+    LeadError,
+    RecordNotFoundError,
+    SamplingRateError,
+    ShapeError,
+    UnitsError,
+    UnsupportedFormatError,
+)
+from skecg.io.text_tables import parse_text_table
+from skecg.leads import canonical_leads
+from skecg.records import MILLIVOLTS_PER_UNIT, ECGRecord, as_millivolts, as_sampling_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["TABLE_SUFFIXES", "read_table"]
+
+#: Suffixes of the files that :func:`read_table` reads, in lower case.
+TABLE_SUFFIXES: frozenset[str] = frozenset({".csv", ".tsv", ".txt", ".npy", ".npz"})
+
+# What a column of times or sample numbers is called, before its unit.
+_INDEX_NAMES = frozenset(
+    {"", "time", "t", "timestamp", "index", "idx", "sample", "samples", "n", "unnamed: 0", "seconds", "ms", "s"}
+)
+_UNIT_IN_NAME = re.compile(r"\s*[\[(]\s*([^\])]*?)\s*[\])]\s*$")
+
+
+def read_table(
+    path: str | Path,
+    *,
+    sampling_rate: float | None = None,
+    leads: Sequence[str] | None = None,
+    units: str = "mV",
+) -> ECGRecord:
+    r"""Read a text table or a NumPy file.
+
+    Text (``.csv``, ``.tsv``, ``.txt``) has one row a sample and one column a lead, separated by commas, semicolons,
+    tabs or blanks; decimal commas are understood where they separate nothing. A first row of names gives the leads unless
+    `leads` does. One column more than leads is taken for sample numbers or times, and dropped, when it comes first and
+    increases strictly. Empty cells, ``nan`` and ``NA`` are gaps.
+
+    A ``.npy`` file holds (n_leads, n_samples). A ``.npz`` file holds one such array, or ``signal`` and, if it likes,
+    ``sampling_rate``, ``leads`` and ``units``.
+
+    Parameters
+    ----------
+    path : str or Path
+    sampling_rate : float or None, default=None
+        Samples a second (Hz). Needed unless the file says it.
+    leads : sequence of str or None, default=None
+        Names of the leads in the file's order. Needed unless the file says them.
+    units : str, default="mV"
+        Unit of the values, one of ``"V"``, ``"mV"``, ``"uV"``, ``"nV"``. Units in an ``.npz`` file take its place.
+
+    Returns
+    -------
+    ECGRecord
+        Named after the file.
+
+    Raises
+    ------
+    RecordNotFoundError, UnsupportedFormatError
+        When there is no such file, or its suffix is none of these.
+    SamplingRateError, LeadError, UnitsError
+        When rate or leads are missing, or contradict the file.
+    DamagedRecordError
+        When the file is empty, binary where it should be text, ragged, or has text among its numbers.
+    ShapeError
+        When leads lie in rows of a text table or in columns of an array.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
+    >>> _ = path.write_text("I,II\n0.1,0.2\n0.3,0.4\n")
+    >>> read_table(path, sampling_rate=500)
+    ECGRecord('a': 2 leads (I, II), 2 samples, 500 Hz, 0.0 s)
+    """
+    path = Path(path)
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        listed = ", ".join(sorted(TABLE_SUFFIXES))
+        raise UnsupportedFormatError(f"Got {path}, expected a table with one of the suffixes {listed}.")
+    if not path.is_file():
+        raise RecordNotFoundError(f"Got {path}, expected a file; there is none of this name.")
+    if leads is not None:
+        leads = canonical_leads([leads] if isinstance(leads, str) else list(leads))
+    if path.suffix.lower() in (".npy", ".npz"):
+        return _read_arrays(path, sampling_rate, leads, units)
+    return _read_text(path, sampling_rate, leads, units)
+
+
+def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, units: str) -> ECGRecord:
+    """Read a text table."""
+    rate = _known_rate(sampling_rate, path)
+    table = parse_text_table(path)
+    n_rows, n_columns = table.values.shape
+    if leads is not None and n_rows == len(leads) and n_columns not in (n_rows, n_rows + 1):
+        raise ShapeError(
+            f"Got {n_rows} rows of {n_columns} columns in {path} for {len(leads)} leads, which looks transposed. "
+            "Expected one row a sample and one column a lead. Transpose the file."
+        )
+    named = _leads_of_header(table.header, units, path)
+    _check_same_leads(leads, named, path)
+    leads = leads or named
+    if leads is None:
+        raise LeadError(
+            f"Got {n_columns} columns without names in {path}, expected to be told which leads they are. Pass leads=, in the "
+            "columns' order, for example ['I', 'II', 'III', 'aVR', 'aVL', 'aVF', 'V1', 'V2', 'V3', 'V4', 'V5', 'V6']."
+        )
+    values = _lead_columns(table.values, leads, path)
+    return ECGRecord(as_millivolts(values.T, units), rate, leads, path.stem)
+
+
+def _lead_columns(values: NDArray[np.float64], leads: Sequence[str], path: Path) -> NDArray[np.float64]:
+    """Drop a leading column of sample numbers or times, shape (n_samples, n_columns) to (n_samples, n_leads)."""
+    n_columns = values.shape[1]
+    if n_columns == len(leads):
+        return values
+    is_ramp = len(values) > 1 and bool(np.all(np.diff(values[:, 0]) > 0))
+    if n_columns == len(leads) + 1 and is_ramp:
+        return values[:, 1:]
+    hint = " The first does not increase all along, so it is no time." if n_columns == len(leads) + 1 else ""
+    raise LeadError(
+        f"Got {n_columns} columns in {path} and {len(leads)} leads ({', '.join(leads)}), expected one column a lead."
+        f"{hint} Pass leads= with a name for every column."
+    )
+
+
+def _leads_of_header(header: tuple[str, ...] | None, units: str, path: Path) -> tuple[str, ...] | None:
+    """Give the leads that a first row names, without the name of a time column and without units."""
+    if header is None:
+        return None
+    stated = [_UNIT_IN_NAME.search(name) for name in header]
+    names = [_UNIT_IN_NAME.sub("", name) if unit else name for name, unit in zip(header, stated, strict=True)]
+    if names[0].strip().lower() in _INDEX_NAMES:
+        names, stated = names[1:], stated[1:]
+    voltages = {unit[1] for unit in stated if unit and unit[1].lower() in MILLIVOLTS_PER_UNIT}
+    for unit in sorted(voltages):
+        if MILLIVOLTS_PER_UNIT[unit.lower()] != MILLIVOLTS_PER_UNIT.get(units.strip().lower()):
+            raise UnitsError(
+                f"Got columns in {unit} in {path} and units={units!r}. Pass units={unit!r}, or correct the header."
+            )
+    try:
+        return canonical_leads(names)
+    except LeadError as error:
+        raise LeadError(f"The first row of {path} does not name leads: {error} Pass leads=.") from error
+
+
+def _read_arrays(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, units: str) -> ECGRecord:
+    """Read a ``.npy`` or ``.npz`` file."""
+    arrays = _load_arrays(path)
+    if "signal" not in arrays and len(arrays) != 1:
+        raise UnsupportedFormatError(
+            f"Got {len(arrays)} arrays ({', '.join(arrays)}) in {path}, expected one, or one named 'signal' (with "
+            "'sampling_rate', 'leads' and 'units' if they are known)."
+        )
+    signal = arrays["signal"] if "signal" in arrays else next(iter(arrays.values()))
+    own = {} if "signal" not in arrays else {key: value for key, value in arrays.items() if key != "signal"}
+    rate = _agreed_rate(sampling_rate, own.get("sampling_rate"), path)
+    named = canonical_leads([str(lead) for lead in np.atleast_1d(own["leads"])]) if "leads" in own else None
+    _check_same_leads(leads, named, path)
+    leads = leads or named
+    if leads is None:
+        raise LeadError(
+            f"Got an array of shape {signal.shape} in {path} and no lead names. Pass leads=, in the rows' order, for "
+            "example leads=['I', 'II']."
+        )
+    record = ECGRecord(signal, rate, leads, path.stem)  # first of all: is it a signal?
+    return ECGRecord(
+        as_millivolts(np.asarray(signal), _agreed_units(units, own.get("units"))), rate, leads, record.name
+    )
+
+
+def _load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Load all arrays of a file by name, never unpickling anything."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"": loaded}
+        with loaded:
+            return {key: loaded[key] for key in loaded.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, SyntaxError) as error:
+        raise DamagedRecordError(
+            f"{path} could not be read as a NumPy file of numbers ({type(error).__name__}): it is empty, truncated, or "
+            "holds Python objects, which are never unpickled. Save it again with np.save or np.savez."
+        ) from error
+
+
+def _known_rate(value: Any, path: Path) -> float:
+    """Check the rate, which a table without one must be given."""
+    if value is None:
+        raise SamplingRateError(
+            f"Got no sampling rate for {path}, which does not carry one. Pass sampling_rate=, for example 500."
+        )
+    return as_sampling_rate(value, f" for {path}")
+
+
+def _agreed_rate(given: Any, stored: Any, path: Path) -> float:
+    """Give the rate that the caller, the file or both name."""
+    if stored is None:
+        return _known_rate(given, path)
+    rate = as_sampling_rate(stored, f" in {path}")
+    if given is not None and as_sampling_rate(given) != rate:
+        raise SamplingRateError(
+            f"Got sampling_rate={given!r} for {path}, which says {rate:g} Hz. Leave the argument out."
+        )
+    return rate
+
+
+def _agreed_units(given: str, stored: Any) -> str | list[str]:
+    """Give the units that the file names, else those given."""
+    if stored is None:
+        return given
+    return str(stored) if np.ndim(stored) == 0 else [str(unit) for unit in np.asarray(stored)]
+
+
+def _check_same_leads(given: tuple[str, ...] | None, named: tuple[str, ...] | None, path: Path) -> None:
+    """Refuse the file's own leads in another order: one of the two orders is wrong."""
+    if given is not None and named is not None and given != named and set(given) == set(named):
+        raise LeadError(
+            f"Got leads={list(given)} for {path}, which names the same leads in another order: {list(named)}. Leave "
+            "the argument out, or correct the file."
+        )

@@ -1,0 +1,296 @@
+"""What a record is good for: which leads it can feed, what makes it unusable, and what its user should hear about.
+
+Errors are raised for the first thing that stands in the way; what is merely odd is noted, so that a call over many
+records can warn once about each kind.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from skecg.errors import (
+    BadSignalError,
+    InputError,
+    LeadError,
+    ParameterError,
+    ShortRecordError,
+    SignalWarning,
+    SkecgWarning,
+    UnitsWarning,
+)
+from skecg.leads import CANONICAL_LEADS, LIMB_COEFFICIENTS, derivation_matrix, limb_lead_order
+from skecg.records import ECGRecord
+from skecg.resampling import resampled_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from skecg.spec import InputSpec
+
+__all__ = [
+    "MISSING_LEADS",
+    "SHORTEST_SECONDS",
+    "SHORT_RECORDS",
+    "Policies",
+    "Screening",
+    "record_label",
+    "screen",
+    "warn_once_a_kind",
+]
+
+#: What to do about leads that are absent, and about records of less than a second.
+MISSING_LEADS = ("raise", "zero", "subset")
+SHORT_RECORDS = ("raise", "pad")
+
+#: Records below it are refused unless padding is asked for, and must be whole.
+SHORTEST_SECONDS = 1.0
+# Statistics that need no more are taken from about so many samples of each lead.
+_GLANCE_SAMPLES = 500
+_RAILED_SHARE = 0.2
+_LARGEST_MV, _SMALLEST_MV = 20.0, 0.02
+# The full range that makes the robust one worth computing: artefacts may be this many times the signal.
+_ARTEFACT = 10.0
+
+_NOTES: dict[str, tuple[type[SkecgWarning], str]] = {
+    "flat": (SignalWarning, "with flat leads, which carry no signal. Check the electrodes, or leave the leads out."),
+    "railed": (
+        SignalWarning,
+        f"with leads at their limit for more than {_RAILED_SHARE:.0%} of the time (railed or clipped). "
+        "Check the electrodes, or leave the leads out.",
+    ),
+    "gaps": (SignalWarning, "with gaps (NaN), filled by linear interpolation. Cut the records where gaps are long."),
+    "microvolts": (
+        UnitsWarning,
+        f'with amplitudes above {_LARGEST_MV:g} mV, which looks like microvolts: pass units="uV", or scale.',
+    ),
+    "volts": (
+        UnitsWarning,
+        f'with amplitudes below {_SMALLEST_MV:g} mV, which looks like volts: pass units="V", or scale to millivolts.',
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Policies:
+    """What to do about absent leads and short records; checked at birth."""
+
+    missing_leads: str = "raise"
+    short_records: str = "raise"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("missing_leads", MISSING_LEADS), ("short_records", SHORT_RECORDS)):
+            if getattr(self, name) not in allowed:
+                expected = ", ".join(map(repr, allowed))
+                raise ParameterError(f"Got {name}={getattr(self, name)!r}, expected one of {expected}.")
+
+
+#: A lead of the encoder as a weighted sum of rows of the record: pairs of row and weight, none where it is absent.
+Sources = tuple[tuple[tuple[int, float], ...], ...]
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What :func:`screen` found: how to make each lead, and which notes to pass on."""
+
+    sources: Sources
+    notes: tuple[str, ...]
+
+
+def record_label(record: Any, position: int | None = None) -> str:
+    """Name a record in a message: by its name or, where it has none, by its place."""
+    name = getattr(record, "name", "")
+    if name:
+        return f"record {name!r}"
+    return "the record" if position is None else f"the record at position {position}"
+
+
+def screen(record: ECGRecord, spec: InputSpec, policies: Policies, label: str) -> Screening:
+    """Find how to make the encoder's leads from a record, or raise the InputError that says why not.
+
+    Parameters
+    ----------
+    record : ECGRecord
+    spec : InputSpec
+    policies : Policies
+    label : str
+        What to call the record in messages.
+    """
+    if not isinstance(record, ECGRecord):
+        raise InputError(
+            f"Got {type(record).__name__} for {label}, expected an ECGRecord. Make one, or use read_record."
+        )
+    resampled_samples(record.n_samples, record.sampling_rate, spec.sampling_rate, spec.resampling)
+    short = record.duration_seconds < SHORTEST_SECONDS
+    if short and policies.short_records == "raise":
+        raise ShortRecordError(_short_message(record, label))
+    limits = _limits(record.signal)
+    sources, missing = _lead_sources(record.leads, tuple(np.isnan(limits.lowest).tolist()), spec.leads)
+    _check_leads(record, spec, policies, label, missing)
+    rows = sorted({row for source in sources for row, _ in source})
+    _check_finite(record, rows, limits, label)
+    if short:
+        _check_whole(limits.gaps[rows], label)
+        return Screening(sources, ())
+    _check_changes(limits, rows, label)
+    _check_limb_leads(record, rows, limits, label)
+    return Screening(sources, _observe(record.signal, rows, limits))
+
+
+class _Limits(NamedTuple):
+    """The smallest and the largest value of each lead, NaN where it has none, and whether any is missing."""
+
+    lowest: NDArray[np.float32]
+    highest: NDArray[np.float32]
+    gaps: NDArray[np.bool_]
+
+
+def _limits(signal: NDArray[np.float32]) -> _Limits:
+    """Find the limits of each lead of a record."""
+    lowest, highest = signal.min(axis=1), signal.max(axis=1)
+    gaps = np.isnan(lowest)
+    if gaps.any():
+        lowest, highest = np.fmin.reduce(signal, axis=1), np.fmax.reduce(signal, axis=1)
+    return _Limits(lowest, highest, gaps)
+
+
+def warn_once_a_kind(notes: Sequence[Sequence[str]], labels: Sequence[str], stacklevel: int) -> None:
+    """Emit one warning for each kind of note, naming up to three of the records."""
+    for kind, (category, what) in _NOTES.items():
+        found = [label for label, kinds in zip(labels, notes, strict=True) if kind in kinds]
+        if found:
+            several = f"{len(found)} of {len(labels)} records" if len(labels) > 1 else "a record"
+            names = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+            warnings.warn(f"Got {several} {what} Found in {names}.", category, stacklevel=stacklevel + 1)
+
+
+@lru_cache(maxsize=256)
+def _lead_sources(
+    leads: tuple[str, ...], empty: tuple[bool, ...], wanted: tuple[str, ...]
+) -> tuple[Sources, tuple[str, ...]]:
+    """Say which rows make each lead wanted, and which leads cannot be had.
+
+    Rows are listed in the order of the standard leads, so that sums do not depend on their order in the record.
+    """
+    rows = [row for row, no_samples in enumerate(empty) if not no_samples]
+    matrix, missing = derivation_matrix([leads[row] for row in rows], wanted)
+    order = {lead: place for place, lead in enumerate(CANONICAL_LEADS)}
+    sources = []
+    for weights in matrix:
+        used = sorted(np.flatnonzero(weights).tolist(), key=lambda i: order.get(leads[rows[i]], len(order)))
+        sources.append(tuple((rows[i], float(weights[i])) for i in used))
+    return tuple(sources), tuple(missing)
+
+
+def _short_message(record: ECGRecord, label: str) -> str:
+    """Say that a record is too short and, where it has more leads than samples, that it may lie transposed."""
+    message = (
+        f"Got {label} with {record.n_samples} samples ({record.duration_seconds:.3g} s at {record.sampling_rate:g} Hz), "
+        f'expected at least {SHORTEST_SECONDS:g} s. Pass short_records="pad" to embed it all the same.'
+    )
+    if record.n_leads > record.n_samples:
+        message += f" It has more leads ({record.n_leads}) than samples; if it lies transposed, pass signal.T."
+    return message
+
+
+def _check_leads(record: ECGRecord, spec: InputSpec, policies: Policies, label: str, missing: tuple[str, ...]) -> None:
+    """Refuse leads that are absent unless there is a policy, and always a record without a single lead."""
+    if not missing:
+        return
+    has = f"Got {label} with lead(s) {', '.join(record.leads)}"
+    silent = [lead for lead in missing if lead in record.leads]
+    if len(missing) == spec.n_leads:
+        if silent:
+            raise BadSignalError(f"{has}, of which {', '.join(silent)} hold nothing but NaN; expected samples.")
+        raise LeadError(
+            f"{has}, expected at least one of {', '.join(spec.leads)}. Name the rows as they are: leads=[...]."
+        )
+    if policies.missing_leads == "raise" and not spec.any_leads:
+        nothing = f" ({', '.join(silent)} hold nothing but NaN)" if silent else ""
+        raise LeadError(
+            f'{has}, expected also {", ".join(missing)}{nothing}. Pass missing_leads="zero" to put zeros in their place, '
+            'or missing_leads="subset" to leave them out of the encoder.'
+        )
+
+
+def _check_finite(record: ECGRecord, rows: list[int], limits: _Limits, label: str) -> None:
+    """Refuse infinite values."""
+    infinite = np.flatnonzero(np.isinf(limits.lowest[rows]) | np.isinf(limits.highest[rows]))
+    if infinite.size:
+        names = ", ".join(record.leads[rows[i]] for i in infinite)
+        raise BadSignalError(
+            f"Got {label} with infinite values in lead(s) {names}, expected finite millivolts. "
+            "Replace them by NaN, which is taken as a gap."
+        )
+
+
+def _check_whole(gaps: NDArray[np.bool_], label: str) -> None:
+    """Refuse gaps where there is too little around them to bridge them."""
+    if gaps.any():
+        raise BadSignalError(
+            f"Got {label} with gaps (NaN) in less than a second, expected every sample. Leave the record out."
+        )
+
+
+def _check_changes(limits: _Limits, rows: list[int], label: str) -> None:
+    """Refuse records in which nothing changes."""
+    if (limits.lowest[rows] == limits.highest[rows]).all():
+        raise BadSignalError(
+            f"Got {label} with every lead flat, expected a signal that changes. Check how it was read."
+        )
+
+
+def _check_limb_leads(record: ECGRecord, rows: list[int], limits: _Limits, label: str) -> None:
+    """Refuse limb leads whose names are exchanged: Einthoven's and Goldberger's laws give the true ones away."""
+    limb = [row for row, lead in enumerate(record.leads) if lead in LIMB_COEFFICIENTS]
+    if len(limb) < len(LIMB_COEFFICIENTS) or set(limb).isdisjoint(rows):
+        return
+    if not (np.isfinite(limits.lowest[limb]) & np.isfinite(limits.highest[limb])).all():
+        return
+    given = [record.leads[row] for row in limb]
+    order = limb_lead_order(record.signal[limb, :: _glance_step(record.n_samples)], given)
+    if order is not None:
+        raise LeadError(
+            f"Got {label} with limb leads named {', '.join(given)}, but by Einthoven's law they are, in this order, "
+            f"{', '.join(order)}. Name them so in ECGRecord, or pass leads=[...]."
+        )
+
+
+def _glance_step(n_samples: int) -> int:
+    """Give the step that leaves about as many samples as statistics need."""
+    return max(1, n_samples // _GLANCE_SAMPLES)
+
+
+def _observe(signal: NDArray[np.float32], rows: list[int], limits: _Limits) -> tuple[str, ...]:
+    """List what is odd about the rows used: flat or railed leads, gaps, amplitudes of another unit."""
+    glance = signal[rows, :: _glance_step(signal.shape[1])]
+    lowest, highest = limits.lowest[rows], limits.highest[rows]
+    flat = lowest == highest
+    at_limit = np.maximum((glance == lowest[:, None]).mean(axis=1), (glance == highest[:, None]).mean(axis=1))
+    amplitude = _amplitude(glance[~flat], (highest - lowest)[~flat])
+    findings = {
+        "flat": flat.any(),
+        "railed": (at_limit[~flat] > _RAILED_SHARE).any(),
+        "gaps": limits.gaps[rows].any(),
+        "microvolts": amplitude > _LARGEST_MV,
+        "volts": amplitude < _SMALLEST_MV,
+    }
+    return tuple(kind for kind, found in findings.items() if found)
+
+
+def _amplitude(glance: NDArray[np.float32], ranges: NDArray[np.float32]) -> float:
+    """Give the median over leads of the range between the 1st and the 99th percentile (mV).
+
+    The full range stands in for it where it is so ordinary that no percentile could make it another unit's.
+    """
+    largest = float(np.median(ranges))
+    if _ARTEFACT * _SMALLEST_MV < largest < _LARGEST_MV:
+        return largest
+    low, high = np.nanpercentile(glance, (1, 99), axis=1)
+    return float(np.median(high - low))

@@ -1,0 +1,62 @@
+"""What is installed here: for bug reports and for the record of a run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from typing import TextIO
+
+from skecg import __version__
+from skecg.embedding_cache import default_cache_folder
+from skecg.errors import CacheError
+
+__all__ = ["installed_version", "show_versions"]
+
+_REQUIRED = ("torch", "scikit-learn", "numpy", "scipy", "wfdb", "safetensors", "huggingface-hub", "joblib", "tqdm")
+_OPTIONAL = ("matplotlib", "edfio", "pydicom", "ecgdatakit", "pyarrow", "pandas")
+
+
+def show_versions(file: TextIO | None = None) -> None:
+    """Print the versions of skecg, of Python and of the packages that skecg uses, and where embeddings are kept.
+
+    Nothing is imported for it: versions are what the installed packages say of themselves.
+
+    Parameters
+    ----------
+    file : text file, optional
+        Where to print; standard output when not given.
+
+    Examples
+    --------
+    >>> import skecg
+    >>> skecg.show_versions()
+    skecg            ...
+    Python           ...
+    """
+    rows = {
+        "skecg": __version__,
+        "Python": f"{platform.python_version()} ({sys.executable})",
+        "system": f"{platform.platform()}, {os.cpu_count()} cores",
+        **{name: installed_version(name) or "MISSING" for name in _REQUIRED},
+        **{name: installed_version(name) or "not installed" for name in _OPTIONAL},
+        "embedding cache": _cache_folder(),
+    }
+    for name, value in rows.items():
+        print(f"{name:<16} {value}", file=file)
+
+
+def installed_version(package: str) -> str | None:
+    """Give the version of an installed package, None when it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cache_folder() -> str:
+    try:
+        return str(default_cache_folder())
+    except CacheError as error:
+        return str(error)

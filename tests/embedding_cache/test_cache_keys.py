@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numbered_rows import KEY_BYTES
+
+from skecg.embedding_cache import (
+    record_key,
+    salt_of,
+)
+from skecg.errors import ParameterError
+from skecg.records import ECGRecord
+
+
+def record(signal=None, rate=500.0, leads=("I", "II"), name=""):
+    return ECGRecord(np.arange(12, dtype=np.float32).reshape(2, 6) if signal is None else signal, rate, leads, name)
+
+
+def test_keys_and_salts_are_the_same_in_every_process_and_on_every_machine():
+    # Golden: when these change, every store on disk is forgotten.
+    assert record_key(record(), b"salt").hex() == "857415a4c45c45b74a1bbe476fbc48d01ced0f0788e210297bdce9c9db480826"
+    assert salt_of(weights="ab", layer=-1).hex() == "06a2f5c6bbd9a4d6260599746327724658b84d52a19b2f4c0df9ecf2be5ed090"
+
+
+def test_the_name_of_a_record_does_not_change_its_key():
+    assert record_key(record(name="a"), b"") == record_key(record(name="b"), b"")
+
+
+def test_each_ingredient_changes_the_key():
+    signal = record().signal
+    other_sample = signal.copy()
+    other_sample[1, 5] = np.nextafter(other_sample[1, 5], np.float32(np.inf))
+    with_gap = signal.copy()
+    with_gap[0, 0] = np.nan
+    keys = [
+        record_key(record(), b""),
+        record_key(record(), b"salt"),
+        record_key(record(rate=250.0), b""),
+        record_key(record(leads=("II", "I")), b""),
+        record_key(record(leads=("I", "III")), b""),
+        record_key(record(signal=signal.reshape(3, 4), leads=("I", "II", "III")), b""),
+        record_key(record(signal=signal[::-1]), b""),
+        record_key(record(signal=signal[:, :5]), b""),
+        record_key(record(signal=other_sample), b""),
+        record_key(record(signal=with_gap), b""),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert {len(one) for one in keys} == {KEY_BYTES}
+
+
+def test_the_same_bytes_in_another_shape_have_another_key():
+    # No record has two rows for three names; a stand-in shows that the shape counts by itself.
+    wide = SimpleNamespace(signal=np.zeros((2, 6), np.float32), sampling_rate=500.0, leads=("I", "II"))
+    tall = SimpleNamespace(signal=np.zeros((3, 4), np.float32), sampling_rate=500.0, leads=("I", "II"))
+    assert record_key(wide, b"") != record_key(tall, b"")
+
+
+def test_salt_and_record_cannot_be_taken_for_each_other():
+    assert record_key(record(), b"a") != record_key(record(), b"a\x00")
+    assert record_key(record(), b"") != record_key(record(), bytes(8))
+
+
+def test_the_order_of_salt_parts_does_not_matter_and_each_part_does():
+    base = {"weights": "ab", "spec": {"leads": ["I", "II"], "rate": 500.0}, "layer": -1, "stride": None, "pad": False}
+    salts = [salt_of(**base), salt_of(**base, extra=None)]
+    salts += [salt_of(**{**base, name: "other"}) for name in base]
+    salts += [salt_of(**{**base, "spec": {"leads": ["II", "I"], "rate": 500.0}}), salt_of(**{**base, "pad": 0})]
+    assert len(set(salts)) == len(salts)
+    assert salt_of(**dict(reversed(base.items()))) == salts[0]
+
+
+def test_numpy_scalars_and_tuples_salt_like_numbers_and_lists():
+    assert salt_of(layer=np.int64(2), leads=("I",)) == salt_of(layer=2, leads=["I"])
+
+
+def test_the_format_version_is_part_of_the_salt(monkeypatch):
+    before = salt_of(layer=1)
+    monkeypatch.setattr("skecg.embedding_cache.keys.FORMAT", 2)
+    assert salt_of(layer=1) != before
+
+
+@pytest.mark.parametrize("part", [object(), {1: "a"}, {"a"}, b"bytes", np.zeros(2), [print]])
+def test_a_salt_refuses_what_it_cannot_write_down_exactly(part):
+    with pytest.raises(ParameterError, match=r"spec\.inner"):
+        salt_of(spec={"inner": part})
