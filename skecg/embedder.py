@@ -46,7 +46,8 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         A name of :func:`skecg.list_models`, a weights folder, or ``"owner/name"`` on the Hugging Face Hub. Any skecg
         weights serve, whatever objective trained them.
     sampling_rate : float, default=None
-        Samples a second (Hz) of arrays, and of files that do not carry their own. Records and files that do keep theirs.
+        Samples a second (Hz) of arrays, and of files that do not carry their own. Records, and files that do, keep
+        theirs.
     leads : list of str, default=None
         Names of the rows of arrays, and of files that do not name theirs. Arrays of twelve rows may go without when
         they are in the order I, II, III, aVR, aVL, aVF, V1 to V6.
@@ -107,9 +108,12 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
 
     Notes
     -----
-    Accepted as `X`: a float array (n_records, n_leads, n_samples), or (n_records, n_samples) for one lead; a list, object
-    array or Series of :class:`skecg.ECGRecord`, ``wfdb.Record``, arrays (n_leads, n_samples) of any lengths, or paths; a
-    data frame with one column of paths; tensors on any device.
+    Accepted as `X`: a float array (n_records, n_leads, n_samples), or (n_records, n_samples) for one lead; a list,
+    object array or Series of :class:`skecg.ECGRecord`, ``wfdb.Record``, arrays (n_leads, n_samples) of any lengths, or
+    paths; a data frame with one column of paths; tensors on any device.
+
+    Gaps (NaN) in records of a second or more are bridged by straight lines, with a warning. scikit-learn's tag
+    ``allow_nan`` stays false all the same: in anything shorter they are an error.
 
     Examples
     --------
@@ -241,8 +245,8 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Returns
         -------
         list of RecordTokens
-            For each record the tokens (n_tokens, D), and for each token when it begins and ends (seconds) and which lead
-            it sees (``"all"`` where a token sees all).
+            For each record the tokens (n_tokens, D), and for each token when it begins and ends (seconds) and which
+            lead it sees (``"all"`` where a token sees all).
 
         Raises
         ------

@@ -28,6 +28,7 @@ Each message says what was found, what was wanted and what to do. The tree::
     ├── LeadWarning                        leads were derived, filled or look swapped
     ├── SignalWarning                      flat or railed leads, gaps, padding
     ├── HeaderRepairWarning                a file header was malformed and read by an unambiguous repair
+    ├── LeakageWarning                     the same patient is trained and tested on
     └── CacheWarning                       a damaged store was set aside and rebuilt
 """
 
@@ -44,6 +45,7 @@ __all__ = [
     "InputError",
     "LeadError",
     "LeadWarning",
+    "LeakageWarning",
     "MissingDependencyError",
     "ParameterError",
     "RecordNotFoundError",
@@ -161,6 +163,10 @@ class SignalWarning(SkecgWarning):
 
 class HeaderRepairWarning(SkecgWarning):
     """A malformed file header was read by an unambiguous repair."""
+
+
+class LeakageWarning(SkecgWarning):
+    """A cross-validation trains and tests on recordings of the same patient."""
 
 
 class CacheWarning(SkecgWarning):

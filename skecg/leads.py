@@ -167,8 +167,8 @@ def limb_lead_order(signal: NDArray[np.floating], leads: Sequence[str]) -> tuple
     -------
     tuple of str or None
         The names that the rows must bear for the laws to hold, when the given ones break them plainly (more than
-        20 % of the power unexplained) and exactly one other order keeps them (less than 2 %). None when all is well, when
-        not all six limb leads are there, or when no order explains the signals (noise, leads scaled one by one).
+        20 % of the power unexplained) and exactly one other order keeps them (less than 2 %). None when all is well,
+        when not all six limb leads are there, or when no order explains the signals (noise, leads scaled one by one).
     """
     rows = [i for i, lead in enumerate(leads) if lead in LIMB_COEFFICIENTS]
     if len(rows) < 6:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +49,11 @@ def as_layers(layer: object) -> tuple[int, ...]:
     """
     if isinstance(layer, str) and (match := re.fullmatch(r"last-?([1-9]\d*)", layer)):
         return tuple(range(-int(match[1]), 0))
-    layers = (layer,) if isinstance(layer, int | np.integer) else layer
-    whole = isinstance(layers, Sequence) and not isinstance(layers, str) and len(layers) > 0
-    if not whole or not all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in layers):  # type: ignore[union-attr]
+    layers: Any = (layer,) if isinstance(layer, int | np.integer) else layer
+    several = isinstance(layers, Sequence) and not isinstance(layers, str) and len(layers) > 0
+    if not several or not all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in layers):
         raise ParameterError(f"Got layer={layer!r}, expected an integer, a list of integers, or 'last4' and the like.")
-    return tuple(int(n) for n in layers)  # type: ignore[union-attr]
+    return tuple(int(n) for n in layers)
 
 
 def n_pooled_features(pooling: str, dim: int, n_layers: int, num_registers: int) -> int:

@@ -55,6 +55,8 @@ SHORTEST_SECONDS = 1.0
 _GLANCE_SAMPLES = 500
 _RAILED_SHARE = 0.2
 _LARGEST_MV, _SMALLEST_MV = 20.0, 0.02
+# Beyond this, squares and sums leave the range of float32; no unit of voltage explains it.
+_IMPOSSIBLE_MV = 1e12
 # The full range that makes the robust one worth computing: artefacts may be this many times the signal.
 _ARTEFACT = 10.0
 
@@ -191,7 +193,8 @@ def _lead_sources(
 def _short_message(record: ECGRecord, label: str) -> str:
     """Say that a record is too short and, where it has more leads than samples, that it may lie transposed."""
     message = (
-        f"Got {label} with {record.n_samples} samples ({record.duration_seconds:.3g} s at {record.sampling_rate:g} Hz), "
+        f"Got {label} with {record.n_samples} samples "
+        f"({record.duration_seconds:.3g} s at {record.sampling_rate:g} Hz), "
         f'expected at least {SHORTEST_SECONDS:g} s. Pass short_records="pad" to embed it all the same.'
     )
     if record.n_leads > record.n_samples:
@@ -214,19 +217,19 @@ def _check_leads(record: ECGRecord, spec: InputSpec, policies: Policies, label: 
     if policies.missing_leads == "raise" and not spec.any_leads:
         nothing = f" ({', '.join(silent)} hold nothing but NaN)" if silent else ""
         raise LeadError(
-            f'{has}, expected also {", ".join(missing)}{nothing}. Pass missing_leads="zero" to put zeros in their place, '
-            'or missing_leads="subset" to leave them out of the encoder.'
+            f"{has}, expected also {', '.join(missing)}{nothing}. "
+            'Pass missing_leads="zero" to put zeros in their place, or "subset" to leave them out of the encoder.'
         )
 
 
 def _check_finite(record: ECGRecord, rows: list[int], limits: _Limits, label: str) -> None:
-    """Refuse infinite values."""
-    infinite = np.flatnonzero(np.isinf(limits.lowest[rows]) | np.isinf(limits.highest[rows]))
-    if infinite.size:
-        names = ", ".join(record.leads[rows[i]] for i in infinite)
+    """Refuse infinite values, and those whose squares would be."""
+    impossible = np.flatnonzero((limits.lowest[rows] < -_IMPOSSIBLE_MV) | (limits.highest[rows] > _IMPOSSIBLE_MV))
+    if impossible.size:
+        names = ", ".join(record.leads[rows[i]] for i in impossible)
         raise BadSignalError(
-            f"Got {label} with infinite values in lead(s) {names}, expected finite millivolts. "
-            "Replace them by NaN, which is taken as a gap."
+            f"Got {label} with infinite values, or values beyond {_IMPOSSIBLE_MV:g} mV, in lead(s) {names}; expected "
+            "millivolts. Replace them by NaN, which is taken as a gap."
         )
 
 

@@ -87,8 +87,8 @@ class InputSpec(_Value):
         Order of each of the two filters, before it is run forwards and backwards.
     normalization : {"none", "statistics", "zscore", "record"}, default="none"
         ``"none"`` leaves millivolts. ``"statistics"`` subtracts `mean` and divides by `std`, one value a lead.
-        ``"zscore"`` does so with each lead's own mean and standard deviation in the record. ``"record"`` takes away each
-        lead's own mean and divides all leads by one standard deviation, pooled over the leads of the record.
+        ``"zscore"`` does so with each lead's own mean and standard deviation in the record. ``"record"`` takes away
+        each lead's own mean and divides all leads by one standard deviation, pooled over the leads of the record.
     mean, std : tuple of float or None, default=None
         Millivolts, one value a lead, for ``normalization="statistics"``.
     clip : float or None, default=None

@@ -20,7 +20,7 @@ FLOORS = [
     {"leads"},
     {"records", "spec"},
     {"resampling", "embedding_cache", "devices", "pooling"},
-    {"signals", "screening", "encoders", "io", "datasets"},
+    {"signals", "screening", "splits", "encoders", "io", "datasets"},
     {"windows"},
     {"encoding", "inputs", "plotting", "quality"},
     {"weights"},

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from skecg.errors import ParameterError, SamplingRateError
 from skecg.signals import butterworth, fill_gaps, normalize, resample, resampled_samples
 from skecg.spec import InputSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RATES = [(500, 250), (250, 500), (100, 250), (360, 250), (257, 250), (977, 250), (400, 500), (999.56, 250), (128, 500)]
 # Standard deviations of CODE-15 after baseline removal, as published with the temporal encoder; means are zero.

@@ -24,8 +24,8 @@ def add_parser(verbs: Verbs) -> None:
     weimann.add_argument(
         "--statistics",
         metavar="NAME|FILE.json",
-        help="means and standard deviations of the leads, which pre-training checkpoints lack: a corpus (mimic, ptb-xl, "
-        'code-15, ...) or a JSON file {"mean": [...], "std": [...]} in millivolts',
+        help="means and standard deviations of the leads, which pre-training checkpoints lack: a corpus (mimic, "
+        'ptb-xl, code-15, ...) or a JSON file {"mean": [...], "std": [...]} in millivolts',
     )
     weimann.set_defaults(run=run_weimann)
 

@@ -100,8 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
             _embed(embedder, recipe, paths, unfinished, arguments)
         except KeyboardInterrupt:
             say(
-                f"interrupted after {unfinished.n_done} of {len(paths)} records. Give the same command again to continue; "
-                f"what is done is in {str(partial)!r}."
+                f"interrupted after {unfinished.n_done} of {len(paths)} records. Give the same command again to "
+                f"continue; what is done is in {str(partial)!r}."
             )
             return 130
         return _finish(embedder, recipe, paths, unfinished, arguments)

@@ -70,8 +70,8 @@ def check_feature_file(path: Path) -> None:
             import pyarrow  # noqa: F401
         except ImportError as error:
             raise MissingDependencyError(
-                "Parquet files need pyarrow, which is not installed. Run `pip install 'skecg[parquet]'`, or name a .csv "
-                "or .npz file."
+                "Parquet files need pyarrow, which is not installed. Run `pip install 'skecg[parquet]'`, or name a "
+                ".csv or .npz file."
             ) from error
 
 

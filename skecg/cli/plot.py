@@ -6,7 +6,7 @@ import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from skecg.cli.arguments import Verbs, add_signal_options
 from skecg.cli.feature_files import read_features
@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     if out.suffix.lower() not in _SUFFIXES:
         raise ParameterError(f"Got --out {str(out)!r}, expected a name that ends in {', '.join(_SUFFIXES)}.")
     axes = _draw_record(arguments) if arguments.map is None else _draw_map(arguments)
-    axes.figure.savefig(out)
+    figure: Any = axes.figure
+    figure.savefig(out)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""``skecg verify``: does this machine give the features that were recorded with the weights?"""
+"""``skecg verify``: whether this machine gives the features that were recorded with the weights."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def draw_noise(
 
 
 def _wander(rng: np.random.Generator, sampling_rate: float, n_samples: int, mains_hz: float) -> Floats:
-    """Skin and breath: lines from 0.05 to 0.5 Hz, weaker towards the top, with a peak at the breathing rate."""
+    """Draw skin and breath: lines from 0.05 to 0.5 Hz, weaker towards the top, with a peak at the breathing rate."""
     seconds = np.arange(n_samples) / sampling_rate
     hz = np.append(rng.uniform(0.05, 0.5, 8), rng.uniform(0.2, 0.33))
     sizes = rng.standard_normal((_N_ELECTRODES, 2, len(hz))) * np.append(0.1 / hz[:-1], 0.8)
@@ -74,18 +74,18 @@ def _wander(rng: np.random.Generator, sampling_rate: float, n_samples: int, main
 
 
 def _mains(rng: np.random.Generator, sampling_rate: float, n_samples: int, mains_hz: float) -> Floats:
-    """One hum, coupled into each electrode with a strength of its own, and its third harmonic where the rate carries it."""
+    """Draw one hum, with its third harmonic where the rate carries it, coupled into each electrode on its own."""
     angle = 2 * np.pi * mains_hz * np.arange(n_samples) / sampling_rate
     coupling = rng.standard_normal((_N_ELECTRODES, 1)).astype(np.float32)
     phases = rng.uniform(0.0, 2 * np.pi, 2)
     hum = np.sin(angle + phases[0])
     if 3 * mains_hz < sampling_rate / 2:
         hum += 0.1 * np.sin(3 * angle + phases[1])
-    return coupling * hum.astype(np.float32)
+    return np.asarray(coupling * hum.astype(np.float32))
 
 
 def _emg(rng: np.random.Generator, sampling_rate: float, n_samples: int, mains_hz: float) -> Floats:
-    """Muscle: noise between 20 and 150 Hz whose strength swells and fades within seconds."""
+    """Draw muscle: noise between 20 and 150 Hz whose strength swells and fades within seconds."""
     low, high = _EMG_BAND_HZ
     noise = _in_band(rng.standard_normal((_N_ELECTRODES, n_samples), dtype=np.float32), sampling_rate, low, high)
     seconds = np.arange(n_samples) / sampling_rate
@@ -94,7 +94,7 @@ def _emg(rng: np.random.Generator, sampling_rate: float, n_samples: int, mains_h
 
 
 def _motion(rng: np.random.Generator, sampling_rate: float, n_samples: int, mains_hz: float) -> Floats:
-    """Moving electrodes: now and then one jumps and settles within a second, and shakes between 1 and 10 Hz."""
+    """Draw moving electrodes: they shake between 1 and 10 Hz, and now and then one jumps and settles."""
     seconds = np.arange(n_samples) / sampling_rate
     noise = 0.15 * _in_band(rng.standard_normal((_N_ELECTRODES, n_samples), dtype=np.float32), sampling_rate, 1.0, 10.0)
     for _ in range(1 + rng.poisson(0.3 * n_samples / sampling_rate)):

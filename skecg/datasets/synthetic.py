@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.datasets.dipole import CONDUCTIONS, DOWER, ST_TERRITORIES, draw_heart, st_dipole, trace_dipole
-from skecg.datasets.noise import NOISE_SHARES, NOISES, draw_noise
+from skecg.datasets.arguments import (
+    read_choice,
+    read_count,
+    read_n_samples,
+    read_noise,
+    read_range,
+    read_seed,
+    read_twelve_leads,
+)
+from skecg.datasets.dipole import trace_dipole
+from skecg.datasets.heart import CONDUCTIONS, draw_heart
+from skecg.datasets.noise import draw_noise
 from skecg.datasets.rhythm import RHYTHMS, draw_beats, draw_heart_rate, fibrillatory_dipole
-from skecg.errors import LeadError, ParameterError
-from skecg.leads import CANONICAL_LEADS, EIGHT_LEADS, canonical_leads, derivation_matrix
+from skecg.datasets.torso import DOWER, ST_TERRITORIES, st_dipole
+from skecg.leads import CANONICAL_LEADS, EIGHT_LEADS, derivation_matrix
 from skecg.records import ECGRecord, as_sampling_rate
 
 __all__ = ["SyntheticECG", "make_ecg"]
@@ -61,8 +70,8 @@ def make_ecg(
     """Make synthetic 12-lead electrocardiograms.
 
     Every record is another person: amplitudes, widths, intervals, axis and rate vary around the textbook's. Record i
-    depends on `random_state` and i alone, never on `n_records`; the noise is drawn apart from the heart, so that the same
-    seed gives the same hearts with and without it, and the same hearts at every sampling rate.
+    depends on `random_state` and i alone, never on `n_records`. The noise is drawn apart from the heart: one seed gives
+    the same hearts with and without it, and at every sampling rate.
 
     Parameters
     ----------
@@ -73,7 +82,7 @@ def make_ecg(
     leads : sequence of str, default=CANONICAL_LEADS
         Which of the twelve leads, in which order.
     heart_rate : float, (low, high) or None, default=None
-        Beats a minute, 20 to 240; None draws one that is usual for the rhythm. In ``"pause"`` the rate around the pause.
+        Beats a minute, 20 to 240; None draws one that is usual for the rhythm. In ``"pause"`` that around the pause.
     rhythm : {"sinus", "af", "pvc", "pause"}, sequence or mapping, default="sinus"
         Sinus rhythm; atrial fibrillation (irregular, no P wave, fibrillatory waves); sinus rhythm with at least one
         premature ventricular beat and its compensatory pause; sinus rhythm with one stop of at least two seconds.
@@ -124,28 +133,27 @@ def make_ecg(
     --------
     >>> records, labels = make_ecg(3, rhythm=["sinus", "af"], random_state=0)
     >>> records[0]
-    ECGRecord('synthetic00000': 12 leads (I, II, III, aVR, aVL, aVF, V1, V2, V3, V4, V5, V6), 5000 samples, 500 Hz, 10.0 s)
+    ECGRecord('synthetic00000': 12 leads (I, II, III, ..., V5, V6), 5000 samples, 500 Hz, 10.0 s)
     >>> labels["rhythm"].shape
     (3,)
     """
-    if not isinstance(n_records, Integral) or isinstance(n_records, bool) or n_records < 1:
-        raise ParameterError(f"Got n_records={n_records!r}, expected an integer of at least 1.")
+    n_made = read_count("n_records", n_records)
     rate = as_sampling_rate(sampling_rate)
     plan = _Plan(
         sampling_rate=rate,
-        n_samples=_n_samples(duration_seconds, rate),
-        leads=_twelve_leads(leads),
-        heart_rate=None if heart_rate is None else _range("heart_rate", heart_rate, *_HEART_RATES_BPM),
-        rhythm=_choice("rhythm", rhythm, tuple(RHYTHMS)),
-        conduction=_choice("conduction", conduction, CONDUCTIONS),
-        st_level=_range("st_level", st_level),
-        st_territory=_choice("st_territory", st_territory, tuple(ST_TERRITORIES)),
-        axis_degrees=None if axis_degrees is None else _range("axis_degrees", axis_degrees, -360.0, 360.0),
-        noise=_noise(noise, mains_hz, rate),
+        n_samples=read_n_samples(duration_seconds, rate),
+        leads=read_twelve_leads(leads),
+        heart_rate=None if heart_rate is None else read_range("heart_rate", heart_rate, *_HEART_RATES_BPM),
+        rhythm=read_choice("rhythm", rhythm, tuple(RHYTHMS)),
+        conduction=read_choice("conduction", conduction, CONDUCTIONS),
+        st_level=read_range("st_level", st_level),
+        st_territory=read_choice("st_territory", st_territory, tuple(ST_TERRITORIES)),
+        axis_degrees=None if axis_degrees is None else read_range("axis_degrees", axis_degrees, -360.0, 360.0),
+        noise=read_noise(noise, mains_hz, rate),
         mains_hz=mains_hz,
     )
-    seed = _seed(random_state)
-    made = [_make_one(plan, seed, i) for i in range(int(n_records))]
+    seed = read_seed(random_state)
+    made = [_make_one(plan, seed, i) for i in range(n_made)]
     labels = {key: np.array([label[key] for _, label in made]) for key in made[0][1]}
     return SyntheticECG([record for record, _ in made], labels)
 
@@ -180,14 +188,7 @@ def _make_one(plan: _Plan, seed: int, index: int) -> tuple[ECGRecord, dict[str, 
     duration_seconds = plan.n_samples / plan.sampling_rate
     beats = draw_beats(beating, rhythm, heart_rate, duration_seconds)
     dipole = trace_dipole(
-        heart,
-        beats.seconds,
-        beats.rr_seconds,
-        beats.gains,
-        atrial=rhythm != "af",
-        ectopic=beats.ectopic,
-        sampling_rate=plan.sampling_rate,
-        n_samples=plan.n_samples,
+        heart, beats, atrial=rhythm != "af", sampling_rate=plan.sampling_rate, n_samples=plan.n_samples
     )
     if rhythm == "af":
         dipole += fibrillatory_dipole(beating, plan.sampling_rate, plan.n_samples)
@@ -218,82 +219,3 @@ def _pick(rng: np.random.Generator, weights: dict[str, float]) -> str:
 
 def _within(ends: tuple[float, float], position: float) -> float:
     return float(ends[0] + (ends[1] - ends[0]) * position)
-
-
-def _range(name: str, value: Any, low: float = -np.inf, high: float = np.inf) -> tuple[float, float]:
-    """Read a number or the two ends of a range."""
-    ends = (value, value) if isinstance(value, Real) else value
-    try:
-        start, stop = (float(end) for end in ends)
-    except (TypeError, ValueError) as error:
-        raise ParameterError(f"Got {name}={value!r}, expected a number or a pair (low, high).") from error
-    if isinstance(value, bool) or not (low <= start <= stop <= high and np.isfinite([start, stop]).all()):
-        limits = f" within {low:g} to {high:g}" if np.isfinite(low) or np.isfinite(high) else ""
-        raise ParameterError(f"Got {name}={value!r}, expected a finite number or a pair (low, high){limits}.")
-    return start, stop
-
-
-def _choice(name: str, value: Any, known: tuple[str, ...]) -> dict[str, float]:
-    """Read a name, a sequence of names or a mapping of names to weights."""
-    names = [value] if isinstance(value, str) else value
-    try:
-        weights = dict(names) if isinstance(names, Mapping) else {key: list(names).count(key) for key in names}
-    except TypeError as error:
-        raise ParameterError(f"Got {name}={value!r}, expected a name or several of: {', '.join(known)}.") from error
-    unknown = [key for key in weights if key not in known]
-    if unknown or not weights:
-        raise ParameterError(f"Got {name}={value!r}, expected one or several of: {', '.join(known)}.")
-    for key, weight in weights.items():
-        _range(f"{name}[{key!r}]", weight, 0.0)
-    if sum(weights.values()) <= 0:
-        raise ParameterError(f"Got {name}={value!r}, expected at least one positive weight.")
-    return {key: float(weight) for key, weight in weights.items()}
-
-
-def _noise(value: Any, mains_hz: Any, sampling_rate: float) -> dict[str, tuple[float, float]]:
-    """Read the noise: a level for the mixture, or one for each kind."""
-    carried = _range("mains_hz", mains_hz, 1.0)[0] < sampling_rate / 2
-    if not isinstance(value, Mapping):
-        low, high = _range("noise", value, 0.0)
-        return {k: (low * s, high * s) for k, s in NOISE_SHARES.items() if carried or k != "mains"}
-    unknown = [kind for kind in value if kind not in NOISES]
-    if unknown:
-        raise ParameterError(f"Got noise of kind {unknown[0]!r}, expected some of: {', '.join(NOISES)}.")
-    levels = {kind: _range(f"noise[{kind!r}]", level, 0.0) for kind, level in value.items()}
-    if levels.get("mains", (0.0, 0.0))[1] > 0 and not carried:
-        raise ParameterError(
-            f"Got noise at mains_hz={mains_hz:g} with sampling_rate={sampling_rate:g}, expected a rate above "
-            f"{2 * mains_hz:g} Hz. Leave 'mains' out or ask for a higher sampling rate."
-        )
-    return levels
-
-
-def _n_samples(duration_seconds: Any, sampling_rate: float) -> int:
-    low, high = _range("duration_seconds", duration_seconds, 0.0)
-    n_samples = round(low * sampling_rate)
-    if low != high or n_samples < 1:
-        raise ParameterError(f"Got duration_seconds={duration_seconds!r}, expected a positive number of seconds.")
-    return n_samples
-
-
-def _twelve_leads(leads: Sequence[str]) -> tuple[str, ...]:
-    names = canonical_leads(leads)
-    unknown = [lead for lead in names if lead not in CANONICAL_LEADS]
-    if unknown:
-        raise LeadError(f"Got lead {unknown[0]!r}, expected some of: {', '.join(CANONICAL_LEADS)}.")
-    return names
-
-
-def _seed(random_state: Any) -> int:
-    """Turn what scikit-learn's users pass as random_state into one non-negative integer."""
-    if random_state is None:
-        return int(np.random.default_rng().integers(2**63))
-    if isinstance(random_state, np.random.Generator):
-        return int(random_state.integers(2**63))
-    if isinstance(random_state, np.random.RandomState):
-        return int(random_state.randint(2**31 - 1))
-    if isinstance(random_state, Integral) and not isinstance(random_state, bool) and random_state >= 0:
-        return int(random_state)
-    raise ParameterError(
-        f"Got random_state={random_state!r}, expected None, a non-negative integer, or a numpy Generator or RandomState."
-    )

@@ -33,6 +33,6 @@ def read_encoder_config(architecture: str, values: Mapping[str, Any]) -> Encoder
     if architecture not in _CONFIGS:
         known = ", ".join(map(repr, sorted(_CONFIGS)))
         raise WeightsFormatError(
-            f"Got architecture {architecture!r}, expected one of {known}. Weights of a newer architecture need a newer skecg."
+            f"Got architecture {architecture!r}, expected one of {known}. Weights of a newer one need a newer skecg."
         )
     return _CONFIGS[architecture].from_dict(values)

@@ -74,7 +74,7 @@ class TemporalEncoder(Encoder):
 
         The weights of absent leads are left out, which equals feeding zeros for them.
         """
-        B, _, T = values_BLT.shape
+        T = values_BLT.shape[2]
         patch = self.config.patch_samples
         weight = self.patch_embed.weight
         if leads is not None:

@@ -53,9 +53,9 @@ def read_table(
     r"""Read a text table or a NumPy file.
 
     Text (``.csv``, ``.tsv``, ``.txt``) has one row a sample and one column a lead, separated by commas, semicolons,
-    tabs or blanks; decimal commas are understood where they separate nothing. A first row of names gives the leads unless
-    `leads` does. One column more than leads is taken for sample numbers or times, and dropped, when it comes first and
-    increases strictly. Empty cells, ``nan`` and ``NA`` are gaps.
+    tabs or blanks; decimal commas are understood where they separate nothing. A first row of names gives the leads
+    unless `leads` does. One column more than leads is taken for sample numbers or times, and dropped, when it comes
+    first and increases strictly. Empty cells, ``nan`` and ``NA`` are gaps.
 
     A ``.npy`` file holds (n_leads, n_samples). A ``.npz`` file holds one such array, or ``signal`` and, if it likes,
     ``sampling_rate``, ``leads`` and ``units``.
@@ -112,7 +112,7 @@ def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, un
     rate = _known_rate(sampling_rate, path)
     table = parse_text_table(path)
     n_rows, n_columns = table.values.shape
-    if leads is not None and n_rows == len(leads) and n_columns not in (n_rows, n_rows + 1):
+    if leads is not None and n_rows == len(leads) and n_columns > n_rows + 1:
         raise ShapeError(
             f"Got {n_rows} rows of {n_columns} columns in {path} for {len(leads)} leads, which looks transposed. "
             "Expected one row a sample and one column a lead. Transpose the file."
@@ -122,8 +122,9 @@ def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, un
     leads = leads or named
     if leads is None:
         raise LeadError(
-            f"Got {n_columns} columns without names in {path}, expected to be told which leads they are. Pass leads=, in the "
-            "columns' order, for example ['I', 'II', 'III', 'aVR', 'aVL', 'aVF', 'V1', 'V2', 'V3', 'V4', 'V5', 'V6']."
+            f"Got {n_columns} columns without names in {path}, expected to be told which leads they are. Pass leads=, "
+            "in the columns' order, for example leads=['I', 'II', 'III', 'aVR', 'aVL', 'aVF', 'V1', 'V2', 'V3', 'V4', "
+            "'V5', 'V6']."
         )
     values = _lead_columns(table.values, leads, path)
     return ECGRecord(as_millivolts(values.T, units), rate, leads, path.stem)
@@ -175,7 +176,7 @@ def _read_arrays(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, 
     signal = arrays["signal"] if "signal" in arrays else next(iter(arrays.values()))
     own = {} if "signal" not in arrays else {key: value for key, value in arrays.items() if key != "signal"}
     rate = _agreed_rate(sampling_rate, own.get("sampling_rate"), path)
-    named = canonical_leads([str(lead) for lead in np.atleast_1d(own["leads"])]) if "leads" in own else None
+    named = canonical_leads(np.atleast_1d(own["leads"]).astype(str).tolist()) if "leads" in own else None
     _check_same_leads(leads, named, path)
     leads = leads or named
     if leads is None:
@@ -213,11 +214,11 @@ def _known_rate(value: Any, path: Path) -> float:
     return as_sampling_rate(value, f" for {path}")
 
 
-def _agreed_rate(given: Any, stored: Any, path: Path) -> float:
+def _agreed_rate(given: Any, stored: NDArray[Any] | None, path: Path) -> float:
     """Give the rate that the caller, the file or both name."""
     if stored is None:
         return _known_rate(given, path)
-    rate = as_sampling_rate(stored, f" in {path}")
+    rate = as_sampling_rate(stored.item() if stored.size == 1 else stored, f" in {path}")
     if given is not None and as_sampling_rate(given) != rate:
         raise SamplingRateError(
             f"Got sampling_rate={given!r} for {path}, which says {rate:g} Hz. Leave the argument out."
@@ -225,11 +226,12 @@ def _agreed_rate(given: Any, stored: Any, path: Path) -> float:
     return rate
 
 
-def _agreed_units(given: str, stored: Any) -> str | list[str]:
+def _agreed_units(given: str, stored: NDArray[Any] | None) -> str | list[str]:
     """Give the units that the file names, else those given."""
     if stored is None:
         return given
-    return str(stored) if np.ndim(stored) == 0 else [str(unit) for unit in np.asarray(stored)]
+    names: str | list[str] = stored.astype(str).tolist()
+    return names
 
 
 def _check_same_leads(given: tuple[str, ...] | None, named: tuple[str, ...] | None, path: Path) -> None:

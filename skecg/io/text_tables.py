@@ -27,6 +27,7 @@ __all__ = ["TextTable", "parse_text_table"]
 _MISSING = frozenset({"", "nan", "na", "n/a", "null", "none"})
 _SNIFFED_LINES = 20
 _MANY_COLUMNS = 64
+_MANY_NUMBERS = 8
 _SHOWN = 30  # characters of a cell quoted in a message
 
 
@@ -60,8 +61,12 @@ class _Lines:
         """Split one line."""
         line = self.lines[index]
         if self.is_quoted:
-            line_cells = next(csv.reader([line], delimiter=self.delimiter or " ", skipinitialspace=True))
-            return [cell.strip() for cell in line_cells]
+            try:
+                quoted = next(csv.reader([line], delimiter=self.delimiter or " ", skipinitialspace=True))
+            except csv.Error as error:
+                where = f"line {self.first_number + index} of {self.path}"
+                raise DamagedRecordError(f"Got quotes that make no cells in {where}, expected numbers.") from error
+            return [cell.strip() for cell in quoted] or [""]
         return [cell.strip() for cell in line.split(self.delimiter)] if line.strip() else [""]
 
 
@@ -126,8 +131,8 @@ def _split_lines(text: str, path: Path) -> _Lines:
         raise DamagedRecordError(f"{path} holds only blank lines, expected a table of samples.")
     lines[0] = lines[0].removeprefix("#")
     is_quoted = '"' in text
-    sample = [re.sub(r'"[^"]*"', "", line) for line in lines[:_SNIFFED_LINES]]
-    delimiter = next((d for d in "\t;," if all(d in line for line in sample if line.strip() or is_quoted)), None)
+    sample = [re.sub(r'"[^"]*"', '""', line) for line in lines[:_SNIFFED_LINES] if line.strip()]
+    delimiter = next((d for d in "\t;," if 2 * sum(d in line for line in sample) > len(sample)), None)
     return _Lines(path, lines, first + 1, delimiter, is_quoted)
 
 
@@ -153,9 +158,9 @@ def _header(table: _Lines) -> tuple[str, ...] | None:
 
 
 def _is_numbering(cells: Sequence[str]) -> bool:
-    """Tell 0, 1, 2, ... (after an empty corner or not): no voltages of one instant look like this."""
+    """Tell 0, 1, 2, ... after an empty corner, or so many of them that they cannot be the voltages of an instant."""
     numbers = list(cells[1:] if cells[0] == "" else cells)
-    return len(numbers) > 1 and numbers == [str(i) for i in range(len(numbers))]
+    return len(numbers) >= (2 if cells[0] == "" else _MANY_NUMBERS) and numbers == [str(i) for i in range(len(numbers))]
 
 
 def _number(cell: str) -> float | None:
@@ -170,7 +175,7 @@ def _number(cell: str) -> float | None:
 
 def _has_decimal_commas(table: _Lines, text: str) -> bool:
     """Tell European numbers: commas that separate nothing, and no points."""
-    return (table.delimiter != "," or table.is_quoted) and "," in text and "." not in text
+    return (table.delimiter != "," or table.is_quoted) and "," in text 
 
 
 def _parse_fast(table: _Lines) -> NDArray[np.float64] | None:
@@ -200,8 +205,8 @@ def _parse_cells(table: _Lines) -> NDArray[np.float64]:
             if number is None:
                 shown = cell if len(cell) <= _SHOWN else cell[:_SHOWN] + "…"
                 raise DamagedRecordError(
-                    f"Got the text {shown!r} in line {table.first_number + i}, column {j + 1} of {table.path}, expected "
-                    "a number. Correct the cell, or leave it empty if the sample is missing."
+                    f"Got the text {shown!r} in line {table.first_number + i}, column {j + 1} of {table.path}, "
+                    "expected a number. Correct the cell, or leave it empty if the sample is missing."
                 )
             values[i, j] = number
     return values
@@ -212,6 +217,6 @@ def _check_lengths(rows: Sequence[Sequence[str]], table: _Lines) -> None:
     for i, row in enumerate(rows):
         if len(row) != len(rows[0]):
             raise DamagedRecordError(
-                f"Got {len(row)} column(s) in line {table.first_number + i} of {table.path}, expected {len(rows[0])} as "
-                f"in line {table.first_number}: the file is truncated or damaged. Export it again."
+                f"Got {len(row)} column(s) in line {table.first_number + i} of {table.path}, expected {len(rows[0])} "
+                f"as in line {table.first_number}: the file is truncated or damaged. Export it again."
             )

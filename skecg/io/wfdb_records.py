@@ -162,6 +162,8 @@ def _rdrecord(record: Path, where: Path, *, smooth: bool) -> Any:
     wfdb = import_wfdb()
     try:
         return wfdb.rdrecord(str(record), smooth_frames=smooth)
+    except Warning:  # raised because somebody asked for warnings as errors
+        raise
     except Exception as error:
         raise DamagedRecordError(
             f"wfdb cannot decode {where} ({type(error).__name__}), expected the format and length that its header "

@@ -3,7 +3,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import warnings
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +12,8 @@ from numbered_rows import database_of, held, key, row, rows, set_aside_files
 from skecg.embedding_cache import (
     DiskCache,
 )
-from skecg.embedding_cache.database import DATABASE_NAME
+from skecg.embedding_cache.database import DATABASE_NAME, DamagedStoreError, set_aside
 from skecg.errors import CacheWarning
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -93,6 +90,11 @@ def drop_the_table(path: Path) -> None:
     connection.close()
 
 
+def garble_the_schema(path: Path) -> None:
+    # SQLite quotes the byte in its message, and Python cannot decode that message.
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE", b"CREATE \xe2ABLE"))
+
+
 DAMAGES = [
     overwrite_header,
     truncate,
@@ -101,6 +103,7 @@ DAMAGES = [
     put_another_database_there,
     raise_the_version,
     drop_the_table,
+    garble_the_schema,
 ]
 
 
@@ -139,6 +142,36 @@ def test_damage_under_an_open_store_raises_nothing_and_gives_nothing_wrong(disk,
         disk.get([key(number) for number in range(200)])
         disk.put(rows(1))
         assert 1 in held(disk, 200)
+
+
+def test_the_log_is_set_aside_with_its_database(tmp_path):
+    for ending in ("", "-wal", "-shm"):
+        (tmp_path / f"store{ending}").write_text(ending)
+    aside = set_aside(tmp_path / "store")
+    assert aside == tmp_path / "store.damaged-1"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "store.damaged-1": "",
+        "store.damaged-1-wal": "-wal",
+        "store.damaged-1-shm": "-shm",
+    }
+
+
+def test_a_store_that_another_process_has_begun_anew_is_left_alone(disk, tmp_path):
+    disk.put(rows(1))
+    anew = DiskCache(tmp_path / "anew")
+    anew.put(rows(2))
+    anew.close()
+    attempts = []
+
+    def find_damage_once(connection: sqlite3.Connection) -> None:
+        attempts.append(connection)
+        if len(attempts) == 1:
+            database_of(anew).replace(database_of(disk))
+            raise DamagedStoreError("it is damaged")
+
+    disk._store.run(find_damage_once)
+    assert len(attempts) == 2
+    assert set_aside_files(disk) == []
 
 
 def test_an_empty_file_is_an_empty_store(disk):

@@ -46,7 +46,8 @@ def base64_text(samples: np.ndarray) -> str:
 def aecg(raw: np.ndarray, leads: tuple[str, ...], increment: str = '0.002" unit="s', sets: int = 1) -> bytes:
     sequences = [
         '<component><sequence><code code="TIME_ABSOLUTE" codeSystem="2.16.840.1.113883.6.24"/>'
-        f'<value xsi:type="GLIST_TS"><head value="20200101120000"/><increment value="{increment}"/></value></sequence></component>'
+        '<value xsi:type="GLIST_TS"><head value="20200101120000"/>'
+        f'<increment value="{increment}"/></value></sequence></component>'
     ]
     for lead, row in zip(leads, raw, strict=True):
         sequences.append(

@@ -48,7 +48,9 @@ def test_the_code_for_no_value_becomes_nan_and_its_neighbour_does_not(tmp_path, 
     assert np.argwhere(np.isnan(signal)).tolist() == [[1, 10]]
 
 
-@pytest.mark.parametrize("line", ["rec.dat 16", "rec.dat 16 200", "rec.dat 16 0(7)", "rec.dat 16 50 11 1024", "rec.dat 16 50(0)"])
+@pytest.mark.parametrize(
+    "line", ["rec.dat 16", "rec.dat 16 200", "rec.dat 16 0(7)", "rec.dat 16 50 11 1024", "rec.dat 16 50(0)"]
+)
 def test_what_a_header_leaves_out_has_the_default_of_wfdb(tmp_path, without_wfdb, line):
     header = write_wfdb(tmp_path, steps=random_steps(100, 1, 16))
     header.write_text(f"rec 1\n{line}\n")
@@ -82,9 +84,7 @@ def test_a_record_may_lie_in_several_files(tmp_path, without_wfdb):
 
 def test_signals_that_are_no_voltage_are_left_out(tmp_path, without_wfdb):
     scales = ["100/mmHg", "1000/mV", "10/NU", "500/uV", "2000/mV"]
-    header = write_wfdb(
-        tmp_path, steps=random_steps(80, 5), scales=scales, leads=["ABP", "V2", "Pleth", "II", "RESP"]
-    )
+    header = write_wfdb(tmp_path, steps=random_steps(80, 5), scales=scales, leads=["ABP", "V2", "Pleth", "II", "RESP"])
     record = read_record(header)
     assert record.leads == ("V2", "II")
     assert same_bits(record.signal, wfdb_millivolts(header)[[1, 3]])

@@ -13,7 +13,9 @@ def parse(text: str):
 
 
 def test_every_field_lands_in_its_place():
-    header = parse("r-1 1 62.4725/999.56(3) 14400 12:30:00.5 01/02/2003\nr.dat 212x4:3+24 16.5(-800)/uV 12 2048 -7 5 0 aVF x\n")
+    header = parse(
+        "r-1 1 62.4725/999.56(3) 14400 12:30:00.5 01/02/2003\nr.dat 212x4:3+24 16.5(-800)/uV 12 2048 -7 5 0 aVF x\n"
+    )
     assert header[:4] == ("r-1", 62.4725, 14400, 1)
     assert header.signals == (SignalLine("r.dat", 212, 4, 3, 24, 16.5, -800, "uV", -7, "aVF x"),)
 
@@ -42,7 +44,8 @@ def test_line_ends_blanks_marks_and_comments_do_not_matter(wrap):
 
 
 @pytest.mark.parametrize(
-    "tail", ["", " 12:49:10 15/11/1984", " 05-May-2020 14:50:55", " 14:50:55 05-May-2020", " 99:99 1984/11/15", " today"]
+    "tail",
+    ["", " 12:49:10 15/11/1984", " 05-May-2020 14:50:55", " 14:50:55 05-May-2020", " 99:99 1984/11/15", " today"],
 )
 def test_dates_in_any_order_do_not_matter(tail):
     assert parse(f"rec 1 500 10{tail}\na.dat 16")._replace() == parse("rec 1 500 10\na.dat 16")
@@ -74,7 +77,9 @@ def test_text_where_numbers_should_be_is_no_default(line):
         parse(f"rec 1 500 10\n{line}\n")
 
 
-@pytest.mark.parametrize("line", ["", "rec", "rec twelve 500", "rec 1 fast", "rec 1 -5", "rec 1 500 ten", "a b 1 500", "/2 1 500"])
+@pytest.mark.parametrize(
+    "line", ["", "rec", "rec twelve 500", "rec 1 fast", "rec 1 -5", "rec 1 500 ten", "a b 1 500", "/2 1 500"]
+)
 def test_a_record_line_of_other_things_is_refused(line):
     with pytest.raises(DamagedRecordError):
         parse(f"{line}\na.dat 16\n")
@@ -102,7 +107,9 @@ def test_segments_are_listed():
     assert header.segments == (Segment("a_1", 100), Segment("~", 50), Segment("a_2", 150))
 
 
-@pytest.mark.parametrize("text", ["rec/2 2 360 300\na 100", "rec/0 2 360 300", "rec/1 2 360 300\n../a 300", "rec/1 2 360 3\na x"])
+@pytest.mark.parametrize(
+    "text", ["rec/2 2 360 300\na 100", "rec/0 2 360 300", "rec/1 2 360 300\n../a 300", "rec/1 2 360 3\na x"]
+)
 def test_segments_must_be_there_and_bear_plain_names(text):
     with pytest.raises(DamagedRecordError):
         parse(text)

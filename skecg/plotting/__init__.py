@@ -1,0 +1,12 @@
+"""Pictures: an electrocardiogram on paper, and a map of embeddings.
+
+Both functions draw on the axes given or on a figure of their own, made without pyplot: no window, no display and no
+global state is needed, and nothing has to be closed. ``axes.figure.savefig("ecg.png")`` writes the picture.
+"""
+
+from __future__ import annotations
+
+from skecg.plotting.ecg import plot_ecg
+from skecg.plotting.embeddings import plot_embedding_map
+
+__all__ = ["plot_ecg", "plot_embedding_map"]

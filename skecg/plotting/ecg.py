@@ -1,0 +1,179 @@
+"""An electrocardiogram on paper."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.errors import ParameterError
+from skecg.plotting.canvas import import_matplotlib, new_axes_in_box
+from skecg.plotting.paper import Paper, Strip, arrange_strips, lay_paper
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from skecg.records import ECGRecord
+
+__all__ = ["plot_ecg"]
+
+_SECONDS_SHOWN = 10.0
+_MARGINS_MM = {"left": 4.0, "right": 4.0, "bottom": 8.0, "top": 11.0}
+_PAPER, _THIN, _THICK, _INK = "#fffaf8", "#f8d9d2", "#eeb0a5", "#14181f"
+
+
+def plot_ecg(
+    record: ECGRecord,
+    *,
+    layout: str = "auto",
+    speed_mm_per_second: float = 25.0,
+    gain_mm_per_mv: float = 10.0,
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Draw a recording on ECG paper.
+
+    The axes are in seconds and millivolts with the aspect of the paper, so that the squares of 1 and 5 mm are squares.
+    On a figure of its own a millimetre is a millimetre. Each lead is drawn about its own median, gaps (NaN) are left
+    open, and a pulse of 1 mV stands before each row. Of a recording longer than 10 s the first 10 s are shown, and the
+    title says so.
+
+    Parameters
+    ----------
+    record : ECGRecord
+    layout : {"auto", "3x4+1", "stacked"}, default="auto"
+        ``"3x4+1"``: three rows of four leads, each for a quarter of the time and running on from one another, above a
+        strip of lead II (without it V1, or the first there is). Absent leads leave their places empty, leads that are
+        none of the twelve get strips of their own. ``"stacked"``: a row a lead. ``"auto"``: the first of these when all
+        twelve leads are there, else the second.
+    speed_mm_per_second, gain_mm_per_mv : float, default=25.0, 10.0
+        Speed of the paper and height of a millivolt.
+    ax : matplotlib Axes or None, default=None
+        Where to draw; None makes a figure, ``axes.figure``.
+    title : str or None, default=None
+        None takes the record's name.
+
+    Returns
+    -------
+    matplotlib Axes
+        Its lines bear the leads' names as labels; x is the time in the recording, y the row's baseline plus the
+        voltage.
+
+    Raises
+    ------
+    ParameterError
+        When the layout is unknown, or speed or gain is not positive.
+    MissingDependencyError
+        When matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from skecg.datasets import make_ecg
+    >>> from skecg.plotting import plot_ecg
+    >>> axes = plot_ecg(make_ecg(random_state=0).records[0])
+    >>> axes.figure.savefig("ecg.png")  # doctest: +SKIP
+    """
+    for name, value in (("speed_mm_per_second", speed_mm_per_second), ("gain_mm_per_mv", gain_mm_per_mv)):
+        if not 0 < value < np.inf:
+            raise ParameterError(f"Got {name}={value!r}, expected a positive number of millimetres.")
+    seconds = min(_SECONDS_SHOWN, record.duration_seconds)
+    signal = _centred(record.signal[:, : max(1, round(seconds * record.sampling_rate))])
+    rows = arrange_strips(record.leads, layout, seconds)
+    drawn = [[signal[record.leads.index(strip.lead), _samples_of(strip, record)] for strip in row] for row in rows]
+    paper = lay_paper(
+        rows,
+        [[_extent(values) for values in row] for row in drawn],
+        seconds,
+        speed_mm_per_second=speed_mm_per_second,
+        gain_mm_per_mv=gain_mm_per_mv,
+    )
+    if ax is None:
+        ax = new_axes_in_box(paper.width_mm, paper.height_mm, **_MARGINS_MM)
+    _draw_grid(ax, paper)
+    for row, row_values, baseline in zip(rows, drawn, paper.baselines, strict=True):
+        _draw_calibration(ax, paper, baseline)
+        for strip, values in zip(row, row_values, strict=True):
+            _draw_strip(ax, paper, strip, values, record.sampling_rate, baseline)
+            _write_name(ax, paper, strip, values[: int(12 * paper.mm_x * record.sampling_rate)], baseline)
+    _finish_paper(ax, paper, record, title)
+    return ax
+
+
+def _centred(signal: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring each lead's median to zero; what is not finite becomes a gap."""
+    finite = np.where(np.isfinite(signal), signal, np.float32(np.nan))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the median of a lead that is all gap is a gap, and may be
+        return np.asarray(finite - np.nanmedian(finite, axis=1, keepdims=True), dtype=np.float32)
+
+
+def _extent(strip: NDArray[np.float32]) -> tuple[float, float]:
+    """Give the lowest and the highest voltage of a strip."""
+    values = strip[np.isfinite(strip)]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+
+
+def _samples_of(strip: Strip, record: ECGRecord) -> slice:
+    """Find the samples whose times lie in a strip."""
+    first, last = (int(np.ceil(t * record.sampling_rate - 1e-6)) for t in (strip.start_seconds, strip.stop_seconds))
+    return slice(first, max(last, first + 1))
+
+
+def _draw_grid(ax: Axes, paper: Paper) -> None:
+    """Draw the lines of 1 mm, and over them those of 5 mm."""
+    for every_mm, color, width in ((1, _THIN, 0.4), (5, _THICK, 0.7)):
+        columns = paper.mm_x * every_mm * _multiples(paper.left, paper.right, paper.mm_x * every_mm)
+        rows = paper.mm_y * every_mm * _multiples(paper.bottom, paper.top, paper.mm_y * every_mm)
+        upright = [((x, paper.bottom), (x, paper.top)) for x in columns]
+        level = [((paper.left, y), (paper.right, y)) for y in rows]
+        lines = import_matplotlib("collections").LineCollection(
+            upright + level, colors=color, linewidths=width, zorder=0.5, gid=f"grid-{every_mm}mm"
+        )
+        ax.add_collection(lines, autolim=False)
+
+
+def _multiples(low: float, high: float, step: float) -> NDArray[np.int64]:
+    return np.arange(round(low / step), round(high / step) + 1)
+
+
+def _draw_calibration(ax: Axes, paper: Paper, baseline: float) -> None:
+    """Draw the pulse of 1 mV and 5 mm before a row."""
+    x = paper.mm_x * np.array([-8.5, -7.5, -7.5, -2.5, -2.5, -1.5])
+    y = baseline + np.array([0.0, 0.0, 1.0, 1.0, 0.0, 0.0])
+    ax.plot(x, y, color=_INK, linewidth=0.8, solid_joinstyle="miter", label="_calibration")
+
+
+def _draw_strip(
+    ax: Axes, paper: Paper, strip: Strip, values: NDArray[np.float32], sampling_rate: float, baseline: float
+) -> None:
+    """Draw a piece of a lead, and a bar where it takes over from the lead before."""
+    first = int(np.ceil(strip.start_seconds * sampling_rate - 1e-6))
+    seconds = np.arange(first, first + len(values)) / sampling_rate
+    ax.plot(seconds, baseline + values, color=_INK, linewidth=0.9, solid_joinstyle="round", label=strip.lead, zorder=3)
+    if strip.start_seconds > 0:
+        bar = baseline + paper.mm_y * np.array([-3.0, 3.0])
+        ax.plot([strip.start_seconds] * 2, bar, color=_INK, linewidth=0.6, label="_bar")
+
+
+def _write_name(ax: Axes, paper: Paper, strip: Strip, beneath: NDArray[np.float32], baseline: float) -> None:
+    """Write a lead's name above the beginning of its strip."""
+    height_mm = float(np.clip(_extent(beneath)[1] / paper.mm_y + 1.5, 4.5, 15.0))
+    place = (strip.start_seconds + 1.2 * paper.mm_x, baseline + height_mm * paper.mm_y)
+    name = ax.text(*place, strip.lead, color=_INK, fontsize=9, fontweight="bold", va="bottom", zorder=4, clip_on=True)
+    name.set_path_effects([import_matplotlib("patheffects").withStroke(linewidth=2.5, foreground=_PAPER)])
+
+
+def _finish_paper(ax: Axes, paper: Paper, record: ECGRecord, title: str | None) -> None:
+    """Set limits, aspect and writing."""
+    ax.set(xlim=(paper.left, paper.right), ylim=(paper.bottom, paper.top), xticks=[], yticks=[], facecolor=_PAPER)
+    ax.set_aspect(paper.mm_x / paper.mm_y)
+    for spine in ax.spines.values():
+        spine.set(color=_THICK, linewidth=0.8)
+    heading = [title if title is not None else record.name]
+    if record.duration_seconds > _SECONDS_SHOWN:
+        heading.append(f"(first {_SECONDS_SHOWN:g} s of {record.duration_seconds:.4g} s)")
+    ax.set_title(" ".join(heading).strip(), loc="left", fontsize=11, fontweight="bold", color=_INK)
+    note = f"{1 / paper.mm_x:g} mm/s    {1 / paper.mm_y:g} mm/mV    {record.sampling_rate:g} Hz"
+    ax.annotate(note, (0, 0), (0, -5), "axes fraction", "offset points", va="top", fontsize=8, color=_INK)

@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from skecg.errors import (
+    DamagedRecordError,
+    LeadError,
+    RecordNotFoundError,
+    SamplingRateError,
+    ShapeError,
+    SkecgError,
+    UnitsError,
+    UnsupportedFormatError,
+)
+from skecg.io.tables import TABLE_SUFFIXES, read_table
+from skecg.leads import CANONICAL_LEADS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LEADS = list(CANONICAL_LEADS)
+TWO = "0.1,-0.2\n0.3,0.4\n-0.5,0.6\n"
+TWO_SIGNAL = [[0.1, 0.3, -0.5], [-0.2, 0.4, 0.6]]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[..., Path]:
+    def write(content: str | bytes, name: str = "a.csv") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write
+
+
+values = st.one_of(st.just(float("nan")), st.floats(-1e4, 1e4, width=32))
+tables = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12), elements=values)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    signal=tables,
+    delimiter=st.sampled_from([",", ";", "\t", " ", "  ", ", "]),
+    missing=st.sampled_from(["nan", "NA", "NaN", "null", ""]),
+    newline=st.sampled_from(["\n", "\r\n", "\r", "\r\r\n"]),
+    start=st.sampled_from(["", "\ufeff", "\n"]),
+    end=st.sampled_from(["", "\n", "\n\n"]),
+    decimal=st.sampled_from([".", ","]),
+    has_header=st.booleans(),
+    has_index=st.booleans(),
+    is_quoted=st.booleans(),
+)
+def test_what_is_written_is_read_back(
+    tmp_path: Path,
+    signal: np.ndarray,
+    delimiter: str,
+    missing: str,
+    newline: str,
+    start: str,
+    end: str,
+    decimal: str,
+    has_header: bool,
+    has_index: bool,
+    is_quoted: bool,
+) -> None:
+    if not delimiter.strip(" "):
+        missing, decimal, is_quoted = missing or "nan", ".", False  # blanks separate neither nothing nor numbers
+    is_single = signal.shape[0] + has_index == 1
+    decimal = "." if "," in delimiter or is_single else decimal  # 0,1 alone in a line is two numbers
+    missing = "nan" if is_single else missing  # a last empty line is no row
+    leads = LEADS[: len(signal)]
+
+    def line(cells: list[str]) -> str:
+        return delimiter.join(f'"{cell}"' if is_quoted else cell for cell in cells)
+
+    rows = [[*(["time"] if has_index else []), *leads]] if has_header else []
+    for i, column in enumerate(signal.T):
+        cells = [missing if np.isnan(v) else f"{v!r}".split("(")[-1].rstrip(")").replace(".", decimal) for v in column]
+        rows.append([*([str(i)] if has_index else []), *cells])
+    path = tmp_path / "a.csv"
+    path.write_bytes((start + newline.join(map(line, rows)) + end).encode())
+    if has_index and signal.shape[1] == 1:
+        with pytest.raises(LeadError):  # one row is no ramp
+            read_table(path, sampling_rate=500, leads=leads)
+        return
+    record = read_table(path, sampling_rate=500, leads=None if has_header else leads)
+    assert record.leads == tuple(leads)
+    np.testing.assert_array_equal(record.signal, signal)
+
+
+def test_rate_leads_units_and_name_are_those_given(table: Callable[..., Path]) -> None:
+    record = read_table(table(TWO, "p7.csv"), sampling_rate=250, leads=["ii", "v1"], units="uV")
+    assert (record.name, record.sampling_rate, record.leads) == ("p7", 250, ("II", "V1"))
+    np.testing.assert_allclose(record.signal, np.array(TWO_SIGNAL) / 1000, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.TXT"])
+def test_the_suffix_does_not_decide_the_delimiter(table: Callable[..., Path], name: str) -> None:
+    assert read_table(table(TWO, name), sampling_rate=250, leads=["I", "II"]).n_samples == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TWO.replace(",", ";").replace(".", ","),
+        TWO.replace(",", "\t").replace(".", ","),
+        TWO.replace(",", ",  "),
+        TWO.replace("\n", ",\n"),
+        "# lead I, lead II\n" + TWO,
+        "I (mV),II [mV]\n" + TWO,
+        "\n\nMDC_ECG_LEAD_I,dii\n" + TWO,
+        ",0,1\n0,0.1,-0.2\n1,0.3,0.4\n2,-0.5,0.6\n",
+        "Time (s),I,II\n0,0.1,-0.2\n0.002,0.3,0.4\n0.004,-0.5,0.6\n",
+        TWO.encode("utf-16"),
+        '"I","II"\n"0.1","-0.2"\n"0.3","0.4"\n"-0.5","0.6"\n',
+        "0,1;-0,2\n,3;0,4\n-0,5;6E-1\n",
+        "I,II\nµ".encode("latin-1")[:5] + TWO.encode(),
+    ],
+)
+def test_common_dialects_mean_the_same(table: Callable[..., Path], content: str | bytes) -> None:
+    record = read_table(table(content), sampling_rate=500, leads=["I", "II"])
+    np.testing.assert_allclose(record.signal, np.array(TWO_SIGNAL), rtol=1e-6)
+
+
+def test_a_row_of_column_numbers_is_no_sample(table: Callable[..., Path]) -> None:
+    rows = np.random.default_rng(0).normal(size=(20, 12))
+    numbered = ",".join(map(str, range(12))) + "\n" + "\n".join(",".join(f"{v}" for v in row) for row in rows)
+    np.testing.assert_allclose(read_table(table(numbered), sampling_rate=500, leads=LEADS).signal, rows.T, rtol=1e-6)
+    assert read_table(table("0,1\n1,1\n2,1\n"), sampling_rate=500, leads=["I", "II"]).n_samples == 3
+
+
+def test_without_rate_the_message_says_what_to_pass(table: Callable[..., Path]) -> None:
+    with pytest.raises(SamplingRateError, match=r"a\.csv.*Pass sampling_rate="):
+        read_table(table("I,II\n" + TWO))
+    with pytest.raises(SamplingRateError):
+        read_table(table("I,II\n" + TWO), sampling_rate=-1)
+
+
+@pytest.mark.parametrize("n_columns", [1, 2, 8, 12, 13])
+def test_leads_are_never_guessed(table: Callable[..., Path], n_columns: int) -> None:
+    with pytest.raises(LeadError, match=rf"{n_columns} columns without names.*Pass leads="):
+        read_table(table("\n".join([",".join(["0.5"] * n_columns)] * 20)), sampling_rate=500)
+
+
+@pytest.mark.parametrize("leads", [["I"], ["I", "II", "III", "V1"], ["I", "II", "III"]])
+def test_columns_and_leads_must_be_as_many(table: Callable[..., Path], leads: list[str]) -> None:
+    with pytest.raises(LeadError, match="2 columns"):
+        read_table(table(TWO), sampling_rate=500, leads=leads)
+
+
+def test_an_extra_first_column_is_dropped_only_if_it_is_a_ramp(table: Callable[..., Path]) -> None:
+    path = table("5,0.1\n6,0.2\n9,0.3\n")
+    assert read_table(path, sampling_rate=500, leads="II").signal.tolist() == [pytest.approx([0.1, 0.2, 0.3])]
+    with pytest.raises(LeadError, match="does not increase all along"):
+        read_table(table("5,0.1\n6,0.2\n6,0.3\n"), sampling_rate=500, leads=["II"])
+
+
+def test_a_header_with_the_same_leads_in_another_order_is_refused(table: Callable[..., Path]) -> None:
+    with pytest.raises(LeadError, match="another order"):
+        read_table(table("I,II\n" + TWO), sampling_rate=500, leads=["II", "I"])
+    assert read_table(table("I,II\n" + TWO), sampling_rate=500, leads=["V1", "V2"]).leads == ("V1", "V2")
+
+
+def test_a_header_in_other_units_is_refused(table: Callable[..., Path]) -> None:
+    path = table("I (uV),II (uV)\n" + TWO)
+    with pytest.raises(UnitsError, match="Pass units='uV'"):
+        read_table(path, sampling_rate=500)
+    assert read_table(path, sampling_rate=500, units="µV").signal[0, 0] == pytest.approx(1e-4)
+
+
+def test_a_header_that_names_a_lead_twice_is_refused(table: Callable[..., Path]) -> None:
+    with pytest.raises(LeadError, match=r"first row of .*a\.csv.*more than once"):
+        read_table(table("II,ii\n" + TWO), sampling_rate=500)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"is empty \(0 bytes\)"),
+        (" \r\n\t\n", "is empty"),
+        ("I,II\n", "a header and no samples"),
+        (bytes(range(256)) * 20, "is a binary file"),
+        ("I,II\n0.1,0.2\n0.3\n", r"1 column\(s\) in line 3 .*expected 2 as in line 2"),
+        ("0.1,0.2\n0.3,0.4,0.5\n", r"3 column\(s\) in line 2"),
+        ("0.1,0.2\n\n0.3,0.4\n", r"1 column\(s\) in line 2"),
+        ("I,II\n0.1,0.2\n0.3,off\n", "text 'off' in line 3, column 2"),
+        ("0.1,oops\n0.3,0.4\n", "text 'oops' in line 1, column 2"),
+        ("0.1;1.234,5\n0.3;0.4\n", "text '1.234,5' in line 1, column 2"),
+        ("I,II\n0.1,1_000\n", "text '1_000' in line 2"),
+        ("I,II\n0.1," + "x" * 500, "text 'x{30}…'"),
+        ('I,II\n0.1,0.2\n0.3,"' + "9" * 200_000, "quotes that make no cells in line 3"),
+    ],
+)
+def test_a_damaged_table_says_where(table: Callable[..., Path], content: str | bytes, message: str) -> None:
+    with pytest.raises(DamagedRecordError, match=message) as raised:
+        read_table(table(content), sampling_rate=500, leads=["I", "II"])
+    assert "a.csv" in str(raised.value)
+
+
+def test_an_empty_line_of_a_single_lead_is_a_gap(table: Callable[..., Path]) -> None:
+    signal = read_table(table("0.1\n\n0.3\n"), sampling_rate=500, leads=["II"]).signal
+    np.testing.assert_array_equal(signal, np.float32([[0.1, np.nan, 0.3]]))
+
+
+@pytest.mark.parametrize("n_samples", [13, 20, 5000])
+def test_leads_in_rows_are_refused(table: Callable[..., Path], n_samples: int) -> None:
+    sideways = "\n".join(",".join(f"{v:.3f}" for v in row) for row in np.ones((12, n_samples + 1)))
+    with pytest.raises(ShapeError, match="transposed"):
+        read_table(table(sideways), sampling_rate=500, leads=LEADS)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=st.one_of(
+        st.binary(max_size=200), st.text("0123456789.,;-+eE \t\n\r\"'#nNaAI", max_size=80).map(str.encode)
+    )
+)
+@pytest.mark.parametrize("suffix", sorted(TABLE_SUFFIXES))
+def test_any_bytes_raise_nothing_but_errors_of_ours(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    with contextlib.suppress(SkecgError):
+        assert read_table(path, sampling_rate=500, leads=["I", "II"]).n_leads == 2
+
+
+# ---- NumPy ------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(signal=tables)
+def test_numpy_files_are_read_back(tmp_path: Path, signal: np.ndarray) -> None:
+    leads = LEADS[: len(signal)]
+    np.save(tmp_path / "a.npy", signal)
+    np.savez(tmp_path / "one.npz", anything=signal)
+    np.savez_compressed(tmp_path / "all.npz", signal=signal, sampling_rate=500, leads=leads, units="mV")
+    for name in ("a.npy", "one.npz", "all.npz"):
+        record = read_table(tmp_path / name, sampling_rate=500, leads=leads)
+        np.testing.assert_array_equal(record.signal, signal)
+    own = read_table(tmp_path / "all.npz")
+    assert (own.sampling_rate, own.leads) == (500, tuple(leads))
+
+
+def test_units_of_an_npz_take_the_argument_s_place(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "a.npz", signal=[[100.0], [2.0]], sampling_rate=[250], leads=np.array([b"I", b"II"]), units="uV"
+    )
+    assert read_table(tmp_path / "a.npz").signal.ravel().tolist() == pytest.approx([0.1, 0.002])
+    np.savez(tmp_path / "b.npz", signal=[[100.0], [2.0]], sampling_rate=250, leads=["I", "II"], units=["uV", "mV"])
+    assert read_table(tmp_path / "b.npz").signal.ravel().tolist() == pytest.approx([0.1, 2])
+
+
+def test_integer_arrays_are_scaled_as_numbers(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([[1000, -2000, 3]], dtype=np.int16))
+    record = read_table(tmp_path / "a.npy", sampling_rate=500, leads=["II"], units="uV")
+    assert record.signal.ravel().tolist() == pytest.approx([1, -2, 0.003])
+
+
+def test_arguments_that_contradict_an_npz_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", signal=np.zeros((2, 100)), sampling_rate=250, leads=["I", "II"])
+    with pytest.raises(SamplingRateError, match="says 250 Hz"):
+        read_table(tmp_path / "a.npz", sampling_rate=500)
+    with pytest.raises(LeadError, match="another order"):
+        read_table(tmp_path / "a.npz", leads=["II", "I"])
+
+
+def test_arrays_need_rate_and_leads(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((12, 100)))
+    with pytest.raises(SamplingRateError, match="Pass sampling_rate="):
+        read_table(tmp_path / "a.npy", leads=LEADS)
+    with pytest.raises(LeadError, match="Pass leads="):
+        read_table(tmp_path / "a.npy", sampling_rate=500)
+
+
+@pytest.mark.parametrize("shape", [(5000, 12), (5000,), (2, 12, 50), (12, 0)])
+def test_arrays_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape))
+    with pytest.raises(ShapeError):
+        read_table(tmp_path / "a.npy", sampling_rate=500, leads=LEADS)
+
+
+def test_python_objects_are_never_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([[1, "x"]], dtype=object), allow_pickle=True)
+    (tmp_path / "b.npy").write_bytes(b"\x80\x04K\x01.")
+    np.savez(tmp_path / "c.npz", signal=np.array([[1, "x"]], dtype=object))
+    for name in ("a.npy", "b.npy", "c.npz"):
+        with pytest.raises(DamagedRecordError, match="never unpickled"):
+            read_table(tmp_path / name, sampling_rate=500, leads=["I"])
+
+
+@pytest.mark.parametrize("dtype", [complex, "U3"])
+def test_arrays_that_are_no_real_numbers_are_refused(tmp_path: Path, dtype: str | type) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((1, 100), dtype=dtype))
+    with pytest.raises(ShapeError, match="dtype"):
+        read_table(tmp_path / "a.npy", sampling_rate=500, leads=["I"])
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+@pytest.mark.parametrize("keep", [0, 5, 60, -1])
+def test_a_truncated_numpy_file_is_damaged(tmp_path: Path, name: str, keep: int) -> None:
+    path = tmp_path / name
+    if name == "a.npy":
+        np.save(path, np.ones((2, 100)))
+    else:
+        np.savez(path, np.ones((2, 100)))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DamagedRecordError, match=re.escape(str(path))):
+        read_table(path, sampling_rate=500, leads=["I", "II"])
+
+
+def test_several_arrays_without_a_signal_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones((2, 100)), y=np.ones((2, 100)))
+    with pytest.raises(UnsupportedFormatError, match=r"2 arrays \(x, y\)"):
+        read_table(tmp_path / "a.npz", sampling_rate=500, leads=["I", "II"])
+
+
+def test_other_suffixes_and_absent_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedFormatError, match=r"\.csv, \.npy"):
+        read_table(tmp_path / "a.xls")
+    with pytest.raises(RecordNotFoundError):
+        read_table(tmp_path / "a.csv", sampling_rate=500)
+
+
+# ---- real files -------------------------------------------------------------------------------------------------
+
+
+def test_challenge_2011_texts_are_read_with_their_sample_numbers_dropped(shared: Path) -> None:
+    path = shared / "data" / "raw" / "cinc2011" / "1002867.txt"
+    record = read_table(path, sampling_rate=500, leads=LEADS, units="uV")
+    assert (record.n_leads, record.n_samples) == (12, 5000)
+    first = [-0.304, -0.620, -0.316, 0.462, -0.468, 0.006, 0.148, 0.064, 0.184, 0.152, 0.088, 0.188]
+    assert record.signal[:, 0].tolist() == pytest.approx(first)
+    with pytest.raises(LeadError, match="Pass leads="):
+        read_table(path, sampling_rate=500)
