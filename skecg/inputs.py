@@ -25,7 +25,7 @@ def is_numeric_array(X: Any) -> bool:
     if isinstance(X, list | tuple):
         return len(X) == 0 or _is_numbers(X[0])
     if _is_frame(X):
-        return X.shape[1] != 1 or all(getattr(d, "kind", "O") in "fiub" for d in X.dtypes)
+        return all(getattr(d, "kind", "O") in "fiubc" for d in X.dtypes)
     if _is_series(X):
         return getattr(X.dtype, "kind", "O") in "fiubc"
     dtype = getattr(X, "dtype", None)

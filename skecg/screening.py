@@ -23,7 +23,7 @@ from skecg.errors import (
     SkecgWarning,
     UnitsWarning,
 )
-from skecg.leads import CANONICAL_LEADS, LIMB_COEFFICIENTS, derivation_matrix, limb_lead_order
+from skecg.leads import LIMB_COEFFICIENTS, derivation_matrix, limb_lead_order
 from skecg.records import ECGRecord
 from skecg.resampling import resampled_samples
 
@@ -178,15 +178,11 @@ def _lead_sources(
 ) -> tuple[Sources, tuple[str, ...]]:
     """Say which rows make each lead wanted, and which leads cannot be had.
 
-    Rows are listed in the order of the standard leads, so that sums do not depend on their order in the record.
+    No lead is a sum of more than two rows, so that their order in the record does not change the rounding.
     """
     rows = [row for row, no_samples in enumerate(empty) if not no_samples]
     matrix, missing = derivation_matrix([leads[row] for row in rows], wanted)
-    order = {lead: place for place, lead in enumerate(CANONICAL_LEADS)}
-    sources = []
-    for weights in matrix:
-        used = sorted(np.flatnonzero(weights).tolist(), key=lambda i: order.get(leads[rows[i]], len(order)))
-        sources.append(tuple((rows[i], float(weights[i])) for i in used))
+    sources = [tuple((rows[i], float(weights[i])) for i in np.flatnonzero(weights)) for weights in matrix]
     return tuple(sources), tuple(missing)
 
 

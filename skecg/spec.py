@@ -18,6 +18,11 @@ from skecg.leads import canonical_leads
 __all__ = ["EncoderConfig", "InputSpec", "LeadwiseConfig", "TemporalConfig"]
 
 
+def _is_finite(value: object) -> bool:
+    """Say whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 class _Value:
     """A frozen dataclass that reads itself from JSON strictly."""
 
@@ -122,6 +127,7 @@ class InputSpec(_Value):
             raise WeightsFormatError(f"Got leads={self.leads!r} in the input specification: {error}") from error
         self._require_numbers("sampling_rate")
         self._require_integers("window_samples", "filter_order")
+        self._require(isinstance(self.any_leads, bool), "any_leads", "true or false")
         self._require(self.resampling in ("polyphase", "fourier"), "resampling", "'polyphase' or 'fourier'")
         for name in ("highpass_hz", "lowpass_hz", "clip"):
             if getattr(self, name) is not None:
@@ -135,7 +141,7 @@ class InputSpec(_Value):
         for name in ("mean", "std"):
             value = getattr(self, name)
             if self.normalization == "statistics":
-                fits = isinstance(value, tuple) and len(value) == len(self.leads)
+                fits = isinstance(value, tuple) and len(value) == len(self.leads) and all(map(_is_finite, value))
                 self._require(fits, name, f"{len(self.leads)} numbers, one a lead")
             else:
                 self._require(value is None, name, "none unless normalization is 'statistics'")
@@ -224,6 +230,8 @@ class TemporalConfig(EncoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_integers("num_registers", minimum=0)
+        for name in ("bias", "norm_bias"):
+            self._require(isinstance(getattr(self, name), bool), name, "true or false")
         self._require(self.dim % 2 == 0, "dim", "an even number")
 
 

@@ -54,7 +54,9 @@ def warn_of_shared_patients(cv: Any, X: Any, y: ArrayLike | None, patients: Arra
         raise ParameterError(f"Got patients of shape {who.shape} for {len(X)} records, expected one name for each.")
     splitter = check_cv(cv, y, classifier=True)
     rows = np.zeros((len(X), 1))
-    shared = [len(np.intersect1d(who[train], who[test])) for train, test in splitter.split(rows, y, groups=who)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The groups parameter is ignored")
+        shared = [len(np.intersect1d(who[train], who[test])) for train, test in splitter.split(rows, y, groups=who)]
     if max(shared) > 0:
         warnings.warn(
             f"Got a {type(splitter).__name__} whose splits train and test on the same patients (up to {max(shared)} of "

@@ -154,6 +154,7 @@ def test_strides_that_would_not_cover_the_record_are_refused(stride: Any) -> Non
 
 def test_a_record_alone_in_any_company_and_in_any_order_is_bit_identical() -> None:
     records = [ecg(10, rate, seed) for seed, rate in enumerate([500, 250, 500, 360, 500, 1000] * 4)]
+    records += [ecg(5, 1000, 33), ecg(20, 250, 34)]  # as many samples as others, at other rates
     records += [changed(ecg(10, 500, 30), "V2", np.nan, slice(100, 300)), ecg(23, 500, 31), ecg(3, 500, 32)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SignalWarning)
@@ -403,6 +404,9 @@ def test_small_and_large_hearts_are_not_taken_for_another_unit(factor: float) ->
 
 def test_an_artefact_does_not_look_like_another_unit() -> None:
     assert kinds_of_warnings([changed(ecg(), "V3", 60.0, slice(100, 110))]) == []
+    signal = ecg().signal.copy()
+    signal[:, 100:120] = 60
+    assert kinds_of_warnings([ECGRecord(signal, 500, CANONICAL_LEADS)]) == []
 
 
 def test_a_kind_of_warning_comes_once_a_call_and_names_three_records() -> None:

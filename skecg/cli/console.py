@@ -18,8 +18,13 @@ _SHOWN_OF_EACH = 3
 
 
 def say(message: object) -> None:
-    """Print a message in one line."""
-    print("skecg:", " ".join(str(message).split()), file=sys.stderr, flush=True)
+    """Print a message in one line, above a progress bar if there is one."""
+    line = "skecg: " + " ".join(str(message).split())
+    bars = sys.modules.get("tqdm")
+    if bars is None:
+        print(line, file=sys.stderr, flush=True)
+    else:
+        bars.tqdm.write(line, file=sys.stderr)
 
 
 @contextlib.contextmanager

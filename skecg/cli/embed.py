@@ -84,6 +84,7 @@ def _add_computing_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Embed the records and write the files."""
     out: Path = arguments.out
+    _check_cache(arguments.cache)
     check_feature_file(out)
     if out.exists() and not arguments.force:
         raise ParameterError(f"{str(out)!r} exists. Name another file, or pass --force to replace it.")
@@ -97,14 +98,20 @@ def run(arguments: argparse.Namespace) -> int:
     shape = (len(paths), recipe.n_features)
     with UnfinishedRun(partial, _manifest(paths, recipe, embedder), shape, anew=arguments.force) as unfinished:
         try:
-            _embed(embedder, recipe, paths, unfinished, arguments)
+            _embed(embedder, recipe, paths, unfinished, quiet=arguments.quiet)
+            return _finish(embedder, recipe, paths, unfinished, out)
         except KeyboardInterrupt:
             say(
                 f"interrupted after {unfinished.n_done} of {len(paths)} records. Give the same command again to "
                 f"continue; what is done is in {str(partial)!r}."
             )
             return 130
-        return _finish(embedder, recipe, paths, unfinished, arguments)
+
+
+def _check_cache(cache: str | None) -> None:
+    """Refuse a cache that would end with this command, and would make what it gives depend on interruptions."""
+    if cache == "memory":
+        raise ParameterError("Got --cache memory, which would not outlive this command; expected disk or a folder.")
 
 
 def _find(arguments: argparse.Namespace) -> list[str]:
@@ -157,7 +164,8 @@ def _embed(
     recipe: Recipe,
     paths: Sequence[str],
     unfinished: UnfinishedRun,
-    arguments: argparse.Namespace,
+    *,
+    quiet: bool,
 ) -> None:
     """Embed what is not done yet, chunk by chunk."""
     from tqdm import tqdm
@@ -173,7 +181,7 @@ def _embed(
     seconds = 0.1 if sys.stderr.isatty() else 10.0
     source = embedder._source(paths, None, reset=False)
     with tqdm(
-        total=len(paths), initial=first, unit="record", desc="embedding", mininterval=seconds, disable=arguments.quiet
+        total=len(paths), initial=first, unit=" records", desc="embedding", mininterval=seconds, disable=quiet
     ) as bar:
         for chunk in embed_chunks(source, recipe, open_cache(embedder.cache), first=first, n_jobs=embedder.n_jobs):
             failures = [Failure(row, type(e).__name__, str(e)) for row, e in sorted(chunk.failures.items())]
@@ -186,10 +194,9 @@ def _finish(
     recipe: Recipe,
     paths: Sequence[str],
     unfinished: UnfinishedRun,
-    arguments: argparse.Namespace,
+    out: Path,
 ) -> int:
     """Write the file of features and the list of failures, and say how it went."""
-    out: Path = arguments.out
     failures = unfinished.failures
     names = [str(name) for name in embedder.get_feature_names_out()]
     table = FeatureTable(paths, unfinished.features(), names, _provenance(embedder, recipe, len(paths), len(failures)))

@@ -6,14 +6,11 @@ import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from skecg.cli.arguments import Verbs, add_signal_options
 from skecg.cli.feature_files import read_features
 from skecg.errors import ParameterError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["add_parser", "run"]
 
@@ -43,12 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
     if out.suffix.lower() not in _SUFFIXES:
         raise ParameterError(f"Got --out {str(out)!r}, expected a name that ends in {', '.join(_SUFFIXES)}.")
     axes = _draw_record(arguments) if arguments.map is None else _draw_map(arguments)
-    figure: Any = axes.figure
-    figure.savefig(out)
+    axes.figure.savefig(out)
     return 0
 
 
-def _draw_record(arguments: argparse.Namespace) -> Axes:
+def _draw_record(arguments: argparse.Namespace) -> Any:
+    """Give the axes of a recording; matplotlib itself stays behind :mod:`skecg.plotting`."""
     from skecg.io import read_record
     from skecg.plotting import plot_ecg
 
@@ -58,7 +55,8 @@ def _draw_record(arguments: argparse.Namespace) -> Axes:
     return plot_ecg(record, layout=arguments.layout)
 
 
-def _draw_map(arguments: argparse.Namespace) -> Axes:
+def _draw_map(arguments: argparse.Namespace) -> Any:
+    """Give the axes of a map."""
     from skecg.plotting import plot_embedding_map
 
     features, paths = read_features(arguments.map)

@@ -166,20 +166,21 @@ class UnfinishedRun:
             entry = _read_entry(line, self.n_done, self._shape[0])
             if entry is None:
                 break
-            self.n_done = entry["stop"]
-            self.failures += [Failure(*failure) for failure in entry["failures"]]
+            self.n_done, failures = entry
+            self.failures += failures
             length += len(line)
         self._journal.truncate(length)
 
 
-def _read_entry(line: bytes, start: int, n_records: int) -> dict[str, Any] | None:
-    """Read a line of the journal; None when it is not whole or does not follow the line before."""
+def _read_entry(line: bytes, start: int, n_records: int) -> tuple[int, list[Failure]] | None:
+    """Read a chunk's end and failures from the journal; None when the line is not whole or does not follow the last."""
     try:
         entry = json.loads(line)
+        failures = [Failure(*failure) for failure in entry["failures"]]
         follows = entry["start"] == start and start < entry["stop"] <= n_records
     except (ValueError, KeyError, TypeError):
         return None
-    return dict(entry) if follows and line.endswith(b"\n") else None
+    return (int(entry["stop"]), failures) if follows and line.endswith(b"\n") else None
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

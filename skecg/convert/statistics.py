@@ -117,6 +117,6 @@ def _in_order(path: Path, kind: str, values: Any, leads: Sequence[str]) -> tuple
     usable = all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in numbers)
     if len(numbers) != len(leads) or not usable:
         raise ParameterError(
-            f"Got {kind!r} in {path} that is not {len(leads)} numbers, one for each of {', '.join(leads)}."
+            f"Got {kind!r} in {path}, expected {len(leads)} numbers, one for each of {', '.join(leads)}."
         )
     return tuple(float(x) for x in numbers)

@@ -42,10 +42,10 @@ _QRS_WAVES = {
     "rbbb": np.array(
         [
             [-25.0, 7.5, -0.16, -0.06, -0.34],
-            [-3.0, 9.5, 1.10, 0.70, 0.15],
-            [13.0, 9.5, 0.40, 0.35, 0.55],
-            [48.0, 13.0, -0.37, -0.02, -0.50],  # late right ventricle: R' in V1, slurred S in I and V6
-            [74.0, 16.0, -0.36, -0.04, -0.50],
+            [-3.0, 9.5, 1.15, 0.58, 0.15],
+            [13.0, 10.0, 0.62, 0.28, 0.55],
+            [48.0, 13.0, -0.31, -0.08, -0.50],  # late right ventricle: R' in V1, slurred S in I and V6
+            [74.0, 16.0, -0.27, -0.10, -0.48],
         ]
     ),
 }
@@ -117,7 +117,7 @@ def draw_heart(
     p[:, 0] *= np.clip(rng.normal(1.0, 0.07), 0.85, 1.2)
     focus = rng.integers(len(_ECTOPIC_QRS))
     ectopic = [_vary(rng, waves[focus], amplitude=0.12, duration=0.04) for waves in (_ECTOPIC_QRS, _ECTOPIC_T)]
-    own_axis = frontal_axis(qrs) + np.clip(rng.normal(0.0, 16.0), -38.0, 38.0)
+    own_axis = frontal_axis(qrs) + np.clip(rng.normal(0.0, 13.0), -30.0, 30.0)
     axis = 180.0 - (180.0 - (own_axis if axis_degrees is None else axis_degrees)) % 360.0
     rotation = rotation_to(axis, qrs)
     # Repolarization follows the ventricles' new axis half way, and the atria not at all.

@@ -144,7 +144,7 @@ def is_damage(error: Trouble, path: Path) -> bool:
         return path.is_dir()
     if isinstance(error, DamagedStoreError | UnicodeDecodeError):
         return True
-    extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
     if extended & 0xFF == sqlite3.SQLITE_READONLY:
         # A header that asks for a newer SQLite makes a file read-only that its permissions do not.
         return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)

@@ -30,7 +30,7 @@ def build_encoder(config: EncoderConfig) -> Encoder:
 
 def read_encoder_config(architecture: str, values: Mapping[str, Any]) -> EncoderConfig:
     """Read the configuration of the architecture named."""
-    if architecture not in _CONFIGS:
+    if not isinstance(architecture, str) or architecture not in _CONFIGS:
         known = ", ".join(map(repr, sorted(_CONFIGS)))
         raise WeightsFormatError(
             f"Got architecture {architecture!r}, expected one of {known}. Weights of a newer one need a newer skecg."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from skecg.io.wfdb_files import SIGNAL_SUFFIXES, find_header, similar_names
 from skecg.io.wfdb_records import read_wfdb_header
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from skecg.io.reading import PathLike
 
@@ -49,9 +50,12 @@ def find_records(paths: PathLike | Iterable[PathLike], *, recursive: bool = True
     ParameterError
         When `paths` holds anything but paths.
     """
-    single = isinstance(paths, (str, os.PathLike))
+    if isinstance(paths, (str, os.PathLike)):
+        paths = [paths]
+    if isinstance(paths, bytes) or not isinstance(paths, Iterable):
+        raise ParameterError(f"Got paths={paths!r}, expected a path or a list of paths.")
     found: set[Path] = set()
-    for path in [paths] if single else list(paths):  # type: ignore[arg-type]
+    for path in paths:
         if not isinstance(path, (str, os.PathLike)):
             raise ParameterError(f"Got a path of type {type(path).__name__}, expected str or Path.")
         found.update(_expand(Path(path), recursive))

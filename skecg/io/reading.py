@@ -158,10 +158,10 @@ def _read_in_chunks(
         return [read(path) for path in share]
 
     remaining = iter(paths)
-    # A task for each thread and not for each file: handing over a task takes as long as reading a record.
-    share_size = -(-chunk // n_threads)
     with Parallel(n_jobs=n_threads, prefer="threads") as parallel:
         while batch := list(islice(remaining, chunk)):
+            # A task for each thread, not for each file: handing over a task takes as long as reading a record.
+            share_size = -(-len(batch) // n_threads)
             shares = [batch[start : start + share_size] for start in range(0, len(batch), share_size)]
             for records in parallel(delayed(read_share)(share) for share in shares):
                 yield from records
@@ -184,6 +184,12 @@ def _read_or_error(path: PathLike) -> ECGRecord | RecordReadError:
         return read_record(path)
     except RecordReadError as error:
         return error
+    except ParameterError:
+        raise
+    except InputError as error:  # a table that does not say its rate, or names a lead twice
+        unread = RecordReadError(f"{path} is no recording by itself: {error}")
+        unread.__cause__ = error
+        return unread
 
 
 def _as_path(path: Any) -> Path:

@@ -22,7 +22,7 @@ from skecg.errors import (
     UnitsError,
     UnsupportedFormatError,
 )
-from skecg.io.text_tables import parse_text_table
+from skecg.io.text_tables import TextTable, parse_text_table
 from skecg.leads import canonical_leads
 from skecg.records import MILLIVOLTS_PER_UNIT, ECGRecord, as_millivolts, as_sampling_rate
 
@@ -110,7 +110,7 @@ def read_table(
 def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, units: str) -> ECGRecord:
     """Read a text table."""
     rate = _known_rate(sampling_rate, path)
-    table = parse_text_table(path)
+    table = _named_columns(parse_text_table(path))
     n_rows, n_columns = table.values.shape
     if leads is not None and n_rows == len(leads) and n_columns > n_rows + 1:
         raise ShapeError(
@@ -127,22 +127,50 @@ def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, un
             "'V5', 'V6']."
         )
     values = _lead_columns(table.values, leads, path)
-    return ECGRecord(as_millivolts(values.T, units), rate, leads, path.stem)
+    return ECGRecord(_millivolts(values.T, units, path), rate, leads, path.stem)
+
+
+def _named_columns(table: TextTable) -> TextTable:
+    """Drop the columns that a first row marks as no leads: a time, and the nothing after a last delimiter."""
+    values, header = table.values, table.header
+    if header is None or len(header) != values.shape[1]:
+        return table
+    if len(header) > 1 and header[-1] == "" and _is_empty(values[:, -1]):
+        values, header = values[:, :-1], header[:-1]
+    if len(header) > 1 and _UNIT_IN_NAME.sub("", header[0]).lower() in _INDEX_NAMES and _is_ramp(values[:, 0]):
+        values, header = values[:, 1:], header[1:]
+    return TextTable(values, header)
+
+
+def _is_ramp(column: NDArray[np.float64]) -> bool:
+    """Whether a column increases all along, as times and sample numbers do."""
+    return len(column) > 1 and bool(np.all(np.diff(column) > 0))
 
 
 def _lead_columns(values: NDArray[np.float64], leads: Sequence[str], path: Path) -> NDArray[np.float64]:
-    """Drop a leading column of sample numbers or times, shape (n_samples, n_columns) to (n_samples, n_leads)."""
-    n_columns = values.shape[1]
-    if n_columns == len(leads):
-        return values
-    is_ramp = len(values) > 1 and bool(np.all(np.diff(values[:, 0]) > 0))
-    if n_columns == len(leads) + 1 and is_ramp:
-        return values[:, 1:]
-    hint = " The first does not increase all along, so it is no time." if n_columns == len(leads) + 1 else ""
+    """Drop what is no lead, shape (n_samples, n_columns) to (n_samples, n_leads).
+
+    That is a first column of sample numbers or times, and a last one that is empty since every line ends with a
+    delimiter. Where one column is too many and could be either, the caller must say more.
+    """
+    extra = values.shape[1] - len(leads)
+    is_ramp = _is_ramp(values[:, 0])
+    ends_empty = len(values) > 1 and _is_empty(values[:, -1])
+    if extra == 0 or (extra == 1 and is_ramp != ends_empty) or (extra == 2 and is_ramp and ends_empty):
+        return values[:, int(is_ramp and extra > 0) :][:, : len(leads)]
+    hint = ""
+    if extra == 1:
+        either = "and the last is empty: either could be no lead." if is_ramp else "so it is no time."
+        hint = f" The first {'increases' if is_ramp else 'does not increase'} all along, {either}"
     raise LeadError(
-        f"Got {n_columns} columns in {path} and {len(leads)} leads ({', '.join(leads)}), expected one column a lead."
-        f"{hint} Pass leads= with a name for every column."
+        f"Got {values.shape[1]} columns in {path} and {len(leads)} leads ({', '.join(leads)}), expected one column a "
+        f"lead.{hint} Pass leads= with a name for every column, or write them into the first row."
     )
+
+
+def _is_empty(column: NDArray[np.float64]) -> bool:
+    """Whether no cell of a column holds a number."""
+    return bool(np.all(np.isnan(column)))
 
 
 def _leads_of_header(header: tuple[str, ...] | None, units: str, path: Path) -> tuple[str, ...] | None:
@@ -151,7 +179,7 @@ def _leads_of_header(header: tuple[str, ...] | None, units: str, path: Path) -> 
         return None
     stated = [_UNIT_IN_NAME.search(name) for name in header]
     names = [_UNIT_IN_NAME.sub("", name) if unit else name for name, unit in zip(header, stated, strict=True)]
-    if names[0].strip().lower() in _INDEX_NAMES:
+    if len(names) > 1 and names[0].lower() in _INDEX_NAMES:
         names, stated = names[1:], stated[1:]
     voltages = {unit[1] for unit in stated if unit and unit[1].lower() in MILLIVOLTS_PER_UNIT}
     for unit in sorted(voltages):
@@ -184,10 +212,20 @@ def _read_arrays(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, 
             f"Got an array of shape {signal.shape} in {path} and no lead names. Pass leads=, in the rows' order, for "
             "example leads=['I', 'II']."
         )
-    record = ECGRecord(signal, rate, leads, path.stem)  # first of all: is it a signal?
-    return ECGRecord(
-        as_millivolts(np.asarray(signal), _agreed_units(units, own.get("units"))), rate, leads, record.name
-    )
+    if signal.dtype.kind not in "fiub" or signal.ndim != 2:
+        ECGRecord(signal, rate, leads, path.stem)  # says what is wrong
+    return ECGRecord(_millivolts(signal, _agreed_units(units, own.get("units")), path), rate, leads, path.stem)
+
+
+def _millivolts(signal: NDArray[Any], units: str | list[str], path: Path) -> NDArray[np.float32]:
+    """Scale to mV, refusing numbers too large for any voltage in float32."""
+    if not isinstance(units, str) and len(units) != len(signal):
+        raise UnitsError(f"Got {len(units)} units and {len(signal)} leads in {path}, expected one unit, or one a lead.")
+    with np.errstate(over="ignore"):
+        scaled = as_millivolts(signal, units)
+    if np.isinf(scaled).any() and not np.isinf(signal).any():
+        raise DamagedRecordError(f"Got a number of {np.nanmax(np.abs(signal)):g} in {path}, expected voltages.")
+    return scaled
 
 
 def _load_arrays(path: Path) -> dict[str, NDArray[Any]]:

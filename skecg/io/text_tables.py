@@ -67,7 +67,7 @@ class _Lines:
                 where = f"line {self.first_number + index} of {self.path}"
                 raise DamagedRecordError(f"Got quotes that make no cells in {where}, expected numbers.") from error
             return [cell.strip() for cell in quoted] or [""]
-        return [cell.strip() for cell in line.split(self.delimiter)] if line.strip() else [""]
+        return [cell.strip() for cell in line.split(self.delimiter)] or [""]
 
 
 def parse_text_table(path: Path) -> TextTable:
@@ -123,9 +123,9 @@ def _decoded(path: Path) -> str:
 def _split_lines(text: str, path: Path) -> _Lines:
     """Split a text into lines and find out what separates their cells."""
     lines = text.replace("\r\r\n", "\n").replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    while lines and not lines[-1].strip():
+    while lines and not lines[-1].strip(" "):  # tabs alone are a row of empty cells
         lines.pop()
-    first = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
+    first = next((i for i, line in enumerate(lines) if line.strip(" ")), len(lines))
     lines = lines[first:]
     if not lines:
         raise DamagedRecordError(f"{path} holds only blank lines, expected a table of samples.")
@@ -154,7 +154,7 @@ def _header(table: _Lines) -> tuple[str, ...] | None:
     named = [cell for cell in cells if cell.lower() not in _MISSING]
     if not named or any(_number(cell.replace(",", ".")) is not None for cell in named):
         return None
-    return cells[:-1] if len(cells) > 1 and cells[-1] == "" else cells
+    return cells
 
 
 def _is_numbering(cells: Sequence[str]) -> bool:
@@ -175,7 +175,7 @@ def _number(cell: str) -> float | None:
 
 def _has_decimal_commas(table: _Lines, text: str) -> bool:
     """Tell European numbers: commas that separate nothing, and no points."""
-    return (table.delimiter != "," or table.is_quoted) and "," in text 
+    return (table.delimiter != "," or table.is_quoted) and "," in text and "." not in text
 
 
 def _parse_fast(table: _Lines) -> NDArray[np.float64] | None:
@@ -194,8 +194,6 @@ def _parse_fast(table: _Lines) -> NDArray[np.float64] | None:
 def _parse_cells(table: _Lines) -> NDArray[np.float64]:
     """Parse cell by cell, naming the first that cannot be understood."""
     rows = [table.cells(i) for i in range(len(table.lines))]
-    if len(rows[0]) > 1 and all(len(row) == len(rows[0]) and row[-1] == "" for row in rows):
-        rows = [row[:-1] for row in rows]  # every line ends with a delimiter
     _check_lengths(rows, table)
     decimal_commas = _has_decimal_commas(table, "".join(cell for row in rows for cell in row))
     values = np.empty((len(rows), len(rows[0])), dtype=np.float64)

@@ -91,16 +91,22 @@ def read_info(folder: str | Path, revision: str | None = None) -> WeightsInfo:
     try:
         encoder = read_encoder_config(values["architecture"], values["encoder"])
         spec = InputSpec.from_dict(values["input"])
-        pooling, sha256 = str(values["pooling"]), str(values["weights_sha256"])
+        pooling, sha256 = values["pooling"], str(values["weights_sha256"])
+        check_pooling(pooling, int(getattr(encoder, "num_registers", 0)))
     except KeyError as error:
         raise WeightsFormatError(f"{path} lacks the field {error}. Fetch or export the weights again.") from error
+    except ParameterError as error:
+        raise WeightsFormatError(f"{path}: {error}") from error
+    provenance = values.get("provenance", {})
+    if not isinstance(provenance, Mapping):
+        raise WeightsFormatError(f"{path} has provenance {provenance!r}, expected an object of named fields.")
     _check_consistent(encoder, spec)
-    return WeightsInfo(folder, encoder, spec, pooling, sha256, dict(values.get("provenance", {})), revision)
+    return WeightsInfo(folder, encoder, spec, pooling, sha256, dict(provenance), revision)
 
 
 def _check_format(path: Path, values: Any) -> None:
     version = values.get("skecg_format") if isinstance(values, Mapping) else None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise WeightsFormatError(
             f"{path} is no skecg configuration: it has no 'skecg_format'. `skecg convert` turns the published ECG-JEPA "
             "checkpoints into weights folders."
@@ -164,10 +170,11 @@ def write_weights(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ParameterError(f"Got folder={str(folder)!r}, which is a file; expected a folder to write weights into.")
-    folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    metadata = {"skecg_format": str(FORMAT_VERSION), "architecture": encoder.config.architecture, "format": "pt"}
-    save_tensors(folder / _MODEL, state, metadata)
+    _check_tensors(folder / _MODEL, state, state)
+    folder.mkdir(parents=True, exist_ok=True)
+    # One entry: safetensors writes several in a random order, and equal weights would have different digests.
+    save_tensors(folder / _MODEL, state, {"format": "pt"})
     config = {
         "skecg_format": FORMAT_VERSION,
         "architecture": encoder.config.architecture,

@@ -40,6 +40,21 @@ def test_a_flipped_byte_in_a_value_is_a_miss_with_one_warning(disk):
     assert held(disk) == list(range(20))
 
 
+def test_where_a_row_is_damaged_the_whole_file_is_looked_at(disk):
+    disk.put(rows(*range(20)))
+    disk.close()
+    content = bytearray(database_of(disk).read_bytes())
+    content[content.index(row(5).tobytes())] ^= 0x10
+    content[content.index(key(9)) + 20] ^= 0x10  # in one of the two places that know the key: table and index
+    database_of(disk).write_bytes(content)
+    with pytest.warns(CacheWarning) as caught:
+        disk.get([key(5)])
+    assert ["do not agree" in str(warning.message) for warning in caught] == [True, False]
+    assert len(set_aside_files(disk)) == 1
+    disk.put(rows(9))
+    assert held(disk) == [9]
+
+
 def test_a_value_under_another_key_is_not_believed(disk):
     disk.put(rows(1, 2))
     with sqlite3.connect(database_of(disk)) as connection:

@@ -14,7 +14,9 @@ def cropa_rule(grid: list[tuple[int, int]]) -> np.ndarray:
     return np.array([[a[0] == b[0] or a[1] == b[1] for b in grid] for a in grid])
 
 
-def attention(x: np.ndarray, state: dict[str, np.ndarray], prefix: str, num_heads: int, allowed: np.ndarray) -> np.ndarray:
+def attention(
+    x: np.ndarray, state: dict[str, np.ndarray], prefix: str, num_heads: int, allowed: np.ndarray
+) -> np.ndarray:
     """Dense attention (N, D) -> (N, D) in which token a sees token b where allowed[a, b]."""
     n_tokens, dim = x.shape
     q, k, v = (x @ state[f"{prefix}qkv.weight"].T).reshape(n_tokens, 3, num_heads, -1).transpose(1, 2, 0, 3)
@@ -35,7 +37,9 @@ def layer_norm(x: np.ndarray, state: dict[str, np.ndarray], name: str, eps: floa
 
 def block(x: np.ndarray, state: dict[str, np.ndarray], number: int, config, allowed: np.ndarray) -> np.ndarray:
     name = f"blocks.{number}."
-    x = x + attention(layer_norm(x, state, f"{name}norm1", config.norm_eps), state, f"{name}attn.", config.num_heads, allowed)
+    x = x + attention(
+        layer_norm(x, state, f"{name}norm1", config.norm_eps), state, f"{name}attn.", config.num_heads, allowed
+    )
     hidden = linear(layer_norm(x, state, f"{name}norm2", config.norm_eps), state, f"{name}mlp.fc1")
     return x + linear(hidden * 0.5 * (1 + erf(hidden / np.sqrt(2))), state, f"{name}mlp.fc2")
 

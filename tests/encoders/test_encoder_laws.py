@@ -15,7 +15,15 @@ CONFIGS = {
     "leadwise": LeadwiseConfig(n_leads=4, patch_samples=10, n_patches=6, dim=24, depth=3, num_heads=2),
     "temporal": TemporalConfig(n_leads=4, patch_samples=10, n_patches=6, dim=24, depth=3, num_heads=2),
     "temporal with biases": TemporalConfig(
-        n_leads=4, patch_samples=10, n_patches=6, dim=24, depth=3, num_heads=2, num_registers=3, bias=True, norm_bias=True
+        n_leads=4,
+        patch_samples=10,
+        n_patches=6,
+        dim=24,
+        depth=3,
+        num_heads=2,
+        num_registers=3,
+        bias=True,
+        norm_bias=True,
     ),
     "temporal without register": TemporalConfig(
         n_leads=4, patch_samples=10, n_patches=6, dim=24, depth=3, num_heads=2, num_registers=0

@@ -73,7 +73,9 @@ def test_every_fault_has_its_message(tmp_path, fault):
     assert str(caught.value).count(". ") >= 1 or str(caught.value).endswith("."), "a message ends with what to do"
 
 
-@pytest.mark.parametrize(("storage", "size"), [("212", 300), ("16+24", 424), ("80", 200), ("24", 600), ("310", 267)])
+@pytest.mark.parametrize(
+    ("storage", "size"), [("212", 300), ("16+24", 424), ("80", 200), ("24", 600), ("310", 268), ("311", 267)]
+)
 def test_a_single_missing_byte_is_noticed_in_every_format(tmp_path, storage, size):
     header = write_wfdb(tmp_path, storage=storage if storage in ("212", "16+24") else "16")
     signal_file = header.with_suffix(".mat" if storage == "16+24" else ".dat")
@@ -191,13 +193,12 @@ WORDS = st.sampled_from(
         "16x2:3+4",
         "99999999",
         "1e5",
-    ]
-    + [
         "200(0)/mV",
         "0/V",
         "-3(9)/uV",
         "/mmHg",
         "1e-300/mV",
+        "1e300/V",
         "~",
         "II",
         "V1",

@@ -74,7 +74,7 @@ def test_an_absent_record_is_answered_with_similar_names(archive):
         find_records(folder / "00001_h")
 
 
-@pytest.mark.parametrize("paths", [[None], [3], 7, [b"a"]])
+@pytest.mark.parametrize("paths", [[None], [3], 7, [b"a"], b"a"])
 def test_what_is_no_path_is_refused(paths):
     with pytest.raises(ParameterError):
         find_records(paths)

@@ -15,6 +15,7 @@ from wfdb_writing import random_steps, same_bits, write_wfdb
 import skecg
 from skecg.errors import (
     DamagedRecordError,
+    InputError,
     LeadError,
     ParameterError,
     RecordNotFoundError,
@@ -25,7 +26,8 @@ from skecg.io import iter_records, read_record, read_records, reading
 
 
 def test_importing_the_package_imports_no_reader():
-    code = "import sys, skecg.io; print([m for m in ('wfdb', 'pandas', 'scipy', 'torch', 'joblib', 'pydicom') if m in sys.modules])"
+    heavy = ("wfdb", "pandas", "scipy", "torch", "joblib", "pydicom", "edfio")
+    code = f"import sys, skecg.io; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -170,6 +172,14 @@ def test_an_unreadable_record_keeps_its_place_when_asked_to(archive, n_jobs):
     assert [row.name for i, row in enumerate(rows) if i not in (7, 12)] == [
         path.stem for i, path in enumerate(archive) if i not in (7, 12)
     ]
+
+
+def test_a_table_that_does_not_say_its_rate_is_an_unreadable_record_among_many(tmp_path, archive):
+    np.save(tmp_path / "a.npy", np.zeros((2, 100), dtype=np.float32))
+    rows = read_records([archive[0], tmp_path / "a.npy"], errors="return")
+    assert isinstance(rows[1], RecordReadError)
+    with pytest.raises(InputError):
+        read_records([tmp_path / "a.npy"])
 
 
 @pytest.mark.parametrize("n_jobs", [1, 3])

@@ -1,0 +1,45 @@
+"""
+Find the nearest ECGs
+=====================
+
+Embeddings turn "which recordings look like this one?" into a search for nearest neighbours.
+
+The bundled encoder is untrained, so its neighbours are those of random projections. Trained weights go in by name, and
+nothing else changes.
+"""
+
+# %%
+# An archive of recordings of three kinds, sixty of each.
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+
+from skecg import JEPAEmbedder
+from skecg.datasets import make_ecg
+from skecg.plotting import plot_ecg
+
+records, labels = make_ecg(180, conduction=["normal", "lbbb", "rbbb"], noise=0.02, sampling_rate=250, random_state=0)
+kinds = labels["conduction"]
+
+# %%
+# Features are brought to one scale, so that none rules the distance by its size alone.
+features = StandardScaler().fit_transform(JEPAEmbedder().fit_transform(records))
+index = NearestNeighbors(n_neighbors=4).fit(features)
+
+# %%
+# The nearest to each recording is itself; the three that follow are its neighbours.
+distances, neighbours = index.kneighbors(features)
+same_kind = kinds[neighbours[:, 1:]] == kinds[:, np.newaxis]
+by_chance = np.mean([np.mean(kinds == kind) for kind in kinds])
+print(f"neighbours of the same kind: {same_kind.mean():.2f} (by chance {by_chance:.2f})")
+
+# %%
+# One recording and its neighbours, on ECG paper.
+query = int(np.flatnonzero(kinds == "lbbb")[0])
+figure, axes = plt.subplots(4, 1, figsize=(11, 26), layout="constrained")
+for place, (ax, found) in enumerate(zip(axes, neighbours[query], strict=True)):
+    title = "The recording" if place == 0 else f"Neighbour {place}, distance {distances[query, place]:.1f}"
+    plot_ecg(records[found], ax=ax, title=f"{title}: {kinds[found]}")
+print("kinds of the neighbours:", ", ".join(kinds[neighbours[query, 1:]]))
+plt.show()

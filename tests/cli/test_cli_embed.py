@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import csv
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skecg import JEPAEmbedder
+from skecg.errors import HeaderRepairWarning
+
+TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
+
+Run = Callable[..., int]
+
+
+def features_of(file: Path) -> np.ndarray:
+    with np.load(file, allow_pickle=False) as stored:
+        return stored["features"]
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err.splitlines()[-1]
+
+
+def test_the_file_holds_what_the_embedder_gives(embed: Run, archive: Path, sound: str) -> None:
+    assert embed(sound, "--out", "f.npz") == 0
+
+    paths = sorted(map(str, archive.glob("r0?.hea")))
+    embedder = JEPAEmbedder(TINY, cache=None)
+    with np.load("f.npz", allow_pickle=False) as stored:
+        assert stored["paths"].tolist() == paths
+        assert stored["features"].dtype == np.float32
+        np.testing.assert_allclose(stored["features"], embedder.fit_transform(paths), rtol=1e-5, atol=1e-6)
+        assert stored["feature_names"].tolist() == embedder.get_feature_names_out().tolist()
+
+
+def test_provenance_says_which_weights_and_options(embed: Run, sound: str) -> None:
+    assert embed(sound, "--out", "f.npz", "--pooling", "max", "--layer=-2,-1") == 0
+
+    with np.load("f.npz", allow_pickle=False) as stored:
+        provenance = json.loads(str(stored["provenance"]))
+    assert provenance["model"] == TINY
+    assert provenance["weights_sha256"] == JEPAEmbedder(TINY).fit([sound]).weights_sha256_
+    assert (provenance["pooling"], provenance["layers"], provenance["n_records"]) == ("max", [-2, -1], 8)
+    assert "Research use only" in provenance["notice"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_every_format_holds_the_same_numbers(suffix: str, embed: Run, archive: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    assert embed(archive, "--out", "f.npz") == 1
+    assert embed(archive, "--out", f"f{suffix}") == 1
+
+    table = pandas.read_csv("f.csv", dtype={"path": str}) if suffix == ".csv" else pandas.read_parquet("f.parquet")
+    with np.load("f.npz", allow_pickle=False) as stored:
+        assert table["path"].tolist() == stored["paths"].tolist()
+        assert table.columns[1:].tolist() == stored["feature_names"].tolist()
+        np.testing.assert_array_equal(table.iloc[:, 1:].to_numpy(np.float32), stored["features"])
+
+
+def test_a_record_that_fails_keeps_its_row_and_is_listed(
+    embed: Run, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert embed(archive, "--out", "f.npz") == 1
+
+    with np.load("f.npz", allow_pickle=False) as stored:
+        bad = np.isnan(stored["features"]).all(axis=1)
+        assert stored["paths"][bad].tolist() == [str(archive / "r05b.hea")]
+        assert np.isfinite(stored["features"][~bad]).all()
+    with Path("f.npz.failures.csv").open(newline="") as file:
+        (failure,) = csv.DictReader(file)
+    assert failure["path"] == str(archive / "r05b.hea")
+    assert failure["error"].endswith("Error")
+    assert "r05b.dat" in failure["message"]
+    assert "1 of 12 records failed" in last_line(capsys)
+
+
+def test_folders_are_searched_to_the_bottom_unless_told_otherwise(embed: Run, archive: Path) -> None:
+    embed(archive, "--out", "deep.npz")
+    embed(archive, "--out", "flat.npz", "--no-recursive")
+
+    assert len(features_of(Path("deep.npz"))) == 12
+    assert len(features_of(Path("flat.npz"))) == 9
+
+
+def test_files_folders_and_patterns_name_each_record_once(embed: Run, archive: Path) -> None:
+    assert embed(archive / "more", archive / "more" / "r08", str(archive / "more/*.hea"), "--out", "f.npz") == 0
+
+    assert len(features_of(Path("f.npz"))) == 3
+
+
+def test_tables_take_their_rate_and_leads_from_the_command(embed: Run) -> None:
+    time = np.arange(1000) / 250
+    signal = np.stack([np.sin(7 * time), np.cos(7 * time)]).astype(np.float32)
+    np.save("a.npy", signal)
+    np.save("b.npy", 1000 * signal)
+
+    assert embed("a.npy", "--sampling-rate", "250", "--leads", "I, II", "--out", "mv.npz") == 0
+    assert embed("b.npy", "--sampling-rate", "250", "--leads", "I,II", "--units", "uV", "--out", "uv.npz") == 0
+    assert embed("a.npy", "--leads", "I,II", "--out", "none.npz") == 1
+
+    np.testing.assert_allclose(features_of(Path("mv.npz")), features_of(Path("uv.npz")), rtol=1e-4, atol=1e-5)
+    assert "SamplingRateError" in Path("none.npz.failures.csv").read_text()
+
+
+def test_its_own_files_are_no_input(embed: Run, archive: Path) -> None:
+    signal = np.random.default_rng(0).normal(size=(2, 1000)).astype(np.float32)
+    np.savetxt("record.csv", signal.T, delimiter=",", header="I,II", comments="")
+    options = ("*.csv", "--sampling-rate", "250", "--out", "f.csv")
+
+    assert embed(*options) == 0
+    first = Path("f.csv").read_bytes()
+    assert embed(*options, "--force") == 0
+
+    assert Path("f.csv").read_bytes() == first
+
+
+def test_nothing_is_left_behind(embed: Run, sound: str) -> None:
+    embed(sound, "--out", "f.csv")
+
+    assert [path.name for path in Path().iterdir()] == ["f.csv"]
+
+
+def test_a_list_of_failures_does_not_outlive_them(embed: Run, archive: Path, sound: str) -> None:
+    embed(archive, "--out", "f.csv")
+    assert Path("f.csv.failures.csv").exists()
+
+    assert embed(sound, "--out", "f.csv", "--force") == 0
+    assert not Path("f.csv.failures.csv").exists()
+
+
+def test_a_disk_cache_spares_the_encoder(embed: Run, sound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert embed(sound, "--out", "a.npz", "--cache", "./store") == 0
+    monkeypatch.setattr("skecg.embedding.encode_windows", lambda *_: pytest.fail("embedded twice"))
+    assert embed(sound, "--out", "b.npz", "--cache", "./store") == 0
+
+    assert Path("a.npz").read_bytes() == Path("b.npz").read_bytes()
+
+
+def test_an_existing_file_is_replaced_only_by_force(embed: Run, sound: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("f.csv").write_text("precious")
+
+    assert embed(sound, "--out", "f.csv") == 2
+    assert last_line(capsys).startswith("skecg: error: 'f.csv' exists.")
+    assert Path("f.csv").read_text() == "precious"
+    assert embed(sound, "--out", "f.csv", "--force") == 0
+    assert Path("f.csv").read_text().startswith("path,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "f.txt"], "expected a name that ends in .csv, .npz, .parquet"),
+        (["--out", "nowhere/f.csv"], "'nowhere' is no folder"),
+        (["--out", "file/f.csv"], "'file' is no folder"),
+        (["--out", "f.csv", "--model", "defalt"], "Did you mean 'default'?"),
+        (["--out", "f.csv", "--pooling", "medain"], "pooling='medain'"),
+        (["--out", "f.csv", "--layer", "99"], "99"),
+        (["--out", "f.csv", "--layer", "lats4"], "layer='lats4'"),
+        (["--out", "f.csv", "--batch-size", "0"], "batch_size=0"),
+        (["--out", "f.csv", "--device", "abacus"], "device='abacus'"),
+        (["--out", "f.csv", "--missing-leads", "guess"], "missing_leads='guess'"),
+        (["--out", "f.csv", "--units", "furlong"], "units='furlong'"),
+        (["--out", "f.csv", "--cache", "memory"], "--cache memory"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    arguments: list[str], message: str, embed: Run, sound: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").touch()
+
+    assert embed(sound, *arguments) == 2
+
+    captured = capsys.readouterr().err
+    assert captured.count("\n") == 1
+    assert captured.startswith("skecg: error: ")
+    assert message in captured
+    assert not list(Path().glob("f.*"))
+
+
+def test_a_folder_without_recordings_says_what_was_looked_for(embed: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty").mkdir()
+
+    assert embed("empty", "--out", "f.csv") == 2
+    message = last_line(capsys)
+    assert ".hea" in message
+    assert ".edf" in message
+
+
+def test_a_path_that_is_not_there_is_named(embed: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert embed("no/such/record", "--out", "f.csv") == 2
+    assert "no/such/record" in last_line(capsys)
+
+
+def test_a_full_disk_is_said_in_one_line(
+    embed: Run, sound: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+
+    assert embed(sound, "--out", "f.csv") == 2
+    assert last_line(capsys) == "skecg: error: [Errno 28] No space left on device"
+
+
+def test_parquet_without_pyarrow_says_how_to_get_it(
+    embed: Run, sound: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+
+    assert embed(sound, "--out", "f.parquet") == 2
+    assert "pip install 'skecg[parquet]'" in last_line(capsys)
+
+
+def test_progress_is_shown_on_standard_error(run: Run, sound: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("embed", "--model", TINY, sound, "--out", "f.csv") == 0
+
+    captured = capsys.readouterr()
+    assert "8/8" in captured.err
+    assert "records/s" in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.filterwarnings("always::skecg.errors.SkecgWarning")
+def test_many_warnings_of_a_kind_are_counted(
+    embed: Run, sound: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skecg import inputs
+
+    read = inputs.RecordSource._read_file
+
+    def warn(self: inputs.RecordSource, path: str | Path, row: int) -> object:
+        warnings.warn(f"header {row} is odd", HeaderRepairWarning, stacklevel=2)
+        return read(self, path, row)
+
+    monkeypatch.setattr(inputs.RecordSource, "_read_file", warn)
+
+    assert embed(sound, "--out", "f.csv") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert lines == [
+        "skecg: warning: header 0 is odd",
+        "skecg: warning: header 1 is odd",
+        "skecg: warning: header 2 is odd",
+        "skecg: warning: and 5 more of the kind HeaderRepairWarning",
+    ]

@@ -1,0 +1,262 @@
+"""A run that is killed, wherever it is, continues and gives the same file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
+
+Run = Callable[..., int]
+
+# The real command, in chunks of three records, that stops for ever after the second.
+_STALLING = """
+import sys, time
+import skecg.embedding
+from skecg.cli import main
+from skecg.cli.unfinished import UnfinishedRun
+
+skecg.embedding.CHUNK_RECORDS = 3
+add = UnfinishedRun.add
+
+def add_and_stall(run, *chunk):
+    add(run, *chunk)
+    if run.n_done >= 6:
+        time.sleep(600)
+
+UnfinishedRun.add = add_and_stall
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+class PowerLoss(BaseException):
+    """Nobody catches this."""
+
+
+def journal_of(partial: Path) -> list[dict[str, object]]:
+    journal = partial / "journal.jsonl"
+    return [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
+
+
+def start_and_wait_for_two_chunks(*arguments: str | os.PathLike[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", _STALLING, "embed", "--quiet", "--model", TINY, *map(os.fspath, arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(journal_of(Path("killed.npz.partial"))) < 2:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def test_a_killed_process_is_continued_to_the_same_bytes(
+    embed: Run, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert embed(archive, "--out", "whole.npz") == 1
+    process = start_and_wait_for_two_chunks(archive, "--out", "killed.npz")
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not Path("killed.npz").exists()
+    assert sorted(path.name for path in Path("killed.npz.partial").iterdir()) == [
+        "features.npy",
+        "journal.jsonl",
+        "manifest.json",
+    ]
+    process.communicate()
+
+    assert embed(archive, "--out", "killed.npz") == 1
+
+    assert "6 of 12 records are done" in capsys.readouterr().err
+    assert Path("killed.npz").read_bytes() == Path("whole.npz").read_bytes()
+    assert Path("killed.npz.failures.csv").read_bytes() == Path("whole.npz.failures.csv").read_bytes()
+    assert not Path("killed.npz.partial").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_says_how_to_continue(run: Run, sound: str) -> None:
+    process = start_and_wait_for_two_chunks(sound, "--out", "killed.npz")
+    process.send_signal(signal.SIGINT)
+    message = process.communicate(timeout=60)[1]
+
+    assert process.returncode == 130
+    assert "interrupted after 6 of 8 records. Give the same command again to continue" in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npz", ".parquet"])
+def test_power_may_fail_at_any_time(suffix: str, embed: Run, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = Path(f"whole{suffix}"), Path(f"cut{suffix}")
+    embed(archive, "--out", whole)
+    fsync = os.fsync
+
+    for survives in itertools.count():
+        calls = itertools.count()
+
+        def fail(descriptor: int, survives: int = survives, calls: itertools.count[int] = calls) -> None:
+            if next(calls) >= survives:
+                raise PowerLoss
+            fsync(descriptor)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fail)
+            try:
+                embed(archive, "--out", cut)
+                break
+            except PowerLoss:
+                assert not cut.exists()
+        assert embed(archive, "--out", cut) == 1
+        assert cut.read_bytes() == whole.read_bytes()
+        cut.unlink()
+
+    # The manifest, features and journal of four chunks, the list of failures, the file.
+    assert survives == 1 + 2 * 4 + 1 + 1
+
+
+def stop_after(n_records: int, monkeypatch: pytest.MonkeyPatch, embed: Run, *arguments: str | Path) -> Path:
+    """Leave a run unfinished."""
+    from skecg.cli.unfinished import UnfinishedRun
+
+    add = UnfinishedRun.add
+
+    def stop(run: UnfinishedRun, *chunk: object) -> None:
+        add(run, *chunk)  # type: ignore[arg-type]
+        if run.n_done >= n_records:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(UnfinishedRun, "add", stop)
+        assert embed(*arguments) == 130
+    return Path(str(arguments[arguments.index("--out") + 1]) + ".partial")
+
+
+def test_only_what_is_not_done_is_done(embed: Run, sound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(6, monkeypatch, embed, sound, "--out", "f.npz")
+    rows: list[int] = []
+    from skecg.inputs import RecordSource
+
+    read = RecordSource._read_file
+    monkeypatch.setattr(RecordSource, "_read_file", lambda s, p, row: (rows.append(row), read(s, p, row))[1])
+
+    assert embed(sound, "--out", "f.npz") == 0
+    assert rows == [6, 7]
+
+
+def test_features_of_patients_are_private_while_they_are_made(
+    embed: Run, sound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = stop_after(3, monkeypatch, embed, sound, "--out", "f.npz")
+
+    assert partial.stat().st_mode & 0o077 == 0 or sys.platform == "win32"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--pooling", "max"], "weights or options"),
+        (["--short-records", "pad"], "weights or options"),
+        (["--sampling-rate", "500"], "sampling rate, leads or units"),
+        (["--units", "uV"], "sampling rate, leads or units"),
+        (["RECORD"], "records"),
+    ],
+)
+def test_a_run_of_another_kind_is_not_continued(
+    change: list[str],
+    named: str,
+    embed: Run,
+    archive: Path,
+    sound: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    partial = stop_after(3, monkeypatch, embed, sound, "--out", "f.npz")
+    before = {path.name: path.read_bytes() for path in partial.iterdir()}
+    change = [str(archive / "more" / "r08") if word == "RECORD" else word for word in change]
+    capsys.readouterr()
+
+    assert embed(sound, *change, "--out", "f.npz") == 2
+    assert f"an unfinished run with other {named}." in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in partial.iterdir()} == before
+
+    assert embed(sound, *change, "--out", "f.npz", "--force") == 0
+    assert embed(sound, *change, "--out", "g.npz") == 0
+    assert Path("f.npz").read_bytes() == Path("g.npz").read_bytes()
+
+
+def test_another_version_does_not_continue(embed: Run, sound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(3, monkeypatch, embed, sound, "--out", "f.npz")
+    monkeypatch.setattr("skecg.cli.embed.__version__", "99.0")
+
+    assert embed(sound, "--out", "f.npz") == 2
+
+
+def test_force_does_not_throw_away_what_can_be_continued(
+    embed: Run, sound: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("f.npz").touch()
+    stop_after(6, monkeypatch, embed, sound, "--out", "f.npz", "--force")
+
+    assert embed(sound, "--out", "f.npz", "--force") == 0
+    assert "6 of 8 records are done" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tail", [b'{"start": 6, "st', b'{"start": 6, "stop": 9}\n', b"\x00" * 40, b"[]\n", b"{}"])
+def test_a_torn_end_of_the_journal_is_cut_off(
+    tail: bytes, embed: Run, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = stop_after(6, monkeypatch, embed, archive, "--out", "f.npz")
+    with (partial / "journal.jsonl").open("ab") as journal:
+        journal.write(tail)
+
+    assert embed(archive, "--out", "f.npz") == 1
+    assert embed(archive, "--out", "g.npz") == 1
+    assert Path("f.npz").read_bytes() == Path("g.npz").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["features.npy", "manifest.json"])
+def test_a_damaged_folder_is_not_continued(name: str, embed: Run, sound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial = stop_after(6, monkeypatch, embed, sound, "--out", "f.npz")
+    (partial / name).write_bytes(b"damaged")
+
+    assert embed(sound, "--out", "f.npz") == 2
+    assert embed(sound, "--out", "f.npz", "--force") == 0
+    assert np.isfinite(np.load("f.npz")["features"]).all()
+
+
+def test_files_of_others_in_the_folder_survive(embed: Run, sound: str) -> None:
+    Path("f.npz.partial").mkdir()
+    Path("f.npz.partial/thesis.txt").write_text("years of work")
+
+    assert embed(sound, "--out", "f.npz") == 0
+    assert [path.name for path in Path("f.npz.partial").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_two_runs_do_not_write_one_file(
+    embed: Run, sound: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from skecg.cli.unfinished import UnfinishedRun
+
+    codes: list[int] = []
+    add = UnfinishedRun.add
+
+    def add_and_run_another(run: UnfinishedRun, *chunk: object) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(UnfinishedRun, "add", add)
+            codes.append(embed(sound, "--out", "f.npz", "--force"))
+        add(run, *chunk)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(UnfinishedRun, "add", add_and_run_another)
+
+    assert embed(sound, "--out", "f.npz") == 0
+    assert set(codes) == {2}
+    assert "Another run is under way" in capsys.readouterr().err

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+import skecg
+from skecg.cli import main
+
+VERBS = ["embed", "models", "verify", "convert", "cache", "plot", "info"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["embed", "--help"], ["plot", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    heavy = ["numpy", "torch", "sklearn", "wfdb", "scipy", "tqdm", "matplotlib"]
+    code = f"""
+import sys
+from skecg.cli import main
+try:
+    main({arguments})
+except SystemExit:
+    print([name for name in {heavy} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_answers_at_once() -> None:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "skecg", "--help"], capture_output=True, check=True)
+
+    assert time.perf_counter() - start < 2.0  # 0.05 s on a quiet machine
+
+
+def test_the_version_says_research_use_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["--version"])
+
+    assert done.value.code == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"skecg {skecg.__version__}"
+    assert second.startswith("Research use only.")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main([verb, "--help"])
+
+    assert done.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: skecg {verb}")
+
+
+@pytest.mark.parametrize("arguments", [[], ["embbed"], ["embed"], ["cache", "clear"], ["plot", "--out", "x.png"]])
+def test_arguments_that_make_no_sense_exit_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(arguments)
+
+    assert done.value.code == 2
+    assert "usage: skecg" in capsys.readouterr().err
+
+
+def test_output_that_nobody_reads_is_no_error() -> None:
+    code = "import os; from skecg.cli import main; r, w = os.pipe(); os.dup2(w, 1); os.close(r); exit(main(['info']))"
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False)
+
+    assert done.returncode == 0
+    assert done.stderr == ""

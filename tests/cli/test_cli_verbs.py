@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import skecg
+from skecg.embedding_cache import DiskCache
+
+TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
+
+Run = Callable[..., int]
+Capture = pytest.CaptureFixture[str]
+
+
+# models
+
+
+def test_models_are_listed_with_what_they_are(run: Run, capsys: Capture) -> None:
+    assert run("models") == 0
+
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == [
+        "name",
+        "trained",
+        "architecture",
+        "features",
+        "leads",
+        "rate",
+        "window",
+        "licence",
+        "size",
+    ]
+    assert len(rows) == len(skecg.list_models())
+    untrained = next(row for row in rows if row.startswith("untrained-temporal"))
+    assert "NO, random weights" in untrained
+    assert "temporal" in untrained
+    assert "250 Hz" in untrained
+
+
+def test_models_as_json_are_the_registry(run: Run, capsys: Capture) -> None:
+    assert run("models", "--json") == 0
+
+    assert json.loads(capsys.readouterr().out) == skecg.list_models()
+
+
+# verify
+
+
+def test_bundled_and_named_weights_verify(run: Run, capsys: Capture) -> None:
+    assert run("verify", "--all") == 0
+    assert run("verify") == 0
+    assert run("verify", TINY) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(skecg.list_models()) + 2
+    assert all("agrees with" in line for line in lines)
+
+
+def test_features_that_differ_exit_with_one(run: Run, capsys: Capture) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(TINY, "weights")
+    golden = load_file("weights/golden.safetensors")
+    golden["features"] = golden["features"] + 0.01
+    save_file(golden, "weights/golden.safetensors")
+
+    assert run("verify", "weights") == 1
+    assert "DIFFERS" in capsys.readouterr().out
+
+
+def test_weights_that_are_not_there_do_not_keep_others_from_verification(run: Run, capsys: Capture) -> None:
+    assert run("verify", "defaullt", TINY) == 2
+
+    captured = capsys.readouterr()
+    assert "agrees with" in captured.out
+    assert "Did you mean 'default'?" in captured.err
+
+
+# convert
+
+
+def test_a_foreign_checkpoint_is_refused_in_one_line(run: Run, capsys: Capture) -> None:
+    Path("foreign.pth").write_bytes(b"no checkpoint at all")
+
+    for origin in (["kim"], ["weimann", "--statistics", "mimic"]):
+        assert run("convert", *origin, "foreign.pth", "out") == 2
+        captured = capsys.readouterr().err
+        assert captured.startswith("skecg: error: ")
+        assert captured.count("\n") == 1
+        assert "foreign.pth" in captured
+    assert not Path("out").exists()
+
+
+def test_conversion_options_reach_the_converters(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    import skecg.convert
+
+    def report(file: str, folder: str, **options: object) -> str:
+        return f"{file} {folder} {options}"
+
+    monkeypatch.setattr(skecg.convert, "convert_kim", report)
+    monkeypatch.setattr(skecg.convert, "convert_weimann", report)
+    assert run("convert", "kim", "a.pth", "out", "--num-heads", "16") == 0
+    assert run("convert", "weimann", "b.pt", "out", "--statistics", "ptb-xl", "--sha256", "ab12") == 0
+
+    assert capsys.readouterr().out.splitlines() == [
+        "a.pth out {'num_heads': 16, 'sha256': None}",
+        "b.pt out {'statistics': 'ptb-xl', 'sha256': 'ab12'}",
+    ]
+
+
+# cache
+
+
+@pytest.fixture
+def filled() -> DiskCache:
+    cache = DiskCache("store")
+    cache.put({bytes([number]) * 32: np.full(256, number, dtype=np.float32) for number in range(10)})
+    return cache
+
+
+def test_the_cache_says_what_it_holds(run: Run, filled: DiskCache, capsys: Capture) -> None:
+    assert run("cache", "info", "--folder", "store") == 0
+
+    assert capsys.readouterr().out == f"{Path('store').absolute()}: 10 embeddings, 0.0 MiB\n"
+
+
+@pytest.mark.parametrize("action", [["info"], ["clear", "--yes"], ["prune", "--max-mb", "1"]])
+def test_asking_for_a_cache_does_not_make_one(action: list[str], run: Run, tmp_path: Path, capsys: Capture) -> None:
+    assert run("cache", *action) == 0
+
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'default-cache'}: no cache")
+    assert not (tmp_path / "default-cache").exists()
+
+
+def test_clearing_forgets_everything_once_confirmed(run: Run, filled: DiskCache, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as refused:
+        run("cache", "clear", "--folder", "store")
+    assert refused.value.code == 2
+    assert filled.info().entries == 10
+
+    assert run("cache", "clear", "--yes", "--folder", "store") == 0
+    assert filled.info().entries == 0
+    assert "10 embeddings forgotten" in capsys.readouterr().out
+
+
+def test_pruning_keeps_what_fits(run: Run, filled: DiskCache, capsys: Capture) -> None:
+    assert run("cache", "prune", "--folder", "store", "--older-than-days", "1") == 0
+    assert filled.info().entries == 10
+    assert run("cache", "prune", "--folder", "store", "--max-mb", str(5.5 * 1056 / 2**20)) == 0
+
+    assert filled.info().entries == 5
+    assert "5 embeddings forgotten, 5 left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("limits", [[], ["--max-mb=-1"], ["--older-than-days=nan"], ["--max-mb=inf"]])
+def test_pruning_needs_a_limit(limits: list[str], run: Run, filled: DiskCache, capsys: Capture) -> None:
+    assert run("cache", "prune", "--folder", "store", *limits) == 2
+    assert "--max-mb or --older-than-days" in capsys.readouterr().err
+    assert filled.info().entries == 10
+
+
+# plot
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_a_recording_is_drawn(suffix: str, magic: bytes, run: Run, archive: Path) -> None:
+    pytest.importorskip("matplotlib")
+
+    assert run("plot", archive / "r00", "--out", f"ecg{suffix}", "--layout", "stacked") == 0
+    assert Path(f"ecg{suffix}").read_bytes().startswith(magic)
+
+
+def test_a_map_is_drawn_with_labels(run: Run, embed: Run, sound: str) -> None:
+    pytest.importorskip("matplotlib")
+    embed(sound, "--out", "f.npz")
+    paths = np.load("f.npz")["paths"].tolist()
+    Path("labels.csv").write_text("path,label\n" + "".join(f"{p},{'ab'[i % 2]}\n" for i, p in enumerate(paths)))
+
+    assert run("plot", "--map", "f.npz", "--labels", "labels.csv", "--out", "map.svg") == 0
+    assert run("plot", "--map", "f.npz", "--out", "map.png") == 0
+    assert "a (4)" in Path("map.svg").read_text()
+
+
+def test_a_label_that_is_missing_is_named(run: Run, embed: Run, sound: str, capsys: Capture) -> None:
+    embed(sound, "--out", "f.npz")
+    Path("labels.csv").write_text("path,label\nelsewhere,a\n")
+
+    assert run("plot", "--map", "f.npz", "--labels", "labels.csv", "--out", "map.svg") == 2
+    assert "without a label for 8 of 8 paths" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing", "--out", "x.png"], "nothing"),
+        (["nothing", "--out", "x.txt"], ".png, .svg, .pdf"),
+        (["--map", "nothing.npz", "--out", "x.png"], "no file of features"),
+        (["--map", "garbage.npz", "--out", "x.png"], "no file of features"),
+        (["--map", "pickle.npz", "--out", "x.png"], "no file of features"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_in_one_line(
+    arguments: list[str], message: str, run: Run, capsys: Capture
+) -> None:
+    Path("garbage.npz").write_bytes(b"garbage")
+    np.savez("pickle.npz", features=np.array([{}], dtype=object), paths=np.array(["a"]))
+
+    assert run("plot", *arguments) == 2
+    captured = capsys.readouterr().err
+    assert message in captured
+    assert captured.count("\n") == 1
+    assert not Path("x.png").exists()
+
+
+# info
+
+
+def test_info_names_every_dependency_and_imports_none() -> None:
+    code = "import sys, skecg; skecg.show_versions(); print('torch' in sys.modules or 'sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    *lines, imported = done.stdout.splitlines()
+    assert imported == "False"
+    names = [line[:16].strip() for line in lines]
+    assert {"skecg", "Python", "torch", "scikit-learn", "wfdb", "pyarrow", "embedding cache"} <= set(names)
+    assert lines[0] == f"skecg            {skecg.__version__}"
+
+
+def test_versions_print_where_they_are_told(run: Run, capsys: Capture) -> None:
+    import io
+
+    text = io.StringIO()
+    skecg.show_versions(text)
+    assert run("info") == 0
+
+    assert text.getvalue() == capsys.readouterr().out
+
+
+def test_a_package_that_is_not_installed_is_said_to_be_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    from importlib import metadata
+
+    def absent(package: str) -> str:
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    skecg.show_versions()
+
+    assert "torch            MISSING" in capsys.readouterr().out
+
+
+def test_an_interrupted_verb_exits_with_130(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def interrupt() -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skecg.weights.list_models", interrupt)
+
+    assert run("models") == 130
+    assert capsys.readouterr().err == "skecg: interrupted\n"

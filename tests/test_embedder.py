@@ -1,0 +1,604 @@
+"""JEPAEmbedder keeps scikit-learn's contract and its own promises."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skecg import ECGRecord, JEPAEmbedder
+from skecg.datasets import make_ecg
+from skecg.embedding_cache import DiskCache, MemoryCache
+from skecg.encoders import Encoder
+from skecg.errors import (
+    BadSignalError,
+    DamagedWeightsError,
+    LeadError,
+    ParameterError,
+    SamplingRateError,
+    ShapeError,
+    ShortRecordError,
+    SignalWarning,
+    WeightsNotFoundError,
+)
+from skecg.leads import CANONICAL_LEADS
+
+RECORDS = make_ecg(8, noise=0.02, random_state=1).records
+X = np.stack([record.signal for record in RECORDS])
+# What rounding may change between batches of other sizes, relative to the features' size.
+ROUNDING = 1e-5
+
+
+@pytest.mark.filterwarnings("ignore::skecg.errors.SkecgWarning")
+@parametrize_with_checks([JEPAEmbedder(leads=["II"], sampling_rate=250, short_records="pad")])
+def test_scikit_learns_whole_check_passes(estimator, check) -> None:
+    check(estimator)
+
+
+def test_all_of_scikit_learns_checks_run_with_the_array_api_one() -> None:
+    code = (
+        "from collections import Counter\n"
+        "from sklearn.utils.estimator_checks import check_estimator\n"
+        "from skecg import JEPAEmbedder\n"
+        "embedder = JEPAEmbedder(leads=['II'], sampling_rate=250, short_records='pad')\n"
+        "print(dict(Counter(r['status'] for r in check_estimator(embedder, on_fail=None))))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**__import__("os").environ, "SCIPY_ARRAY_API": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    found = eval(run.stdout.strip().splitlines()[-1])
+
+    assert set(found) == {"passed"}
+    if sklearn.__version__ >= "1.9":
+        assert found["passed"] >= 46
+
+
+class CountingEncoder:
+    """Counts the windows that reach any encoder."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.windows = 0
+        layers = Encoder.layers
+
+        def counted(encoder, values, *args, **kwargs):
+            self.windows += len(values)
+            return layers(encoder, values, *args, **kwargs)
+
+        monkeypatch.setattr(Encoder, "layers", counted)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> CountingEncoder:
+    return CountingEncoder(monkeypatch)
+
+
+def embed(records, **parameters) -> np.ndarray:
+    return JEPAEmbedder(cache=None, **parameters).fit_transform(records)
+
+
+def assert_same_features(a: np.ndarray, b: np.ndarray) -> None:
+    assert a.shape == b.shape
+    assert np.abs(a - b).max() <= ROUNDING * np.sqrt(np.mean(a**2))
+
+
+# --- laws on records and 3-D arrays -------------------------------------------------------------------------------
+
+
+def test_arrays_records_and_lists_of_arrays_are_the_same_to_it() -> None:
+    from_array = embed(X, sampling_rate=500)
+
+    np.testing.assert_array_equal(from_array, embed(RECORDS))
+    np.testing.assert_array_equal(from_array, embed(list(X), sampling_rate=500))
+    np.testing.assert_array_equal(from_array, embed(pd.Series(list(RECORDS))))
+    np.testing.assert_array_equal(from_array, embed(torch.from_numpy(X), sampling_rate=500))
+    objects = np.empty(len(X), dtype=object)
+    objects[:] = RECORDS
+    np.testing.assert_array_equal(from_array, embed(objects))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_batch_size_does_not_matter(batch_size: int) -> None:
+    assert_same_features(embed(RECORDS), embed(RECORDS, batch_size=batch_size))
+
+
+def test_the_order_of_the_records_does_not_matter() -> None:
+    order = np.random.default_rng(0).permutation(len(RECORDS))
+
+    assert_same_features(embed(RECORDS)[order], embed([RECORDS[i] for i in order]))
+
+
+def test_a_record_does_not_see_its_neighbours() -> None:
+    assert_same_features(embed(RECORDS)[:1], embed(RECORDS[:1]))
+
+
+def test_lead_order_in_the_record_does_not_matter() -> None:
+    order = [7, 3, 0, 11, 5, 1, 9, 2, 10, 4, 8, 6]
+    shuffled = [ECGRecord(r.signal[order], 500, [CANONICAL_LEADS[i] for i in order]) for r in RECORDS]
+
+    np.testing.assert_array_equal(embed(RECORDS), embed(shuffled))
+
+
+def test_derivable_leads_may_be_left_out() -> None:
+    keep = [0, 1, *range(6, 12)]
+    fewer = [ECGRecord(r.signal[keep], 500, [CANONICAL_LEADS[i] for i in keep]) for r in RECORDS]
+
+    assert_same_features(embed(RECORDS), embed(fewer))
+
+
+def test_units_only_change_the_numbers_written_down() -> None:
+    assert_same_features(embed(X, sampling_rate=500), embed(X * 1000, sampling_rate=500, units="uV"))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_features_are_float32_whatever_comes_in(dtype: type) -> None:
+    features = embed(X.astype(dtype), sampling_rate=500)
+
+    assert features.dtype == np.float32
+    assert np.isfinite(features).all()
+
+
+def test_the_input_is_left_as_it_was() -> None:
+    before = X.copy()
+    embed(X, sampling_rate=500)
+
+    np.testing.assert_array_equal(before, X)
+
+
+def test_a_read_only_memory_map_is_embedded(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+
+    np.testing.assert_array_equal(embed(np.load(tmp_path / "x.npy", mmap_mode="r"), sampling_rate=500), embed(RECORDS))
+
+
+def test_a_long_record_is_the_mean_of_its_windows() -> None:
+    long = ECGRecord(np.concatenate([RECORDS[0].signal, RECORDS[0].signal], axis=1), 250, CANONICAL_LEADS)
+    halves = [ECGRecord(long.signal[:, s : s + 2500], 250, CANONICAL_LEADS) for s in (0, 2500, 5000, 7500)]
+
+    assert_same_features(embed(halves).mean(axis=0, keepdims=True), embed([long]))
+
+
+def test_a_short_records_padding_changes_nothing() -> None:
+    short = ECGRecord(RECORDS[0].signal[:, :1000], 250, CANONICAL_LEADS)
+    held = np.concatenate([short.signal, np.repeat(short.signal[:, -1:], 1500, axis=1)], axis=1)
+    padded = ECGRecord(held, 250, CANONICAL_LEADS)
+
+    assert_same_features(embed([short]), embed([ECGRecord(held[:, :1000], 250, CANONICAL_LEADS)]))
+    assert np.abs(embed([short]) - embed([padded])).max() > 0.01
+
+
+def test_fit_transform_is_fit_then_transform() -> None:
+    embedder = JEPAEmbedder(cache=None)
+
+    np.testing.assert_array_equal(embedder.fit_transform(RECORDS), embedder.fit(RECORDS).transform(RECORDS))
+
+
+def test_n_features_of_3d_input_are_its_leads() -> None:
+    embedder = JEPAEmbedder(sampling_rate=500).fit(X)
+
+    assert embedder.n_features_in_ == 12
+    with pytest.raises(ValueError, match="11"):
+        embedder.transform(X[:, :11])
+
+
+def test_clones_and_set_params_behave() -> None:
+    embedder = JEPAEmbedder(sampling_rate=500, leads=["I"], pooling="max", layer=[0, 1])
+    copy = clone(embedder).set_params(pooling="mean")
+
+    assert embedder.get_params() | {"pooling": "mean"} == copy.get_params()
+    assert not hasattr(clone(embedder.fit(X[:, 0])), "weights_sha256_")
+
+
+# --- layers and pooling -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "n_features"),
+    [
+        ({"pooling": "mean"}, 128),
+        ({"pooling": "max"}, 128),
+        ({"pooling": "mean+std"}, 256),
+        ({"pooling": "cls"}, 128),
+        ({"pooling": "mean", "layer": "last2"}, 256),
+        ({"pooling": "mean", "layer": [0]}, 128),
+    ],
+)
+def test_pooling_and_layers_decide_the_features(parameters: dict, n_features: int) -> None:
+    embedder = JEPAEmbedder(cache=None, **parameters)
+    features = embedder.fit_transform(RECORDS[:2])
+
+    assert features.shape == (2, n_features)
+    assert len(embedder.get_feature_names_out()) == embedder.embedding_dim_ == n_features
+
+
+def test_several_layers_are_their_features_side_by_side() -> None:
+    both = embed(RECORDS[:2], pooling="mean", layer=[0, 1])
+
+    assert_same_features(both[:, :128], embed(RECORDS[:2], pooling="mean", layer=0))
+    assert_same_features(both[:, 128:], embed(RECORDS[:2], pooling="mean", layer=-1))
+
+
+def test_tokens_average_to_the_features() -> None:
+    tokens = JEPAEmbedder(cache=None).fit(RECORDS).transform_tokens(RECORDS[:2])
+
+    assert_same_features(np.stack([t.values.mean(axis=0) for t in tokens]), embed(RECORDS[:2], pooling="mean"))
+
+
+def test_tokens_say_when_and_where_they_look() -> None:
+    tokens = JEPAEmbedder(cache=None).fit(RECORDS).transform_tokens(RECORDS[:1])[0]
+
+    assert len(tokens) == 100
+    np.testing.assert_allclose(tokens.start_seconds, np.arange(100) / 10)
+    np.testing.assert_allclose(tokens.stop_seconds - tokens.start_seconds, 0.1)
+    assert set(tokens.leads) == {"all"}
+
+
+def test_tokens_of_a_leadwise_encoder_name_their_lead() -> None:
+    fixture = Path(__file__).parent / "fixtures" / "tiny-leadwise"
+    tokens = JEPAEmbedder(fixture, cache=None).fit(RECORDS).transform_tokens(RECORDS[:1])[0]
+
+    assert list(dict.fromkeys(tokens.leads)) == ["I", "II", "V1", "V2", "V3", "V4", "V5", "V6"]
+
+
+# --- the cache ----------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_search_embeds_each_record_once_and_a_second_one_none(counted: CountingEncoder) -> None:
+    cache = MemoryCache()
+    records, y = make_ecg(20, random_state=3).records, np.tile([0, 1], 10)
+    pipeline = make_pipeline(JEPAEmbedder(cache=cache), LogisticRegression(max_iter=1000))
+    search = GridSearchCV(pipeline, {"logisticregression__C": [0.01, 0.1, 1]}, cv=5)
+
+    search.fit(records, y)
+    first, counted.windows = counted.windows, 0
+    search.fit(records, y[::-1])
+
+    assert (first, counted.windows) == (20, 0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"pooling": "mean"},
+        {"layer": 0},
+        {"leads": ["I", "II", "V1"]},
+        {"sampling_rate": 400},
+        {"precision": "bf16"},
+        {"model": Path(__file__).parent / "fixtures" / "tiny-temporal"},
+    ],
+    ids=lambda p: next(iter(p)),
+)
+def test_whatever_shapes_the_result_misses_the_cache(counted: CountingEncoder, other: dict) -> None:
+    cache = MemoryCache()
+    three = X[:3, [0, 1, 6]]
+    JEPAEmbedder(cache=cache, sampling_rate=500, leads=["II", "I", "V1"]).fit_transform(three)
+    counted.windows = 0
+
+    JEPAEmbedder(cache=cache, **{"sampling_rate": 500, "leads": ["II", "I", "V1"]} | other).fit_transform(three)
+
+    assert counted.windows >= 3
+
+
+def test_a_cached_answer_is_the_computed_one(tmp_path: Path) -> None:
+    embedder = JEPAEmbedder(cache=tmp_path / "cache")
+    cold = embedder.fit_transform(RECORDS)
+
+    np.testing.assert_array_equal(cold, embedder.transform(RECORDS))
+    np.testing.assert_array_equal(cold, embed(RECORDS))
+
+
+def test_equal_records_are_embedded_once(counted: CountingEncoder) -> None:
+    features = JEPAEmbedder(cache=None).fit_transform([RECORDS[0]] * 5)
+
+    assert counted.windows == 1
+    assert (features == features[0]).all()
+
+
+def test_a_store_on_disk_serves_another_process(tmp_path: Path, counted: CountingEncoder) -> None:
+    features = JEPAEmbedder(cache=tmp_path).fit_transform(RECORDS[:2])
+    code = (
+        "import sys, numpy as np\n"
+        "from skecg import JEPAEmbedder\n"
+        "from skecg.datasets import make_ecg\n"
+        "from skecg.encoders import Encoder\n"
+        "def refuse(*args, **kwargs): raise SystemExit('embedded again')\n"
+        "Encoder.layers = refuse\n"
+        "records = make_ecg(8, noise=0.02, random_state=1).records[:2]\n"
+        "np.save(sys.argv[2], JEPAEmbedder(cache=sys.argv[1]).fit_transform(records))\n"
+    )
+
+    subprocess.run([sys.executable, "-c", code, tmp_path, tmp_path / "f.npy"], check=True)
+
+    np.testing.assert_array_equal(features, np.load(tmp_path / "f.npy"))
+
+
+# --- pickles, processes, threads ----------------------------------------------------------------------------------
+
+
+def test_a_fitted_pickle_is_small_and_works_in_another_process_offline(tmp_path: Path) -> None:
+    embedder = JEPAEmbedder(cache=None)
+    features = embedder.fit_transform(RECORDS[:2])
+    data = pickle.dumps(embedder)
+    (tmp_path / "embedder.pkl").write_bytes(data)
+    code = (
+        "import pickle, sys, numpy as np\n"
+        "from skecg.datasets import make_ecg\n"
+        "embedder = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "np.save(sys.argv[2], embedder.transform(make_ecg(8, noise=0.02, random_state=1).records[:2]))\n"
+    )
+
+    subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "embedder.pkl", tmp_path / "f.npy"],
+        env={**__import__("os").environ, "HF_HUB_OFFLINE": "1"},
+        check=True,
+    )
+
+    assert len(data) < 5000
+    assert_same_features(features, np.load(tmp_path / "f.npy"))
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_parallel_cross_validation_gives_the_same_scores_and_leaves_the_threads_alone(backend: str) -> None:
+    from joblib import parallel_config
+
+    y = np.tile([0, 1], 4)
+    pipeline = make_pipeline(JEPAEmbedder(cache=None), LogisticRegression())
+    alone = cross_val_score(pipeline, RECORDS, y, cv=2)
+    threads = torch.get_num_threads()
+
+    with parallel_config(backend=backend, n_jobs=2), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # loky's own notes on its workers
+        together = cross_val_score(pipeline, RECORDS, y, cv=2)
+
+    np.testing.assert_array_equal(alone, together)
+    assert torch.get_num_threads() == threads
+
+
+def test_the_process_keeps_one_encoder_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    from skecg.weights import loaded
+
+    loaded.forget_encoders()
+    reads = []
+    read_state = loaded.read_state
+    monkeypatch.setattr(loaded, "read_state", lambda info: reads.append(info) or read_state(info))
+    y = np.tile([0, 1], 4)
+
+    cross_val_score(make_pipeline(JEPAEmbedder(cache=None), LogisticRegression()), RECORDS, y, cv=4)
+
+    assert len(reads) == 1
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_n_jobs_does_not_matter(n_jobs: int) -> None:
+    np.testing.assert_array_equal(embed(RECORDS, n_jobs=n_jobs), embed(RECORDS))
+
+
+# --- scikit-learn around it ---------------------------------------------------------------------------------------
+
+
+def test_pandas_output_keeps_the_index_of_a_series() -> None:
+    series = pd.Series(list(RECORDS), index=[f"patient{i}" for i in range(len(RECORDS))])
+    table = JEPAEmbedder(cache=None).set_output(transform="pandas").fit_transform(series)
+
+    assert list(table.index) == list(series.index)
+    assert table.columns[0] == "jepaembedder0"
+
+
+def test_feature_names_need_neither_weights_nor_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder = JEPAEmbedder().fit(RECORDS)
+    monkeypatch.setattr("skecg.embedder.find_weights", lambda *a, **k: pytest.fail("asked for the weights"))
+
+    assert len(embedder.get_feature_names_out()) == 256
+    assert "JEPAEmbedder" in embedder._repr_html_()
+
+
+def test_a_sampling_rate_for_each_record_is_routed_through_cross_validate() -> None:
+    slow = [ECGRecord(r.signal[:, ::2], 250, CANONICAL_LEADS) for r in RECORDS[4:]]
+    mixed = [r.signal for r in RECORDS[:4]] + [r.signal for r in slow]
+    objects = np.empty(8, dtype=object)
+    objects[:] = mixed
+    rates = np.array([500.0] * 4 + [250.0] * 4)
+    y = np.tile([0, 1], 4)
+    truth = cross_validate(make_pipeline(JEPAEmbedder(cache=None), LogisticRegression()), RECORDS[:4] + slow, y, cv=2)[
+        "test_score"
+    ]
+
+    with sklearn.config_context(enable_metadata_routing=True):
+        embedder = JEPAEmbedder(cache=None)
+        embedder.set_fit_request(sampling_rate=True).set_transform_request(sampling_rate=True)
+        pipeline = make_pipeline(embedder, LogisticRegression())
+        routed = cross_validate(pipeline, objects, y, cv=2, params={"sampling_rate": rates}, error_score="raise")
+
+    np.testing.assert_array_equal(truth, routed["test_score"])
+
+
+@pytest.mark.skipif(sklearn.__version__ < "1.9", reason="scikit-learn has callbacks from 1.9 on")
+def test_batches_show_in_the_pipelines_own_callbacks() -> None:
+    seen = []
+
+    class Recorder:
+        max_propagation_depth = None
+
+        def setup(self, estimator, context):
+            pass
+
+        def teardown(self, estimator, context):
+            pass
+
+        def on_fit_task_begin(self, estimator, context, **kwargs):
+            seen.append((type(estimator).__name__, context.task_name))
+
+        def on_fit_task_end(self, estimator, context, **kwargs):
+            pass
+
+    pipeline = make_pipeline(JEPAEmbedder(cache=None), LogisticRegression())
+    pipeline.set_callbacks(Recorder())
+    pipeline.fit(RECORDS, np.tile([0, 1], 4))
+
+    assert ("JEPAEmbedder", "batch") in seen
+
+
+def test_progress_is_shown_when_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    JEPAEmbedder(cache=None, verbose=1).fit_transform(RECORDS[:2])
+    assert "2/2" in capfd.readouterr().err
+
+    JEPAEmbedder(cache=None).fit_transform(RECORDS[:2])
+    assert capfd.readouterr() == ("", "")
+
+
+# --- what it refuses, and how -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"pooling": "avg"}, ParameterError, r"pooling='avg', expected one of 'mean'"),
+        ({"layer": 7}, ParameterError, r"layer=7, expected -2 to 1"),
+        ({"batch_size": 0}, ParameterError, r"batch_size=0, expected a positive integer or 'auto'"),
+        ({"device": "gpu"}, ParameterError, r"device='gpu'.*Use 'auto' or 'cpu'"),
+        ({"precision": "fp16"}, ParameterError, r"precision='fp16', expected one of"),
+        ({"missing_leads": "drop"}, ParameterError, r"missing_leads='drop', expected one of"),
+        ({"on_bad_record": "skip"}, ParameterError, r"on_bad_record='skip'"),
+        ({"model": "untraind-temporal"}, WeightsNotFoundError, r"Did you mean 'untrained-temporal'"),
+        ({"units": "mmHg"}, ValueError, r"units='mmHg', expected one of"),
+        ({"stride": 0}, ParameterError, r"stride=0"),
+    ],
+)
+def test_wrong_parameters_are_named_with_what_is_allowed(parameters: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        embed(X, **{"sampling_rate": 500} | parameters)
+
+
+@pytest.mark.parametrize(
+    ("data", "parameters", "error", "message"),
+    [
+        (X, {}, SamplingRateError, r"without a sampling rate.*Pass sampling_rate="),
+        (X[:, :8], {"sampling_rate": 500}, LeadError, r"arrays of 8 lead\(s\).*Pass leads="),
+        (X[:, 0], {"sampling_rate": 500}, LeadError, r"one lead per record.*Pass leads=\['II'\]"),
+        (X.swapaxes(1, 2), {"sampling_rate": 500}, ShapeError, r"looks transposed.*swapaxes"),
+        (X, {"sampling_rate": 500, "leads": ["I", "II"]}, LeadError, r"12 lead\(s\).*expected 2"),
+        (X[:, :, :200], {"sampling_rate": 500}, ShortRecordError, r"0\.4 s.*short_records=.pad"),
+        (X[:, :, :, None], {"sampling_rate": 500}, ParameterError, r"Expected 2D array .* or 3D array"),
+        (RECORDS[0], {}, ShapeError, r"a single record; expected a sequence. Pass \[X\]"),
+        ("record.hea", {}, ShapeError, r"Pass \[X\]"),
+        (pd.DataFrame({"a": ["x"], "b": ["y"]}), {}, ShapeError, r"expected one column of paths"),
+        ([object()], {"sampling_rate": 500, "leads": ["I"]}, ShapeError, r"expected \(n_leads, n_samples\)"),
+        (X, {"sampling_rate": [500, 250]}, SamplingRateError, r"shape \(2,\) for 8 records"),
+    ],
+    ids=[
+        "no rate",
+        "no names",
+        "one lead unnamed",
+        "transposed",
+        "too many leads",
+        "too short",
+        "4-D",
+        "one record",
+        "one path",
+        "two columns",
+        "an object",
+        "too few rates",
+    ],
+)
+def test_wrong_input_is_named_with_the_way_out(data, parameters: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        embed(data, **parameters)
+
+
+def test_swapped_limb_leads_are_found_by_einthovens_law() -> None:
+    swapped = X[:, [0, 1, 2, 3, 5, 4, *range(6, 12)]]
+
+    with pytest.raises(LeadError, match="aVF, aVL"):
+        embed(swapped, sampling_rate=500)
+
+
+def test_transforming_before_fitting_is_refused() -> None:
+    with pytest.raises(NotFittedError):
+        JEPAEmbedder().transform(RECORDS)
+
+
+def bad_records() -> list[ECGRecord]:
+    flat = ECGRecord(np.zeros((12, 5000)), 500, CANONICAL_LEADS, "flatline")
+    return [RECORDS[0], flat, RECORDS[1]]
+
+
+def test_a_bad_record_is_named_and_its_place_given() -> None:
+    with pytest.raises(BadSignalError, match="flatline") as caught:
+        embed(bad_records())
+
+    assert "record 1 of X" in caught.value.__notes__[0]
+
+
+def test_fold_alignment_survives_bad_records() -> None:
+    embedder = JEPAEmbedder(cache=None, on_bad_record="nan")
+    features = embedder.fit_transform(bad_records())
+
+    assert np.isnan(features[1]).all()
+    assert_same_features(features[[0, 2]], embed(RECORDS[:2]))
+    assert list(embedder.bad_records_) == [1]
+    assert "flat" in embedder.bad_records_[1]
+
+
+def test_bad_records_are_warned_of_when_asked() -> None:
+    with pytest.warns(SignalWarning, match="1 of 3 records could not be embedded"):
+        embed(bad_records(), on_bad_record="warn")
+
+
+def test_a_missing_file_is_a_bad_record_too(tmp_path: Path) -> None:
+    embedder = JEPAEmbedder(cache=None, on_bad_record="nan")
+    features = embedder.fit_transform([str(tmp_path / "nothing_here")])
+
+    assert np.isnan(features).all()
+    assert "RecordNotFoundError" in embedder.bad_records_[0]
+
+
+def test_other_weights_than_those_fitted_are_refused(tmp_path: Path) -> None:
+    import shutil
+
+    fixtures = Path(__file__).parent / "fixtures"
+    shutil.copytree(fixtures / "tiny-temporal", tmp_path / "weights")
+    embedder = JEPAEmbedder(tmp_path / "weights", cache=None).fit(RECORDS)
+    shutil.rmtree(tmp_path / "weights")
+    shutil.copytree(fixtures / "tiny-leadwise", tmp_path / "weights")
+
+    with pytest.raises(DamagedWeightsError, match="not those this embedder was fitted with"):
+        embedder.transform(RECORDS)
+
+
+def test_verify_passes_here() -> None:
+    report = JEPAEmbedder().verify()
+
+    assert report.passed
+    assert "agrees with" in str(report)
+
+
+def test_bf16_is_close_once_the_common_vector_is_taken_away() -> None:
+    exact, rough = embed(RECORDS), embed(RECORDS, precision="bf16")
+    centred = exact - exact.mean(axis=0)
+
+    assert 0 < np.linalg.norm(rough - exact) < 0.1 * np.linalg.norm(centred)
+
+
+def test_the_disk_store_is_private(tmp_path: Path) -> None:
+    JEPAEmbedder(cache=tmp_path / "cache").fit_transform(RECORDS[:1])
+
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+    assert DiskCache(tmp_path / "cache").info().entries == 1

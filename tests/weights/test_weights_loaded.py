@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from skecg.weights import forget_encoders, loaded, loaded_encoder, read_info
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[Path]:
+    """The folders that were read, in order, beginning with an empty cache."""
+    forget_encoders()
+    seen: list[Path] = []
+    read = loaded.read_state
+
+    def counting(info):
+        seen.append(info.folder)
+        return read(info)
+
+    monkeypatch.setattr(loaded, "read_state", counting)
+    yield seen
+    forget_encoders()
+
+
+def test_weights_are_read_once_and_shared(reads):
+    info = read_info(FIXTURES / "tiny-temporal")
+    assert loaded_encoder(info, CPU) is loaded_encoder(read_info(FIXTURES / "tiny-temporal"), CPU)
+    assert len(reads) == 1
+
+
+def test_threads_that_ask_at_once_share_one_read(reads):
+    info = read_info(FIXTURES / "tiny-temporal")
+    start = threading.Barrier(8)
+
+    def ask(_: int) -> int:
+        start.wait()
+        return id(loaded_encoder(info, CPU))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(ask, range(8)))) == 1
+    assert len(reads) == 1
+
+
+def test_a_copy_of_the_folder_is_the_same_encoder(reads, tmp_path):
+    copy = read_info(shutil.copytree(FIXTURES / "tiny-temporal", tmp_path / "copy"))
+    assert loaded_encoder(copy, CPU) is loaded_encoder(read_info(FIXTURES / "tiny-temporal"), CPU)
+
+
+def test_other_weights_are_another_encoder(reads):
+    first = loaded_encoder(read_info(FIXTURES / "tiny-temporal"), CPU)
+    assert loaded_encoder(read_info(FIXTURES / "tiny-leadwise"), CPU) is not first
+    assert len(reads) == 2
+
+
+def test_forgetting_reads_again(reads):
+    info = read_info(FIXTURES / "tiny-temporal")
+    first = loaded_encoder(info, CPU)
+    forget_encoders()
+    assert loaded_encoder(info, CPU) is not first
+    assert len(reads) == 2
+
+
+def test_only_the_last_few_are_kept(reads, monkeypatch):
+    monkeypatch.setattr(loaded, "_KEPT", 1)
+    temporal, leadwise = read_info(FIXTURES / "tiny-temporal"), read_info(FIXTURES / "tiny-leadwise")
+    for info in (temporal, leadwise, leadwise, temporal):
+        loaded_encoder(info, CPU)
+    assert [folder.name for folder in reads] == ["tiny-temporal", "tiny-leadwise", "tiny-temporal"]
+
+
+def test_a_read_that_fails_is_tried_again(reads, monkeypatch):
+    info = read_info(FIXTURES / "tiny-temporal")
+    read = loaded.read_state
+    monkeypatch.setattr(loaded, "read_state", lambda _: (_ for _ in ()).throw(OSError("gone")))
+    with pytest.raises(OSError, match="gone"):
+        loaded_encoder(info, CPU)
+    monkeypatch.setattr(loaded, "read_state", read)
+    assert loaded_encoder(info, CPU) is loaded_encoder(info, CPU)
