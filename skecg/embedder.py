@@ -22,6 +22,7 @@ from skecg.errors import DamagedWeightsError, ParameterError, SignalWarning
 from skecg.inputs import RecordSource, as_items, is_numeric_array, tensor_to_numpy
 from skecg.pooling import as_layers, check_pooling
 from skecg.progress import CallbackSupportMixin, Progress, with_callbacks
+from skecg.screening import warn_once_a_kind
 from skecg.tokens import RecordTokens, embed_tokens
 from skecg.weights import Verification, WeightsInfo, find_weights, verify_weights
 
@@ -337,6 +338,7 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         recipe = self._recipe(self._settled_weights())
         features = np.empty((len(source), recipe.n_features), dtype=np.float32)
         self.bad_records_.clear()
+        notes: dict[int, tuple[str, ...]] = {}
         chunks = embed_chunks(source, recipe, open_cache(self.cache), n_jobs=self.n_jobs)
         n_chunks = -(-len(source) // CHUNK_RECORDS)
         progress = Progress(len(source), n_chunks, verbose=self.verbose, estimator=report_to)
@@ -345,7 +347,9 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
                 with progress.chunk(min(CHUNK_RECORDS, len(source) - start)):
                     chunk = next(chunks)
                     self._note_failures(chunk)
+                    notes |= chunk.notes
                     features[chunk.rows[0] : chunk.rows[-1] + 1] = chunk.features
+        warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes], stacklevel=4)
         if self.bad_records_ and self.on_bad_record == "warn":
             shown = "; ".join(f"{row}: {reason}" for row, reason in list(self.bad_records_.items())[:3])
             warnings.warn(

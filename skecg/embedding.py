@@ -15,8 +15,9 @@ from skecg.errors import BadSignalError, InputError, SkecgError
 from skecg.inputs import RecordSource
 from skecg.pooling import n_pooled_features, pool_windows
 from skecg.records import ECGRecord
+from skecg.screening import Policies, Screening, record_label, screen
 from skecg.weights import WeightsInfo, loaded_encoder
-from skecg.windows import check_record, prepare
+from skecg.windows import prepare_screened
 
 __all__ = ["CHUNK_RECORDS", "Chunk", "Recipe", "embed_chunks"]
 
@@ -80,6 +81,8 @@ class Chunk:
         NaN where a record failed.
     failures : dict of int to SkecgError
         Why, by the record's number.
+    notes : dict of int to tuple of str
+        What is odd about the records that were encoded; :func:`skecg.screening.warn_once_a_kind` puts it in words.
     n_encoded : int
         How many of them the encoder saw; the others came from the cache or failed.
     """
@@ -87,6 +90,7 @@ class Chunk:
     rows: Sequence[int]
     features: NDArray[np.float32]
     failures: dict[int, SkecgError] = field(default_factory=dict)
+    notes: dict[int, tuple[str, ...]] = field(default_factory=dict)
     n_encoded: int = 0
 
 
@@ -136,7 +140,7 @@ def _embed(
     for row, record in zip(rows, records, strict=True):
         if isinstance(record, ECGRecord) and keys[row] not in known and keys[row] not in fresh:
             fresh[keys[row]] = record
-    found, refused = _encode_fresh(fresh, recipe)
+    found, refused, notes = _encode_fresh(fresh, recipe)
     if cache is not None and found:
         cache.put(found)
     known = {**known, **found}
@@ -146,25 +150,30 @@ def _embed(
             features[position] = known[keys[row]]
         elif isinstance(record, ECGRecord):
             failures[row] = refused[keys[row]]
-    return Chunk(rows, features, failures, len(found))
+    odd = {row: notes[keys[row]] for row in keys if keys[row] in notes}
+    return Chunk(rows, features, failures, odd, len(found))
 
 
 def _encode_fresh(
     fresh: dict[bytes, ECGRecord], recipe: Recipe
-) -> tuple[dict[bytes, NDArray[np.float32]], dict[bytes, SkecgError]]:
-    """Embed records, giving the features of those that can be and the reasons of those that cannot."""
+) -> tuple[dict[bytes, NDArray[np.float32]], dict[bytes, SkecgError], dict[bytes, tuple[str, ...]]]:
+    """Embed records: features of those that can be, reasons of those that cannot, and what is odd about them."""
     refused: dict[bytes, SkecgError] = {}
     good: dict[bytes, ECGRecord] = {}
-    policies = {"missing_leads": recipe.missing_leads, "short_records": recipe.short_records}
+    screenings: dict[bytes, Screening] = {}
+    spec, policies = recipe.info.spec, Policies(recipe.missing_leads, recipe.short_records)
     for key, record in fresh.items():
         try:
-            check_record(record, recipe.info.spec, **policies)
+            screenings[key] = screen(record, spec, policies, record_label(record))
             good[key] = record
         except InputError as error:
             refused[key] = error
+    notes = {key: screening.notes for key, screening in screenings.items()}
     if not good:
-        return {}, refused
-    windows = prepare(list(good.values()), recipe.info.spec, stride=recipe.stride_seconds, **policies)
+        return {}, refused, notes
+    windows = prepare_screened(
+        list(good.values()), list(screenings.values()), spec, stride=recipe.stride_seconds, policies=policies
+    )
     encoder = loaded_encoder(recipe.info, recipe.device)
     vectors = pool_windows(encode_windows(encoder, windows, recipe.encoding), windows.owner, len(good))
     found = {}
@@ -176,4 +185,4 @@ def _encode_fresh(
                 f"The features of record {record.name!r} are not finite; its values are too large to embed "
                 f"(up to {np.nanmax(np.abs(record.signal)):.3g} mV). Check its units."
             )
-    return found, refused
+    return found, refused, notes

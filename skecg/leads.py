@@ -51,7 +51,7 @@ LIMB_COEFFICIENTS: dict[str, tuple[float, float]] = {
 
 _ALIASES = {lead.upper(): lead for lead in CANONICAL_LEADS}
 _ALIASES |= {"D1": "I", "D2": "II", "D3": "III", "DI": "I", "DII": "II", "DIII": "III"}
-_ALIASES |= {"L1": "I", "L2": "II", "L3": "III", "1": "I", "2": "II", "3": "III"}
+_ALIASES |= {"L1": "I", "L2": "II", "L3": "III"}
 _ALIASES |= {"VR": "aVR", "VL": "aVL", "VF": "aVF"}
 _ALIASES |= {f"C{n}": f"V{n}" for n in range(1, 7)}
 
@@ -86,7 +86,7 @@ def canonical_lead(name: str) -> str:
             f"Got a lead named {name!r} of type {type(name).__name__}, expected a name such as 'II' or 'V1'."
         )
     bare = _SUFFIX.sub("", _PREFIX.sub("", name.strip()))
-    key = re.sub(r"[\s_-]", "", bare).upper()
+    key = re.sub(r"[\s_]|(?<=.)-", "", bare).upper()  # a leading minus is a sign: -aVR is not aVR
     return _ALIASES.get(key, name.strip())
 
 

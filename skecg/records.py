@@ -134,10 +134,11 @@ def as_millivolts(signal: NDArray[Any], units: str | Sequence[str]) -> NDArray[n
     if unknown:
         raise UnitsError(f"Got units={unknown[0]!r}, expected one of 'V', 'mV', 'uV', 'nV'.")
     factors = np.array([MILLIVOLTS_PER_UNIT[str(unit).strip().lower()] for unit in names], dtype=np.float64)
-    if np.all(factors == 1.0):
-        return np.asarray(signal, dtype=np.float32)
-    scale = factors[0] if len(factors) == 1 else factors[:, None]
-    return np.asarray(np.asarray(signal, dtype=np.float64) * scale, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+        if np.all(factors == 1.0):
+            return np.asarray(signal, dtype=np.float32)
+        scale = factors[0] if len(factors) == 1 else factors[:, None]
+        return np.asarray(np.asarray(signal, dtype=np.float64) * scale, dtype=np.float32)
 
 
 def _as_signal(signal: Any, where: str) -> NDArray[np.float32]:
@@ -159,7 +160,8 @@ def _as_signal(signal: Any, where: str) -> NDArray[np.float32]:
             f"Got an empty signal of shape {array.shape}{where}, expected at least one lead and one sample."
         )
     check_not_transposed(array.shape, where)
-    return np.ascontiguousarray(array, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
+        return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def check_not_transposed(shape: tuple[int, ...], where: str = "") -> None:

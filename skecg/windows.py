@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from skecg.spec import InputSpec
 
-__all__ = ["Windows", "check_record", "prepare"]
+__all__ = ["Windows", "check_record", "prepare", "prepare_screened"]
 
 FloatArray = NDArray[np.float32]
 
@@ -159,20 +159,32 @@ def prepare(
     [0, 500]
     """
     policies = Policies(missing_leads, short_records)
-    stride_samples = _stride_samples(stride, spec)
+    _stride_samples(stride, spec)
     if isinstance(records, ECGRecord):
         raise InputError("Got one ECGRecord, expected a sequence of them. Pass [record].")
     records = list(records)
     labels = [record_label(record, position) for position, record in enumerate(records)]
     screenings = [screen(record, spec, policies, label) for record, label in zip(records, labels, strict=True)]
     warn_once_a_kind([screening.notes for screening in screenings], labels, stacklevel=2)
+    return prepare_screened(records, screenings, spec, stride=stride, policies=policies)
 
+
+def prepare_screened(
+    records: Sequence[ECGRecord],
+    screenings: Sequence[Screening],
+    spec: InputSpec,
+    *,
+    stride: float | None,
+    policies: Policies,
+) -> Windows:
+    """Prepare records that :func:`skecg.screening.screen` has let through; it said what to warn of."""
+    stride_samples = _stride_samples(stride, spec)
     starts = [
         _window_starts(_prepared_samples(record, spec), spec.window_samples, stride_samples) for record in records
     ]
     windows = _empty_windows([len(s) for s in starts], spec)
     first = np.cumsum([0, *map(len, starts)])
-    leave_out = missing_leads == "subset" or (missing_leads == "raise" and spec.any_leads)
+    leave_out = policies.missing_leads == "subset" or (policies.missing_leads == "raise" and spec.any_leads)
     for chunk in _chunks(records, spec):
         present = np.array([[bool(source) for source in screenings[i].sources] for i in chunk])
         signal = _signal([records[i] for i in chunk], [screenings[i] for i in chunk], present, spec)

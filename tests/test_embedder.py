@@ -394,6 +394,7 @@ def test_n_jobs_does_not_matter(n_jobs: int) -> None:
 # --- scikit-learn around it ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(sklearn.__version__ < "1.7", reason="scikit-learn 1.6 keeps the index of data frames only")
 def test_pandas_output_keeps_the_index_of_a_series() -> None:
     series = pd.Series(list(RECORDS), index=[f"patient{i}" for i in range(len(RECORDS))])
     table = JEPAEmbedder(cache=None).set_output(transform="pandas").fit_transform(series)
@@ -555,6 +556,18 @@ def test_fold_alignment_survives_bad_records() -> None:
     assert_same_features(features[[0, 2]], embed(RECORDS[:2]))
     assert list(embedder.bad_records_) == [1]
     assert "flat" in embedder.bad_records_[1]
+
+
+def test_what_is_odd_is_warned_of_once_however_many_chunks_there_are() -> None:
+    one_flat = X[0].copy()
+    one_flat[7] = 0.0
+    records = [ECGRecord(one_flat + np.float32(1e-4 * i), 500, CANONICAL_LEADS) for i in range(70)]
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        embed(records)
+
+    assert [str(w.message).split(" with")[0] for w in caught] == ["Got 70 of 70 records"]
 
 
 def test_bad_records_are_warned_of_when_asked() -> None:

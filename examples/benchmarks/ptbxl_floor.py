@@ -107,7 +107,7 @@ def interval(labels: NDArray[np.int64], decisions: NDArray, n_draws: int = 1000)
     draws = []
     while len(draws) < n_draws:
         rows = generator.integers(0, len(labels), len(labels))
-        if 0 < labels[rows].mean(axis=0).min() and labels[rows].mean(axis=0).max() < 1:
+        if labels[rows].mean(axis=0).min() > 0 and labels[rows].mean(axis=0).max() < 1:
             draws.append(roc_auc_score(labels[rows], decisions[rows], average="macro"))
     low, high = np.quantile(draws, [0.025, 0.975])
     return float(roc_auc_score(labels, decisions, average="macro")), float(low), float(high)

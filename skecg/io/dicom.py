@@ -135,7 +135,7 @@ def _label(definition: Any, number: int) -> str:
     if "NEG" in f"{meaning} {code}".upper():
         return code if "NEG" in code.upper() else "-aVR"
     for name in (meaning, _decoded(code), code, label):
-        if name and canonical_lead(name) in CANONICAL_LEADS:
+        if name and canonical_lead(name.removeprefix("-")) in CANONICAL_LEADS:
             return name
     return label or meaning or code or f"CH {number + 1}"
 

@@ -231,11 +231,12 @@ def _millivolts(signal: NDArray[Any], units: str | list[str], path: Path) -> NDA
 def _load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Load all arrays of a file by name, never unpickling anything."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        with loaded:
-            return {key: loaded[key] for key in loaded.files}
+        with path.open("rb") as file:  # numpy leaves a damaged file open when it opens it itself
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"": loaded}
+            with loaded:
+                return {key: loaded[key] for key in loaded.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, SyntaxError) as error:
         raise DamagedRecordError(
             f"{path} could not be read as a NumPy file of numbers ({type(error).__name__}): it is empty, truncated, or "

@@ -120,10 +120,9 @@ def from_wfdb(record: Any) -> ECGRecord:
 
     Examples
     --------
-    >>> import wfdb
-    >>> header = dict(fs=250, sig_name=["II", "ABP"], units=["uV", "mmHg"], n_sig=2)
-    >>> from_wfdb(wfdb.Record(p_signal=np.full((500, 2), 80.0), record_name="a1", **header))
-    ECGRecord('a1': 1 leads (II), 500 samples, 250 Hz, 2.0 s)
+    >>> import wfdb  # doctest: +SKIP
+    >>> from_wfdb(wfdb.rdrecord("00001_hr"))  # doctest: +SKIP
+    ECGRecord('00001_hr': 12 leads (I, II, III, aVR, ...), 5000 samples, 500 Hz, 10.0 s)
     """
     if hasattr(record, "multi_to_single") and getattr(record, "segments", None):
         expanded = any(getattr(segment, "e_p_signal", None) is not None for segment in record.segments)

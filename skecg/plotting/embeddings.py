@@ -98,7 +98,7 @@ def _principal_plane(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], t
 
 def _scatter(ax: Axes, points: NDArray[np.float64], labels: NDArray[Any] | None) -> None:
     """Draw the points, by category or along a scale."""
-    size = float(np.clip(4000.0 / len(points), 6.0, 40.0))
+    size = float(np.clip(7000.0 / len(points), 9.0, 40.0))
     style: dict[str, Any] = {"s": size, "alpha": 0.8, "linewidths": 0.3, "edgecolors": "white"}
     if labels is None:
         ax.scatter(points[:, 0], points[:, 1], color=_PALETTE[0], **style)
@@ -114,4 +114,4 @@ def _scatter(ax: Axes, points: NDArray[np.float64], labels: NDArray[Any] | None)
                 "marker": _MARKERS[(i // len(_PALETTE) + i) % len(_MARKERS)],
             }
             ax.scatter(chosen[:, 0], chosen[:, 1], label=f"{name} ({len(chosen)})", **look, **style)
-        ax.legend(frameon=False, fontsize=9, loc="best", markerscale=max(1.0, (30.0 / size) ** 0.5))
+        ax.legend(frameon=False, fontsize=9, loc="best", markerscale=(40.0 / size) ** 0.5)

@@ -145,12 +145,15 @@ def test_a_disk_cache_spares_the_encoder(embed: Run, sound: str, monkeypatch: py
 
 def test_an_existing_file_is_replaced_only_by_force(embed: Run, sound: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("f.csv").write_text("precious")
+    Path("link.csv").hardlink_to("f.csv")
 
     assert embed(sound, "--out", "f.csv") == 2
     assert last_line(capsys).startswith("skecg: error: 'f.csv' exists.")
     assert Path("f.csv").read_text() == "precious"
     assert embed(sound, "--out", "f.csv", "--force") == 0
     assert Path("f.csv").read_text().startswith("path,")
+    # The new file took the old one's place in one step; nothing was written into the old one.
+    assert Path("link.csv").read_text() == "precious"
 
 
 @pytest.mark.parametrize(

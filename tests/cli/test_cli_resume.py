@@ -93,33 +93,53 @@ def test_ctrl_c_says_how_to_continue(run: Run, sound: str) -> None:
     assert "Traceback" not in message
 
 
+def cut_power(survives: int, monkeypatch: pytest.MonkeyPatch, embed: Run, *arguments: str | os.PathLike[str]) -> bool:
+    """Run a command that ends when it writes to the disk for the n-th time; say whether it came to its end before."""
+    fsync, calls = os.fsync, itertools.count()
+
+    def fail(descriptor: int) -> None:
+        if next(calls) >= survives:
+            raise PowerLoss
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        try:
+            embed(*arguments)
+        except PowerLoss:
+            return False
+    return True
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".npz", ".parquet"])
 def test_power_may_fail_at_any_time(suffix: str, embed: Run, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, cut = Path(f"whole{suffix}"), Path(f"cut{suffix}")
     embed(archive, "--out", whole)
-    fsync = os.fsync
 
-    for survives in itertools.count():
-        calls = itertools.count()
-
-        def fail(descriptor: int, survives: int = survives, calls: itertools.count[int] = calls) -> None:
-            if next(calls) >= survives:
-                raise PowerLoss
-            fsync(descriptor)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", fail)
-            try:
-                embed(archive, "--out", cut)
-                break
-            except PowerLoss:
-                assert not cut.exists()
+    survives = 0
+    while not cut_power(survives, monkeypatch, embed, archive, "--out", cut):
+        assert not cut.exists()
         assert embed(archive, "--out", cut) == 1
         assert cut.read_bytes() == whole.read_bytes()
         cut.unlink()
+        survives += 1
 
     # The manifest, features and journal of four chunks, the list of failures, the file.
     assert survives == 1 + 2 * 4 + 1 + 1
+
+
+@pytest.mark.parametrize("survives", range(4))
+@pytest.mark.parametrize("continued", ["mean", "max"])
+def test_power_may_fail_while_another_run_is_thrown_away(
+    continued: str, survives: int, embed: Run, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(6, monkeypatch, embed, archive, "--pooling", "mean", "--out", "f.npz")
+    assert not cut_power(survives, monkeypatch, embed, archive, "--pooling", "max", "--force", "--out", "f.npz")
+
+    embed(archive, "--pooling", continued, "--force", "--out", "f.npz")
+    embed(archive, "--pooling", continued, "--out", "whole.npz")
+
+    assert Path("f.npz").read_bytes() == Path("whole.npz").read_bytes()
 
 
 def stop_after(n_records: int, monkeypatch: pytest.MonkeyPatch, embed: Run, *arguments: str | Path) -> Path:
@@ -209,15 +229,29 @@ def test_force_does_not_throw_away_what_can_be_continued(
     assert "6 of 8 records are done" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("tail", [b'{"start": 6, "st', b'{"start": 6, "stop": 9}\n', b"\x00" * 40, b"[]\n", b"{}"])
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b'{"start": 6, "st',
+        b'{"start": 6, "stop": 9}\n',
+        b'{"start": 9, "stop": 12, "failures": []}\n',
+        b'{"start": 6, "stop": 15, "failures": []}\n',
+        b"\x00" * 40,
+        b"[]\n",
+        b"{}",
+    ],
+)
 def test_a_torn_end_of_the_journal_is_cut_off(
-    tail: bytes, embed: Run, archive: Path, monkeypatch: pytest.MonkeyPatch
+    tail: bytes, embed: Run, archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     partial = stop_after(6, monkeypatch, embed, archive, "--out", "f.npz")
     with (partial / "journal.jsonl").open("ab") as journal:
         journal.write(tail)
+    stop_after(9, monkeypatch, embed, archive, "--out", "f.npz")
+    capsys.readouterr()
 
     assert embed(archive, "--out", "f.npz") == 1
+    assert "9 of 12 records are done" in capsys.readouterr().err
     assert embed(archive, "--out", "g.npz") == 1
     assert Path("f.npz").read_bytes() == Path("g.npz").read_bytes()
 

@@ -153,7 +153,7 @@ def test_clearing_forgets_everything_once_confirmed(run: Run, filled: DiskCache,
 def test_pruning_keeps_what_fits(run: Run, filled: DiskCache, capsys: Capture) -> None:
     assert run("cache", "prune", "--folder", "store", "--older-than-days", "1") == 0
     assert filled.info().entries == 10
-    assert run("cache", "prune", "--folder", "store", "--max-mb", str(5.5 * 1056 / 2**20)) == 0
+    assert run("cache", "prune", "--folder", "store", "--max-mb", str(5.1 * 1056 / 2**20)) == 0
 
     assert filled.info().entries == 5
     assert "5 embeddings forgotten, 5 left" in capsys.readouterr().out
@@ -265,3 +265,13 @@ def test_an_interrupted_verb_exits_with_130(run: Run, monkeypatch: pytest.Monkey
 
     assert run("models") == 130
     assert capsys.readouterr().err == "skecg: interrupted\n"
+
+
+def test_a_message_of_several_lines_comes_as_one(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def fail() -> dict[str, object]:
+        raise skecg.errors.WeightsError("No.\n  Not at all.")
+
+    monkeypatch.setattr("skecg.weights.list_models", fail)
+
+    assert run("models") == 2
+    assert capsys.readouterr().err == "skecg: error: No. Not at all.\n"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from skecg.datasets import make_ecg
-from skecg.datasets.heart import CONDUCTIONS
+from skecg.datasets.dipole import beat_waves
+from skecg.datasets.heart import CONDUCTIONS, draw_heart
 from skecg.datasets.rhythm import RHYTHMS, draw_beats
 from skecg.datasets.torso import DOWER
 from skecg.errors import LeadError, ParameterError, SamplingRateError
@@ -77,12 +78,25 @@ def test_clean_leads_are_the_projections_of_three_signals() -> None:
     np.testing.assert_allclose(DOWER @ dipole, record.signal, atol=1e-5)
 
 
+@pytest.mark.parametrize("rhythm", ["sinus", "af"])
 @pytest.mark.parametrize("heart_rate", [45, 72, 110, 150])
-def test_the_heart_rate_asked_for_is_measured(heart_rate: int) -> None:
-    records, labels = make_ecg(5, heart_rate=heart_rate, duration_seconds=30, random_state=1)
+def test_the_heart_rate_asked_for_is_measured(heart_rate: int, rhythm: str) -> None:
+    how = {"duration_seconds": 30, "random_state": 1}
+    records, labels = make_ecg(5, heart_rate=heart_rate, rhythm=rhythm, **how)
     measured = [60 / np.diff(r_peaks(record)).mean() for record in records]
-    np.testing.assert_allclose(measured, heart_rate, rtol=0.03)
+    np.testing.assert_allclose(measured, heart_rate, rtol=0.05)
     np.testing.assert_array_equal(labels["heart_rate"], heart_rate)
+
+
+def test_the_t_wave_follows_the_square_root_of_rr_and_the_qrs_complex_does_not() -> None:
+    heart, _ = draw_heart(np.random.default_rng(0), "normal", None, np.zeros(3))
+    slow, qrs_end, t_peak = beat_waves(heart, 1.0, atrial=True, ectopic=False)
+    fast, fast_qrs_end, fast_t_peak = beat_waves(heart, 0.49, atrial=True, ectopic=False)
+    assert fast_t_peak == pytest.approx(0.7 * t_peak)
+    assert fast_qrs_end == qrs_end
+    np.testing.assert_array_equal(fast[2:6], slow[2:6])
+    assert 0.12 < -slow[0, 0] < 0.22  # the P wave comes before, and nearer at a high rate
+    assert slow[0, 0] < fast[0, 0] < 0
 
 
 def test_the_label_counts_the_beats() -> None:
@@ -97,7 +111,7 @@ def test_fibrillation_is_irregular_and_sinus_rhythm_nearly_regular() -> None:
         return [np.std(np.diff(peaks)) / np.mean(np.diff(peaks)) for peaks in map(r_peaks, records)]
 
     assert min(variation("af")) > 0.1
-    assert 0.005 < min(variation("sinus"))
+    assert min(variation("sinus")) > 0.005
     assert max(variation("sinus")) < 0.1
 
 
@@ -352,11 +366,11 @@ def test_generators_are_seeds_too() -> None:
     assert not np.array_equal(*unlike)
 
 
-def test_two_hundred_records_take_less_than_a_second_or_so() -> None:
+def test_a_record_takes_a_few_milliseconds() -> None:
     make_ecg(2)
     start = time.perf_counter()
     make_ecg(50, random_state=0)
-    assert 50 / (time.perf_counter() - start) > 50  # about 1000 on an idle core; slack for a busy one
+    assert time.perf_counter() - start < 50 * 0.04  # about 1 ms each on an idle core; slack for a busy one
 
 
 def test_a_rate_too_low_for_the_mains_leaves_them_out_of_the_mixture() -> None:

@@ -175,41 +175,11 @@ def test_any_bytes_give_a_record_or_an_error_of_ours(header_bytes, signal_bytes)
         read_or_error_of_ours(Path(folder) / "rec")
 
 
-WORDS = st.sampled_from(
-    [
-        "rec",
-        "rec/2",
-        "rec.dat",
-        "2",
-        "0",
-        "1",
-        "-1",
-        "16",
-        "212",
-        "80",
-        "516",
-        "8",
-        "310",
-        "16x2:3+4",
-        "99999999",
-        "1e5",
-        "200(0)/mV",
-        "0/V",
-        "-3(9)/uV",
-        "/mmHg",
-        "1e-300/mV",
-        "1e300/V",
-        "~",
-        "II",
-        "V1",
-        "#",
-        "500/2(3)",
-        "10:11",
-        "ü",
-        "nan",
-        "inf",
-    ]
-)
+HEADER_WORDS = """
+    rec rec/2 rec.dat 2 0 1 -1 16 212 80 516 8 310 16x2:3+4 99999999 1e5 200(0)/mV 0/V -3(9)/uV /mmHg 1e-300/mV 1e300/V
+    ~ II V1 # 500/2(3) 10:11 ü nan inf
+"""
+WORDS = st.sampled_from(HEADER_WORDS.split())
 
 
 @QUIET

@@ -214,6 +214,7 @@ def test_a_header_that_names_a_lead_twice_is_refused(table: Callable[..., Path])
         ("I,II\n0.1,0.2\n0.3,off\n", "text 'off' in line 3, column 2"),
         ("0.1,oops\n0.3,0.4\n", "text 'oops' in line 1, column 2"),
         ("0.1;1.234,5\n0.3;0.4\n", "text '1.234,5' in line 1, column 2"),
+        ("1,234;0.5\n2,345;0.6\n", "text '1,234' in line 1, column 1"),
         ("I,II\n0.1,1_000\n", "text '1_000' in line 2"),
         ("I,II\n0.1," + "x" * 500, "text 'x{30}…'"),
         ("I,II\n0.1,0.2\n0.3,1e40\n", r"number of 1e\+40"),
@@ -236,6 +237,12 @@ def test_leads_in_rows_are_refused(table: Callable[..., Path], n_samples: int) -
     sideways = "\n".join(",".join(f"{v:.3f}" for v in row) for row in np.ones((12, n_samples + 1)))
     with pytest.raises(ShapeError, match="transposed"):
         read_table(table(sideways), sampling_rate=500, leads=LEADS)
+    if n_samples > 64:
+        with pytest.raises(ShapeError, match="transposed"):
+            read_table(
+                table("\n".join(f"{lead},{row}" for lead, row in zip(LEADS, sideways.split("\n"), strict=True))),
+                sampling_rate=500,
+            )
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -69,6 +69,19 @@ def test_a_skew_is_undone_as_wfdb_does_it(tmp_path):
     assert np.isnan(signal[1, -5:]).all()
 
 
+@pytest.mark.parametrize("n_refused", [1, 2])
+def test_a_system_without_links_reads_the_same(tmp_path, monkeypatch, n_refused):
+    header = write_bytes(tmp_path, ["80", "24"])
+    before = read_record(header).signal
+
+    def refuse(*_args, **_how):
+        raise OSError("links are not supported")
+
+    for owner, name in [("pathlib.Path", "symlink_to"), ("os", "link")][:n_refused]:
+        monkeypatch.setattr(f"{owner}.{name}", refuse)
+    assert same_bits(read_record(header).signal, before)
+
+
 def test_leads_that_share_a_higher_rate_keep_it(tmp_path):
     header = write_bytes(tmp_path, ["16x4", "16x4", "16"], units=("mV", "mV", "mmHg"))
     record = read_record(header)
@@ -226,6 +239,21 @@ def test_a_gap_between_parts_is_nan(tmp_path):
     assert np.isfinite(signal).mean() > 0.9 - 1e-9
 
 
+def test_parts_of_several_rates_are_averaged_to_the_rate_of_frames(tmp_path):
+    write_bytes(tmp_path, ["16x4", "16"])
+    (tmp_path / "whole.hea").write_text(f"whole/2 2 250 {2 * N}\nrec {N}\nrec {N}\n")
+    record = read_record(tmp_path / "whole")
+    assert record.sampling_rate == 250
+    assert same_bits(record.signal, wfdb_millivolts(tmp_path / "whole.hea"))
+
+
+def test_parts_that_share_a_higher_rate_keep_it(tmp_path):
+    header = write_bytes(tmp_path, ["16x4", "16x4"])
+    (tmp_path / "whole.hea").write_text(f"whole/1 2 250 {N}\nrec {N}\n")
+    assert read_record(tmp_path / "whole").sampling_rate == 1000
+    assert same_bits(read_record(tmp_path / "whole").signal, read_record(header).signal)
+
+
 @pytest.mark.parametrize(
     ("damage", "error"),
     [
@@ -262,6 +290,13 @@ def test_parts_in_memory_are_joined(tmp_path):
     header, _ = write_parts(tmp_path, layout=True)
     parts = import_wfdb().rdrecord(str(header.with_suffix("")), m2s=False)
     assert same_bits(from_wfdb(parts).signal, read_record(header).signal)
+
+
+def test_leads_in_memory_that_share_a_higher_rate_keep_it(tmp_path):
+    header = write_bytes(tmp_path, ["16x4", "16x4", "16"], units=("mV", "uV", "mmHg"))
+    record = from_wfdb(import_wfdb().rdrecord(str(header.with_suffix("")), smooth_frames=False))
+    assert (record.sampling_rate, record.n_samples) == (1000, 4 * N)
+    assert same_bits(record.signal, read_record(header).signal)
 
 
 def test_what_is_no_record_in_memory_is_refused(tmp_path):

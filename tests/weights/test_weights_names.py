@@ -78,7 +78,7 @@ def test_a_path_without_folder_is_not_looked_for_on_the_hub(path, registry, monk
 
 @pytest.mark.parametrize("model", ["", None, 3, ["default"]])
 def test_something_that_is_no_name_is_refused(model):
-    with pytest.raises(ParameterError, match="expected a model.s name"):
+    with pytest.raises(ParameterError, match=r"expected a model.s name"):
         find_weights(model)
 
 

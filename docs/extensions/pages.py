@@ -1,0 +1,127 @@
+"""Directives that write parts of pages at build time, so that the documentation says what the code says."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from troubles import TROUBLES, Trouble, messages
+
+import skecg
+from skecg.convert import STATISTICS
+from skecg.leads import CANONICAL_LEADS
+
+
+class _Written(SphinxDirective):
+    """A directive that stands for reStructuredText."""
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes(self.write())
+
+    def write(self) -> str:
+        raise NotImplementedError
+
+
+class Troubles(_Written):
+    """Errors and warnings of one kind after the other, with the messages that their code gives."""
+
+    def write(self) -> str:
+        said = messages(TROUBLES)
+        return "\n\n".join(_trouble(*one) for one in _with_titles(zip(TROUBLES, said, strict=True)))
+
+
+def _with_titles(pairs: Iterable[tuple[Trouble, str]]) -> Iterable[tuple[Trouble, str, bool]]:
+    """Mark the first of each kind."""
+    before = None
+    for trouble, message in pairs:
+        yield trouble, message, trouble.kind != before
+        before = trouble.kind
+
+
+def _trouble(trouble: Trouble, message: str, is_first: bool) -> str:
+    what = (getattr(skecg.errors, trouble.kind).__doc__ or "").splitlines()[0]
+    title = f".. rubric:: {trouble.kind}\n\n{what} (:class:`skecg.errors.{trouble.kind}`)\n\n" if is_first else ""
+    # More than 100 columns would have to be scrolled.
+    wrapped = "\n".join(textwrap.wrap(message, 100, break_long_words=False, break_on_hyphens=False))
+    return f"{title}{_block('python', trouble.code)}\n\n{_block('text', wrapped)}\n\n{trouble.cure}"
+
+
+def _block(language: str, text: str) -> str:
+    return f".. code-block:: {language}\n\n{textwrap.indent(text, '   ')}"
+
+
+class Models(_Written):
+    """Every model of the registry, with what its folder says and how this machine reproduces it."""
+
+    def write(self) -> str:
+        return "\n\n".join(_model(name, entry) for name, entry in skecg.list_models().items())
+
+
+def _model(name: str, entry: dict[str, Any]) -> str:
+    trained = "yes" if entry["trained"] else "**no: the weights are random numbers**"
+    default = ", the default" if entry.get("default") else ""
+    rows = {
+        "Trained": trained,
+        "Architecture": entry["architecture"],
+        "Features of a record": entry["n_features"],
+        "Leads": ", ".join(entry["leads"]) + ("; any subset of them" if entry["any_leads"] else ""),
+        "Sampling rate": f"{entry['sampling_rate']:g} Hz",
+        "Window": f"{entry['window_seconds']:g} s",
+        "Trained on": entry["data"],
+        "Licence": entry["licence"],
+        "Where": "comes with skecg" if "bundled" in entry else entry.get("repository", "the Hub"),
+        "Size": f"{entry['megabytes']} MB",
+        "SHA-256": f"``{entry['sha256']}``",
+        "``skecg verify``": str(skecg.JEPAEmbedder(name).verify()) if "bundled" in entry else "not run here",
+    }
+    return f".. rubric:: {name}{default}\n\n{_table(rows.items(), 'stub-columns: 1')}"
+
+
+class Statistics(_Written):
+    """Mean and standard deviation of each lead in each corpus, a row for each of the two."""
+
+    def write(self) -> str:
+        rows = [("", "", *CANONICAL_LEADS)]
+        for name, leads in STATISTICS.items():
+            for which, kind in enumerate(("mean", "std")):
+                cells = (f"{leads[lead][which]:.3f}" for lead in CANONICAL_LEADS)
+                rows.append((f"``{name}``" if which == 0 else "", kind, *cells))
+        return _table(rows, "header-rows: 1", "class: statistics")
+
+
+def _table(rows: Iterable[Iterable[object]], *options: str) -> str:
+    lines = [".. list-table::", *(f"   :{option}" for option in options), ""]
+    for row in rows:
+        lines += [f"   {'* -' if i == 0 else '  -'} {cell}".rstrip() for i, cell in enumerate(row)]
+    return "\n".join(lines)
+
+
+class TextFiles(SphinxDirective):
+    """Files of the repository as they are, a section each, titled by their first line."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        here = Path(self.env.srcdir)
+        return [self._section(path) for pattern in self.content for path in sorted(here.glob(pattern))]
+
+    def _section(self, path: Path) -> nodes.Node:
+        self.env.note_dependency(str(path))
+        title, _, text = path.read_text(encoding="utf-8").partition("\n")
+        section = nodes.section(ids=[nodes.make_id(path.stem)], names=[path.stem])
+        section += nodes.title(text=title.lstrip("# "))
+        section += nodes.literal_block(text.strip(), text.strip(), language="text", classes=["prose"])
+        return section
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("skecg-troubles", Troubles)
+    app.add_directive("skecg-models", Models)
+    app.add_directive("skecg-statistics", Statistics)
+    app.add_directive("text-files", TextFiles)
+    return {"parallel_read_safe": True, "version": skecg.__version__}

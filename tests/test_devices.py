@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from skecg.devices import PRECISIONS, autocast, one_thread_per_worker, resolve_device, resolve_precision
+from skecg.errors import ParameterError
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    """Torch allowed two threads, as on any machine, and set back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+def test_auto_is_a_device_that_works_here():
+    assert torch.zeros(1, device=resolve_device("auto")).item() == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_a_name_is_itself(device):
+    assert resolve_device(device) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "", 3.5, None, "cpu:x"])
+def test_a_device_that_is_not_here_is_refused_with_one_that_is(device):
+    with pytest.raises(ParameterError, match=r"cannot be used here .*Use 'auto' or 'cpu'"):
+        resolve_device(device)
+
+
+def test_the_precision_is_full_unless_asked_otherwise():
+    assert [resolve_precision(precision) for precision in PRECISIONS] == ["fp32", "fp32", "bf16"]
+    with pytest.raises(ParameterError, match="'auto', 'fp32', 'bf16'"):
+        resolve_precision("fp16")
+
+
+def test_only_products_are_reduced_and_only_when_asked():
+    linear = torch.nn.Linear(4, 4)
+    with torch.inference_mode(), autocast(torch.device("cpu"), "bf16"):
+        assert linear(torch.ones(1, 4)).dtype == torch.bfloat16
+    with torch.inference_mode(), autocast(torch.device("cpu"), "fp32"):
+        assert linear(torch.ones(1, 4)).dtype == torch.float32
+
+
+def test_torch_uses_one_thread_inside_and_as_many_as_before_outside():
+    with one_thread_per_worker() as workers:
+        assert workers == 2
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+
+
+def test_threads_come_back_after_an_error():
+    with pytest.raises(RuntimeError, match="boom"), one_thread_per_worker():
+        raise RuntimeError("boom")
+    assert torch.get_num_threads() == 2
+
+
+def test_those_inside_another_share_the_cores_and_only_the_last_to_leave_gives_them_back():
+    with one_thread_per_worker() as first:
+        with one_thread_per_worker() as second:
+            assert (first, second) == (2, 1)
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+
+
+def test_many_threads_in_and_out_leave_the_setting_as_it_was():
+    start = threading.Barrier(6)
+
+    def visit(_: int) -> None:
+        start.wait()
+        for _ in range(50):
+            with one_thread_per_worker() as workers:
+                assert 1 <= workers <= 2
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(visit, range(6)))
+    assert torch.get_num_threads() == 2
