@@ -1,16 +1,20 @@
 # Everything runs in .venv; `make demo` and `make test` are all a newcomer needs.
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST ?= .venvs/oldest
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test lint types docs clean
+.PHONY: demo test test-oldest lint types docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/test-installed
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .
@@ -23,7 +27,7 @@ docs: $(VENV)/docs-installed
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) docs/_build docs/gallery docs/api/generated demo_output dist
+	rm -rf $(VENV) $(OLDEST) docs/_build docs/gallery docs/api/generated demo_output dist
 
 $(VENV)/created:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "skecg needs Python 3.11 or newer, this is " + sys.version.split()[0] + ". Run: make PYTHON=python3.11 demo")'
@@ -37,6 +41,11 @@ $(VENV)/installed: $(VENV)/created pyproject.toml constraints.txt
 
 $(VENV)/test-installed: $(VENV)/installed
 	$(PIP) install -c constraints.txt -e ".[test]"
+	touch $@
+
+$(OLDEST)/installed: $(VENV)/created pyproject.toml constraints-oldest.txt
+	$(BIN)/python -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check -q install -c constraints-oldest.txt -e ".[test]"
 	touch $@
 
 $(VENV)/docs-installed: $(VENV)/test-installed

@@ -56,9 +56,9 @@ html_css_files = ["skecg.css"]
 html_show_sourcelink = False
 html_copy_source = False
 # Pages without pages below them need no list of these.
-html_sidebars = dict.fromkeys(
-    ["quickstart", "inputs", "caching", "converting", "command_line", "models", "project"], []
-)
+html_sidebars = {
+    page: [] for page in ("quickstart", "inputs", "caching", "converting", "command_line", "models", "project")
+}
 html_theme_options = {
     "footer_start": ["research-use"],
     "footer_end": ["copyright"],

@@ -37,7 +37,7 @@ cache = MemoryCache(max_bytes=64 * 2**20)
 pipeline = make_pipeline(JEPAEmbedder(cache=cache), StandardScaler(), KNeighborsClassifier(n_neighbors=1))
 
 # %%
-# A plain shuffled split puts the same patients on both sides. It says so, and its score is far too good.
+# A plain shuffled split puts the same patients on both sides. The warning says so, and the score is far too good.
 plain = KFold(5, shuffle=True, random_state=0)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")

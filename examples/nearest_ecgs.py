@@ -9,7 +9,7 @@ nothing else changes.
 """
 
 # %%
-# An archive of recordings of three kinds, sixty of each.
+# An archive of recordings of three kinds, about sixty of each.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.neighbors import NearestNeighbors

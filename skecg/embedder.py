@@ -25,6 +25,7 @@ from skecg.progress import CallbackSupportMixin, Progress, with_callbacks
 from skecg.screening import warn_once_a_kind
 from skecg.tokens import RecordTokens, embed_tokens
 from skecg.weights import Verification, WeightsInfo, find_weights, verify_weights
+from skecg.windows import check_stride
 
 __all__ = ["JEPAEmbedder"]
 
@@ -126,7 +127,7 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
     """
 
     _doc_link_module = "skecg"
-    _doc_link_template = "https://skecg.readthedocs.io/en/latest/api/generated/{estimator_module}.{estimator_name}.html"
+    _doc_link_template = "https://skecg.readthedocs.io/en/latest/api/generated/skecg.{estimator_name}.html"
 
     def __init__(
         self,
@@ -299,6 +300,7 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
             n_jobs=self.n_jobs,
         )
         device = resolve_device(self.device)
+        check_stride(self.stride, info.spec)
         return Recipe(info, encoding, device, self.stride, self.missing_leads, self.short_records)
 
     def _source(self, X: Any, sampling_rate: ArrayLike | None, *, reset: bool) -> RecordSource:
@@ -343,9 +345,8 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         n_chunks = -(-len(source) // CHUNK_RECORDS)
         progress = Progress(len(source), n_chunks, verbose=self.verbose, estimator=report_to)
         with progress.whole():
-            for start in range(0, len(source), CHUNK_RECORDS):
-                with progress.chunk(min(CHUNK_RECORDS, len(source) - start)):
-                    chunk = next(chunks)
+            for chunk in chunks:
+                with progress.chunk(len(chunk.rows)):
                     self._note_failures(chunk)
                     notes |= chunk.notes
                     features[chunk.rows[0] : chunk.rows[-1] + 1] = chunk.features

@@ -197,7 +197,7 @@ def _check_whole(array: NDArray[Any]) -> None:
     if not np.isfinite(array).all():
         rows = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
         raise BadSignalError(
-            f"Input X contains NaN or infinity in {len(rows)} record(s) of less than a second (first in row {rows[0]}), "
+            f"Input X contains NaN or infinity in {len(rows)} record(s) of less than a second (first: row {rows[0]}), "
             "expected every sample; only longer records may have gaps. Leave these records out."
         )
 

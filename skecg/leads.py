@@ -110,7 +110,9 @@ def canonical_leads(names: Sequence[str]) -> tuple[str, ...]:
         raise LeadError("Got no lead names, expected at least one, for example leads=['II'].")
     twice = sorted({lead for lead in leads if leads.count(lead) > 1})
     if twice:
-        raise LeadError(f"Lead(s) {', '.join(twice)} named more than once in {list(names)}; name every row once.")
+        raise LeadError(
+            f"Got lead(s) {', '.join(twice)} more than once in {list(names)}, expected every row to have its own name."
+        )
     return leads
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from skecg.spec import InputSpec
 
-__all__ = ["Windows", "check_record", "prepare", "prepare_screened"]
+__all__ = ["Windows", "check_record", "check_stride", "prepare", "prepare_screened"]
 
 FloatArray = NDArray[np.float32]
 
@@ -159,7 +159,7 @@ def prepare(
     [0, 500]
     """
     policies = Policies(missing_leads, short_records)
-    _stride_samples(stride, spec)
+    check_stride(stride, spec)
     if isinstance(records, ECGRecord):
         raise InputError("Got one ECGRecord, expected a sequence of them. Pass [record].")
     records = list(records)
@@ -178,7 +178,7 @@ def prepare_screened(
     policies: Policies,
 ) -> Windows:
     """Prepare records that :func:`skecg.screening.screen` has let through; it said what to warn of."""
-    stride_samples = _stride_samples(stride, spec)
+    stride_samples = check_stride(stride, spec)
     starts = [
         _window_starts(_prepared_samples(record, spec), spec.window_samples, stride_samples) for record in records
     ]
@@ -195,8 +195,8 @@ def prepare_screened(
     return windows
 
 
-def _stride_samples(stride: float | None, spec: InputSpec) -> int:
-    """Check the stride and give it in samples of the encoder."""
+def check_stride(stride: float | None, spec: InputSpec) -> int:
+    """Check a stride in seconds (None for the window's length) and give it in samples of the encoder."""
     if stride is None:
         return spec.window_samples
     number = isinstance(stride, int | float | np.number) and not isinstance(stride, bool)

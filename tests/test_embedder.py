@@ -411,6 +411,7 @@ def test_feature_names_need_neither_weights_nor_network(monkeypatch: pytest.Monk
     assert "JEPAEmbedder" in embedder._repr_html_()
 
 
+@pytest.mark.skipif(sklearn.__version__ < "1.8", reason="before, scikit-learn's scorers did not route to transform")
 def test_a_sampling_rate_for_each_record_is_routed_through_cross_validate() -> None:
     slow = [ECGRecord(r.signal[:, ::2], 250, CANONICAL_LEADS) for r in RECORDS[4:]]
     mixed = [r.signal for r in RECORDS[:4]] + [r.signal for r in slow]

@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import wfdb
 
 import skecg
+from skecg.convert import convert_kim, kim, weimann
 from skecg.datasets import make_ecg
 from skecg.embedding_cache import open_cache
+from skecg.encoders.leadwise import grid_positions
+from skecg.leads import CANONICAL_LEADS
+from skecg.spec import LeadwiseConfig, TemporalConfig
 
 
 def lay_out(folder: Path) -> dict[str, Any]:
@@ -27,6 +32,8 @@ def lay_out(folder: Path) -> dict[str, Any]:
         write_wfdb(record, folder, f"ecg{number}")
     _write_damaged(folder)
     _write_weights(folder)
+    _write_checkpoints(folder)
+    np.savez(folder / "features.npz", features=np.zeros((2, 4), np.float32), paths=np.array(["ecg0", "ecg1"]))
     np.savetxt(folder / "table.csv", records[0].signal.T, delimiter=",", header="I,II", comments="")
     return {
         "np": np,
@@ -79,3 +86,18 @@ def _write_weights(folder: Path) -> None:
     tensors.write_bytes(tensors.read_bytes()[:100_000])
     config = folder / "future-weights" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"skecg_format": 99}))
+
+
+def _write_checkpoints(folder: Path) -> None:
+    """Write checkpoints in the two published formats, of very small encoders, and convert one of them."""
+    leadwise = LeadwiseConfig(n_leads=8, patch_samples=50, n_patches=50, dim=48, depth=1, num_heads=1)
+    state = {name: torch.zeros(shape) for name, shape in kim._wanted(leadwise).items()}
+    state["pos_embed"] = grid_positions(8, 50, 48).flatten(0, 1).float()
+    torch.save({"encoder": state, "epoch": 1}, folder / "multiblock_epoch100.pth")
+    convert_kim(folder / "multiblock_epoch100.pth", folder / "kim")
+
+    temporal = TemporalConfig(n_leads=12, patch_samples=25, n_patches=100, dim=16, depth=1, num_heads=1)
+    state = {f"target_encoder.{name}": torch.zeros(shape) for name, shape in weimann._wanted(temporal).items()}
+    config = {"sampling_frequency": 500, "channels": list(CANONICAL_LEADS), "channel_size": 2500, "patch_size": 25}
+    config |= {"dim": 16, "depth": 1, "num_heads": 1, "num_registers": 1, "mlp_ratio": 4.0, "norm_eps": 1e-6}
+    torch.save({"model": state, "config": config}, folder / "chkpt_100000.pt")

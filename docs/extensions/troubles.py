@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from bench import lay_out
 
+from skecg.errors import SkecgWarning
+
 __all__ = ["TROUBLES", "Trouble", "messages"]
 
 
@@ -32,7 +34,7 @@ TROUBLES = [
     Trouble(
         "ParameterError",
         "JEPAEmbedder(pooling='median').fit(records)",
-        "Use one of the values named. Parameters are checked by ``fit``, as everywhere in scikit-learn.",
+        "Use one of the values named. The constructor stores what it is given; ``fit`` looks at it.",
     ),
     Trouble(
         "ParameterError",
@@ -226,7 +228,9 @@ def _message(trouble: Trouble, names: dict[str, object]) -> str:
         warnings.simplefilter("always")
         try:
             exec(trouble.code, names)
-            found = [(type(one.message).__name__, str(one.message)) for one in caught]
+            found = [
+                (one.category.__name__, str(one.message)) for one in caught if issubclass(one.category, SkecgWarning)
+            ]
         except Exception as error:  # whatever comes is compared with what should
             found = [(type(error).__name__, str(error))]
         finally:

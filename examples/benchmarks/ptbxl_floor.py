@@ -14,6 +14,7 @@ their mutual ratios back and every record a typical size of 0.2 mV; Einthoven's 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 import warnings
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def hand_crafted(signals: Signals) -> Features:
     shape = [signals.std(-1), skew(signals, axis=-1), kurtosis(signals, axis=-1), slope.std(-1), np.abs(slope).max(-1)]
     frequencies, power = welch(signals, 250, nperseg=1000)
     edges = [0.5, 2, 4, 7, 11, 16, 25, 40]
-    bands = [power[..., (frequencies >= a) & (frequencies < b)].sum(-1) for a, b in zip(edges, edges[1:], strict=False)]
+    bands = [power[..., (frequencies >= a) & (frequencies < b)].sum(-1) for a, b in itertools.pairwise(edges)]
     per_lead = np.concatenate([quantiles, np.stack(shape, -1), np.log(np.stack(bands, -1) + 1e-9)], axis=-1)
     upper = np.triu_indices(12, 1)
     correlations = np.stack([np.nan_to_num(np.corrcoef(record))[upper] for record in signals])

@@ -213,8 +213,11 @@ def _finish(
 
 def _provenance(embedder: JEPAEmbedder, recipe: Recipe, n_records: int, n_failed: int) -> dict[str, Any]:
     """Say how the features came about: nothing about time or machine, so that the same features are the same file."""
+    from skecg.versions import installed_version
+
     return {
         "skecg": __version__,
+        "torch": installed_version("torch"),
         "model": str(embedder.model),
         "weights_sha256": recipe.info.sha256,
         "revision": recipe.info.revision,

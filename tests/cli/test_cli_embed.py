@@ -81,6 +81,15 @@ def test_a_record_that_fails_keeps_its_row_and_is_listed(
     assert "1 of 12 records failed" in last_line(capsys)
 
 
+def test_a_failed_row_of_a_csv_file_has_empty_cells(embed: Run, archive: Path) -> None:
+    embed(archive, "--out", "f.csv")
+
+    with Path("f.csv").open(newline="") as file:
+        rows = {Path(path).name: cells for path, *cells in csv.reader(file)}
+    assert set(rows["r05b.hea"]) == {""}
+    assert "" not in rows["r05.hea"]
+
+
 def test_folders_are_searched_to_the_bottom_unless_told_otherwise(embed: Run, archive: Path) -> None:
     embed(archive, "--out", "deep.npz")
     embed(archive, "--out", "flat.npz", "--no-recursive")

@@ -206,7 +206,7 @@ def test_the_configuration_of_another_library_is_recognised_as_foreign(folder):
         (lambda c: c["encoder"].update(depth=True), "depth=True"),
         (lambda c: c["encoder"].update(num_heads=3), "a multiple of num_heads=3"),
         (lambda c: c.update(encoder=[1]), "an object of named fields"),
-        (lambda c: c["input"].update(leads=["I", "I"]), "named more than once"),
+        (lambda c: c["input"].update(leads=["I", "I"]), "more than once"),
         (lambda c: c["input"].update(sampling_rate=-1), "sampling_rate=-1"),
         (lambda c: c["input"].update(normalization="zcore"), "normalization='zcore'"),
         (lambda c: c["input"].update(normalization="statistics"), "mean=None"),

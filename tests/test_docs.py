@@ -1,0 +1,187 @@
+"""What README and documentation show is true: their code runs, their commands and files exist."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import importlib.util
+import io
+import re
+import shlex
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+
+from skecg import errors, list_models
+from skecg.cli import _parser, main
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.rst")), *sorted((ROOT / "docs" / "api").glob("*.rst"))]
+
+RST_BLOCK = re.compile(r"^( *)\.\. code-block:: (\w+)\n\n((?:\1 +.*\n|\n)+)", re.MULTILINE)
+MARKDOWN_BLOCK = re.compile(r"^()```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE_COMMAND = re.compile(r"`{1,2}((?:skecg|make) [a-z][^`]*)`")
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+    line: int
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    pattern = MARKDOWN_BLOCK if page.suffix == ".md" else RST_BLOCK
+    return [
+        Block(match[2], textwrap.dedent(match[3]).strip() + "\n", text[: match.start()].count("\n") + 1)
+        for match in pattern.finditer(text)
+    ]
+
+
+def extension(name: str) -> ModuleType:
+    """Import a module of the documentation, which is no package."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "extensions" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+bench = extension("bench")
+troubles = extension("troubles")
+
+
+PAGES_WITH_CODE = [page for page in PAGES if {block.language for block in blocks_of(page)} & {"python", "pycon"}]
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_from_top_to_bottom(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = blocks_of(page)
+    names = bench.lay_out(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SKECG_CACHE", str(tmp_path / "user-cache"))
+    printed = ""
+    for block in blocks:
+        if block.language == "python":
+            code = compile("\n" * block.line + block.text, str(page), "exec")
+            with contextlib.redirect_stdout(io.StringIO()) as said:
+                exec(code, names)
+            printed = said.getvalue()
+        elif block.language == "pycon":
+            check_dialogue(block, names, page)
+        elif block.language == "text":
+            assert block.text == printed, f"{page.name}:{block.line} shows what the code above it does not print"
+
+
+def check_dialogue(block: Block, names: dict[str, object], page: Path) -> None:
+    test = doctest.DocTestParser().get_doctest(block.text, names, page.stem, str(page), block.line)
+    said: list[str] = []
+    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).run(
+        test, out=said.append, clear_globs=False
+    )
+    assert not said, "".join(said)
+    names.update(test.globs)
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    lines = [line for block in blocks_of(page) if block.language == "bash" for line in block.text.splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_of_a_page_are_ones_that_exist(page: Path) -> None:
+    inline = [words.split() for words in INLINE_COMMAND.findall(page.read_text(encoding="utf-8"))]
+    for command, *arguments in commands_of(page):
+        if command == "skecg":
+            accept(arguments)
+        else:
+            assert command in ("make", "pip", "git", "python"), command
+            inline.append([command, *arguments])
+    for command, *arguments in inline:
+        if command == "skecg":
+            look_up(arguments)
+        elif command == "make":
+            assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), arguments
+
+
+def accept(arguments: list[str]) -> None:
+    """Parse a whole command as the command line does."""
+    if arguments == ["--version"]:
+        return
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            _parser().parse_args(arguments)
+        except SystemExit as end:
+            raise AssertionError(f"{arguments}: {said.getvalue()}") from end
+
+
+def look_up(arguments: list[str]) -> None:
+    """Ask for the help of a command mentioned in a sentence, and find its options there."""
+    verbs = [word for word in arguments if re.fullmatch("[a-z]+", word)]
+    with contextlib.redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit) as end:
+        main([*verbs, "--help"])
+    assert end.value.code == 0, arguments
+    for option in (word for word in arguments if word.startswith("--")):
+        assert option in said.getvalue(), arguments
+
+
+def test_code_and_commands_are_found_on_the_pages() -> None:
+    assert len(PAGES_WITH_CODE) >= 8
+    assert ["skecg", "cache", "clear", "--yes"] in commands_of(ROOT / "docs" / "command_line.rst")
+    assert ["make", "demo"] in commands_of(README)
+
+
+@pytest.mark.parametrize("arguments", [["embed", "x"], ["convert", "nobody", "a", "b"], ["cache", "info", "--fast"]])
+def test_a_command_that_does_not_exist_would_be_noticed(arguments: list[str]) -> None:
+    with pytest.raises(AssertionError):
+        accept(arguments)
+
+
+def test_every_error_and_warning_is_met_and_gives_its_message() -> None:
+    for message in troubles.messages(troubles.TROUBLES):
+        assert len(message) > 30
+        assert tempfile.gettempdir() not in message
+
+
+def test_every_kind_of_error_and_warning_has_a_cure() -> None:
+    parents = {"SkecgError", "SkecgWarning", "WeightsError"}  # never raised themselves
+    assert {trouble.kind for trouble in troubles.TROUBLES} == set(errors.__all__) - parents
+
+
+def test_readme_points_to_files_that_exist() -> None:
+    text = README.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r"`((?:examples|tests|docs)/[\w./]+\.\w+)`", text)
+    assert len(links) > 4
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_readme_opens_with_a_sentence_and_the_two_commands() -> None:
+    title, sentence, *_ = README.read_text(encoding="utf-8").split("\n\n")
+    assert title == "# skecg"
+    assert sentence.count(".") == 1
+    assert blocks_of(README)[0].text.split()[:2] == ["make", "demo"]
+
+
+def test_nothing_calls_untrained_weights_pretrained() -> None:
+    assert not any(entry["trained"] for entry in list_models().values()), "then this test has done its duty"
+    texts = [*PAGES, *(ROOT / "examples").rglob("*.py"), *(ROOT / "docs" / "extensions").glob("*.py")]
+    texts += [ROOT / "docs" / "_templates" / "research-use.html"]
+    assert [path.name for path in texts if re.search("pre-?trained", path.read_text(encoding="utf-8"), re.I)] == []
+
+
+def test_readme_and_every_page_of_the_documentation_say_research_use_only() -> None:
+    footer = (ROOT / "docs" / "_templates" / "research-use.html").read_text(encoding="utf-8")
+    for text in (footer, README.read_text(encoding="utf-8")):
+        assert "Research use only." in text
+        assert "not a medical device" in text
+    assert '"research-use"' in (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
