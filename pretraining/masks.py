@@ -1,0 +1,202 @@
+"""Which slices of time the context sees, and which it must predict.
+
+Masks are drawn for the whole batch of a step from (seed, step) and each record's place in it, so they are the same
+however the batch is split over processes.
+Shapes: N slices of time, B records, K visible slices, M = N - K masked ones.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pretraining.config import MaskConfig
+
+__all__ = ["Masks", "draw_masks", "kim_multiblock_mask", "kim_random_mask", "weimann_keep_mask"]
+
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What is visible and what is to be predicted, as slices of time.
+
+    Parameters
+    ----------
+    context : Tensor of shape (B, K), int64
+        Slices that the context encoder sees, ascending.
+    target : Tensor of shape (B, M), int64
+        All other slices, ascending.
+    """
+
+    context: Tensor
+    target: Tensor
+
+    def to(self, device: torch.device) -> Masks:
+        """Give the masks on a device."""
+        return Masks(self.context.to(device, non_blocking=True), self.target.to(device, non_blocking=True))
+
+
+def draw_masks(
+    config: MaskConfig, n_patches: int, positions: range, *, seed: int, step: int, device: torch.device | None = None
+) -> list[Masks]:
+    """Draw the masks of some records of a step's batch.
+
+    Parameters
+    ----------
+    config : MaskConfig
+    n_patches : int
+        N.
+    positions : range
+        Places of the records in the batch of the whole step.
+    seed, step : int
+    device : torch.device, optional
+        Where the masks go.
+
+    Returns
+    -------
+    list of Masks, of length ``config.masks_per_target``
+    """
+    drawn = [_draw(config, n_patches, positions, (seed, step, number)) for number in range(config.masks_per_target)]
+    return [masks.to(device) for masks in drawn] if device is not None else drawn
+
+
+def _draw(config: MaskConfig, n_patches: int, positions: range, key: tuple[int, int, int]) -> Masks:
+    if config.kind == "blocks":
+        shared = np.random.default_rng([*key, 0])
+        num_keep = math.ceil(shared.uniform(config.low, config.high) * n_patches)
+        keep = np.stack(
+            [
+                weimann_keep_mask(np.random.default_rng([*key, 1, place]), n_patches, num_keep, config.min_block)
+                for place in positions
+            ]
+        )
+        return _as_masks(keep)
+    generator = torch.Generator().manual_seed(int(np.random.default_rng(key).integers(2**63)))
+    if config.kind == "random":
+        masked = kim_random_mask(generator, n_patches, config.low, config.high)
+    else:
+        masked = kim_multiblock_mask(
+            generator, n_patches, config.low, config.high, n_blocks=config.n_blocks, last_slice=config.last_slice
+        )
+    return _as_masks(np.broadcast_to(~masked, (len(positions), n_patches)))
+
+
+def _as_masks(keep: BoolArray) -> Masks:
+    """Turn rows of equally many kept slices into ascending indices."""
+    n_records = len(keep)
+    context = np.nonzero(keep)[1].reshape(n_records, -1)
+    target = np.nonzero(~keep)[1].reshape(n_records, -1)
+    return Masks(torch.from_numpy(context), torch.from_numpy(target))
+
+
+def kim_random_mask(generator: torch.Generator | None, n_patches: int, low: float, high: float) -> BoolArray:
+    """Mask single slices, a share of them drawn between `low` and `high` (Kim, arXiv:2410.08559).
+
+    Parameters
+    ----------
+    generator : torch.Generator or None
+        None is torch's global one, from which the published code draws.
+    n_patches : int
+    low, high : float
+
+    Returns
+    -------
+    ndarray of shape (n_patches,), bool
+        True where masked.
+    """
+    ratio = low + (high - low) * torch.rand(1, generator=generator).item()
+    masked = np.zeros(n_patches, dtype=np.bool_)
+    masked[torch.randperm(n_patches, generator=generator)[: int(n_patches * ratio)].numpy()] = True
+    return masked
+
+
+def kim_multiblock_mask(
+    generator: torch.Generator | None,
+    n_patches: int,
+    low: float,
+    high: float,
+    *,
+    n_blocks: int = 4,
+    last_slice: bool = True,
+) -> BoolArray:
+    """Mask several blocks that may overlap, each a share of the window between `low` and `high` (Kim).
+
+    Parameters
+    ----------
+    generator : torch.Generator or None
+        None is torch's global one.
+    n_patches : int
+    low, high : float
+    n_blocks : int, default=4
+    last_slice : bool, default=True
+        False draws as the published code does, whose last admissible start is never taken, so that the last slice is
+        never masked.
+
+    Returns
+    -------
+    ndarray of shape (n_patches,), bool
+        True where masked.
+    """
+    masked = np.zeros(n_patches, dtype=np.bool_)
+    for _ in range(n_blocks):
+        ratio = low + (high - low) * torch.rand(1, generator=generator).item()
+        length = max(1, int(n_patches * ratio))
+        n_starts = n_patches - length + (1 if last_slice else 0)
+        start = int(torch.randperm(max(1, n_starts), generator=generator)[0])
+        masked[start : start + length] = True
+    return masked
+
+
+def weimann_keep_mask(
+    rng: np.random.Generator | np.random.RandomState, n_patches: int, num_keep: int, min_block: int
+) -> BoolArray:
+    """Mask contiguous blocks of at least `min_block` slices until `num_keep` are left (Weimann and Conrad, 2025).
+
+    Blocks are taken out of what is left, an interval at a time, each interval with a probability proportional to its
+    length; one no longer than the block is taken whole. A remainder shorter than `min_block` is taken beside a block
+    that is there already.
+
+    Parameters
+    ----------
+    rng : numpy Generator or RandomState
+        A RandomState draws as the published code does.
+    n_patches, num_keep, min_block : int
+
+    Returns
+    -------
+    ndarray of shape (n_patches,), bool
+        True where kept.
+    """
+    left = [(0, n_patches)]
+    n_masked, to_mask = 0, n_patches - num_keep
+    while n_masked < to_mask:
+        lengths = np.array([end - start for start, end in left], dtype=np.float64)
+        start, end = left.pop(int(rng.choice(len(left), p=lengths / lengths.sum())))
+        remaining = to_mask - n_masked
+        block = _integer(rng, min_block, remaining) if remaining >= min_block else remaining
+        if end - start <= block:
+            n_masked += end - start
+            continue
+        if remaining >= min_block:
+            first = _integer(rng, start, end - block)
+        else:
+            edges = ([start] if start > 0 else []) + ([end - block] if end < n_patches else [])
+            first = int(rng.choice(edges)) if edges else _integer(rng, start, end - block)
+        left += [(start, first), (first + block, end)]
+        n_masked += block
+    keep = np.zeros(n_patches, dtype=np.bool_)
+    for start, end in left:
+        keep[start:end] = True
+    return keep
+
+
+def _integer(rng: np.random.Generator | np.random.RandomState, low: int, high: int) -> int:
+    """Draw a whole number from `low` to `high`, both included."""
+    draw = rng.randint if isinstance(rng, np.random.RandomState) else rng.integers
+    return int(draw(low, high + 1))

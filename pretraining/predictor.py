@@ -1,0 +1,138 @@
+"""Context tokens and positions to predicted tokens.
+
+Shapes: B windows, C leads, K visible and M masked slices of time, D width of the encoder, P width of the predictor.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pretraining.config import PredictorConfig, PretrainConfig
+from pretraining.masks import Masks
+from skecg.encoders.blocks import Attention, Block, init_linear_, sincos_positions
+from skecg.encoders.interface import gather_tokens
+from skecg.encoders.leadwise import grid_positions
+from skecg.spec import LeadwiseConfig, TemporalConfig
+
+__all__ = ["LeadwisePredictor", "TemporalPredictor", "build_predictor"]
+
+
+def build_predictor(config: PretrainConfig) -> TemporalPredictor | LeadwisePredictor:
+    """Build the predictor that goes with a run's encoder."""
+    if isinstance(config.encoder, LeadwiseConfig):
+        return LeadwisePredictor(config.predictor, config.encoder)
+    assert isinstance(config.encoder, TemporalConfig)
+    return TemporalPredictor(config.predictor, config.encoder)
+
+
+class TemporalPredictor(nn.Module):
+    """All slices of time together; positions are added once (Weimann and Conrad, 2025).
+
+    Parameters
+    ----------
+    config : PredictorConfig
+    encoder : TemporalConfig
+        Whose tokens it reads and predicts; biases and norms follow it.
+    """
+
+    positions_NP: Tensor
+
+    def __init__(self, config: PredictorConfig, encoder: TemporalConfig) -> None:
+        super().__init__()
+        self.embed = nn.Linear(encoder.dim, config.dim, bias=encoder.bias)
+        self.mask_token = nn.Parameter(torch.empty(config.dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                Attention(config.dim, config.num_heads, proj_bias=encoder.bias),
+                int(config.dim * config.mlp_ratio),
+                bias=encoder.bias,
+                norm_bias=encoder.norm_bias,
+                norm_eps=encoder.norm_eps,
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.dim, eps=encoder.norm_eps, bias=encoder.norm_bias)
+        self.proj = nn.Linear(config.dim, encoder.dim, bias=encoder.bias)
+        table = sincos_positions(torch.arange(encoder.n_patches), config.dim, torch.float32).flatten(1)
+        self.register_buffer("positions_NP", table, persistent=False)
+        self.reset_parameters(encoder.depth)
+
+    def reset_parameters(self, encoder_depth: int) -> None:
+        """Draw initial weights; the published system scales by the encoder's depth, not by the predictor's."""
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        for name, linear in self.named_modules():
+            if isinstance(linear, nn.Linear):
+                last_of_branch = name.endswith(("attn.proj", "mlp.fc2"))
+                init_linear_(linear, std=0.02 / (2 * encoder_depth) ** 0.5 if last_of_branch else 0.02)
+
+    def forward(self, context_BKD: Tensor, masks: Masks) -> Tensor:
+        """Predict the masked slices' tokens (B, M, D) from the visible ones."""
+        context = self.embed(context_BKD)
+        places_BNP = self.positions_NP.to(context.dtype).expand(len(context), -1, -1)
+        visible = context + gather_tokens(places_BNP, masks.context)
+        masked = self.mask_token.to(context.dtype) + gather_tokens(places_BNP, masks.target)
+        tokens = torch.cat([visible, masked], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.proj(self.norm(tokens)[:, visible.shape[1] :])
+
+
+class LeadwisePredictor(nn.Module):
+    """Every lead by itself; positions join the stream before every block (Kim, arXiv:2410.08559).
+
+    Parameters
+    ----------
+    config : PredictorConfig
+    encoder : LeadwiseConfig
+        Whose tokens it reads and predicts.
+    """
+
+    positions_NP: Tensor
+
+    def __init__(self, config: PredictorConfig, encoder: LeadwiseConfig) -> None:
+        super().__init__()
+        self.embed = nn.Linear(encoder.dim, config.dim)
+        self.mask_token = nn.Parameter(torch.empty(config.dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                Attention(config.dim, config.num_heads, proj_bias=True),
+                int(config.dim * config.mlp_ratio),
+                bias=True,
+                norm_bias=True,
+                norm_eps=encoder.norm_eps,
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.dim, eps=encoder.norm_eps)
+        self.proj = nn.Linear(config.dim, encoder.dim)
+        table = grid_positions(1, encoder.n_patches, config.dim)[0]
+        self.register_buffer("positions_NP", table.to(torch.float32), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw initial weights; the last layers of block l's branches are divided by sqrt(2 l)."""
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        for linear in self.modules():
+            if isinstance(linear, nn.Linear):
+                init_linear_(linear)
+        with torch.no_grad():
+            for number, block in enumerate(self.blocks, start=1):
+                assert isinstance(block, Block)
+                block.attn.proj.weight /= (2 * number) ** 0.5
+                block.mlp.fc2.weight /= (2 * number) ** 0.5
+
+    def forward(self, context_BCKD: Tensor, masks: Masks) -> Tensor:
+        """Predict the masked slices' tokens (B, C M, D), lead after lead, from the visible ones (B, C K, D)."""
+        n_windows, n_visible = masks.context.shape
+        n_leads = context_BCKD.shape[1] // n_visible
+        visible = self.embed(context_BCKD).unflatten(1, (n_leads, n_visible)).flatten(0, 1)  # (B C, K, P)
+        n_masked = masks.target.shape[1]
+        masked = self.mask_token.to(visible.dtype).expand(len(visible), n_masked, -1)
+        order = torch.cat([masks.context, masks.target], dim=1).repeat_interleave(n_leads, dim=0)
+        places = self.positions_NP.to(visible.dtype)[order]
+        tokens = torch.cat([visible, masked], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens + places)
+        predicted = self.proj(self.norm(tokens)[:, n_visible:])
+        return predicted.unflatten(0, (n_windows, n_leads)).flatten(1, 2)
