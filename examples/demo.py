@@ -119,24 +119,27 @@ def main() -> None:
     read = stages.run("read them back", lambda: read_records(paths), lambda r: repr(r[0]))
 
     cache = DiskCache(OUT / "cache")
-    embedder = JEPAEmbedder(cache=cache.folder)
-    known = cache.info().entries
+    embedder = JEPAEmbedder(cache=cache)
     features = stages.run(
         "embed the files",
         lambda: embedder.fit_transform(paths),
-        lambda f: f"{f.shape[1]} features each; {min(known, len(f))} of {len(f)} were in the cache",
+        lambda f: f"{f.shape[1]} features each; {cache.info().hits} of {len(f)} were in the cache",
     )
+    n_embedded = cache.info().misses
 
-    pipeline = make_pipeline(JEPAEmbedder(cache=cache.folder), StandardScaler(), LogisticRegression(max_iter=1000))
+    pipeline = make_pipeline(JEPAEmbedder(cache=cache), StandardScaler(), LogisticRegression(max_iter=1000))
     stages.run(
         "5-fold cross-validation",
         lambda: cross_val_score(pipeline, paths, labels, cv=5),
-        lambda s: f"accuracy {s.mean():.3f} ± {s.std():.3f} (5 classes), nothing embedded again",
+        lambda s: (
+            f"accuracy {s.mean():.3f} ± {s.std():.3f} (5 classes), "
+            f"{cache.info().misses - n_embedded or 'nothing'} embedded again"
+        ),
     )
     example = int(np.flatnonzero(labels == "left bundle branch block")[0])
     stages.run("draw the figure", lambda: draw(read[example], features, labels), str)
     stages.print()
-    if known >= len(paths):
+    if n_embedded == 0:
         print("\n  Nothing was embedded in this run: every embedding came from the cache of an earlier one.")
     else:
         print("\n  Run it again: the embeddings are cached now, so nothing will be embedded twice.")

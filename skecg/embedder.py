@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,27 +12,23 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import _check_n_features, check_is_fitted, validate_data
 
+from skecg.callers import user_stacklevel
+from skecg.collecting import ON_BAD_RECORD, fill_features
 from skecg.devices import resolve_device, resolve_precision
 from skecg.embedding import CHUNK_RECORDS, Chunk, Recipe, embed_chunks
 from skecg.embedding_cache import EmbeddingCache, open_cache
 from skecg.encoders.interface import resolve_layers
 from skecg.encoding import Encoding
-from skecg.errors import DamagedWeightsError, ParameterError, SignalWarning
-from skecg.inputs import RecordSource, as_items, is_numeric_array, tensor_to_numpy
+from skecg.errors import DamagedWeightsError, ParameterError, ShapeError
+from skecg.inputs import RecordSource, as_items, as_plain, is_numeric_array
 from skecg.pooling import as_layers, check_pooling
 from skecg.progress import CallbackSupportMixin, Progress, with_callbacks
-from skecg.screening import warn_once_a_kind
+from skecg.screening import Policies
 from skecg.tokens import RecordTokens, embed_tokens
 from skecg.weights import Verification, WeightsInfo, find_weights, verify_weights
 from skecg.windows import check_stride
 
 __all__ = ["JEPAEmbedder"]
-
-_CHOICES = {
-    "missing_leads": ("raise", "zero", "subset"),
-    "short_records": ("raise", "pad"),
-    "on_bad_record": ("raise", "warn", "nan"),
-}
 
 
 class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -126,9 +121,6 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
     (3, 256)
     """
 
-    _doc_link_module = "skecg"
-    _doc_link_template = "https://skecg.readthedocs.io/en/latest/api/generated/skecg.{estimator_name}.html"
-
     def __init__(
         self,
         model: str | Path = "default",
@@ -187,10 +179,11 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         self._check_choices()
         info = find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)
-        recipe = self._recipe(info)
+        recipe = self._combine(info)
         self._source(X, sampling_rate, reset=True)
         self.weights_sha256_ = info.sha256
         self.revision_ = info.revision
+        self._manners = info.digest, info.pooling
         self.embedding_dim_ = self._n_features_out = recipe.n_features
         self.bad_records_: dict[int, str] = {}
         return self
@@ -256,7 +249,43 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
             When a record cannot be embedded, whatever `on_bad_record` says: there is no row of NaN to give.
         """
         check_is_fitted(self)
-        return embed_tokens(self._source(X, sampling_rate, reset=False), self._recipe(self._settled_weights()))
+        return embed_tokens(self._source(X, sampling_rate, reset=False), self.recipe())
+
+    def transform_chunks(self, X: Any, *, first: int = 0, sampling_rate: ArrayLike | None = None) -> Iterator[Chunk]:
+        """Embed records some at a time, for programs that keep what is done, as ``skecg embed`` does.
+
+        Parameters
+        ----------
+        X, sampling_rate
+            As in :meth:`transform`.
+        first : int, default=0
+            Number of the record to begin with.
+
+        Returns
+        -------
+        iterator of :class:`skecg.embedding.Chunk`
+            Numbers of consecutive records, their features, why some have none, and what is odd about others. Neither
+            errors of records nor warnings are raised, whatever `on_bad_record` says.
+        """
+        check_is_fitted(self)
+        source = self._source(X, sampling_rate, reset=False)
+        return embed_chunks(source, self.recipe(), open_cache(self.cache), first=first, n_jobs=self.n_jobs)
+
+    def recipe(self) -> Recipe:
+        """Say everything that shapes the embeddings, for programs that keep them, as ``skecg embed`` does.
+
+        Returns
+        -------
+        :class:`skecg.embedding.Recipe`
+            The weights that ``fit`` settled, encoding and policies. Its ``salt`` differs when embeddings may.
+
+        Raises
+        ------
+        WeightsError
+            When the weights are not those settled by ``fit``, or are damaged.
+        """
+        check_is_fitted(self)
+        return self._combine(self._settled_weights())
 
     def verify(self) -> Verification:
         """Embed the golden records that came with the weights and say how far off this machine is.
@@ -278,16 +307,20 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         return hasattr(self, "weights_sha256_")
 
     def _check_choices(self) -> None:
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                choices = ", ".join(map(repr, allowed))
-                raise ParameterError(f"Got {name}={getattr(self, name)!r}, expected one of {choices}.")
+        """Refuse what the constructor stored unseen; what the weights have a say in is checked with them."""
+        Policies(self.missing_leads, self.short_records)
+        if self.on_bad_record not in ON_BAD_RECORD:
+            choices = ", ".join(map(repr, ON_BAD_RECORD))
+            raise ParameterError(f"Got on_bad_record={self.on_bad_record!r}, expected one of {choices}.")
         size = self.batch_size
         if size != "auto" and (isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1):
             raise ParameterError(f"Got batch_size={size!r}, expected a positive integer or 'auto'.")
+        jobs = self.n_jobs
+        if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int | np.integer) or jobs == 0):
+            raise ParameterError(f"Got n_jobs={jobs!r}, expected None, a positive integer, or -1 for all cores.")
         open_cache(self.cache)
 
-    def _recipe(self, info: WeightsInfo) -> Recipe:
+    def _combine(self, info: WeightsInfo) -> Recipe:
         """Combine the parameters with what the weights say."""
         pooling = check_pooling(self.pooling or info.pooling, int(getattr(info.encoder, "num_registers", 0)))
         layers = as_layers(-1 if self.layer is None else self.layer)
@@ -305,22 +338,33 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
 
     def _source(self, X: Any, sampling_rate: ArrayLike | None, *, reset: bool) -> RecordSource:
         """Make a source of records of X, checking arrays as scikit-learn does."""
-        X = tensor_to_numpy(X)
-        if is_numeric_array(X):
+        X = as_plain(X)
+        items = self._check_array(X, reset=reset) if is_numeric_array(X) else as_items(X)
+        return RecordSource(
+            items,
+            sampling_rate=self.sampling_rate if sampling_rate is None else sampling_rate,
+            leads=self.leads,
+            units=self.units,
+            refuse_gaps=self.on_bad_record == "raise",
+        )
+
+    def _check_array(self, X: Any, *, reset: bool) -> NDArray[Any]:
+        """Check one array of numbers as scikit-learn does, making its ValueErrors ours."""
+        try:
             X = validate_data(
                 self, X, reset=reset, dtype="numeric", ensure_2d=False, allow_nd=True, ensure_all_finite=False
             )
-            if X.ndim not in (2, 3):
-                raise ParameterError(
-                    f"Got X of shape {X.shape}. Expected 2D array (one lead per record) or 3D array "
-                    "(n_records, n_leads, n_samples). Reshape your data: one record is X[np.newaxis]."
-                )
-            _check_n_features(self, X, reset=reset)
-            items: Any = X
-        else:
-            items = as_items(X)
-        rate = self.sampling_rate if sampling_rate is None else sampling_rate
-        return RecordSource(items, sampling_rate=rate, leads=self.leads, units=self.units)
+            if X.ndim in (2, 3):
+                _check_n_features(self, X, reset=reset)
+        except ValueError as error:
+            # Some messages end in the whole array.
+            raise ShapeError(str(error).partition("\n[")[0]) from error
+        if X.ndim not in (2, 3):
+            raise ParameterError(
+                f"Got X of shape {X.shape}. Expected 2D array (one lead per record) or 3D array "
+                "(n_records, n_leads, n_samples). Reshape your data: one record is X[np.newaxis]."
+            )
+        return np.asarray(X)
 
     def _settled_weights(self) -> WeightsInfo:
         """Find the weights that ``fit`` settled on, at the same commit."""
@@ -332,40 +376,22 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
                 f"The weights of {str(self.model)!r} are not those this embedder was fitted with (sha256 "
                 f"{info.sha256[:16]}…, expected {self.weights_sha256_[:16]}…). Restore them, or fit again."
             )
+        if (info.digest, info.pooling) != self._manners:
+            raise DamagedWeightsError(
+                f"The configuration of {str(self.model)!r} is not the one this embedder was fitted with: "
+                f"config.json in {info.folder} was changed. Restore it, or fit again."
+            )
         return info
 
     def _embed(self, X: Any, sampling_rate: ArrayLike | None, report_to: Any) -> NDArray[np.float32]:
+        """Embed all records into one table, with progress and warnings."""
         check_is_fitted(self)
-        source = self._source(X, sampling_rate, reset=False)
-        recipe = self._recipe(self._settled_weights())
+        source, recipe = self._source(X, sampling_rate, reset=False), self.recipe()
         features = np.empty((len(source), recipe.n_features), dtype=np.float32)
-        self.bad_records_.clear()
-        notes: dict[int, tuple[str, ...]] = {}
         chunks = embed_chunks(source, recipe, open_cache(self.cache), n_jobs=self.n_jobs)
         n_chunks = -(-len(source) // CHUNK_RECORDS)
         progress = Progress(len(source), n_chunks, verbose=self.verbose, estimator=report_to)
-        with progress.whole():
-            for chunk in chunks:
-                with progress.chunk(len(chunk.rows)):
-                    self._note_failures(chunk)
-                    notes |= chunk.notes
-                    features[chunk.rows[0] : chunk.rows[-1] + 1] = chunk.features
-        warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes], stacklevel=4)
-        if self.bad_records_ and self.on_bad_record == "warn":
-            shown = "; ".join(f"{row}: {reason}" for row, reason in list(self.bad_records_.items())[:3])
-            warnings.warn(
-                f"{len(self.bad_records_)} of {len(source)} records could not be embedded and have rows of NaN ({shown}"
-                f"{'; …' if len(self.bad_records_) > 3 else ''}). All reasons are in bad_records_.",
-                SignalWarning,
-                stacklevel=3,
-            )
+        self.bad_records_ = fill_features(
+            chunks, features, progress, on_bad_record=self.on_bad_record, stacklevel=user_stacklevel()
+        )
         return features
-
-    def _note_failures(self, chunk: Chunk) -> None:
-        for row, error in chunk.failures.items():
-            if self.on_bad_record == "raise":
-                error.add_note(
-                    f"This is record {row} of X. on_bad_record='warn' gives such records a row of NaN instead."
-                )
-                raise error
-            self.bad_records_[row] = f"{type(error).__name__}: {error}"

@@ -24,6 +24,10 @@ __all__ = ["CHUNK_RECORDS", "Chunk", "Recipe", "embed_chunks"]
 #: Records read, prepared and encoded together.
 CHUNK_RECORDS = 64
 
+# But no more than this of signal is held at once: a chunk of day-long recordings would not fit into memory.
+_HELD_BYTES = 2**28
+_READ_TOGETHER = 8
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -83,15 +87,12 @@ class Chunk:
         Why, by the record's number.
     notes : dict of int to tuple of str
         What is odd about the records that were encoded; :func:`skecg.screening.warn_once_a_kind` puts it in words.
-    n_encoded : int
-        How many of them the encoder saw; the others came from the cache or failed.
     """
 
     rows: Sequence[int]
     features: NDArray[np.float32]
     failures: dict[int, SkecgError] = field(default_factory=dict)
     notes: dict[int, tuple[str, ...]] = field(default_factory=dict)
-    n_encoded: int = 0
 
 
 def embed_chunks(
@@ -122,7 +123,36 @@ def embed_chunks(
     salt = recipe.salt
     for start in range(first, len(source), CHUNK_RECORDS):
         rows = range(start, min(start + CHUNK_RECORDS, len(source)))
-        yield _embed(rows, source.read(rows, n_jobs), recipe, cache, salt)
+        parts = [_embed(some, records, recipe, cache, salt) for some, records in _portions(source, rows, n_jobs)]
+        yield parts[0] if len(parts) == 1 else _joined(rows, parts)
+
+
+def _portions(
+    source: RecordSource, rows: Sequence[int], n_jobs: int | None
+) -> Iterator[tuple[Sequence[int], list[ECGRecord | SkecgError]]]:
+    """Read the records of a chunk, in as many portions as keep each within bounds: one, unless records are long.
+
+    The portions depend on the records alone, so that a run that is continued computes what one in one go does.
+    """
+    held: list[ECGRecord | SkecgError] = []
+    first = 0
+    for start in range(0, len(rows), _READ_TOGETHER):
+        held += source.read(rows[start : start + _READ_TOGETHER], n_jobs)
+        stop = first + len(held)
+        n_bytes = sum(record.signal.nbytes for record in held if isinstance(record, ECGRecord))
+        if n_bytes > _HELD_BYTES or stop == len(rows):
+            yield rows[first:stop], held
+            held, first = [], stop
+
+
+def _joined(rows: Sequence[int], parts: Sequence[Chunk]) -> Chunk:
+    """Put the portions of a chunk together again."""
+    return Chunk(
+        rows,
+        np.concatenate([part.features for part in parts]),
+        {row: error for part in parts for row, error in part.failures.items()},
+        {row: note for part in parts for row, note in part.notes.items()},
+    )
 
 
 def _embed(
@@ -150,8 +180,8 @@ def _embed(
             features[position] = known[keys[row]]
         elif isinstance(record, ECGRecord):
             failures[row] = refused[keys[row]]
-    odd = {row: notes[keys[row]] for row in keys if keys[row] in notes}
-    return Chunk(rows, features, failures, odd, len(found))
+    odd = {row: notes[key] for row, key in keys.items() if key in notes}
+    return Chunk(rows, features, failures, odd)
 
 
 def _encode_fresh(

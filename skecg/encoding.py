@@ -56,9 +56,7 @@ class Encoding:
     n_jobs: int | None = None
 
 
-def encode_windows(
-    encoder: Encoder, windows: Windows, how: Encoding, on_batch: Callable[[int], None] | None = None
-) -> NDArray[np.float32]:
+def encode_windows(encoder: Encoder, windows: Windows, how: Encoding) -> NDArray[np.float32]:
     """Encode and pool windows.
 
     Parameters
@@ -67,8 +65,6 @@ def encode_windows(
         In evaluation mode, on its device.
     windows : Windows of n_windows
     how : Encoding
-    on_batch : callable, optional
-        Called with the number of windows after each micro-batch, in the calling thread.
 
     Returns
     -------
@@ -83,8 +79,6 @@ def encode_windows(
     with contextlib.closing(_run(encoder, windows, how, pool)) as batches:
         for rows, pooled in batches:
             features[rows] = pooled
-            if on_batch is not None:
-                on_batch(len(rows))
     return features
 
 

@@ -5,7 +5,7 @@ Arrays are never copied whole, files are never all open: a record comes into bei
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,44 @@ from numpy.typing import NDArray
 
 from skecg.errors import BadSignalError, LeadError, SamplingRateError, ShapeError, SkecgError
 from skecg.leads import CANONICAL_LEADS, canonical_leads
-from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, check_not_transposed
+from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, check_not_transposed, masked_to_nan
 from skecg.screening import SHORTEST_SECONDS
 
-__all__ = ["RecordSource", "as_items", "is_numeric_array", "tensor_to_numpy"]
+__all__ = ["RecordSource", "as_items", "as_plain", "is_numeric_array"]
 
 
 def is_numeric_array(X: Any) -> bool:
     """Say whether X is one array of numbers (or nested lists of them), not a sequence of records or paths."""
     if isinstance(X, list | tuple):
-        return len(X) == 0 or _is_numbers(X[0])
+        return len(X) == 0 or (_is_numbers(X[0]) and _is_regular(X))
     if _is_frame(X):
-        return all(getattr(d, "kind", "O") in "fiubc" for d in X.dtypes)
+        return all(map(_is_number_type, X.dtypes))
     if _is_series(X):
-        return getattr(X.dtype, "kind", "O") in "fiubc"
-    dtype = getattr(X, "dtype", None)
-    kind = getattr(dtype, "kind", None)
-    if kind in ("U", "S") or (kind == "O" and getattr(X, "ndim", 0) == 1 and len(X) and not _is_numbers(X[0])):
+        return _is_number_type(X.dtype)
+    kind = getattr(getattr(X, "dtype", None), "kind", None)
+    if kind in ("U", "S") or (kind == "O" and _is_column(X) and not _is_numbers(X.flat[0])):
         return False
-    return not isinstance(X, str | Path | ECGRecord) and not _is_wfdb(X)
+    return (hasattr(X, "shape") or hasattr(X, "__array__")) and not isinstance(X, ECGRecord) and not _is_wfdb(X)
+
+
+def _is_number_type(dtype: Any) -> bool:
+    """Say whether a column's type, of pandas or polars, is one of numbers."""
+    is_numeric = getattr(dtype, "is_numeric", None)
+    return bool(is_numeric()) if callable(is_numeric) else getattr(dtype, "kind", "O") in "fiubc"
+
+
+def _is_regular(X: Any) -> bool:
+    """Say whether nested lists make one array; lists of records of different lengths do not."""
+    try:
+        np.asarray(X)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_column(X: Any) -> bool:
+    """Say whether an array has one element a row, and any."""
+    return X.size > 0 and X.size == len(X)
 
 
 def _is_numbers(item: Any) -> bool:
@@ -55,6 +74,8 @@ def as_items(X: Any) -> Sequence[Any] | NDArray[Any]:
         X = X[X.columns[0]]
     if _is_series(X):
         return list(X)
+    if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 1:
+        X = X[:, 0]  # a column of a table, as ColumnTransformer hands it on
     if isinstance(X, np.ndarray) and X.ndim != 1:
         raise ShapeError(f"Got an object array of shape {X.shape}, expected one record or path for each row.")
     if not isinstance(X, Sequence | np.ndarray):
@@ -79,6 +100,9 @@ class RecordSource:
         Leads of the arrays and of files that do not name them; arrays of twelve rows may go without.
     units : str
         Unit of the arrays.
+    refuse_gaps : bool, default=True
+        Whether an array is refused at once for the gaps of a record of less than a second, or that record when it is
+        embedded.
 
     Raises
     ------
@@ -87,13 +111,20 @@ class RecordSource:
     """
 
     def __init__(
-        self, items: Sequence[Any] | NDArray[Any], *, sampling_rate: Any, leads: Sequence[str] | None, units: str
+        self,
+        items: Sequence[Any] | NDArray[Any],
+        *,
+        sampling_rate: Any,
+        leads: Sequence[str] | None,
+        units: str,
+        refuse_gaps: bool = True,
     ) -> None:
         self.items = items
+        self.refuse_gaps = refuse_gaps
         self.leads = None if leads is None else canonical_leads(leads)
         self.units = units
         self._rates = _as_rates(sampling_rate, len(items))
-        as_millivolts(np.zeros(1, dtype=np.float32), units)
+        as_millivolts(np.zeros((len(units) if isinstance(units, list | tuple) else 1, 1), dtype=np.float32), units)
         if isinstance(items, np.ndarray) and items.dtype.kind != "O" and items.dtype.kind not in "US":
             self._check_array(items)
 
@@ -126,9 +157,6 @@ class RecordSource:
             return from_wfdb(item)
         return self._from_array(item, row)
 
-    def __iter__(self) -> Iterator[ECGRecord]:
-        return (self[row] for row in range(len(self)))
-
     def _rate(self, row: int) -> float | None:
         if self._rates is None:
             return None
@@ -143,9 +171,14 @@ class RecordSource:
 
     def _from_array(self, item: Any, row: int) -> ECGRecord:
         array = _to_numpy(item)
+        where = f" in X[{row}]"
+        if array.ndim == 0:
+            raise ShapeError(
+                f"Got an element of type {type(item).__name__}{where}, expected an ECGRecord, a wfdb.Record, an array "
+                "(n_leads, n_samples) or a path."
+            )
         if array.ndim == 1:
             array = array[np.newaxis]
-        where = f" in X[{row}]"
         if array.ndim != 2:
             raise ShapeError(f"Got an array of shape {array.shape}{where}, expected (n_leads, n_samples).")
         if array.dtype.kind not in "fiub":
@@ -162,8 +195,10 @@ class RecordSource:
                 f"Got X of shape {array.shape}, which is one lead per record, and {given}; expected the name of that "
                 "lead. Pass leads=['II'], or an array (n_records, n_leads, n_samples)."
             )
-        if array.shape[-1] < SHORTEST_SECONDS * self._required_rate(0, "") and array.dtype.kind == "f":
-            _check_whole(array)
+        self._required_rate(0, "")
+        short = np.broadcast_to(array.shape[-1] < SHORTEST_SECONDS * np.asarray(self._rates), len(array))
+        if self.refuse_gaps and array.dtype.kind == "f" and short.any():
+            _check_whole(array, short)
 
     def _leads_of(self, shape: tuple[int, ...], where: str) -> tuple[str, ...]:
         check_not_transposed(shape, where)
@@ -192,10 +227,10 @@ class RecordSource:
         return rate
 
 
-def _check_whole(array: NDArray[Any]) -> None:
-    """Refuse arrays of records under a second that have gaps or infinite values: nothing can bridge them."""
-    if not np.isfinite(array).all():
-        rows = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+def _check_whole(array: NDArray[Any], short: NDArray[np.bool_]) -> None:
+    """Refuse records under a second that have gaps or infinite values: nothing can bridge them."""
+    rows = np.flatnonzero(short & ~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+    if rows.size:
         raise BadSignalError(
             f"Input X contains NaN or infinity in {len(rows)} record(s) of less than a second (first: row {rows[0]}), "
             "expected every sample; only longer records may have gaps. Leave these records out."
@@ -212,25 +247,39 @@ def _as_rates(sampling_rate: Any, n_records: int) -> NDArray[np.float64] | None:
         raise SamplingRateError(
             f"Got sampling_rate of shape {rates.shape} for {n_records} records, expected one number or one for each."
         )
-    values = np.array([as_sampling_rate(rate) for rate in rates])
-    return values if len(values) > 1 else values[:1]
+    return np.array([as_sampling_rate(rate) for rate in rates])
 
 
 def _to_numpy(item: Any) -> NDArray[Any]:
     """Turn an array-like or a tensor on any device into an array."""
     if hasattr(item, "detach"):
-        item = item.detach().cpu().numpy()
+        return _of_tensor(item)
     try:
-        return np.asarray(item)
+        return np.asarray(masked_to_nan(item))
     except (ValueError, TypeError) as error:
         raise ShapeError(
             f"Got an element of type {type(item).__name__} that is no record, path or array of numbers ({error})."
         ) from error
 
 
-def tensor_to_numpy(X: Any) -> Any:
-    """Give a tensor's values as an array, and anything else as it is."""
-    return _to_numpy(X) if hasattr(X, "detach") else X
+def _of_tensor(tensor: Any) -> NDArray[Any]:
+    """Copy a tensor to where NumPy can see it; NumPy knows no bfloat16."""
+    try:
+        values = tensor.detach().cpu().resolve_conj().resolve_neg()
+        if values.is_floating_point() and values.element_size() < 4:
+            values = values.float()
+        return np.asarray(values.numpy())
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise ShapeError(
+            f"Got a tensor of {tensor.layout} and {tensor.dtype} that NumPy cannot take "
+            f"({str(error).splitlines()[0]}); expected a dense one of real numbers. Pass a list of tensors "
+            "(n_leads, n_samples), or tensor.to_dense()."
+        ) from error
+
+
+def as_plain(X: Any) -> Any:
+    """Give a tensor's values as an array, a masked array's with NaN for what it masks, anything else as it is."""
+    return _of_tensor(X) if hasattr(X, "detach") else masked_to_nan(X)
 
 
 def _is_frame(X: Any) -> bool:

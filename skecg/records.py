@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from skecg.errors import LeadError, SamplingRateError, ShapeError, UnitsError
 from skecg.leads import CANONICAL_LEADS, canonical_leads
 
-__all__ = ["MILLIVOLTS_PER_UNIT", "ECGRecord", "as_millivolts", "as_sampling_rate"]
+__all__ = [
+    "MILLIVOLTS_PER_UNIT",
+    "ECGRecord",
+    "as_millivolts",
+    "as_sampling_rate",
+    "check_not_transposed",
+    "masked_to_nan",
+    "millivolts_per_unit",
+]
 
 #: Factors from the units of voltage that skecg knows (compared without case) to millivolts.
 MILLIVOLTS_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}
@@ -103,11 +111,16 @@ def as_sampling_rate(value: Any, where: str = "") -> float:
         rate = float(value)
     except (TypeError, ValueError):
         rate = float("nan")
-    if isinstance(value, bool) or not np.isfinite(rate) or rate <= 0:
+    if isinstance(value, bool | np.bool_) or not np.isfinite(rate) or rate <= 0:
         raise SamplingRateError(
             f"Got sampling_rate={value!r}{where}, expected a positive number of samples a second (Hz)."
         )
     return rate
+
+
+def millivolts_per_unit(unit: Any) -> float | None:
+    """Give the factor from a unit of voltage to millivolts, None for anything else; case and outer blanks are free."""
+    return MILLIVOLTS_PER_UNIT.get(str(unit).strip().lower())
 
 
 def as_millivolts(signal: NDArray[Any], units: str | Sequence[str]) -> NDArray[np.float32]:
@@ -127,13 +140,18 @@ def as_millivolts(signal: NDArray[Any], units: str | Sequence[str]) -> NDArray[n
     Raises
     ------
     UnitsError
-        When a unit is not one of voltage.
+        When a unit is not one of voltage, or there are not as many as leads.
     """
-    names = [units] if isinstance(units, str) else list(units)
-    unknown = [unit for unit in names if str(unit).strip().lower() not in MILLIVOLTS_PER_UNIT]
-    if unknown:
-        raise UnitsError(f"Got units={unknown[0]!r}, expected one of 'V', 'mV', 'uV', 'nV'.")
-    factors = np.array([MILLIVOLTS_PER_UNIT[str(unit).strip().lower()] for unit in names], dtype=np.float64)
+    # A set is refused with whatever else has no order: its units would go to the leads by chance.
+    names = list(units) if isinstance(units, list | tuple) else [units]
+    unknown = [unit for unit in names if millivolts_per_unit(unit) is None]
+    if unknown or not names:
+        raise UnitsError(f"Got units={(unknown or [units])[0]!r}, expected one of 'V', 'mV', 'uV', 'nV'.")
+    if len(names) > 1 and (np.ndim(signal) < 2 or len(names) != np.shape(signal)[-2]):
+        raise UnitsError(
+            f"Got {len(names)} units for a signal of shape {np.shape(signal)}, expected one unit, or one for each lead."
+        )
+    factors = np.array([millivolts_per_unit(unit) for unit in names], dtype=np.float64)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
         if np.all(factors == 1.0):
             return np.asarray(signal, dtype=np.float32)
@@ -141,9 +159,22 @@ def as_millivolts(signal: NDArray[Any], units: str | Sequence[str]) -> NDArray[n
         return np.asarray(np.asarray(signal, dtype=np.float64) * scale, dtype=np.float32)
 
 
+def masked_to_nan(signal: Any) -> Any:
+    """Give a masked array with NaN, the mark of a gap, for what it masks; anything else as it is.
+
+    NumPy's own conversion drops the mask and shows what lies beneath, often a filler such as -32768.
+    """
+    if not isinstance(signal, np.ma.MaskedArray):
+        return signal
+    if not np.ma.is_masked(signal) or signal.dtype.kind not in "fiub":
+        return signal.data
+    unmasked: NDArray[Any] = np.ma.filled(signal.astype(np.result_type(signal.dtype, np.float32)), np.nan)
+    return unmasked
+
+
 def _as_signal(signal: Any, where: str) -> NDArray[np.float32]:
     try:
-        array = np.asarray(signal)
+        array = np.asarray(masked_to_nan(signal))
     except ValueError as error:
         raise ShapeError(
             f"Got a ragged signal{where}, expected (n_leads, n_samples) with leads of one length."

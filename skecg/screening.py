@@ -55,6 +55,7 @@ SHORTEST_SECONDS = 1.0
 _GLANCE_SAMPLES = 500
 _RAILED_SHARE = 0.2
 _LARGEST_MV, _SMALLEST_MV = 20.0, 0.02
+_SLOWEST_HZ = 25.0  # nobody records so slowly, but kilohertz are easily passed as hertz
 # Beyond this, squares and sums leave the range of float32; no unit of voltage explains it.
 _IMPOSSIBLE_MV = 1e12
 # The full range that makes the robust one worth computing: artefacts may be this many times the signal.
@@ -67,6 +68,7 @@ _NOTES: dict[str, tuple[type[SkecgWarning], str]] = {
         f"with leads at their limit for more than {_RAILED_SHARE:.0%} of the time (railed or clipped). "
         "Check the electrodes, or leave the leads out.",
     ),
+    "slow": (SignalWarning, f"at less than {_SLOWEST_HZ:g} Hz, too slow for an ECG. Check that the rate is in Hz."),
     "gaps": (SignalWarning, "with gaps (NaN), filled by linear interpolation. Cut the records where gaps are long."),
     "microvolts": (
         UnitsWarning,
@@ -142,7 +144,8 @@ def screen(record: ECGRecord, spec: InputSpec, policies: Policies, label: str) -
         return Screening(sources, ())
     _check_changes(limits, rows, label)
     _check_limb_leads(record, rows, limits, label)
-    return Screening(sources, _observe(record.signal, rows, limits))
+    slow = ("slow",) if record.sampling_rate < _SLOWEST_HZ else ()
+    return Screening(sources, (*slow, *_observe(record.signal, rows, limits)))
 
 
 class _Limits(NamedTuple):

@@ -23,14 +23,15 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+@dataclass(frozen=True)
 class _Value:
-    """A frozen dataclass that reads itself from JSON strictly."""
+    """Fields that read themselves from JSON strictly."""
 
     kind: ClassVar[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as plain JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}  # type: ignore[call-overload]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -39,7 +40,7 @@ class _Value:
             raise WeightsFormatError(
                 f"Got {type(values).__name__} for the {cls.kind}, expected an object of named fields."
             )
-        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1)
@@ -63,8 +64,7 @@ class _Value:
     def _require_numbers(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            positive = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-            self._require(positive, name, "a positive number")
+            self._require(_is_finite(value) and value > 0, name, "a positive number")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from skecg.callers import user_stacklevel
 from skecg.errors import InputError, ParameterError
 from skecg.records import ECGRecord
 from skecg.screening import Policies, Screening, record_label, screen, warn_once_a_kind
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from skecg.spec import InputSpec
 
-__all__ = ["Windows", "check_record", "check_stride", "prepare", "prepare_screened"]
+__all__ = ["Windows", "check_stride", "prepare", "prepare_screened"]
 
 FloatArray = NDArray[np.float32]
 
@@ -68,26 +69,6 @@ class Windows:
             f"Windows({len(self)} of {len(np.unique(self.owner))} records, {self.spec.n_leads} leads, "
             f"{self.spec.window_samples} samples at {self.spec.sampling_rate:g} Hz)"
         )
-
-
-def check_record(
-    record: ECGRecord, spec: InputSpec, *, missing_leads: str = "raise", short_records: str = "raise"
-) -> None:
-    """Raise the error that preparing a record would meet.
-
-    Parameters
-    ----------
-    record : ECGRecord
-    spec : InputSpec
-    missing_leads, short_records : str
-        As for :func:`prepare`.
-
-    Raises
-    ------
-    InputError
-        As :func:`prepare` does.
-    """
-    screen(record, spec, Policies(missing_leads, short_records), record_label(record))
 
 
 def prepare(
@@ -165,7 +146,7 @@ def prepare(
     records = list(records)
     labels = [record_label(record, position) for position, record in enumerate(records)]
     screenings = [screen(record, spec, policies, label) for record, label in zip(records, labels, strict=True)]
-    warn_once_a_kind([screening.notes for screening in screenings], labels, stacklevel=2)
+    warn_once_a_kind([screening.notes for screening in screenings], labels, stacklevel=user_stacklevel())
     return prepare_screened(records, screenings, spec, stride=stride, policies=policies)
 
 

@@ -16,16 +16,16 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # From the ground up: a room may import from rooms on lower floors and from its own package.
 FLOORS = [
-    {"errors"},
+    {"errors", "callers"},
     {"leads"},
     {"records", "spec"},
-    {"resampling", "embedding_cache", "devices", "pooling"},
+    {"resampling", "embedding_cache", "devices", "pooling", "progress"},
     {"signals", "screening", "splits", "encoders", "io", "datasets"},
     {"windows"},
     {"encoding", "inputs", "plotting", "quality"},
     {"weights"},
     {"embedding", "convert"},
-    {"tokens", "progress", "versions"},
+    {"tokens", "collecting", "versions"},
     {"embedder"},
     {"cli"},
     {"__main__"},
@@ -95,7 +95,9 @@ def test_third_parties_come_in_by_their_door(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_is_one_idea(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    # The estimator's page of parameters and attributes is a third of its file.
+    limit = 400 if path.name == "embedder.py" else 300
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
     assert path.stem not in {"utils", "helpers", "common", "misc", "util"}
 
 

@@ -137,23 +137,8 @@ def test_reduced_precision_stays_near_full_precision(model):
     assert 0 < np.abs(full - reduced).max() < 0.05 * np.abs(full).max()
 
 
-def test_progress_counts_every_window_once_in_the_calling_thread(model):
-    import threading
-
-    encoder, spec = model
-    seen = []
-    encode_windows(
-        encoder,
-        some_windows(spec, 40),
-        Encoding("mean", batch_size=4, n_jobs=2),
-        on_batch=lambda count: seen.append((count, threading.get_ident())),
-    )
-    assert sum(count for count, _ in seen) == 40
-    assert {thread for _, thread in seen} == {threading.get_ident()}
-
-
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_threads_of_torch_are_as_before_even_after_an_error(model, n_jobs):
+def test_threads_of_torch_are_as_before_even_after_an_error(model, n_jobs, monkeypatch):
     encoder, spec = model
     before = torch.get_num_threads()
     try:
@@ -162,14 +147,16 @@ def test_threads_of_torch_are_as_before_even_after_an_error(model, n_jobs):
         encode_windows(encoder, make_windows(spec, 20), how)
         assert torch.get_num_threads() == 2
 
-        def stop(_: int) -> None:
-            raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            encode_windows(encoder, make_windows(spec, 20), how, on_batch=stop)
-        assert torch.get_num_threads() == 2
         with pytest.raises(ParameterError):
             encode_windows(encoder, make_windows(spec, 20), replace(how, layers=(99,)))
+        assert torch.get_num_threads() == 2
+
+        def stop(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("skecg.encoding.pool_tokens", stop)
+        with pytest.raises(KeyboardInterrupt):
+            encode_windows(encoder, make_windows(spec, 20), how)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

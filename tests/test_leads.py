@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skecg.datasets import make_ecg
 from skecg.errors import LeadError
 from skecg.leads import (
     CANONICAL_LEADS,
@@ -83,6 +84,12 @@ def test_a_bare_string_no_names_and_names_that_come_twice_are_refused():
         canonical_leads(["V1", "aVR", "AVR", "v1"])
 
 
+@pytest.mark.parametrize("names", [{"I", "II"}, frozenset({"I"}), (name for name in ("I", "II")), 5])
+def test_names_without_an_order_to_come_back_to_are_refused(names):
+    with pytest.raises(LeadError, match="expected a list of names in the order of the rows"):
+        canonical_leads(names)
+
+
 def test_the_coefficients_keep_einthovens_and_goldbergers_laws():
     rows = {lead: np.array(row) for lead, row in LIMB_COEFFICIENTS.items()}
     assert np.array_equal(rows["II"], rows["I"] + rows["III"])
@@ -147,6 +154,13 @@ def test_exchanged_names_are_found_by_the_laws(swap, seed):
     for lead, other in zip(swap, [*swap[1:], swap[0]], strict=True):
         names[CANONICAL_LEADS.index(lead)] = other
     assert limb_lead_order(twelve_leads(seed), names) == CANONICAL_LEADS
+
+
+@pytest.mark.parametrize("swap", list(itertools.combinations(LIMB, 2)), ids="-".join)
+def test_any_two_exchanged_names_are_found_in_a_plausible_ecg(swap):
+    record = make_ecg(1, noise=0.02, random_state=1).records[0]
+    names = [dict([swap, swap[::-1]]).get(lead, lead) for lead in CANONICAL_LEADS]
+    assert limb_lead_order(record.signal, names) == CANONICAL_LEADS
 
 
 def test_the_order_of_the_rows_does_not_matter():

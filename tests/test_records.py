@@ -43,6 +43,16 @@ def test_gaps_stay_gaps():
     assert np.isnan(ECGRecord([[1, np.nan, 3]], 10, ["I"]).signal[0, 1])
 
 
+@pytest.mark.parametrize(("dtype", "filler"), [("float32", 1e20), ("float64", 9.0), ("int16", -32768)])
+def test_what_a_mask_hides_is_a_gap_and_never_the_filler_beneath(dtype, filler):
+    signal = np.ma.masked_array(np.arange(200).reshape(2, 100).astype(dtype), mask=False)
+    signal[0, 10:20] = filler
+    signal[0, 10:20] = np.ma.masked
+    record = ECGRecord(signal, 100, ["I", "II"])
+    assert np.array_equal(np.isnan(record.signal), signal.mask)
+    assert np.array_equal(record.signal[~signal.mask], signal.compressed())
+
+
 def test_names_are_put_into_their_common_spelling():
     assert ECGRecord(np.zeros((3, 50)), 50, ["avr", "Lead II", "vx"]).leads == ("aVR", "II", "vx")
 
@@ -107,7 +117,7 @@ def test_the_number_of_names_is_the_number_of_rows():
         ECGRecord(np.zeros((2, 50)), 50, ["I", "II", "V1"], name="r7")
 
 
-@pytest.mark.parametrize("rate", [0, -250, float("nan"), float("inf"), "fast", None, True, [250, 250], 1j])
+@pytest.mark.parametrize("rate", [0, -250, float("nan"), float("inf"), "fast", None, True, np.True_, [250, 250], 1j])
 def test_a_rate_that_is_no_positive_number_is_refused(rate):
     with pytest.raises(SamplingRateError, match="expected a positive number"):
         ECGRecord(np.zeros((1, 50)), rate, ["I"])
@@ -132,12 +142,18 @@ def test_every_lead_may_have_its_own_unit():
     assert np.allclose(as_millivolts(np.ones((4, 2, 3)), ["mV", "uV"])[3], [[1, 1, 1], [1e-3] * 3])
 
 
+@pytest.mark.parametrize("units", [["mV", "uV"], ("uV",) * 4])
+def test_as_many_units_as_leads_are_expected(units):
+    with pytest.raises(UnitsError, match=f"Got {len(units)} units for a signal of shape"):
+        as_millivolts(np.ones((3, 5)), units)
+
+
 def test_millivolts_in_float32_are_not_copied():
     signal = np.ones((1, 3), dtype=np.float32)
     assert as_millivolts(signal, "mV") is signal
 
 
-@pytest.mark.parametrize("units", ["mmHg", "", "bpm", ["mV", "NU"]])
+@pytest.mark.parametrize("units", ["mmHg", "", "bpm", ["mV", "NU"], None, 1, {"mV", "uV"}, []])
 def test_units_that_are_none_of_voltage_are_refused(units):
     with pytest.raises(UnitsError, match="expected one of 'V', 'mV', 'uV', 'nV'"):
         as_millivolts(np.ones((2, 3)), units)

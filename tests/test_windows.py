@@ -23,7 +23,7 @@ from skecg.leads import CANONICAL_LEADS, EIGHT_LEADS, derivation_matrix
 from skecg.records import ECGRecord
 from skecg.signals import butterworth, normalize, resample
 from skecg.spec import InputSpec
-from skecg.windows import Windows, check_record, prepare
+from skecg.windows import Windows, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -329,8 +329,6 @@ def test_impossible_rates_are_refused() -> None:
 def test_unknown_policies_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ParameterError, match="expected one of 'raise'"):
         prepare([], SPEC, **wrong)
-    with pytest.raises(ParameterError, match="expected one of 'raise'"):
-        check_record(ecg(), SPEC, **wrong)
 
 
 def test_things_that_are_no_records_are_refused_by_their_place() -> None:
@@ -338,18 +336,6 @@ def test_things_that_are_no_records_are_refused_by_their_place() -> None:
         prepare([ecg(), ecg().signal], SPEC)  # type: ignore[list-item]
     with pytest.raises(InputError, match=r"Pass \[record\]"):
         prepare(ecg(), SPEC)  # type: ignore[arg-type]
-
-
-def test_check_record_raises_what_prepare_would_and_nothing_else() -> None:
-    check_record(ecg(), SPEC)
-    check_record(ecg(0.5), SPEC, short_records="pad")
-    check_record(ecg(leads=["I", "II"]), SPEC, missing_leads="zero")
-    for record in (ecg(0.5), ecg(leads=["I", "II"]), changed(ecg(), "V1", np.inf)):
-        with pytest.raises(InputError) as alone:
-            check_record(record, SPEC)
-        with pytest.raises(type(alone.value)):
-            prepare([record], SPEC)
-    check_record(changed(ecg(), "V1", 0.0), SPEC)  # worth a warning from prepare, but not from a check
 
 
 # Signals that are odd

@@ -103,7 +103,7 @@ def scores(
 
 
 def interval(labels: NDArray[np.int64], decisions: NDArray, n_draws: int = 1000) -> tuple[float, float, float]:
-    """Give macro AUROC and its 95 % bootstrap interval over records (one a patient in this sample)."""
+    """Give macro AUROC and its 95 % bootstrap interval over the test records, one for each patient."""
     generator = np.random.default_rng(0)
     draws = []
     while len(draws) < n_draws:
@@ -127,6 +127,8 @@ def main() -> None:
         "random convolutions": lambda: random_convolutions(signals),
         "untrained-temporal, mean+std": lambda: embedded("untrained-temporal", signals),
         "untrained-temporal, max": lambda: embedded("untrained-temporal", signals, pooling="max"),
+        "untrained-temporal, cls": lambda: embedded("untrained-temporal", signals, pooling="cls"),
+        "untrained-temporal, mean": lambda: embedded("untrained-temporal", signals, pooling="mean"),
     }
     for model in arguments.model:
         kinds[Path(model).name] = lambda model=model: embedded(model, signals)

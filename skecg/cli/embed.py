@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ParameterError(f"{str(out)!r} exists. Name another file, or pass --force to replace it.")
     paths = _find(arguments)
     embedder = _embedder(arguments).fit(paths)
-    recipe = embedder._recipe(embedder._settled_weights())
+    recipe = embedder.recipe()
 
     from skecg.cli.unfinished import UnfinishedRun
 
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     shape = (len(paths), recipe.n_features)
     with UnfinishedRun(partial, _manifest(paths, recipe, embedder), shape, anew=arguments.force) as unfinished:
         try:
-            _embed(embedder, recipe, paths, unfinished, quiet=arguments.quiet)
+            _embed(embedder, paths, unfinished, quiet=arguments.quiet)
             return _finish(embedder, recipe, paths, unfinished, out)
         except KeyboardInterrupt:
             say(
@@ -159,33 +159,26 @@ def _manifest(paths: Sequence[str], recipe: Recipe, embedder: JEPAEmbedder) -> d
     }
 
 
-def _embed(
-    embedder: JEPAEmbedder,
-    recipe: Recipe,
-    paths: Sequence[str],
-    unfinished: UnfinishedRun,
-    *,
-    quiet: bool,
-) -> None:
+def _embed(embedder: JEPAEmbedder, paths: Sequence[str], unfinished: UnfinishedRun, *, quiet: bool) -> None:
     """Embed what is not done yet, chunk by chunk."""
     from tqdm import tqdm
 
     from skecg.cli.unfinished import Failure
-    from skecg.embedding import embed_chunks
-    from skecg.embedding_cache import open_cache
+    from skecg.screening import warn_once_a_kind
 
     first = unfinished.n_done
     if first:
         say(f"continuing in {str(unfinished.folder)!r}: {first} of {len(paths)} records are done")
     # A log file wants a line now and then, a terminal one that moves.
     seconds = 0.1 if sys.stderr.isatty() else 10.0
-    source = embedder._source(paths, None, reset=False)
     with tqdm(
         total=len(paths), initial=first, unit=" records", desc="embedding", mininterval=seconds, disable=quiet
     ) as bar:
-        for chunk in embed_chunks(source, recipe, open_cache(embedder.cache), first=first, n_jobs=embedder.n_jobs):
+        for chunk in embedder.transform_chunks(paths, first=first):
             failures = [Failure(row, type(e).__name__, str(e)) for row, e in sorted(chunk.failures.items())]
             unfinished.add(chunk.features, failures)
+            # As they come and not at the end: millions of records would be remembered for a handful of warnings.
+            warn_once_a_kind(list(chunk.notes.values()), [repr(paths[row]) for row in chunk.notes], stacklevel=1)
             bar.update(len(chunk.rows))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from skecg.errors import DamagedRecordError, InputError, LeadWarning, UnsupportedFormatError
 from skecg.leads import CANONICAL_LEADS, canonical_lead
-from skecg.records import MILLIVOLTS_PER_UNIT, ECGRecord, as_millivolts
+from skecg.records import ECGRecord, as_millivolts, millivolts_per_unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,7 +92,7 @@ def voltage_unit(unit: str) -> str | None:
     """Give the short spelling of a unit of voltage, None for anything else."""
     bare = unit.strip()
     short = _SPELLED_OUT.get(bare.lower(), bare)
-    return short if short.lower() in MILLIVOLTS_PER_UNIT else None
+    return None if millivolts_per_unit(short) is None else short
 
 
 def assemble(channels: Sequence[Channel], path: Path) -> ECGRecord:

@@ -7,7 +7,6 @@ these. Of what files say about patients nothing is kept, and nothing gets into m
 
 from __future__ import annotations
 
-import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from skecg.errors import (
 from skecg.io.channels import Channel, assemble
 from skecg.io.dicom import read_dicom_channels
 from skecg.io.edf import read_edf_channels
+from skecg.io.quiet import caught_warnings
 from skecg.io.vendors import read_vendor_channels
 
 if TYPE_CHECKING:
@@ -42,10 +42,6 @@ _PACKAGES: dict[Callable[[Path], list[Channel]], str] = {
     read_dicom_channels: "pydicom",
     read_vendor_channels: "ecgdatakit",
 }
-
-# The filters of the warnings module belong to the whole process; two threads that set and restore them at once could
-# leave them wrong for good.
-_ONE_AT_A_TIME = threading.Lock()
 
 
 def read_format(path: str | Path) -> ECGRecord:
@@ -77,8 +73,7 @@ def read_format(path: str | Path) -> ECGRecord:
     """
     path = Path(path)
     read_channels = _reader_of(path)
-    with _ONE_AT_A_TIME, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with caught_warnings() as caught:
         record = _read(read_channels, path)
     for warning in caught:
         # The packages' own warnings may quote what the file says about the patient.

@@ -88,7 +88,7 @@ def read_records(
     paths: Iterable[PathLike], *, n_jobs: int | None = None, errors: Literal["return"]
 ) -> list[ECGRecord | RecordReadError]: ...
 def read_records(
-    paths: Iterable[PathLike], *, n_jobs: int | None = None, errors: str = "raise"
+    paths: Iterable[PathLike], *, n_jobs: int | None = None, errors: Literal["raise", "return"] = "raise"
 ) -> list[ECGRecord] | list[ECGRecord | RecordReadError]:
     """Read many recordings.
 
@@ -111,7 +111,7 @@ def read_records(
     --------
     iter_records : The same, without holding all records in memory.
     """
-    return list(iter_records(paths, n_jobs=n_jobs, errors=errors))  # type: ignore[arg-type]
+    return list(iter_records(paths, n_jobs=n_jobs, errors=errors))
 
 
 def iter_records(

@@ -24,7 +24,7 @@ from skecg.errors import (
 )
 from skecg.io.text_tables import TextTable, parse_text_table
 from skecg.leads import canonical_leads
-from skecg.records import MILLIVOLTS_PER_UNIT, ECGRecord, as_millivolts, as_sampling_rate
+from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, millivolts_per_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +110,7 @@ def read_table(
 def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, units: str) -> ECGRecord:
     """Read a text table."""
     rate = _known_rate(sampling_rate, path)
-    table = _named_columns(parse_text_table(path))
+    table = _named_columns(parse_text_table(path), rate, path)
     n_rows, n_columns = table.values.shape
     if leads is not None and n_rows == len(leads) and n_columns > n_rows + 1:
         raise ShapeError(
@@ -126,11 +126,11 @@ def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, un
             "in the columns' order, for example leads=['I', 'II', 'III', 'aVR', 'aVL', 'aVF', 'V1', 'V2', 'V3', 'V4', "
             "'V5', 'V6']."
         )
-    values = _lead_columns(table.values, leads, path)
+    values = _lead_columns(table.values, leads, rate, path)
     return ECGRecord(_millivolts(values.T, units, path), rate, leads, path.stem)
 
 
-def _named_columns(table: TextTable) -> TextTable:
+def _named_columns(table: TextTable, rate: float, path: Path) -> TextTable:
     """Drop the columns that a first row marks as no leads: a time, and the nothing after a last delimiter."""
     values, header = table.values, table.header
     if header is None or len(header) != values.shape[1]:
@@ -138,6 +138,7 @@ def _named_columns(table: TextTable) -> TextTable:
     if len(header) > 1 and header[-1] == "" and _is_empty(values[:, -1]):
         values, header = values[:, :-1], header[:-1]
     if len(header) > 1 and _UNIT_IN_NAME.sub("", header[0]).lower() in _INDEX_NAMES and _is_ramp(values[:, 0]):
+        _check_times(values[:, 0], rate, path)
         values, header = values[:, 1:], header[1:]
     return TextTable(values, header)
 
@@ -147,7 +148,19 @@ def _is_ramp(column: NDArray[np.float64]) -> bool:
     return len(column) > 1 and bool(np.all(np.diff(column) > 0))
 
 
-def _lead_columns(values: NDArray[np.float64], leads: Sequence[str], path: Path) -> NDArray[np.float64]:
+def _check_times(column: NDArray[np.float64], rate: float, path: Path) -> None:
+    """Refuse times that contradict the sampling rate, whether they count samples, seconds or milliseconds."""
+    step = float(np.median(np.diff(column)))
+    in_samples = [step, step * rate, step * rate / 1000]
+    if not any(abs(n_samples - 1) <= 0.05 for n_samples in in_samples):
+        raise SamplingRateError(
+            f"Got sampling_rate={rate:g} and a first column that advances by {step:g} a row in {path}, expected steps "
+            f"of 1 (samples), {1 / rate:g} (seconds) or {1000 / rate:g} (milliseconds). Pass the rate that the times "
+            f"tell: {1 / step:g} Hz if they are seconds, {1000 / step:g} Hz if milliseconds."
+        )
+
+
+def _lead_columns(values: NDArray[np.float64], leads: Sequence[str], rate: float, path: Path) -> NDArray[np.float64]:
     """Drop what is no lead, shape (n_samples, n_columns) to (n_samples, n_leads).
 
     That is a first column of sample numbers or times, and a last one that is empty since every line ends with a
@@ -157,6 +170,8 @@ def _lead_columns(values: NDArray[np.float64], leads: Sequence[str], path: Path)
     is_ramp = _is_ramp(values[:, 0])
     ends_empty = len(values) > 1 and _is_empty(values[:, -1])
     if extra == 0 or (extra == 1 and is_ramp != ends_empty) or (extra == 2 and is_ramp and ends_empty):
+        if is_ramp and extra > 0:
+            _check_times(values[:, 0], rate, path)
         return values[:, int(is_ramp and extra > 0) :][:, : len(leads)]
     hint = ""
     if extra == 1:
@@ -181,9 +196,9 @@ def _leads_of_header(header: tuple[str, ...] | None, units: str, path: Path) -> 
     names = [_UNIT_IN_NAME.sub("", name) if unit else name for name, unit in zip(header, stated, strict=True)]
     if len(names) > 1 and names[0].lower() in _INDEX_NAMES:
         names, stated = names[1:], stated[1:]
-    voltages = {unit[1] for unit in stated if unit and unit[1].lower() in MILLIVOLTS_PER_UNIT}
+    voltages = {unit[1] for unit in stated if unit and millivolts_per_unit(unit[1]) is not None}
     for unit in sorted(voltages):
-        if MILLIVOLTS_PER_UNIT[unit.lower()] != MILLIVOLTS_PER_UNIT.get(units.strip().lower()):
+        if millivolts_per_unit(unit) != millivolts_per_unit(units):
             raise UnitsError(
                 f"Got columns in {unit} in {path} and units={units!r}. Pass units={unit!r}, or correct the header."
             )

@@ -14,7 +14,7 @@ import numpy as np
 
 from skecg.errors import LeadError, ParameterError, UnitsError
 from skecg.leads import CANONICAL_LEADS, canonical_lead
-from skecg.records import MILLIVOLTS_PER_UNIT, ECGRecord, as_millivolts
+from skecg.records import ECGRecord, as_millivolts, millivolts_per_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ def ecg_rows(names: tuple[str, ...], units: tuple[str, ...]) -> tuple[int, ...]:
     rows = tuple(
         row
         for row, (name, unit) in enumerate(zip(names, units, strict=True))
-        if unit.strip().lower() in MILLIVOLTS_PER_UNIT and _ANOTHER_ORGAN.fullmatch(name) is None
+        if millivolts_per_unit(unit) is not None and _ANOTHER_ORGAN.fullmatch(name) is None
     )
     if not rows:
         found = ", ".join(f"{name or '?'} [{unit}]" for name, unit in zip(names, units, strict=True)) or "none"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skecg.records import MILLIVOLTS_PER_UNIT
+from skecg.records import millivolts_per_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +99,7 @@ def _to_millivolts(steps_Tk: NDArray[np.int16], signals: Sequence[SignalLine], o
     """Scale steps into rows of `out`, shape (k, T), doing wfdb's float64 arithmetic in wfdb's order."""
     gains = np.array([[s.gain] for s in signals])
     baselines = np.array([[s.baseline] for s in signals], dtype=np.float64)
-    factors = np.array([[MILLIVOLTS_PER_UNIT[s.units.strip().lower()]] for s in signals])
+    factors = np.array([[millivolts_per_unit(s.units)] for s in signals], dtype=np.float64)
     steps_kT = np.ascontiguousarray(steps_Tk.T)
     if np.any(factors != 1.0):
         out[...] = (steps_kT - baselines) / gains * factors

@@ -13,7 +13,6 @@ import re
 import shutil
 import sys
 import tempfile
-import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from skecg.errors import (
     UnitsError,
     UnsupportedFormatError,
 )
+from skecg.io.quiet import caught_warnings
 from skecg.io.wfdb_channels import ecg_rows, from_wfdb, lead_names, one_rate, record_of_signals
 from skecg.io.wfdb_fast import can_read_fast, read_fast
 from skecg.io.wfdb_files import check_sizes, known_length, locate_signals, similar_names
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["import_wfdb", "read_wfdb", "read_wfdb_header"]
 
-_ONE_AT_A_TIME = threading.Lock()
 _PLAIN_NAME = re.compile(r"[-\w]+")
 
 
@@ -150,9 +149,7 @@ def _make_visible(path: Path, alias: Path) -> None:
 def import_wfdb() -> Any:
     """Import wfdb, whose own deprecation warnings are no concern of whoever reads a record."""
     if "wfdb" not in sys.modules:
-        # The filters of the warnings module belong to the whole process: one thread at a time may change them.
-        with _ONE_AT_A_TIME, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with caught_warnings():
             importlib.import_module("wfdb")
     return importlib.import_module("wfdb")
 

@@ -145,7 +145,8 @@ def read_state(info: WeightsInfo) -> Encoder:
     state = load_tensors(path)
     _check_tensors(path, encoder.state_dict(), state)
     encoder.load_state_dict(state, strict=True)
-    return encoder.eval().requires_grad_(False)
+    # Torch's default type, which users may set, is not the encoder's.
+    return encoder.float().eval().requires_grad_(False)
 
 
 def _check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -172,6 +173,7 @@ def write_weights(
         raise ParameterError(f"Got folder={str(folder)!r}, which is a file; expected a folder to write weights into.")
     state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     _check_tensors(folder / _MODEL, state, state)
+    _check_provenance(provenance)
     folder.mkdir(parents=True, exist_ok=True)
     # One entry: safetensors writes several in a random order, and equal weights would have different digests.
     save_tensors(folder / _MODEL, state, {"format": "pt"})
@@ -187,6 +189,17 @@ def write_weights(
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (folder / _CONFIG).write_text(text, encoding="utf-8")
     return read_info(folder)
+
+
+def _check_provenance(provenance: Mapping[str, Any]) -> None:
+    """Refuse what JSON cannot say before anything of an older folder is replaced."""
+    try:
+        json.dumps(dict(provenance), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(
+            f"Got provenance that cannot be written as JSON ({error}), expected text, finite numbers, booleans, None, "
+            "and lists and dicts of them."
+        ) from error
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:

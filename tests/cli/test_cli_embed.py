@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from skecg import JEPAEmbedder
+from skecg.datasets import make_ecg
 from skecg.errors import HeaderRepairWarning
 
 TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
@@ -238,6 +239,18 @@ def test_progress_is_shown_on_standard_error(run: Run, sound: str, capsys: pytes
     assert "8/8" in captured.err
     assert "records/s" in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.filterwarnings("always::skecg.errors.SkecgWarning")
+def test_what_is_odd_about_a_record_is_said_with_its_path(embed: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    record = make_ecg(1, duration_seconds=4.0, sampling_rate=250, random_state=0).records[0]
+    np.savez("microvolts.npz", signal=record.signal * 1000, sampling_rate=250, leads=record.leads)
+
+    assert embed("microvolts.npz", "--out", "f.npz") == 0
+
+    said = capsys.readouterr().err
+    assert "looks like microvolts" in said
+    assert "Found in 'microvolts.npz'." in said
 
 
 @pytest.mark.filterwarnings("always::skecg.errors.SkecgWarning")

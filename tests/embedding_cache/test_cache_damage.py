@@ -9,18 +9,9 @@ import numpy as np
 import pytest
 from numbered_rows import database_of, held, key, row, rows, set_aside_files
 
-from skecg.embedding_cache import (
-    DiskCache,
-)
+from skecg.embedding_cache import DiskCache
 from skecg.embedding_cache.database import DATABASE_NAME, DamagedStoreError, set_aside
 from skecg.errors import CacheWarning
-
-
-@pytest.fixture
-def disk(tmp_path):
-    cache = DiskCache(tmp_path / "store")
-    yield cache
-    cache.close()
 
 
 def test_a_flipped_byte_in_a_value_is_a_miss_with_one_warning(disk):

@@ -11,17 +11,6 @@ import pytest
 from numbered_rows import database_of, held, rows, set_aside_files
 
 import skecg
-from skecg.embedding_cache import (
-    DiskCache,
-)
-
-
-@pytest.fixture
-def disk(tmp_path):
-    cache = DiskCache(tmp_path / "store")
-    yield cache
-    cache.close()
-
 
 # Where skecg is imported from, installed or not.
 ROOT = Path(skecg.__file__).parents[1]

@@ -9,18 +9,9 @@ import numpy as np
 import pytest
 from numbered_rows import ROW_BYTES, database_of, held, key, rows
 
-from skecg.embedding_cache import (
-    DiskCache,
-)
+from skecg.embedding_cache import DiskCache
 from skecg.embedding_cache.database import DATABASE_NAME
 from skecg.errors import CacheError, ParameterError
-
-
-@pytest.fixture
-def disk(tmp_path):
-    cache = DiskCache(tmp_path / "store")
-    yield cache
-    cache.close()
 
 
 def test_nothing_is_made_before_the_first_use(disk):

@@ -297,9 +297,10 @@ def test_dicom_sensitivity_units_baseline_and_padding_are_obeyed(tmp_path: Path)
     np.testing.assert_allclose(signal, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_dicom_median_beats_are_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("marks", [{"label": "MEDIAN BEAT"}, {"originality": "DERIVED"}], ids=["label", "originality"])
+def test_dicom_median_beats_are_passed_over(tmp_path: Path, marks: dict[str, str]) -> None:
     raw = counts(12, 5000)
-    beats = multiplex_group(counts(12, 600), MEANINGS, label="MEDIAN BEAT", originality="DERIVED")
+    beats = multiplex_group(counts(12, 600), MEANINGS, **marks)
     record = read_format(write_dicom(tmp_path / "a.dcm", [beats, multiplex_group(raw, MEANINGS)]))
     np.testing.assert_allclose(record.signal, raw * 4.88e-3, rtol=1e-6, atol=1e-7)
 

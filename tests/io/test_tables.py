@@ -373,3 +373,15 @@ def test_challenge_2011_texts_are_read_with_their_sample_numbers_dropped(shared:
     assert record.signal[:, 0].tolist() == pytest.approx(first)
     with pytest.raises(LeadError, match="Pass leads="):
         read_table(path, sampling_rate=500)
+
+
+@pytest.mark.parametrize(("step", "fits"), [(1.0, True), (0.002, True), (2.0, True), (0.004, False), (4.0, False)])
+def test_times_have_to_agree_with_the_sampling_rate(tmp_path: Path, step: float, fits: bool) -> None:
+    rows = "\n".join(f"{number * step:.6f},{number % 7 / 10}" for number in range(50))
+    (tmp_path / "a.csv").write_text(f"time,II\n{rows}\n")
+
+    if fits:
+        assert read_table(tmp_path / "a.csv", sampling_rate=500).n_samples == 50
+    else:
+        with pytest.raises(SamplingRateError, match="advances by"):
+            read_table(tmp_path / "a.csv", sampling_rate=500)

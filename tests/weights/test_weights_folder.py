@@ -273,6 +273,29 @@ def test_an_encoder_that_has_diverged_is_not_written(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.parametrize("said", [{"when": object()}, {"auroc": float("nan")}])
+def test_provenance_that_json_cannot_say_leaves_the_folder_as_it_was(temporal, said):
+    encoder, spec = skecg.load_encoder(temporal)
+    before = {path.name: path.read_bytes() for path in temporal.iterdir()}
+    encoder.norm.weight.fill_(2.0)
+    with pytest.raises(ParameterError, match="cannot be written as JSON"):
+        save_encoder(temporal, encoder, spec, **said)
+    assert {path.name: path.read_bytes() for path in temporal.iterdir()} == before
+
+
+def test_torchs_default_type_is_not_the_encoders(folder):
+    expected = read_state(read_info(folder))
+    torch.set_default_dtype(torch.float64)
+    try:
+        encoder = read_state(read_info(folder))
+        windows = torch.randn(2, encoder.config.n_leads, encoder.config.window_samples, dtype=torch.float32)
+        found = encoder(windows)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected(windows))
+
+
 def test_reading_a_folder_twice_gives_equal_encoders(folder):
     first, second = (read_state(read_info(folder)) for _ in range(2))
     for name, tensor in first.state_dict().items():
