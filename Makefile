@@ -21,7 +21,7 @@ lint: $(VENV)/test-installed
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/test-installed
-	$(BIN)/mypy skecg
+	$(BIN)/mypy skecg pretraining
 
 docs: $(VENV)/docs-installed
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

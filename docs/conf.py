@@ -57,13 +57,23 @@ html_show_sourcelink = False
 html_copy_source = False
 # Pages without pages below them need no list of these.
 html_sidebars = {
-    page: [] for page in ("quickstart", "inputs", "caching", "converting", "command_line", "models", "project")
+    page: []
+    for page in (
+        "quickstart",
+        "inputs",
+        "caching",
+        "converting",
+        "pretraining",
+        "command_line",
+        "models",
+        "project",
+    )
 }
 html_theme_options = {
     "footer_start": ["research-use"],
     "footer_end": ["copyright"],
     "secondary_sidebar_items": ["page-toc"],
     "show_prev_next": False,
-    "header_links_before_dropdown": 9,
+    "header_links_before_dropdown": 10,
     "navbar_align": "left",
 }

@@ -350,8 +350,10 @@ class PretrainConfig:
                 raise ParameterError(f"Got {assignment!r}, expected part.field=value, for example optim.lr=5e-4.")
             refuse_unknown(part, ["input", "encoder", *_PARTS], "the configuration")
             old = getattr(changed, part)
-            refuse_unknown(key, [f.name for f in fields(old)], part)
-            value = _typed(text, getattr(old, key), name)
+            types = {f.name: str(f.type) for f in fields(old)}
+            refuse_unknown(key, list(types), part)
+            may_be_none = "None" in types[key] and text.lower() == "none"
+            value = None if may_be_none else _typed(text, getattr(old, key), name)
             changed = dataclasses.replace(changed, **{part: dataclasses.replace(old, **{key: value})})
         return changed
 
@@ -384,7 +386,7 @@ def _typed(text: str, old: Any, name: str) -> Any:
         if isinstance(old, dict):
             return dict(json.loads(text))
         if old is None:
-            return None if text.lower() == "none" else json.loads(text)
+            return json.loads(text)
     except (ValueError, KeyError) as error:
         raise ParameterError(f"Got {name}={text!r}, expected a value like {old!r}.") from error
     return text

@@ -18,8 +18,11 @@ from typing import NamedTuple
 import pytest
 import sklearn
 
+from pretraining.__main__ import _parse as parse_pretraining
+from pretraining.recipes import load_recipe
 from skecg import errors, list_models
 from skecg.cli import _parser, main
+from skecg.errors import ParameterError
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -107,6 +110,8 @@ def test_the_commands_of_a_page_are_ones_that_exist(page: Path) -> None:
     for command, *arguments in commands_of(page):
         if command == "skecg":
             accept(arguments)
+        elif "pretraining" in arguments:
+            accept_pretraining(arguments)
         else:
             assert command in ("make", "pip", "git", "python"), command
             inline.append([command, *arguments])
@@ -126,6 +131,18 @@ def accept(arguments: list[str]) -> None:
             _parser().parse_args(arguments)
         except SystemExit as end:
             raise AssertionError(f"{arguments}: {said.getvalue()}") from end
+
+
+def accept_pretraining(arguments: list[str]) -> None:
+    """Parse what stands behind ``-m pretraining`` as the trainer does, its changes to the recipe too."""
+    place = arguments.index("pretraining")
+    assert arguments[place - 1] == "-m"
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            read = parse_pretraining(arguments[place + 1 :])
+        except SystemExit as end:
+            raise AssertionError(f"{arguments}: {said.getvalue()}") from end
+    load_recipe(getattr(read, "recipe", None) or "tiny").override(getattr(read, "overrides", []))
 
 
 def look_up(arguments: list[str]) -> None:
@@ -148,6 +165,20 @@ def test_code_and_commands_are_found_on_the_pages() -> None:
 def test_a_command_that_does_not_exist_would_be_noticed(arguments: list[str]) -> None:
     with pytest.raises(AssertionError):
         accept(arguments)
+
+
+@pytest.mark.parametrize("wrong", ["train --fast", "trian --recipe tiny", "train optim.lrr=1", "export --out w"])
+def test_a_command_of_the_trainer_that_does_not_exist_would_be_noticed(wrong: str) -> None:
+    with pytest.raises((AssertionError, ParameterError)):
+        accept_pretraining(["-m", "pretraining", *wrong.split()])
+
+
+def test_fields_that_the_guide_names_are_those_of_the_configuration() -> None:
+    text = (ROOT / "docs" / "pretraining.rst").read_text(encoding="utf-8")
+    parts = load_recipe("tiny").to_dict()
+    named = re.findall(r"``(masks|objective|optim|ema|data|run|watch)\.(\w+)", text)
+    assert len(named) > 10
+    assert [f"{part}.{field}" for part, field in named if field not in parts[part]] == []
 
 
 def test_every_error_and_warning_is_met_and_gives_its_message() -> None:

@@ -119,6 +119,22 @@ def test_neighbours_are_of_the_same_kind_more_often_than_by_chance(tmp_path: Pat
     assert "axes of figures: [4]" in output
 
 
+def test_a_short_run_of_training_lowers_the_loss_and_exports_what_it_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The whole minute, of which the documentation shows the output, would be too long here.
+    monkeypatch.setenv("PRETRAIN_STEPS", "60")
+    output = output_of("pretrain_in_a_minute", tmp_path)
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", output)]
+    assert losses[-1] < 0.9 * losses[0]
+    assert "this machine agrees with the golden features" in output
+    difference = re.search(r"differ from the trained encoder by ([\d.e+-]+)", output)
+    assert difference, output
+    assert float(difference[1]) < 1e-6
+    for name in ("untrained", "weights"):
+        assert number_after(f"\nmean+std of {name}: macro AUROC", output) > 0.6
+
+
 def test_a_second_demo_embeds_nothing_and_gives_the_same_score(tmp_path: Path) -> None:
     first, second = run(tmp_path, RUN_DEMO_TWICE, EXAMPLES).split("SECOND RUN")
     assert "0 of 50 were in the cache" in first

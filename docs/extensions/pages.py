@@ -13,7 +13,10 @@ from sphinx.util.docutils import SphinxDirective
 from troubles import TROUBLES, Trouble, messages
 
 import skecg
+from pretraining.config import PretrainConfig
+from pretraining.recipes import RECIPES, load_recipe
 from skecg.convert import STATISTICS
+from skecg.encoders import build_encoder
 from skecg.leads import CANONICAL_LEADS
 
 
@@ -94,6 +97,40 @@ class Statistics(_Written):
         return _table(rows, "header-rows: 1", "class: statistics")
 
 
+class Recipes(_Written):
+    """Every recipe of the trainer, as its configuration says."""
+
+    def write(self) -> str:
+        head = ("recipe", "encoder", "input", "hides", "loss", "batch × steps", "learning rate", "momentum", "exports")
+        return _table([head, *map(_recipe, RECIPES)], "header-rows: 1", "class: statistics")
+
+
+def _recipe(name: str) -> tuple[str, ...]:
+    config = load_recipe(name)
+    encoder, masks, optim, ema = config.encoder, config.masks, config.optim, config.ema
+    kept = masks.kind == "blocks"
+    low, high = (1 - masks.high, 1 - masks.low) if kept else (masks.low, masks.high)
+    times = f"{masks.n_blocks} × " if masks.kind == "multiblock" else ""
+    norm = {"none": "", "layer": ", layer norm", "centre": ", centred"}[config.objective.target_norm]
+    return (
+        f"``{name}``",
+        f"{encoder.architecture}, {encoder.dim} wide, {encoder.depth} blocks, {_n_millions(config)} million",
+        f"{config.input.n_leads} leads, {config.input.sampling_rate:g} Hz, {encoder.n_patches} slices",
+        f"{times}{low:.3g} to {high:.3g}, {masks.kind}",
+        config.objective.loss + norm,
+        f"{config.run.batch_size} × {config.run.steps:,}",
+        f"{optim.lr:g}",
+        f"{ema.start:g} to {ema.end:g}",
+        config.export_encoder,
+    )
+
+
+def _n_millions(config: PretrainConfig) -> str:
+    """Count the encoder's parameters."""
+    n_parameters = sum(parameter.numel() for parameter in build_encoder(config.encoder).parameters())
+    return f"{n_parameters / 1e6:.3g}"
+
+
 def _table(rows: Iterable[Iterable[object]], *options: str) -> str:
     lines = [".. list-table::", *(f"   :{option}" for option in options), ""]
     for row in rows:
@@ -123,5 +160,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("skecg-troubles", Troubles)
     app.add_directive("skecg-models", Models)
     app.add_directive("skecg-statistics", Statistics)
+    app.add_directive("skecg-recipes", Recipes)
     app.add_directive("text-files", TextFiles)
     return {"parallel_read_safe": True, "version": skecg.__version__}

@@ -1,0 +1,1 @@
+"""What the encoders are trained for: one file per objective."""

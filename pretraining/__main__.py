@@ -1,0 +1,304 @@
+"""The trainer's command line: ``python -m pretraining VERB``, one function for each verb.
+
+The machinery of a verb comes in when it runs, so that ``--help`` and ``train --list`` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from skecg import __version__
+from skecg.cli.console import say, short_warnings
+from skecg.errors import ParameterError, SkecgError
+
+if TYPE_CHECKING:
+    from pretraining.config import PretrainConfig
+    from pretraining.online_probe import OnlineProbe
+    from pretraining.shards import ShardSet
+
+__all__ = ["main"]
+
+_Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments after the program's name; those of the process when not given.
+
+    Returns
+    -------
+    int
+        Exit code: 0 when all went well, also when a run was asked to stop and has been saved; 2 when the command could
+        not be carried out; 130 when it was interrupted.
+
+    Raises
+    ------
+    SystemExit
+        With code 2 for arguments that make no sense, 3 when features collapsed and ``watch.stop_on_collapse`` is set.
+    """
+    arguments = _parse(argv)
+    try:
+        with short_warnings():
+            arguments.run(arguments)
+            sys.stdout.flush()
+        return 0
+    except (SkecgError, OSError) as error:
+        say(f"{_place()}error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+
+
+def _place() -> str:
+    """Say which of several processes speaks."""
+    return f"[process {os.environ['RANK']}] " if _rank() > 0 else ""
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the arguments; overrides may stand anywhere among the options."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    strange = [word for word in rest if word.startswith("-") or "=" not in word]
+    if strange or (rest and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(strange or rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pretraining",
+        description="Train ECG encoders: from recordings to weights that JEPAEmbedder loads.",
+        epilog="Research use only.",
+    )
+    parser.add_argument("--version", action="version", version=f"skecg {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for add in (_add_pack, _add_train, _add_export, _add_inspect):
+        add(verbs)
+    return parser
+
+
+def _add_pack(verbs: _Verbs) -> None:
+    parser = verbs.add_parser(
+        "pack",
+        help="turn archives of recordings into shards",
+        description="Read recordings, bring them to one rate, and write them as memory-mapped int16 shards. A pack "
+        "that was killed goes on when the same command is given again.",
+    )
+    parser.add_argument(
+        "--corpus",
+        action="append",
+        required=True,
+        metavar="NAME=DIR",
+        help="a corpus and its folder, or a pattern or file in quotes; may be given several times. Known names "
+        "(ptbxl, code15, mimic-iv-ecg, cinc2020, cinc2021, chapman-ningbo) bring their splits and quirks along",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="SHARDS", help="folder of the shards")
+    parser.add_argument("--recipe", metavar="RECIPE", help="prepare as this recipe's encoder expects")
+    group = parser.add_argument_group("preparation", "in place of --recipe")
+    group.add_argument("--sampling-rate", type=float, metavar="HZ", help="samples a second (default: 500)")
+    group.add_argument("--resampling", choices=("polyphase", "fourier"), help="default: polyphase")
+    group.add_argument("--highpass-hz", type=float, metavar="HZ")
+    group.add_argument("--lowpass-hz", type=float, metavar="HZ")
+    parser.add_argument("--segment-seconds", type=float, metavar="S", help="length of a row (default: 10)")
+    parser.add_argument(
+        "--shortest-seconds", type=float, metavar="S", help="leave out shorter ones (default: half a row)"
+    )
+    parser.add_argument(
+        "--refuse", action="append", default=[], metavar="WHAT", help="leave out: flat, railed, gaps, microvolts, volts"
+    )
+    parser.add_argument("--n-jobs", type=int, metavar="N", help="processes (default: one; -1 for all cores)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=_pack)
+
+
+def _pack(arguments: argparse.Namespace) -> None:
+    from pretraining.corpora import parse_corpus
+    from pretraining.shards import pack
+
+    how = _preparation(arguments)
+    corpora = [parse_corpus(assignment) for assignment in arguments.corpus]
+    shards = pack(corpora, arguments.out, n_jobs=arguments.n_jobs, progress=not arguments.quiet, **how)
+    print(shards.summary)
+    print(f"{arguments.out}: {shards.n_records} rows at {shards.sampling_rate:g} Hz")
+
+
+def _preparation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Give what decides how recordings are prepared: said one by one, or by a recipe."""
+    names = ("sampling_rate", "resampling", "highpass_hz", "lowpass_hz")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if arguments.recipe:
+        from pretraining.recipes import load_recipe
+
+        if given:
+            option = "--" + next(iter(given)).replace("_", "-")
+            raise ParameterError(f"Got --recipe and {option}, expected one of the two: the recipe says how to prepare.")
+        spec = load_recipe(arguments.recipe).input
+        given = {name: getattr(spec, name) for name in names} | {"segment_seconds": spec.window_seconds}
+    for name in ("segment_seconds", "shortest_seconds"):
+        if getattr(arguments, name) is not None:
+            given[name] = getattr(arguments, name)
+    return given | {"refuse": arguments.refuse}
+
+
+def _add_train(verbs: _Verbs) -> None:
+    parser = verbs.add_parser(
+        "train",
+        help="train an encoder on shards",
+        description="Train on shards, in one process, or in several when started by torchrun. SIGTERM and SIGINT save "
+        "and stop.",
+    )
+    parser.add_argument("--list", action="store_true", help="print the recipes and stop")
+    parser.add_argument("--recipe", metavar="RECIPE", help="what to train; of the run itself when resuming")
+    parser.add_argument("--data", type=Path, metavar="SHARDS", help="folder that pack has written")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, or begin")
+    parser.add_argument(
+        "--probe",
+        metavar="FILE",
+        help="labelled .npz (or: synthetic) to score the encoder on every watch.probe_every steps; at every checkpoint "
+        "where the recipe does not say",
+    )
+    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, ... (default: the best there is)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="part.field=value", help="changes to the recipe, e.g. optim.lr=5e-4"
+    )
+    parser.set_defaults(run=_train)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    if arguments.list:
+        _print_recipes()
+        return
+    config = _configuration(arguments)
+    for option in ("data", "out"):
+        if getattr(arguments, option) is None:
+            raise ParameterError(f"Got no --{option}, expected a folder. See python -m pretraining train --help.")
+    from pretraining.shards import open_shards
+    from pretraining.trainer import Trainer
+
+    shards = open_shards(arguments.data)
+    _check(shards, config)
+    probe = _open_probe(arguments.probe) if arguments.probe else None
+    Trainer(config, shards, arguments.out, resume=arguments.resume, probe=probe, device=arguments.device).train()
+
+
+def _check(shards: ShardSet, config: PretrainConfig) -> None:
+    """Say what does not fit between shards and recipe: errors in all processes, warnings in the first."""
+    import warnings
+
+    from pretraining.sampling import check_shards
+
+    with warnings.catch_warnings():
+        if _rank() > 0:
+            warnings.simplefilter("ignore")
+        check_shards(shards, config)
+
+
+def _print_recipes() -> None:
+    from pretraining.recipes import RECIPES, describe_recipe
+
+    width = max(map(len, RECIPES))
+    for name in RECIPES:
+        print(f"{name:<{width}}  {describe_recipe(name)}")
+
+
+def _configuration(arguments: argparse.Namespace) -> PretrainConfig:
+    """Give the recipe, or what the run to resume was begun with, with the overrides."""
+    from pretraining.recipes import load_recipe
+
+    config = load_recipe(arguments.recipe) if arguments.recipe else _begun(arguments.out, arguments.resume)
+    config = config.override(arguments.overrides)
+    if arguments.probe and not config.watch.probe_every:
+        config = config.override([f"watch.probe_every={config.watch.checkpoint_every}"])
+    return config
+
+
+def _begun(run: Path | None, resume: bool) -> PretrainConfig:
+    """Read the configuration that lies in a run's folder."""
+    import json
+
+    from pretraining.config import PretrainConfig
+
+    path = None if run is None else run / "config.json"
+    if not resume or path is None or not path.is_file():
+        raise ParameterError(
+            "Got no --recipe, expected the name of one. python -m pretraining train --list prints them."
+        )
+    return PretrainConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _open_probe(source: str) -> OnlineProbe:
+    from pretraining.online_probe import OnlineProbe, load_labelled, synthetic_labelled
+
+    return OnlineProbe(*(synthetic_labelled() if source == "synthetic" else load_labelled(source)))
+
+
+def _add_export(verbs: _Verbs) -> None:
+    parser = verbs.add_parser(
+        "export",
+        help="write a run's encoder as a weights folder",
+        description="Write the encoder of a run as a folder that JEPAEmbedder and skecg verify take: configuration, "
+        "tensors, golden vectors and a card.",
+    )
+    parser.add_argument("--run", required=True, type=Path, metavar="RUN", dest="run_folder", help="folder of the run")
+    parser.add_argument("--out", required=True, type=Path, metavar="WEIGHTS", help="folder of the weights")
+    parser.add_argument(
+        "--which",
+        choices=("last", "best"),
+        default="last",
+        help="newest checkpoint, or the probe's best (default: last)",
+    )
+    parser.add_argument("--encoder", choices=("target", "context"), help="default: what the recipe says")
+    parser.add_argument("--name", help="of the weights (default: the recipe's)")
+    parser.add_argument("--licence", metavar="SPDX", help="licence of the weights; mind that of the data")
+    parser.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from pretraining.export import export
+
+    options = {"which": arguments.which, "encoder": arguments.encoder}
+    export(arguments.run_folder, arguments.out, name=arguments.name, licence=arguments.licence, **options)
+    print(f"{arguments.out}: written. Check it with skecg verify {_as_model(arguments.out)}")
+
+
+def _as_model(folder: Path) -> str:
+    """Write a folder so that skecg takes it for one."""
+    return str(folder) if folder.is_absolute() or str(folder).startswith(".") else f"./{folder}"
+
+
+def _add_inspect(verbs: _Verbs) -> None:
+    parser = verbs.add_parser(
+        "inspect",
+        help="draw a run's curves and tell its story",
+        description="Draw the curves of a run into a PNG file and print what happened.",
+    )
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--out", type=Path, metavar="PNG", help="where to draw (default: in the run's folder)")
+    parser.set_defaults(run=_inspect)
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from pretraining.inspecting import inspect_run
+
+    print(inspect_run(arguments.run_folder, arguments.out))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

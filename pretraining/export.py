@@ -1,0 +1,164 @@
+"""Checkpoint to weights folder: what :class:`skecg.JEPAEmbedder` loads, with its card and golden vectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretraining.checkpoints import load_checkpoint, saved_steps
+from pretraining.config import PretrainConfig
+from pretraining.journal import read_journal
+from skecg import __version__
+from skecg.encoders import build_encoder
+from skecg.errors import ParameterError
+from skecg.weights import read_info, save_encoder
+
+if TYPE_CHECKING:
+    from skecg.encoders import Encoder
+    from skecg.weights import WeightsInfo
+
+__all__ = ["export"]
+
+_ENCODERS = ("target", "context")
+_GAUGES = ("rank", "rank_uncentred", "record_spread", "token_spread", "position_share", "lidar", "identity", "drift")
+
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    which: str = "last",
+    encoder: str | None = None,
+    name: str | None = None,
+    licence: str | None = None,
+) -> WeightsInfo:
+    """Write the encoder of a run as a weights folder.
+
+    Parameters
+    ----------
+    run : path-like
+        The run's folder.
+    out : path-like
+        The weights folder; made if absent.
+    which : {"last", "best"}, default="last"
+        The newest checkpoint, or that with the best score of the online probe.
+    encoder : {"target", "context"} or None, default=None
+        Which of the two encoders; None takes the one that the recipe names.
+    name : str, optional
+        Of the weights; the recipe's when not given.
+    licence : str, optional
+        An identifier of SPDX, such as ``"Apache-2.0"``. Mind the data's.
+
+    Returns
+    -------
+    WeightsInfo
+        Its provenance names recipe, steps, records seen, data, gauges and the probe's score.
+
+    Raises
+    ------
+    ParameterError
+        When the run has no checkpoint, none was scored, or a choice is unknown.
+    CheckpointError
+        When the checkpoint is damaged.
+    """
+    if encoder is not None and encoder not in _ENCODERS:
+        raise ParameterError(f"Got encoder={encoder!r}, expected 'target' or 'context'.")
+    run, out = Path(run), Path(out)
+    state = _load(run, which)
+    config = PretrainConfig.from_dict(state["config"])
+    kind = encoder or config.export_encoder
+    known = _provenance(run, state, config, kind)
+    known |= {"name": name or config.name, "model": f"./{out.name}"} | ({"licence": licence} if licence else {})
+    save_encoder(out, _encoder(state["model"], config, kind), config.input, pooling=config.pooling, **known)
+    return read_info(out)
+
+
+def _load(run: Path, which: str) -> dict[str, Any]:
+    """Load the checkpoint asked for."""
+    if which not in ("last", "best"):
+        raise ParameterError(f"Got which={which!r}, expected 'last' or 'best'.")
+    folder = run / "checkpoints"
+    steps = saved_steps(folder)
+    if not steps:
+        raise ParameterError(
+            f"Got the run {str(run)!r} without a checkpoint, expected at least one in its folder 'checkpoints'. Train "
+            "first; a checkpoint is written every watch.checkpoint_every steps and when a run stops."
+        )
+    state = load_checkpoint(folder)
+    if which == "last":
+        return state
+    best = _best_step(state)
+    if best is None:
+        raise ParameterError(
+            f"Got which='best' for the run {str(run)!r}, which no probe has scored. Export the last checkpoint, or "
+            "train with a probe (watch.probe_every)."
+        )
+    if best not in steps:
+        raise ParameterError(
+            f"The best checkpoint of the run {str(run)!r} is that of step {best}, and it is no longer there (those of "
+            f"steps {', '.join(map(str, steps))} are). Export the last one."
+        )
+    return load_checkpoint(folder, best)
+
+
+def _best_step(state: Mapping[str, Any]) -> int | None:
+    best = (state.get("probe") or {}).get("best_step")
+    return None if best is None else int(best)
+
+
+def _encoder(tensors: Mapping[str, Any], config: PretrainConfig, kind: str) -> Encoder:
+    """Build one of the two encoders from the tensors of the whole model."""
+    prefix = f"{kind}_encoder."
+    own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    built = build_encoder(config.encoder)
+    built.load_state_dict(own, strict=True)
+    return built.eval().requires_grad_(False)
+
+
+def _provenance(run: Path, state: Mapping[str, Any], config: PretrainConfig, kind: str) -> dict[str, Any]:
+    """Say where the weights come from, as plain JSON values."""
+    step = int(state["step"])
+    seen = step * config.run.batch_size
+    known: dict[str, Any] = {
+        "description": f"Trained with skecg's recipe {config.name}: {step:,} steps of {config.run.batch_size} records.",
+        "trained": step > 0,
+        "recipe": config.name,
+        "which_encoder": kind,
+        "steps": step,
+        "records_seen": seen,
+        "seed": config.run.seed,
+        "skecg": __version__,
+    }
+    if config.data.lead_dropout:
+        known["lead_dropout"] = config.data.lead_dropout
+    known |= _data(run / "data.json", state)
+    gauges = _last_gauges(run, step)
+    if gauges:
+        known["gauges"] = gauges
+    scores = (state.get("probe") or {}).get("history")
+    if scores:
+        at, score = scores[-1]
+        known["probe"] = {"step": int(at), "macro_auroc": round(float(score), 4)}
+    return known
+
+
+def _data(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the corpora and how many of their records were there to train on."""
+    known: dict[str, Any] = {}
+    if path.is_file():
+        corpora = json.loads(path.read_text(encoding="utf-8")).get("corpora")
+        if isinstance(corpora, Mapping) and corpora:
+            known["data"] = ", ".join(f"{name} ({int(count):,} records)" for name, count in corpora.items())
+    fingerprint = state.get("fingerprint", state.get("data_fingerprint"))
+    return known | ({"data_fingerprint": str(fingerprint)} if fingerprint else {})
+
+
+def _last_gauges(run: Path, step: int) -> dict[str, float]:
+    """Give the gauges as they were last read, up to a step."""
+    found: dict[str, float] = {}
+    for entry in read_journal(run):
+        if entry["step"] <= step:
+            found |= {name: round(float(entry[name]), 4) for name in _GAUGES if name in entry}
+    return found

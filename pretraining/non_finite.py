@@ -1,0 +1,74 @@
+"""A loss or gradient that is not finite: stop before the step, and say where it came from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pretraining.config import PretrainConfig
+from pretraining.engine import Engine
+from pretraining.feed import draw_part
+from pretraining.sampling import to_values
+from skecg.errors import SkecgError
+
+if TYPE_CHECKING:
+    from pretraining.shards import ShardSet
+
+__all__ = ["NonFiniteLossError", "refuse_non_finite"]
+
+_NAMED_RECORDS = 8
+
+
+class NonFiniteLossError(SkecgError, ArithmeticError):
+    """The loss or its gradient became infinite or NaN."""
+
+
+def refuse_non_finite(
+    losses: Sequence[float],
+    gradient_norm: float,
+    *,
+    config: PretrainConfig,
+    shards: ShardSet,
+    engine: Engine,
+    step: int,
+    last_loss: float | None,
+) -> None:
+    """Raise, on all processes alike, if the loss of one of them or the gradient's norm is not finite.
+
+    Parameters
+    ----------
+    losses : sequence of float
+        Mean loss of each process's share, by rank.
+    gradient_norm : float
+    config, shards, engine
+        The run's; the records in question are drawn anew from them.
+    step : int
+        Counted from 0.
+    last_loss : float or None
+        That of the step before.
+    """
+    broken = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
+    if not broken and math.isfinite(gradient_norm):
+        return
+    rank = broken[0] if broken else engine.rank
+    what = f"The loss is {losses[rank]}" if broken else f"The gradient's norm is {gradient_norm}"
+    where = f"at step {step + 1} of {config.run.steps}, process {rank} of {engine.world_size}"
+    before = "no step was finished before" if last_loss is None else f"the last finite loss was {last_loss:.6g}"
+    raise NonFiniteLossError(
+        f"{what} {where}; {before}. {_largest_inputs(config, shards, engine, step, rank)} The step was not taken. "
+        "Look at these records if their values are out of proportion; else lower optim.lr or set optim.gradient_clip, "
+        "and begin from an earlier checkpoint."
+    )
+
+
+def _largest_inputs(config: PretrainConfig, shards: ShardSet, engine: Engine, step: int, rank: int) -> str:
+    """Name the records of a process's share that have the largest values, and those that are not finite."""
+    found: list[tuple[float, int]] = []
+    for positions in engine.positions(rank):
+        part = draw_part(config, shards, step, positions)
+        largest = to_values(part.batch, config, engine.device).abs().amax(dim=(1, 2)).tolist()
+        found += zip((v if math.isfinite(v) else math.inf for v in largest), part.batch.rows.tolist(), strict=True)
+    found.sort(reverse=True)
+    named = ", ".join(f"{row} ({value:.4g})" for value, row in found[:_NAMED_RECORDS])
+    return f"Of its {len(found)} records these rows of the shards have the largest inputs: {named}."

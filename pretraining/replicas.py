@@ -1,0 +1,39 @@
+"""The model of a run: drawn alike in each process, and made whole again where its weights are spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pretraining.config import PretrainConfig
+from pretraining.engine import Engine
+from pretraining.fsdp import whole
+from pretraining.objectives.jepa import Jepa
+
+__all__ = ["build_model", "whole_model"]
+
+
+def build_model(config: PretrainConfig, weights: Mapping[str, Tensor] | None = None) -> Jepa:
+    """Build the model on the CPU, with weights drawn from ``run.seed``, or with those given.
+
+    torch's generators are left as they were. Parameters without elements (an encoder with no registers) are frozen:
+    spread weights cannot do with them.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        model = Jepa(config)
+    if weights is not None:
+        model.load_state_dict(weights)
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.requires_grad and parameter.numel() > 0)
+    return model
+
+
+def whole_model(model: Jepa, config: PretrainConfig, engine: Engine) -> Jepa | None:
+    """Give a model that the first process can use by itself, None elsewhere; all processes have to call this."""
+    weights = whole(model.state_dict()) if engine.is_sharded else None
+    if not engine.is_first:
+        return None
+    return model if weights is None else build_model(config, weights).to(engine.device)

@@ -1,0 +1,275 @@
+"""Pack records into int16 memory-mapped shards; open them.
+
+Records go the one road, :mod:`skecg.windows`, up to normalization, which is done when a batch is drawn. What cannot be
+packed is listed in ``left_out.csv``.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretraining.config import refuse_unknown
+from pretraining.corpora.corpus import Corpus, LeftOut
+from pretraining.shard_files import replacing
+from pretraining.shard_parts import REFUSABLE, Part, Preparation, is_complete, pack_part, parts_of, read_summary
+from pretraining.shard_set import FORMAT_VERSION, MANIFEST, ShardSet, open_shards
+from skecg.errors import BadSignalError, ParameterError
+from skecg.leads import CANONICAL_LEADS
+from skecg.spec import InputSpec
+
+__all__ = ["ShardSet", "open_shards", "pack"]
+
+PLAN = "plan.json"
+LEFT_OUT = "left_out.csv"
+
+
+def pack(
+    corpora: Sequence[Corpus],
+    out: str | Path,
+    *,
+    sampling_rate: float = 500.0,
+    segment_seconds: float = 10.0,
+    resampling: str = "polyphase",
+    highpass_hz: float | None = None,
+    lowpass_hz: float | None = None,
+    shortest_seconds: float | None = None,
+    refuse: Sequence[str] = (),
+    records_per_shard: int = 4096,
+    n_jobs: int | None = None,
+    progress: bool = True,
+) -> ShardSet:
+    """Pack corpora into a folder of shards.
+
+    What is done is known by what lies in the folder: a pack that was killed goes on with the shards that are lacking,
+    and a finished one is only opened. The files are the same, byte for byte, however often it was interrupted and
+    whatever `n_jobs` is.
+
+    Parameters
+    ----------
+    corpora : sequence of Corpus
+        See :func:`pretraining.corpora.open_corpus`.
+    out : str or Path
+        Folder to write to.
+    sampling_rate : float, default=500.0
+        Hz.
+    segment_seconds : float, default=10.0
+        Length of a row. Longer records become several rows, of which the last ends where the record ends; shorter ones
+        are padded with their last value.
+    resampling, highpass_hz, lowpass_hz
+        As in :class:`skecg.spec.InputSpec`; an encoder that is filtered needs shards that are.
+    shortest_seconds : float, optional
+        Records below it are left out; half a segment by default.
+    refuse : sequence of {"flat", "railed", "gaps", "microvolts", "volts"}, default=()
+        Leave out records of which this is true, too: a flat lead, one at its limit for a fifth of the time, missing
+        samples, amplitudes that look like another unit. By default they are packed, and counted.
+    records_per_shard : int, default=4096
+        Recordings that one process packs at a time, and that are packed again when it is killed.
+    n_jobs : int, optional
+        Processes, as joblib counts them.
+    progress : bool, default=True
+        Whether to show a bar.
+
+    Returns
+    -------
+    ShardSet
+
+    Raises
+    ------
+    ParameterError
+        When an argument is not allowed, or the folder holds shards that were packed otherwise.
+    BadSignalError
+        When nothing was left to pack.
+    """
+    folder = Path(out)
+    spec = _segment_spec(sampling_rate, segment_seconds, resampling, highpass_hz, lowpass_hz)
+    shortest = segment_seconds / 2 if shortest_seconds is None else float(shortest_seconds)
+    how = Preparation(spec, shortest, tuple(sorted(set(refuse))))
+    _check(corpora, how, records_per_shard)
+    parts = _share_out(corpora, records_per_shard)
+    folder.mkdir(parents=True, exist_ok=True)
+    _agree_on_plan(folder, _plan(corpora, parts, how, records_per_shard))
+    _pack_parts(parts, folder, how, n_jobs, progress)
+    return _finish(folder, corpora, parts, spec)
+
+
+def _segment_spec(
+    sampling_rate: float, segment_seconds: float, resampling: str, highpass_hz: float | None, lowpass_hz: float | None
+) -> InputSpec:
+    """Describe a row as an encoder for any leads without normalization would."""
+    if not segment_seconds >= 1:
+        raise ParameterError(f"Got segment_seconds={segment_seconds!r}, expected 1 or more.")
+    return InputSpec(
+        leads=CANONICAL_LEADS,
+        sampling_rate=float(sampling_rate),
+        window_samples=round(segment_seconds * sampling_rate),
+        any_leads=True,
+        resampling=resampling,
+        highpass_hz=highpass_hz,
+        lowpass_hz=lowpass_hz,
+    )
+
+
+def _check(corpora: Sequence[Corpus], how: Preparation, records_per_shard: int) -> None:
+    """Refuse what cannot be packed."""
+    names = [corpus.name for corpus in corpora]
+    if not names or len(set(names)) < len(names):
+        raise ParameterError(f"Got corpora named {names}, expected one or more, each with a name of its own.")
+    longest = how.spec.window_seconds
+    if not 1 <= how.shortest_seconds <= longest:
+        raise ParameterError(f"Got shortest_seconds={how.shortest_seconds!r}, expected 1 to a segment's {longest:g}.")
+    for note in how.refused:
+        refuse_unknown(note, REFUSABLE, "refuse")
+    if records_per_shard < 1:
+        raise ParameterError(f"Got records_per_shard={records_per_shard!r}, expected a positive integer.")
+
+
+def _share_out(corpora: Sequence[Corpus], records_per_shard: int) -> list[Part]:
+    """Cut all corpora into parts with numbers."""
+    parts: list[Part] = []
+    for corpus in corpora:
+        parts += parts_of(corpus.items, corpus.reader, len(parts), records_per_shard)
+    return parts
+
+
+def _plan(corpora: Sequence[Corpus], parts: Sequence[Part], how: Preparation, records_per_shard: int) -> dict[str, Any]:
+    """Write down everything that decides the bytes of the shards."""
+    listing = hashlib.sha256()
+    for part in parts:
+        for item in part.items:
+            listing.update("\0".join(map(str, item)).encode() + b"\n")
+    return {
+        "format": FORMAT_VERSION,
+        "corpora": {corpus.name: len(corpus.items) for corpus in corpora},
+        "items_sha256": listing.hexdigest(),
+        "input": how.spec.to_dict(),
+        "shortest_seconds": how.shortest_seconds,
+        "refused": list(how.refused),
+        "records_per_shard": records_per_shard,
+    }
+
+
+def _agree_on_plan(folder: Path, plan: dict[str, Any]) -> None:
+    """Refuse a folder whose shards were begun by another plan, saying what differs."""
+    path = folder / PLAN
+    if not path.is_file():
+        foreign = next(folder.glob("[0-9]*.npy"), None)
+        if foreign is not None:
+            raise ParameterError(f"Got {folder}, which holds {foreign.name} and no {PLAN}. Name an empty folder.")
+        _write_json(path, plan)
+        return
+    begun = json.loads(path.read_bytes())
+    plan = json.loads(json.dumps(plan))
+    differing = sorted(key for key in plan.keys() | begun.keys() if plan.get(key) != begun.get(key))
+    if differing:
+        changes = "; ".join(f"{key} was {begun.get(key)!r}, now {plan.get(key)!r}" for key in differing)
+        raise ParameterError(f"Got {folder}, which holds shards packed otherwise: {changes}. Name another folder.")
+
+
+def _pack_parts(parts: Sequence[Part], folder: Path, how: Preparation, n_jobs: int | None, progress: bool) -> None:
+    """Write the shards that are lacking, in as many processes as asked for."""
+    from joblib import Parallel, delayed
+    from tqdm import tqdm
+
+    lacking = [part for part in parts if not is_complete(folder, part.number)]
+    total = sum(len(part.items) for part in parts)
+    done = total - sum(len(part.items) for part in lacking)
+    with tqdm(total=total, initial=done, unit="record", desc="packing", disable=not progress) as bar:
+        tasks = (delayed(pack_part)(part, folder, how) for part in lacking)
+        for n_items in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
+            bar.update(n_items)
+
+
+def _finish(folder: Path, corpora: Sequence[Corpus], parts: Sequence[Part], spec: InputSpec) -> ShardSet:
+    """Write the manifest and the list of what was left out."""
+    summaries = [read_summary(folder, part.number) for part in parts]
+    left_out = [row for corpus in corpora for row in corpus.left_out]
+    left_out += [LeftOut(*row) for summary in summaries for row in summary["left_out"]]
+    _write_left_out(folder / LEFT_OUT, left_out)
+    statistics = _statistics(summaries)
+    summary = _summarize(statistics, left_out, corpora, summaries)
+    if not statistics:
+        raise BadSignalError(f"Nothing was left to pack; {folder / LEFT_OUT} says why.\n{summary}")
+    manifest = {
+        "format": FORMAT_VERSION,
+        "input": spec.to_dict(),
+        "corpora": statistics,
+        "shards": [
+            {key: summary[key] for key in ("n_segments", "signals_sha256", "index_sha256")} for summary in summaries
+        ],
+        "left_out": dict(sorted(Counter(f"{row.corpus}: {row.reason}" for row in left_out).items())),
+        "summary": summary,
+    }
+    _write_json(folder / MANIFEST, manifest)
+    return open_shards(folder)
+
+
+def _statistics(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Add up the shards' sums into counts and, for each lead, mean and standard deviation in mV, by corpus."""
+    found: dict[str, Any] = {}
+    for corpus in sorted({corpus for summary in summaries for corpus in summary["sums"]}):
+        sums = [summary["sums"][corpus] for summary in summaries if corpus in summary["sums"]]
+        added = {key: np.sum([part[key] for part in sums], axis=0) for key in sums[0]}
+        counted = np.maximum(added["n_samples"], 1)
+        mean = added["total"] / counted
+        variance = np.maximum(added["squares"] / counted - mean**2, 0.0)
+        notes: Counter[str] = Counter()
+        for summary in summaries:
+            notes.update(summary["notes"].get(corpus, {}))
+        found[corpus] = {
+            "n_records": int(added["n_records"]),
+            "n_segments": int(added["n_segments"]),
+            "n_samples": added["n_samples"].tolist(),
+            "mean": mean.tolist(),
+            "std": np.sqrt(variance).tolist(),
+            "notes": dict(sorted(notes.items())),
+        }
+    return found
+
+
+def _summarize(
+    statistics: dict[str, Any],
+    left_out: Sequence[LeftOut],
+    corpora: Sequence[Corpus],
+    summaries: Sequence[dict[str, Any]],
+) -> str:
+    """Say in a few lines what was packed, what was left out and what was odd."""
+    n_records = sum(found["n_records"] for found in statistics.values())
+    n_segments = sum(found["n_segments"] for found in statistics.values())
+    reasons = Counter(row.reason for row in left_out)
+    why = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    lines = [
+        f"{n_records} records packed as {n_segments} segments; {len(left_out)} left out{f' ({why})' if why else ''}."
+    ]
+    for name, found in statistics.items():
+        odd = ", ".join(f"{count} {note}" for note, count in found["notes"].items())
+        lines.append(
+            f"{name}: {found['n_records']} records, {found['n_segments']} segments{f'; {odd}' if odd else ''}."
+        )
+    repaired = sum(summary["repaired_headers"] for summary in summaries)
+    lines += [f"{repaired} malformed headers were read by a repair."] * bool(repaired)
+    return "\n".join([*lines, *(note for corpus in corpora for note in corpus.notes)])
+
+
+def _write_left_out(path: Path, rows: Sequence[LeftOut]) -> None:
+    """Write one line for each recording that was left out."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(LeftOut._fields)
+    writer.writerows(rows)
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a value whose bytes depend on nothing else."""
+    with replacing(path) as file:
+        file.write(json.dumps(values, indent=1).encode())

@@ -1,0 +1,244 @@
+"""The loop: draw, mask, predict, compare, step, average."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pretraining.checkpoints import load_checkpoint, mark_best, save_checkpoint
+from pretraining.config import PretrainConfig
+from pretraining.engine import open_engine
+from pretraining.feed import Feed, Part
+from pretraining.fsdp import load_optimizer_, whole
+from pretraining.journal import Journal
+from pretraining.non_finite import NonFiniteLossError, refuse_non_finite
+from pretraining.objectives.jepa import Loss
+from pretraining.optim import build_optimizer, set_schedule_
+from pretraining.replicas import build_model
+from pretraining.run_folder import checkpoints_of, open_run_folder, refuse_another_run, what_changed
+from pretraining.sampling import check_shards, to_values
+from pretraining.schedules import momentum
+from pretraining.stochastic_depth import StochasticDepth
+from pretraining.stopping import StopRequest
+from pretraining.watching import Taken, Watch
+
+if TYPE_CHECKING:
+    from pretraining.online_probe import OnlineProbe
+    from pretraining.shards import ShardSet
+
+__all__ = ["Collapse", "Trainer"]
+
+
+class Collapse(SystemExit):
+    """The features collapsed and ``watch.stop_on_collapse`` is set; a process ends with code 3."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+
+
+class Trainer:
+    """A run: begun or found again when made, it goes on to its end, or until it is stopped, with :meth:`train`.
+
+    Parameters
+    ----------
+    config : PretrainConfig
+    shards : ShardSet
+    out : path-like
+        The run's folder, on a file system that all processes see.
+    resume : bool, default=False
+        Go on from the newest checkpoint there, or begin if there is none yet. Configuration and data have to be the
+        same; the number of processes need not.
+    probe : OnlineProbe, optional
+        Scores the target encoder every ``watch.probe_every`` steps; the best checkpoint is ``best.pt``, too.
+    device : str or torch.device, optional
+        The best one of this machine when not given.
+
+    Raises
+    ------
+    ParameterError
+        When the folder is not empty and `resume` is not set, the batch cannot be split evenly, or the shards are not
+        for this encoder.
+    CheckpointError
+        When the checkpoint is damaged, or of another configuration or other data.
+
+    Notes
+    -----
+    Target normalization "centre" and SIGReg see the records that one process takes at once, so with them the loss
+    depends on how a batch is split; otherwise it does not.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        shards: ShardSet,
+        out: str | Path,
+        *,
+        resume: bool = False,
+        probe: OnlineProbe | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.config, self.shards, self.out = config, shards, Path(out)
+        self.engine = open_engine(config.run, device)
+        self.engine.on_first(lambda: check_shards(shards, config))
+        found = self.engine.on_first(lambda: open_run_folder(self.out, config, shards, resume=resume))
+        self.resumed = None if found is None else load_checkpoint(checkpoints_of(self.out), found)
+        state = self.resumed or _BEGINNING
+        if self.resumed is not None:
+            refuse_another_run(state, config, shards)
+        self.model = build_model(config, state["model"]).to(self.engine.device)
+        parts = [self.model.context_encoder, self.model.target_encoder, self.model.predictor]
+        self.depth = StochasticDepth(parts, config.data.drop_path, config.run.seed)
+        self.called = self.engine.distribute(self.model)
+        self.optimizer = build_optimizer(self.model, config)
+        if self.resumed is not None:
+            load_optimizer_(self.optimizer, state["optimizer"])
+        self.step: int = state["step"]
+        self.last_loss: float | None = state["last_loss"]
+        self.watch = Watch(config, shards, self.engine, None, probe, [*state["gauges"]], [*state["probe"]["history"]])
+
+    def train(self) -> None:
+        """Train to the last step, or until SIGTERM or SIGINT, after which everything is saved.
+
+        Raises
+        ------
+        NonFiniteLossError
+            When a loss or gradient is infinite or NaN; the step is not taken.
+        Collapse
+            When the features have collapsed and ``watch.stop_on_collapse`` is set; everything is saved before.
+        """
+        with self.engine, StopRequest() as stop, Feed(self.config, self.shards, self.engine.positions()) as feed:
+            try:
+                self._begin()
+                self._loop(stop, feed)
+            finally:
+                if self.watch.journal is not None:
+                    self.watch.journal.close()
+
+    def _begin(self) -> None:
+        """Open the journal, say how the run begins, and measure what is not trained yet."""
+        resumed = self.resumed
+        text = f"{self.config.name} on {self.shards.n_records} records, {self.engine.describe()}"
+        changed = [] if resumed is None else what_changed(resumed, self.engine.world_size)
+        if self.engine.is_first:
+            at = 0 if resumed is None else self.step  # a run killed before its first checkpoint is told anew
+            self.watch.journal = Journal(self.out, total_steps=self.config.run.steps, resume_step=at)
+        self.watch.note(self.step, "start" if resumed is None else "resume", "; ".join([text, *changed]))
+        if resumed is None and self.watch.measure(0, self.model).is_best:
+            self._save(is_best=True)
+
+    def _loop(self, stop: StopRequest, feed: Feed) -> None:
+        while self.step < self.config.run.steps:
+            taken = self._take_step(stop, feed)
+            self.watch.note_step(taken)
+            measured = self.watch.measure(self.step, self.model)
+            ends_early = taken.stopping or (measured.collapse and self.config.watch.stop_on_collapse)
+            if ends_early or measured.is_best or self._is_checkpoint_due():
+                self._save(is_best=measured.is_best)
+            if taken.stopping and self.step < self.config.run.steps:
+                return self.watch.note(self.step, "stop", "stopped as asked; everything is saved, go on with --resume")
+            if ends_early and not taken.stopping:
+                self.watch.note(self.step, "stop", "stopped for the collapse, as watch.stop_on_collapse asks")
+                raise Collapse
+        return self.watch.note(self.step, "end", f"{self.step} steps of {self.config.run.batch_size} records")
+
+    def _take_step(self, stop: StopRequest, feed: Feed) -> Taken:
+        """Take one optimizer step."""
+        begun, config, step = time.perf_counter(), self.config, self.step
+        set_schedule_(self.optimizer, config, step)
+        if config.ema.before_step:
+            self.model.update_target_(momentum(config, step))
+        losses, visible = [], 0
+        for number, part in enumerate(feed.parts(step), start=1):
+            losses.append(self._learn_from(part, is_last=number == config.run.accumulation))
+            visible += sum(mask.context.shape[1] for mask in part.masks)
+        norm = clip_gradients_(self.model, config.optim.gradient_clip)
+        mean = torch.stack(losses).mean(dim=0)
+        found = self.engine.gather(torch.cat([mean, norm[None], norm.new_tensor([float(bool(stop))])]))
+        self._refuse_non_finite([values[0] for values in found], found[0][3])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if not config.ema.before_step:
+            self.model.update_target_(momentum(config, step))
+        self.step += 1
+        total, prediction, sigreg, norm_value, asked = (sum(values) / len(found) for values in zip(*found, strict=True))
+        self.last_loss = total
+        slices = visible / (config.run.accumulation * config.masks.masks_per_target)
+        seconds = time.perf_counter() - begun
+        return Taken(self.step, total, prediction, sigreg, norm_value, seconds, slices, asked > 0)
+
+    def _learn_from(self, part: Part, *, is_last: bool) -> Tensor:
+        """Add up the gradients of a part of the batch; give its loss and the loss's parts (3,)."""
+        values = to_values(part.batch, self.config, self.engine.device)
+        masks = [mask.to(self.engine.device) for mask in part.masks]
+        with self.engine.joining(self.called, is_last=is_last):
+            with self.depth.active(self.step, part.positions), self.engine.computing():
+                loss: Loss = self.called(values, masks, self._directions())
+            (loss.total / self.config.run.accumulation).backward()
+        return torch.stack([value.detach().float() for value in loss])
+
+    def _directions(self) -> torch.Generator | None:
+        """Give the generator of SIGReg's directions, the same for all parts of a step."""
+        if self.config.objective.sigreg_weight == 0:
+            return None
+        seed = np.random.default_rng([self.config.run.seed, self.step]).integers(2**63)
+        return torch.Generator().manual_seed(int(seed))
+
+    def _refuse_non_finite(self, losses: list[float], gradient_norm: float) -> None:
+        """Stop before the step if something is not finite, leaving the reason in the journal."""
+        run: dict[str, Any] = {"config": self.config, "shards": self.shards, "engine": self.engine}
+        try:
+            refuse_non_finite(losses, gradient_norm, step=self.step, last_loss=self.last_loss, **run)
+        except NonFiniteLossError as error:
+            self.watch.note(self.step, "stop", str(error))
+            raise
+
+    def _is_checkpoint_due(self) -> bool:
+        every = self.config.watch.checkpoint_every
+        return self.step == self.config.run.steps or (every > 0 and self.step % every == 0)
+
+    def _save(self, *, is_best: bool) -> None:
+        """Write a checkpoint; all processes have to call this."""
+        folder, watch = checkpoints_of(self.out), self.config.watch
+        best = self.watch.best_step
+        state = self._state() if self.engine.is_first or self.engine.is_sharded else {}
+
+        def write() -> None:
+            kept = [] if best is None else [best]
+            save_checkpoint(
+                folder, state, self.step, keep_last=watch.keep_last, keep_every=watch.keep_every, protected=kept
+            )
+            if is_best:
+                mark_best(folder, self.step)
+
+        self.engine.on_first(write)
+
+    def _state(self) -> dict[str, Any]:
+        """Gather all that a run needs to go on as if it had not been interrupted."""
+        return {
+            "model": whole(self.model.state_dict()),
+            "optimizer": whole(self.optimizer.state_dict()),
+            "step": self.step,
+            "config": self.config.to_dict(),
+            "fingerprint": self.shards.fingerprint,
+            "probe": {"history": self.watch.scores, "best_step": self.watch.best_step},
+            "gauges": self.watch.gauged,
+            "last_loss": self.last_loss,
+            "torch": str(torch.__version__),
+            "world_size": self.engine.world_size,
+        }
+
+
+_BEGINNING: dict[str, Any] = {"model": None, "step": 0, "last_loss": None, "gauges": [], "probe": {"history": []}}
+
+
+def clip_gradients_(model: nn.Module, largest: float) -> Tensor:
+    """Scale gradients down to a norm of at most `largest` (0 for any) and give the norm that they had."""
+    trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(trained, largest or float("inf"))
+    gather = getattr(norm, "full_tensor", None)
+    return norm if gather is None else gather()

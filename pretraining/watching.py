@@ -1,0 +1,187 @@
+"""What is seen of a run on the way: its pace in the journal, gauges, and the probe."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+from pretraining.config import PretrainConfig
+from pretraining.engine import Engine
+from pretraining.feed import draw_part
+from pretraining.flops import flops_per_record, pace
+from pretraining.gauges import Gauges, collapse_reason, memory_gib
+from pretraining.objectives.jepa import Jepa
+from pretraining.replicas import whole_model
+from pretraining.sampling import to_values
+from pretraining.schedules import learning_rate, momentum, weight_decay
+
+if TYPE_CHECKING:
+    from pretraining.journal import Journal
+    from pretraining.masks import Masks
+    from pretraining.online_probe import OnlineProbe
+    from pretraining.shards import ShardSet
+
+__all__ = ["Measured", "Taken", "Watch"]
+
+# Ranks cannot exceed the number of records that they are measured on.
+_FIXED_RECORDS = 256
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a step was like.
+
+    Attributes
+    ----------
+    step : int
+        Steps done with it.
+    loss, prediction, sigreg : float
+        Means over the batch of the step.
+    gradient_norm : float
+        Before clipping.
+    seconds : float
+    visible_slices : float
+        Mean number of slices of time that the context encoder saw.
+    stopping : bool
+        Whether some process was asked to stop.
+    """
+
+    step: int
+    loss: float
+    prediction: float
+    sigreg: float
+    gradient_norm: float
+    seconds: float
+    visible_slices: float
+    stopping: bool
+
+
+class Measured(NamedTuple):
+    """What a measurement led to: why the features have collapsed, if so, and whether the probe never scored higher."""
+
+    collapse: str | None = None
+    is_best: bool = False
+
+
+@dataclass
+class Watch:
+    """Watches a run. The first process measures and writes, the others wait and learn what came of it.
+
+    Parameters
+    ----------
+    config : PretrainConfig
+    shards : ShardSet
+    engine : Engine
+    journal : Journal or None
+        None in all processes but the first.
+    probe : OnlineProbe, optional
+    gauged : list of dict
+        What gauges have shown so far; added to in the first process.
+    scores : list of [step, score]
+        What the probe has scored so far; added to in all.
+    """
+
+    config: PretrainConfig
+    shards: ShardSet
+    engine: Engine
+    journal: Journal | None
+    probe: OnlineProbe | None
+    gauged: list[dict[str, float]]
+    scores: list[list[float]]
+    _recent: list[Taken] = field(default_factory=list)
+    _gauges: Gauges = field(default_factory=Gauges)
+    _fixed: tuple[Tensor, list[Masks]] | None = None
+
+    @property
+    def best_step(self) -> int | None:
+        """The step that the probe scored highest, the first of equals."""
+        return int(max(self.scores, key=lambda entry: entry[1])[0]) if self.scores else None
+
+    def note(self, step: int, event: str, text: str) -> None:
+        """Write down an event."""
+        if self.journal is not None:
+            self.journal.note(step, event, text)
+
+    def note_step(self, taken: Taken) -> None:
+        """Write the journal's line every ``log_every`` steps, and of the first and last."""
+        if self.journal is None:
+            return
+        self._recent.append(taken)
+        if taken.step == 1 or self._is_due(taken.step, self.config.watch.log_every):
+            self.journal.write(taken.step, self._line(taken))
+            self._recent.clear()
+
+    def _line(self, taken: Taken) -> dict[str, float]:
+        """Put together what the journal says of a step; the loss is the mean since the last line."""
+        config, recent = self.config, self._recent
+        seconds = sum(step.seconds for step in recent)
+        visible = sum(step.visible_slices for step in recent) / len(recent)
+        share = config.run.batch_size // self.engine.world_size
+        speed = pace(
+            share * len(recent), seconds, flops_per_record(config, visible), self.engine.device, self.engine.precision
+        )
+        line = {
+            "loss": sum(step.loss for step in recent) / len(recent),
+            "gradient_norm": taken.gradient_norm,
+            "lr": learning_rate(config, taken.step - 1),
+            "weight_decay": weight_decay(config, taken.step - 1),
+            "momentum": momentum(config, taken.step - 1),
+            "memory_gib": memory_gib(self.engine.device),
+        }
+        if config.objective.sigreg_weight:
+            line |= {"prediction": taken.prediction, "sigreg": taken.sigreg}
+        speed["records_per_second"] *= self.engine.world_size
+        return line | speed
+
+    def measure(self, step: int, model: Jepa) -> Measured:
+        """Take gauges every ``gauge_every`` steps and score every ``probe_every``, before the first and after the last.
+
+        All processes have to call this.
+        """
+        gauges = self._is_due(step, self.config.watch.gauge_every)
+        scores = self.probe is not None and self._is_due(step, self.config.watch.probe_every)
+        if not gauges and not scores:
+            return Measured()
+        usable = whole_model(model, self.config, self.engine)
+        with self.engine.measuring():
+            reason = self.engine.on_first(lambda: self._gauge(step, usable)) if gauges else None
+            if scores:
+                self.scores.append([step, self.engine.on_first(lambda: self._score(step, usable))])
+        return Measured(reason, scores and self.best_step == step)
+
+    def _is_due(self, step: int, every: int) -> bool:
+        return every > 0 and (step % every == 0 or step == self.config.run.steps)
+
+    def _gauge(self, step: int, model: Jepa | None) -> str | None:
+        """Measure the model on the fixed batch; say why it has collapsed, if it has."""
+        assert model is not None
+        assert self.journal is not None
+        measured = self._gauges.measure(model, *self._fixed_batch())
+        self.journal.write(step, measured)
+        measured.pop("target_change", None)  # since the last measurement, of which a resumed run knows nothing
+        self.gauged.append({"step": step, **measured})
+        reason = collapse_reason(self.gauged)
+        if reason is not None:
+            self.journal.note(step, "collapse", f"Warning: the features are collapsing: {reason}.")
+        return reason
+
+    def _score(self, step: int, model: Jepa | None) -> float:
+        """Score the target encoder with the probe."""
+        assert model is not None
+        assert self.journal is not None
+        assert self.probe is not None
+        begun = time.perf_counter()
+        found = self.probe.score(model.target_encoder, self.config.input)
+        self.journal.write(step, found | {"probe_seconds": time.perf_counter() - begun})
+        return found["probe"]
+
+    def _fixed_batch(self) -> tuple[Tensor, list[Masks]]:
+        """Give the batch that gauges measure on: that of the step after the last, which is never trained on."""
+        if self._fixed is None:
+            part = draw_part(self.config, self.shards, self.config.run.steps, range(_FIXED_RECORDS))
+            values = to_values(part.batch, self.config, self.engine.device)
+            self._fixed = values, [mask.to(self.engine.device) for mask in part.masks]
+        return self._fixed

@@ -1,0 +1,138 @@
+"""The configuration is a value: read strictly, checked at birth, changed by typed overrides."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from pretraining.config import DataConfig, MaskConfig, OptimConfig, PretrainConfig, RunConfig
+from pretraining.recipes import RECIPES, load_recipe
+from skecg.errors import ParameterError, WeightsFormatError
+
+
+@pytest.fixture
+def config() -> PretrainConfig:
+    return load_recipe("tiny")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_configuration_survives_json(name: str) -> None:
+    config = load_recipe(name)
+    again = PretrainConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert again.to_dict() == config.to_dict()
+
+
+def test_every_field_is_written_down(config: PretrainConfig) -> None:
+    written = config.to_dict()
+    assert {field.name for field in dataclasses.fields(config)} <= set(written)
+    for part in ("masks", "objective", "optim", "ema", "data", "run", "watch", "predictor"):
+        assert set(written[part]) == {field.name for field in dataclasses.fields(getattr(config, part))}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "part", "field", "value"),
+    [
+        ("optim.lr=5e-4", "optim", "lr", 5e-4),
+        ("run.steps=7", "run", "steps", 7),
+        ("run.compile=true", "run", "compile", True),
+        ("run.precision=bf16", "run", "precision", "bf16"),
+        ("optim.betas=0.8,0.95", "optim", "betas", (0.8, 0.95)),
+        ("data.gain=(0.5,2)", "data", "gain", (0.5, 2.0)),
+        ('data.weights={"a": 0.5}', "data", "weights", {"a": 0.5}),
+        ("input.highpass_hz=0.5", "input", "highpass_hz", 0.5),
+        ("encoder.depth=1", "encoder", "depth", 1),
+    ],
+)
+def test_an_override_is_typed_as_the_field_is(
+    config: PretrainConfig, assignment: str, part: str, field: str, value: object
+) -> None:
+    changed = config.override([assignment])
+    found = getattr(getattr(changed, part), field)
+    assert found == value
+    assert type(found) is type(value)
+    assert PretrainConfig.from_dict(json.loads(json.dumps(changed.to_dict()))) == changed
+
+
+def test_an_override_leaves_everything_else_and_the_original(config: PretrainConfig) -> None:
+    before = config.to_dict()
+    changed = config.override(["optim.lr=0.5", "run.seed=3"])
+    assert config.to_dict() == before
+    assert changed.override([f"optim.lr={config.optim.lr}", "run.seed=0"]) == config
+
+
+def test_the_last_of_two_overrides_counts(config: PretrainConfig) -> None:
+    assert config.override(["run.steps=1", "run.steps=2"]).run.steps == 2
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("optim.lrr=1", "Did you mean 'lr'"),
+        ("optimm.lr=1", "Did you mean 'optim'"),
+        ("optim.lr", "part.field=value"),
+        ("lr=1", "part.field=value"),
+        ("run.steps=1.5", "run.steps='1.5'"),
+        ("run.steps=many", "run.steps='many'"),
+        ("run.compile=yes", "run.compile='yes'"),
+        ("run.steps=0", "positive integer"),
+        ("masks.kind=diagonal", "masks.kind"),
+        ("data.gain=2,1", "data.gain"),
+        ("ema.start=0.9999", "ema.start"),
+        ("data.weights=half", "data.weights"),
+    ],
+)
+def test_an_override_that_makes_no_sense_is_refused(config: PretrainConfig, assignment: str, message: str) -> None:
+    with pytest.raises(ParameterError, match=message.replace("(", r"\(")):
+        config.override([assignment])
+
+
+@pytest.mark.parametrize("part", [None, "masks", "optim", "run", "encoder", "input"])
+def test_an_unknown_key_is_refused_with_a_suggestion(config: PretrainConfig, part: str | None) -> None:
+    written = config.to_dict()
+    target = written if part is None else written[part]
+    known = next(iter(target)) if part is not None else "pooling"
+    target[known + "s"] = 1
+    with pytest.raises((ParameterError, WeightsFormatError), match=r"Did you mean|unknown"):
+        PretrainConfig.from_dict(written)
+
+
+def test_encoder_and_input_have_to_agree(config: PretrainConfig) -> None:
+    with pytest.raises(ParameterError, match="2400 samples"):
+        dataclasses.replace(config, input=dataclasses.replace(config.input, window_samples=2400))
+    with pytest.raises(ParameterError, match="12 leads"):
+        dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, n_leads=8))
+
+
+def test_blocks_longer_than_the_window_are_refused(config: PretrainConfig) -> None:
+    with pytest.raises(ParameterError, match=r"masks\.min_block"):
+        config.override(["masks.min_block=101"])
+
+
+@pytest.mark.parametrize("wrong", [{"low": 0.0}, {"high": 1.0}, {"low": 0.5, "high": 0.4}, {"masks_per_target": 0}])
+def test_masks_that_cannot_be_drawn_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ParameterError, match="masks"):
+        MaskConfig(**{"kind": "blocks", "low": 0.2, "high": 0.3, **wrong})  # type: ignore[arg-type]
+
+
+def test_a_part_is_checked_at_birth() -> None:
+    with pytest.raises(ParameterError, match=r"optim\.lr"):
+        OptimConfig(lr=0.0)
+    with pytest.raises(ParameterError, match=r"run\.parallel"):
+        RunConfig(1, 1, parallel="pipeline")
+    with pytest.raises(ParameterError, match=r"data\.lead_dropout"):
+        DataConfig(lead_dropout=1.0)
+
+
+def test_a_configuration_is_frozen(config: PretrainConfig) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.run.steps = 3  # type: ignore[misc]
+
+
+def test_what_may_be_absent_can_be_taken_away_and_given_back() -> None:
+    clipped = load_recipe("skecg_default").override(["input.clip=none"])
+
+    assert clipped.input.clip is None
+    assert clipped.override(["input.clip=5.0"]).input.clip == 5.0

@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_runs import assert_same_bits, small_config, small_shards, start_process
+from torch import Tensor
+
+from pretraining import non_finite, trainer, watching
+from pretraining.checkpoints import CheckpointError, load_checkpoint, saved_steps
+from pretraining.config import ObjectiveConfig, PretrainConfig
+from pretraining.journal import read_events, read_journal
+from pretraining.non_finite import NonFiniteLossError
+from pretraining.objectives.jepa import Jepa
+from pretraining.sampling import Batch, to_values
+from pretraining.schedules import learning_rate, momentum
+from pretraining.shards import ShardSet
+from pretraining.stochastic_depth import StochasticDepth
+from pretraining.trainer import Collapse, Trainer, clip_gradients_
+from skecg.errors import ParameterError
+
+# Each of these is a way of its own through a step.
+KINDS = {
+    "weimann": small_config(ema__before_step=True),
+    "kim": small_config(
+        "leadwise", masks__kind="random", data__drop_path=0.5, objective=ObjectiveConfig("l1", "layer")
+    ),
+    "several masks, sigreg, accumulation": small_config(
+        masks__masks_per_target=2, objective__sigreg_weight=0.1, run__accumulation=2
+    ),
+    "bf16": small_config(run__precision="bf16"),
+}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return small_shards(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Sums to the last bit depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+_WATCH = {"log_every": 1, "probe_every": 2, "gauge_every": 2}
+
+
+class StubProbe:
+    """Scores by a list, and does something at its second score."""
+
+    def __init__(self, scores: list[float] | None = None, then: Callable[[], Any] | None = None) -> None:
+        self.scores, self.then, self.n_scored = scores or [0.5] * 99, then, 0
+
+    def score(self, encoder: Any, spec: Any) -> dict[str, float]:
+        self.n_scored += 1
+        if self.then is not None and self.n_scored == 2:
+            self.then()
+        return {"probe": self.scores[self.n_scored - 1]}
+
+
+def train(config: PretrainConfig, shards: ShardSet, out: Path, **options: Any) -> dict[str, Any]:
+    Trainer(config, shards, out, device="cpu", **options).train()
+    return load_checkpoint(out / "checkpoints")
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in read_journal(out) if "loss" in line]
+
+
+# --- what a run does ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_learns_and_leaves_its_whole_story_behind(shards: ShardSet, tmp_path: Path) -> None:
+    config = small_config(run__steps=30, watch__gauge_every=15, watch__checkpoint_every=10)
+    state = train(config, shards, tmp_path / "run")
+
+    found = losses(tmp_path / "run")
+    assert len(found) == 30
+    assert np.mean(found[-3:]) < 0.9 * np.mean(found[:3])
+    assert state["step"] == 30
+    assert saved_steps(tmp_path / "run" / "checkpoints") == [20, 30]
+    assert PretrainConfig.from_dict(json.loads((tmp_path / "run" / "config.json").read_text())) == config
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["corpora"] == {"small": 32}
+    assert [entry["step"] for entry in state["gauges"]] == [0, 15, 30]
+    assert [event["event"] for event in read_events(tmp_path / "run")] == ["start", "end"]
+    line = read_journal(tmp_path / "run")[-1]
+    assert {"lr", "momentum", "weight_decay", "gradient_norm", "records_per_second", "rank", "memory_gib"} <= set(line)
+
+
+def test_every_step_has_the_schedules_values(shards: ShardSet, tmp_path: Path) -> None:
+    for name, accumulation in (("whole", 1), ("parts", 4)):
+        config = small_config(run__accumulation=accumulation)
+        train(config, shards, tmp_path / name)
+
+        lines = [line for line in read_journal(tmp_path / name) if "loss" in line]
+        assert [line["lr"] for line in lines] == [learning_rate(config, step) for step in range(6)]
+        assert [line["momentum"] for line in lines] == [momentum(config, step) for step in range(6)]
+
+
+@pytest.mark.parametrize("kind", ["weimann", "kim"])
+def test_a_batch_taken_in_parts_is_the_same_step(shards: ShardSet, tmp_path: Path, kind: str) -> None:
+    whole = train(KINDS[kind], shards, tmp_path / "whole")
+    run = KINDS[kind].to_dict()["run"] | {"accumulation": 4}
+    parts = train(PretrainConfig.from_dict(KINDS[kind].to_dict() | {"run": run}), shards, tmp_path / "parts")
+
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+    for name, weight in whole["model"].items():
+        torch.testing.assert_close(parts["model"][name], weight, rtol=0, atol=2e-4)
+
+
+def test_the_average_is_taken_after_the_step_or_before_the_next(shards: ShardSet, tmp_path: Path) -> None:
+    def weights(state: dict[str, Any], part: str) -> list[Tensor]:
+        return [value for name, value in state["model"].items() if name.startswith(part)]
+
+    def after_one_step(**changes: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        config = small_config(run__steps=1, ema__start=0.75, optim__warmup_steps=0, **changes)
+        run = Trainer(config, shards, tmp_path / str(changes), device="cpu")
+        begun = [p.clone() for p in run.model.target_encoder.parameters()]
+        run.train()
+        state = load_checkpoint(run.out / "checkpoints")
+        return begun, weights(state, "context_encoder"), weights(state, "target_encoder")
+
+    begun, _, target = after_one_step(ema__before_step=True)
+    assert all(map(torch.equal, target, begun))
+    begun, context, target = after_one_step(ema__before_step=False)
+    for first, trained, averaged in zip(begun, context, target, strict=True):
+        assert not torch.equal(first, trained)
+        torch.testing.assert_close(averaged, 0.75 * first + 0.25 * trained)
+
+
+def test_what_is_left_out_is_drawn_for_each_step_and_each_place_of_the_batch(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[int, range]] = []
+    active = StochasticDepth.active
+    monkeypatch.setattr(StochasticDepth, "active", lambda self, *place: (drawn.append(place), active(self, *place))[1])
+    train(small_config(run__steps=2, run__accumulation=2, data__drop_path=0.3), shards, tmp_path / "run")
+
+    assert drawn == [(0, range(4)), (0, range(4, 8)), (1, range(4)), (1, range(4, 8))]
+
+
+def test_bfloat16_begins_as_float32_does(shards: ShardSet, tmp_path: Path) -> None:
+    train(small_config(run__steps=2), shards, tmp_path / "fp32")
+    state = train(small_config(run__steps=2, run__precision="bf16"), shards, tmp_path / "bf16")
+
+    assert losses(tmp_path / "bf16") == pytest.approx(losses(tmp_path / "fp32"), rel=0.02)
+    assert losses(tmp_path / "bf16") != losses(tmp_path / "fp32")
+    assert {value.dtype for value in state["model"].values()} == {torch.float32}
+
+
+def test_gradients_are_cut_to_the_largest_norm_and_no_further(shards: ShardSet) -> None:
+    model = torch.nn.Linear(3, 1, bias=False)
+    for largest, wanted in ((0.0, 5.0), (10.0, 5.0), (1.0, 1.0)):
+        model.weight.grad = torch.tensor([[3.0, 0.0, 4.0]])
+        assert clip_gradients_(model, largest).item() == pytest.approx(5.0)
+        assert model.weight.grad.norm().item() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_torchs_generator_is_left_alone(shards: ShardSet, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    config = small_config("leadwise", data__drop_path=0.5, masks__kind="multiblock", watch__gauge_every=3)
+    train(config, shards, tmp_path / "run")
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- stopping and resuming ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_stopped_and_resumed_is_the_same_run_to_the_last_bit(shards: ShardSet, tmp_path: Path, kind: str) -> None:
+    config = PretrainConfig.from_dict(KINDS[kind].to_dict() | {"watch": _WATCH})
+    whole = train(config, shards, tmp_path / "whole", probe=StubProbe())
+
+    stopping = StubProbe(then=lambda: signal.raise_signal(signal.SIGTERM))
+    stopped = train(config, shards, tmp_path / "run", probe=stopping)
+    assert stopped["step"] == 3, "asked to stop after step 2, it finished and saved the one under way"
+    resumed = train(config, shards, tmp_path / "run", probe=StubProbe(), resume=True)
+
+    assert_same_bits(resumed, whole)
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert [event["event"] for event in read_events(tmp_path / "run")] == ["start", "stop", "resume", "end"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from small_runs import small_config
+from pretraining.shards import open_shards
+from pretraining.trainer import Trainer
+
+class Killer:
+    n_scored = 0
+    def score(self, encoder, spec):
+        self.n_scored += 1
+        if self.n_scored == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"probe": 0.5}
+
+Trainer(small_config(watch__probe_every=1), open_shards(sys.argv[1]), sys.argv[2], probe=Killer(), device="cpu").train()
+"""
+
+
+def test_a_killed_run_loses_at_most_the_interval_and_nothing_else(shards: ShardSet, tmp_path: Path) -> None:
+    process = start_process(KILLED, str(shards.folder), str(tmp_path / "run"))
+    config = small_config(watch__probe_every=1)
+    whole = train(config, shards, tmp_path / "whole", probe=StubProbe())
+
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, output
+    assert saved_steps(tmp_path / "run" / "checkpoints")[-1] == 3, "killed within step 5"
+    resumed = train(config, shards, tmp_path / "run", probe=StubProbe(), resume=True)
+
+    assert_same_bits(resumed, whole)
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_a_run_asked_to_stop_ends_with_code_0(shards: ShardSet, tmp_path: Path) -> None:
+    script = KILLED.replace("SIGKILL", "SIGINT")
+    process = start_process(script, str(shards.folder), str(tmp_path / "run"))
+    output, _ = process.communicate(timeout=120)
+
+    assert process.returncode == 0, output
+    assert saved_steps(tmp_path / "run" / "checkpoints")[-1] == 6
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(shards: ShardSet, tmp_path: Path) -> None:
+    config = small_config()
+    Trainer(config, shards, tmp_path / "run", device="cpu")
+
+    again = train(config, shards, tmp_path / "run", resume=True)
+
+    assert again["step"] == 6
+    assert len(losses(tmp_path / "run")) == 6
+
+
+def test_a_folder_that_is_not_empty_is_refused_without_resume(shards: ShardSet, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+
+    with pytest.raises(ParameterError, match=r"not empty.*--resume"):
+        Trainer(small_config(), shards, tmp_path, device="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_resuming_with_another_configuration_or_other_data_says_what_differs(shards: ShardSet, tmp_path: Path) -> None:
+    train(small_config(run__steps=1), shards, tmp_path / "run")
+
+    changed = small_config(run__steps=2, optim__lr=0.5)
+    with pytest.raises(CheckpointError, match=r"optim.lr was 0.01, is 0.5; run.steps was 1, is 2"):
+        Trainer(changed, shards, tmp_path / "run", resume=True, device="cpu")
+    others = small_shards(tmp_path / "others", seed=1)
+    with pytest.raises(CheckpointError, match="other data"):
+        Trainer(small_config(run__steps=1), others, tmp_path / "run", resume=True, device="cpu")
+
+
+def test_resuming_where_something_else_differs_says_so(shards: ShardSet, tmp_path: Path) -> None:
+    state = train(small_config(), shards, tmp_path / "run")
+    torch.save(state | {"world_size": 4, "torch": "1.0"}, tmp_path / "run" / "checkpoints" / "step-00000006.pt")
+
+    train(small_config(), shards, tmp_path / "run", resume=True)
+
+    text = next(event["text"] for event in read_events(tmp_path / "run") if event["event"] == "resume")
+    assert "processes: 4 before, 1 now" in text
+    assert "torch: 1.0 before" in text
+
+
+# --- watching -----------------------------------------------------------------------------------------------------
+
+
+def test_the_best_scored_checkpoint_stays_and_is_the_one_marked(shards: ShardSet, tmp_path: Path) -> None:
+    config = small_config(watch__probe_every=1, watch__keep_last=1, watch__checkpoint_every=1)
+    state = train(config, shards, tmp_path / "run", probe=StubProbe([0.5, 0.6, 0.9, 0.7, 0.9, 0.6, 0.6]))
+
+    assert state["probe"] == {
+        "history": [[step, score] for step, score in enumerate([0.5, 0.6, 0.9, 0.7, 0.9, 0.6, 0.6])],
+        "best_step": 2,
+    }
+    assert saved_steps(tmp_path / "run" / "checkpoints") == [2, 6]
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
+    assert_same_bits(best, load_checkpoint(tmp_path / "run" / "checkpoints", 2))
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_collapse_is_announced_and_stops_the_run_if_asked(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    monkeypatch.setattr(watching, "collapse_reason", lambda history: "all alike" if len(history) == 3 else None)
+    config = small_config(watch__gauge_every=2, watch__stop_on_collapse=stops)
+
+    if stops:
+        with pytest.raises(Collapse) as ended:
+            train(config, shards, tmp_path / "run")
+        assert ended.value.code == 3
+    else:
+        train(config, shards, tmp_path / "run")
+
+    assert load_checkpoint(tmp_path / "run" / "checkpoints")["step"] == (4 if stops else 6)
+    (event,) = [event for event in read_events(tmp_path / "run") if event["event"] == "collapse"]
+    assert event["step"] == 4
+    assert "all alike" in event["text"]
+
+
+# --- what is not finite -------------------------------------------------------------------------------------------
+
+
+def break_row(monkeypatch: pytest.MonkeyPatch, row: int, value: float) -> None:
+    """Let one record's values be so large."""
+
+    def broken(batch: Batch, config: PretrainConfig, device: Any) -> Tensor:
+        values = to_values(batch, config, device)
+        values[torch.from_numpy(batch.rows == row)] = value
+        return values
+
+    monkeypatch.setattr(trainer, "to_values", broken)
+    monkeypatch.setattr(non_finite, "to_values", broken)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_says_where(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    config = small_config(run__steps=50, ema__before_step=True, watch__checkpoint_every=1)
+    drawn = [
+        set(trainer.Feed(config, shards, [range(8)]).parts(step).__next__().batch.rows.tolist()) for step in range(9)
+    ]
+    row, broken_at = next((r, s) for s in range(2, 9) for r in drawn[s] if not any(r in d for d in drawn[:s]))
+    break_row(monkeypatch, row, value)
+    run = Trainer(config, shards, tmp_path / "run", device="cpu")
+
+    with pytest.raises(NonFiniteLossError) as stopped:
+        run.train()
+
+    text = str(stopped.value)
+    assert f"at step {broken_at + 1} of 50, process 0 of 1" in text
+    assert f"largest inputs: {row} (" in text
+    assert f"last finite loss was {losses(tmp_path / 'run')[-1]:.6g}" in text
+    assert len(losses(tmp_path / "run")) == broken_at
+    state = load_checkpoint(tmp_path / "run" / "checkpoints")
+    assert state["step"] == broken_at
+    assert_same_bits(
+        {k: v for k, v in run.model.state_dict().items() if not k.startswith("target")},
+        {k: v for k, v in state["model"].items() if not k.startswith("target")},
+    )
+    assert read_events(tmp_path / "run")[-1]["text"] == text
+
+
+def test_a_gradient_that_is_not_finite_stops_too(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Jepa.forward
+
+    def steep(self: Jepa, *arguments: Any) -> Any:
+        loss = forward(self, *arguments)
+        return loss._replace(total=loss.total + (0 * loss.total).sqrt())  # finite, with an infinite slope
+
+    monkeypatch.setattr(Jepa, "forward", steep)
+
+    with pytest.raises(NonFiniteLossError, match="gradient's norm is nan at step 1"):
+        train(small_config(), shards, tmp_path / "run")
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
