@@ -26,7 +26,7 @@ from skecg.devices import resolve_device
 from skecg.encoders.blocks import Block
 from skecg.errors import ParameterError, SkecgError
 
-__all__ = ["Engine", "NaiveTrainedAttention", "open_engine", "resolve_training_precision"]
+__all__ = ["Engine", "NaiveAttention", "open_engine", "resolve_training_precision"]
 
 T = TypeVar("T")
 _BACKENDS = {"cuda": "nccl", "cpu": "gloo"}
@@ -160,7 +160,7 @@ class Engine:
     def computing(self) -> Iterator[None]:
         """Run forward passes in the precision asked for."""
         lower = self.precision == "bf16"
-        attention = NaiveTrainedAttention() if lower and self.device.type == "cpu" else contextlib.nullcontext()
+        attention = NaiveAttention() if lower and self.device.type == "cpu" else contextlib.nullcontext()
         with attention, torch.autocast(self.device.type, torch.bfloat16, enabled=lower):
             yield
 
@@ -209,18 +209,18 @@ class Engine:
             dist.destroy_process_group()
 
 
-class NaiveTrainedAttention(TorchFunctionMode):
-    """Attention as two products and a softmax wherever gradients are asked for.
+class NaiveAttention(TorchFunctionMode):
+    """Attention as two products and a softmax.
 
     On CPUs torch's fused attention goes backward 4.6 times as slowly in bfloat16 as in float32; with this a training
-    step in bfloat16 takes half its time. Without gradients (the target encoder) the fused one stays.
+    step in bfloat16 takes half its time. Without gradients (the target encoder) it is the faster one too, by a fifth.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Replace the one function."""
-        if func is F.scaled_dot_product_attention and torch.is_grad_enabled() and not kwargs:
+        if func is F.scaled_dot_product_attention and not kwargs:
             q, k, v = args
             weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(dim=-1)
             return weights.to(v.dtype) @ v
