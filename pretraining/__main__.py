@@ -19,7 +19,6 @@ from skecg.errors import ParameterError, SkecgError
 if TYPE_CHECKING:
     from pretraining.config import PretrainConfig
     from pretraining.online_probe import OnlineProbe
-    from pretraining.shards import ShardSet
 
 __all__ = ["main"]
 
@@ -193,21 +192,8 @@ def _train(arguments: argparse.Namespace) -> None:
     from pretraining.trainer import Trainer
 
     shards = open_shards(arguments.data)
-    _check(shards, config)
     probe = _open_probe(arguments.probe) if arguments.probe else None
     Trainer(config, shards, arguments.out, resume=arguments.resume, probe=probe, device=arguments.device).train()
-
-
-def _check(shards: ShardSet, config: PretrainConfig) -> None:
-    """Say what does not fit between shards and recipe: errors in all processes, warnings in the first."""
-    import warnings
-
-    from pretraining.sampling import check_shards
-
-    with warnings.catch_warnings():
-        if _rank() > 0:
-            warnings.simplefilter("ignore")
-        check_shards(shards, config)
 
 
 def _print_recipes() -> None:
