@@ -177,11 +177,6 @@ def limb_lead_order(signal: NDArray[np.floating], leads: Sequence[str]) -> tuple
         power unexplained) and the given one leaves 20 times as much unexplained. None when all is well, when not all
         six limb leads are there, or when no order or several explain the signals (noise, leads scaled one by one, one
         wave in all leads).
-
-    Notes
-    -----
-    Of 1,680 recordings of five collections in true order it found fault with none; with any two limb leads exchanged it
-    found 87 % of them, and never a wrong order. Nor did it object to 900 recordings whose leads were scaled one by one.
     """
     rows = [i for i, lead in enumerate(leads) if lead in LIMB_COEFFICIENTS]
     if len(rows) < 6:

@@ -1,15 +1,19 @@
 """How long a 10-second, 12-lead record takes to prepare: scipy record by record in float64 against skecg, with ratios.
 
 Run ``python examples/benchmarks/preparation.py [N_RECORDS]``. Records of 12 leads at 500 Hz become windows at 250 Hz.
-Processor time of one thread counts (set ``OPENBLAS_NUM_THREADS=1``), the best of several passes; what scipy is timed
-on checks nothing and cuts nothing, while skecg screens every record first.
+Processor time of one thread counts, the best of several passes; OpenBLAS is kept to one thread unless
+``OPENBLAS_NUM_THREADS`` says otherwise. What scipy is timed on checks nothing and cuts nothing, while skecg screens
+every record first.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported
 
 import numpy as np
 import scipy.signal
