@@ -1,0 +1,229 @@
+"""Packed files: an ``.npz`` of many recordings, their labels and, where they are marked, their waves.
+
+For samples that are small enough to be one file. Keys that are needed are ``signals`` (n_records, n_leads, n_samples)
+of integers with ``lsb`` (size of one step), ``units`` and ``fs`` (Hz), and ``leads`` (n_leads,) or
+(n_records, n_leads).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.datasets.amplitudes import millivolts_a_step
+from skecg.datasets.labelled import LabelledECGs, Waves
+from skecg.datasets.tables import number, sex_of
+from skecg.errors import DamagedRecordError, RecordNotFoundError, UnitsError
+from skecg.leads import canonical_leads
+from skecg.records import ECGRecord
+
+__all__ = ["read_packed"]
+
+_NEEDED = ("signals", "lsb", "units", "fs", "leads")
+# Columns of PTB-XL's labels, with what their entries begin with in `codes`.
+_PTBXL_COLUMNS = {"super_class": "super:", "sub_class": "sub:", "form": "form:", "rhythm": "rhythm:"}
+# Names that packed files write without the underscore of PTB-XL.
+_PTBXL_NAMES = {"sub:NST": "sub:NST_", "sub:ISC": "sub:ISC_", "sub:AVB": "sub:_AVB", "form:NST": "form:NST_"}
+_PTBXL_NAMES |= {"form:STE": "form:STE_"}
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def read_packed(path: str | os.PathLike[str]) -> LabelledECGs:
+    """Read a packed file.
+
+    Parameters
+    ----------
+    path : path
+        Of an ``.npz`` file with the keys ``signals``, ``lsb``, ``units``, ``fs`` and ``leads``. Those of one entry a
+        recording that are used where they are there: ``record_ids``, ``patient_ids``, ``strat_fold``, ``age``, ``sex``,
+        ``labels``; ``super_class``, ``sub_class``, ``form`` and ``rhythm`` of PTB-XL; ``valid_len``, behind which a
+        recording is padding; ``limb_sigma_rel``. And ``waves`` with ``waves_columns``, ``licence``, ``citation``.
+
+    Returns
+    -------
+    LabelledECGs
+        `records` are one array in mV, or ECGRecords where recordings differ in length or leads. Pieces of one recording
+        have the same patient.
+
+        `codes` have likelihood 100. They are the ``labels``, which commas or bars separate; in a file with PTB-XL's
+        columns, those instead, with the column's name before each entry: ``"super:MI"``, ``"sub:IMI"``,
+        ``"form:QWAVE"``, ``"rhythm:SR"``, in PTB-XL's own spelling (``"sub:_AVB"``, ``"sub:NST_"``). Such files do not
+        store the 44 diagnostic statements themselves.
+
+        In recordings in units of ``"per-lead standard deviation"`` each lead is given the deviation that is typical of
+        it (0.12 to 0.26 mV), and limb leads the ratios among them that ``limb_sigma_rel`` tells: Einthoven's law holds
+        as far as the file keeps it. The sizes of the chest leads and of whole recordings are not known.
+
+    Raises
+    ------
+    RecordNotFoundError
+        When there is no such file.
+    DamagedRecordError
+        When it is no packed file, or its arrays do not fit together.
+    UnitsError
+        When the unit is neither one of voltage nor ``"per-lead standard deviation"``.
+    """
+    path = Path(path)
+    arrays = _load(path)
+    n_records = len(arrays["signals"])
+    ids = _texts(arrays, "record_ids", np.arange(n_records).astype(str))
+    records, leads, rate = _records(arrays, ids, path)
+    patients = _texts(arrays, "patient_ids", ids)
+    ages = _texts(arrays, "age", np.full(n_records, "", dtype=str))
+    sexes = _texts(arrays, "sex", np.full(n_records, "", dtype=str))
+    return LabelledECGs(
+        name=path.stem,
+        records=records,
+        sampling_rate=rate,
+        leads=leads,
+        codes=_codes(arrays, n_records),
+        patients=np.where(patients == "", ids, patients),
+        folds=np.maximum(np.asarray(arrays.get("strat_fold", np.zeros(n_records)), dtype=np.int64), 0),
+        sexes=np.array([sex_of(str(sex)) for sex in sexes], dtype=str),
+        ages=np.array([number(str(age)) for age in ages], dtype=np.float64),
+        licence=str(arrays.get("licence", "")),
+        citation=str(arrays.get("citation", "")),
+        folder=path.parent,
+        waves=_waves(arrays, ids, path),
+        record_ids=ids,
+    )
+
+
+def _load(path: Path) -> Arrays:
+    """Load all arrays without unpickling anything, and see that they fit together."""
+    if not path.is_file():
+        raise RecordNotFoundError(f"There is no packed file {str(path)!r}. Check the path.")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
+            arrays = {key: loaded[key] for key in getattr(loaded, "files", ())}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise DamagedRecordError(
+            f"{path} could not be read as a packed file ({type(error).__name__}): it is truncated, another format, or "
+            "holds Python objects, which are never unpickled. Copy the file again."
+        ) from error
+    lacking = [key for key in _NEEDED if key not in arrays]
+    if lacking:
+        raise DamagedRecordError(f"Got {path} without {', '.join(lacking)}, expected {', '.join(_NEEDED)}.")
+    if arrays["signals"].ndim != 3:
+        raise DamagedRecordError(
+            f"Got signals of shape {arrays['signals'].shape} in {path}, expected (n_records, n_leads, n_samples)."
+        )
+    for key in ("record_ids", "patient_ids", "strat_fold", "age", "sex", "labels", "valid_len", *_PTBXL_COLUMNS):
+        if key in arrays and len(arrays[key]) != len(arrays["signals"]):
+            raise DamagedRecordError(
+                f"Got {len(arrays[key])} {key} in {path}, expected one for each of {len(arrays['signals'])} records."
+            )
+    return arrays
+
+
+def _texts(arrays: Arrays, key: str, otherwise: NDArray[np.str_]) -> NDArray[np.str_]:
+    return np.asarray(arrays[key]).astype(str) if key in arrays else otherwise
+
+
+def _records(
+    arrays: Arrays, ids: NDArray[np.str_], path: Path
+) -> tuple[NDArray[np.float32] | list[ECGRecord], tuple[str, ...] | None, float | None]:
+    """Give signals as one array with its leads and rate, or as records that know theirs."""
+    signals, rate = _millivolts(arrays, path), float(arrays["fs"])
+    lengths = np.asarray(arrays.get("valid_len", np.full(len(signals), signals.shape[-1])), dtype=np.int64)
+    if arrays["leads"].ndim == 1 and np.all(lengths == signals.shape[-1]):
+        return signals, _leads(arrays["leads"]), rate
+    rows = np.broadcast_to(arrays["leads"], signals.shape[:2])
+    return (
+        [
+            ECGRecord(signal[:, :length], rate, _leads(leads), str(name))
+            for signal, length, leads, name in zip(signals, lengths, rows, ids, strict=True)
+        ],
+        None,
+        None,
+    )
+
+
+def _leads(names: NDArray[Any]) -> tuple[str, ...]:
+    """Give canonical names, without what a file adds in parentheses."""
+    return canonical_leads([str(name).partition("(")[0].strip() for name in names])
+
+
+def _millivolts(arrays: Arrays, path: Path) -> NDArray[np.float32]:
+    """Scale the steps, shape (n_records, n_leads, n_samples)."""
+    units, lsb = str(arrays["units"]), float(arrays["lsb"])
+    shape = arrays["signals"].shape
+    leads = [_leads(row) for row in np.broadcast_to(arrays["leads"], shape[:2])]
+    ratios = arrays["limb_sigma_rel"] if "limb_sigma_rel" in arrays else [None] * shape[0]
+    try:
+        steps = [millivolts_a_step(units, lsb, *of_row) for of_row in zip(leads, ratios, strict=True)]
+    except UnitsError as error:
+        raise UnitsError(f"{path}: {error}") from None
+    signals = np.empty(shape, dtype=np.float32)
+    return np.multiply(arrays["signals"], np.stack(steps), out=signals, dtype=np.float64, casting="same_kind")
+
+
+def _codes(arrays: Arrays, n_records: int) -> tuple[Mapping[str, float], ...]:
+    """Read the statements on each recording."""
+    columns = {key: prefix for key, prefix in _PTBXL_COLUMNS.items() if key in arrays}
+    if columns:
+        found = [[p + name for key, p in columns.items() for name in _split(arrays[key][i])] for i in range(n_records)]
+        return tuple({_PTBXL_NAMES.get(name, name): 100.0 for name in names} for names in found)
+    labels = arrays.get("labels", np.full(n_records, "", dtype=str))
+    return tuple({name: 100.0 for name in _split(label) if not name.startswith("<")} for label in labels)
+
+
+def _split(label: Any) -> list[str]:
+    """Take labels apart: at bars, else at commas and semicolons."""
+    text = str(label)
+    names = text.split("|") if "|" in text else re.split(r"[,;]", text)
+    return [bare for name in names if (bare := name.strip().rstrip(". "))]
+
+
+@dataclass(frozen=True, eq=False)
+class _PackedWaves:
+    """The waves of one file, by position of the recording."""
+
+    tables: tuple[tuple[NDArray[np.int64], ...], ...]
+    leads: tuple[tuple[str, ...], ...]
+    sampling_rate: float
+
+    def __call__(self, row: int) -> Waves:
+        return Waves(self.sampling_rate, self.leads[row], self.tables[row])
+
+
+def _waves(arrays: Arrays, ids: Sequence[str] | NDArray[np.str_], path: Path) -> _PackedWaves | None:
+    """Sort marked waves by recording and lead.
+
+    The first column tells the recording, by position (``record_index``) or by what it is called (``record``); the
+    second the lead, or whoever looked at all leads at once, of whom the first is believed.
+    """
+    if "waves" not in arrays or "waves_columns" not in arrays:
+        return None
+    names = [str(name).partition("(")[0] for name in arrays["waves_columns"]]
+    waves = np.asarray(arrays["waves"], dtype=np.int64)
+    if names[2:] != ["type", "onset", "peak", "offset"] or waves.ndim != 2 or waves.shape[1] != len(names):
+        raise DamagedRecordError(
+            f"Got waves with columns {names} in {path}, expected recording, lead_index or annotator, type, onset, peak "
+            "and offset."
+        )
+    owners = np.arange(len(ids)).astype(str) if names[0] == "record_index" else np.asarray(ids)
+    leads = [_leads(row) for row in np.broadcast_to(arrays["leads"], arrays["signals"].shape[:2])]
+    by_owner = _grouped(waves, 0)
+    tables = []
+    for owner, of_record in zip(owners, leads, strict=True):
+        by_lead = _grouped(by_owner.get(int(owner), waves[:0]), 1)
+        numbers = range(len(of_record)) if names[1] == "lead_index" else [0] * len(of_record)
+        tables.append(tuple(by_lead.get(lead, waves[:0])[:, [3, 4, 5, 2]] for lead in numbers))
+    return _PackedWaves(tuple(tables), tuple(leads), float(arrays.get("waves_fs", arrays["fs"])))
+
+
+def _grouped(waves: NDArray[np.int64], column: int) -> dict[int, NDArray[np.int64]]:
+    """Split rows by a column, each group in the order of peaks."""
+    ordered = waves[np.lexsort((waves[:, 4], waves[:, column]))]
+    values, starts = np.unique(ordered[:, column], return_index=True)
+    return dict(zip(values.tolist(), np.split(ordered, starts[1:]), strict=False)) if len(values) else {}
