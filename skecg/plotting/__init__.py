@@ -1,6 +1,6 @@
-"""Pictures: an electrocardiogram on paper, and a map of embeddings.
+"""Pictures: an electrocardiogram on paper, a map of embeddings, and scores with their intervals.
 
-Both functions draw on the axes given or on a figure of their own, made without pyplot: no window, no display and no
+All functions draw on the axes given or on a figure of their own, made without pyplot: no window, no display and no
 global state is needed, and nothing has to be closed. ``axes.figure.savefig("ecg.png")`` writes the picture.
 """
 
@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from skecg.plotting.ecg import plot_ecg
 from skecg.plotting.embeddings import plot_embedding_map
+from skecg.plotting.scores import plot_scores
 
-__all__ = ["plot_ecg", "plot_embedding_map"]
+__all__ = ["plot_ecg", "plot_embedding_map", "plot_scores"]

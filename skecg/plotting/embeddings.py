@@ -13,11 +13,11 @@ from skecg.plotting.canvas import new_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_embedding_map"]
+__all__ = ["MARKERS", "PALETTE", "plot_embedding_map"]
 
 # Wong (2011), Nature Methods 8:441: colours that remain apart for colour-blind eyes, the yellow darkened to be seen.
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C7A00", "#000000")
-_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C7A00", "#000000")
+MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 
 
 def plot_embedding_map(
@@ -101,7 +101,7 @@ def _scatter(ax: Axes, points: NDArray[np.float64], labels: NDArray[Any] | None)
     size = float(np.clip(7000.0 / len(points), 9.0, 40.0))
     style: dict[str, Any] = {"s": size, "alpha": 0.8, "linewidths": 0.3, "edgecolors": "white"}
     if labels is None:
-        ax.scatter(points[:, 0], points[:, 1], color=_PALETTE[0], **style)
+        ax.scatter(points[:, 0], points[:, 1], color=PALETTE[0], **style)
     elif labels.dtype.kind == "f":
         scale = ax.scatter(points[:, 0], points[:, 1], c=labels, cmap="cividis", **style)
         ax.figure.colorbar(scale, ax=ax)
@@ -110,8 +110,8 @@ def _scatter(ax: Axes, points: NDArray[np.float64], labels: NDArray[Any] | None)
         for i, name in enumerate(sorted(set(names.tolist()))):
             chosen = points[names == name]
             look: dict[str, Any] = {
-                "color": _PALETTE[i % len(_PALETTE)],
-                "marker": _MARKERS[(i // len(_PALETTE) + i) % len(_MARKERS)],
+                "color": PALETTE[i % len(PALETTE)],
+                "marker": MARKERS[(i // len(PALETTE) + i) % len(MARKERS)],
             }
             ax.scatter(chosen[:, 0], chosen[:, 1], label=f"{name} ({len(chosen)})", **look, **style)
         ax.legend(frameon=False, fontsize=9, loc="best", markerscale=(40.0 / size) ** 0.5)

@@ -1,0 +1,118 @@
+"""How many windows a second each engine encodes: torch in float32 and bfloat16, onnxruntime and OpenVINO, with ratios.
+
+Run ``python examples/benchmarks/backends.py [--model default] [--passes 5] [--threads 1]``. The encoder of `--model`
+and one of ViT-S's shape with random weights (100 tokens, width 384, 8 blocks) get 1, 8 and 64 windows at once, on the
+road of every embedding: micro-batches, pooling to the mean. The engines take turns, so that what else the machine does
+meets them all; the best of several passes counts, in processor time with one thread, in wall time with more. Engines
+that are not installed are left out. Graphs are made before the clock starts; how long that takes is printed below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import time
+from typing import TYPE_CHECKING
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+import numpy as np
+import torch
+
+from skecg import load_encoder
+from skecg.backends.exported import ExportedEncoder
+from skecg.backends.with_onnxruntime import open_with_onnxruntime
+from skecg.backends.with_openvino import open_with_openvino
+from skecg.encoders import Encoder, build_encoder
+from skecg.encoding import Encoding, encode_windows
+from skecg.leads import CANONICAL_LEADS
+from skecg.spec import InputSpec, TemporalConfig
+from skecg.windows import Windows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIZES = (1, 8, 64)
+VIT_S = TemporalConfig(n_leads=12, patch_samples=25, n_patches=100, dim=384, depth=8, num_heads=6)
+
+
+def windows_of(spec: InputSpec, n_windows: int) -> Windows:
+    values = np.random.default_rng(0).normal(size=(n_windows, spec.n_leads, spec.window_samples)).astype(np.float32)
+    return Windows(
+        values=values,
+        owner=np.arange(n_windows),
+        start_samples=np.zeros(n_windows, dtype=np.int64),
+        valid_samples=np.full(n_windows, spec.window_samples),
+        lead_mask=np.ones((n_windows, spec.n_leads), dtype=bool),
+        spec=spec,
+    )
+
+
+def engines_of(encoder: Encoder) -> dict[str, tuple[Encoder, str]]:
+    """An encoder and a precision for each name."""
+    engines = {"torch fp32": (encoder, "fp32"), "torch bf16": (encoder, "bf16")}
+    for name, package, start in (
+        ("onnx", "onnxruntime", open_with_onnxruntime),
+        ("openvino", "openvino", open_with_openvino),
+    ):
+        if all(importlib.util.find_spec(needed) for needed in ("onnx", "onnxscript", package)):
+            engines[name] = (ExportedEncoder(encoder, start), "fp32")
+    return engines
+
+
+def fastest(runs: dict[str, Callable[[], np.ndarray]], passes: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Best time of each, taking turns."""
+    best = dict.fromkeys(runs, np.inf)
+    for _ in range(passes):
+        for name, run in runs.items():
+            start = clock()
+            run()
+            best[name] = min(best[name], clock() - start)
+    return best
+
+
+def compare(title: str, encoder: Encoder, spec: InputSpec, passes: int, threads: int) -> None:
+    clock = time.process_time if threads == 1 else time.perf_counter
+    engines, one = engines_of(encoder), windows_of(spec, 1)
+    print(f"\n{title}: {sum(p.numel() for p in encoder.parameters()) / 1e6:.1f} million parameters")
+    wanted, notes = encode_windows(encoder, one, Encoding("mean")), []
+    for name, (engine, precision) in engines.items():
+        start = time.process_time()
+        found = encode_windows(engine, one, Encoding("mean", precision=precision))
+        seconds = time.process_time() - start
+        error = np.abs(found - wanted).max() / np.sqrt(np.mean(wanted**2))
+        notes.append(f"{name}: first window after {seconds:.1f} s of processor time, {error:.0e} off")
+    print(f"{'windows at once':<17}{'engine':<13}{'windows/s':>10}{'to torch fp32':>15}")
+    for size in SIZES:
+        windows = windows_of(spec, size)
+        runs = {
+            name: lambda engine=engine, precision=precision, windows=windows: encode_windows(
+                engine, windows, Encoding("mean", precision=precision, n_jobs=threads)
+            )
+            for name, (engine, precision) in engines.items()
+        }
+        times = fastest(runs, passes, clock)
+        for name, seconds in times.items():
+            print(f"{size:<17}{name:<13}{size / seconds:>10.1f}{times['torch fp32'] / seconds:>14.2f}x", flush=True)
+    print("\n".join(notes))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--passes", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only-model", action="store_true", help="leave ViT-S out")
+    arguments = parser.parse_args()
+    encoder, spec = load_encoder(arguments.model)
+    compare(arguments.model, encoder.requires_grad_(False), spec, arguments.passes, arguments.threads)
+    if not arguments.only_model:
+        torch.manual_seed(0)
+        large = build_encoder(VIT_S).eval().requires_grad_(False)
+        spec = InputSpec(CANONICAL_LEADS, 250, VIT_S.window_samples)
+        compare("ViT-S's shape", large, spec, arguments.passes, arguments.threads)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Numbers that a person would compute of an electrocardiogram: amplitudes, shapes, bands, and how leads go together."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["hand_crafted_features"]
+
+_QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
+_BAND_EDGES_HZ = (0.5, 2, 4, 7, 11, 16, 25, 40)
+_SPECTRUM_SECONDS = 4
+
+
+def hand_crafted_features(signals: NDArray[np.float32], sampling_rate: float) -> NDArray[np.float32]:
+    """Compute amplitude, shape, spectrum and correlation of the leads.
+
+    Parameters
+    ----------
+    signals : ndarray of shape (n_windows, n_leads, n_samples)
+        In millivolts.
+    sampling_rate : float
+        In Hz.
+
+    Returns
+    -------
+    ndarray of shape (n_windows, 21 * n_leads + n_leads * (n_leads - 1) / 2), float32
+        Of each lead nine quantiles; standard deviation, skewness, excess kurtosis; standard deviation and greatest size
+        of the difference from sample to sample; logarithm of the power in seven bands from 0.5 to 40 Hz (Welch).
+        Then the correlation of each pair of leads.
+    """
+    quantiles = np.quantile(signals, _QUANTILES, axis=-1).transpose(1, 2, 0)
+    shape, bands = _shape(signals), _log_bands(signals, sampling_rate)
+    of_leads = np.concatenate([quantiles, shape, bands], axis=-1).reshape(len(signals), -1)
+    return np.concatenate([of_leads, _correlations(signals)], axis=1).astype(np.float32)
+
+
+def _shape(signals: NDArray[np.float32]) -> NDArray[np.floating]:
+    """Give the moments of each lead and of its slope."""
+    centred = signals - signals.mean(axis=-1, keepdims=True)
+    deviation = signals.std(axis=-1)
+    standard = centred / np.where(deviation > 0, deviation, 1)[..., None]
+    slope = np.diff(signals, axis=-1)
+    skewness, kurtosis = (standard**3).mean(axis=-1), (standard**4).mean(axis=-1) - 3
+    return np.stack([deviation, skewness, kurtosis, slope.std(axis=-1), np.abs(slope).max(axis=-1)], axis=-1)
+
+
+def _log_bands(signals: NDArray[np.float32], sampling_rate: float) -> NDArray[np.floating]:
+    """Give the logarithm of the power in each band."""
+    from scipy.signal import welch
+
+    n_samples = min(signals.shape[-1], round(_SPECTRUM_SECONDS * sampling_rate))
+    frequencies, power = welch(signals, sampling_rate, nperseg=n_samples)
+    bands = [(frequencies >= low) & (frequencies < high) for low, high in itertools.pairwise(_BAND_EDGES_HZ)]
+    return np.log(np.stack([power[..., band].sum(axis=-1) for band in bands], axis=-1) + 1e-9)
+
+
+def _correlations(signals: NDArray[np.float32]) -> NDArray[np.floating]:
+    """Give the correlation of each pair of leads, 0 where a lead is flat."""
+    centred = signals - signals.mean(axis=-1, keepdims=True)
+    length = np.sqrt((centred**2).sum(axis=-1, keepdims=True))
+    unit = centred / np.where(length > 0, length, 1)
+    upper = np.triu_indices(signals.shape[1], 1)
+    return np.asarray(unit @ unit.swapaxes(1, 2))[:, upper[0], upper[1]]

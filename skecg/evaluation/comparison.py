@@ -1,0 +1,268 @@
+"""One task, one split, one protocol, all rows: the table that tells which features are better, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.embedding_cache import open_cache
+from skecg.errors import ParameterError
+from skecg.evaluation.calibration import calibration
+from skecg.evaluation.intervals import Bootstrap, bootstrap_auroc
+from skecg.evaluation.label_efficiency import FRACTIONS, N_DRAWS
+from skecg.evaluation.metrics import FEW_POSITIVES, area_under_precision_recall, area_under_roc, f1_scores, macro
+from skecg.evaluation.protocols import LabelDraw, PooledProtocol, ProbeFit, label_draws
+from skecg.evaluation.report import FractionScores, LabelScores, Report, Row
+from skecg.evaluation.resources import measured
+from skecg.evaluation.splitting import Split, split_by_folds
+from skecg.evaluation.tasks import Task, task_labels
+from skecg.progress import count_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from skecg.datasets.labelled import LabelledECGs
+    from skecg.evaluation.sources import FeatureSource
+
+__all__ = ["FittingProtocol", "compare"]
+
+# Fewer say nothing of how much resamples differ.
+_FEWEST_RESAMPLES = 10
+
+Counted = NDArray[np.bool_]
+
+
+class FittingProtocol(Protocol):
+    """A protocol: from features, or whatever else a source gives, to one fitted probe for each draw."""
+
+    def describe(self) -> dict[str, Any]:
+        """Say what is done."""
+
+    def fits(
+        self, features: Any, labels: NDArray[np.int8], split: Split, draws: Iterable[LabelDraw]
+    ) -> Iterator[ProbeFit]:
+        """Fit a probe for each draw."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What has been done for one row, before anything is compared."""
+
+    kind: str
+    source: FeatureSource
+    fits: list[ProbeFit]
+    costs: dict[str, float]
+
+
+def compare(
+    dataset: LabelledECGs,
+    task: str,
+    sources: Sequence[tuple[str, FeatureSource]],
+    *,
+    protocol: FittingProtocol | None = None,
+    fractions: Sequence[float] = FRACTIONS,
+    n_draws: int = N_DRAWS,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    test_fold: int | None = None,
+    selection_fold: int | None = None,
+    cache: Any = None,
+    verbose: int = 0,
+    say: Callable[[str], None] = lambda message: None,
+) -> Report:
+    """Evaluate several sources of features on the same records, draws and resamples.
+
+    Parameters
+    ----------
+    dataset : LabelledECGs
+    task : str
+        One of :data:`skecg.evaluation.TASKS`.
+    sources : sequence of (str, FeatureSource)
+        From :func:`skecg.evaluation.standard_sources`.
+    protocol : PooledProtocol, optional
+        How features become scores.
+    fractions, n_draws
+        Shares of the training patients, and draws of each.
+    n_resamples : int, default=1000
+        Draws of test patients for the intervals.
+    seed : int, default=0
+        Of these.
+    test_fold, selection_fold : int, optional
+        As for :func:`skecg.evaluation.split_by_folds`.
+    cache : as for :class:`skecg.JEPAEmbedder`
+    verbose : int, default=0
+    say : callable, optional
+        Told what is being done.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    InputError
+        When task, folds or records cannot be used.
+    """
+    if not sources:
+        raise ParameterError("Got nothing to evaluate, expected one source of features or more.")
+    names = [source.name for _, source in sources]
+    if len(set(names)) < len(names):
+        raise ParameterError(f"Got rows named {', '.join(names)}, expected each name once. Rename a weights folder.")
+    if n_resamples < _FEWEST_RESAMPLES:
+        raise ParameterError(f"Got {n_resamples} resamples, expected {_FEWEST_RESAMPLES} or more (1000 is usual).")
+    labelled = task_labels(dataset, task)
+    split = split_by_folds(dataset, labelled, test_fold=test_fold, selection_fold=selection_fold)
+    draws = label_draws(dataset.patients, labelled.labels, split, fractions, n_draws)
+    chosen = PooledProtocol() if protocol is None else protocol
+    # Only the recordings that are used are read: never those of a fold that is left alone.
+    used = np.unique(np.concatenate([split.train, split.selection, split.test]))
+    part, place = dataset.select(used), np.full(len(dataset), -1)
+    place[used] = np.arange(len(used))
+    inner = Split(place[split.train], place[split.selection], place[split.test], split.refit, split.description)
+    inner_draws = [LabelDraw(d.fraction, d.draw, d.patients, place[d.rows]) for d in draws]
+    works = []
+    for number, (kind, source) in enumerate(sources, start=1):
+        say(f"[{number}/{len(sources)}] {source.name}: {source.note}")
+        works.append(_work(kind, source, part, labelled.labels[used], inner, inner_draws, chosen, cache, verbose))
+    say(f"resampling {len(np.unique(dataset.patients[split.test]))} test patients {n_resamples} times")
+    return _report(dataset, labelled, split, draws, chosen, works, n_resamples, seed)
+
+
+def _work(
+    kind: str,
+    source: FeatureSource,
+    dataset: LabelledECGs,
+    labels: NDArray[np.int8],
+    split: Split,
+    draws: list[LabelDraw],
+    protocol: FittingProtocol,
+    cache: Any,
+    verbose: int,
+) -> _Work:
+    """Compute features and fit all probes of one row, and measure what that takes."""
+    store = open_cache(cache)
+    hits = store.info().hits if store is not None and hasattr(store, "info") else 0
+    with measured() as embedding:
+        features = source.features(dataset, cache=store, verbose=verbose)
+    found = store.info().hits - hits if store is not None and hasattr(store, "info") else 0
+    fits = []
+    with measured() as probing, count_progress(len(draws), "fitting", "fit", verbose=verbose) as shown:
+        for fit in protocol.fits(features, labels, split, draws):
+            fits.append(fit)
+            shown.update(1)
+    costs = {
+        "n_features": float(features.shape[-1]) if hasattr(features, "shape") else float("nan"),
+        "n_from_cache": float(found),
+        "feature_seconds": embedding.seconds,
+        "probe_seconds": probing.seconds,
+        "peak_megabytes": float(np.fmax(embedding.peak_megabytes, probing.peak_megabytes)),
+    }
+    return _Work(kind, source, fits, costs)
+
+
+def _report(
+    dataset: LabelledECGs,
+    task: Task,
+    split: Split,
+    draws: list[LabelDraw],
+    protocol: FittingProtocol,
+    works: list[_Work],
+    n_resamples: int,
+    seed: int,
+) -> Report:
+    """Score everything on the same resamples of the test patients."""
+    test, patients = task.labels[split.test], dataset.patients[split.test]
+    positives = test.sum(axis=0)
+    counted = (positives >= FEW_POSITIVES) & (len(test) - positives >= FEW_POSITIVES)
+    fractions = sorted({draw.fraction for draw in draws})
+    boots = {
+        fraction: bootstrap_auroc(
+            test,
+            {w.source.name: np.stack([f.probabilities for f in w.fits if f.fraction == fraction]) for w in works},
+            patients,
+            n_draws=n_resamples,
+            seed=seed,
+        )
+        for fraction in fractions
+    }
+    rows = [_row(work, task, test, counted, boots) for work in works]
+    return Report(
+        dataset={"name": dataset.name, "folder": str(dataset.folder), "licence": dataset.licence}
+        | {"citation": dataset.citation, "n_records": len(dataset), "n_of_task": int(task.keep.sum())},
+        task={"name": task.name, "rule": task.rule, "classes": list(task.classes)},
+        split={"description": split.description, "n_train": len(split.train), "n_selection": len(split.selection)}
+        | {"n_test": len(split.test), "n_test_patients": len(np.unique(patients)), "refit": split.refit}
+        | {"test_positives": positives.tolist(), "few_positives": FEW_POSITIVES},
+        protocol=protocol.describe(),
+        intervals={"method": "bootstrap over test patients, paired", "n_resamples": n_resamples, "seed": seed}
+        | {"level": boots[fractions[-1]].level, "vanished": boots[fractions[-1]].vanished.tolist()},
+        draws=[draw.to_dict() for draw in draws],
+        rows=rows,
+        differences=_differences(works, counted, boots),
+    )
+
+
+def _row(work: _Work, task: Task, test: NDArray[np.int8], counted: Counted, boots: dict[float, Bootstrap]) -> Row:
+    """Score one row at every share of the labels, and label by label at the largest."""
+    name = work.source.name
+    by_fraction = [
+        _fraction_scores(fraction, [f for f in work.fits if f.fraction == fraction], name, test, counted, boot)
+        for fraction, boot in boots.items()
+    ]
+    largest = max(boots)
+    last = next(fit for fit in work.fits if fit.fraction == largest)
+    return Row(
+        name, work.kind, work.source.note, work.costs, by_fraction, _labels(task, test, last, name, boots[largest])
+    )
+
+
+def _fraction_scores(
+    fraction: float, fits: list[ProbeFit], name: str, test: NDArray[np.int8], counted: Counted, boot: Bootstrap
+) -> FractionScores:
+    """Average the scores of the draws of one share."""
+    return FractionScores(
+        fraction=fraction,
+        macro_auroc=boot.macro(name, counted),
+        macro_auroc_all_labels=boot.macro(name),
+        draws=[macro(area_under_roc(test, fit.probabilities), counted) for fit in fits],
+        macro_auprc=float(np.mean([macro(area_under_precision_recall(test, f.probabilities), counted) for f in fits])),
+        macro_f1=float(np.mean([macro(f1_scores(test, f.probabilities, f.thresholds), counted) for f in fits])),
+        Cs=[fit.C for fit in fits],
+    )
+
+
+def _labels(task: Task, test: NDArray[np.int8], fit: ProbeFit, name: str, boot: Bootstrap) -> list[LabelScores]:
+    """Score each label by all measures."""
+    precision = area_under_precision_recall(test, fit.probabilities)
+    f1 = f1_scores(test, fit.probabilities, fit.thresholds)
+    fitted = calibration(test, fit.probabilities)
+    return [
+        LabelScores(
+            label=label,
+            test_positives=int(test[:, k].sum()),
+            auroc=boot.label(name, k),
+            auprc=float(precision[k]),
+            f1=float(f1[k]),
+            threshold=float(fit.thresholds[k]),
+            brier=float(fitted.brier[k]),
+            calibration_error=float(fitted.expected_error[k]),
+            calibration_slope=float(fitted.slope[k]),
+            calibration_intercept=float(fitted.intercept[k]),
+        )
+        for k, label in enumerate(task.classes)
+    ]
+
+
+def _differences(works: list[_Work], counted: Counted, boots: dict[float, Bootstrap]) -> list[dict[str, Any]]:
+    """Compare each pair of rows at each share of the labels."""
+    names = [work.source.name for work in works]
+    return [
+        {"fraction": fraction, "of": a, "minus": b, "macro_auroc": boot.difference(a, b, counted)}
+        for fraction, boot in boots.items()
+        for number, a in enumerate(names)
+        for b in names[:number]
+    ]

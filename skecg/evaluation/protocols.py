@@ -1,0 +1,262 @@
+"""Protocols: how features become scores on the test records.
+
+The literature calls three things "linear": (a) logistic regression on one pooled vector a record, (b) a trained
+attention-pooling head on the tokens of a frozen encoder, on crops of 2.5 s, averaged over crops, and (c) fine-tuning
+the encoder. Their numbers are not comparable. This module is (a).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.errors import ParameterError
+from skecg.evaluation.label_efficiency import digest_of_patients, draw_patients
+from skecg.evaluation.metrics import area_under_roc, best_thresholds, macro
+from skecg.probe import LogisticProbe
+
+if TYPE_CHECKING:
+    from skecg.evaluation.splitting import Split
+
+__all__ = ["LabelDraw", "PooledProtocol", "ProbeFit", "label_draws"]
+
+FloatArray = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelDraw:
+    """Training records of which the labels may be used.
+
+    Parameters
+    ----------
+    fraction : float
+        Share of the training patients.
+    draw : int
+        Number of the draw.
+    patients : ndarray of str
+        Those drawn, sorted.
+    rows : ndarray of int
+        Their training records.
+    """
+
+    fraction: float
+    draw: int
+    patients: NDArray[np.str_]
+    rows: Rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the draw as plain JSON values, with the names of the patients unless it is all of them."""
+        digest = digest_of_patients(self.patients)
+        return {
+            "fraction": self.fraction,
+            "draw": self.draw,
+            "n_patients": len(self.patients),
+            "n_records": len(self.rows),
+            "patients_sha256": digest,
+            "patients": "all of the training folds" if self.fraction == 1 else self.patients.tolist(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeFit:
+    """A fitted probe's word on the test records.
+
+    Parameters
+    ----------
+    fraction : float
+    draw : int
+        Of :class:`LabelDraw`.
+    C : float
+        The penalty chosen; NaN where there was nothing to choose.
+    selection_auroc : float
+        Macro area under the curve on the records that selected it.
+    thresholds : ndarray of shape (n_labels,), float64
+        With the highest F1 on these records.
+    probabilities : ndarray of shape (n_test, n_labels), float64
+    """
+
+    fraction: float
+    draw: int
+    C: float
+    selection_auroc: float
+    thresholds: FloatArray
+    probabilities: FloatArray
+
+
+def label_draws(
+    patients: NDArray[np.str_], labels: NDArray[np.int8], split: Split, fractions: Sequence[float], n_draws: int
+) -> list[LabelDraw]:
+    """List the draws of training patients: `n_draws` of each share below one, and one of all.
+
+    Parameters
+    ----------
+    patients : ndarray of shape (n_records,)
+    labels : ndarray of shape (n_records, n_labels)
+    split : Split
+    fractions : sequence of float
+    n_draws : int
+
+    Returns
+    -------
+    list of LabelDraw
+        By share, then by number.
+    """
+    if n_draws < 1 or not len(fractions):
+        raise ParameterError(f"Got {n_draws} draws of the shares {tuple(fractions)}, expected one or more of each.")
+    train = split.train
+    draws = []
+    for fraction in sorted(set(fractions)):
+        for draw in range(1 if fraction == 1 else n_draws):
+            chosen = draw_patients(patients[train], labels[train], fraction, draw)
+            rows = train[np.isin(patients[train].astype(str), chosen)]
+            draws.append(LabelDraw(fraction, draw, chosen, rows))
+    return draws
+
+
+@dataclass(frozen=True)
+class PooledProtocol:
+    """Protocol (a): one pooled vector a record, standardized, and logistic regression.
+
+    Mean and standard deviation of each feature come from the records that the regression is fitted on. All labels share
+    one penalty, the one of `Cs` with the highest macro area under the curve on the selection records (the strongest
+    penalty of several that are equal). The test records are looked at once.
+
+    Parameters
+    ----------
+    Cs : tuple of float
+        Inverse strengths of the penalty to choose from, ascending.
+    further_Cs : tuple of float
+        Tried as well where the last of `Cs` is the best of them, which features of little scale (means of untrained
+        tokens) make it. They take long and are seldom needed.
+    """
+
+    Cs: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in np.arange(-5, 1.25, 0.5))
+    further_Cs: tuple[float, ...] = (10.0**1.5, 100.0, 1000.0, 10000.0)
+
+    def describe(self) -> dict[str, Any]:
+        """Say what is done, for reports."""
+        return {
+            "name": "(a) pooled vector + logistic regression",
+            "features": "frozen, one vector a record: pooled over tokens, then the mean over windows",
+            "standardization": "mean and deviation of each feature over the records fitted",
+            "classifier": "L2-penalized logistic regression, one label against the rest, intercept free",
+            **asdict(self),
+        }
+
+    def fits(
+        self,
+        features: NDArray[np.float32],
+        labels: NDArray[np.int8],
+        split: Split,
+        draws: Iterable[LabelDraw],
+    ) -> Iterator[ProbeFit]:
+        """Fit one probe for each draw.
+
+        Parameters
+        ----------
+        features : ndarray of shape (n_records, n_features)
+            Of all records of the data set; without columns, the shares of the labels are what is predicted.
+        labels : ndarray of shape (n_records, n_labels)
+        split : Split
+        draws : iterable of LabelDraw
+
+        Yields
+        ------
+        ProbeFit
+        """
+        for draw in draws:
+            yield self._fit(features, labels, split, draw)
+
+    def _fit(self, features: NDArray[np.float32], labels: NDArray[np.int8], split: Split, draw: LabelDraw) -> ProbeFit:
+        tried = np.setdiff1d(draw.rows, split.selection) if split.refit else draw.rows
+        # A draw so small that all of it selects is fitted as it is; there is nothing else to learn from.
+        tried = tried if len(tried) else draw.rows
+        seen = features[split.selection], labels[split.selection]
+        tries = _try_path(features[tried], labels[tried], self.Cs, *seen)
+        if len(tries) > 1 and _best(tries) is tries[-1]:
+            tries += _try_path(features[tried], labels[tried], self.further_Cs, *seen)
+        best = _best(tries)
+        last = best.predict
+        if split.refit:
+            (last,) = _fit_path(features[draw.rows], labels[draw.rows], [best.C])
+        return ProbeFit(
+            draw.fraction,
+            draw.draw,
+            best.C if features.shape[1] else float("nan"),
+            best.auroc,
+            best_thresholds(seen[1], best.guess),
+            last(features[split.test]),
+        )
+
+
+Predict = Callable[[NDArray[np.float32]], FloatArray]
+
+
+@dataclass(frozen=True, eq=False)
+class _Try:
+    """A probe fitted with one penalty, and its word on the selection records."""
+
+    C: float
+    predict: Predict
+    guess: FloatArray
+    auroc: float
+
+
+def _best(tries: Sequence[_Try]) -> _Try:
+    """Give the first of those with the highest area; the first of all where none has one."""
+    known = [one for one in tries if np.isfinite(one.auroc)]
+    return max(known, key=lambda one: one.auroc) if known else tries[0]
+
+
+def _try_path(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int8],
+    Cs: Sequence[float],
+    seen_features: NDArray[np.float32],
+    seen_labels: NDArray[np.int8],
+) -> list[_Try]:
+    """Fit for each C and score on the selection records."""
+    tries = []
+    for C, predict in zip(Cs, _fit_path(features, labels, Cs), strict=False):
+        guess = predict(seen_features)
+        tries.append(_Try(C, predict, guess, macro(area_under_roc(seen_labels, guess))))
+    return tries
+
+
+def _fit_path(features: NDArray[np.float32], labels: NDArray[np.int8], Cs: Sequence[float]) -> list[Predict]:
+    """Standardize and fit for each C; labels that all records have, or none, are predicted by their share."""
+    shares = labels.mean(axis=0)
+    varying = np.flatnonzero((shares > 0) & (shares < 1))
+    if features.shape[1] == 0 or not len(varying):
+        return [lambda X: np.tile(shares, (len(X), 1))]
+    mean = features.mean(axis=0, dtype=np.float64)
+    deviation = features.std(axis=0, dtype=np.float64)
+    # What does not vary but for rounding would be blown up to noise.
+    scale = np.where(deviation > 1e-6 * np.abs(mean), deviation, np.inf)
+
+    def standardized(X: NDArray[np.float32]) -> FloatArray:
+        return (X - mean) / scale
+
+    # One column of zeros and ones is two classes to a classifier, not one label.
+    wanted = labels[:, varying] if len(varying) > 1 else labels[:, varying[0]]
+    probes = LogisticProbe().path(standardized(features), wanted, Cs)
+    return [_prediction(probe, standardized, shares, varying) for probe in probes]
+
+
+def _prediction(
+    probe: LogisticProbe, standardized: Callable[[NDArray[np.float32]], FloatArray], shares: FloatArray, varying: Rows
+) -> Predict:
+    """Give the function from features to the probabilities of all labels."""
+
+    def predict(X: NDArray[np.float32]) -> FloatArray:
+        probabilities = np.tile(shares, (len(X), 1))
+        found = probe.predict_proba(standardized(X))
+        probabilities[:, varying] = found if len(varying) > 1 else found[:, 1:]
+        return probabilities
+
+    return predict

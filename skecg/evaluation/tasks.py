@@ -1,0 +1,235 @@
+"""Tasks: which labels a recording has, by the rules of the literature.
+
+PTB-XL's tasks are those of its benchmark: a recording has every statement that its annotation names, whatever its
+likelihood (0, which stands for "not given", included); statements are kept by the flags of PTB-XL's table
+(diagnostic, form, rhythm) or mapped to their diagnostic class or subclass; recordings without any label of the task are
+left out; no class is dropped for being rare.
+
+References
+----------
+.. [1] Wagner P. et al. (2020). PTB-XL, a large publicly available electrocardiography dataset. Scientific Data 7:154.
+.. [2] Strodthoff N. et al. (2021). Deep learning for ECG analysis: benchmarks and insights from PTB-XL. IEEE Journal of
+       Biomedical and Health Informatics 25:1519.
+.. [3] Liu F. et al. (2018). An open access database for evaluating the algorithms of electrocardiogram rhythm and
+       morphology abnormality detection. Journal of Medical Imaging and Health Informatics 8:1368.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.errors import ParameterError
+
+if TYPE_CHECKING:
+    from skecg.datasets.labelled import LabelledECGs
+
+__all__ = ["CPSC2018_TASKS", "PTBXL_TASKS", "TASKS", "Task", "TaskRule", "check_task", "make_task", "task_labels"]
+
+_STATEMENTS = Path(__file__).with_name("scp_statements.csv")
+
+# The nine classes of CPSC2018 by the numbers of its own table and by SNOMED CT, in the order of the numbers.
+_CPSC2018 = {
+    "Normal": ("1", "426783006"),
+    "AF": ("2", "164889003"),
+    "I-AVB": ("3", "270492004"),
+    "LBBB": ("4", "164909002"),
+    "RBBB": ("5", "59118001"),
+    "PAC": ("6", "284470004"),
+    "PVC": ("7", "164884008"),
+    "STD": ("8", "429622005"),
+    "STE": ("9", "164931005"),
+}
+
+
+@dataclass(frozen=True)
+class TaskRule:
+    """How a task's labels follow from statements.
+
+    Parameters
+    ----------
+    name : str
+    rule : str
+        In words, for reports.
+    classes : tuple of str
+        In alphabetical order for PTB-XL (that of the benchmark's binarizer).
+    class_of : mapping of str to str
+        Statement to class; statements that are not in it do not count.
+    single : bool, default=False
+        Whether recordings with more than one of the classes are left out.
+    """
+
+    name: str
+    rule: str
+    classes: tuple[str, ...]
+    class_of: Mapping[str, str]
+    single: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Labels of recordings.
+
+    Parameters
+    ----------
+    name : str
+    rule : str
+        How they were made, in words.
+    classes : tuple of str
+    labels : ndarray of shape (n_records, n_classes), int8
+        Ones for the classes that a recording has.
+    keep : ndarray of shape (n_records,), bool
+        Recordings that are part of the task.
+    """
+
+    name: str
+    rule: str
+    classes: tuple[str, ...]
+    labels: NDArray[np.int8]
+    keep: NDArray[np.bool_]
+
+
+def task_labels(dataset: LabelledECGs, name: str) -> Task:
+    """Give the labels of a data set's recordings in a task.
+
+    Parameters
+    ----------
+    dataset : LabelledECGs
+        Its `codes` are read, nothing else.
+    name : str
+        One of :data:`TASKS`.
+
+    Returns
+    -------
+    Task
+
+    Raises
+    ------
+    ParameterError
+        When there is no such task, or the data set's statements are not those that it needs.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> recordings = SimpleNamespace(name="two", codes=[{"IMI": 100.0, "SR": 0.0}, {"NORM": 80.0}])
+    >>> task = task_labels(recordings, "superdiagnostic")
+    >>> task.classes, task.labels.tolist()
+    (('CD', 'HYP', 'MI', 'NORM', 'STTC'), [[0, 0, 1, 0, 0], [0, 0, 0, 1, 0]])
+    """
+    return make_task(dataset.codes, name, dataset.name)
+
+
+def make_task(codes: Sequence[Mapping[str, float]], name: str, of: str = "the data") -> Task:
+    """Give the labels of recordings by their statements; as :func:`task_labels`, for whoever has statements only."""
+    rule = _find_rule(name)
+    column = {label: number for number, label in enumerate(rule.classes)}
+    column |= {statement: column[label] for statement, label in rule.class_of.items()}
+    labels = np.zeros((len(codes), len(rule.classes)), dtype=np.int8)
+    for row, statements in enumerate(codes):
+        for statement in statements:
+            if (place := column.get(statement) if statement in rule.class_of else None) is not None:
+                labels[row, place] = 1
+    if not labels.any():
+        raise ParameterError(_no_labels(codes, rule, of))
+    counts = labels.sum(axis=1)
+    keep = counts == 1 if rule.single else counts > 0
+    return Task(rule.name, rule.rule, rule.classes, labels, keep)
+
+
+def check_task(name: str) -> None:
+    """Refuse the name of a task that there is not, with the nearest that there is."""
+    _find_rule(name)
+
+
+def _find_rule(name: str) -> TaskRule:
+    rules = _rules()
+    if name not in rules:
+        close = difflib.get_close_matches(str(name), rules, n=1, cutoff=0.5)
+        hint = f"Did you mean {close[0]!r}?" if close else "Name one of these."
+        raise ParameterError(f"Got task {name!r}, expected one of {', '.join(rules)}. {hint}")
+    return rules[name]
+
+
+def _no_labels(codes: Sequence[Mapping[str, float]], rule: TaskRule, of: str) -> str:
+    found = sorted({statement for statements in codes for statement in statements})
+    some = ", ".join(found[:6]) + (", …" if len(found) > 6 else "")
+    return (
+        f"Got {of} with {len(codes)} records and {len(found)} statements ({some or 'none'}), of which none is in task "
+        f"{rule.name!r}; expected statements such as {', '.join(sorted(rule.class_of)[:4])}. Choose a task of these "
+        f"data: {', '.join(_possible(set(found))) or 'there is none'}."
+    )
+
+
+def _possible(statements: set[str]) -> list[str]:
+    return [name for name, rule in _rules().items() if statements & set(rule.class_of)]
+
+
+@lru_cache(maxsize=1)
+def _rules() -> dict[str, TaskRule]:
+    """Make the rules of all tasks, once."""
+    likelihood = "every statement counts, whatever its likelihood; records without one of them are left out"
+    single = "superdiagnostic, of records with exactly one of the classes"
+    rules = [
+        _ptbxl("all", f"all SCP statements; {likelihood}", lambda row: row["statement"]),
+        _ptbxl("diagnostic", f"diagnostic SCP statements; {likelihood}", _flagged("diagnostic")),
+        _ptbxl("subdiagnostic", f"diagnostic subclasses; {likelihood}", lambda row: row["diagnostic_subclass"], "sub"),
+        _ptbxl(
+            "superdiagnostic", f"diagnostic superclasses; {likelihood}", lambda row: row["diagnostic_class"], "super"
+        ),
+        _ptbxl("form", f"SCP statements on form; {likelihood}", _flagged("form"), "form"),
+        _ptbxl("rhythm", f"SCP statements on rhythm; {likelihood}", _flagged("rhythm"), "rhythm"),
+        _ptbxl("superclass-single", single, lambda row: row["diagnostic_class"], "super", single=True),
+        _cpsc2018(),
+    ]
+    return {rule.name: rule for rule in rules}
+
+
+def _flagged(flag: str) -> Callable[[Mapping[str, str]], str]:
+    """Choose the statements with a flag; each is a class of its own."""
+    return lambda row: row["statement"] if row[flag] == "1" else ""
+
+
+def _ptbxl(
+    name: str, rule: str, class_of: Callable[[Mapping[str, str]], str], kind: str = "", *, single: bool = False
+) -> TaskRule:
+    """Make a rule from the table of statements.
+
+    Packed samples hold no SCP statements of diagnosis but classes by their kind, without the underscores of PTB-XL
+    ("super:MI", "sub:AVB", "form:STD", "rhythm:SR").
+    """
+    mapping = {row["statement"]: label for row in _statements() if (label := class_of(row))}
+    classes = tuple(sorted(set(mapping.values())))
+    if kind:
+        mapping |= {f"{kind}:{spelt}": label for label in classes for spelt in (label, label.strip("_"))}
+    return TaskRule(name, rule, classes, mapping, single)
+
+
+def _cpsc2018() -> TaskRule:
+    mapping = {code: label for label, codes in _CPSC2018.items() for code in codes}
+    rule = "the nine classes of the challenge, every one that a record has"
+    return TaskRule("cpsc2018", rule, tuple(_CPSC2018), mapping)
+
+
+@lru_cache(maxsize=1)
+def _statements() -> list[dict[str, str]]:
+    """Read the 71 statements of PTB-XL and what they are."""
+    with _STATEMENTS.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+#: Names of PTB-XL's tasks.
+PTBXL_TASKS = ("all", "diagnostic", "subdiagnostic", "superdiagnostic", "form", "rhythm", "superclass-single")
+
+#: Names of CPSC2018's tasks.
+CPSC2018_TASKS = ("cpsc2018",)
+
+#: Names of all tasks.
+TASKS = PTBXL_TASKS + CPSC2018_TASKS
