@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from skecg.errors import ForeignCheckpointError, WeightsError, WeightsNotFoundError
-from skecg.weights.folder import load_tensors
+from skecg.weights.tensors import load_tensors
 
 __all__ = ["Checkpoint", "check_tensors", "open_checkpoint", "part_of"]
 

@@ -2,30 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from skecg.pooling import n_pooled_features
 
 if TYPE_CHECKING:
     from skecg.weights.folder import WeightsInfo
 
-__all__ = ["write_card"]
+__all__ = ["Score", "card_text", "write_card"]
+
+
+class Score(NamedTuple):
+    """A line of the table of scores."""
+
+    task: str
+    protocol: str
+    measure: str
+    value: float
+    interval: str
+    n_test: int
+
 
 _TEMPLATE = """\
----
-library_name: skecg
-pipeline_tag: feature-extraction
-tags: [ecg, electrocardiogram]
-license: {licence_id}
----
-
 # {name}
 
 {status}
 
+**Research use only.** This is not a medical device.
+
+## Use
+
+```bash
+pip install skecg
+```
+
 ```python
 from skecg import JEPAEmbedder
 
-features = JEPAEmbedder({model!r}).fit_transform(["record_001.hea", "record_002.hea"])
+embedder = JEPAEmbedder({model})
+features = embedder.fit_transform(["record_001.hea", "record_002.hea"])  # one row a recording
 ```
+
+Recordings go in as files (WFDB, EDF, DICOM, CSV, …), arrays or records, at any rate and with their leads in any order;
+skecg prepares them as this encoder expects. The features are meant for a classifier or regression of scikit-learn, for
+search, and for maps.{pin}
+
+**Intended use:** research on methods and on recordings whose use for research is allowed. **Not intended:** anything
+that touches the care of a patient.
 
 ## The encoder
 
@@ -33,11 +59,21 @@ features = JEPAEmbedder({model!r}).fit_transform(["record_001.hea", "record_002.
 | --- | --- |
 | architecture | {architecture} |
 | width, blocks, heads | {dim}, {depth}, {heads} |
+| features of a recording | {n_features} (pooling: {pooling}) |
 | input | {leads} at {rate:g} Hz, windows of {seconds:g} s |
 | any subset of the leads | {any_leads} |
 | preparation | {preparation} |
-| pooling | {pooling} |
 | sha256 of `model.safetensors` | `{sha256}` |
+
+## Training data and licence
+
+{data}
+
+{licence}
+
+## Results
+
+{results}
 
 ## Where it comes from
 
@@ -45,13 +81,20 @@ features = JEPAEmbedder({model!r}).fit_transform(["record_001.hea", "record_002.
 
 ## Limits
 
-Research use only. This is not a medical device and must not be used for diagnosis, treatment decisions, triage or
-monitoring of patients. Its outputs are numbers without validated clinical meaning.
+- Not a medical device, and not validated for any clinical use: its outputs are numbers without validated clinical
+  meaning and must not be used for diagnosis, treatment decisions, triage or monitoring of patients.
+- How the features behave across devices, hospitals, ages and populations other than those of the training data is not
+  known. Test them on recordings of your own.
+- A recording's features are the mean over its windows: a second in an hour leaves hardly a trace.
 
 ## Verify
 
-`skecg verify FOLDER` embeds the records in `golden.safetensors` and says how far this machine is from the features
-recorded there.
+```bash
+skecg verify {target}
+```
+
+embeds the recordings in `golden.safetensors` on your machine and says how far its features are from those recorded
+there. Tensors are checked by their sha256 whenever they are loaded. The folder holds no code and no pickle.
 """
 
 _UNTRAINED = (
@@ -59,20 +102,55 @@ _UNTRAINED = (
     "useful to test a pipeline and as the floor that a trained encoder has to beat, and nothing more."
 )
 
+# They have a place of their own above.
+_TOLD = {"name", "description", "licence", "licence_note", "data", "data_licences", "model", "trained"}
+
 
 def write_card(info: WeightsInfo) -> None:
     """Write a weights folder's ``README.md``."""
+    (info.folder / "README.md").write_text(card_text(info), encoding="utf-8")
+
+
+def card_text(
+    info: WeightsInfo,
+    *,
+    repository: str | None = None,
+    data: Mapping[str, str] | None = None,
+    scores: Sequence[Score] = (),
+    front: str | None = None,
+    model: str | None = None,
+) -> str:
+    """Write a card.
+
+    Parameters
+    ----------
+    info : WeightsInfo
+    repository : str, optional
+        Where the weights will lie on the Hub, so that the card shows how they are loaded from there.
+    data : mapping, optional
+        Archive of the training data to a sentence on its licence.
+    scores : sequence of Score
+        What was measured.
+    front : str, optional
+        Metadata in YAML, without its fences; a few lines of it when not given.
+    model : str, optional
+        What the weights are loaded by where they do not lie on the Hub.
+    """
     known = info.provenance
     name = str(known.get("name") or info.folder.name)
-    text = _TEMPLATE.format(
+    model = repository or model or str(known.get("model", name))
+    body = _TEMPLATE.format(
         name=name,
         status=_status(info),
-        model=known.get("model", name),
-        licence_id=str(known.get("licence", "other")).lower(),
+        # As JSON and not as Python, which agree on it: double quotes, as the rest of the code has.
+        model=json.dumps(model, ensure_ascii=False),
+        target=model,
+        pin=_PIN.format(repository=repository) if repository else "",
         architecture=info.encoder.architecture,
         dim=info.encoder.dim,
         depth=info.encoder.depth,
         heads=info.encoder.num_heads,
+        n_features=_n_features(info),
         leads=", ".join(info.spec.leads),
         rate=info.spec.sampling_rate,
         seconds=info.spec.window_seconds,
@@ -80,15 +158,70 @@ def write_card(info: WeightsInfo) -> None:
         preparation=_preparation(info),
         pooling=info.pooling,
         sha256=info.sha256,
-        provenance="\n".join(f"- {key}: {value}" for key, value in known.items()) or "Not recorded.",
+        data=_data(known, data),
+        licence=_licence(known),
+        results=_results(scores),
+        provenance=_provenance(known),
     )
-    (info.folder / "README.md").write_text(text, encoding="utf-8")
+    return f"---\n{_front(known) if front is None else front}---\n\n{body}"
+
+
+_PIN = """
+
+`{repository}` is whatever its main branch holds today. `JEPAEmbedder("{repository}", revision="COMMIT")` stays what it
+is, and a fitted embedder remembers its commit."""
+
+
+def _front(known: Mapping[str, Any]) -> str:
+    licence = str(known.get("licence", "other")).lower()
+    if not re.fullmatch(r"[a-z0-9.-]+", licence):
+        licence = json.dumps(licence)
+    return (
+        f"library_name: skecg\npipeline_tag: feature-extraction\ntags: [ecg, electrocardiogram]\nlicense: {licence}\n"
+    )
+
+
+def _n_features(info: WeightsInfo) -> int:
+    return n_pooled_features(info.pooling, info.encoder.dim, 1, int(getattr(info.encoder, "num_registers", 0)))
 
 
 def _status(info: WeightsInfo) -> str:
     if info.provenance.get("trained") is False:
         return _UNTRAINED
     return str(info.provenance.get("description", "An encoder of electrocardiograms for skecg."))
+
+
+def _data(known: Mapping[str, Any], data: Mapping[str, str] | None) -> str:
+    if data:
+        return "\n".join(
+            ["| data | licence |", "| --- | --- |", *(f"| {name} | {said} |" for name, said in data.items())]
+        )
+    return f"Data: {known['data']}." if "data" in known else "The training data were not recorded."
+
+
+def _licence(known: Mapping[str, Any]) -> str:
+    licence = f"Licence of the weights: {known.get('licence', 'none was recorded')}."
+    return f"{licence} {known['licence_note']}" if "licence_note" in known else licence
+
+
+def _results(scores: Sequence[Score]) -> str:
+    if not scores:
+        return "No scores were published with these weights. `skecg evaluate` measures them."
+    lines = ["| task | protocol | measure | value | interval | test records |", "| --- | --- | --- | --- | --- | --- |"]
+    lines += [f"| {s.task} | {s.protocol} | {s.measure} | {s.value:.3f} | {s.interval} | {s.n_test} |" for s in scores]
+    note = "Frozen encoder; measured with `skecg evaluate`. Intervals hold the choice of test patients only."
+    return "\n".join([*lines, "", note])
+
+
+def _provenance(known: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in known.items() if key not in _TOLD}
+    return "\n".join(f"- {key}: {_plain(value)}" for key, value in rest.items()) or "Not recorded."
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def _preparation(info: WeightsInfo) -> str:

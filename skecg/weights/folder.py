@@ -1,12 +1,13 @@
 """The weights folder: ``config.json``, ``model.safetensors``, ``golden.safetensors`` and a card.
 
-The only door to safetensors. Nothing here opens a pickle or runs code from a folder.
+Nothing here opens a pickle or runs code from a folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +17,31 @@ from skecg.encoders import Encoder, build_encoder, read_encoder_config
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
 from skecg.pooling import check_pooling
 from skecg.spec import EncoderConfig, InputSpec
+from skecg.weights.reading import check_limits, fewest_parameters, read_json
+from skecg.weights.tensors import load_tensors, save_tensors
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-__all__ = ["FORMAT_VERSION", "WeightsInfo", "load_tensors", "read_info", "read_state", "save_tensors", "write_weights"]
+__all__ = [
+    "CONFIG_NAME",
+    "FORMAT_VERSION",
+    "GOLDEN_NAME",
+    "MODEL_NAME",
+    "WeightsInfo",
+    "read_info",
+    "read_state",
+    "write_weights",
+]
 
 #: Version of the layout of a weights folder.
 FORMAT_VERSION = 1
 
-_CONFIG, _MODEL = "config.json", "model.safetensors"
+#: Names of the files of a weights folder.
+CONFIG_NAME, MODEL_NAME, GOLDEN_NAME = "config.json", "model.safetensors", "golden.safetensors"
+_FIELDS = ("skecg_format", "architecture", "input", "encoder", "pooling", "weights_sha256", "provenance")
+_SMALL = 2**22
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -77,21 +92,26 @@ def read_info(folder: str | Path, revision: str | None = None) -> WeightsInfo:
         When the configuration is malformed, inconsistent, or newer than this skecg.
     """
     folder = Path(folder)
-    path = folder / _CONFIG
+    path = folder / CONFIG_NAME
     if not path.is_file():
         raise WeightsNotFoundError(
-            f"{folder} holds no {_CONFIG}; expected a weights folder ({_CONFIG}, {_MODEL}). "
+            f"{folder} holds no {CONFIG_NAME}; expected a weights folder ({CONFIG_NAME}, {MODEL_NAME}). "
             "`skecg convert` makes one of a published checkpoint."
         )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsFormatError(f"{path} is not valid JSON ({error}). Fetch or export the weights again.") from error
+    values = read_json(path)
     _check_format(path, values)
+    unknown = sorted(values.keys() - _FIELDS)
+    if unknown:
+        raise WeightsFormatError(
+            f"{path} has the unknown field {unknown[0]!r}, expected {', '.join(_FIELDS)}. Fetch or export the weights "
+            "again."
+        )
     try:
         encoder = read_encoder_config(values["architecture"], values["encoder"])
         spec = InputSpec.from_dict(values["input"])
         pooling, sha256 = values["pooling"], str(values["weights_sha256"])
+        if not _SHA256.fullmatch(sha256):
+            raise ParameterError(f"got weights_sha256={sha256[:80]!r}, expected 64 hexadecimal digits.")
         check_pooling(pooling, int(getattr(encoder, "num_registers", 0)))
     except KeyError as error:
         raise WeightsFormatError(f"{path} lacks the field {error}. Fetch or export the weights again.") from error
@@ -118,6 +138,7 @@ def _check_format(path: Path, values: Any) -> None:
 
 
 def _check_consistent(encoder: EncoderConfig, spec: InputSpec) -> None:
+    check_limits(encoder, spec)
     if encoder.n_leads != spec.n_leads or encoder.window_samples != spec.window_samples:
         raise WeightsFormatError(
             f"The encoder takes {encoder.n_leads} leads of {encoder.window_samples} samples, the input specification "
@@ -134,19 +155,38 @@ def read_state(info: WeightsInfo) -> Encoder:
         When the file is missing, fails its checksum, or lacks, adds or reshapes a tensor, or holds values that are not
         finite.
     """
-    path = info.folder / _MODEL
+    path = info.folder / MODEL_NAME
     found = _sha256(path)
     if found != info.sha256:
         raise DamagedWeightsError(
-            f"{path} has sha256 {found[:16]}…, its {_CONFIG} says {info.sha256[:16]}…: the file was truncated or "
-            "altered. Delete the folder and fetch the weights again."
+            f"{path} has sha256 {found[:16]}…, its {CONFIG_NAME} says {info.sha256[:16]}…: the file was truncated or "
+            f"altered. {_restore(info)}"
         )
-    encoder = build_encoder(info.encoder)
     state = load_tensors(path)
+    _check_room(path, info, sum(tensor.numel() for tensor in state.values()))
+    encoder = build_encoder(info.encoder)
     _check_tensors(path, encoder.state_dict(), state)
     encoder.load_state_dict(state, strict=True)
     # Torch's default type, which users may set, is not the encoder's.
     return encoder.float().eval().requires_grad_(False)
+
+
+def _restore(info: WeightsInfo) -> str:
+    """Say how sound weights come back."""
+    if info.revision is None:
+        return "Delete the folder and fetch the weights again."
+    # In the Hub library's cache the name is a link; only without what it leads to is the file fetched anew.
+    return f"Delete {(info.folder / MODEL_NAME).resolve()}, and it is fetched again."
+
+
+def _check_room(path: Path, info: WeightsInfo, n_values: int) -> None:
+    """Refuse to make room for an encoder that the file cannot fill; a small one is built, to name what is missing."""
+    wanted = fewest_parameters(info.encoder)
+    if wanted > max(n_values, _SMALL):
+        raise DamagedWeightsError(
+            f"{path} holds {n_values:,} values; the encoder that its {CONFIG_NAME} describes has more than {wanted:,}. "
+            f"{_restore(info)}"
+        )
 
 
 def _check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -159,7 +199,9 @@ def _check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[st
             problems.append(f"has values in {name} that are not finite")
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise DamagedWeightsError(f"{path} does not fit its {_CONFIG}: it {'; it '.join(sorted(problems)[:3])}{more}.")
+        raise DamagedWeightsError(
+            f"{path} does not fit its {CONFIG_NAME}: it {'; it '.join(sorted(problems)[:3])}{more}."
+        )
 
 
 def write_weights(
@@ -172,23 +214,34 @@ def write_weights(
     if folder.exists() and not folder.is_dir():
         raise ParameterError(f"Got folder={str(folder)!r}, which is a file; expected a folder to write weights into.")
     state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    _check_tensors(folder / _MODEL, state, state)
+    _check_tensors(folder / MODEL_NAME, state, state)
     _check_provenance(provenance)
     folder.mkdir(parents=True, exist_ok=True)
-    # One entry: safetensors writes several in a random order, and equal weights would have different digests.
-    save_tensors(folder / _MODEL, state, {"format": "pt"})
+    save_tensors(folder / MODEL_NAME, state, _header(encoder.config, spec))
     config = {
         "skecg_format": FORMAT_VERSION,
         "architecture": encoder.config.architecture,
         "input": spec.to_dict(),
         "encoder": encoder.config.to_dict(),
         "pooling": pooling,
-        "weights_sha256": _sha256(folder / _MODEL),
+        "weights_sha256": _sha256(folder / MODEL_NAME),
         "provenance": dict(provenance),
     }
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    (folder / _CONFIG).write_text(text, encoding="utf-8")
+    (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
     return read_info(folder)
+
+
+def _header(config: EncoderConfig, spec: InputSpec) -> dict[str, str]:
+    """Say in the file of tensors itself what they are, should it be found without its folder."""
+    return {
+        "format": "pt",
+        "skecg_format": str(FORMAT_VERSION),
+        "architecture": config.architecture,
+        "embedding_dim": str(config.dim),
+        "leads": ",".join(spec.leads),
+        "sampling_rate": f"{spec.sampling_rate:g}",
+    }
 
 
 def _check_provenance(provenance: Mapping[str, Any]) -> None:
@@ -200,29 +253,6 @@ def _check_provenance(provenance: Mapping[str, Any]) -> None:
             f"Got provenance that cannot be written as JSON ({error}), expected text, finite numbers, booleans, None, "
             "and lists and dicts of them."
         ) from error
-
-
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise DamagedWeightsError(f"{path} is missing. Delete the folder and fetch the weights again.") from error
-    except (SafetensorError, OSError) as error:
-        raise DamagedWeightsError(
-            f"{path} is no readable safetensors file ({error}). Fetch the weights again."
-        ) from error
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file."""
-    from safetensors.torch import save
-
-    # Its save_file makes files that only their owner can read.
-    path.write_bytes(save(dict(tensors), metadata=dict(metadata)))
 
 
 def _sha256(path: Path) -> str:

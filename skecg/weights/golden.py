@@ -15,12 +15,11 @@ from skecg.encoding import Encoding, encode_windows
 from skecg.errors import DamagedWeightsError
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
-from skecg.weights.folder import WeightsInfo, load_tensors, read_state, save_tensors
+from skecg.weights.folder import GOLDEN_NAME, WeightsInfo, read_state
+from skecg.weights.tensors import load_tensors, save_tensors
 from skecg.windows import prepare
 
 __all__ = ["Verification", "verify_weights", "write_golden"]
-
-_FILE = "golden.safetensors"
 
 #: How far features may be from the golden ones, as a share of their root mean square, in float32 on any machine.
 TOLERANCE = 1e-4
@@ -64,7 +63,7 @@ def write_golden(info: WeightsInfo, encoder: Encoder) -> None:
     microvolts = [_synthetic_microvolts(info.spec, rate, seconds) for rate, seconds in _records_of(info.spec)]
     tensors = {f"microvolts_{i}": torch.from_numpy(x) for i, x in enumerate(microvolts)}
     tensors["features"] = torch.from_numpy(_features(info, encoder, microvolts))
-    save_tensors(info.folder / _FILE, tensors, {"pooling": info.pooling})
+    save_tensors(info.folder / GOLDEN_NAME, tensors, {"pooling": info.pooling})
 
 
 def verify_weights(info: WeightsInfo) -> Verification:
@@ -75,14 +74,21 @@ def verify_weights(info: WeightsInfo) -> Verification:
     DamagedWeightsError
         When the weights or the golden vectors are missing or damaged.
     """
-    tensors = {name: tensor.numpy() for name, tensor in load_tensors(info.folder / _FILE).items()}
+    tensors = {name: tensor.numpy() for name, tensor in load_tensors(info.folder / GOLDEN_NAME).items()}
     if not {"microvolts_0", "microvolts_1", "features"} <= tensors.keys():
-        raise DamagedWeightsError(f"{info.folder / _FILE} holds no golden vectors. Fetch the weights again.")
+        raise DamagedWeightsError(f"{info.folder / GOLDEN_NAME} holds no golden vectors. Fetch the weights again.")
+    for name, (rate, seconds) in zip(("microvolts_0", "microvolts_1"), _records_of(info.spec), strict=True):
+        wanted_shape = (info.spec.n_leads, round(seconds * rate))
+        if tensors[name].shape != wanted_shape or tensors[name].dtype != np.int16:
+            raise DamagedWeightsError(
+                f"{info.folder / GOLDEN_NAME} has {name} of {tensors[name].dtype} {tensors[name].shape}, expected "
+                f"int16 {wanted_shape}. Fetch the weights again."
+            )
     found = _features(info, read_state(info), [tensors["microvolts_0"], tensors["microvolts_1"]])
     wanted = tensors["features"]
     if found.shape != wanted.shape:
         raise DamagedWeightsError(
-            f"{info.folder / _FILE} has features of shape {wanted.shape}, the weights give {found.shape}. "
+            f"{info.folder / GOLDEN_NAME} has features of shape {wanted.shape}, the weights give {found.shape}. "
             "Fetch the weights again."
         )
     error = float(np.abs(found - wanted).max() / np.sqrt(np.mean(np.square(wanted, dtype=np.float64))))

@@ -6,17 +6,19 @@ import difflib
 import functools
 import json
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsNotFoundError
+from skecg.weights.fetching import fetch_weights
 from skecg.weights.folder import WeightsInfo, read_info
 
-__all__ = ["find_weights", "list_models"]
+__all__ = ["find_weights", "list_models", "repository_of"]
 
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
-_HUB_FILES = ["config.json", "model.safetensors", "golden.safetensors", "README.md"]
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def list_models() -> dict[str, dict[str, Any]]:
@@ -65,13 +67,43 @@ def find_weights(model: str | Path, *, revision: str | None = None, local_files_
     if not isinstance(model, str | Path) or not str(model):
         raise ParameterError(f"Got model={model!r}, expected a model's name, a folder, or 'owner/name' on the Hub.")
     registered = _registered(str(model))
-    if registered is not None:
-        return _bundled(*registered)
-    if Path(model).is_dir():
-        return read_info(Path(model))
+    if registered is not None and "repository" in registered[1]:
+        return _published(*registered, revision=revision, local_files_only=local_files_only)
+    if registered is not None or Path(model).is_dir():
+        _refuse_revision(str(model), revision)
+        return _bundled(*registered) if registered is not None else read_info(Path(model))
     if isinstance(model, str) and _HUB_NAME.match(model) and not model.startswith("."):
-        return _from_hub(model, revision, local_files_only)
+        return fetch_weights(model, revision, local_files_only=local_files_only)
     raise WeightsNotFoundError(_unknown_name(str(model)))
+
+
+def _refuse_revision(model: str, revision: str | None) -> None:
+    if revision is not None:
+        raise ParameterError(
+            f"Got revision={revision!r} for {model!r}, which is not on the Hub; expected None. Only 'owner/name' has "
+            "branches, tags and commits."
+        )
+
+
+def _published(name: str, entry: Mapping[str, Any], *, revision: str | None, local_files_only: bool) -> WeightsInfo:
+    """Fetch the weights that a registered name stands for.
+
+    A release of skecg freezes the commit. Another commit, in full, is what an estimator remembers that was fitted with
+    another release; branches and tags are not the name's.
+    """
+    if revision is not None and not _COMMIT.fullmatch(revision):
+        raise ParameterError(
+            f"Got revision={revision!r} for {name!r}, whose commit each release of skecg freezes; expected None. For "
+            f"another revision name the repository: {entry['repository']!r}."
+        )
+    commit = revision or entry["commit"]
+    info = fetch_weights(entry["repository"], commit, local_files_only=local_files_only)
+    if commit == entry["commit"] and info.sha256 != entry["sha256"]:
+        raise DamagedWeightsError(
+            f"{entry['repository']} at commit {commit} is not what this release of skecg knows as {name!r} (sha256 "
+            f"{info.sha256[:16]}…, expected {entry['sha256'][:16]}…). Do not use it; report it."
+        )
+    return info
 
 
 def _registered(name: str) -> tuple[str, dict[str, Any]] | None:
@@ -81,7 +113,7 @@ def _registered(name: str) -> tuple[str, dict[str, Any]] | None:
     return None if entry is None else (name, entry)
 
 
-def _bundled(name: str, entry: dict[str, Any]) -> WeightsInfo:
+def _bundled(name: str, entry: Mapping[str, Any]) -> WeightsInfo:
     info = read_info(Path(str(files("skecg"))) / entry["bundled"])
     if info.sha256 != entry["sha256"]:
         raise DamagedWeightsError(
@@ -91,32 +123,14 @@ def _bundled(name: str, entry: dict[str, Any]) -> WeightsInfo:
     return info
 
 
+def repository_of(model: str) -> str:
+    """Give the repository on the Hub that a registered name stands for; others are repositories themselves."""
+    entry = _registered(model)
+    return str(entry[1]["repository"]) if entry is not None else model
+
+
 def _unknown_name(model: str) -> str:
     known = ["default", *_registry()]
     close = difflib.get_close_matches(model, known, n=1)
     hint = f"Did you mean {close[0]!r}?" if close else f"Known names: {', '.join(known)}."
     return f"Got model={model!r}, which is no known name, no folder and no 'owner/name' on the Hub. {hint}"
-
-
-def _from_hub(repository: str, revision: str | None, local_files_only: bool) -> WeightsInfo:
-    """Download a repository's weights into the Hub library's own cache; all files come from one commit."""
-    from huggingface_hub import errors, snapshot_download
-
-    at = f"{repository} at revision {revision or 'main'}"
-    try:
-        folder = snapshot_download(
-            repository, revision=revision, allow_patterns=_HUB_FILES, local_files_only=local_files_only
-        )
-    except errors.RepositoryNotFoundError as error:
-        raise WeightsNotFoundError(
-            f"The Hub has no repository {repository!r}, or it is private. Check the name; for a private one run "
-            "`hf auth login` or set HF_TOKEN."
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise WeightsNotFoundError(f"The Hub has no {at}. Name a branch, a tag or a commit that exists.") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
-        raise WeightsNotFoundError(
-            f"{at} is not in the local cache and could not be fetched ({type(error).__name__}). Connect to the network "
-            f"once, or run `hf download {repository}` on a machine that has one and pass the folder as model=."
-        ) from error
-    return read_info(folder, revision=Path(folder).name)

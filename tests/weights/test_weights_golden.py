@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import skecg
@@ -109,5 +110,14 @@ def test_the_card_of_trained_weights_does_not_say_untrained(tmp_path):
     assert "untrained" not in card
     assert "license: mit" in card
     assert "# mine" in card
-    assert "- data: PTB-XL" in card
+    assert "Data: PTB-XL." in card
     assert "Research use only" in card
+
+
+@pytest.mark.parametrize("shape", [(0,), (12, 0), (3, 500), (12, 10**6)])
+def test_golden_records_of_another_shape_are_refused(tmp_path, shape):
+    folder = Path(shutil.copytree(FIXTURES / "tiny-temporal", tmp_path / "w"))
+    tensors = load_file(folder / "golden.safetensors")
+    save_file(tensors | {"microvolts_0": torch.zeros(shape, dtype=torch.int16)}, folder / "golden.safetensors")
+    with pytest.raises(DamagedWeightsError, match=r"microvolts_0 of int16 .*, expected int16 \(12, 500\)"):
+        verify_weights(read_info(folder))

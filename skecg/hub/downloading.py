@@ -1,0 +1,126 @@
+"""A model's files into a plain folder, for machines without a network: whole, checked, and with their digests."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skecg.errors import ParameterError
+from skecg.hub.checks import TRAINING_CONFIG
+from skecg.weights.fetching import fetch_optional
+from skecg.weights.folder import CONFIG_NAME, GOLDEN_NAME, MODEL_NAME, read_state
+from skecg.weights.names import find_weights, repository_of
+
+if TYPE_CHECKING:
+    from skecg.weights import WeightsInfo
+
+__all__ = ["Download", "download"]
+
+_WANTED = (CONFIG_NAME, MODEL_NAME, GOLDEN_NAME, "README.md", "LICENSE", TRAINING_CONFIG)
+
+
+@dataclass(frozen=True)
+class Download:
+    """What was put into a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files are.
+    source : str
+        Where they came from.
+    files : tuple of (str, int, str)
+        Name, size in bytes and sha256 of each.
+    licence, data : str
+        What the weights say of their licence and of what they were trained on.
+    """
+
+    folder: Path
+    source: str
+    files: tuple[tuple[str, int, str], ...]
+    licence: str
+    data: str
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _, _ in self.files)
+        lines = [f"{name:<{width}}  {size:>12,} bytes  sha256 {digest}" for name, size, digest in self.files]
+        total = sum(size for _, size, _ in self.files)
+        return "\n".join(
+            [
+                f"{self.source} -> {self.folder}",
+                *lines,
+                f"{len(self.files)} files, {total / 1e6:.1f} MB",
+                f"licence: {self.licence}; trained on: {self.data}",
+                "Research use only. On the other machine: skecg verify FOLDER, and JEPAEmbedder(FOLDER).",
+            ]
+        )
+
+
+def download(model: str, folder: str | Path, *, revision: str | None = None) -> Download:
+    """Put a model's files into a folder.
+
+    Parameters
+    ----------
+    model : str
+        A name of :func:`skecg.list_models`, or ``"owner/name"``.
+    folder : path-like
+        Made when absent; files of these names are replaced.
+    revision : str, optional
+        Branch, tag or commit.
+
+    Returns
+    -------
+    Download
+        Prints as a list of the files.
+
+    Raises
+    ------
+    WeightsError
+        When there is no such model, or it is damaged.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ParameterError(f"Got {str(folder)!r}, which is a file; expected a folder to put weights into.")
+    info = find_weights(model, revision=revision)
+    read_state(info)
+    sources = _sources(model, info)
+    _copy(sources, folder)
+    files = tuple((name, path.stat().st_size, _sha256(folder / name)) for name, path in sources.items())
+    at = f"{model} at commit {info.revision}" if info.revision else model
+    licence, data = (str(info.provenance.get(key, "not recorded")) for key in ("licence", "data"))
+    return Download(folder, at, files, licence, data)
+
+
+def _sources(model: str, info: WeightsInfo) -> dict[str, Path]:
+    """Find the files, fetching those that are not needed for loading."""
+    repository = repository_of(model) if info.revision else None
+    found = {}
+    for name in _WANTED:
+        path: Path | None = info.folder / name
+        if repository is not None and info.revision is not None:
+            path = fetch_optional(repository, name, info.revision)
+        if path is not None and path.is_file():
+            found[name] = path
+    return found
+
+
+def _copy(sources: dict[str, Path], folder: Path) -> None:
+    """Copy all files, then put them into their places: a folder is not left with half a model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
+    try:
+        for name, path in sources.items():
+            shutil.copyfile(path, draft / name)
+        for name in sources:
+            (draft / name).replace(folder / name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

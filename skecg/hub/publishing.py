@@ -1,0 +1,160 @@
+"""Publish weights: one commit with everything that a stranger needs to use, judge and verify them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skecg.errors import ParameterError
+from skecg.hub.checks import TRAINING_CONFIG, check_publishable
+from skecg.hub.licences import data_licences, licence_text, read_licence
+from skecg.hub.results import EvaluatedScore, model_index, read_scores, result_files
+from skecg.hub.uploading import Publication, plan, upload
+from skecg.weights.card import card_text
+from skecg.weights.folder import CONFIG_NAME, GOLDEN_NAME, MODEL_NAME, read_info
+
+if TYPE_CHECKING:
+    from skecg.weights import WeightsInfo
+
+__all__ = ["publish"]
+
+_RESULTS = ".eval_results/skecg_"
+
+
+def publish(
+    folder: str | Path,
+    repository: str,
+    *,
+    private: bool = False,
+    tag: str | None = None,
+    evaluations: Iterable[str | Path] = (),
+    hub_datasets: Mapping[str, str] | None = None,
+    data_licence: Mapping[str, str] | None = None,
+    allow: Iterable[str] = (),
+    dry_run: bool = False,
+    stage: str | Path | None = None,
+) -> Publication:
+    """Publish a weights folder on the Hugging Face Hub.
+
+    One commit holds ``config.json``, ``model.safetensors``, ``golden.safetensors``, the configuration of the training
+    where there is one, a licence, and a card with the scores in its model index. Publishing the same again commits
+    nothing. The folder itself is left as it is.
+
+    Parameters
+    ----------
+    folder : path-like
+        The weights.
+    repository : str
+        ``"owner/name"``; made when it is not there.
+    private : bool, default=False
+        Whether only its owner may see it.
+    tag : str, optional
+        Another name of the commit, such as ``"v1"``.
+    evaluations : iterable of path-like, optional
+        Reports of ``skecg evaluate`` on these weights.
+    hub_datasets : mapping, optional
+        Name of a data set in the reports to its repository on the Hub, for entries of ``.eval_results``.
+    data_licence : mapping, optional
+        Archive of the training data to its licence, where skecg does not know it or is wrong.
+    allow : iterable of {"untrained", "unverified", "incomplete", "dirty", "licence"}, optional
+        What does not keep the weights from being published.
+    dry_run : bool, default=False
+        Whether to say what would be published and send nothing.
+    stage : path-like, optional
+        Folder to write the files into as well, to look at them.
+
+    Returns
+    -------
+    Publication
+        Prints as the list of files and the commit.
+
+    Raises
+    ------
+    PublishError
+        When the weights should not be published as they are, or somebody else committed meanwhile.
+    WeightsError
+        When the folder holds no sound weights.
+    HubAccessError
+        When the token is missing, or does not let its user write there.
+    HubUnreachableError
+        When the Hub cannot be asked.
+    """
+    _check_repository(repository)
+    info = read_info(folder)
+    licences = data_licences(info.provenance, data_licence)
+    scores = read_scores(evaluations, info)
+    waived = tuple(check_publishable(info, licences, allow))
+    files = _files(info, repository, licences, scores, hub_datasets or {})
+    if stage is not None:
+        _write(Path(stage), files)
+    if dry_run:
+        states = plan(repository, files, _RESULTS)
+        return Publication(repository, None, tag, tuple(states), waived)
+    name = info.provenance.get("name", info.folder.name)
+    message = f"Publish {name} (sha256 {info.sha256[:12]})"
+    done = upload(repository, files, message, owned=_RESULTS, private=private, tag=tag)
+    return Publication(done.repository, done.commit, done.tag, done.files, waived)
+
+
+def _check_repository(repository: str) -> None:
+    parts = repository.split("/") if isinstance(repository, str) else []
+    if len(parts) != 2 or not all(parts):
+        raise ParameterError(f"Got repository={repository!r}, expected 'owner/name'.")
+
+
+def _files(
+    info: WeightsInfo,
+    repository: str,
+    licences: Mapping[str, str | None],
+    scores: Sequence[EvaluatedScore],
+    hub_datasets: Mapping[str, str],
+) -> dict[str, bytes]:
+    """Give every file of the commit, by its path there."""
+    files = {name: (info.folder / name).read_bytes() for name in (CONFIG_NAME, MODEL_NAME)}
+    for name in (GOLDEN_NAME, TRAINING_CONFIG, "LICENSE"):
+        if (info.folder / name).is_file():
+            files[name] = (info.folder / name).read_bytes()
+    files.setdefault("LICENSE", licence_text(info.provenance, licences).encode())
+    files["README.md"] = _card(info, repository, licences, scores).encode()
+    return files | result_files(scores, hub_datasets)
+
+
+def _card(
+    info: WeightsInfo, repository: str, licences: Mapping[str, str | None], scores: Sequence[EvaluatedScore]
+) -> str:
+    return card_text(
+        info,
+        repository=repository,
+        data={name: _licence_in_words(licence) for name, licence in licences.items()},
+        scores=[score.for_card() for score in scores],
+        front=_front(info, repository, scores),
+    )
+
+
+def _front(info: WeightsInfo, repository: str, scores: Sequence[EvaluatedScore]) -> str:
+    """Write the card's metadata in the Hub's words."""
+    import yaml
+
+    licence = read_licence(info.provenance.get("licence"))
+    values: dict[str, Any] = {
+        "library_name": "skecg",
+        "pipeline_tag": "feature-extraction",
+        "tags": ["ecg", "electrocardiogram", "self-supervised", "jepa", "scikit-learn"],
+        "license": licence.hub_id if licence else "other",
+    }
+    if licence is None or licence.hub_id == "other":
+        values |= {"license_name": str(info.provenance.get("licence", "unknown")), "license_link": "LICENSE"}
+    index = model_index(str(info.provenance.get("name") or repository), scores)
+    return str(yaml.safe_dump(values | ({"model-index": index} if index else {}), sort_keys=False, allow_unicode=True))
+
+
+def _licence_in_words(name: str | None) -> str:
+    licence = read_licence(name) if name else None
+    return f"[{licence.title}]({licence.url})" if licence else name or "not known"
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)

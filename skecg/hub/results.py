@@ -1,0 +1,177 @@
+"""Scores in the Hub's own forms: the model index of a card, and entries of ``.eval_results``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skecg.errors import ParameterError
+from skecg.weights.card import Score
+
+if TYPE_CHECKING:
+    from skecg.weights import WeightsInfo
+
+__all__ = ["EvaluatedScore", "model_index", "read_scores", "result_files"]
+
+_MEASURES = (("macro_auroc", "macro AUROC", "roc_auc"), ("macro_auprc", "macro AUPRC", "average_precision"))
+
+
+@dataclass(frozen=True)
+class EvaluatedScore:
+    """One number of an evaluation, and what it is of."""
+
+    dataset: str
+    task: str
+    protocol: str
+    measure: str
+    kind: str
+    value: float
+    low: float | None
+    high: float | None
+    level: float
+    n_test: int
+
+    @property
+    def interval(self) -> str:
+        """The interval in words; nothing when there is none."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{self.level:.0%} interval {self.low:.3f} to {self.high:.3f}".replace("%", " %")
+
+    def for_card(self) -> Score:
+        """Give the line that a card shows."""
+        return Score(
+            f"{self.dataset}, {self.task}", self.protocol, self.measure, self.value, self.interval, self.n_test
+        )
+
+
+def read_scores(reports: Iterable[str | Path], info: WeightsInfo) -> list[EvaluatedScore]:
+    """Read what ``skecg evaluate`` wrote of some weights.
+
+    Parameters
+    ----------
+    reports : iterable of path-like
+        Files ``report.json``, or folders with one.
+    info : WeightsInfo
+        The weights whose scores are wanted; a report names weights by their digest.
+
+    Raises
+    ------
+    ParameterError
+        When a file is no report, or has no row of these weights.
+    """
+    scores: list[EvaluatedScore] = []
+    for report in reports:
+        path = Path(report)
+        path = path / "report.json" if path.is_dir() else path
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            scores += _scores(values, _row_of(values["rows"], info, path))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, ParameterError):
+                raise
+            raise ParameterError(
+                f"Got {str(path)!r} as an evaluation, expected a report.json of `skecg evaluate` ({error!r})."
+            ) from error
+    return scores
+
+
+def _row_of(rows: Sequence[Mapping[str, Any]], info: WeightsInfo, path: Path) -> Mapping[str, Any]:
+    for row in rows:
+        if row["kind"] == "model" and f"weights {info.sha256[:12]}" in row["note"]:
+            return row
+    raise ParameterError(
+        f"{path} has no scores of the weights {info.sha256[:12]}… in {info.folder}. Evaluate these weights: "
+        f"`skecg evaluate --model {info.folder}`."
+    )
+
+
+def _scores(report: Mapping[str, Any], row: Mapping[str, Any]) -> list[EvaluatedScore]:
+    """Take the means over labels, with the largest share of the training patients."""
+    largest = row["by_fraction"][-1]
+    found = []
+    for field, measure, kind in _MEASURES:
+        value = largest[field]
+        interval = value if isinstance(value, Mapping) else {"estimate": value, "low": None, "high": None}
+        if interval["estimate"] is None:
+            continue
+        found.append(
+            EvaluatedScore(
+                dataset=str(report["dataset"]["name"]),
+                task=str(report["task"]["name"]),
+                protocol=str(report["protocol"]["name"]),
+                measure=measure,
+                kind=kind,
+                value=round(float(interval["estimate"]), 4),
+                low=interval["low"],
+                high=interval["high"],
+                level=float(report["intervals"]["level"]),
+                n_test=int(report["split"]["n_test"]),
+            )
+        )
+    return found
+
+
+def model_index(name: str, scores: Sequence[EvaluatedScore]) -> list[dict[str, Any]]:
+    """Give the model index of a card, as the Hub wants it; nothing for no scores."""
+    if not scores:
+        return []
+    from huggingface_hub import EvalResult
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
+    results = [
+        EvalResult(
+            task_type="feature-extraction",
+            task_name=f"{score.task}, {score.protocol}",
+            dataset_type=_slug(score.dataset),
+            dataset_name=score.dataset,
+            dataset_split="test",
+            metric_type=score.kind,
+            metric_name=f"{score.measure} ({score.interval})" if score.interval else score.measure,
+            metric_value=score.value,
+        )
+        for score in scores
+    ]
+    return list(eval_results_to_model_index(name, results))
+
+
+def result_files(scores: Sequence[EvaluatedScore], hub_datasets: Mapping[str, str]) -> dict[str, bytes]:
+    """Write ``.eval_results/*.yaml``, one file for each data set that the Hub has.
+
+    Parameters
+    ----------
+    scores : sequence of EvaluatedScore
+    hub_datasets : mapping
+        Name of a data set in the reports to its repository on the Hub. Entries without one would be refused there, and
+        are in the model index alone.
+    """
+    if not any(score.dataset in hub_datasets for score in scores):
+        return {}
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    entries: dict[str, list[EvalResultEntry]] = {}
+    for score in scores:
+        if score.dataset in hub_datasets:
+            notes = f"{score.measure}; {score.protocol}; {score.n_test} test records; {score.interval}".rstrip("; ")
+            entry = EvalResultEntry(
+                dataset_id=hub_datasets[score.dataset],
+                task_id=f"{_slug(score.task)}_{score.kind}",
+                value=score.value,
+                notes=notes,
+            )
+            entries.setdefault(_slug(score.dataset), []).append(entry)
+    return {
+        f".eval_results/skecg_{name}.yaml": yaml.safe_dump(
+            eval_result_entries_to_yaml(found), sort_keys=False, allow_unicode=True
+        ).encode()
+        for name, found in entries.items()
+    }
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "unnamed"
