@@ -5,7 +5,7 @@ OLDEST ?= .venvs/oldest
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test test-oldest lint types docs clean
+.PHONY: demo test test-oldest lint types docs weights clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
@@ -25,6 +25,24 @@ types: $(VENV)/test-installed
 
 docs: $(VENV)/docs-installed
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+# The weights that come with skecg, from the recordings in DATA: about three quarters of an hour on two CPU cores. A run
+# that was interrupted goes on.
+OUT ?= weights_output
+SAMPLE = $(DATA)/ptbxl_zscored_250hz.npz
+CORPORA = ptbxl-standardized=$(SAMPLE) ptbxl-raw=$(DATA)/ptbxl_raw_250hz.npz cinc2020-2021=$(DATA)/cinc2020_2021_mix_250hz.npz \
+	code15-samitrop=$(DATA)/code15_samitrop_250hz.npz ludb=$(DATA)/ludb_500hz.npz cinc2011=$(DATA)/cinc2011_seta_250hz.npz
+SHARES = {"ptbxl-standardized":0.5,"ptbxl-raw":0.05,"cinc2020-2021":0.2,"code15-samitrop":0.1,"ludb":0.1,"cinc2011":0.05}
+
+weights: export OMP_NUM_THREADS = 1
+weights: $(VENV)/test-installed
+	$(BIN)/python -m pretraining pack $(addprefix --corpus ,$(CORPORA)) --out $(OUT)/shards --recipe skecg_default
+	$(BIN)/python -m pretraining train --recipe skecg_default --data $(OUT)/shards --out $(OUT)/run --resume \
+		--probe $(SAMPLE) watch.probe_every=600 'data.weights=$(SHARES)'
+	$(BIN)/python -m pretraining export --run $(OUT)/run --out $(OUT)/skecg-xs --name skecg-xs --licence CC-BY-4.0
+	$(BIN)/skecg evaluate --model $(OUT)/skecg-xs --task superdiagnostic --data $(SAMPLE) --test-fold 9 --out $(OUT)/evaluation
+	$(BIN)/python -m pretraining.bundling $(OUT)/skecg-xs --run $(OUT)/run --evaluation $(OUT)/evaluation \
+		--notes pretraining/recipes/skecg_default.md
 
 clean:
 	rm -rf $(VENV) $(OLDEST) docs/_build docs/gallery docs/api/generated demo_output dist

@@ -188,12 +188,14 @@ def _train(arguments: argparse.Namespace) -> None:
     for option in ("data", "out"):
         if getattr(arguments, option) is None:
             raise ParameterError(f"Got no --{option}, expected a folder. See python -m pretraining train --help.")
+    from pretraining.engine import let_go
     from pretraining.shards import open_shards
     from pretraining.trainer import Trainer
 
     shards = open_shards(arguments.data)
     probe = _open_probe(arguments.probe) if arguments.probe else None
     Trainer(config, shards, arguments.out, resume=arguments.resume, probe=probe, device=arguments.device).train()
+    let_go()
 
 
 def _print_recipes() -> None:

@@ -120,19 +120,29 @@ class ObjectiveConfig(_Part):
     target_norm : {"none", "layer", "centre"}
         The target encoder's tokens as they are; through a further layer norm without weights (Kim); or less their mean
         over the batch at each position.
+    predict_weight : float
+        Weight of the prediction of masked tokens; with 0 only the other terms are left, for comparison.
     sigreg_weight : float
         Weight of SIGReg on the context encoder's pooled tokens; 0 leaves it out.
+    describe_weight : float
+        Weight of the squared error of the recording's label-free descriptors (:mod:`pretraining.descriptors`),
+        predicted from the visible tokens; 0 leaves it out.
     """
 
     loss: str = "l1"
     target_norm: str = "none"
+    predict_weight: float = 1.0
     sigreg_weight: float = 0.0
+    describe_weight: float = 0.0
 
     def __post_init__(self) -> None:
         _require(self.loss in ("l1", "smooth_l1"), "objective.loss", self.loss, "'l1' or 'smooth_l1'")
         norms = ("none", "layer", "centre")
         _require(self.target_norm in norms, "objective.target_norm", self.target_norm, f"one of {norms}")
-        _require(self.sigreg_weight >= 0, "objective.sigreg_weight", self.sigreg_weight, "0 or more")
+        weights = {name: getattr(self, name) for name in ("predict_weight", "sigreg_weight", "describe_weight")}
+        for name, weight in weights.items():
+            _require(weight >= 0, f"objective.{name}", weight, "0 or more")
+        _require(any(weights.values()), "objective's weights", tuple(weights.values()), "one that is not 0")
 
 
 @dataclass(frozen=True)
@@ -291,6 +301,9 @@ class PretrainConfig:
         What exported weights name as their pooling.
     export_encoder : {"target", "context"}
         Which of the two encoders is exported: the average, or the one that was trained.
+    export_blocks : int
+        How many of its blocks, from the first; 0 for all. The last blocks learn what the objective asks for, and
+        features from before them can be the better ones.
     """
 
     name: str
@@ -306,10 +319,13 @@ class PretrainConfig:
     watch: WatchConfig = field(default_factory=WatchConfig)
     pooling: str = "mean"
     export_encoder: str = "target"
+    export_blocks: int = 0
 
     def __post_init__(self) -> None:
         exported = ("target", "context")
         _require(self.export_encoder in exported, "export_encoder", self.export_encoder, f"one of {exported}")
+        depth = self.encoder.depth
+        _require(0 <= self.export_blocks <= depth, "export_blocks", self.export_blocks, f"0 to {depth}")
         same = (self.encoder.n_leads, self.encoder.window_samples) == (self.input.n_leads, self.input.window_samples)
         _require(same, "encoder", self.encoder, f"{self.input.n_leads} leads of {self.input.window_samples} samples")
         if self.masks.kind == "blocks":
@@ -319,7 +335,7 @@ class PretrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain JSON values."""
         found: dict[str, Any] = {"name": self.name, "architecture": self.encoder.architecture, "pooling": self.pooling}
-        found["export_encoder"] = self.export_encoder
+        found |= {"export_encoder": self.export_encoder, "export_blocks": self.export_blocks}
         for part in fields(self):
             value = getattr(self, part.name)
             if hasattr(value, "to_dict"):

@@ -7,6 +7,7 @@ of them: the loop calls it and reads the same with one process and with many.
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import os
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from skecg.devices import resolve_device
 from skecg.encoders.blocks import Block
 from skecg.errors import ParameterError, SkecgError
 
-__all__ = ["Engine", "NaiveAttention", "open_engine", "resolve_training_precision"]
+__all__ = ["Engine", "NaiveAttention", "let_go", "open_engine", "resolve_training_precision"]
 
 T = TypeVar("T")
 _BACKENDS = {"cuda": "nccl", "cpu": "gloo"}
@@ -207,6 +208,15 @@ class Engine:
     ) -> None:
         if self.opened_group:
             dist.destroy_process_group()
+
+
+def let_go() -> None:
+    """Free what no name holds any more, and with it the threads of a group of processes that is closed.
+
+    Models and their hooks hold the group in cycles. Where it lives on to the end of Python, a thread of it that still
+    lets go of a tensor there brings the process down with SIGABRT, after everything was done well.
+    """
+    gc.collect()
 
 
 class NaiveAttention(TorchFunctionMode):

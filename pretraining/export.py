@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretraining.checkpoints import load_checkpoint, saved_steps
+from pretraining.checkpoints import load_checkpoint, saved_steps, write_json
+from pretraining.code_state import read_code
 from pretraining.config import PretrainConfig
+from pretraining.exported import exported_encoder
 from pretraining.journal import read_journal
 from skecg import __version__
-from skecg.encoders import build_encoder
 from skecg.errors import ParameterError
 from skecg.weights import read_info, save_encoder
 
@@ -72,6 +73,8 @@ def export(
     known = _provenance(run, state, config, kind)
     known |= {"name": name or config.name, "model": f"./{out.name}"} | ({"licence": licence} if licence else {})
     save_encoder(out, _encoder(state["model"], config, kind), config.input, pooling=config.pooling, **known)
+    # `skecg publish` wants it beside the weights.
+    write_json(out / "training_config.json", config.to_dict())
     return read_info(out)
 
 
@@ -111,10 +114,7 @@ def _best_step(state: Mapping[str, Any]) -> int | None:
 def _encoder(tensors: Mapping[str, Any], config: PretrainConfig, kind: str) -> Encoder:
     """Build one of the two encoders from the tensors of the whole model."""
     prefix = f"{kind}_encoder."
-    own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-    built = build_encoder(config.encoder)
-    built.load_state_dict(own, strict=True)
-    return built.eval().requires_grad_(False)
+    return exported_encoder({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}, config)
 
 
 def _provenance(run: Path, state: Mapping[str, Any], config: PretrainConfig, kind: str) -> dict[str, Any]:
@@ -126,6 +126,7 @@ def _provenance(run: Path, state: Mapping[str, Any], config: PretrainConfig, kin
         "trained": step > 0,
         "recipe": config.name,
         "which_encoder": kind,
+        "blocks": f"{config.export_blocks or config.encoder.depth} of {config.encoder.depth}",
         "steps": step,
         "records_seen": seen,
         "seed": config.run.seed,
@@ -134,6 +135,8 @@ def _provenance(run: Path, state: Mapping[str, Any], config: PretrainConfig, kin
     if config.data.lead_dropout:
         known["lead_dropout"] = config.data.lead_dropout
     known |= _data(run / "data.json", state)
+    code = read_code(run)
+    known |= {"code": code} if code else {}
     gauges = _last_gauges(run, step)
     if gauges:
         known["gauges"] = gauges

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import torch
+
 from pretraining.config import PretrainConfig
 from pretraining.masks import Masks, draw_masks
+from pretraining.objectives.describing import Described
 from pretraining.sampling import Batch, draw_batch
 
 if TYPE_CHECKING:
+    from pretraining.descriptors import Descriptors
     from pretraining.shards import ShardSet
 
 __all__ = ["Feed", "Part", "draw_part"]
@@ -23,17 +27,26 @@ __all__ = ["Feed", "Part", "draw_part"]
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a step's batch: the records at some places, still int16 and on the host, and their masks."""
+    """A part of a step's batch: the records at some places, still int16 and on the host, and what goes with them."""
 
     positions: range
     batch: Batch
     masks: list[Masks]
+    described: Described | None = None
 
 
-def draw_part(config: PretrainConfig, shards: ShardSet, step: int, positions: range) -> Part:
-    """Draw the records at some places of a step's batch, and their masks."""
+def draw_part(
+    config: PretrainConfig, shards: ShardSet, step: int, positions: range, descriptors: Descriptors | None = None
+) -> Part:
+    """Draw the records at some places of a step's batch, and their masks, and look up what describes them."""
     masks = draw_masks(config.masks, config.encoder.n_patches, positions, seed=config.run.seed, step=step)
-    return Part(positions, draw_batch(shards, config, step, positions), masks)
+    batch = draw_batch(shards, config, step, positions)
+    return Part(positions, batch, masks, None if descriptors is None else _describe(batch, descriptors))
+
+
+def _describe(batch: Batch, descriptors: Descriptors) -> Described:
+    weights = descriptors.is_known[batch.rows][:, None] * descriptors.importance
+    return Described(torch.from_numpy(descriptors.values[batch.rows]), torch.from_numpy(weights))
 
 
 class Feed:
@@ -45,10 +58,18 @@ class Feed:
     shards : ShardSet
     positions : list of range
         Places of the parts in the batch of a step.
+    descriptors : Descriptors, optional
+        Of the rows of the shards, where the objective asks for them.
     """
 
-    def __init__(self, config: PretrainConfig, shards: ShardSet, positions: list[range]) -> None:
-        self._config, self._shards, self._positions = config, shards, positions
+    def __init__(
+        self,
+        config: PretrainConfig,
+        shards: ShardSet,
+        positions: list[range],
+        descriptors: Descriptors | None = None,
+    ) -> None:
+        self._config, self._shards, self._positions, self._descriptors = config, shards, positions, descriptors
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
         self._drawn: dict[tuple[int, int], Future[Part]] = {}
 
@@ -65,7 +86,9 @@ class Feed:
         return self._drawn.pop((step, number), None) or self._submit(step, number)
 
     def _submit(self, step: int, number: int) -> Future[Part]:
-        return self._thread.submit(draw_part, self._config, self._shards, step, self._positions[number])
+        return self._thread.submit(
+            draw_part, self._config, self._shards, step, self._positions[number], self._descriptors
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skecg.datasets import LabelledECGs, read_packed
 from skecg.errors import ParameterError, ShapeError
-from skecg.records import ECGRecord, as_millivolts
+from skecg.records import ECGRecord
 
 if TYPE_CHECKING:
     from skecg.encoders import Encoder
@@ -29,8 +30,6 @@ SUPERCLASSES = ("CD", "HYP", "MI", "NORM", "STTC")
 
 # PTB-XL's own split: folds 9 and 10 are for validation and test, and are left for whoever judges the run.
 _TRAIN_FOLDS, _TEST_FOLDS = (1, 2, 3, 4, 5, 6, 7), (8,)
-# Records scaled to unit deviation are given the usual one (mV).
-_USUAL_DEVIATION_MV = 0.2
 # Strong enough for twice the width of an encoder on some hundred records; features are standardized before.
 _INVERSE_STRENGTH = 0.01
 
@@ -174,9 +173,7 @@ def load_labelled(
     Parameters
     ----------
     path : path-like
-        Holds ``signals`` (n, n_leads, n_samples), ``lsb`` and ``units`` (mV a step when absent), ``fs``, ``leads``,
-        ``super_class`` (names separated by ``,`` or ``;``) and ``strat_fold``. Signals whose unit is the lead's
-        standard deviation are scaled to 0.2 mV, limb leads by ``limb_sigma_rel`` where it is there.
+        A packed file (:func:`skecg.datasets.read_packed`) with ``super_class`` and ``strat_fold``.
     train_folds, test_folds : collection of int
         By default 1 to 7 and 8.
     classes : sequence of str
@@ -189,23 +186,29 @@ def load_labelled(
     Raises
     ------
     ParameterError
-        When the file is not there or lacks an entry.
+        When the file is not there, or has no labels or folds.
+    DamagedRecordError
+        When it is no packed file.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise ParameterError(f"Got {str(path)!r} for the probe's records, which is no file.")
-    with np.load(path, allow_pickle=False) as data:
-        lacking = [name for name in ("signals", "fs", "leads", "super_class", "strat_fold") if name not in data.files]
-        if lacking:
-            raise ParameterError(f"{path} lacks {', '.join(lacking)}; the probe needs signals, labels and folds.")
-        folds = np.asarray(data["strat_fold"])
-        rows = np.flatnonzero(np.isin(folds, [*train_folds, *test_folds]))
-        signals, rate, leads = _as_millivolts(data, rows), float(data["fs"]), data["leads"].astype(str).tolist()
-        names = [set(str(text).replace(";", ",").split(",")) for text in data["super_class"][rows]]
-    records = [ECGRecord(signal, rate, leads) for signal in signals]
-    labels = np.array([[name in found for name in classes] for found in names], dtype=np.int64)
-    parts = [np.flatnonzero(np.isin(folds[rows], list(part))) for part in (train_folds, test_folds)]
-    return Labelled(records, labels, parts[0], parts[1], tuple(classes))
+    packed = read_packed(path)
+    names = [{code.removeprefix("super:") for code in codes if code.startswith("super:")} for codes in packed.codes]
+    if not any(names) or not packed.folds.any():
+        raise ParameterError(f"{path} lacks super_class or strat_fold; the probe needs signals, labels and folds.")
+    rows = np.flatnonzero(np.isin(packed.folds, [*train_folds, *test_folds]))
+    labels = np.array([[name in names[row] for name in classes] for row in rows], dtype=np.int64)
+    parts = [np.flatnonzero(np.isin(packed.folds[rows], list(part))) for part in (train_folds, test_folds)]
+    return Labelled([_record(packed, row) for row in rows.tolist()], labels, parts[0], parts[1], tuple(classes))
+
+
+def _record(packed: LabelledECGs, row: int) -> ECGRecord:
+    record = packed.records[row]
+    if isinstance(record, ECGRecord):
+        return record
+    assert packed.sampling_rate is not None
+    assert packed.leads is not None
+    return ECGRecord(record, packed.sampling_rate, packed.leads)
 
 
 def synthetic_labelled(n_records: int = 400, *, sampling_rate: float = 250.0, seed: int = 0) -> Labelled:
@@ -243,19 +246,6 @@ def synthetic_labelled(n_records: int = 400, *, sampling_rate: float = 250.0, se
 def _some(rows: NDArray[np.int64], n_kept: int) -> NDArray[np.int64]:
     """Pick rows at random, always the same ones."""
     return np.sort(np.random.default_rng(0).permutation(rows)[:n_kept])
-
-
-def _as_millivolts(data: Any, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Give the signals of some rows in millivolts."""
-    step = np.float32(data["lsb"]) if "lsb" in data.files else np.float32(1)
-    units = str(data["units"]) if "units" in data.files else "mV"
-    signals = data["signals"][rows].astype(np.float32) * step
-    if "deviation" not in units:
-        return as_millivolts(signals, units)
-    signals *= np.float32(_USUAL_DEVIATION_MV)
-    if "limb_sigma_rel" in data.files:
-        signals[:, :6] *= data["limb_sigma_rel"][rows][:, :, None]
-    return signals
 
 
 def _auroc(

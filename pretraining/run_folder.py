@@ -1,4 +1,4 @@
-"""A run's folder: ``config.json``, ``data.json``, ``journal.jsonl`` and ``checkpoints/``; begun once, resumed strictly.
+"""A run's folder: what it is, its data, code, journal and checkpoints; begun once, resumed strictly.
 
 A run goes on only as what it was: the same configuration and the same data. What else differs is said.
 """
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pretraining.checkpoints import CheckpointError, latest, write_json
+from pretraining.code_state import record_code
 from pretraining.config import PretrainConfig
 from skecg.errors import ParameterError
 
@@ -50,6 +51,7 @@ def open_run_folder(out: Path, config: PretrainConfig, shards: ShardSet, *, resu
         checkpoints_of(out).mkdir(parents=True, exist_ok=True)
         write_json(out / "config.json", config.to_dict())
         write_json(out / "data.json", describe_data(shards))
+    record_code(out)
     return step
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pretraining.checkpoints import load_checkpoint, mark_best, save_checkpoint
 from pretraining.config import PretrainConfig
+from pretraining.descriptors import Descriptors, read_descriptors, write_descriptors
 from pretraining.engine import open_engine
 from pretraining.feed import Feed, Part
 from pretraining.fsdp import load_optimizer_, whole
@@ -99,6 +100,7 @@ class Trainer:
             load_optimizer_(self.optimizer, state["optimizer"])
         self.step: int = state["step"]
         self.last_loss: float | None = state["last_loss"]
+        self.descriptors = self._describe()
         self.watch = Watch(config, shards, self.engine, None, probe, [*state["gauges"]], [*state["probe"]["history"]])
 
     def train(self) -> None:
@@ -111,13 +113,21 @@ class Trainer:
         Collapse
             When the features have collapsed and ``watch.stop_on_collapse`` is set; everything is saved before.
         """
-        with self.engine, StopRequest() as stop, Feed(self.config, self.shards, self.engine.positions()) as feed:
+        feeding = Feed(self.config, self.shards, self.engine.positions(), self.descriptors)
+        with self.engine, StopRequest() as stop, feeding as feed:
             try:
                 self._begin()
                 self._loop(stop, feed)
             finally:
                 if self.watch.journal is not None:
                     self.watch.journal.close()
+
+    def _describe(self) -> Descriptors | None:
+        """Describe the records where the objective asks for it; the first process does, and all read what it wrote."""
+        if not self.config.objective.describe_weight:
+            return None
+        self.engine.on_first(lambda: write_descriptors(self.shards))
+        return read_descriptors(self.shards)
 
     def _begin(self) -> None:
         """Open the journal, say how the run begins, and measure what is not trained yet."""
@@ -159,25 +169,26 @@ class Trainer:
         norm = clip_gradients_(self.model, config.optim.gradient_clip)
         mean = torch.stack(losses).mean(dim=0)
         found = self.engine.gather(torch.cat([mean, norm[None], norm.new_tensor([float(bool(stop))])]))
-        self._refuse_non_finite([values[0] for values in found], found[0][3])
+        self._refuse_non_finite([values[0] for values in found], found[0][len(Loss._fields)])
         self.optimizer.step()
         self.optimizer.zero_grad()
         if not config.ema.before_step:
             self.model.update_target_(momentum(config, step))
         self.step += 1
-        total, prediction, sigreg, norm_value, asked = (sum(values) / len(found) for values in zip(*found, strict=True))
-        self.last_loss = total
+        *parts, norm_value, asked = (sum(values) / len(found) for values in zip(*found, strict=True))
+        self.last_loss = parts[0]
         slices = visible / (config.run.accumulation * config.masks.masks_per_target)
         seconds = time.perf_counter() - begun
-        return Taken(self.step, total, prediction, sigreg, norm_value, seconds, slices, asked > 0)
+        return Taken(self.step, Loss(*parts), norm_value, seconds, slices, asked > 0)
 
     def _learn_from(self, part: Part, *, is_last: bool) -> Tensor:
-        """Add up the gradients of a part of the batch; give its loss and the loss's parts (3,)."""
+        """Add up the gradients of a part of the batch; give its loss and the loss's parts (4,)."""
         values = to_values(part.batch, self.config, self.engine.device)
         masks = [mask.to(self.engine.device) for mask in part.masks]
+        described = None if part.described is None else part.described.to(self.engine.device)
         with self.engine.joining(self.called, is_last=is_last):
             with self.depth.active(self.step, part.positions), self.engine.computing():
-                loss: Loss = self.called(values, masks, self._directions())
+                loss: Loss[Tensor] = self.called(values, masks, self._directions(), described)
             (loss.total / self.config.run.accumulation).backward()
         return torch.stack([value.detach().float() for value in loss])
 

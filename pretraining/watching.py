@@ -10,10 +10,11 @@ from torch import Tensor
 
 from pretraining.config import PretrainConfig
 from pretraining.engine import Engine
+from pretraining.exported import exported_encoder
 from pretraining.feed import draw_part
 from pretraining.flops import flops_per_record, pace
 from pretraining.gauges import Gauges, collapse_reason, memory_gib
-from pretraining.objectives.jepa import Jepa
+from pretraining.objectives.jepa import Jepa, Loss
 from pretraining.replicas import whole_model
 from pretraining.sampling import to_values
 from pretraining.schedules import learning_rate, momentum, weight_decay
@@ -38,7 +39,7 @@ class Taken:
     ----------
     step : int
         Steps done with it.
-    loss, prediction, sigreg : float
+    loss : Loss
         Means over the batch of the step.
     gradient_norm : float
         Before clipping.
@@ -50,9 +51,7 @@ class Taken:
     """
 
     step: int
-    loss: float
-    prediction: float
-    sigreg: float
+    loss: Loss[float]
     gradient_norm: float
     seconds: float
     visible_slices: float
@@ -124,15 +123,18 @@ class Watch:
             share * len(recent), seconds, flops_per_record(config, visible), self.engine.device, self.engine.precision
         )
         line = {
-            "loss": sum(step.loss for step in recent) / len(recent),
+            "loss": sum(step.loss.total for step in recent) / len(recent),
             "gradient_norm": taken.gradient_norm,
             "lr": learning_rate(config, taken.step - 1),
             "weight_decay": weight_decay(config, taken.step - 1),
             "momentum": momentum(config, taken.step - 1),
             "memory_gib": memory_gib(self.engine.device),
         }
-        if config.objective.sigreg_weight:
-            line |= {"prediction": taken.prediction, "sigreg": taken.sigreg}
+        parts = {"sigreg": taken.loss.sigreg} if config.objective.sigreg_weight else {}
+        if config.objective.describe_weight:
+            parts["description"] = taken.loss.description
+        if parts:
+            line |= {"prediction": taken.loss.prediction, **parts}
         speed["records_per_second"] *= self.engine.world_size
         return line | speed
 
@@ -169,12 +171,13 @@ class Watch:
         return reason
 
     def _score(self, step: int, model: Jepa | None) -> float:
-        """Score the target encoder with the probe."""
+        """Score the target encoder, as it would be exported, with the probe."""
         assert model is not None
         assert self.journal is not None
         assert self.probe is not None
         begun = time.perf_counter()
-        found = self.probe.score(model.target_encoder, self.config.input)
+        encoder = exported_encoder(model.target_encoder.state_dict(), self.config).to(self.engine.device)
+        found = self.probe.score(encoder, self.config.input)
         self.journal.write(step, found | {"probe_seconds": time.perf_counter() - begun})
         return found["probe"]
 

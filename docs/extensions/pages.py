@@ -117,7 +117,7 @@ def _recipe(name: str) -> tuple[str, ...]:
         f"{encoder.architecture}, {encoder.dim} wide, {encoder.depth} blocks, {_n_millions(config)} million",
         f"{config.input.n_leads} leads, {config.input.sampling_rate:g} Hz, {encoder.n_patches} slices",
         f"{times}{low:.3g} to {high:.3g}, {masks.kind}",
-        config.objective.loss + norm,
+        config.objective.loss + norm + (", descriptions" if config.objective.describe_weight else ""),
         f"{config.run.batch_size} × {config.run.steps:,}",
         f"{optim.lr:g}",
         f"{ema.start:g} to {ema.end:g}",

@@ -137,6 +137,31 @@ TROUBLES = [
     ),
     Trouble("WeightsNotFoundError", "JEPAEmbedder('untraind-temporal').fit(records)", "``skecg models`` lists names."),
     Trouble(
+        "HubUnreachableError",
+        "JEPAEmbedder('someone/ecg-encoder', local_files_only=True).fit(records)",
+        "Fetch the weights where there is a network, and carry the folder: see :doc:`hub`.",
+    ),
+    Trouble(
+        "HubAccessError",
+        "from skecg.hub import publish\n\npublish('my-weights', 'someone/ecg-encoder', allow=['untrained'])",
+        "Log in with a token of your account on the Hub. Loading public weights takes none.",
+        before="import sys, types\nimport huggingface_hub\n"
+        "hidden = {'huggingface_hub': huggingface_hub}\n"
+        "sys.modules['huggingface_hub'] = types.ModuleType('huggingface_hub')\n"
+        "sys.modules['huggingface_hub'].get_token = lambda: None\n"
+        "sys.modules['huggingface_hub'].HfApi = None",
+    ),
+    Trouble(
+        "ForeignRepositoryError",
+        "from skecg.hub import load_pipeline\n\nload_pipeline('./my-weights')",
+        "Weights and pipelines are two things: weights go to ``JEPAEmbedder``, whatever is neither cannot be loaded.",
+    ),
+    Trouble(
+        "PublishError",
+        "from skecg.hub import publish\n\npublish('my-weights', 'someone/ecg-encoder', dry_run=True)",
+        "Mend what is named, or allow it by its name: see :doc:`hub`.",
+    ),
+    Trouble(
         "DamagedWeightsError",
         "skecg.load_encoder('cut-weights')",
         "Fetch the folder again. Weights are never loaded in part.",
@@ -202,6 +227,18 @@ TROUBLES = [
         "from skecg.splits import warn_of_shared_patients\n\n"
         "warn_of_shared_patients(5, X, y, patients=np.arange(len(X)) // 4)",
         "Split by patients: see :doc:`caching`.",
+    ),
+    Trouble(
+        "DatasetNotFoundError",
+        "skecg.datasets.fetch_ludb('data', download_if_missing=False)",
+        "Let it be downloaded, or pass the folder of the copy itself.",
+        before="import skecg.datasets",
+    ),
+    Trouble(
+        "DownloadError",
+        "skecg.datasets.fetch_ludb('data', base_url='http://localhost:9/', n_retries=0, verbose=0)",
+        "Whatever came in is kept: run the same again when there is a connection, or copy the data set by other means.",
+        before="import skecg.datasets",
     ),
     Trouble(
         "CacheWarning",

@@ -16,18 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretraining.corpora.corpus import KEPT_OUT_FOLDS, UNKNOWN_FOLD, Corpus, Item, keep_folds_out
+from skecg.datasets.amplitudes import STANDARDIZED, TYPICAL_MV, millivolts_a_step
 from skecg.errors import DamagedRecordError, InputError, RecordReadError, SkecgError, UnitsError
-from skecg.leads import LIMB_COEFFICIENTS, canonical_leads
+from skecg.leads import canonical_leads
 from skecg.records import MILLIVOLTS_PER_UNIT, ECGRecord
 
-__all__ = ["STANDARDIZED", "TYPICAL_MV", "ArrayReader", "is_packed_array", "millivolts_a_step", "open_arrays"]
+__all__ = ["ArrayReader", "is_packed_array", "open_arrays"]
 
 _NEEDED = ("signals", "lsb", "units", "fs", "leads")
-#: The unit of recordings whose leads were each divided by their own standard deviation.
-STANDARDIZED = "per-lead standard deviation"
-#: Standard deviations (mV) that such leads are given back: medians over 81 PTB-XL recordings, filtered to 0.5-40 Hz;
-#: for the limb leads that of the root mean square over the six.
-TYPICAL_MV = {"limb": 0.118, "V1": 0.147, "V2": 0.262, "V3": 0.262, "V4": 0.228, "V5": 0.212, "V6": 0.173}
 
 
 def is_packed_array(path: Path) -> bool:
@@ -58,7 +54,7 @@ def open_arrays(name: str, path: Path, *, kept_out_folds: Sequence[int] = KEPT_O
     DamagedRecordError
         When keys are missing, or do not have one value a recording.
     UnitsError
-        When the unit is neither one of voltage nor :data:`STANDARDIZED`.
+        When the unit is neither one of voltage nor :data:`~skecg.datasets.amplitudes.STANDARDIZED`.
     """
     with _open(path) as file:
         lacking = [key for key in _NEEDED if key not in file.files]
@@ -74,34 +70,6 @@ def open_arrays(name: str, path: Path, *, kept_out_folds: Sequence[int] = KEPT_O
             raise DamagedRecordError(f"Got {len(values)} {key} in {path}, expected one for each of {n_records} rows.")
     kept, left_out = keep_folds_out(_items(name, n_records, columns), kept_out_folds)
     return Corpus(name, kept, ArrayReader(path), left_out, _notes(name, units))
-
-
-def millivolts_a_step(units: str, lsb: float, leads: Sequence[str], limb_ratios: Any = None) -> NDArray[np.float32]:
-    """Say how many millivolts one step of each lead is.
-
-    Parameters
-    ----------
-    units : str
-        A unit of voltage, or :data:`STANDARDIZED`.
-    lsb : float
-        Size of one step in that unit.
-    leads : sequence of str of length n_leads
-        Canonical names.
-    limb_ratios : array-like of shape (6,), optional
-        The limb leads' standard deviations over that of one of them, in canonical order, where they are known.
-
-    Returns
-    -------
-    ndarray of shape (n_leads, 1), float32
-        A standardized lead is given the standard deviation that is typical of it (:data:`TYPICAL_MV`); limb leads the
-        typical one of the six together, shared out by their ratios.
-    """
-    if units != STANDARDIZED:
-        return np.full((len(leads), 1), lsb * MILLIVOLTS_PER_UNIT[units.strip().lower()], dtype=np.float32)
-    ratios = np.ones(6) if limb_ratios is None else np.asarray(limb_ratios, dtype=np.float64)
-    limb = ratios / np.sqrt(np.square(ratios).mean()) * TYPICAL_MV["limb"]
-    typical = {**TYPICAL_MV, **dict(zip(LIMB_COEFFICIENTS, limb, strict=True))}
-    return np.array([[lsb * typical.get(lead, TYPICAL_MV["limb"])] for lead in leads], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -125,7 +93,7 @@ def _read_row(arrays: Mapping[str, NDArray[Any]], row: int, source: str) -> ECGR
     names = arrays["leads"] if arrays["leads"].ndim == 1 else arrays["leads"][row]
     leads = canonical_leads([str(lead) for lead in names])
     ratios = arrays["limb_sigma_rel"][row] if "limb_sigma_rel" in arrays else None
-    scale = millivolts_a_step(str(arrays["units"]), float(arrays["lsb"]), leads, ratios)
+    scale = millivolts_a_step(str(arrays["units"]), float(arrays["lsb"]), leads, ratios).astype(np.float32)
     valid = int(arrays["valid_len"][row]) if "valid_len" in arrays else arrays["signals"].shape[-1]
     signal = arrays["signals"][row, :, :valid].astype(np.float32) * scale
     return ECGRecord(signal, float(arrays["fs"]), leads, source)

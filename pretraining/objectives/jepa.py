@@ -6,7 +6,7 @@ Shapes: B windows, L leads, T samples, N tokens, K visible and M masked slices o
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pretraining.config import PretrainConfig
 from pretraining.masks import Masks
+from pretraining.objectives.describing import Described, Describer, description_loss
 from pretraining.objectives.sigreg import sigreg
 from pretraining.predictor import build_predictor
 from skecg.encoders import Encoder, build_encoder
@@ -21,13 +22,16 @@ from skecg.encoders.interface import gather_tokens
 
 __all__ = ["Jepa", "Loss"]
 
+T = TypeVar("T", Tensor, float)
 
-class Loss(NamedTuple):
-    """What a step minimizes, and its parts; each a scalar."""
 
-    total: Tensor
-    prediction: Tensor
-    sigreg: Tensor
+class Loss(NamedTuple, Generic[T]):
+    """What a step minimizes, and its parts before they are weighted; each a scalar."""
+
+    total: T
+    prediction: T
+    sigreg: T
+    description: T
 
 
 class Jepa(nn.Module):
@@ -43,10 +47,18 @@ class Jepa(nn.Module):
         super().__init__()
         self.config = config
         self.context_encoder: Encoder = build_encoder(config.encoder)
-        self.predictor = build_predictor(config)
+        # Frozen where nothing is predicted: processes would wait for its gradients.
+        self.predictor = build_predictor(config).requires_grad_(config.objective.predict_weight > 0)
+        self.describer = Describer(config.encoder.dim) if config.objective.describe_weight else None
         self.target_encoder: Encoder = copy.deepcopy(self.context_encoder).requires_grad_(False)
 
-    def forward(self, values_BLT: Tensor, masks: list[Masks], generator: torch.Generator | None = None) -> Loss:
+    def forward(
+        self,
+        values_BLT: Tensor,
+        masks: list[Masks],
+        generator: torch.Generator | None = None,
+        described: Described | None = None,
+    ) -> Loss[Tensor]:
         """Compare predictions with targets.
 
         Parameters
@@ -57,23 +69,29 @@ class Jepa(nn.Module):
             One or several masks of the same windows; one pass of the target encoder serves them all.
         generator : torch.Generator, optional
             Of SIGReg's directions; needed when its weight is not 0.
+        described : Described, optional
+            What describes the windows; without it descriptions are left out of the loss.
 
         Returns
         -------
         Loss
         """
-        targets_BND = self.targets(values_BLT)
-        losses, pooled = [], []
+        weights = self.config.objective
+        targets_BND = self.targets(values_BLT) if weights.predict_weight else None
+        losses, pooled, descriptions = [], [], []
         for mask in masks:
             context = self.context_encoder(values_BLT, visible_BK=mask.context)
             context = context[:, self.context_encoder.num_registers :]
-            predicted = self.predictor(context, mask)
-            wanted = gather_tokens(targets_BND, self._token_numbers(mask.target))
-            losses.append(self._distance(predicted, wanted))
+            losses.append(self._prediction_loss(context, targets_BND, mask))
             pooled.append(context.mean(dim=1))
+            if self.describer is not None and described is not None:
+                descriptions.append(description_loss(self.describer(context), described))
         prediction = torch.stack(losses).mean()
         penalty = self._sigreg(pooled, generator, prediction)
-        return Loss(prediction + self.config.objective.sigreg_weight * penalty, prediction, penalty)
+        description = torch.stack(descriptions).mean() if descriptions else torch.zeros_like(prediction)
+        total = weights.predict_weight * prediction + weights.sigreg_weight * penalty
+        total = total + weights.describe_weight * description
+        return Loss(total, prediction, penalty, description)
 
     @torch.no_grad()
     def targets(self, values_BLT: Tensor) -> Tensor:
@@ -91,6 +109,14 @@ class Jepa(nn.Module):
         """Move the target encoder towards the context encoder: momentum times itself and the rest of the other."""
         torch._foreach_lerp_(
             list(self.target_encoder.parameters()), list(self.context_encoder.parameters()), 1.0 - momentum
+        )
+
+    def _prediction_loss(self, context: Tensor, targets_BND: Tensor | None, mask: Masks) -> Tensor:
+        """Compare the predicted tokens with the targets; 0 where the objective does without."""
+        if targets_BND is None:
+            return context.new_zeros((), dtype=torch.float32)
+        return self._distance(
+            self.predictor(context, mask), gather_tokens(targets_BND, self._token_numbers(mask.target))
         )
 
     def _distance(self, predicted: Tensor, wanted: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ import pytest
 from small_corpora import heart, write_arrays, write_table, write_wfdb
 
 from pretraining.corpora import CORPORA, Corpus, open_corpus, parse_corpus
-from pretraining.corpora.arrays import STANDARDIZED, TYPICAL_MV, millivolts_a_step
 from pretraining.corpora.challenge import SUBSETS, subset_of
 from pretraining.corpora.code15 import valid_extent
+from skecg.datasets.amplitudes import STANDARDIZED, TYPICAL_MV, millivolts_a_step
 from skecg.errors import (
     BadSignalError,
     DamagedRecordError,

@@ -44,7 +44,7 @@ import dataclasses, os, signal, sys
 import torch.distributed as dist
 from pathlib import Path
 from test_distributed import CONFIGS, UNEVEN, StubProbe, prepared
-from pretraining.engine import open_engine
+from pretraining.engine import let_go, open_engine
 from pretraining.shards import open_shards
 from pretraining.trainer import Trainer
 from skecg.errors import ParameterError
@@ -74,6 +74,8 @@ stopped._take_step = then_ask
 stopped.train()
 (out / f"step{rank}.txt").write_text(str(stopped.step))
 Trainer(prepared(CONFIGS["fsdp2"]), shards, out / "stopped", probe=StubProbe(), device="cpu", resume=True).train()
+del stopped, take_step, then_ask
+let_go()
 dist.destroy_process_group()
 """
 

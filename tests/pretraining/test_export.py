@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from pretraining.checkpoints import STATE_KEYS, save_checkpoint
 from pretraining.config import DataConfig, MaskConfig, OptimConfig, PredictorConfig, PretrainConfig, RunConfig
 from pretraining.export import export
+from pretraining.exported import exported_encoder
 from pretraining.journal import Journal
 from pretraining.objectives.jepa import Jepa
 from skecg.datasets import make_ecg
@@ -156,3 +158,28 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     save(tmp_path / "run", model, 50)
     with pytest.raises(DamagedWeightsError, match="not finite"):
         export(tmp_path / "run", tmp_path / "w")
+
+
+def test_what_is_exported_carries_its_training_configuration_and_code(tmp_path):
+    config = tiny_config()
+    save(tmp_path / "run", make_model(config), 50)
+    (tmp_path / "run" / "code.json").write_text('[{"skecg": "1.0", "commit": "ab", "dirty": false}]')
+    info = export(tmp_path / "run", tmp_path / "weights")
+    written = json.loads((tmp_path / "weights" / "training_config.json").read_text())
+    assert PretrainConfig.from_dict(written) == config
+    assert info.provenance["code"] == {"skecg": "1.0", "commit": "ab", "dirty": False}
+
+
+def test_exporting_the_first_blocks_gives_the_features_of_their_last_layer(tmp_path: Path) -> None:
+    whole = tiny_config()
+    first = dataclasses.replace(whole, export_blocks=1)
+    model = make_model(whole)
+
+    cut = exported_encoder(model.target_encoder.state_dict(), first)
+
+    values = torch.randn(2, whole.input.n_leads, whole.input.window_samples)
+    assert len(cut.blocks) == 1
+    with torch.no_grad():
+        torch.testing.assert_close(cut(values), model.target_encoder.eval().layers(values, (0,))[0], rtol=0, atol=0)
+    with pytest.raises(ParameterError, match="export_blocks"):
+        dataclasses.replace(whole, export_blocks=whole.encoder.depth + 1)

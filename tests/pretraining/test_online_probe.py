@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pretraining.online_probe import SUPERCLASSES, OnlineProbe, load_labelled, synthetic_labelled
+from skecg.datasets.amplitudes import TYPICAL_MV
 from skecg.embedder import JEPAEmbedder
 from skecg.encoders import build_encoder
 from skecg.errors import ParameterError, ShapeError
@@ -129,12 +130,13 @@ def test_steps_become_millivolts(tmp_path):
     ratios = np.linspace(0.5, 1, 6, dtype=np.float32)[None].repeat(60, axis=0)
     scaled = write_npz(tmp_path / "y.npz", units=np.array("per-lead standard deviation"), limb_sigma_rel=ratios)
     signal = load_labelled(scaled).records[0].signal
-    np.testing.assert_allclose(signal[6:], 0.2 * wanted[6:], rtol=1e-5)
-    np.testing.assert_allclose(signal[0], 0.1 * wanted[0], rtol=1e-5)
+    np.testing.assert_allclose(signal[6], TYPICAL_MV["V1"] * wanted[6], rtol=1e-5)
+    first, last = (np.linalg.norm(signal[lead]) / np.linalg.norm(wanted[lead]) for lead in (0, 5))
+    assert last == pytest.approx(2 * first, rel=1e-3)
 
 
 def test_a_file_without_folds_is_refused(tmp_path):
-    with pytest.raises(ParameterError, match="lacks strat_fold"):
+    with pytest.raises(ParameterError, match="lacks super_class or strat_fold"):
         load_labelled(write_npz(tmp_path / "x.npz", strat_fold=None))
     with pytest.raises(ParameterError, match="no file"):
         load_labelled(tmp_path / "absent.npz")
