@@ -253,6 +253,7 @@ def _add_export(verbs: _Verbs) -> None:
         help="newest checkpoint, or the probe's best (default: last)",
     )
     parser.add_argument("--encoder", choices=("target", "context"), help="default: what the recipe says")
+    parser.add_argument("--blocks", type=int, metavar="N", help="the first N of its blocks (default: the recipe's)")
     parser.add_argument("--name", help="of the weights (default: the recipe's)")
     parser.add_argument("--licence", metavar="SPDX", help="licence of the weights; mind that of the data")
     parser.set_defaults(run=_export)
@@ -261,7 +262,7 @@ def _add_export(verbs: _Verbs) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from pretraining.export import export
 
-    options = {"which": arguments.which, "encoder": arguments.encoder}
+    options = {"which": arguments.which, "encoder": arguments.encoder, "blocks": arguments.blocks}
     export(arguments.run_folder, arguments.out, name=arguments.name, licence=arguments.licence, **options)
     print(f"{arguments.out}: written. Check it with skecg verify {_as_model(arguments.out)}")
 

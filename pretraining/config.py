@@ -126,7 +126,10 @@ class ObjectiveConfig(_Part):
         Weight of SIGReg on the context encoder's pooled tokens; 0 leaves it out.
     describe_weight : float
         Weight of the squared error of the recording's label-free descriptors (:mod:`pretraining.descriptors`),
-        predicted from the visible tokens; 0 leaves it out.
+        predicted from the tokens that are seen; 0 leaves it out.
+    describe_share : float
+        Share of the slices that are seen for it, drawn by themselves for each record, in a further pass of the context
+        encoder; with 0 it is made from what the prediction sees, which costs nothing.
     """
 
     loss: str = "l1"
@@ -134,6 +137,7 @@ class ObjectiveConfig(_Part):
     predict_weight: float = 1.0
     sigreg_weight: float = 0.0
     describe_weight: float = 0.0
+    describe_share: float = 0.0
 
     def __post_init__(self) -> None:
         _require(self.loss in ("l1", "smooth_l1"), "objective.loss", self.loss, "'l1' or 'smooth_l1'")
@@ -142,6 +146,7 @@ class ObjectiveConfig(_Part):
         weights = {name: getattr(self, name) for name in ("predict_weight", "sigreg_weight", "describe_weight")}
         for name, weight in weights.items():
             _require(weight >= 0, f"objective.{name}", weight, "0 or more")
+        _require(0 <= self.describe_share <= 1, "objective.describe_share", self.describe_share, "0 to 1")
         _require(any(weights.values()), "objective's weights", tuple(weights.values()), "one that is not 0")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ def export(
     *,
     which: str = "last",
     encoder: str | None = None,
+    blocks: int | None = None,
     name: str | None = None,
     licence: str | None = None,
 ) -> WeightsInfo:
@@ -47,6 +49,8 @@ def export(
         The newest checkpoint, or that with the best score of the online probe.
     encoder : {"target", "context"} or None, default=None
         Which of the two encoders; None takes the one that the recipe names.
+    blocks : int, optional
+        How many of its blocks, from the first, 0 for all; None takes what the recipe says.
     name : str, optional
         Of the weights; the recipe's when not given.
     licence : str, optional
@@ -69,6 +73,7 @@ def export(
     run, out = Path(run), Path(out)
     state = _load(run, which)
     config = PretrainConfig.from_dict(state["config"])
+    config = config if blocks is None else dataclasses.replace(config, export_blocks=blocks)
     kind = encoder or config.export_encoder
     known = _provenance(run, state, config, kind)
     known |= {"name": name or config.name, "model": f"./{out.name}"} | ({"licence": licence} if licence else {})

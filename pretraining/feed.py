@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 
 from pretraining.config import PretrainConfig
-from pretraining.masks import Masks, draw_masks
+from pretraining.masks import Masks, draw_masks, draw_seen
 from pretraining.objectives.describing import Described
 from pretraining.sampling import Batch, draw_batch
 
@@ -41,12 +41,19 @@ def draw_part(
     """Draw the records at some places of a step's batch, and their masks, and look up what describes them."""
     masks = draw_masks(config.masks, config.encoder.n_patches, positions, seed=config.run.seed, step=step)
     batch = draw_batch(shards, config, step, positions)
-    return Part(positions, batch, masks, None if descriptors is None else _describe(batch, descriptors))
+    described = None if descriptors is None else _describe(batch, descriptors, _seen(config, step, positions))
+    return Part(positions, batch, masks, described)
 
 
-def _describe(batch: Batch, descriptors: Descriptors) -> Described:
+def _seen(config: PretrainConfig, step: int, positions: range) -> torch.Tensor | None:
+    """Draw the slices that descriptions are made from, where they are not those of the prediction."""
+    share = config.objective.describe_share
+    return draw_seen(config.encoder.n_patches, share, positions, seed=config.run.seed, step=step) if share else None
+
+
+def _describe(batch: Batch, descriptors: Descriptors, seen: torch.Tensor | None) -> Described:
     weights = descriptors.is_known[batch.rows][:, None] * descriptors.importance
-    return Described(torch.from_numpy(descriptors.values[batch.rows]), torch.from_numpy(weights))
+    return Described(torch.from_numpy(descriptors.values[batch.rows]), torch.from_numpy(weights), seen)
 
 
 class Feed:

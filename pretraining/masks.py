@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretraining.config import MaskConfig
+from pretraining.counter_random import uniforms
 
-__all__ = ["Masks", "draw_masks", "kim_multiblock_mask", "kim_random_mask", "weimann_keep_mask"]
+__all__ = ["Masks", "draw_masks", "draw_seen", "kim_multiblock_mask", "kim_random_mask", "weimann_keep_mask"]
 
 BoolArray = NDArray[np.bool_]
+
+
+_SEEN_STREAM = 0x5EE7
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,28 @@ def draw_masks(
     """
     drawn = [_draw(config, n_patches, positions, (seed, step, number)) for number in range(config.masks_per_target)]
     return [masks.to(device) for masks in drawn] if device is not None else drawn
+
+
+def draw_seen(n_patches: int, share: float, positions: range, *, seed: int, step: int) -> torch.Tensor:
+    """Draw which slices a description is made from: single ones, for each record.
+
+    Parameters
+    ----------
+    n_patches : int
+    share : float
+        Of the slices that are seen.
+    positions : range
+        Places in the batch of the step.
+    seed, step : int
+
+    Returns
+    -------
+    Tensor of shape (B, K), int64
+        Ascending; the same for a place whatever other places are drawn with it.
+    """
+    drawn = uniforms(seed, step, positions, n_patches, stream=_SEEN_STREAM)
+    chosen = np.argsort(drawn, axis=1)[:, : max(1, round(share * n_patches))]
+    return torch.from_numpy(np.sort(chosen, axis=1))
 
 
 def _draw(config: MaskConfig, n_patches: int, positions: range, key: tuple[int, int, int]) -> Masks:

@@ -27,14 +27,18 @@ class Described(NamedTuple):
     values : Tensor of shape (B, N)
     weights : Tensor of shape (B, N)
         Importance of each; rows of zeros where nothing is known.
+    seen : Tensor of shape (B, K), int64, or None
+        The slices of time that are seen for it; None for those of the prediction.
     """
 
     values: Tensor
     weights: Tensor
+    seen: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Described:
-        """Move both."""
-        return Described(self.values.to(device), self.weights.to(device))
+        """Move all."""
+        seen = None if self.seen is None else self.seen.to(device)
+        return Described(self.values.to(device), self.weights.to(device), seen)
 
 
 class Describer(nn.Module):

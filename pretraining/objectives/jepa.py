@@ -78,17 +78,11 @@ class Jepa(nn.Module):
         """
         weights = self.config.objective
         targets_BND = self.targets(values_BLT) if weights.predict_weight else None
-        losses, pooled, descriptions = [], [], []
-        for mask in masks:
-            context = self.context_encoder(values_BLT, visible_BK=mask.context)
-            context = context[:, self.context_encoder.num_registers :]
-            losses.append(self._prediction_loss(context, targets_BND, mask))
-            pooled.append(context.mean(dim=1))
-            if self.describer is not None and described is not None:
-                descriptions.append(description_loss(self.describer(context), described))
-        prediction = torch.stack(losses).mean()
-        penalty = self._sigreg(pooled, generator, prediction)
-        description = torch.stack(descriptions).mean() if descriptions else torch.zeros_like(prediction)
+        contexts = [self._context(values_BLT, mask.context) for mask in masks]
+        pairs = zip(contexts, masks, strict=True)
+        prediction = torch.stack([self._prediction_loss(context, targets_BND, mask) for context, mask in pairs]).mean()
+        penalty = self._sigreg([context.mean(dim=1) for context in contexts], generator, prediction)
+        description = self._description_loss(values_BLT, contexts, described, prediction)
         total = weights.predict_weight * prediction + weights.sigreg_weight * penalty
         total = total + weights.describe_weight * description
         return Loss(total, prediction, penalty, description)
@@ -110,6 +104,20 @@ class Jepa(nn.Module):
         torch._foreach_lerp_(
             list(self.target_encoder.parameters()), list(self.context_encoder.parameters()), 1.0 - momentum
         )
+
+    def _context(self, values_BLT: Tensor, visible_BK: Tensor) -> Tensor:
+        """Encode what is visible, and leave the registers out."""
+        tokens: Tensor = self.context_encoder(values_BLT, visible_BK=visible_BK)
+        return tokens[:, self.context_encoder.num_registers :]
+
+    def _description_loss(
+        self, values_BLT: Tensor, contexts: list[Tensor], described: Described | None, like: Tensor
+    ) -> Tensor:
+        """Describe the windows from what the predictions see, or from more."""
+        if self.describer is None or described is None:
+            return torch.zeros_like(like)
+        seen = contexts if described.seen is None else [self._context(values_BLT, described.seen)]
+        return torch.stack([description_loss(self.describer(tokens), described) for tokens in seen]).mean()
 
     def _prediction_loss(self, context: Tensor, targets_BND: Tensor | None, mask: Masks) -> Tensor:
         """Compare the predicted tokens with the targets; 0 where the objective does without."""

@@ -178,6 +178,29 @@ def test_describing_reaches_the_context_encoder_and_only_it(shards: ShardSet) ->
     assert all(p.grad is None for p in model.target_encoder.parameters())
 
 
+def test_a_description_can_be_made_from_slices_of_its_own(shards: ShardSet) -> None:
+    whole = twelve_leads()
+    config = dataclasses.replace(whole, objective=dataclasses.replace(whole.objective, describe_share=0.5))
+    write_descriptors(shards, progress=False)
+    part = draw_part(config, shards, 5, range(8), read_descriptors(shards))
+    later = draw_part(config, shards, 5, range(3, 8), read_descriptors(shards))
+    model = Jepa(config)
+    values = to_values(part.batch, config, "cpu")
+
+    assert part.described is not None
+    assert later.described is not None
+    seen = part.described.seen
+    assert seen is not None
+    assert seen.shape == (8, 10)
+    assert (seen.diff(dim=1) > 0).all()
+    assert torch.equal(seen[3:], later.described.seen)
+    assert not torch.equal(seen[0], seen[1])
+    ours = model(values, part.masks, described=part.described).description
+    tokens = model.context_encoder(values, visible_BK=seen)[:, model.context_encoder.num_registers :]
+    torch.testing.assert_close(ours, description_loss(model.describer(tokens), part.described))
+    assert not torch.isclose(ours, model(values, part.masks, described=part.described._replace(seen=None)).description)
+
+
 def test_descriptions_can_be_all_that_is_learned(shards: ShardSet) -> None:
     whole = twelve_leads()
     config = dataclasses.replace(whole, objective=dataclasses.replace(whole.objective, predict_weight=0.0))
