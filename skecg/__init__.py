@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from skecg import errors
     from skecg.embedder import JEPAEmbedder
     from skecg.io import read_record, read_records
+    from skecg.probe import LogisticProbe
     from skecg.records import ECGRecord
     from skecg.versions import show_versions
     from skecg.weights import list_models, load_encoder, save_encoder
@@ -24,6 +25,7 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "ECGRecord": "skecg.records",
     "JEPAEmbedder": "skecg.embedder",
+    "LogisticProbe": "skecg.probe",
     "errors": "skecg.errors",
     "list_models": "skecg.weights",
     "load_encoder": "skecg.weights",
@@ -37,6 +39,7 @@ _HOMES = {
 __all__ = [
     "ECGRecord",
     "JEPAEmbedder",
+    "LogisticProbe",
     "__version__",
     "errors",
     "list_models",

@@ -12,14 +12,16 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import _check_n_features, check_is_fitted, validate_data
 
+from skecg.backends import place
 from skecg.callers import user_stacklevel
 from skecg.collecting import ON_BAD_RECORD, fill_features
-from skecg.devices import resolve_device, resolve_precision
+from skecg.devices import resolve_precision
 from skecg.embedding import CHUNK_RECORDS, Chunk, Recipe, embed_chunks
 from skecg.embedding_cache import EmbeddingCache, open_cache
 from skecg.encoders.interface import resolve_layers
 from skecg.encoding import Encoding
 from skecg.errors import DamagedWeightsError, ParameterError, ShapeError
+from skecg.hub.pushing import PushMixin
 from skecg.inputs import RecordSource, as_items, as_plain, is_numeric_array
 from skecg.pooling import as_layers, check_pooling
 from skecg.progress import CallbackSupportMixin, Progress, with_callbacks
@@ -31,11 +33,10 @@ from skecg.windows import check_stride
 __all__ = ["JEPAEmbedder"]
 
 
-class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Turn electrocardiograms into features with a self-supervised encoder.
 
-    Fitting trains nothing: it checks what it is given and settles which weights are meant. Weights are never held by
-    the estimator: clones, threads and pickles share one copy in the process.
+    Fitting trains nothing, it settles which weights are meant. The process holds them once, for all clones and threads.
 
     Parameters
     ----------
@@ -73,6 +74,8 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Where to compute, found anew at each use and never stored: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …
     precision : {"auto", "fp32", "bf16"}, default="auto"
         ``"auto"`` is float32. ``"bf16"`` runs matrix products in bfloat16.
+    backend : {"torch", "onnx", "openvino"}, default="torch"
+        What runs the encoder; the others need the extra of that name, and compute in float32 on the CPU.
     cache : {"memory", "disk"}, path, None, default="memory"
         Where embeddings are kept by content, so that no record is embedded twice: in this process, in the user's cache
         folder, in a folder named, or not at all. Embeddings of patients are personal data: folders are made private.
@@ -137,6 +140,7 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         batch_size: int | str = "auto",
         device: str = "auto",
         precision: str = "auto",
+        backend: str = "torch",
         cache: str | Path | EmbeddingCache | None = "memory",
         n_jobs: int | None = None,
         revision: str | None = None,
@@ -156,6 +160,7 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
+        self.backend = backend
         self.cache = cache
         self.n_jobs = n_jobs
         self.revision = revision
@@ -264,8 +269,7 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Returns
         -------
         iterator of :class:`skecg.embedding.Chunk`
-            Numbers of consecutive records, their features, why some have none, and what is odd about others. Neither
-            errors of records nor warnings are raised, whatever `on_bad_record` says.
+            Neither errors of records nor warnings are raised, whatever `on_bad_record` says; they are in the chunks.
         """
         check_is_fitted(self)
         source = self._source(X, sampling_rate, reset=False)
@@ -288,12 +292,11 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         return self._combine(self._settled_weights())
 
     def verify(self) -> Verification:
-        """Embed the golden records that came with the weights and say how far off this machine is.
+        """Embed the golden records that came with the weights and say, in a sentence, how far off this machine is.
 
         Returns
         -------
         Verification
-            Prints as a sentence; ``passed`` says whether it is close enough.
         """
         return verify_weights(find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only))
 
@@ -332,9 +335,9 @@ class JEPAEmbedder(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
             precision=resolve_precision(self.precision),
             n_jobs=self.n_jobs,
         )
-        device = resolve_device(self.device)
+        device = place(self.backend, self.device, encoding.precision)
         check_stride(self.stride, info.spec)
-        return Recipe(info, encoding, device, self.stride, self.missing_leads, self.short_records)
+        return Recipe(info, encoding, device, self.stride, self.missing_leads, self.short_records, self.backend)
 
     def _source(self, X: Any, sampling_rate: ArrayLike | None, *, reset: bool) -> RecordSource:
         """Make a source of records of X, checking arrays as scikit-learn does."""

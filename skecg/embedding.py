@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from skecg.backends import encoder_on
 from skecg.embedding_cache import EmbeddingCache, record_key, salt_of
 from skecg.encoding import Encoding, encode_windows
 from skecg.errors import BadSignalError, InputError, SkecgError
@@ -16,7 +17,7 @@ from skecg.inputs import RecordSource
 from skecg.pooling import n_pooled_features, pool_windows
 from skecg.records import ECGRecord
 from skecg.screening import Policies, Screening, record_label, screen
-from skecg.weights import WeightsInfo, loaded_encoder
+from skecg.weights import WeightsInfo
 from skecg.windows import prepare_screened
 
 __all__ = ["CHUNK_RECORDS", "Chunk", "Recipe", "embed_chunks"]
@@ -43,6 +44,8 @@ class Recipe:
     stride_seconds : float or None
     missing_leads, short_records : str
         Policies of :func:`skecg.prepare`.
+    backend : {"torch", "onnx", "openvino"}
+        What runs the encoder; it counts, for the last digits are its own.
     """
 
     info: WeightsInfo
@@ -51,6 +54,7 @@ class Recipe:
     stride_seconds: float | None = None
     missing_leads: str = "raise"
     short_records: str = "raise"
+    backend: str = "torch"
 
     @property
     def n_features(self) -> int:
@@ -70,6 +74,7 @@ class Recipe:
             stride_seconds=self.stride_seconds,
             missing_leads=self.missing_leads,
             short_records=self.short_records,
+            backend=self.backend,
         )
 
 
@@ -204,7 +209,7 @@ def _encode_fresh(
     windows = prepare_screened(
         list(good.values()), list(screenings.values()), spec, stride=recipe.stride_seconds, policies=policies
     )
-    encoder = loaded_encoder(recipe.info, recipe.device)
+    encoder = encoder_on(recipe.backend, recipe.info, recipe.device)
     vectors = pool_windows(encode_windows(encoder, windows, recipe.encoding), windows.owner, len(good))
     found = {}
     for key, record, vector in zip(good, good.values(), vectors, strict=True):

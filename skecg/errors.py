@@ -17,10 +17,16 @@ Each message says what was found, what was wanted and what to do. The tree::
     │   └── UnsupportedFormatError         a format that no installed reader knows
     ├── WeightsError (ValueError)          weights could not become an encoder
     │   ├── WeightsNotFoundError (FileNotFoundError)
+    │   │   └── HubUnreachableError        neither in the local cache nor to be had from the Hub
+    │   ├── HubAccessError (PermissionError)   gated, private, or a token that the Hub refuses
     │   ├── DamagedWeightsError            checksum, missing or extra tensors, wrong shapes
     │   ├── WeightsFormatError             a config.json that is malformed or newer than this skecg
+    │   ├── ForeignRepositoryError         a repository on the Hub that holds something else than skecg's
     │   └── ForeignCheckpointError         a file that is not the published checkpoint it was said to be
+    ├── PublishError (ValueError)          something that should not, or could not, be put on the Hub
     ├── CacheError (OSError)               the embedding store cannot be used
+    ├── DownloadError (OSError)            a data set could not be downloaded: network, server, checksum or disk
+    │   └── DatasetNotFoundError (FileNotFoundError)   it is not on disk, and not to be downloaded
     └── MissingDependencyError (ImportError)   an optional package is needed and absent
 
     SkecgWarning (UserWarning)
@@ -40,14 +46,20 @@ __all__ = [
     "CacheWarning",
     "DamagedRecordError",
     "DamagedWeightsError",
+    "DatasetNotFoundError",
+    "DownloadError",
     "ForeignCheckpointError",
+    "ForeignRepositoryError",
     "HeaderRepairWarning",
+    "HubAccessError",
+    "HubUnreachableError",
     "InputError",
     "LeadError",
     "LeadWarning",
     "LeakageWarning",
     "MissingDependencyError",
     "ParameterError",
+    "PublishError",
     "RecordNotFoundError",
     "RecordReadError",
     "SamplingRateError",
@@ -108,6 +120,9 @@ class RecordReadError(SkecgError, ValueError):
 class RecordNotFoundError(RecordReadError, FileNotFoundError):
     """No file answers to the name of the record."""
 
+    # Found by inheritance it would be ValueError's, which Python does not let make a FileNotFoundError (Dask tries).
+    __new__ = FileNotFoundError.__new__  # type: ignore[assignment]
+
 
 class DamagedRecordError(RecordReadError):
     """A file is empty, truncated, inconsistent, or not what its name says."""
@@ -124,6 +139,18 @@ class WeightsError(SkecgError, ValueError):
 class WeightsNotFoundError(WeightsError, FileNotFoundError):
     """No weights answer to the name given."""
 
+    __new__ = FileNotFoundError.__new__  # type: ignore[assignment]
+
+
+class HubUnreachableError(WeightsNotFoundError):
+    """Weights are not in the local cache, and the Hub cannot be asked."""
+
+
+class HubAccessError(WeightsError, PermissionError):
+    """The Hub does not let this user in: gated, private, or a token that is missing, expired or too weak."""
+
+    __new__ = PermissionError.__new__  # type: ignore[assignment]
+
 
 class DamagedWeightsError(WeightsError):
     """A weights file fails its checksum or does not hold exactly the tensors expected."""
@@ -133,12 +160,28 @@ class WeightsFormatError(WeightsError):
     """A ``config.json`` is malformed, or newer than this version of skecg."""
 
 
+class ForeignRepositoryError(WeightsError):
+    """A repository on the Hub holds no skecg weights."""
+
+
 class ForeignCheckpointError(WeightsError):
     """A file is not the published checkpoint that it was said to be."""
 
 
+class PublishError(SkecgError, ValueError):
+    """Something should not be published as it is, or could not be."""
+
+
 class CacheError(SkecgError, OSError):
     """The embedding store cannot be used."""
+
+
+class DownloadError(SkecgError, OSError):
+    """A data set could not be downloaded: no network, a server that refuses, wrong bytes, or a full disk."""
+
+
+class DatasetNotFoundError(DownloadError, FileNotFoundError):
+    """A data set, or a part of it, is not on disk and was not to be downloaded."""
 
 
 class MissingDependencyError(SkecgError, ImportError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,16 @@ except ImportError:  # scikit-learn before 1.9
         return method
 
 
-__all__ = ["CallbackSupportMixin", "Progress", "with_callbacks"]
+__all__ = ["CallbackSupportMixin", "Progress", "TransferProgress", "count_progress", "with_callbacks"]
+
+
+@contextlib.contextmanager
+def count_progress(total: int, title: str, unit: str, *, verbose: int = 0) -> Iterator[Any]:
+    """Enclose work of `total` equal parts; call ``update(n)`` on what is given after n of them."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=title, unit=unit, disable=not verbose) as shown:
+        yield shown
 
 
 class Progress:
@@ -63,3 +73,45 @@ class Progress:
         if part is not None:
             part.call_on_fit_task_end(estimator=self._estimator)
         self._bar.update(n_records)
+
+
+class TransferProgress:
+    """Reports on files as they arrive, from any thread: how many, how many bytes, how many a second.
+
+    Parameters
+    ----------
+    n_files : int
+        How many there are to come.
+    title : str
+        What they make up.
+    verbose : int
+        Whether to show a bar (on standard error).
+    """
+
+    def __init__(self, n_files: int, *, title: str, verbose: int = 0) -> None:
+        from tqdm import tqdm
+
+        self._lock = threading.Lock()
+        self._title = title
+        self._n_files = n_files
+        self._n_done = 0
+        how = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+        self._bar = tqdm(desc=self._description(), disable=not verbose, **how)
+
+    def add_bytes(self, n_bytes: int) -> None:
+        """Count bytes that came in."""
+        with self._lock:
+            self._bar.update(n_bytes)
+
+    def add_file(self) -> None:
+        """Count a file that is there."""
+        with self._lock:
+            self._n_done += 1
+            self._bar.set_description_str(self._description(), refresh=False)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+    def _description(self) -> str:
+        return f"{self._title}: {self._n_done} of {self._n_files} files"

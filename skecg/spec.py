@@ -19,8 +19,10 @@ __all__ = ["EncoderConfig", "InputSpec", "LeadwiseConfig", "TemporalConfig"]
 
 
 def _is_finite(value: object) -> bool:
-    """Say whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Say whether a value is a finite number, as a float: integers may be too large for one."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**1023
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from skecg.backends import encoder_on
 from skecg.embedding import CHUNK_RECORDS, Recipe
 from skecg.encoders import Encoder
 from skecg.encoding import encode_tokens, token_grid
 from skecg.errors import SkecgError
 from skecg.inputs import RecordSource
 from skecg.records import ECGRecord
-from skecg.weights import loaded_encoder
 from skecg.windows import Windows, prepare
 
 __all__ = ["RecordTokens", "embed_tokens"]
@@ -44,7 +44,7 @@ class RecordTokens:
 
 def embed_tokens(source: RecordSource, recipe: Recipe) -> list[RecordTokens]:
     """Embed records without pooling, raising the first error there is."""
-    encoder = loaded_encoder(recipe.info, recipe.device)
+    encoder = encoder_on(recipe.backend, recipe.info, recipe.device)
     found: list[RecordTokens] = []
     for start in range(0, len(source), CHUNK_RECORDS):
         records = source.read(range(start, min(start + CHUNK_RECORDS, len(source))), recipe.encoding.n_jobs)

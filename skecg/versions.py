@@ -15,7 +15,7 @@ from skecg.errors import CacheError
 __all__ = ["installed_version", "show_versions"]
 
 _REQUIRED = ("torch", "scikit-learn", "numpy", "scipy", "wfdb", "safetensors", "huggingface-hub", "joblib", "tqdm")
-_OPTIONAL = ("matplotlib", "edfio", "pydicom", "ecgdatakit", "pyarrow", "pandas")
+_OPTIONAL = ("matplotlib", "edfio", "pydicom", "ecgdatakit", "pyarrow", "pandas", "distributed")
 
 
 def show_versions(file: TextIO | None = None) -> None:

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# No test asks the real Hub, whatever it names; those in tests/hub have one of their own. Read when the Hub's client is
+# imported, and handed on to processes that tests start.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -735,8 +735,8 @@ def test_other_weights_than_those_fitted_are_refused(tmp_path: Path) -> None:
         embedder.transform(RECORDS)
 
 
-@pytest.mark.parametrize("change", [{"clip": 0.5}, {"pooling": "max"}])
-def test_a_configuration_changed_after_fitting_is_refused(tmp_path: Path, change: dict) -> None:
+@pytest.mark.parametrize("change", ["input", "pooling"])
+def test_a_configuration_changed_after_fitting_is_refused(tmp_path: Path, change: str) -> None:
     import json
     import shutil
 
@@ -744,7 +744,8 @@ def test_a_configuration_changed_after_fitting_is_refused(tmp_path: Path, change
     embedder = JEPAEmbedder(tmp_path / "weights", cache=None).fit(RECORDS)
     config = tmp_path / "weights" / "config.json"
     values = json.loads(config.read_text())
-    config.write_text(json.dumps(values | change | {"input": values["input"] | {"clip": change.get("clip")}}))
+    values |= {"pooling": "max"} if change == "pooling" else {"input": values["input"] | {"clip": 0.5}}
+    config.write_text(json.dumps(values))
 
     with pytest.raises(DamagedWeightsError, match=r"config\.json in .* was changed"):
         embedder.transform(RECORDS)

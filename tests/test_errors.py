@@ -54,6 +54,13 @@ def test_errors_keep_their_message_through_pickling(cls):
     assert str(pickle.loads(pickle.dumps(cls("Got this, expected that.")))) == "Got this, expected that."
 
 
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_errors_can_be_rebuilt_as_dask_rebuilds_them(cls):
+    rebuilt = cls.__new__(cls, "Got this, expected that.")
+    rebuilt.args = ("Got this, expected that.",)
+    assert str(rebuilt) == "Got this, expected that."
+
+
 def test_the_library_raises_only_errors_of_its_own():
     """Python's own errors are raised only where its protocols ask for them."""
     allowed = {"AttributeError", "NotImplementedError", "StopIteration", "SystemExit", "KeyboardInterrupt", "TypeError"}

@@ -32,6 +32,13 @@ print("SECOND RUN")
 demo.main()
 """
 
+# The benchmark of the probe on data so small that it shows the objective only, not the speed.
+RUN_PROBE = """
+import runpy, sys
+sys.argv += "--labels 3 --records 300 --features 20".split()
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+
 
 def run(folder: Path, code: str, argument: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1"}
@@ -143,3 +150,12 @@ def test_a_second_demo_embeds_nothing_and_gives_the_same_score(tmp_path: Path) -
     assert number_after("accuracy", first) == number_after("accuracy", second) > 0.2
     assert "untrained" in first
     assert (tmp_path / "demo_output" / "demo.png").stat().st_size > 10_000
+
+
+def test_the_benchmark_of_the_probe_compares_solvers_at_the_same_objective(tmp_path: Path) -> None:
+    output = run(tmp_path, RUN_PROBE, EXAMPLES / "benchmarks" / "logistic_probe.py")
+    best = float(re.search(r"LogisticProbe(?: +[\d.]+ +1\.0){2} +([\d.]+)", output)[1])
+    found = re.findall(r"OneVsRest (.+?)(?: +[\d.]+){4} +([\d.]+) +\S+ +\S+\n", output)
+    assert [name for name, _ in found] == ["newton-cholesky", "newton-cg", "lbfgs, to the end", "lbfgs, as it comes"]
+    for _, objective in found[:3]:
+        assert abs(float(objective) / best - 1) < 1e-5

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from skecg import __version__
-from skecg.cli import cache, convert, embed, info, models, plot, verify
+from skecg.cli import cache, convert, download, embed, evaluate, export, info, models, plot, publish, verify
 from skecg.cli.console import say, short_warnings
 from skecg.errors import SkecgError
 
@@ -69,6 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"skecg {__version__}\n{_RESEARCH_ONLY}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (embed, models, verify, convert, cache, plot, info):
+    for verb in (embed, evaluate, models, verify, convert, export, download, publish, cache, plot, info):
         verb.add_parser(verbs)
     return parser

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from skecg import __version__
 from skecg.cli.arguments import Verbs, add_hub_options, add_signal_options, as_batch_size, as_layer
 from skecg.cli.console import say
+from skecg.cli.embed_archive import Archive, add_archive_options, check_archive, embed_archive, is_archive
 from skecg.cli.feature_files import FeatureTable, check_feature_file, write_failures, write_features
 from skecg.errors import ParameterError, RecordNotFoundError
 
@@ -30,6 +31,8 @@ is in them) and patterns ("data/**/*.hea"); tables (.csv, .npy) have to be named
 A run that was interrupted or killed continues where it stopped when the same command is given again, and gives the
 same file. Until it is finished, what it has done is in the folder OUT.partial. Records that cannot be read or embedded
 get an empty row (NaN) and are listed in OUT.failures.csv; the exit code is then 1.
+
+With --scheduler or --part, OUT is a folder of Parquet files, for archives that one machine is too slow for.
 """
 
 
@@ -41,8 +44,14 @@ def add_parser(verbs: Verbs) -> None:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paths", nargs="+", metavar="PATHS", help="files, record names, folders or patterns")
-    parser.add_argument("--out", "-o", type=Path, required=True, metavar="FILE", help=".csv, .npz or .parquet")
+    parser.add_argument("paths", nargs="*", metavar="PATHS", help="files, record names, folders or patterns")
+    parser.add_argument(
+        "--paths-from",
+        type=Path,
+        metavar="FILE",
+        help="instead of PATHS: a text file with a record a line, in its order",
+    )
+    parser.add_argument("--out", "-o", type=Path, required=True, metavar="OUT", help=".csv, .npz or .parquet")
     parser.add_argument(
         "--force", action="store_true", help="replace OUT; throw away an unfinished run of another kind"
     )
@@ -51,6 +60,7 @@ def add_parser(verbs: Verbs) -> None:
     _add_model_options(parser)
     add_signal_options(parser)
     _add_computing_options(parser)
+    add_archive_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -85,12 +95,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Embed the records and write the files."""
     out: Path = arguments.out
     _check_cache(arguments.cache)
-    check_feature_file(out)
-    if out.exists() and not arguments.force:
-        raise ParameterError(f"{str(out)!r} exists. Name another file, or pass --force to replace it.")
+    archive = is_archive(arguments)
+    if archive:
+        check_archive(arguments)
+    else:
+        _check_file(arguments)
     paths = _find(arguments)
     embedder = _embedder(arguments).fit(paths)
     recipe = embedder.recipe()
+    if archive:
+        provenance = _provenance(embedder, recipe, len(paths))
+        return embed_archive(arguments, Archive(paths, embedder, _manifest(paths, recipe, embedder), provenance))
 
     from skecg.cli.unfinished import UnfinishedRun
 
@@ -108,6 +123,14 @@ def run(arguments: argparse.Namespace) -> int:
             return 130
 
 
+def _check_file(arguments: argparse.Namespace) -> None:
+    """Refuse a file that could not be written in the end, or is there."""
+    out: Path = arguments.out
+    check_feature_file(out)
+    if out.exists() and not arguments.force:
+        raise ParameterError(f"{str(out)!r} exists. Name another file, or pass --force to replace it.")
+
+
 def _check_cache(cache: str | None) -> None:
     """Refuse a cache that would end with this command, and would make what it gives depend on interruptions."""
     if cache == "memory":
@@ -116,19 +139,36 @@ def _check_cache(cache: str | None) -> None:
 
 def _find(arguments: argparse.Namespace) -> list[str]:
     """List the records, without the files that this run writes itself."""
+    if bool(arguments.paths) == (arguments.paths_from is not None):
+        raise ParameterError("Expected either PATHS or --paths-from FILE. Name recordings by one of them.")
+    if arguments.paths_from is not None:
+        return _listed(arguments.paths_from)
+
     from skecg.io import find_records
 
     out = os.path.abspath(arguments.out)  # noqa: PTH100 (like the paths below: links stay links)
-    own = (out, f"{out}.failures.csv")
+    own, folders = (out, f"{out}.failures.csv"), (f"{out}.partial{os.sep}", f"{out}{os.sep}")
     found = [str(path) for path in find_records(arguments.paths, recursive=not arguments.no_recursive)]
-    paths = [path for path in found if not _is_own(os.path.abspath(path), own, f"{out}.partial{os.sep}")]  # noqa: PTH100
+    paths = [path for path in found if not _is_own(os.path.abspath(path), own, folders)]  # noqa: PTH100
     if not paths:
         raise RecordNotFoundError("Got no recording besides the files that this command writes. Check PATHS.")
     return paths
 
 
-def _is_own(path: str, files: Sequence[str], folder: str) -> bool:
-    return path in files or path.startswith(folder)
+def _listed(file: Path) -> list[str]:
+    """Read a list of records; nothing is looked up, which for millions of files takes longer than some encoders do."""
+    if not file.is_file():
+        raise ParameterError(f"Got --paths-from {str(file)!r}, which is no file; expected one with a record a line.")
+    # Names of files that are no valid Unicode are kept as the bytes they are.
+    lines = os.fsdecode(file.read_bytes()).split("\n")
+    paths = [line.rstrip("\r") for line in lines if line.strip()]
+    if not paths:
+        raise RecordNotFoundError(f"Got --paths-from {str(file)!r}, which names no recording; expected one a line.")
+    return paths
+
+
+def _is_own(path: str, files: Sequence[str], folders: tuple[str, ...]) -> bool:
+    return path in files or path.startswith(folders)
 
 
 def _embedder(arguments: argparse.Namespace) -> JEPAEmbedder:
@@ -192,7 +232,8 @@ def _finish(
     """Write the file of features and the list of failures, and say how it went."""
     failures = unfinished.failures
     names = [str(name) for name in embedder.get_feature_names_out()]
-    table = FeatureTable(paths, unfinished.features(), names, _provenance(embedder, recipe, len(paths), len(failures)))
+    provenance = {**_provenance(embedder, recipe, len(paths)), "n_failed": len(failures)}
+    table = FeatureTable(paths, unfinished.features(), names, provenance)
     listed = out.with_name(out.name + ".failures.csv")
     write_failures([(paths[f.row], f.error, f.message) for f in failures], listed, unfinished.draft)
     write_features(table, out, unfinished.draft)
@@ -204,7 +245,7 @@ def _finish(
     return 1 if failures else 0
 
 
-def _provenance(embedder: JEPAEmbedder, recipe: Recipe, n_records: int, n_failed: int) -> dict[str, Any]:
+def _provenance(embedder: JEPAEmbedder, recipe: Recipe, n_records: int) -> dict[str, Any]:
     """Say how the features came about: nothing about time or machine, so that the same features are the same file."""
     from skecg.versions import installed_version
 
@@ -226,6 +267,5 @@ def _provenance(embedder: JEPAEmbedder, recipe: Recipe, n_records: int, n_failed
         "leads": None if embedder.leads is None else list(embedder.leads),
         "units": embedder.units,
         "n_records": n_records,
-        "n_failed": n_failed,
         "notice": "Research use only. Not for diagnosis, treatment decisions, triage or monitoring of patients.",
     }

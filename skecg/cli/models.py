@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from skecg.cli.arguments import Verbs
@@ -33,7 +33,18 @@ def run(arguments: argparse.Namespace) -> int:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    for name, entry in models.items():
+        for line in _more(entry):
+            print(f"{name}: {line}")
     return 0
+
+
+def _more(entry: Mapping[str, Any]) -> Iterator[str]:
+    """Say where published weights lie and how they scored."""
+    if "repository" in entry:
+        yield f"{entry['repository']} at commit {entry['commit']}, sha256 {entry['sha256']}"
+    for task, (value, low, high) in entry.get("scores", {}).items():
+        yield f"{task} {value:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
 
 
 def _row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:

@@ -9,10 +9,12 @@ import pytest
 import skecg
 from skecg.cli import main
 
-VERBS = ["embed", "models", "verify", "convert", "cache", "plot", "info"]
+VERBS = ["embed", "evaluate", "models", "verify", "convert", "export", "download", "publish", "cache", "plot", "info"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["embed", "--help"], ["plot", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["embed", "--help"], ["evaluate", "--help"], ["plot", "--help"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     heavy = ["numpy", "torch", "sklearn", "wfdb", "scipy", "tqdm", "matplotlib"]
     code = f"""

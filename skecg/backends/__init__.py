@@ -1,0 +1,115 @@
+"""Other engines than torch for the same encoder: onnxruntime and OpenVINO, both on the CPU, in float32.
+
+An engine runs the transformer alone. Reading, preparation, pooling and the cache are those of every embedding, so that
+whatever works with torch works here: all poolings and layers, short records, absent leads, tokens.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import threading
+from collections import OrderedDict
+
+import torch
+
+from skecg.backends.exported import ExportedEncoder
+from skecg.backends.files import export_onnx
+from skecg.backends.with_onnxruntime import open_with_onnxruntime
+from skecg.backends.with_openvino import open_with_openvino
+from skecg.devices import resolve_device
+from skecg.encoders import Encoder
+from skecg.errors import MissingDependencyError, ParameterError
+from skecg.weights import WeightsInfo, loaded_encoder
+
+__all__ = ["BACKENDS", "encoder_on", "export_onnx", "place"]
+
+#: What may run an encoder.
+BACKENDS = ("torch", "onnx", "openvino")
+
+_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+_ENGINES = {"onnx": open_with_onnxruntime, "openvino": open_with_openvino}
+_KEPT = 4
+
+_exported: OrderedDict[tuple[str, str], ExportedEncoder] = OrderedDict()
+_lock = threading.Lock()
+_inherited: list[object] = []
+
+
+def _forget_after_fork() -> None:
+    """Leave an engine's threads to the process that has them: a forked one would wait for them for ever."""
+    global _exported, _lock
+    # Kept, because taking sessions apart would wait for their threads too.
+    _inherited.append(_exported)
+    _exported, _lock = OrderedDict(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+def place(backend: str, device: str | torch.device, precision: str) -> torch.device:
+    """Check that a backend can do what is asked of it, and find the device that it computes on.
+
+    Parameters
+    ----------
+    backend : {"torch", "onnx", "openvino"}
+    device : str or torch.device
+        As in :func:`skecg.devices.resolve_device`; backends other than torch know ``"auto"`` and the CPU.
+    precision : {"fp32", "bf16"}
+        Backends other than torch know float32.
+
+    Raises
+    ------
+    ParameterError
+        When the backend is unknown, or does not offer the device or the precision.
+    MissingDependencyError
+        When a package that the backend needs is not installed.
+    """
+    if backend not in BACKENDS:
+        raise ParameterError(f"Got backend={backend!r}, expected one of {', '.join(map(repr, BACKENDS))}.")
+    if backend == "torch":
+        return resolve_device(device)
+    for package in _PACKAGES[backend]:
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(
+                f"backend={backend!r} needs {package}, which is not installed. Run `pip install 'skecg[{backend}]'`."
+            )
+    found = resolve_device("cpu" if device == "auto" else device)
+    if found.type != "cpu":
+        raise ParameterError(
+            f"Got device={str(device)!r} with backend={backend!r}, which computes on the CPU. Pass device='cpu', or "
+            "backend='torch' for other devices."
+        )
+    if precision != "fp32":
+        raise ParameterError(
+            f"Got precision={precision!r} with backend={backend!r}, which computes in float32. Pass precision='fp32', "
+            "or backend='torch' for others."
+        )
+    return found
+
+
+def encoder_on(backend: str, info: WeightsInfo, device: torch.device) -> Encoder:
+    """Give the encoder of a weights folder as a backend runs it; this process shares one of each.
+
+    Graphs are exported at their first use, once for each choice of layers, and never written to disk. The last few
+    encoders used are kept.
+
+    Parameters
+    ----------
+    backend : {"torch", "onnx", "openvino"}
+        One that :func:`place` has let pass.
+    info : WeightsInfo
+    device : torch.device
+    """
+    source = loaded_encoder(info, device)
+    if backend == "torch":
+        return source
+    key = (info.digest, backend)
+    with _lock:
+        if key not in _exported:
+            _exported[key] = ExportedEncoder(source, _ENGINES[backend])
+            while len(_exported) > _KEPT:
+                _exported.popitem(last=False)
+        _exported.move_to_end(key)
+        return _exported[key]
