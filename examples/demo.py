@@ -112,7 +112,7 @@ def main() -> None:
     name, model = next((name, entry) for name, entry in list_models().items() if entry.get("default"))
     print(f"skecg demo: {N_RECORDS} synthetic 12-lead records, model {name!r}")
     if not model["trained"]:
-        print("The bundled encoder is untrained: its features are random projections, a floor for trained ones.")
+        print("This encoder is untrained: its features are random projections, a floor for trained ones.")
     stages = Stages()
     records, labels = stages.run("make records", make_records, lambda made: f"{len(made[0])} records, 5 classes")
     paths = stages.run("write WFDB files", lambda: write_files(records), lambda p: f"{len(p)} in {p[0].parent}")

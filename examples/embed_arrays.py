@@ -4,8 +4,6 @@ Embed arrays
 
 An array holds records, leads and samples, in this order. What it cannot say itself, its sampling rate and the names of
 its leads, is told to the embedder once.
-
-The bundled encoder is untrained: its features are random projections of the ECG.
 """
 
 # %%

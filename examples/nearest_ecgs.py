@@ -4,8 +4,7 @@ Find the nearest ECGs
 
 Embeddings turn "which recordings look like this one?" into a search for nearest neighbours.
 
-The bundled encoder is untrained, so its neighbours are those of random projections. Trained weights go in by name, and
-nothing else changes.
+The encoder is the one that comes with skecg. Others go in by name, and nothing else changes.
 """
 
 # %%

@@ -48,11 +48,18 @@ def flops_per_record(config: PretrainConfig, visible_slices: float) -> float:
     -------
     float
         Floating-point operations: the target encoder forward on everything, the context encoder and the predictor
-        forward and backward for each mask.
+        forward and backward for each mask, and the context encoder once more where it sees other slices to describe.
     """
-    trained = encoder_flops(config.encoder, visible_slices)
-    trained += predictor_flops(config.encoder, config.predictor, visible_slices)
-    return encoder_flops(config.encoder, config.encoder.n_patches) + 3 * config.masks.masks_per_target * trained
+    encoder, objective, n_slices = config.encoder, config.objective, config.encoder.n_patches
+    n_masks = config.masks.masks_per_target
+    trained = n_masks * encoder_flops(encoder, visible_slices)
+    target = 0.0
+    if objective.predict_weight:
+        trained += n_masks * predictor_flops(encoder, config.predictor, visible_slices)
+        target = encoder_flops(encoder, n_slices)
+    if objective.describe_weight and objective.describe_share:
+        trained += encoder_flops(encoder, objective.describe_share * n_slices)
+    return target + 3 * trained
 
 
 def encoder_flops(config: EncoderConfig, slices: float) -> float:

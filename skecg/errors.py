@@ -27,6 +27,7 @@ Each message says what was found, what was wanted and what to do. The tree::
     ├── CacheError (OSError)               the embedding store cannot be used
     ├── DownloadError (OSError)            a data set could not be downloaded: network, server, checksum or disk
     │   └── DatasetNotFoundError (FileNotFoundError)   it is not on disk, and not to be downloaded
+    ├── ClusterError (ConnectionError)     a cluster that embeds cannot be reached, or has gone
     └── MissingDependencyError (ImportError)   an optional package is needed and absent
 
     SkecgWarning (UserWarning)
@@ -44,6 +45,7 @@ __all__ = [
     "BadSignalError",
     "CacheError",
     "CacheWarning",
+    "ClusterError",
     "DamagedRecordError",
     "DamagedWeightsError",
     "DatasetNotFoundError",
@@ -182,6 +184,10 @@ class DownloadError(SkecgError, OSError):
 
 class DatasetNotFoundError(DownloadError, FileNotFoundError):
     """A data set, or a part of it, is not on disk and was not to be downloaded."""
+
+
+class ClusterError(SkecgError, ConnectionError):
+    """The scheduler of a cluster cannot be reached, or went away in the middle of the work."""
 
 
 class MissingDependencyError(SkecgError, ImportError):

@@ -13,11 +13,12 @@ import tempfile
 import textwrap
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import sklearn
 
+import skecg
 from pretraining.__main__ import _parse as parse_pretraining
 from pretraining.recipes import load_recipe
 from skecg import errors, list_models
@@ -206,11 +207,37 @@ def test_readme_opens_with_a_sentence_and_the_two_commands() -> None:
     assert blocks_of(README)[0].text.split()[:2] == ["make", "demo"]
 
 
-def test_nothing_calls_untrained_weights_pretrained() -> None:
-    assert not any(entry["trained"] for entry in list_models().values()), "then this test has done its duty"
-    texts = [*PAGES, *(ROOT / "examples").rglob("*.py"), *(ROOT / "docs" / "extensions").glob("*.py")]
-    texts += [ROOT / "docs" / "_templates" / "research-use.html"]
-    assert [path.name for path in texts if re.search("pre-?trained", path.read_text(encoding="utf-8"), re.I)] == []
+def test_the_default_is_trained_and_its_card_says_on_what_and_how_well() -> None:
+    name, entry = next((name, entry) for name, entry in list_models().items() if entry.get("default"))
+    card = (ROOT / "skecg" / entry["bundled"] / "README.md").read_text(encoding="utf-8")
+    assert entry["trained"]
+    for archive, licence in entry["data_licences"].items():
+        assert f"| {archive} | {licence} |" in card
+    (value, low, high), *_ = entry["scores"].values()
+    assert f"| {value:.3f} | 95 % interval {low:.3f} to {high:.3f} |" in card
+    for words in ("Research use only", "Leakage", "Where it is weak", f"skecg verify {name}", entry["sha256"]):
+        assert words in card
+
+
+def test_the_default_is_small() -> None:
+    entry = next(entry for entry in list_models().values() if entry.get("default"))
+    encoder, spec = skecg.load_encoder("default")
+    assert sum(file.stat().st_size for file in (ROOT / "skecg" / entry["bundled"]).iterdir()) < 12e6
+    assert flops_per_window(encoder.config, spec.window_samples) < 1e9
+
+
+def flops_per_window(config: Any, n_samples: int) -> float:
+    """Multiply-and-adds of the products of a temporal encoder, times two."""
+    n_tokens = n_samples // config.patch_samples + config.num_registers
+    linear = n_tokens * (4 * config.dim**2 + 2 * config.dim * config.hidden_dim)
+    attention = 2 * n_tokens**2 * config.dim
+    return 2 * (config.depth * (linear + attention) + n_tokens * config.n_leads * config.patch_samples * config.dim)
+
+
+def test_untrained_weights_are_called_so() -> None:
+    for name, entry in list_models().items():
+        card = (ROOT / "skecg" / entry["bundled"] / "README.md").read_text(encoding="utf-8")
+        assert ("This encoder is untrained" in card) is not entry["trained"] is ("untrained" not in name)
 
 
 def test_readme_and_every_page_of_the_documentation_say_research_use_only() -> None:

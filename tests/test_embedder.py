@@ -237,7 +237,7 @@ def test_n_features_of_3d_input_are_its_leads() -> None:
 
 
 def test_clones_and_set_params_behave() -> None:
-    embedder = JEPAEmbedder(sampling_rate=500, leads=["I"], pooling="max", layer=[0, 1])
+    embedder = JEPAEmbedder(sampling_rate=500, leads=["I"], pooling="max", layer=[0, 3])
     copy = clone(embedder).set_params(pooling="mean")
 
     assert embedder.get_params() | {"pooling": "mean"} == copy.get_params()
@@ -250,12 +250,12 @@ def test_clones_and_set_params_behave() -> None:
 @pytest.mark.parametrize(
     ("parameters", "n_features"),
     [
-        ({"pooling": "mean"}, 128),
-        ({"pooling": "max"}, 128),
-        ({"pooling": "mean+std"}, 256),
-        ({"pooling": "cls"}, 128),
-        ({"pooling": "mean", "layer": "last2"}, 256),
-        ({"pooling": "mean", "layer": [0]}, 128),
+        ({"pooling": "mean"}, 192),
+        ({"pooling": "max"}, 192),
+        ({"pooling": "mean+std"}, 384),
+        ({"pooling": "cls"}, 192),
+        ({"pooling": "mean", "layer": "last2"}, 384),
+        ({"pooling": "mean", "layer": [0]}, 192),
     ],
 )
 def test_pooling_and_layers_decide_the_features(parameters: dict, n_features: int) -> None:
@@ -267,10 +267,10 @@ def test_pooling_and_layers_decide_the_features(parameters: dict, n_features: in
 
 
 def test_several_layers_are_their_features_side_by_side() -> None:
-    both = embed(RECORDS[:2], pooling="mean", layer=[0, 1])
+    both = embed(RECORDS[:2], pooling="mean", layer=[0, 3])
 
-    assert_same_features(both[:, :128], embed(RECORDS[:2], pooling="mean", layer=0))
-    assert_same_features(both[:, 128:], embed(RECORDS[:2], pooling="mean", layer=-1))
+    assert_same_features(both[:, :192], embed(RECORDS[:2], pooling="mean", layer=0))
+    assert_same_features(both[:, 192:], embed(RECORDS[:2], pooling="mean", layer=-1))
 
 
 def test_tokens_average_to_the_features() -> None:
@@ -472,7 +472,7 @@ def test_feature_names_need_neither_weights_nor_network(monkeypatch: pytest.Monk
     embedder = JEPAEmbedder().fit(RECORDS)
     monkeypatch.setattr("skecg.embedder.find_weights", lambda *a, **k: pytest.fail("asked for the weights"))
 
-    assert len(embedder.get_feature_names_out()) == 256
+    assert len(embedder.get_feature_names_out()) == 384
     assert "JEPAEmbedder" in embedder._repr_html_()
 
 
@@ -537,7 +537,7 @@ def test_progress_is_shown_when_asked_for(capfd: pytest.CaptureFixture[str]) -> 
     ("parameters", "error", "message"),
     [
         ({"pooling": "avg"}, ParameterError, r"pooling='avg', expected one of 'mean'"),
-        ({"layer": 7}, ParameterError, r"layer=7, expected -2 to 1"),
+        ({"layer": 7}, ParameterError, r"layer=7, expected -4 to 3"),
         ({"batch_size": 0}, ParameterError, r"batch_size=0, expected a positive integer or 'auto'"),
         ({"device": "gpu"}, ParameterError, r"device='gpu'.*Use 'auto' or 'cpu'"),
         ({"precision": "fp16"}, ParameterError, r"precision='fp16', expected one of"),

@@ -241,6 +241,12 @@ TROUBLES = [
         before="import skecg.datasets",
     ),
     Trouble(
+        "ClusterError",
+        "skecg.archives.check_scheduler('localhost:9')",
+        "Start the scheduler, or take a share of the work without one by ``--part``.",
+        before="import skecg.archives",
+    ),
+    Trouble(
         "CacheWarning",
         "JEPAEmbedder(cache='./damaged-cache').fit_transform(records)",
         "Nothing has to be done: embeddings are computed again.",

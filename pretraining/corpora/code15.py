@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretraining.corpora.corpus import Corpus, Item
-from pretraining.corpora.csv_tables import read_rows, whole_number
+from skecg.datasets.tables import read_rows, whole_number
 from skecg.errors import (
     BadSignalError,
     DamagedRecordError,

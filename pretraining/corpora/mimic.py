@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pretraining.corpora.corpus import Corpus, FileReader, Item
-from pretraining.corpora.csv_tables import read_rows, whole_number
+from skecg.datasets.tables import read_rows, whole_number
 
 __all__ = ["open_mimic"]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretraining.corpora.corpus import KEPT_OUT_FOLDS, Corpus, FileReader, Item, keep_folds_out
-from pretraining.corpora.csv_tables import read_rows, whole_number
+from skecg.datasets.tables import read_rows, whole_number
 
 __all__ = ["open_ptbxl"]
 

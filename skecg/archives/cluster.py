@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from skecg.archives.jobs import ChunkJob, ChunkResult
-from skecg.errors import MissingDependencyError, ParameterError
+from skecg.errors import ClusterError, MissingDependencyError, ParameterError
 
 __all__ = ["Cluster", "LostChunk", "check_scheduler"]
 
@@ -45,6 +45,8 @@ def check_scheduler(address: str) -> None:
     MissingDependencyError
         When Dask is not installed.
     ParameterError
+        When it is no file.
+    ClusterError
         When nothing answers there.
     """
     comm = _import_distributed().comm
@@ -78,7 +80,7 @@ class Cluster:
     ------
     MissingDependencyError
         When Dask is not installed.
-    ParameterError
+    ClusterError
         When what answers there is no scheduler.
     """
 
@@ -154,7 +156,7 @@ class Cluster:
         try:
             yield
         except (OSError, CancelledError) as error:
-            raise ConnectionError(
+            raise ClusterError(
                 f"The scheduler at {self._address!r} is gone, or has cancelled the chunks "
                 f"({type(error).__name__}). What is done is kept: give the same command again to continue."
             ) from error
@@ -166,8 +168,8 @@ class Cluster:
         self._client.close()
 
 
-def _unreachable(address: str, error: Exception) -> ParameterError:
-    return ParameterError(
+def _unreachable(address: str, error: Exception) -> ClusterError:
+    return ClusterError(
         f"Got --scheduler {address!r}, where no Dask scheduler answers ({error}). Expected one like "
         "tcp://host:8786; start it with `dask scheduler` and see that it can be reached from here."
     )

@@ -79,6 +79,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--missing-leads", default="raise", metavar="POLICY", help="raise (default), zero or subset")
     group.add_argument("--short-records", default="raise", metavar="POLICY", help="raise (default) or pad")
     group.add_argument("--precision", default="auto", metavar="P", help="auto (default), fp32 or bf16")
+    group.add_argument("--backend", default="torch", metavar="B", help="torch (default), onnx or openvino")
 
 
 def _add_computing_options(parser: argparse.ArgumentParser) -> None:
@@ -175,8 +176,8 @@ def _embedder(arguments: argparse.Namespace) -> JEPAEmbedder:
     from skecg.embedder import JEPAEmbedder
 
     names = (
-        "sampling_rate leads pooling layer stride missing_leads short_records batch_size device precision cache n_jobs "
-        "revision local_files_only"
+        "sampling_rate leads pooling layer stride missing_leads short_records batch_size device precision backend "
+        "cache n_jobs revision local_files_only"
     )
     options = {name: getattr(arguments, name) for name in names.split()}
     return JEPAEmbedder(arguments.model, units=arguments.units or "mV", **options)
@@ -260,6 +261,7 @@ def _provenance(embedder: JEPAEmbedder, recipe: Recipe, n_records: int) -> dict[
         "pooling": recipe.encoding.pooling,
         "layers": list(recipe.encoding.layers),
         "precision": recipe.encoding.precision,
+        "backend": recipe.backend,
         "stride_seconds": recipe.stride_seconds,
         "missing_leads": recipe.missing_leads,
         "short_records": recipe.short_records,

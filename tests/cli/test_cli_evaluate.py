@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, Run
 
 from skecg.cli import _parser
 from skecg.datasets import make_ecg
 
+TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
 N_RECORDS = 90
+
+Run = Callable[..., int]
 
 
 @pytest.fixture(scope="session")

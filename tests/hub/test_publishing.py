@@ -313,7 +313,7 @@ def test_an_embedder_publishes_its_weights(hub, weights, ecg):
     done = JEPAEmbedder(weights).fit(ecg).push_to_hub(REPO, tag="v1")
     assert find_weights(REPO, revision="v1").revision == done.commit
     with pytest.raises(PublishError, match="untrained"):
-        JEPAEmbedder().push_to_hub("someone/random")
+        JEPAEmbedder("untrained-temporal").push_to_hub("someone/random")
 
 
 def test_weights_from_the_hub_can_be_published_elsewhere(hub, weights):
