@@ -32,7 +32,6 @@ FloatArray = NDArray[np.float32]
 VERSION = 1
 # Kernels other than those of the baseline that encoders are compared with.
 _KERNEL_SEED = 20_260
-_N_KERNELS = 168
 _MOST_ROWS_TO_FIT = 20_000
 _ROWS_AT_ONCE = 64
 _N_RHYTHM = 4
@@ -65,7 +64,7 @@ class _Kind(NamedTuple):
 
 
 def _kernels(signals: FloatArray, sampling_rate: float) -> FloatArray:
-    return random_convolution_features(signals, n_kernels=_N_KERNELS, seed=_KERNEL_SEED)
+    return random_convolution_features(signals, seed=_KERNEL_SEED)
 
 
 def _median_beats(signals: FloatArray, sampling_rate: float) -> FloatArray:
@@ -77,7 +76,7 @@ def _rhythm(signals: FloatArray, sampling_rate: float) -> FloatArray:
 
 
 _KINDS = {
-    "convolutions": _Kind(_kernels, 320, 1.0),
+    "convolutions": _Kind(_kernels, 256, 1.0),
     "hand-crafted": _Kind(hand_crafted_features, 100, 1.0),
     "median beat": _Kind(_median_beats, 60, 0.7),
     "rhythm": _Kind(_rhythm, 4, 0.15),
