@@ -32,7 +32,7 @@ OUT ?= weights_output
 SAMPLE = $(DATA)/ptbxl_zscored_250hz.npz
 CORPORA = ptbxl-raw=$(DATA)/ptbxl_raw_250hz.npz ptbxl-standardized=$(SAMPLE) cinc2020-2021=$(DATA)/cinc2020_2021_mix_250hz.npz \
 	code15-samitrop=$(DATA)/code15_samitrop_250hz.npz ludb=$(DATA)/ludb_500hz.npz cinc2011=$(DATA)/cinc2011_seta_250hz.npz
-SHARES = {"ptbxl-standardized":0.5,"ptbxl-raw":0.05,"cinc2020-2021":0.2,"code15-samitrop":0.1,"ludb":0.1,"cinc2011":0.05}
+SHARES = {"ptbxl-standardized":0.5,"cinc2020-2021":0.2,"code15-samitrop":0.1,"ludb":0.1,"ptbxl-raw":0.05,"cinc2011":0.05}
 
 weights: export OMP_NUM_THREADS = 1
 weights: $(VENV)/test-installed
