@@ -20,8 +20,10 @@ TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
 Run = Callable[..., int]
 
 # The real command, in chunks of three records, that stops for ever after the second.
+# What started the tests may have had it ignore Ctrl-C.
 _STALLING = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import skecg.embedding
 from skecg.cli import main
 from skecg.cli.unfinished import UnfinishedRun

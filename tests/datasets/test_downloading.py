@@ -299,8 +299,10 @@ def test_an_error_ends_the_other_transfers_at_once(tmp_path: Path) -> None:
 
 def test_an_interrupted_download_ends_at_once_and_keeps_its_parts(tmp_path: Path) -> None:
     code = f"""
+        import signal
         from pathlib import Path
         from skecg.datasets.downloading import Downloader
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         Downloader("URL", Path({str(tmp_path)!r})).fetch({{"slow.dat": "0" * 64}})
     """
     with serve(Site({"slow.dat": bytes(100)}, always={"slow.dat": ("stall", 20.0)})) as site:

@@ -90,7 +90,7 @@ def test_differences_are_of_every_pair_and_have_a_sign(report: Report) -> None:
     other = report.difference("majority", "noise 0.3", 1.0)
 
     assert (one.estimate, one.low, one.high) == (-other.estimate, -other.high, -other.low)
-    with pytest.raises(KeyError):
+    with pytest.raises(ParameterError, match="no difference"):
         report.difference("majority", "nobody", 1.0)
 
 
