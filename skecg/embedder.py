@@ -121,7 +121,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     >>> from skecg.datasets import make_ecg
     >>> records = make_ecg(3, random_state=0).records
     >>> JEPAEmbedder().fit_transform(records).shape
-    (3, 256)
+    (3, 384)
     """
 
     def __init__(
