@@ -29,6 +29,7 @@ def open_with_openvino(graph: bytes) -> Session:
     }
     # What its binding sets up with the first array it must not set up in two threads at once: they wait for each other.
     np.array(openvino.Tensor(np.zeros(1, np.float32), shared_memory=True).data)
+    openvino.Type.f32.to_dtype()
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(model=graph), "CPU", settings)
     # A request holds the arrays of one caller; another's must not come between.
