@@ -63,7 +63,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         Whether `y` was an indicator.
     n_features_in_ : int
         Columns of `X`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of str, one for each feature
         Names of the columns, when they have names.
 
     Notes
