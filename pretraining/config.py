@@ -6,17 +6,19 @@ It is written next to whatever it made, read back strictly, and changed by typed
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from pretraining.config_part import Part, refuse_unknown, require
+from pretraining.objective_configs import AnyObjectiveConfig, ObjectiveConfig, read_objective
 from skecg.encoders import read_encoder_config
 from skecg.errors import ParameterError
 from skecg.spec import EncoderConfig, InputSpec
 
 __all__ = [
     "DataConfig",
+    "AnyObjectiveConfig",
     "EmaConfig",
     "MaskConfig",
     "ObjectiveConfig",
@@ -28,37 +30,8 @@ __all__ = [
 ]
 
 
-def _require(condition: bool, where: str, value: object, wanted: str) -> None:
-    if not condition:
-        raise ParameterError(f"Got {where}={value!r}, expected {wanted}.")
-
-
-class _Part:
-    """A part of the configuration: reads itself from plain values and refuses unknown keys."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the fields as plain JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the fields from plain values."""
-        known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-        for key in values:
-            refuse_unknown(key, known, cls.__name__)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-def refuse_unknown(key: str, known: Sequence[str], where: str) -> None:
-    """Raise for a name that is none of those known, with the nearest one."""
-    if key not in known:
-        close = difflib.get_close_matches(key, known, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
-        raise ParameterError(f"Got an unknown name {key!r} in {where}. {hint}")
-
-
 @dataclass(frozen=True)
-class PredictorConfig(_Part):
+class PredictorConfig(Part):
     """Shape of the predictor."""
 
     dim: int
@@ -67,12 +40,12 @@ class PredictorConfig(_Part):
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
-        _require(self.dim > 0 and self.dim % self.num_heads == 0, "predictor.dim", self.dim, "a multiple of num_heads")
-        _require(self.depth > 0, "predictor.depth", self.depth, "a positive integer")
+        require(self.dim > 0 and self.dim % self.num_heads == 0, "predictor.dim", self.dim, "a multiple of num_heads")
+        require(self.depth > 0, "predictor.depth", self.depth, "a positive integer")
 
 
 @dataclass(frozen=True)
-class MaskConfig(_Part):
+class MaskConfig(Part):
     """Which slices of time the context sees.
 
     Parameters
@@ -103,55 +76,14 @@ class MaskConfig(_Part):
 
     def __post_init__(self) -> None:
         kinds = ("random", "multiblock", "blocks")
-        _require(self.kind in kinds, "masks.kind", self.kind, f"one of {', '.join(map(repr, kinds))}")
-        _require(0 < self.low <= self.high < 1, "masks.low, high", (self.low, self.high), "0 < low <= high < 1")
+        require(self.kind in kinds, "masks.kind", self.kind, f"one of {', '.join(map(repr, kinds))}")
+        require(0 < self.low <= self.high < 1, "masks.low, high", (self.low, self.high), "0 < low <= high < 1")
         for name in ("n_blocks", "min_block", "masks_per_target"):
-            _require(getattr(self, name) >= 1, f"masks.{name}", getattr(self, name), "a positive integer")
+            require(getattr(self, name) >= 1, f"masks.{name}", getattr(self, name), "a positive integer")
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig(_Part):
-    """What is predicted and how far off it is.
-
-    Parameters
-    ----------
-    loss : {"l1", "smooth_l1"}
-        Mean over all elements; "smooth_l1" has beta 1.
-    target_norm : {"none", "layer", "centre"}
-        The target encoder's tokens as they are; through a further layer norm without weights (Kim); or less their mean
-        over the batch at each position.
-    predict_weight : float
-        Weight of the prediction of masked tokens; with 0 only the other terms are left, for comparison.
-    sigreg_weight : float
-        Weight of SIGReg on the context encoder's pooled tokens; 0 leaves it out.
-    describe_weight : float
-        Weight of the squared error of the recording's label-free descriptors (:mod:`pretraining.descriptors`),
-        predicted from the tokens that are seen; 0 leaves it out.
-    describe_share : float
-        Share of the slices that are seen for it, drawn by themselves for each record, in a further pass of the context
-        encoder; with 0 it is made from what the prediction sees, which costs nothing.
-    """
-
-    loss: str = "l1"
-    target_norm: str = "none"
-    predict_weight: float = 1.0
-    sigreg_weight: float = 0.0
-    describe_weight: float = 0.0
-    describe_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require(self.loss in ("l1", "smooth_l1"), "objective.loss", self.loss, "'l1' or 'smooth_l1'")
-        norms = ("none", "layer", "centre")
-        _require(self.target_norm in norms, "objective.target_norm", self.target_norm, f"one of {norms}")
-        weights = {name: getattr(self, name) for name in ("predict_weight", "sigreg_weight", "describe_weight")}
-        for name, weight in weights.items():
-            _require(weight >= 0, f"objective.{name}", weight, "0 or more")
-        _require(0 <= self.describe_share <= 1, "objective.describe_share", self.describe_share, "0 to 1")
-        _require(any(weights.values()), "objective's weights", tuple(weights.values()), "one that is not 0")
-
-
-@dataclass(frozen=True)
-class OptimConfig(_Part):
+class OptimConfig(Part):
     """AdamW and its schedules.
 
     Parameters
@@ -182,13 +114,13 @@ class OptimConfig(_Part):
     gradient_clip: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "optim.lr", self.lr, "a positive number")
-        _require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "0 or more")
-        _require(self.cosine_from in ("warmup", "zero"), "optim.cosine_from", self.cosine_from, "'warmup' or 'zero'")
+        require(self.lr > 0, "optim.lr", self.lr, "a positive number")
+        require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "0 or more")
+        require(self.cosine_from in ("warmup", "zero"), "optim.cosine_from", self.cosine_from, "'warmup' or 'zero'")
 
 
 @dataclass(frozen=True)
-class EmaConfig(_Part):
+class EmaConfig(Part):
     """The target encoder's momentum, linear over the run.
 
     `before_step` says whether the average is taken before the step's forward pass (Weimann) or after the optimizer's
@@ -200,11 +132,11 @@ class EmaConfig(_Part):
     before_step: bool = False
 
     def __post_init__(self) -> None:
-        _require(0 <= self.start <= self.end <= 1, "ema.start, end", (self.start, self.end), "0 <= start <= end <= 1")
+        require(0 <= self.start <= self.end <= 1, "ema.start, end", (self.start, self.end), "0 <= start <= end <= 1")
 
 
 @dataclass(frozen=True)
-class DataConfig(_Part):
+class DataConfig(Part):
     """How records become a batch.
 
     Parameters
@@ -229,14 +161,14 @@ class DataConfig(_Part):
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(all(w > 0 for w in self.weights.values()), "data.weights", self.weights, "positive shares")
-        _require(0 < self.gain[0] <= self.gain[1], "data.gain", self.gain, "0 < low <= high")
+        require(all(w > 0 for w in self.weights.values()), "data.weights", self.weights, "positive shares")
+        require(0 < self.gain[0] <= self.gain[1], "data.gain", self.gain, "0 < low <= high")
         for name in ("lead_dropout", "drop_path"):
-            _require(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "0 or more, below 1")
+            require(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "0 or more, below 1")
 
 
 @dataclass(frozen=True)
-class RunConfig(_Part):
+class RunConfig(Part):
     """How long, how much at once, on what.
 
     Parameters
@@ -265,13 +197,13 @@ class RunConfig(_Part):
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation"):
-            _require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "a positive integer")
-        _require(self.precision in ("auto", "fp32", "bf16"), "run.precision", self.precision, "auto, fp32 or bf16")
-        _require(self.parallel in ("ddp", "fsdp2"), "run.parallel", self.parallel, "'ddp' or 'fsdp2'")
+            require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "a positive integer")
+        require(self.precision in ("auto", "fp32", "bf16"), "run.precision", self.precision, "auto, fp32 or bf16")
+        require(self.parallel in ("ddp", "fsdp2"), "run.parallel", self.parallel, "'ddp' or 'fsdp2'")
 
 
 @dataclass(frozen=True)
-class WatchConfig(_Part):
+class WatchConfig(Part):
     """What is written down on the way, counted in optimizer steps; 0 for never."""
 
     log_every: int = 20
@@ -294,9 +226,12 @@ class PretrainConfig:
     input : InputSpec
         What the encoder is fed, in training and ever after.
     encoder : EncoderConfig
-    predictor : PredictorConfig
-    masks : MaskConfig
-    objective : ObjectiveConfig
+    objective : AnyObjectiveConfig
+        What it is trained for, JEPA if not said.
+    predictor : PredictorConfig or None
+        Of JEPA; the shape of the decoder of masked autoencoders.
+    masks : MaskConfig or None
+        Of JEPA.
     optim : OptimConfig
     ema : EmaConfig
     data : DataConfig
@@ -305,7 +240,8 @@ class PretrainConfig:
     pooling : str
         What exported weights name as their pooling.
     export_encoder : {"target", "context"}
-        Which of the two encoders is exported: the average, or the one that was trained.
+        Which of the two encoders is exported: the average, or the one that was trained. Objectives other than JEPA have
+        only the latter.
     export_blocks : int
         How many of its blocks, from the first; 0 for all. The last blocks learn what the objective asks for, and
         features from before them can be the better ones.
@@ -314,11 +250,11 @@ class PretrainConfig:
     name: str
     input: InputSpec
     encoder: EncoderConfig
-    predictor: PredictorConfig
-    masks: MaskConfig
     optim: OptimConfig
     run: RunConfig
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: AnyObjectiveConfig = field(default_factory=ObjectiveConfig)
+    predictor: PredictorConfig | None = None
+    masks: MaskConfig | None = None
     ema: EmaConfig = field(default_factory=EmaConfig)
     data: DataConfig = field(default_factory=DataConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
@@ -328,14 +264,34 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         exported = ("target", "context")
-        _require(self.export_encoder in exported, "export_encoder", self.export_encoder, f"one of {exported}")
+        require(self.export_encoder in exported, "export_encoder", self.export_encoder, f"one of {exported}")
         depth = self.encoder.depth
-        _require(0 <= self.export_blocks <= depth, "export_blocks", self.export_blocks, f"0 to {depth}")
+        require(0 <= self.export_blocks <= depth, "export_blocks", self.export_blocks, f"0 to {depth}")
         same = (self.encoder.n_leads, self.encoder.window_samples) == (self.input.n_leads, self.input.window_samples)
-        _require(same, "encoder", self.encoder, f"{self.input.n_leads} leads of {self.input.window_samples} samples")
-        if self.masks.kind == "blocks":
+        require(same, "encoder", self.encoder, f"{self.input.n_leads} leads of {self.input.window_samples} samples")
+        if self.masks is not None and self.masks.kind == "blocks":
             fits = self.masks.min_block <= self.encoder.n_patches
-            _require(fits, "masks.min_block", self.masks.min_block, f"at most {self.encoder.n_patches}")
+            require(fits, "masks.min_block", self.masks.min_block, f"at most {self.encoder.n_patches}")
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        """Refuse parts that are missing for the objective, or that it has no use for."""
+        kind = self.objective.kind
+        if isinstance(self.objective, ObjectiveConfig):
+            require(self.predictor is not None, "predictor", None, "its shape, which JEPA needs")
+            require(self.masks is not None, "masks", None, "how they are drawn, which JEPA needs")
+            return
+        require(self.export_encoder == "context", "export_encoder", self.export_encoder, f"'context' with {kind!r}")
+        require(self.masks is None, "masks", self.masks, f"None with {kind!r}, whose masks are in its own part")
+        require(self.data.drop_path == 0, "data.drop_path", self.data.drop_path, f"0 with {kind!r}")
+
+    @property
+    def jepa(self) -> tuple[ObjectiveConfig, PredictorConfig, MaskConfig]:
+        """The parts that only JEPA has."""
+        assert isinstance(self.objective, ObjectiveConfig), "asked of another objective"
+        assert self.predictor is not None, "checked at birth"
+        assert self.masks is not None, "checked at birth"
+        return self.objective, self.predictor, self.masks
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain JSON values."""
@@ -359,6 +315,8 @@ class PretrainConfig:
         for name, kind in _PARTS.items():
             if name in parts:
                 parts[name] = kind.from_dict(parts[name])
+        if "objective" in parts:
+            parts["objective"] = read_objective(parts["objective"])
         return cls(**parts)
 
     def override(self, assignments: Sequence[str]) -> Self:
@@ -369,8 +327,9 @@ class PretrainConfig:
             part, dot, key = name.partition(".")
             if not separator or not dot:
                 raise ParameterError(f"Got {assignment!r}, expected part.field=value, for example optim.lr=5e-4.")
-            refuse_unknown(part, ["input", "encoder", *_PARTS], "the configuration")
+            refuse_unknown(part, ["input", "encoder", "objective", *_PARTS], "the configuration")
             old = getattr(changed, part)
+            require(old is not None, part, None, f"no {assignment!r}: {changed.objective.kind!r} has no such part")
             types = {f.name: str(f.type) for f in fields(old)}
             refuse_unknown(key, list(types), part)
             may_be_none = "None" in types[key] and text.lower() == "none"
@@ -379,10 +338,9 @@ class PretrainConfig:
         return changed
 
 
-_PARTS: dict[str, type[_Part]] = {
+_PARTS: dict[str, type[Part]] = {
     "predictor": PredictorConfig,
     "masks": MaskConfig,
-    "objective": ObjectiveConfig,
     "optim": OptimConfig,
     "ema": EmaConfig,
     "data": DataConfig,

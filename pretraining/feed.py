@@ -1,6 +1,6 @@
 """What a step is fed, drawn ahead by a thread, so that reading is not what a step waits for.
 
-Batches and masks are pure functions of the step, so drawing them early changes nothing.
+Batches and what goes with them are pure functions of the step, so drawing them early changes nothing.
 """
 
 from __future__ import annotations
@@ -9,17 +9,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
-
-import torch
+from typing import TYPE_CHECKING, Any, Self
 
 from pretraining.config import PretrainConfig
-from pretraining.masks import Masks, draw_masks, draw_seen
-from pretraining.objectives.describing import Described
+from pretraining.objectives import objective_class
 from pretraining.sampling import Batch, draw_batch
 
 if TYPE_CHECKING:
-    from pretraining.descriptors import Descriptors
     from pretraining.shards import ShardSet
 
 __all__ = ["Feed", "Part", "draw_part"]
@@ -27,33 +23,17 @@ __all__ = ["Feed", "Part", "draw_part"]
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a step's batch: the records at some places, still int16 and on the host, and what goes with them."""
+    """The records at some places of a step's batch, still int16 and on the host, and what was drawn for them."""
 
     positions: range
     batch: Batch
-    masks: list[Masks]
-    described: Described | None = None
+    drawn: Any
 
 
-def draw_part(
-    config: PretrainConfig, shards: ShardSet, step: int, positions: range, descriptors: Descriptors | None = None
-) -> Part:
-    """Draw the records at some places of a step's batch, and their masks, and look up what describes them."""
-    masks = draw_masks(config.masks, config.encoder.n_patches, positions, seed=config.run.seed, step=step)
+def draw_part(config: PretrainConfig, shards: ShardSet, step: int, positions: range, tables: Any = None) -> Part:
+    """Draw the records at some places of a step's batch, and what its objective wants of them."""
     batch = draw_batch(shards, config, step, positions)
-    described = None if descriptors is None else _describe(batch, descriptors, _seen(config, step, positions))
-    return Part(positions, batch, masks, described)
-
-
-def _seen(config: PretrainConfig, step: int, positions: range) -> torch.Tensor | None:
-    """Draw the slices that descriptions are made from, where they are not those of the prediction."""
-    share = config.objective.describe_share
-    return draw_seen(config.encoder.n_patches, share, positions, seed=config.run.seed, step=step) if share else None
-
-
-def _describe(batch: Batch, descriptors: Descriptors, seen: torch.Tensor | None) -> Described:
-    weights = descriptors.is_known[batch.rows][:, None] * descriptors.importance
-    return Described(torch.from_numpy(descriptors.values[batch.rows]), torch.from_numpy(weights), seen)
+    return Part(positions, batch, objective_class(config).draw(config, tables, batch, step, positions))
 
 
 class Feed:
@@ -65,18 +45,12 @@ class Feed:
     shards : ShardSet
     positions : list of range
         Places of the parts in the batch of a step.
-    descriptors : Descriptors, optional
-        Of the rows of the shards, where the objective asks for them.
+    tables : optional
+        What the objective knows of the rows of the shards.
     """
 
-    def __init__(
-        self,
-        config: PretrainConfig,
-        shards: ShardSet,
-        positions: list[range],
-        descriptors: Descriptors | None = None,
-    ) -> None:
-        self._config, self._shards, self._positions, self._descriptors = config, shards, positions, descriptors
+    def __init__(self, config: PretrainConfig, shards: ShardSet, positions: list[range], tables: Any = None) -> None:
+        self._config, self._shards, self._positions, self._tables = config, shards, positions, tables
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
         self._drawn: dict[tuple[int, int], Future[Part]] = {}
 
@@ -93,9 +67,7 @@ class Feed:
         return self._drawn.pop((step, number), None) or self._submit(step, number)
 
     def _submit(self, step: int, number: int) -> Future[Part]:
-        return self._thread.submit(
-            draw_part, self._config, self._shards, step, self._positions[number], self._descriptors
-        )
+        return self._thread.submit(draw_part, self._config, self._shards, step, self._positions[number], self._tables)
 
     def __enter__(self) -> Self:
         return self

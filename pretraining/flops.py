@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pretraining.config import PredictorConfig, PretrainConfig
     from skecg.spec import EncoderConfig
 
-__all__ = ["encoder_flops", "flops_per_record", "pace", "peak_flops", "predictor_flops"]
+__all__ = ["encoder_flops", "jepa_flops", "pace", "peak_flops", "predictor_flops"]
 
 # Dense bfloat16 peaks by words of the device's name, from the makers' data sheets (without sparsity), the more
 # particular name first.
@@ -35,8 +35,8 @@ _BF16_PEAKS = {
 }
 
 
-def flops_per_record(config: PretrainConfig, visible_slices: float) -> float:
-    """Count what one record costs in a training step.
+def jepa_flops(config: PretrainConfig, visible_slices: float) -> float:
+    """Count what one record costs in a training step of JEPA.
 
     Parameters
     ----------
@@ -50,12 +50,13 @@ def flops_per_record(config: PretrainConfig, visible_slices: float) -> float:
         Floating-point operations: the target encoder forward on everything, the context encoder and the predictor
         forward and backward for each mask, and the context encoder once more where it sees other slices to describe.
     """
-    encoder, objective, n_slices = config.encoder, config.objective, config.encoder.n_patches
-    n_masks = config.masks.masks_per_target
+    encoder, n_slices = config.encoder, config.encoder.n_patches
+    objective, predictor, masks = config.jepa
+    n_masks = masks.masks_per_target
     trained = n_masks * encoder_flops(encoder, visible_slices)
     target = 0.0
     if objective.predict_weight:
-        trained += n_masks * predictor_flops(encoder, config.predictor, visible_slices)
+        trained += n_masks * predictor_flops(encoder, predictor, visible_slices)
         target = encoder_flops(encoder, n_slices)
     if objective.describe_weight and objective.describe_share:
         trained += encoder_flops(encoder, objective.describe_share * n_slices)
@@ -108,7 +109,7 @@ def pace(
         That this process trained on in so many `seconds`.
     seconds : float
     flops_of_record : float
-        Of :func:`flops_per_record`.
+        Of :meth:`pretraining.objectives.objective.Objective.flops`.
     device : torch.device
     precision : {"fp32", "bf16"}
 

@@ -9,11 +9,10 @@ Shapes: n records, q views of each, B windows, L leads, T samples, N tokens, R r
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import resource
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,8 +22,7 @@ from torch import Tensor, nn
 from pretraining.collapse import collapse_reason
 
 if TYPE_CHECKING:
-    from pretraining.masks import Masks
-    from pretraining.objectives.jepa import Jepa
+    from pretraining.objectives.objective import Drawn, Objective
     from skecg.encoders import Encoder
 
 __all__ = [
@@ -172,24 +170,25 @@ class Gauges:
         self.seed = seed
         self._last_target: list[Tensor] | None = None
 
-    def measure(self, model: Jepa, values_nLT: Tensor, masks: Sequence[Masks]) -> dict[str, float]:
+    def measure(self, model: Objective, values_nLT: Tensor, drawn: Drawn) -> dict[str, float]:
         """Measure a model.
 
         Parameters
         ----------
-        model : Jepa
+        model : Objective
         values_nLT : Tensor of shape (n, L, T)
             Prepared windows, the same ones every time; some hundred of them, ranks cannot exceed their number.
-        masks : sequence of Masks of n records
-            The same ones every time.
+        drawn : Drawn
+            What goes with them, the same every time.
 
         Returns
         -------
         dict of str to float
             ``fixed_loss`` on this batch; of the target encoder's features ``rank``, ``rank_uncentred``,
             ``record_spread``, ``token_spread``, ``position_share``, ``lidar``, ``lidar_shuffled``, ``identity``
-            (:func:`identity_ratio`); ``drift``, the distance of the context encoder from the target, relative to it;
-            and, from the second time on, ``target_change``, that of the target from where it was the last time.
+            (:func:`identity_ratio`); ``drift``, the distance of the context encoder from the target, relative to it, if
+            they are two; and, from the second time on, ``target_change``, that of the target from where it was the last
+            time.
 
         Notes
         -----
@@ -199,7 +198,7 @@ class Gauges:
             tokens = _tokens(model.target_encoder, values_nLT)
             pooled = tokens.mean(dim=1)
             found = {
-                "fixed_loss": self._measure_loss(model, values_nLT, masks),
+                "fixed_loss": self._measure_loss(model, values_nLT, drawn),
                 "rank": effective_rank(pooled),
                 "rank_uncentred": effective_rank(pooled, centred=False),
                 "record_spread": record_spread(pooled),
@@ -208,15 +207,13 @@ class Gauges:
             }
             return found | self._measure_views(model.target_encoder, values_nLT) | self._measure_drift(model)
 
-    def _measure_loss(self, model: Jepa, values_nLT: Tensor, masks: Sequence[Masks]) -> float:
-        """Give the mean loss of prediction over batches, which differ in size at most at the end."""
+    def _measure_loss(self, model: Objective, values_nLT: Tensor, drawn: Drawn) -> float:
+        """Give the mean of the loss's first part over batches, which differ in size at most at the end."""
         sums = []
         for start in range(0, len(values_nLT), _BATCH):
             rows = slice(start, start + _BATCH)
-            batch = [dataclasses.replace(m, context=m.context[rows], target=m.target[rows]) for m in masks]
-            generator = torch.Generator().manual_seed(self.seed)
             values = values_nLT[rows]
-            sums.append(len(values) * float(model(values, batch, generator).prediction))
+            sums.append(len(values) * float(model(values, drawn.take(rows))[1]))
         return math.fsum(sums) / len(values_nLT)
 
     def _measure_views(self, encoder: Encoder, values_nLT: Tensor) -> dict[str, float]:
@@ -232,9 +229,11 @@ class Gauges:
         shuffled = views.flatten(0, 1)[torch.from_numpy(rng.permutation(n * self.n_views))].view_as(views)
         return {"lidar": lidar(views), "lidar_shuffled": lidar(shuffled), "identity": identity_ratio(views)}
 
-    def _measure_drift(self, model: Jepa) -> dict[str, float]:
+    def _measure_drift(self, model: Objective) -> dict[str, float]:
         target = [_whole(p) for p in model.target_encoder.parameters()]
-        found = {"drift": relative_distance(model.context_encoder.parameters(), target)}
+        found = {}
+        if model.target_encoder is not model.context_encoder:
+            found["drift"] = relative_distance(model.context_encoder.parameters(), target)
         if self._last_target is not None:
             found["target_change"] = relative_distance(target, self._last_target)
         self._last_target = [p.clone() for p in target]

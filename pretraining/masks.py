@@ -45,6 +45,10 @@ class Masks:
         """Give the masks on a device."""
         return Masks(self.context.to(device, non_blocking=True), self.target.to(device, non_blocking=True))
 
+    def take(self, rows: slice) -> Masks:
+        """Give the masks of some of the records."""
+        return Masks(self.context[rows], self.target[rows])
+
 
 def draw_masks(
     config: MaskConfig, n_patches: int, positions: range, *, seed: int, step: int, device: torch.device | None = None

@@ -21,9 +21,9 @@ __all__ = ["LeadwisePredictor", "TemporalPredictor", "build_predictor"]
 def build_predictor(config: PretrainConfig) -> TemporalPredictor | LeadwisePredictor:
     """Build the predictor that goes with a run's encoder."""
     if isinstance(config.encoder, LeadwiseConfig):
-        return LeadwisePredictor(config.predictor, config.encoder)
+        return LeadwisePredictor(config.jepa[1], config.encoder)
     assert isinstance(config.encoder, TemporalConfig)
-    return TemporalPredictor(config.predictor, config.encoder)
+    return TemporalPredictor(config.jepa[1], config.encoder)
 
 
 class TemporalPredictor(nn.Module):

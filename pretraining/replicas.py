@@ -10,12 +10,13 @@ from torch import Tensor
 from pretraining.config import PretrainConfig
 from pretraining.engine import Engine
 from pretraining.fsdp import whole
-from pretraining.objectives.jepa import Jepa
+from pretraining.objectives import objective_class
+from pretraining.objectives.objective import Objective
 
 __all__ = ["build_model", "whole_model"]
 
 
-def build_model(config: PretrainConfig, weights: Mapping[str, Tensor] | None = None) -> Jepa:
+def build_model(config: PretrainConfig, weights: Mapping[str, Tensor] | None = None) -> Objective:
     """Build the model on the CPU, with weights drawn from ``run.seed``, or with those given.
 
     torch's generators are left as they were. Parameters without elements (an encoder with no registers) are frozen:
@@ -23,7 +24,7 @@ def build_model(config: PretrainConfig, weights: Mapping[str, Tensor] | None = N
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        model = Jepa(config)
+        model = objective_class(config)(config)
     if weights is not None:
         model.load_state_dict(weights)
     for parameter in model.parameters():
@@ -31,7 +32,7 @@ def build_model(config: PretrainConfig, weights: Mapping[str, Tensor] | None = N
     return model
 
 
-def whole_model(model: Jepa, config: PretrainConfig, engine: Engine) -> Jepa | None:
+def whole_model(model: Objective, config: PretrainConfig, engine: Engine) -> Objective | None:
     """Give a model that the first process can use by itself, None elsewhere; all processes have to call this."""
     weights = whole(model.state_dict()) if engine.is_sharded else None
     if not engine.is_first:

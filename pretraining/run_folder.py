@@ -69,7 +69,8 @@ def describe_data(shards: ShardSet) -> dict[str, Any]:
 
 def refuse_another_run(state: Mapping[str, Any], config: PretrainConfig, shards: ShardSet) -> None:
     """Raise if a checkpoint is of another configuration or of other data, naming everything that differs."""
-    changed = differences(state["config"], config.to_dict())
+    began = PretrainConfig.from_dict(state["config"])
+    changed = differences(began.to_dict(), config.to_dict())
     if changed:
         raise CheckpointError(
             f"The run began with another configuration: {'; '.join(changed)}. Resume it as it was, or begin another."

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretraining.batch_values import lead_columns, to_values
-from pretraining.config import refuse_unknown
+from pretraining.config_part import refuse_unknown
 from pretraining.counter_random import uniforms
 from skecg.errors import LeadError, LeadWarning, ParameterError, SignalWarning
 from skecg.leads import CANONICAL_LEADS, LIMB_COEFFICIENTS

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pretraining.config import refuse_unknown
+from pretraining.config_part import refuse_unknown
 from pretraining.corpora.corpus import Corpus, LeftOut
 from pretraining.shard_files import replacing
 from pretraining.shard_parts import REFUSABLE, Part, Preparation, is_complete, pack_part, parts_of, read_summary

@@ -11,6 +11,7 @@ from typing import Any
 from pretraining.collapse import collapse_reason
 from pretraining.config import PretrainConfig
 from pretraining.journal import duration, read_events, read_journal
+from pretraining.objectives import objective_class
 from skecg.errors import ParameterError
 
 __all__ = ["Entries", "read_config", "tell_story", "values_of"]
@@ -47,32 +48,26 @@ def tell_story(folder: str | Path) -> str:
 
 def _tell_config(config: PretrainConfig) -> list[tuple[str, str]]:
     """Put the configuration into five lines."""
-    spec, shape, masks, optim, run = config.input, config.encoder, config.masks, config.optim, config.run
+    spec, shape, optim, run = config.input, config.encoder, config.optim, config.run
     slice_ms = 1000 * shape.patch_samples / spec.sampling_rate
     warmup = f" after {optim.warmup_steps:,} steps of warm-up" if optim.warmup_steps else ""
-    normal = "layer-normed" if config.objective.target_norm == "layer" else config.objective.target_norm
-    targets = "targets as they are" if normal == "none" else f"{normal} targets"
-    sigreg = f" + {config.objective.sigreg_weight:g} SIGReg" if config.objective.sigreg_weight else ""
+    average = f", momentum {config.ema.start:g} to {config.ema.end:g}" if config.masks is not None else ""
     return [
         (
             "Recipe",
             f"{config.name}: {shape.architecture} encoder of width {shape.dim}, {shape.depth} blocks, "
-            f"{shape.num_heads} heads; predictor of width {config.predictor.dim}, {config.predictor.depth} blocks",
+            f"{shape.num_heads} heads",
         ),
         (
             "Input",
             f"{spec.n_leads} leads at {spec.sampling_rate:g} Hz, windows of {spec.window_seconds:g} s, "
             f"{shape.n_patches} slices of {slice_ms:g} ms; normalization: {spec.normalization}",
         ),
-        (
-            "Objective",
-            f"{config.objective.loss} on {targets}{sigreg}; masks: {masks.kind}, {masks.low:g} to {masks.high:g}"
-            + (f", {masks.masks_per_target} a target" if masks.masks_per_target > 1 else ""),
-        ),
+        ("Objective", objective_class(config).summary(config)),
         (
             "Optimizer",
             f"learning rate {optim.lr:g}{warmup} to {optim.final_lr:g}, weight decay {optim.weight_decay:g} to "
-            f"{optim.final_weight_decay:g}, momentum {config.ema.start:g} to {config.ema.end:g}",
+            f"{optim.final_weight_decay:g}{average}",
         ),
         ("Run", f"{run.steps:,} steps of {run.batch_size:,} records, seed {run.seed}, precision {run.precision}"),
     ]

@@ -6,19 +6,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pretraining.checkpoints import load_checkpoint, mark_best, save_checkpoint
 from pretraining.config import PretrainConfig
-from pretraining.descriptors import Descriptors, read_descriptors, write_descriptors
 from pretraining.engine import open_engine
 from pretraining.feed import Feed, Part
 from pretraining.fsdp import load_optimizer_, whole
 from pretraining.journal import Journal
 from pretraining.non_finite import NonFiniteLossError, refuse_non_finite
-from pretraining.objectives.jepa import Loss
+from pretraining.objectives import objective_class
 from pretraining.optim import build_optimizer, set_schedule_
 from pretraining.replicas import build_model
 from pretraining.run_folder import checkpoints_of, open_run_folder, refuse_another_run, what_changed
@@ -92,16 +90,16 @@ class Trainer:
         if self.resumed is not None:
             refuse_another_run(state, config, shards)
         self.model = build_model(config, state["model"]).to(self.engine.device)
-        parts = [self.model.context_encoder, self.model.target_encoder, self.model.predictor]
-        self.depth = StochasticDepth(parts, config.data.drop_path, config.run.seed)
+        self.depth = StochasticDepth(self.model.deep_parts(), config.data.drop_path, config.run.seed)
         self.called = self.engine.distribute(self.model)
         self.optimizer = build_optimizer(self.model, config)
         if self.resumed is not None:
             load_optimizer_(self.optimizer, state["optimizer"])
         self.step: int = state["step"]
         self.last_loss: float | None = state["last_loss"]
-        self.descriptors = self._describe()
-        self.watch = Watch(config, shards, self.engine, None, probe, [*state["gauges"]], [*state["probe"]["history"]])
+        self.tables = self._tabulate()
+        gauged, scores = [*state["gauges"]], [*state["probe"]["history"]]
+        self.watch = Watch(config, shards, self.engine, None, probe, gauged, scores, self.tables)
 
     def train(self) -> None:
         """Train to the last step, or until SIGTERM or SIGINT, after which everything is saved.
@@ -113,7 +111,7 @@ class Trainer:
         Collapse
             When the features have collapsed and ``watch.stop_on_collapse`` is set; everything is saved before.
         """
-        feeding = Feed(self.config, self.shards, self.engine.positions(), self.descriptors)
+        feeding = Feed(self.config, self.shards, self.engine.positions(), self.tables)
         with self.engine, StopRequest() as stop, feeding as feed:
             try:
                 self._begin()
@@ -122,12 +120,11 @@ class Trainer:
                 if self.watch.journal is not None:
                     self.watch.journal.close()
 
-    def _describe(self) -> Descriptors | None:
-        """Describe the records where the objective asks for it; the first process does, and all read what it wrote."""
-        if not self.config.objective.describe_weight:
-            return None
-        self.engine.on_first(lambda: write_descriptors(self.shards))
-        return read_descriptors(self.shards)
+    def _tabulate(self) -> Any:
+        """Work out what the objective asks of the records; the first process does, and all read what it wrote."""
+        objective = objective_class(self.config)
+        self.engine.on_first(lambda: objective.write_tables(self.config, self.shards))
+        return objective.read_tables(self.config, self.shards)
 
     def _begin(self) -> None:
         """Open the journal, say how the run begins, and measure what is not trained yet."""
@@ -162,14 +159,14 @@ class Trainer:
         set_schedule_(self.optimizer, config, step)
         if config.ema.before_step:
             self.model.update_target_(momentum(config, step))
-        losses, visible = [], 0
+        losses, flops = [], 0.0
         for number, part in enumerate(feed.parts(step), start=1):
             losses.append(self._learn_from(part, is_last=number == config.run.accumulation))
-            visible += sum(mask.context.shape[1] for mask in part.masks)
+            flops += self.model.flops(config, part.drawn) / config.run.accumulation
         norm = clip_gradients_(self.model, config.optim.gradient_clip)
         mean = torch.stack(losses).mean(dim=0)
         found = self.engine.gather(torch.cat([mean, norm[None], norm.new_tensor([float(bool(stop))])]))
-        self._refuse_non_finite([values[0] for values in found], found[0][len(Loss._fields)])
+        self._refuse_non_finite([values[0] for values in found], found[0][len(mean)])
         self.optimizer.step()
         self.optimizer.zero_grad()
         if not config.ema.before_step:
@@ -177,27 +174,20 @@ class Trainer:
         self.step += 1
         *parts, norm_value, asked = (sum(values) / len(found) for values in zip(*found, strict=True))
         self.last_loss = parts[0]
-        slices = visible / (config.run.accumulation * config.masks.masks_per_target)
         seconds = time.perf_counter() - begun
-        return Taken(self.step, Loss(*parts), norm_value, seconds, slices, asked > 0)
+        named = dict(zip(self.model.loss_names, parts, strict=True))
+        noted = {name: named[name] for name in ("total", *self.model.noted())}
+        return Taken(self.step, noted, norm_value, seconds, flops, asked > 0)
 
     def _learn_from(self, part: Part, *, is_last: bool) -> Tensor:
-        """Add up the gradients of a part of the batch; give its loss and the loss's parts (4,)."""
+        """Add up the gradients of a part of the batch; give its loss and the loss's parts."""
         values = to_values(part.batch, self.config, self.engine.device)
-        masks = [mask.to(self.engine.device) for mask in part.masks]
-        described = None if part.described is None else part.described.to(self.engine.device)
+        drawn = part.drawn.to(self.engine.device)
         with self.engine.joining(self.called, is_last=is_last):
             with self.depth.active(self.step, part.positions), self.engine.computing():
-                loss: Loss[Tensor] = self.called(values, masks, self._directions(), described)
+                loss = self.called(values, drawn)
             (loss.total / self.config.run.accumulation).backward()
         return torch.stack([value.detach().float() for value in loss])
-
-    def _directions(self) -> torch.Generator | None:
-        """Give the generator of SIGReg's directions, the same for all parts of a step."""
-        if self.config.objective.sigreg_weight == 0:
-            return None
-        seed = np.random.default_rng([self.config.run.seed, self.step]).integers(2**63)
-        return torch.Generator().manual_seed(int(seed))
 
     def _refuse_non_finite(self, losses: list[float], gradient_norm: float) -> None:
         """Stop before the step if something is not finite, leaving the reason in the journal."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
@@ -12,16 +12,15 @@ from pretraining.config import PretrainConfig
 from pretraining.engine import Engine
 from pretraining.exported import exported_encoder
 from pretraining.feed import draw_part
-from pretraining.flops import flops_per_record, pace
+from pretraining.flops import pace
 from pretraining.gauges import Gauges, collapse_reason, memory_gib
-from pretraining.objectives.jepa import Jepa, Loss
+from pretraining.objectives.objective import Drawn, Objective
 from pretraining.replicas import whole_model
 from pretraining.sampling import to_values
 from pretraining.schedules import learning_rate, momentum, weight_decay
 
 if TYPE_CHECKING:
     from pretraining.journal import Journal
-    from pretraining.masks import Masks
     from pretraining.online_probe import OnlineProbe
     from pretraining.shards import ShardSet
 
@@ -39,22 +38,22 @@ class Taken:
     ----------
     step : int
         Steps done with it.
-    loss : Loss
-        Means over the batch of the step.
+    loss : dict of str to float
+        What was minimized, ``total``, and the parts of it that the journal notes; means over the batch of the step.
     gradient_norm : float
         Before clipping.
     seconds : float
-    visible_slices : float
-        Mean number of slices of time that the context encoder saw.
+    flops : float
+        Floating-point operations that one record took.
     stopping : bool
         Whether some process was asked to stop.
     """
 
     step: int
-    loss: Loss[float]
+    loss: dict[str, float]
     gradient_norm: float
     seconds: float
-    visible_slices: float
+    flops: float
     stopping: bool
 
 
@@ -81,6 +80,8 @@ class Watch:
         What gauges have shown so far; added to in the first process.
     scores : list of [step, score]
         What the probe has scored so far; added to in all.
+    tables : optional
+        What the objective knows of the rows of the shards.
     """
 
     config: PretrainConfig
@@ -90,9 +91,10 @@ class Watch:
     probe: OnlineProbe | None
     gauged: list[dict[str, float]]
     scores: list[list[float]]
+    tables: Any = None
     _recent: list[Taken] = field(default_factory=list)
     _gauges: Gauges = field(default_factory=Gauges)
-    _fixed: tuple[Tensor, list[Masks]] | None = None
+    _fixed: tuple[Tensor, Drawn] | None = None
 
     @property
     def best_step(self) -> int | None:
@@ -117,28 +119,21 @@ class Watch:
         """Put together what the journal says of a step; the loss is the mean since the last line."""
         config, recent = self.config, self._recent
         seconds = sum(step.seconds for step in recent)
-        visible = sum(step.visible_slices for step in recent) / len(recent)
+        flops = sum(step.flops for step in recent) / len(recent)
         share = config.run.batch_size // self.engine.world_size
-        speed = pace(
-            share * len(recent), seconds, flops_per_record(config, visible), self.engine.device, self.engine.precision
-        )
+        speed = pace(share * len(recent), seconds, flops, self.engine.device, self.engine.precision)
         line = {
-            "loss": sum(step.loss.total for step in recent) / len(recent),
+            "loss": sum(step.loss["total"] for step in recent) / len(recent),
             "gradient_norm": taken.gradient_norm,
             "lr": learning_rate(config, taken.step - 1),
             "weight_decay": weight_decay(config, taken.step - 1),
             "momentum": momentum(config, taken.step - 1),
             "memory_gib": memory_gib(self.engine.device),
         }
-        parts = {"sigreg": taken.loss.sigreg} if config.objective.sigreg_weight else {}
-        if config.objective.describe_weight:
-            parts["description"] = taken.loss.description
-        if parts:
-            line |= {"prediction": taken.loss.prediction, **parts}
         speed["records_per_second"] *= self.engine.world_size
-        return line | speed
+        return line | {name: value for name, value in taken.loss.items() if name != "total"} | speed
 
-    def measure(self, step: int, model: Jepa) -> Measured:
+    def measure(self, step: int, model: Objective) -> Measured:
         """Take gauges every ``gauge_every`` steps and score every ``probe_every``, before the first and after the last.
 
         All processes have to call this.
@@ -157,7 +152,7 @@ class Watch:
     def _is_due(self, step: int, every: int) -> bool:
         return every > 0 and (step % every == 0 or step == self.config.run.steps)
 
-    def _gauge(self, step: int, model: Jepa | None) -> str | None:
+    def _gauge(self, step: int, model: Objective | None) -> str | None:
         """Measure the model on the fixed batch; say why it has collapsed, if it has."""
         assert model is not None
         assert self.journal is not None
@@ -170,7 +165,7 @@ class Watch:
             self.journal.note(step, "collapse", f"Warning: the features are collapsing: {reason}.")
         return reason
 
-    def _score(self, step: int, model: Jepa | None) -> float:
+    def _score(self, step: int, model: Objective | None) -> float:
         """Score the target encoder, as it would be exported, with the probe."""
         assert model is not None
         assert self.journal is not None
@@ -181,10 +176,10 @@ class Watch:
         self.journal.write(step, found | {"probe_seconds": time.perf_counter() - begun})
         return found["probe"]
 
-    def _fixed_batch(self) -> tuple[Tensor, list[Masks]]:
+    def _fixed_batch(self) -> tuple[Tensor, Drawn]:
         """Give the batch that gauges measure on: that of the step after the last, which is never trained on."""
         if self._fixed is None:
-            part = draw_part(self.config, self.shards, self.config.run.steps, range(_FIXED_RECORDS))
+            part = draw_part(self.config, self.shards, self.config.run.steps, range(_FIXED_RECORDS), self.tables)
             values = to_values(part.batch, self.config, self.engine.device)
-            self._fixed = values, [mask.to(self.engine.device) for mask in part.masks]
+            self._fixed = values, part.drawn.to(self.engine.device)
         return self._fixed

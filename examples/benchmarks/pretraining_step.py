@@ -34,7 +34,7 @@ from pretraining.corpora import open_corpus
 from pretraining.engine import open_engine
 from pretraining.feed import draw_part
 from pretraining.masks import Masks, draw_masks
-from pretraining.objectives.jepa import Jepa
+from pretraining.objectives.jepa import Jepa, JepaDraw
 from pretraining.optim import build_optimizer, set_schedule_
 from pretraining.recipes import load_recipe
 from pretraining.sampling import to_values
@@ -113,7 +113,7 @@ class Published:
         masks = self.draw_masks(number)
         set_schedule_(self.optimizer, config, number)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(records, masks).total
+            loss = model(records, JepaDraw(masks)).total
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -151,7 +151,7 @@ class Ours:
         set_schedule_(self.optimizer, config, number)
         engine = open_engine(dataclasses.replace(config.run, precision=precision), "cpu")
         with engine.computing():
-            loss = model(values, masks).total
+            loss = model(values, JepaDraw(masks)).total
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -161,7 +161,7 @@ class Ours:
     def feed(self, number: int) -> tuple[Tensor, list[Masks]]:
         """Read, crop, normalize, mask."""
         part = draw_part(self.config, self.shards, number, range(self.config.run.batch_size))
-        return to_values(part.batch, self.config, "cpu"), part.masks
+        return to_values(part.batch, self.config, "cpu"), part.drawn.masks
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -197,7 +197,7 @@ def compare(name: str, batch_size: int, rounds: int) -> None:
         sides = {"published": Published(config, model, signals), "skecg": Ours(config, model, shards)}
         values, masks = sides["skecg"].feed(0)
         with torch.no_grad():
-            losses = [side.model(values, masks).total.item() for side in sides.values()]
+            losses = [side.model(values, JepaDraw(masks)).total.item() for side in sides.values()]
         print(f"\n{name}, batch {batch_size}: losses of both on one batch {losses[0]:.6f} and {losses[1]:.6f}")
         turns = [(side, precision) for precision in ("fp32", "bf16") for side in sides]
         times: dict[tuple[str, str], list[float]] = {turn: [] for turn in turns}

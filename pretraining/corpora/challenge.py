@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-from pretraining.config import refuse_unknown
+from pretraining.config_part import refuse_unknown
 from pretraining.corpora.corpus import Corpus, FileReader, Item, LeftOut
 from skecg.errors import ParameterError
 from skecg.io import find_records

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pretraining.config import refuse_unknown
+from pretraining.config_part import refuse_unknown
 from pretraining.corpora.arrays import is_packed_array, open_arrays
 from pretraining.corpora.challenge import SUBSETS, open_challenge
 from pretraining.corpora.code15 import open_code15

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretraining.descriptors import N_DESCRIPTORS
+from pretraining.descriptors import N_DESCRIPTORS, Descriptors
 
-__all__ = ["Described", "Describer", "description_loss"]
+__all__ = ["Described", "Describer", "describe", "description_loss"]
 
 
 class Described(NamedTuple):
@@ -39,6 +41,16 @@ class Described(NamedTuple):
         """Move all."""
         seen = None if self.seen is None else self.seen.to(device)
         return Described(self.values.to(device), self.weights.to(device), seen)
+
+    def take(self, rows: slice) -> Described:
+        """Take some of the windows."""
+        return Described(self.values[rows], self.weights[rows], None if self.seen is None else self.seen[rows])
+
+
+def describe(descriptors: Descriptors, rows: NDArray[np.int64]) -> Described:
+    """Look up what is known of some rows of the shards."""
+    weights = descriptors.is_known[rows][:, None] * descriptors.importance
+    return Described(torch.from_numpy(descriptors.values[rows]), torch.from_numpy(weights))
 
 
 class Describer(nn.Module):

@@ -6,26 +6,65 @@ Shapes: B windows, L leads, T samples, N tokens, K visible and M masked slices o
 from __future__ import annotations
 
 import copy
-from typing import Generic, NamedTuple, TypeVar
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretraining.config import PretrainConfig
-from pretraining.masks import Masks
-from pretraining.objectives.describing import Described, Describer, description_loss
+from pretraining.descriptors import Descriptors, read_descriptors, write_descriptors
+from pretraining.flops import jepa_flops
+from pretraining.masks import Masks, draw_masks, draw_seen
+from pretraining.objectives.describing import Described, Describer, describe, description_loss
+from pretraining.objectives.objective import Objective
 from pretraining.objectives.sigreg import sigreg
 from pretraining.predictor import build_predictor
 from skecg.encoders import Encoder, build_encoder
 from skecg.encoders.interface import gather_tokens
 
-__all__ = ["Jepa", "Loss"]
+if TYPE_CHECKING:
+    from pretraining.sampling import Batch
+    from pretraining.shards import ShardSet
+
+__all__ = ["Jepa", "JepaDraw", "JepaLoss"]
 
 T = TypeVar("T", Tensor, float)
 
 
-class Loss(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class JepaDraw:
+    """What goes with the windows of a batch.
+
+    Parameters
+    ----------
+    masks : list of Masks
+        One or several masks of the same windows; one pass of the target encoder serves them all.
+    described : Described, optional
+        What describes the windows; without it descriptions are left out of the loss.
+    directions_seed : int, optional
+        Of SIGReg's directions; needed when its weight is not 0.
+    """
+
+    masks: list[Masks]
+    described: Described | None = None
+    directions_seed: int | None = None
+
+    def to(self, device: torch.device) -> JepaDraw:
+        """Move all."""
+        described = None if self.described is None else self.described.to(device)
+        return JepaDraw([mask.to(device) for mask in self.masks], described, self.directions_seed)
+
+    def take(self, rows: slice) -> JepaDraw:
+        """Take what belongs to some of the windows."""
+        described = None if self.described is None else self.described.take(rows)
+        return dataclasses.replace(self, masks=[mask.take(rows) for mask in self.masks], described=described)
+
+
+class JepaLoss(NamedTuple, Generic[T]):
     """What a step minimizes, and its parts before they are weighted; each a scalar."""
 
     total: T
@@ -34,7 +73,7 @@ class Loss(NamedTuple, Generic[T]):
     description: T
 
 
-class Jepa(nn.Module):
+class Jepa(Objective):
     """Context encoder, target encoder and predictor.
 
     Parameters
@@ -43,55 +82,47 @@ class Jepa(nn.Module):
         Weights are drawn from torch's global generator; the target encoder begins as a copy of the context encoder.
     """
 
+    loss_names = JepaLoss._fields
+
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__()
         self.config = config
+        self.weights, _, _ = config.jepa
         self.context_encoder: Encoder = build_encoder(config.encoder)
         # Frozen where nothing is predicted: processes would wait for its gradients.
-        self.predictor = build_predictor(config).requires_grad_(config.objective.predict_weight > 0)
-        self.describer = Describer(config.encoder.dim) if config.objective.describe_weight else None
+        self.predictor = build_predictor(config).requires_grad_(self.weights.predict_weight > 0)
+        self.describer = Describer(config.encoder.dim) if self.weights.describe_weight else None
         self.target_encoder: Encoder = copy.deepcopy(self.context_encoder).requires_grad_(False)
 
-    def forward(
-        self,
-        values_BLT: Tensor,
-        masks: list[Masks],
-        generator: torch.Generator | None = None,
-        described: Described | None = None,
-    ) -> Loss[Tensor]:
+    def forward(self, values_BLT: Tensor, drawn: JepaDraw) -> JepaLoss[Tensor]:
         """Compare predictions with targets.
 
         Parameters
         ----------
         values_BLT : Tensor of shape (B, L, T)
             Prepared windows.
-        masks : list of Masks
-            One or several masks of the same windows; one pass of the target encoder serves them all.
-        generator : torch.Generator, optional
-            Of SIGReg's directions; needed when its weight is not 0.
-        described : Described, optional
-            What describes the windows; without it descriptions are left out of the loss.
+        drawn : JepaDraw
 
         Returns
         -------
-        Loss
+        JepaLoss
         """
-        weights = self.config.objective
+        weights, masks = self.weights, drawn.masks
         targets_BND = self.targets(values_BLT) if weights.predict_weight else None
         contexts = [self._context(values_BLT, mask.context) for mask in masks]
         pairs = zip(contexts, masks, strict=True)
         prediction = torch.stack([self._prediction_loss(context, targets_BND, mask) for context, mask in pairs]).mean()
-        penalty = self._sigreg([context.mean(dim=1) for context in contexts], generator, prediction)
-        description = self._description_loss(values_BLT, contexts, described, prediction)
+        penalty = self._sigreg([context.mean(dim=1) for context in contexts], drawn.directions_seed, prediction)
+        description = self._description_loss(values_BLT, contexts, drawn.described, prediction)
         total = weights.predict_weight * prediction + weights.sigreg_weight * penalty
         total = total + weights.describe_weight * description
-        return Loss(total, prediction, penalty, description)
+        return JepaLoss(total, prediction, penalty, description)
 
     @torch.no_grad()
     def targets(self, values_BLT: Tensor) -> Tensor:
         """Give the target encoder's tokens (B, N, D) of whole windows, normalized as the objective says."""
         tokens = self.target_encoder(values_BLT)[:, self.target_encoder.num_registers :]
-        kind = self.config.objective.target_norm
+        kind = self.weights.target_norm
         if kind == "layer":
             return F.layer_norm(tokens, tokens.shape[-1:], eps=1e-5)
         if kind == "centre":
@@ -103,6 +134,61 @@ class Jepa(nn.Module):
         """Move the target encoder towards the context encoder: momentum times itself and the rest of the other."""
         torch._foreach_lerp_(
             list(self.target_encoder.parameters()), list(self.context_encoder.parameters()), 1.0 - momentum
+        )
+
+    def deep_parts(self) -> list[nn.Module]:
+        """Give the modules with ``blocks``: the published code trains with its target encoder in training mode."""
+        return [self.context_encoder, self.target_encoder, self.predictor]
+
+    def noted(self) -> tuple[str, ...]:
+        """Name the parts of the loss that count, if there are several."""
+        terms = {"sigreg": self.weights.sigreg_weight, "description": self.weights.describe_weight}
+        others = tuple(name for name, weight in terms.items() if weight)
+        return ("prediction", *others) if others else ()
+
+    @classmethod
+    def write_tables(cls, config: PretrainConfig, shards: ShardSet) -> None:
+        """Describe the records, where the objective asks for it."""
+        if config.jepa[0].describe_weight:
+            write_descriptors(shards)
+
+    @classmethod
+    def read_tables(cls, config: PretrainConfig, shards: ShardSet) -> Descriptors | None:
+        """Read the descriptions, where the objective asks for them."""
+        return read_descriptors(shards) if config.jepa[0].describe_weight else None
+
+    @classmethod
+    def draw(
+        cls, config: PretrainConfig, tables: Descriptors | None, batch: Batch, step: int, positions: range
+    ) -> JepaDraw:
+        """Draw masks, and look up what describes the records."""
+        weights, _, how = config.jepa
+        seed, n_patches = config.run.seed, config.encoder.n_patches
+        masks = draw_masks(how, n_patches, positions, seed=seed, step=step)
+        described = None if tables is None else describe(tables, batch.rows)
+        if described is not None and weights.describe_share:
+            seen = draw_seen(n_patches, weights.describe_share, positions, seed=seed, step=step)
+            described = described._replace(seen=seen)
+        directions = int(np.random.default_rng([seed, step]).integers(2**63)) if weights.sigreg_weight else None
+        return JepaDraw(masks, described, directions)
+
+    @classmethod
+    def flops(cls, config: PretrainConfig, drawn: JepaDraw) -> float:
+        """Count what a record costs, by the number of slices that are visible."""
+        return jepa_flops(config, sum(mask.context.shape[1] for mask in drawn.masks) / len(drawn.masks))
+
+    @classmethod
+    def summary(cls, config: PretrainConfig) -> str:
+        """Name the distance, the targets and the masks."""
+        weights, predictor, masks = config.jepa
+        normal = "layer-normed" if weights.target_norm == "layer" else weights.target_norm
+        targets = "targets as they are" if normal == "none" else f"{normal} targets"
+        sigreg = f" + {weights.sigreg_weight:g} SIGReg" if weights.sigreg_weight else ""
+        described = f" + {weights.describe_weight:g} descriptions" if weights.describe_weight else ""
+        several = f", {masks.masks_per_target} a target" if masks.masks_per_target > 1 else ""
+        return (
+            f"{weights.loss} on {targets}{sigreg}{described}; masks: {masks.kind}, {masks.low:g} to {masks.high:g}"
+            f"{several}; predictor of width {predictor.dim}, {predictor.depth} blocks"
         )
 
     def _context(self, values_BLT: Tensor, visible_BK: Tensor) -> Tensor:
@@ -128,7 +214,7 @@ class Jepa(nn.Module):
         )
 
     def _distance(self, predicted: Tensor, wanted: Tensor) -> Tensor:
-        if self.config.objective.loss == "l1":
+        if self.weights.loss == "l1":
             return F.l1_loss(predicted.float(), wanted.float())
         return F.smooth_l1_loss(predicted.float(), wanted.float(), beta=1.0)
 
@@ -139,8 +225,9 @@ class Jepa(nn.Module):
         leads = torch.arange(self.config.encoder.n_leads, device=slices_BM.device)
         return (leads[None, :, None] * self.config.encoder.n_patches + slices_BM[:, None]).flatten(1)
 
-    def _sigreg(self, pooled: list[Tensor], generator: torch.Generator | None, like: Tensor) -> Tensor:
-        if self.config.objective.sigreg_weight == 0:
+    def _sigreg(self, pooled: list[Tensor], seed: int | None, like: Tensor) -> Tensor:
+        if self.weights.sigreg_weight == 0:
             return torch.zeros_like(like)
-        assert generator is not None, "SIGReg draws its directions from a generator"
+        assert seed is not None, "SIGReg draws its directions from a seed"
+        generator = torch.Generator().manual_seed(seed)
         return torch.stack([sigreg(vectors, generator=generator) for vectors in pooled]).mean()

@@ -29,7 +29,27 @@ def test_every_field_is_written_down(config: PretrainConfig) -> None:
     written = config.to_dict()
     assert {field.name for field in dataclasses.fields(config)} <= set(written)
     for part in ("masks", "objective", "optim", "ema", "data", "run", "watch", "predictor"):
-        assert set(written[part]) == {field.name for field in dataclasses.fields(getattr(config, part))}
+        kind = {"kind"} if part == "objective" else set()
+        assert set(written[part]) == kind | {field.name for field in dataclasses.fields(getattr(config, part))}
+
+
+def test_configurations_written_before_there_were_several_objectives_are_of_jepa(config: PretrainConfig) -> None:
+    written = config.to_dict()
+    del written["objective"]["kind"]
+    assert PretrainConfig.from_dict(written) == config
+
+
+def test_an_unknown_objective_is_refused(config: PretrainConfig) -> None:
+    written = config.to_dict()
+    written["objective"] = {"kind": "jepo"}
+    with pytest.raises(ParameterError, match="Did you mean 'jepa'"):
+        PretrainConfig.from_dict(written)
+
+
+@pytest.mark.parametrize("part", ["masks", "predictor"])
+def test_jepa_needs_its_parts(config: PretrainConfig, part: str) -> None:
+    with pytest.raises(ParameterError, match=f"Got {part}=None"):
+        dataclasses.replace(config, **{part: None})
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from pretraining.descriptors.whitening import fit_whitening
 from pretraining.feed import draw_part
 from pretraining.journal import read_journal
 from pretraining.objectives.describing import Described, Describer, description_loss
-from pretraining.objectives.jepa import Jepa
+from pretraining.objectives.jepa import Jepa, JepaDraw
 from pretraining.sampling import to_values
 from pretraining.shards import ShardSet, pack
 from pretraining.trainer import Trainer
@@ -166,8 +166,8 @@ def test_describing_reaches_the_context_encoder_and_only_it(shards: ShardSet) ->
     model = Jepa(config)
     values = to_values(part.batch, config, "cpu")
 
-    loss = model(values, part.masks, described=part.described)
-    without = model(values, part.masks)
+    loss = model(values, part.drawn)
+    without = model(values, JepaDraw(part.drawn.masks))
 
     assert not without.description.any()
     expected = without.total.detach() + 0.5 * loss.description.detach()
@@ -187,18 +187,19 @@ def test_a_description_can_be_made_from_slices_of_its_own(shards: ShardSet) -> N
     model = Jepa(config)
     values = to_values(part.batch, config, "cpu")
 
-    assert part.described is not None
-    assert later.described is not None
-    seen = part.described.seen
+    assert part.drawn.described is not None
+    assert later.drawn.described is not None
+    seen = part.drawn.described.seen
     assert seen is not None
     assert seen.shape == (8, 10)
     assert (seen.diff(dim=1) > 0).all()
-    assert torch.equal(seen[3:], later.described.seen)
+    assert torch.equal(seen[3:], later.drawn.described.seen)
     assert not torch.equal(seen[0], seen[1])
-    ours = model(values, part.masks, described=part.described).description
+    ours = model(values, part.drawn).description
     tokens = model.context_encoder(values, visible_BK=seen)[:, model.context_encoder.num_registers :]
-    torch.testing.assert_close(ours, description_loss(model.describer(tokens), part.described))
-    assert not torch.isclose(ours, model(values, part.masks, described=part.described._replace(seen=None)).description)
+    torch.testing.assert_close(ours, description_loss(model.describer(tokens), part.drawn.described))
+    blind = dataclasses.replace(part.drawn, described=part.drawn.described._replace(seen=None))
+    assert not torch.isclose(ours, model(values, blind).description)
 
 
 def test_descriptions_can_be_all_that_is_learned(shards: ShardSet) -> None:
@@ -208,7 +209,7 @@ def test_descriptions_can_be_all_that_is_learned(shards: ShardSet) -> None:
     part = draw_part(config, shards, 0, range(8), read_descriptors(shards))
     model = Jepa(config)
 
-    loss = model(to_values(part.batch, config, "cpu"), part.masks, described=part.described)
+    loss = model(to_values(part.batch, config, "cpu"), part.drawn)
     loss.total.backward()
 
     assert not loss.prediction.any()
@@ -222,8 +223,8 @@ def test_each_row_is_compared_with_its_own_description(shards: ShardSet) -> None
     write_descriptors(shards, progress=False)
     descriptors = read_descriptors(shards)
     part = draw_part(twelve_leads(), shards, 3, range(2, 6), descriptors)
-    assert part.described is not None
-    np.testing.assert_array_equal(part.described.values.numpy(), descriptors.values[part.batch.rows])
+    assert part.drawn.described is not None
+    np.testing.assert_array_equal(part.drawn.described.values.numpy(), descriptors.values[part.batch.rows])
 
 
 def test_a_run_that_describes_is_resumed_bit_for_bit_and_says_its_parts(shards: ShardSet, tmp_path: Path) -> None:

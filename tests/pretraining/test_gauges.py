@@ -18,7 +18,7 @@ from pretraining.config import (
     PretrainConfig,
     RunConfig,
 )
-from pretraining.flops import encoder_flops, flops_per_record, pace, predictor_flops
+from pretraining.flops import encoder_flops, jepa_flops, pace, predictor_flops
 from pretraining.gauges import (
     Gauges,
     collapse_reason,
@@ -33,7 +33,7 @@ from pretraining.gauges import (
     token_spread,
 )
 from pretraining.masks import draw_masks
-from pretraining.objectives.jepa import Jepa
+from pretraining.objectives.jepa import Jepa, JepaDraw
 from skecg.datasets import make_ecg
 from skecg.spec import EncoderConfig, InputSpec, LeadwiseConfig, TemporalConfig
 from skecg.windows import prepare
@@ -75,8 +75,8 @@ def windows() -> Tensor:
     return torch.from_numpy(prepare(records, tiny_config().input).values)
 
 
-def fixed_masks(config: PretrainConfig, n: int = 64) -> list:
-    return draw_masks(config.masks, config.encoder.n_patches, range(n), seed=0, step=0)
+def fixed_masks(config: PretrainConfig, n: int = 64) -> JepaDraw:
+    return JepaDraw(draw_masks(config.masks, config.encoder.n_patches, range(n), seed=0, step=0), directions_seed=0)
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
@@ -267,7 +267,7 @@ def train(config: PretrainConfig, windows: Tensor, steps: int, *, through_target
             history.append({"step": step} | gauges.measure(model, windows, fixed_masks(config)))
         masks = draw_masks(config.masks, config.encoder.n_patches, range(32), seed=1, step=step)
         rows = torch.randperm(len(windows), generator=torch.Generator().manual_seed(step))[:32]
-        loss = model(windows[rows], masks).total
+        loss = model(windows[rows], JepaDraw(masks)).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -291,7 +291,7 @@ def test_a_sound_recipe_is_not_accused(windows):
 def test_counted_operations_are_those_that_torch_counts(architecture):
     config = tiny_config(architecture)
     model, values = Jepa(config), gaussian(1, 4, 250)
-    (mask,) = fixed_masks(config, 1)
+    (mask,) = fixed_masks(config, 1).masks
     visible = mask.context.shape[1]
     with sdpa_kernel(SDPBackend.MATH), torch.no_grad():  # torch counts no other kernel of a CPU
         with FlopCounterMode(display=False) as whole:
@@ -308,7 +308,7 @@ def test_counted_operations_are_those_that_torch_counts(architecture):
     counted = predictor_flops(config.encoder, config.predictor, visible)
     assert counted == predicted.get_total_flops()
     total = whole.get_total_flops() + 3 * (encoder_flops(config.encoder, visible) + counted)
-    assert flops_per_record(config, visible) == pytest.approx(total)
+    assert jepa_flops(config, visible) == pytest.approx(total)
 
 
 def test_the_published_small_encoder_costs_what_was_measured():

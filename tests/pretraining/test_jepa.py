@@ -10,7 +10,7 @@ from golden_jepa import KIM, WEIMANN, kim_name, load_kim, load_weimann, weimann_
 
 from pretraining.config import MaskConfig, ObjectiveConfig, PredictorConfig, PretrainConfig
 from pretraining.masks import Masks, draw_masks
-from pretraining.objectives.jepa import Jepa
+from pretraining.objectives.jepa import Jepa, JepaDraw
 from pretraining.objectives.sigreg import sigreg
 from pretraining.optim import build_optimizer, set_schedule_
 from pretraining.schedules import learning_rate, momentum, weight_decay
@@ -57,7 +57,7 @@ def test_the_context_encoder_never_sees_what_is_masked(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["temporal", "leadwise"])
 def test_only_the_context_encoder_and_the_predictor_are_trained(kind: str) -> None:
     model, values, masks = a_model(small(kind))
-    model(values, masks).total.backward()
+    model(values, JepaDraw(masks)).total.backward()
 
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     assert trained == {"context_encoder", "predictor"}
@@ -83,10 +83,10 @@ def test_several_masks_share_one_pass_of_the_target_encoder() -> None:
     passes = []
     model.target_encoder.register_forward_hook(lambda *_: passes.append(1))
 
-    together = model(values, masks).total
+    together = model(values, JepaDraw(masks)).total
 
     assert len(passes) == 1
-    apart = torch.stack([model(values, [mask]).total for mask in masks]).mean()
+    apart = torch.stack([model(values, JepaDraw([mask])).total for mask in masks]).mean()
     torch.testing.assert_close(together, apart)
 
 
@@ -128,7 +128,7 @@ def test_sigreg_knows_the_normal_distribution_from_its_collapse() -> None:
 def test_sigreg_joins_the_loss_with_its_weight() -> None:
     config = small("temporal", objective=ObjectiveConfig("l1", "none", sigreg_weight=0.5))
     model, values, masks = a_model(config)
-    loss = model(values, masks, torch.Generator().manual_seed(0))
+    loss = model(values, JepaDraw(masks, directions_seed=0))
 
     torch.testing.assert_close(loss.total, loss.prediction + 0.5 * loss.sigreg)
     assert loss.sigreg > 0
@@ -214,7 +214,7 @@ def test_weimanns_step_is_theirs(shared: Path) -> None:
     torch.testing.assert_close(
         model.predictor(context, masks), torch.from_numpy(golden["predictor_out"]), rtol=0, atol=1e-5
     )
-    loss = model(values, [masks]).total
+    loss = model(values, JepaDraw([masks])).total
     loss.backward()
 
     assert loss.item() == pytest.approx(float(golden["loss"]), abs=1e-6)
@@ -224,7 +224,7 @@ def test_weimanns_step_is_theirs(shared: Path) -> None:
         group["lr"] = 1e-3
     optimizer.step()
     model.update_target_(0.998 + 1.5e-8)
-    assert model(values, [masks]).total.item() == pytest.approx(float(golden["loss_after_step"]), abs=1e-6)
+    assert model(values, JepaDraw([masks])).total.item() == pytest.approx(float(golden["loss_after_step"]), abs=1e-6)
     after = dict(model.named_parameters())
     for key in ("encoder.registers", "encoder.norm.weight", "predictor.mask_token", "encoder.patch_embed.proj.weight"):
         theirs = torch.from_numpy(golden[f"after__{key}"]).flatten()
@@ -245,7 +245,7 @@ def test_kims_loss_and_gradients_are_theirs(shared: Path) -> None:
     torch.testing.assert_close(model.predictor(context, masks), predicted, rtol=0, atol=1e-5)
     wanted = model.targets(values).unflatten(1, (8, 50))[:, :, masks.target[0]].flatten(1, 2)
     torch.testing.assert_close(wanted, torch.from_numpy(golden["target_ln_masked"]), rtol=0, atol=1e-5)
-    loss = model(values, [masks]).total
+    loss = model(values, JepaDraw([masks])).total
     loss.backward()
 
     assert loss.item() == pytest.approx(float(golden["loss"]), abs=1e-6)
