@@ -284,6 +284,7 @@ class PretrainConfig:
         require(self.export_encoder == "context", "export_encoder", self.export_encoder, f"'context' with {kind!r}")
         require(self.masks is None, "masks", self.masks, f"None with {kind!r}, whose masks are in its own part")
         require(self.data.drop_path == 0, "data.drop_path", self.data.drop_path, f"0 with {kind!r}")
+        self.objective.check_run(self)
 
     @property
     def jepa(self) -> tuple[ObjectiveConfig, PredictorConfig, MaskConfig]:
@@ -320,22 +321,26 @@ class PretrainConfig:
         return cls(**parts)
 
     def override(self, assignments: Sequence[str]) -> Self:
-        """Change single fields by ``part.field=value``, typed as the field is, refusing unknown names."""
-        changed = self
+        """Change single fields by ``part.field=value``, typed as the field is, refusing unknown names.
+
+        All are changed at once, so fields that have to fit each other may be given in any order.
+        """
+        changed: dict[str, dict[str, Any]] = {}
         for assignment in assignments:
             name, separator, text = assignment.partition("=")
             part, dot, key = name.partition(".")
             if not separator or not dot:
                 raise ParameterError(f"Got {assignment!r}, expected part.field=value, for example optim.lr=5e-4.")
             refuse_unknown(part, ["input", "encoder", "objective", *_PARTS], "the configuration")
-            old = getattr(changed, part)
-            require(old is not None, part, None, f"no {assignment!r}: {changed.objective.kind!r} has no such part")
+            old = getattr(self, part)
+            require(old is not None, part, None, f"no {assignment!r}: {self.objective.kind!r} has no such part")
             types = {f.name: str(f.type) for f in fields(old)}
             refuse_unknown(key, list(types), part)
             may_be_none = "None" in types[key] and text.lower() == "none"
             value = None if may_be_none else _typed(text, getattr(old, key), name)
-            changed = dataclasses.replace(changed, **{part: dataclasses.replace(old, **{key: value})})
-        return changed
+            changed.setdefault(part, {})[key] = value
+        parts = {part: dataclasses.replace(getattr(self, part), **values) for part, values in changed.items()}
+        return dataclasses.replace(self, **parts)
 
 
 _PARTS: dict[str, type[Part]] = {

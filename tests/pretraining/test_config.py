@@ -33,6 +33,15 @@ def test_every_field_is_written_down(config: PretrainConfig) -> None:
         assert set(written[part]) == kind | {field.name for field in dataclasses.fields(getattr(config, part))}
 
 
+def test_fields_that_have_to_fit_each_other_are_changed_together(config: PretrainConfig) -> None:
+    shorter = config.encoder.patch_samples // 5
+    changed = config.override(
+        [f"encoder.patch_samples={shorter}", f"encoder.n_patches={config.encoder.window_samples // shorter}"]
+    )
+    assert changed.encoder.patch_samples == shorter
+    assert changed.encoder.window_samples == config.encoder.window_samples
+
+
 def test_configurations_written_before_there_were_several_objectives_are_of_jepa(config: PretrainConfig) -> None:
     written = config.to_dict()
     del written["objective"]["kind"]
