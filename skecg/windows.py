@@ -6,6 +6,7 @@ they can be, the signal resampled, filtered, normalized, and cut.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,10 @@ from skecg.errors import InputError, ParameterError
 from skecg.records import ECGRecord
 from skecg.screening import Policies, Screening, record_label, screen, warn_once_a_kind
 from skecg.signals import butterworth, fill_gaps, normalize, resample, resampled_samples
+from skecg.spec import InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from skecg.spec import InputSpec
 
 __all__ = ["Windows", "check_stride", "prepare", "prepare_screened"]
 
@@ -140,14 +140,26 @@ def prepare(
     [0, 500]
     """
     policies = Policies(missing_leads, short_records)
+    if not isinstance(spec, InputSpec):
+        raise ParameterError(
+            f"Got spec of type {type(spec).__name__}, expected a skecg.spec.InputSpec. load_encoder gives that of "
+            "weights."
+        )
     check_stride(stride, spec)
-    if isinstance(records, ECGRecord):
-        raise InputError("Got one ECGRecord, expected a sequence of them. Pass [record].")
-    records = list(records)
+    records = _listed(records)
     labels = [record_label(record, position) for position, record in enumerate(records)]
     screenings = [screen(record, spec, policies, label) for record, label in zip(records, labels, strict=True)]
     warn_once_a_kind([screening.notes for screening in screenings], labels, stacklevel=user_stacklevel())
     return prepare_screened(records, screenings, spec, stride=stride, policies=policies)
+
+
+def _listed(records: Sequence[ECGRecord]) -> list[ECGRecord]:
+    """List the records; what none of them is gets its error when it is screened."""
+    if isinstance(records, ECGRecord):
+        raise InputError("Got one ECGRecord, expected a sequence of them. Pass [record].")
+    if not isinstance(records, Iterable):
+        raise InputError(f"Got {type(records).__name__}, expected a sequence of ECGRecords.")
+    return list(records)
 
 
 def prepare_screened(

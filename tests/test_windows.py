@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -473,3 +474,15 @@ def _shared_records(shared: Path, name: str) -> list[ECGRecord]:
     return [
         ECGRecord(signal[:, :length], rate, CANONICAL_LEADS) for signal, length in zip(signals, lengths, strict=False)
     ]
+
+
+@pytest.mark.parametrize(
+    ("records", "spec", "said"),
+    [
+        ([ecg(10)], None, "Got spec of type NoneType, expected a skecg.spec.InputSpec"),
+        (None, SPEC, "Got NoneType, expected a sequence of ECGRecords"),
+    ],
+)
+def test_what_is_no_record_and_no_specification_is_refused(records: Any, spec: Any, said: str) -> None:
+    with pytest.raises((ParameterError, InputError), match=re.escape(said)):
+        prepare(records, spec)

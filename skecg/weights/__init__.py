@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from skecg.encoders import Encoder
+from skecg.errors import ParameterError
+from skecg.spec import InputSpec
 from skecg.weights.card import write_card
 from skecg.weights.folder import FORMAT_VERSION, WeightsInfo, read_info, read_state, write_weights
 from skecg.weights.golden import Verification, verify_weights, write_golden
 from skecg.weights.loaded import forget_encoders, loaded_encoder
 from skecg.weights.names import find_weights, list_models
-
-if TYPE_CHECKING:
-    from skecg.encoders import Encoder
-    from skecg.spec import InputSpec
 
 __all__ = [
     "FORMAT_VERSION",
@@ -89,9 +88,16 @@ def save_encoder(
 
     Raises
     ------
+    ParameterError
+        When they are no encoder and no input specification.
     WeightsFormatError
         When the encoder and the input specification do not fit each other.
     """
+    for name, value, kind in (("encoder", encoder, Encoder), ("spec", spec, InputSpec)):
+        if not isinstance(value, kind):
+            raise ParameterError(
+                f"Got {name} of type {type(value).__name__}, expected an {kind.__name__}. load_encoder gives both."
+            )
     info = write_weights(folder, encoder, spec, pooling, provenance)
     write_golden(info, read_state(info))
     write_card(info)

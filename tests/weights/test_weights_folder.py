@@ -305,3 +305,12 @@ def test_reading_a_folder_twice_gives_equal_encoders(folder):
 def test_tiny_weights_are_tiny():
     for name in ("tiny-temporal", "tiny-leadwise"):
         assert sum(path.stat().st_size for path in (FIXTURES / name).iterdir()) < 100_000
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_what_is_no_encoder_is_not_saved(tmp_path: Path, swapped: bool) -> None:
+    encoder, spec = skecg.load_encoder(FIXTURES / "tiny-temporal")
+    given, said = ((spec, encoder), "Got encoder of type InputSpec") if swapped else ((encoder, None), "Got spec of")
+    with pytest.raises(ParameterError, match=said):
+        save_encoder(tmp_path / "weights", *given)
+    assert not (tmp_path / "weights").exists()
