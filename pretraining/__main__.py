@@ -280,13 +280,19 @@ def _add_inspect(verbs: _Verbs) -> None:
     )
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument("--out", type=Path, metavar="PNG", help="where to draw (default: in the run's folder)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="SHARDS",
+        help="recordings that a masked autoencoder reconstructs in a second picture (default: those of the run)",
+    )
     parser.set_defaults(run=_inspect)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
     from pretraining.inspecting import inspect_run
 
-    print(inspect_run(arguments.run_folder, arguments.out))
+    print(inspect_run(arguments.run_folder, arguments.out, data=arguments.data))
 
 
 if __name__ == "__main__":

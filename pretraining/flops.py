@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from skecg.spec import LeadwiseConfig, TemporalConfig
+from skecg.spec import LeadwiseConfig, MultiscaleConfig, TemporalConfig
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pretraining.config import PredictorConfig, PretrainConfig
     from skecg.spec import EncoderConfig
 
-__all__ = ["encoder_flops", "jepa_flops", "pace", "peak_flops", "predictor_flops"]
+__all__ = ["encoder_flops", "jepa_flops", "mae_flops", "pace", "peak_flops", "predictor_flops"]
 
 # Dense bfloat16 peaks by words of the device's name, from the makers' data sheets (without sparsity), the more
 # particular name first.
@@ -63,8 +63,28 @@ def jepa_flops(config: PretrainConfig, visible_slices: float) -> float:
     return target + 3 * trained
 
 
+def mae_flops(encoder: MultiscaleConfig, decoder: PredictorConfig, visible_tokens: float) -> float:
+    """Count what one record costs in a training step of a masked autoencoder: all of it forward and backward.
+
+    Parameters
+    ----------
+    encoder : MultiscaleConfig
+    decoder : PredictorConfig
+    visible_tokens : float
+        Tokens that the encoder sees.
+    """
+    n_tokens = encoder.lead_groups * encoder.n_patches
+    samples = encoder.n_leads // encoder.lead_groups * encoder.patch_samples
+    edges = 2 * decoder.dim * (encoder.dim * visible_tokens + samples * n_tokens)
+    block = _block_flops(decoder.dim, int(decoder.dim * decoder.mlp_ratio), n_tokens)
+    decoded = edges + n_tokens * decoder.depth * block
+    return 3 * (encoder_flops(encoder, visible_tokens / encoder.lead_groups) + decoded)
+
+
 def encoder_flops(config: EncoderConfig, slices: float) -> float:
     """Count an encoder's forward pass over so many slices of time of one record."""
+    if isinstance(config, MultiscaleConfig):
+        return _multiscale_flops(config, slices)
     if isinstance(config, LeadwiseConfig):
         tokens, keys, inputs = config.n_leads * slices, slices + config.n_leads, float(config.patch_samples)
     else:
@@ -72,6 +92,16 @@ def encoder_flops(config: EncoderConfig, slices: float) -> float:
         inputs = config.n_leads * config.patch_samples * slices / tokens  # registers are embedded by no product
     block = _block_flops(config.dim, config.hidden_dim, keys)
     return tokens * (2 * inputs * config.dim + config.depth * block)
+
+
+def _multiscale_flops(config: MultiscaleConfig, slices: float) -> float:
+    """Count convolutions, at all places of the slices that are seen, what joins them, and the blocks."""
+    embedded = config.lead_groups * slices
+    tokens = embedded + config.num_registers
+    places = config.patch_samples // config.stride_samples
+    convolved = slices * places * config.n_leads * sum(config.kernel_samples) * config.stem_dim
+    joined = embedded * places * len(config.kernel_samples) * config.stem_dim * config.dim
+    return 2 * (convolved + joined) + tokens * config.depth * _block_flops(config.dim, config.hidden_dim, tokens)
 
 
 def predictor_flops(encoder: EncoderConfig, config: PredictorConfig, visible_slices: float) -> float:

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pretraining.checkpoints import latest
 from pretraining.journal import read_events, read_journal
+from pretraining.objective_configs import MaeConfig
+from pretraining.reconstructions import draw_reconstructions
+from pretraining.run_folder import checkpoints_of
 from pretraining.story import Entries, read_config, tell_story, values_of
 from skecg.plotting.canvas import import_matplotlib
 
@@ -61,20 +65,23 @@ _COLUMNS = 3
 _MANY_POINTS, _AVERAGED_SHARE = 100, 0.03
 
 
-def inspect_run(folder: str | Path, out: str | Path | None = None) -> Path:
-    """Draw a run's curves and print its story.
+def inspect_run(folder: str | Path, out: str | Path | None = None, *, data: str | Path | None = None) -> Path:
+    """Draw a run's curves and print its story; of a masked autoencoder draw reconstructions, too.
 
     Parameters
     ----------
     folder : path-like
         The run's.
     out : path-like, optional
-        The picture; ``curves.png`` in the run's folder when not given. Its ending decides the format.
+        The picture; ``curves.png`` in the run's folder when not given. Its ending decides the format. Reconstructions
+        are drawn beside it, their name ends in ``_reconstructions`` (or is ``reconstructions.png``).
+    data : path-like, optional
+        Shards of recordings to reconstruct; those of the run when not given.
 
     Returns
     -------
     Path
-        Where the picture is.
+        Where the picture of the curves is.
 
     Raises
     ------
@@ -99,6 +106,9 @@ def inspect_run(folder: str | Path, out: str | Path | None = None) -> Path:
     path = Path(out) if out is not None else folder / "curves.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+    if read_config(folder).objective.kind == MaeConfig.kind and latest(checkpoints_of(folder)) is not None:
+        beside = path.with_name("reconstructions.png" if out is None else f"{path.stem}_reconstructions{path.suffix}")
+        print(draw_reconstructions(folder, beside, data=data))
     return path
 
 

@@ -13,16 +13,27 @@ from pretraining.masks import Masks
 from skecg.encoders.blocks import Attention, Block, init_linear_, sincos_positions
 from skecg.encoders.interface import gather_tokens
 from skecg.encoders.leadwise import grid_positions
+from skecg.errors import ParameterError
 from skecg.spec import LeadwiseConfig, TemporalConfig
 
 __all__ = ["LeadwisePredictor", "TemporalPredictor", "build_predictor"]
 
 
 def build_predictor(config: PretrainConfig) -> TemporalPredictor | LeadwisePredictor:
-    """Build the predictor that goes with a run's encoder."""
+    """Build the predictor that goes with a run's encoder.
+
+    Raises
+    ------
+    ParameterError
+        For an encoder that is neither temporal nor leadwise.
+    """
     if isinstance(config.encoder, LeadwiseConfig):
         return LeadwisePredictor(config.jepa[1], config.encoder)
-    assert isinstance(config.encoder, TemporalConfig)
+    if not isinstance(config.encoder, TemporalConfig):
+        raise ParameterError(
+            f"Got a {config.encoder.architecture} encoder for JEPA, expected 'temporal' or 'leadwise'. Train it as a "
+            "masked autoencoder (recipe mae_time)."
+        )
     return TemporalPredictor(config.jepa[1], config.encoder)
 
 

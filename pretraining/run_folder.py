@@ -64,6 +64,7 @@ def describe_data(shards: ShardSet) -> dict[str, Any]:
         "sampling_rate": shards.sampling_rate,
         "segment_samples": shards.segment_samples,
         "fingerprint": shards.fingerprint,
+        "folder": str(shards.folder.absolute()),
     }
 
 

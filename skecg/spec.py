@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 from skecg.errors import LeadError, WeightsFormatError
 from skecg.leads import canonical_leads
 
-__all__ = ["EncoderConfig", "InputSpec", "LeadwiseConfig", "TemporalConfig"]
+__all__ = ["EncoderConfig", "InputSpec", "LeadwiseConfig", "MultiscaleConfig", "TemporalConfig"]
 
 
 def _is_finite(value: object) -> bool:
@@ -247,4 +247,43 @@ class LeadwiseConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._require(self.dim % 4 == 0, "dim", "a multiple of 4")
+
+
+@dataclass(frozen=True)
+class MultiscaleConfig(EncoderConfig):
+    """Convolutions of several widths make the tokens, one for a slice of time of all leads or of each lead.
+
+    Parameters
+    ----------
+    lead_groups : int, default=1
+        1 makes one token of all leads; as many as leads make one of each, by convolutions that leads share.
+    kernel_samples : tuple of int, default=(5, 11, 25, 51)
+        Widths of the convolutions, which stand side by side.
+    stride_samples : int, default=5
+        Step of them all.
+    stem_dim : int, default=32
+        Channels of each.
+    num_registers : int, default=1
+        Learned tokens without position that take part in attention.
+    """
+
+    architecture: ClassVar[str] = "multiscale"
+
+    lead_groups: int = 1
+    kernel_samples: tuple[int, ...] = (5, 11, 25, 51)
+    stride_samples: int = 5
+    stem_dim: int = 32
+    num_registers: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_integers("lead_groups", "stride_samples", "stem_dim")
+        self._require_integers("num_registers", minimum=0)
+        self._require(self.lead_groups in (1, self.n_leads), "lead_groups", f"1 or n_leads={self.n_leads}")
+        stride = self.stride_samples
+        self._require(self.patch_samples % stride == 0, "stride_samples", f"a divisor of {self.patch_samples}")
+        widths = self.kernel_samples if isinstance(self.kernel_samples, tuple) else ()
+        fit = [isinstance(width, int) and width >= stride and (width - stride) % 2 == 0 for width in widths]
+        self._require(bool(fit) and all(fit), "kernel_samples", f"widths of {stride} or more by an even number")
         self._require(self.dim % 4 == 0, "dim", "a multiple of 4")

@@ -19,16 +19,17 @@ FLOORS = [
     {"errors", "callers"},
     {"leads", "whitening", "targets"},
     {"newton", "records", "spec"},
-    {"probe", "resampling", "embedding_cache", "devices", "pooling", "progress"},
+    {"probe", "products", "resampling", "embedding_cache", "devices", "pooling", "progress"},
     {"signals", "screening", "splits", "encoders", "io"},
     {"windows", "datasets"},
     {"encoding", "inputs", "plotting", "quality"},
-    {"weights"},
+    {"weights", "receiving"},
     {"backends"},
     {"embedding", "convert", "hub"},
     {"tokens", "collecting", "versions"},
-    {"embedder"},
+    {"embedder", "finetuning"},
     {"archives", "evaluation"},
+    {"segmenting"},
     {"cli"},
     {"__main__"},
 ]
@@ -107,8 +108,8 @@ def test_third_parties_come_in_by_their_door(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_is_one_idea(path: Path) -> None:
-    # The estimator's page of parameters and attributes is a third of its file.
-    limit = 400 if path.name == "embedder.py" else 300
+    # The estimators' pages of parameters and attributes are a third of their files.
+    limit = 400 if path.name in {"embedder.py", "classifier.py", "segmenter.py"} else 300
     assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
     assert path.stem not in {"utils", "helpers", "common", "misc", "util"}
 

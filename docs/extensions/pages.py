@@ -14,6 +14,8 @@ from troubles import TROUBLES, Trouble, messages
 
 import skecg
 from pretraining.config import PretrainConfig
+from pretraining.objective_configs import MaeConfig, ObjectiveConfig
+from pretraining.objectives import objective_class
 from pretraining.recipes import RECIPES, load_recipe
 from skecg.convert import STATISTICS
 from skecg.encoders import build_encoder
@@ -107,22 +109,35 @@ class Recipes(_Written):
 
 def _recipe(name: str) -> tuple[str, ...]:
     config = load_recipe(name)
-    encoder, masks, optim, ema = config.encoder, config.masks, config.optim, config.ema
-    kept = masks.kind == "blocks"
-    low, high = (1 - masks.high, 1 - masks.low) if kept else (masks.low, masks.high)
-    times = f"{masks.n_blocks} × " if masks.kind == "multiblock" else ""
-    norm = {"none": "", "layer": ", layer norm", "centre": ", centred"}[config.objective.target_norm]
+    encoder, optim, ema = config.encoder, config.optim, config.ema
+    hides, loss = _objective(config)
     return (
         f"``{name}``",
         f"{encoder.architecture}, {encoder.dim} wide, {encoder.depth} blocks, {_n_millions(config)} million",
         f"{config.input.n_leads} leads, {config.input.sampling_rate:g} Hz, {encoder.n_patches} slices",
-        f"{times}{low:.3g} to {high:.3g}, {masks.kind}",
-        config.objective.loss + norm + (", descriptions" if config.objective.describe_weight else ""),
+        hides,
+        loss,
         f"{config.run.batch_size} × {config.run.steps:,}",
         f"{optim.lr:g}",
-        f"{ema.start:g} to {ema.end:g}",
+        f"{ema.start:g} to {ema.end:g}" if config.masks is not None else "",
         config.export_encoder,
     )
+
+
+def _objective(config: PretrainConfig) -> tuple[str, str]:
+    """Say what is hidden, and what is compared."""
+    objective, masks = config.objective, config.masks
+    if isinstance(objective, MaeConfig):
+        over = {"time": "slices", "leads": "leads", "both": "patches"}[objective.masks]
+        return f"{objective.ratio:g} of the {over}", "squared, of normalized samples"
+    if not isinstance(objective, ObjectiveConfig) or masks is None:
+        return "", objective_class(config).summary(config)
+    kept = masks.kind == "blocks"
+    low, high = (1 - masks.high, 1 - masks.low) if kept else (masks.low, masks.high)
+    times = f"{masks.n_blocks} × " if masks.kind == "multiblock" else ""
+    norm = {"none": "", "layer": ", layer norm", "centre": ", centred"}[objective.target_norm]
+    described = ", descriptions" if objective.describe_weight else ""
+    return f"{times}{low:.3g} to {high:.3g}, {masks.kind}", objective.loss + norm + described
 
 
 def _n_millions(config: PretrainConfig) -> str:

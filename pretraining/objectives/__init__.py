@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 __all__ = ["objective_class"]
 
-_CLASSES = {"jepa": ("pretraining.objectives.jepa", "Jepa")}
+_CLASSES = {
+    "jepa": ("pretraining.objectives.jepa", "Jepa"),
+    "mae": ("pretraining.objectives.mae", "Mae"),
+    "beat_ssl": ("pretraining.objectives.beat_ssl", "BeatSsl"),
+}
 
 
 def objective_class(config: PretrainConfig) -> type[Objective]:

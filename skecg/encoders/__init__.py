@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING
 
 from skecg.encoders.interface import Encoder
 from skecg.encoders.leadwise import LeadwiseEncoder
+from skecg.encoders.multiscale import MultiscaleEncoder
 from skecg.encoders.temporal import TemporalEncoder
 from skecg.errors import WeightsFormatError
-from skecg.spec import EncoderConfig, LeadwiseConfig, TemporalConfig
+from skecg.spec import EncoderConfig, LeadwiseConfig, MultiscaleConfig, TemporalConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-__all__ = ["Encoder", "LeadwiseEncoder", "TemporalEncoder", "build_encoder", "read_encoder_config"]
+__all__ = ["Encoder", "LeadwiseEncoder", "MultiscaleEncoder", "TemporalEncoder", "build_encoder", "read_encoder_config"]
 
-_CONFIGS: dict[str, type[EncoderConfig]] = {c.architecture: c for c in (TemporalConfig, LeadwiseConfig)}
+_CONFIGS: dict[str, type[EncoderConfig]] = {
+    config.architecture: config for config in (TemporalConfig, LeadwiseConfig, MultiscaleConfig)
+}
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:
@@ -25,6 +28,8 @@ def build_encoder(config: EncoderConfig) -> Encoder:
         return TemporalEncoder(config)
     if isinstance(config, LeadwiseConfig):
         return LeadwiseEncoder(config)
+    if isinstance(config, MultiscaleConfig):
+        return MultiscaleEncoder(config)
     raise WeightsFormatError(f"Got a {type(config).__name__}, expected the configuration of a known architecture.")
 
 

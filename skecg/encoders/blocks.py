@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Attention", "Block", "CropaAttention", "Mlp", "init_linear_", "sincos_positions"]
+from skecg.products import Linear, gelu_linear
+
+__all__ = ["Attention", "Block", "CropaAttention", "Mlp", "init_linear_", "init_xavier_", "sincos_positions"]
 
 
 class Attention(nn.Module):
@@ -28,8 +30,8 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, *, proj_bias: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.proj = nn.Linear(dim, dim, bias=proj_bias)
+        self.qkv = Linear(dim, 3 * dim, bias=False)
+        self.proj = Linear(dim, dim, bias=proj_bias)
 
     def heads(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give queries, keys and values, each (B, H, N, d)."""
@@ -75,12 +77,12 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, *, bias: bool) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim, bias=bias)
-        self.fc2 = nn.Linear(hidden_dim, dim, bias=bias)
+        self.fc1 = Linear(dim, hidden_dim, bias=bias)
+        self.fc2 = Linear(hidden_dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform the last dimension."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(gelu_linear(x, self.fc1.weight, self.fc1.bias))
 
 
 class Block(nn.Module):
@@ -106,7 +108,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps, bias=norm_bias)
         self.mlp = Mlp(dim, hidden_dim, bias=bias)
 
-    def forward(self, x_BND: Tensor, *args: int) -> Tensor:
+    def forward(self, x_BND: Tensor, *args: int | Tensor) -> Tensor:
         """Transform tokens (B, N, D)."""
         x_BND = x_BND + self.attn(self.norm1(x_BND), *args)
         return x_BND + self.mlp(self.norm2(x_BND))
@@ -138,5 +140,12 @@ def sincos_positions(positions: Tensor, dim: int, dtype: torch.dtype = torch.flo
 def init_linear_(linear: nn.Linear, std: float = 0.02) -> None:
     """Draw a linear layer's weights from a normal distribution cut at ±2 and clear its bias."""
     nn.init.trunc_normal_(linear.weight, std=std)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def init_xavier_(linear: nn.Linear) -> None:
+    """Draw a linear layer's weights from the uniform distribution of Glorot and Bengio (2010) and clear its bias."""
+    nn.init.xavier_uniform_(linear.weight)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)

@@ -70,7 +70,8 @@ class Encoder(nn.Module, ABC):
             Rows that are present; the others are left out of the computation.
         visible_BK : Tensor of shape (B, K), int64, optional
             Slices of time to see, ascending; all when not given. For encoders with a token for each lead the same
-            slices are seen in every lead.
+            slices are seen in every lead. Only for the multiscale encoder they are numbers of tokens, of those that a
+            window would have, and -1 at the end of a row holds a place at which there is none.
 
         Returns
         -------

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from skecg.encoders.blocks import Block, CropaAttention, init_linear_, sincos_positions
 from skecg.encoders.interface import Encoder
+from skecg.products import Linear
 from skecg.spec import LeadwiseConfig
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class LeadwiseEncoder(Encoder):
 
     def __init__(self, config: LeadwiseConfig) -> None:
         super().__init__(config)
-        self.patch_embed = nn.Linear(config.patch_samples, config.dim)
+        self.patch_embed = Linear(config.patch_samples, config.dim)
         self.blocks = nn.ModuleList(
             Block(
                 CropaAttention(config.dim, config.num_heads, proj_bias=True),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from skecg.encoders.blocks import Attention, Block, init_linear_, sincos_positions
 from skecg.encoders.interface import Encoder, gather_tokens
+from skecg.products import Linear, linear
 from skecg.spec import TemporalConfig
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class TemporalEncoder(Encoder):
 
     def __init__(self, config: TemporalConfig) -> None:
         super().__init__(config)
-        self.patch_embed = nn.Linear(config.n_leads * config.patch_samples, config.dim, bias=config.bias)
+        self.patch_embed = Linear(config.n_leads * config.patch_samples, config.dim, bias=config.bias)
         self.registers = nn.Parameter(torch.empty(config.num_registers, config.dim))
         self.blocks = nn.ModuleList(
             Block(
@@ -64,10 +65,10 @@ class TemporalEncoder(Encoder):
         init_linear_(self.patch_embed)
         nn.init.trunc_normal_(self.registers, std=0.02)
         for block in self.typed_blocks():
-            for linear in (block.attn.qkv, block.mlp.fc1):
-                init_linear_(linear)
-            for linear in (block.attn.proj, block.mlp.fc2):
-                init_linear_(linear, std=0.02 / (2 * self.config.depth) ** 0.5)
+            for layer in (block.attn.qkv, block.mlp.fc1):
+                init_linear_(layer)
+            for layer in (block.attn.proj, block.mlp.fc2):
+                init_linear_(layer, std=0.02 / (2 * self.config.depth) ** 0.5)
 
     def embed(self, values_BLT: Tensor, leads: Sequence[int] | None = None) -> Tensor:
         """Turn slices of time into tokens (B, N, D) without position.
@@ -82,7 +83,7 @@ class TemporalEncoder(Encoder):
             values_BLT = values_BLT[:, index]
             weight = weight.unflatten(1, (self.config.n_leads, patch))[:, index].flatten(1)
         slices = values_BLT.unflatten(2, (T // patch, patch)).transpose(1, 2).flatten(2)
-        return nn.functional.linear(slices, weight, self.patch_embed.bias)
+        return linear(slices, weight, self.patch_embed.bias)
 
     def hidden_states(
         self, values_BLT: Tensor, leads: Sequence[int] | None = None, visible_BK: Tensor | None = None

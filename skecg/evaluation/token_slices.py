@@ -13,6 +13,7 @@ from skecg.embedder import JEPAEmbedder
 from skecg.errors import ShapeError
 from skecg.evaluation.crops import source_of
 from skecg.evaluation.wave_labels import Trace
+from skecg.spec import LeadwiseConfig, MultiscaleConfig
 from skecg.tokens import RecordTokens
 from skecg.windows import Windows, prepare
 
@@ -105,12 +106,13 @@ def raw_tokens(embedder: JEPAEmbedder, X: Any) -> list[RecordTokens]:
         At the times and leads of the encoder's own, with as many values as samples.
     """
     source, recipe = source_of(embedder, X), embedder.recipe()
-    patch, by_lead = recipe.info.encoder.patch_samples, recipe.info.encoder.architecture == "leadwise"
+    shape = recipe.info.encoder
+    by_lead = isinstance(shape, LeadwiseConfig) or (isinstance(shape, MultiscaleConfig) and shape.lead_groups > 1)
     found = []
     for row in range(len(source)):
         policies = {"missing_leads": embedder.missing_leads, "short_records": embedder.short_records}
         windows = prepare([source[row]], recipe.info.spec, stride=embedder.stride, **policies)
-        found.append(_cut(windows, patch, by_lead))
+        found.append(_cut(windows, shape.patch_samples, by_lead))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Both encoders again, in plain numpy and float64, from the definitions: one dense softmax over the tokens that may be
+"""All encoders again, in plain numpy and float64, from the definitions: one dense softmax over the tokens that may be
 seen. Slow and short, to hold the real ones against."""
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ def encode(encoder: Encoder, window, leads=None, visible=None, depth=None) -> np
     x = np.asarray(window, dtype=np.float64)
     patches = x.reshape(len(x), -1, config.patch_samples)
     leads = range(len(x)) if leads is None else leads
+    if config.architecture == "multiscale":
+        return encode_multiscale(encoder, state, x, list(leads), visible, depth)
     visible = range(patches.shape[1]) if visible is None else visible
     depth = config.depth if depth is None else depth
     if config.architecture == "leadwise":
@@ -84,4 +86,50 @@ def encode(encoder: Encoder, window, leads=None, visible=None, depth=None) -> np
         tokens = np.concatenate([state["registers"], np.add(rows, positions)])
         for number in range(depth):
             tokens = block(tokens, state, number, config, np.ones((len(tokens), len(tokens)), dtype=bool))
+    return layer_norm(tokens, state, "norm", config.norm_eps)
+
+
+def convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int) -> np.ndarray:
+    """Lay kernels (C, rows, width) on x (rows, T), each about the middle of its stride, zeros beyond the ends."""
+    reach = (weight.shape[2] - stride) // 2
+    padded = np.pad(x, ((0, 0), (reach, reach)))
+    starts = range(0, x.shape[1], stride)
+    return np.array(
+        [
+            [np.sum(padded[:, s : s + weight.shape[2]] * w) + b for s in starts]
+            for w, b in zip(weight, bias, strict=True)
+        ]
+    )
+
+
+def encode_multiscale(encoder: Encoder, state, x, leads, visible, depth) -> np.ndarray:
+    """Tokens of all leads, absent ones being zero, or of the leads given; a token number counts among those."""
+    config = encoder.config
+    n_patches, stride = x.shape[1] // config.patch_samples, config.stride_samples
+    if config.lead_groups == 1:
+        present = np.zeros((len(x), 1))
+        present[leads] = 1.0
+        groups = [x * present]
+        positions = [temporal_position(i, config.dim) for i in range(n_patches)]
+    else:
+        groups = [x[[lead]] for lead in leads]
+        positions = [leadwise_position(lead, i, config.dim) for lead in leads for i in range(n_patches)]
+    seen = range(len(positions)) if visible is None else [number for number in visible if number >= 0]
+    hidden = np.ones((len(groups), n_patches), dtype=bool)
+    hidden.flat[list(seen)] = False
+    rows = []
+    for group, silent in zip(groups, hidden, strict=True):
+        group = np.where(np.repeat(silent, config.patch_samples), 0.0, group)
+        maps = [
+            convolve(group, state[f"scales.{i}.weight"], state[f"scales.{i}.bias"], stride)
+            for i in range(len(config.kernel_samples))
+        ]
+        joined = np.concatenate(maps)  # (C, n_patches · S)
+        joined = joined * 0.5 * (1 + erf(joined / np.sqrt(2)))
+        places = config.patch_samples // stride
+        rows += [joined[:, i * places : (i + 1) * places].ravel() for i in range(n_patches)]
+    tokens = np.add([linear(rows[number], state, "patch_embed") for number in seen], [positions[n] for n in seen])
+    tokens = np.concatenate([state["registers"], tokens])
+    for number in range(config.depth if depth is None else depth):
+        tokens = block(tokens, state, number, config, np.ones((len(tokens), len(tokens)), dtype=bool))
     return layer_norm(tokens, state, "norm", config.norm_eps)

@@ -9,7 +9,7 @@ from plain_numpy import encode, temporal_position
 
 from skecg.encoders import Encoder, build_encoder, read_encoder_config
 from skecg.errors import ParameterError, ShapeError, WeightsFormatError
-from skecg.spec import EncoderConfig, LeadwiseConfig, TemporalConfig
+from skecg.spec import EncoderConfig, LeadwiseConfig, MultiscaleConfig, TemporalConfig
 
 CONFIGS = {
     "leadwise": LeadwiseConfig(n_leads=4, patch_samples=10, n_patches=6, dim=24, depth=3, num_heads=2),
@@ -27,6 +27,10 @@ CONFIGS = {
     ),
     "temporal without register": TemporalConfig(
         n_leads=4, patch_samples=10, n_patches=6, dim=24, depth=3, num_heads=2, num_registers=0
+    ),
+    "multiscale": MultiscaleConfig(4, 10, 6, 24, 3, 2, kernel_samples=(5, 7, 25), stem_dim=3),
+    "multiscale without register": MultiscaleConfig(
+        4, 10, 6, 24, 3, 2, kernel_samples=(2, 12), stem_dim=2, stride_samples=2, num_registers=0
     ),
 }
 
@@ -72,7 +76,7 @@ def test_what_lies_in_an_absent_lead_does_not_matter(encoder):
     assert torch.equal(encoder(filled, leads=[1, 3]), encoder(windows, leads=[1, 3]))
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("temporal")])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "leadwise"])
 def test_leaving_leads_out_equals_feeding_zeros_when_a_token_is_all_leads(name):
     encoder = build_encoder(CONFIGS[name]).eval().requires_grad_(False)
     windows = windows_for(encoder)
@@ -207,7 +211,7 @@ def test_the_same_seed_draws_the_same_encoder():
 
 
 def test_an_unknown_architecture_is_refused_with_those_known():
-    with pytest.raises(WeightsFormatError, match="'leadwise', 'temporal'"):
+    with pytest.raises(WeightsFormatError, match="'leadwise', 'multiscale', 'temporal'"):
         read_encoder_config("spatial", {})
 
 
@@ -217,6 +221,6 @@ def test_a_configuration_without_architecture_builds_nothing():
         build_encoder(config)
 
 
-@pytest.mark.parametrize("config", [CONFIGS["leadwise"], CONFIGS["temporal with biases"]])
+@pytest.mark.parametrize("config", [CONFIGS["leadwise"], CONFIGS["temporal with biases"], CONFIGS["multiscale"]])
 def test_a_configuration_reads_itself_back(config):
     assert read_encoder_config(config.architecture, config.to_dict()) == config

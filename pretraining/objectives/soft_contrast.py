@@ -1,0 +1,104 @@
+"""Contrast of two views with targets that need not be 0 or 1: InfoNCE with soft targets.
+
+Each view of each thing is told apart from all others by a softmax over cosines. The plain loss (NT-Xent) wants all
+probability on the other view of the same thing. Here it may be shared with what is like it: targets are similarities in
+[0, 1], raised to a power that sharpens them, made a distribution.
+
+Shapes: N things, 2N views of them, first one of each and then the other; D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["same_class", "similarity", "soft_contrast", "targets"]
+
+# With (1 + cosine) / 2 a power of 50 leaves nothing to any two recordings: such targets are hard ones (docs/log.md).
+_COSINE_SHARE = 0.1
+
+
+def similarity(features_ND: Tensor, kind: str, scale: float = 1.0) -> Tensor:
+    """Say how alike things are by their features.
+
+    Parameters
+    ----------
+    features_ND : Tensor of shape (N, D)
+    kind : {"soft_1", "soft_2"}
+        0.9 + 0.1 cosine, or exp(-squared distance / `scale`).
+    scale : float
+        Mean squared distance of two things.
+
+    Returns
+    -------
+    Tensor of shape (N, N), float32
+        From 0 to 1.
+    """
+    features = features_ND.double()  # differences of squares would lose their digits
+    if kind == "soft_1":
+        unit = F.normalize(features, dim=1)
+        return (1 - _COSINE_SHARE * (1 - unit @ unit.T)).clamp(0, 1).float()
+    assert kind == "soft_2", "checked by the configuration"
+    squares = features.square().sum(dim=1)
+    distance = (squares[:, None] + squares - 2 * features @ features.T).clamp_min(0)
+    return torch.exp(-distance / scale).float()
+
+
+def same_class(classes_N: Tensor) -> Tensor:
+    """Give 1 for two things of one class, 0 for others, (N, N)."""
+    return (classes_N[:, None] == classes_N).float()
+
+
+def targets(likeness_NN: Tensor | None, n_things: int, exponent: float, device: torch.device) -> Tensor:
+    """Give the distribution that each view is compared with.
+
+    Parameters
+    ----------
+    likeness_NN : Tensor of shape (N, N), or None
+        From 0 to 1; its diagonal counts as 1. None for the plain targets: nothing is like anything else.
+    n_things : int
+    exponent : float
+        Power that likeness is raised to.
+    device : torch.device
+
+    Returns
+    -------
+    Tensor of shape (2N, 2N)
+        0 for a view and itself; rows add up to 1.
+    """
+    own = torch.eye(n_things, device=device)
+    sharp = own if likeness_NN is None else torch.maximum(likeness_NN.float().pow(exponent), own)
+    weights = sharp.repeat(2, 2).masked_fill(torch.eye(2 * n_things, dtype=torch.bool, device=device), 0.0)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def soft_contrast(views_VND: Tensor, targets_MM: Tensor, temperature: float) -> Tensor:
+    """Give the cross-entropy of targets and what cosines say, in nats.
+
+    Parameters
+    ----------
+    views_VND : Tensor of shape (2, N, D)
+        Projected features of the two views, of any length.
+    targets_MM : Tensor of shape (2N, 2N)
+        See :func:`targets`.
+    temperature : float
+        What cosines are divided by.
+
+    Returns
+    -------
+    Tensor, scalar, float32
+        The mean over views. 0, with a gradient of 0, where there are no things.
+
+    Notes
+    -----
+    With plain targets this is NT-Xent (Chen et al., 2020, arXiv:2002.05709). Its least value is the entropy of the
+    targets: near log(2N - 1) where they say little.
+    """
+    with torch.autocast(views_VND.device.type, enabled=False):
+        unit = F.normalize(views_VND.float().flatten(0, 1), dim=1)
+        itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+        # Finite, so that a target of 0 times it is 0.
+        logits = (unit @ unit.T / temperature).masked_fill(itself, -1e9)
+        entropies = -(targets_MM * logits.log_softmax(dim=1)).sum(dim=1)
+        return entropies.sum() / max(len(unit), 1)
