@@ -63,6 +63,7 @@ html_sidebars = {
         "inputs",
         "caching",
         "converting",
+        "fine_tuning",
         "pretraining",
         "command_line",
         "models",

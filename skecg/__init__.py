@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skecg import errors
     from skecg.embedder import JEPAEmbedder
+    from skecg.finetuning.classifier import FineTunedClassifier
     from skecg.io import read_record, read_records
     from skecg.probe import LogisticProbe
     from skecg.records import ECGRecord
+    from skecg.segmenting import Segmenter
     from skecg.versions import show_versions
     from skecg.weights import list_models, load_encoder, save_encoder
     from skecg.windows import prepare
@@ -24,8 +26,10 @@ __version__ = "0.1.0.dev0"
 # Where each public name lives: resolved on first use, so that `import skecg` stays fast and does not import torch.
 _HOMES = {
     "ECGRecord": "skecg.records",
+    "FineTunedClassifier": "skecg.finetuning.classifier",
     "JEPAEmbedder": "skecg.embedder",
     "LogisticProbe": "skecg.probe",
+    "Segmenter": "skecg.segmenting",
     "errors": "skecg.errors",
     "list_models": "skecg.weights",
     "load_encoder": "skecg.weights",
@@ -38,8 +42,10 @@ _HOMES = {
 
 __all__ = [
     "ECGRecord",
+    "FineTunedClassifier",
     "JEPAEmbedder",
     "LogisticProbe",
+    "Segmenter",
     "__version__",
     "errors",
     "list_models",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
-from sklearn.utils.validation import _check_n_features, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skecg.backends import place
 from skecg.callers import user_stacklevel
@@ -20,11 +20,12 @@ from skecg.embedding import CHUNK_RECORDS, Chunk, Recipe, embed_chunks
 from skecg.embedding_cache import EmbeddingCache, open_cache
 from skecg.encoders.interface import resolve_layers
 from skecg.encoding import Encoding
-from skecg.errors import DamagedWeightsError, ParameterError, ShapeError
+from skecg.errors import DamagedWeightsError, ParameterError
 from skecg.hub.pushing import PushMixin
-from skecg.inputs import RecordSource, as_items, as_plain, is_numeric_array
+from skecg.inputs import RecordSource
 from skecg.pooling import as_layers, check_pooling
 from skecg.progress import CallbackSupportMixin, Progress, with_callbacks
+from skecg.receiving import receive
 from skecg.screening import Policies
 from skecg.tokens import RecordTokens, embed_tokens
 from skecg.weights import Verification, WeightsInfo, find_weights, verify_weights
@@ -341,33 +342,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
 
     def _source(self, X: Any, sampling_rate: ArrayLike | None, *, reset: bool) -> RecordSource:
         """Make a source of records of X, checking arrays as scikit-learn does."""
-        X = as_plain(X)
-        items = self._check_array(X, reset=reset) if is_numeric_array(X) else as_items(X)
-        return RecordSource(
-            items,
-            sampling_rate=self.sampling_rate if sampling_rate is None else sampling_rate,
-            leads=self.leads,
-            units=self.units,
-            refuse_gaps=self.on_bad_record == "raise",
-        )
-
-    def _check_array(self, X: Any, *, reset: bool) -> NDArray[Any]:
-        """Check one array of numbers as scikit-learn does, making its ValueErrors ours."""
-        try:
-            X = validate_data(
-                self, X, reset=reset, dtype="numeric", ensure_2d=False, allow_nd=True, ensure_all_finite=False
-            )
-            if X.ndim in (2, 3):
-                _check_n_features(self, X, reset=reset)
-        except ValueError as error:
-            # Some messages end in the whole array.
-            raise ShapeError(str(error).partition("\n[")[0]) from error
-        if X.ndim not in (2, 3):
-            raise ParameterError(
-                f"Got X of shape {X.shape}. Expected 2D array (one lead per record) or 3D array "
-                "(n_records, n_leads, n_samples). Reshape your data: one record is X[np.newaxis]."
-            )
-        return np.asarray(X)
+        return receive(self, X, sampling_rate, reset=reset, refuse_gaps=self.on_bad_record == "raise")
 
     def _settled_weights(self) -> WeightsInfo:
         """Find the weights that ``fit`` settled on, at the same commit."""

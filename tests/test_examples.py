@@ -126,6 +126,22 @@ def test_neighbours_are_of_the_same_kind_more_often_than_by_chance(tmp_path: Pat
     assert "axes of figures: [4]" in output
 
 
+def test_waves_are_found_in_hearts_that_were_not_learned_from(tmp_path: Path) -> None:
+    output = output_of("segment", tmp_path)
+    assert number_after("F1 of unseen hearts:", output) > 0.9
+    assert "labels: (9000,)" in output
+    assert 40 < number_after("heart rate:", output) < 110
+
+
+def test_fine_tuning_learns_what_the_frozen_encoder_hardly_shows(tmp_path: Path) -> None:
+    output = output_of("fine_tune", tmp_path)
+    assert number_after("fine-tuned: AUROC", output) > number_after("frozen: AUROC", output) > 0.7
+    assert re.search(r"patients held out: \d, on both sides: 0\n", output)
+    assert output.count("<- kept") == 1
+    assert "same answers: True" in output
+    assert "features of the trained encoder: (48, 384)" in output
+
+
 def test_a_short_run_of_training_lowers_the_loss_and_exports_what_it_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,18 +9,21 @@ from skecg.datasets.packed import read_packed
 from skecg.datasets.physionet import default_data_home
 from skecg.datasets.ptbxl import fetch_ptbxl, read_scp_statements
 from skecg.datasets.synthetic import SyntheticECG, make_ecg
+from skecg.datasets.synthetic_waves import SyntheticWaves, make_waves
 
 __all__ = [
     "CPSC2018_CLASSES",
     "WAVE_KINDS",
     "LabelledECGs",
     "SyntheticECG",
+    "SyntheticWaves",
     "Waves",
     "default_data_home",
     "fetch_cpsc2018",
     "fetch_ludb",
     "fetch_ptbxl",
     "make_ecg",
+    "make_waves",
     "read_ludb_record",
     "read_ludb_waves",
     "read_packed",

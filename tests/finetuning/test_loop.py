@@ -1,0 +1,222 @@
+"""The loop steps as AdamW does, keeps the best, gives one result for one seed, and stops when it is told to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from skecg.errors import ParameterError, SkecgWarning
+from skecg.finetuning.loop import History, train_network
+from skecg.finetuning.plan import Plan
+
+PLAN = Plan(epochs=4, batch_size=8, learning_rate=0.05, warmup_epochs=0, weight_decay=0, gradient_clip=0)
+
+
+class Line:
+    """Lessons of a straight line: 32 points in batches of 8, each in parts of three."""
+
+    def __init__(self) -> None:
+        self.x = torch.linspace(-1, 1, 32)[:, None]
+        self.y = 3 * self.x + 1
+        self.seen: list[list[int]] = []
+
+    def epoch(self, rng: np.random.Generator) -> list[list[np.ndarray]]:
+        order = rng.permutation(32)
+        self.seen.append(order.tolist())
+        return [[batch[i : i + 3] for i in range(0, 8, 3)] for batch in order.reshape(4, 8)]
+
+    def loss(self, network: nn.Module, part: np.ndarray) -> Tensor:
+        return (network(self.x[part]) - self.y[part]).square().sum() / 8
+
+
+def line() -> nn.Linear:
+    network = nn.Linear(1, 1)
+    nn.init.zeros_(network.weight)
+    nn.init.zeros_(network.bias)
+    return network
+
+
+def groups(network: nn.Module, rate: float = 0.05) -> list[dict]:
+    return [{"params": list(network.parameters()), "lr": rate, "weight_decay": 0.0}]
+
+
+def trained(plan: Plan = PLAN, lessons: Line | None = None, **options) -> tuple[nn.Linear, History]:
+    network = line()
+    history = train_network(network, lessons or Line(), plan, groups(network), **options)
+    return network, history
+
+
+def weights(network: nn.Module) -> np.ndarray:
+    return np.concatenate([p.detach().numpy().ravel() for p in network.parameters()])
+
+
+def test_parts_add_up_to_the_steps_of_whole_batches() -> None:
+    lessons = Line()
+    network, history = trained(lessons=lessons)
+
+    plain = line()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=0.05, weight_decay=0.0)
+    losses = []
+    for epoch, order in enumerate(lessons.seen):
+        for i, batch in enumerate(np.reshape(order, (4, 8))):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.05 * PLAN.factor(epoch + (i + 1) / 4)
+            loss = (plain(lessons.x[batch]) - lessons.y[batch]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+
+    np.testing.assert_allclose(weights(network), weights(plain), rtol=1e-5)
+    np.testing.assert_allclose(history.losses, np.reshape(losses, (4, 4)).mean(axis=1), rtol=1e-5)
+
+
+def test_one_seed_is_one_result_bit_for_bit_however_many_work_on_it() -> None:
+    first = weights(trained()[0])
+
+    np.testing.assert_array_equal(first, weights(trained()[0]))
+    np.testing.assert_array_equal(first, weights(trained(replace(PLAN, n_jobs=1))[0]))
+    np.testing.assert_array_equal(first, weights(trained(replace(PLAN, n_jobs=3))[0]))
+    assert not np.array_equal(first, weights(trained(replace(PLAN, random_state=1))[0]))
+
+
+def test_the_users_random_numbers_go_on_as_if_nothing_had_happened() -> None:
+    network = line()
+    torch.manual_seed(7)
+    np.random.seed(7)  # noqa: NPY002
+    expected = torch.rand(3), np.random.random(3)  # noqa: NPY002
+    torch.manual_seed(7)
+    np.random.seed(7)  # noqa: NPY002
+    train_network(network, Line(), PLAN, groups(network))
+
+    assert torch.equal(torch.rand(3), expected[0])
+    np.testing.assert_array_equal(np.random.random(3), expected[1])  # noqa: NPY002
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_the_rest() -> None:
+    network = line()
+    scores = iter([0.1, 0.3, 0.9, 0.2, 0.9, 0.5, 0.4])
+    states: list[np.ndarray] = []
+
+    def validate() -> float:
+        states.append(weights(network))
+        assert not network.training
+        return next(scores)
+
+    history = train_network(network, Line(), replace(PLAN, epochs=9, patience=3), groups(network), validate)
+
+    assert history.best_epoch == 2
+    assert history.scores == [0.1, 0.3, 0.9, 0.2, 0.9, 0.5]
+    assert len(history.losses) == 5
+    np.testing.assert_array_equal(weights(network), states[2])
+
+
+def test_where_scores_are_equal_what_follows_them_decides() -> None:
+    network = line()
+    scores = iter([(0.9, -3.0), (0.9, -1.0), (0.9, -2.0), (0.8, 0.0), (0.9, -1.0)])
+
+    history = train_network(network, Line(), PLAN, groups(network), lambda: next(scores))
+
+    assert history.best_epoch == 1
+    assert history.scores == [0.9, 0.9, 0.9, 0.8, 0.9]
+
+
+def test_nothing_is_changed_when_nothing_gets_better() -> None:
+    network = line()
+    train_network(network, Line(), PLAN, groups(network), lambda: -float(np.abs(weights(network)).sum()))
+
+    np.testing.assert_array_equal(weights(network), 0)
+
+
+def test_the_last_epoch_is_kept_where_nothing_validates() -> None:
+    assert trained()[1].best_epoch == 4
+    assert trained()[1].scores == []
+
+
+def test_an_interruption_goes_on_and_leaves_the_best_so_far() -> None:
+    network, history = line(), History()
+    states: list[np.ndarray] = []
+
+    def validate() -> float:
+        states.append(weights(network))
+        if len(states) == 4:
+            raise KeyboardInterrupt
+        return [0.0, 0.5, 0.2][len(states) - 1]
+
+    with pytest.raises(KeyboardInterrupt):
+        train_network(network, Line(), PLAN, groups(network), validate, history=history)
+
+    np.testing.assert_array_equal(weights(network), states[1])
+    assert history.best_epoch == 1
+    assert len(history.losses) == 3
+    assert not network.training
+
+
+def test_a_loss_that_is_no_number_ends_training_with_the_best_so_far() -> None:
+    class Astray(Line):
+        def loss(self, network: nn.Module, part: np.ndarray) -> Tensor:
+            return super().loss(network, part) * (float("nan") if len(self.seen) > 2 else 1.0)
+
+    with pytest.warns(SkecgWarning, match="no number in epoch 3 .* weights of epoch 2 were kept. Lower learning_rate"):
+        network, history = trained(lessons=Astray())
+
+    assert np.isfinite(weights(network)).all()
+    assert len(history.losses) == history.best_epoch == 2
+
+
+def test_gradients_are_clipped_by_the_norm_of_the_batch() -> None:
+    class Steep(Line):
+        def loss(self, network: nn.Module, part: np.ndarray) -> Tensor:
+            return 1e6 * super().loss(network, part)
+
+    steps: list[float] = []
+    norm = nn.utils.clip_grad_norm_
+
+    def noted(parameters, largest):
+        norm(parameters, largest)
+        steps.append(math.hypot(*(p.grad.norm().item() for p in parameters)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.nn.utils.clip_grad_norm_", noted)
+        trained(replace(PLAN, gradient_clip=0.5), Steep())
+
+    np.testing.assert_allclose(steps, 0.5, rtol=1e-3)
+
+
+def test_rates_rise_and_fall_along_half_a_cosine() -> None:
+    plan = Plan(epochs=11, warmup_epochs=1, final_share=0.1)
+
+    assert plan.factor(0) == 0
+    assert plan.factor(0.5) == 0.5
+    assert plan.factor(1) == 1
+    assert plan.factor(6) == pytest.approx(0.55)
+    assert plan.factor(11) == pytest.approx(0.1)
+    assert Plan(epochs=2, warmup_epochs=0).factor(0) == 1
+    assert 0 < Plan(epochs=1, warmup_epochs=3).factor(1) < 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"epochs": 0}, "epochs=0, expected a positive integer"),
+        ({"epochs": 2.5}, r"epochs=2\.5, expected a positive integer"),
+        ({"batch_size": True}, "batch_size=True, expected a positive integer"),
+        ({"learning_rate": 0}, "learning_rate=0, expected a positive number"),
+        ({"learning_rate": "fast"}, "learning_rate='fast', expected a number"),
+        ({"layer_decay": 1.1}, r"layer_decay=1\.1, expected a number above 0 and at most 1"),
+        ({"weight_decay": -1}, "weight_decay=-1, expected a number of at least 0"),
+        ({"warmup_epochs": float("nan")}, "warmup_epochs=nan, expected a number"),
+        ({"patience": 0}, "patience=0, expected a positive integer or None"),
+        ({"precision": "fp16"}, "precision='fp16', expected one of"),
+        ({"n_jobs": 0}, "n_jobs=0, expected"),
+        ({"final_share": 2}, "final_share=2, expected a share"),
+    ],
+)
+def test_wrong_plans_are_named_with_what_is_allowed(parameters: dict, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        Plan(**parameters)
