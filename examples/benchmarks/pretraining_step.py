@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from encoders import as_published
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -41,61 +42,16 @@ from pretraining.sampling import to_values
 from pretraining.schedules import momentum
 from pretraining.shards import ShardSet, pack
 from skecg.datasets import make_ecg
-from skecg.encoders.blocks import Attention, Block, CropaAttention
 
 N_RECORDS = 128
 SYSTEMS = ("weimann_vit_xs", "kim_leadwise_b_random")
 
 
-class DenseAttention(Attention):
-    """All logits, then a softmax, then the product; as written out by both systems."""
-
-    def forward(self, x_BND: Tensor) -> Tensor:
-        return self.mix(x_BND, None)
-
-    def mix(self, x_BND: Tensor, allowed_NN: Tensor | None) -> Tensor:
-        q, k, v = self.heads(x_BND)
-        logits = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
-        if allowed_NN is not None:
-            logits = logits.masked_fill(~allowed_NN, -torch.inf)
-        weights = logits.softmax(dim=-1)
-        return self.proj((weights @ v).transpose(1, 2).flatten(2))
-
-
-class DenseCropaAttention(DenseAttention):
-    """CroPA as a dense pattern, made anew in the first block of every pass."""
-
-    pattern: dict[str, Tensor]
-    is_first: bool
-
-    def forward(self, x_BND: Tensor, n_leads: int = 1) -> Tensor:
-        if self.is_first:
-            self.pattern["now"] = cropa_pattern(n_leads, x_BND.shape[1] // n_leads)
-        return self.mix(x_BND, self.pattern["now"])
-
-
-def cropa_pattern(n_leads: int, n_patches: int) -> Tensor:
-    """Say which tokens see each other: those of one lead, and those of one instant."""
-    allowed = torch.zeros(n_leads * n_patches, n_leads * n_patches, dtype=torch.bool)
-    for lead in range(n_leads):
-        allowed[lead * n_patches : (lead + 1) * n_patches, lead * n_patches : (lead + 1) * n_patches] = True
-    for instant in range(n_patches):
-        allowed[instant::n_patches, instant::n_patches] = True
-    return allowed
-
-
-def as_published(model: Jepa) -> Jepa:
-    """Give the same model with dense attention."""
+def with_published_parts(model: Jepa) -> Jepa:
+    """Give the same model with the published structure."""
     model = copy.deepcopy(model)
-    for part in (model.context_encoder, model.target_encoder, model.predictor):
-        pattern: dict[str, Tensor] = {}
-        for number, block in enumerate(module for module in part.modules() if isinstance(module, Block)):
-            attention = block.attn
-            if isinstance(attention, CropaAttention):
-                attention.__class__ = DenseCropaAttention
-                attention.pattern, attention.is_first = pattern, number == 0
-            else:
-                attention.__class__ = DenseAttention
+    for name in ("context_encoder", "target_encoder", "predictor"):
+        setattr(model, name, as_published(getattr(model, name)))
     return model
 
 
@@ -103,7 +59,7 @@ class Published:
     """A step with the structure of the published systems."""
 
     def __init__(self, config: PretrainConfig, model: Jepa, signals_NTL: np.ndarray) -> None:
-        self.config, self.model, self.signals = config, as_published(model), signals_NTL
+        self.config, self.model, self.signals = config, with_published_parts(model), signals_NTL
         self.optimizer = build_optimizer(self.model, config)
         self.rng = np.random.default_rng(0)
 
