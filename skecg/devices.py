@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
-from skecg.errors import ParameterError
+from skecg.callers import user_stacklevel
+from skecg.errors import ParameterError, SkecgWarning
 
-__all__ = ["PRECISIONS", "autocast", "one_thread_per_worker", "resolve_device", "resolve_precision"]
+__all__ = [
+    "PRECISIONS",
+    "autocast",
+    "one_thread_per_worker",
+    "resolve_device",
+    "resolve_precision",
+    "within_memory",
+]
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -87,3 +100,63 @@ class _Cores:
 
 
 one_thread_per_worker = _Cores().one_thread_each
+
+
+# How many windows went through an encoder at once, where more did not fit into its device.
+_fitting: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+
+
+def within_memory(
+    encoder: nn.Module, encode: Callable[[NDArray[np.intp]], NDArray[np.float32]], rows: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Encode windows, half as many at once whenever the device's memory runs out.
+
+    What fits is remembered for the encoder, so that it is found, and said, once.
+
+    Parameters
+    ----------
+    encoder : Module
+        Whose memory it is.
+    encode : callable
+        Numbers of windows to what they become, row by row.
+    rows : ndarray of shape (n_rows,)
+
+    Returns
+    -------
+    ndarray of shape (n_rows, ...)
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        When not even one window fits.
+    """
+    found: list[NDArray[np.float32]] = []
+    at_once, ran_out, start = _fitting.get(encoder, len(rows)), False, 0
+    while start < len(rows):
+        try:
+            found.append(encode(rows[start : start + at_once]))
+            start += at_once
+            continue
+        except torch.cuda.OutOfMemoryError:
+            if at_once == 1:
+                raise
+        # Out here the error is gone, and with it what its frames still held.
+        at_once, ran_out = max(1, min(at_once, len(rows) - start) // 2), True
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    if ran_out:
+        _say_what_fits(encoder, at_once)
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def _say_what_fits(encoder: nn.Module, at_once: int) -> None:
+    """Remember how many windows fit at once, and warn if this is the first time that fewer do than were tried."""
+    is_news = encoder not in _fitting
+    _fitting[encoder] = min(at_once, _fitting.get(encoder, at_once))
+    if is_news:
+        warnings.warn(
+            f"The device's memory ran out. {at_once} windows are encoded at once from now on; "
+            f"set batch_size={at_once} to begin with that.",
+            SkecgWarning,
+            stacklevel=user_stacklevel(),
+        )

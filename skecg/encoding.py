@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,18 +17,18 @@ from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skecg.devices import autocast, one_thread_per_worker
+from skecg.devices import autocast, one_thread_per_worker, within_memory
 from skecg.encoders import Encoder
 from skecg.pooling import n_pooled_features, pool_tokens
 from skecg.windows import Windows
 
 __all__ = ["Encoding", "encode_tokens", "encode_windows", "token_grid"]
 
-# Above 16 windows a batch's temporaries outgrow what the allocator keeps, and every operation page-faults.
+# A CPU gains nothing from more windows at once, and what is larger than 32 MB the allocator fetches afresh from the
+# system for every operation, page by page.
 _CPU_BATCH = 8
+_CPU_ARRAY_BYTES = 2**25
 _ACCELERATOR_BATCH = 256
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -103,18 +102,21 @@ def encode_tokens(encoder: Encoder, windows: Windows, how: Encoding) -> list[NDA
 
 
 def _run(
-    encoder: Encoder, windows: Windows, how: Encoding, finish: Callable[[list[Tensor]], T]
-) -> Generator[tuple[NDArray[np.intp], T], None, None]:
+    encoder: Encoder, windows: Windows, how: Encoding, finish: Callable[[list[Tensor]], NDArray[np.float32]]
+) -> Generator[tuple[NDArray[np.intp], NDArray[np.float32]], None, None]:
     """Encode micro-batches, several at once on a CPU, and yield them in order with the numbers of their windows."""
     device = next(encoder.parameters()).device
-    batch_size = how.batch_size or (_CPU_BATCH if device.type == "cpu" else _ACCELERATOR_BATCH)
+    batch_size = how.batch_size or (_cpu_batch(encoder) if device.type == "cpu" else _ACCELERATOR_BATCH)
     batches = list(_micro_batches(encoder, windows, batch_size))
 
-    def work(rows: NDArray[np.intp]) -> T:
+    def encode(rows: NDArray[np.intp]) -> NDArray[np.float32]:
         leads, n_samples = _shape_of(encoder, windows, int(rows[0]))
         values = torch.from_numpy(windows.values[rows][:, :, :n_samples]).to(device)
         with torch.inference_mode(), autocast(device, how.precision):
             return finish(encoder.layers(values, how.layers, leads))
+
+    def work(rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        return within_memory(encoder, encode, rows)
 
     if device.type != "cpu":
         yield from ((rows, work(rows)) for rows in batches)
@@ -126,6 +128,14 @@ def _run(
             return
         run = Parallel(n_jobs=workers, backend="threading", return_as="generator")
         yield from zip(batches, run(delayed(work)(rows) for rows in batches), strict=True)
+
+
+def _cpu_batch(encoder: Encoder) -> int:
+    """Give as many windows as a CPU likes at once: fewer than usual where a block's widest array would be too large."""
+    config = encoder.config
+    n_tokens = encoder.num_registers + config.n_patches * (config.n_leads if encoder.token_per_lead else 1)
+    window_bytes = 4 * n_tokens * max(config.hidden_dim, 3 * config.dim)
+    return min(_CPU_BATCH, max(1, _CPU_ARRAY_BYTES // window_bytes))
 
 
 def _micro_batches(encoder: Encoder, windows: Windows, batch_size: int) -> Iterator[NDArray[np.intp]]:

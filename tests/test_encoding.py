@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from skecg.encoders import build_encoder
 from skecg.encoding import Encoding, encode_tokens, encode_windows, token_grid
-from skecg.errors import ParameterError
+from skecg.errors import ParameterError, SkecgWarning
 from skecg.records import ECGRecord
+from skecg.spec import LeadwiseConfig, TemporalConfig
 from skecg.weights import load_encoder
 from skecg.windows import Windows, prepare
 
@@ -212,3 +214,61 @@ def test_the_row_of_records_of_different_lengths_is_that_of_each_alone():
     for position, record in enumerate(records):
         alone = encode_windows(encoder, prepare([record], spec), MEAN)
         assert np.abs(together[windows.owner == position] - alone).max() < 1e-5
+
+
+def cramped(encoder, monkeypatch, most: int) -> list[int]:
+    """Let an encoder run out of memory above some number of windows, and note how many come at once."""
+    original, sizes = encoder.layers, []
+
+    def layers(values, *rest):
+        sizes.append(len(values))
+        if len(values) > most:
+            raise torch.OutOfMemoryError("out of memory")
+        return original(values, *rest)
+
+    monkeypatch.setattr(encoder, "layers", layers)
+    return sizes
+
+
+@pytest.mark.parametrize("most", [1, 3, 5])
+def test_running_out_of_memory_halves_the_batch_and_says_so_once(model, monkeypatch, most):
+    encoder, spec = model
+    windows = make_windows(spec, 23)
+    how = Encoding("mean", batch_size=16, n_jobs=1)
+    wanted, tokens = encode_windows(encoder, windows, how), encode_tokens(encoder, windows, how)
+    sizes = cramped(encoder, monkeypatch, most)
+    fits = {1: 1, 3: 2, 5: 4}[most]
+    with pytest.warns(SkecgWarning, match=rf"{fits} windows are encoded at once.*batch_size={fits}") as said:
+        assert_close(encode_windows(encoder, windows, how), wanted)
+    assert len(said) == 1
+    sizes.clear()
+    for found, array in zip(encode_tokens(encoder, windows, how), tokens, strict=True):  # no warning: an error here
+        assert_close(found, array)
+    assert max(sizes) == fits, "what fits is remembered"
+
+
+def test_a_window_that_does_not_fit_alone_is_an_error(model, monkeypatch):
+    encoder, spec = model
+    sizes = cramped(encoder, monkeypatch, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        encode_windows(encoder, make_windows(spec, 4), Encoding("mean", n_jobs=1))
+    assert sizes == [4, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("config", "at_once"),
+    [
+        (TemporalConfig(n_leads=12, patch_samples=25, n_patches=100, dim=32, depth=1, num_heads=2), 8),
+        (LeadwiseConfig(n_leads=8, patch_samples=10, n_patches=50, dim=768, depth=1, num_heads=16), 6),
+    ],
+)
+def test_arrays_stay_below_what_the_allocator_keeps(config, at_once, monkeypatch):
+    encoder = build_encoder(config).eval()
+    spec = replace(
+        load_encoder(FIXTURES / "tiny-temporal")[1],
+        leads=tuple(f"X{n}" for n in range(config.n_leads)),
+        window_samples=config.window_samples,
+    )
+    sizes = cramped(encoder, monkeypatch, 99)
+    encode_windows(encoder, make_windows(spec, 9), Encoding("mean", n_jobs=1))
+    assert max(sizes) == at_once
