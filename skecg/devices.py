@@ -19,6 +19,7 @@ from skecg.errors import ParameterError, SkecgWarning
 __all__ = [
     "PRECISIONS",
     "autocast",
+    "keep_to_one_thread",
     "one_thread_per_worker",
     "resolve_device",
     "resolve_precision",
@@ -74,6 +75,7 @@ class _Cores:
     While anybody encodes, torch uses one thread for each operation and parallel work goes over micro-batches instead:
     the same speed on a quiet machine and, on a shared one, no OpenMP threads spinning against each other. What
     torch was allowed before (its own setting, OMP_NUM_THREADS, the one core of a loky worker) bounds the workers.
+    OpenMP counts for each thread of its own, so every worker has to call :func:`keep_to_one_thread` too.
     """
 
     def __init__(self) -> None:
@@ -83,23 +85,33 @@ class _Cores:
 
     @contextlib.contextmanager
     def one_thread_each(self) -> Iterator[int]:
-        """Set torch to one thread for each operation and give the number of workers that this leaves room for."""
+        """Keep the calling thread to one core and give the number of workers that this leaves room for."""
         with self._lock:
             if self._users == 0:
                 self._allowed = torch.get_num_threads()
-                torch.set_num_threads(1)
             self._users += 1
             share = max(1, self._allowed // self._users)
+            before = torch.get_num_threads()
+            torch.set_num_threads(1)
         try:
             yield share
         finally:
             with self._lock:
                 self._users -= 1
-                if self._users == 0:
-                    torch.set_num_threads(self._allowed)
+                torch.set_num_threads(before if self._users else self._allowed)
 
 
 one_thread_per_worker = _Cores().one_thread_each
+
+
+def keep_to_one_thread() -> None:
+    """Let torch use one core for the operations of the calling thread, a worker of :func:`one_thread_per_worker`.
+
+    A new thread's first product would otherwise be divided among all cores, and be other than the next in its last
+    bits: torch tells OpenMP and MKL of its setting when it is first asked, in each thread.
+    """
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 # How many windows went through an encoder at once, where more did not fit into its device.

@@ -17,7 +17,7 @@ from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skecg.devices import autocast, one_thread_per_worker, within_memory
+from skecg.devices import autocast, keep_to_one_thread, one_thread_per_worker, within_memory
 from skecg.encoders import Encoder
 from skecg.pooling import n_pooled_features, pool_tokens
 from skecg.windows import Windows
@@ -116,6 +116,8 @@ def _run(
             return finish(encoder.layers(values, how.layers, leads))
 
     def work(rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        if device.type == "cpu":
+            keep_to_one_thread()
         return within_memory(encoder, encode, rows)
 
     if device.type != "cpu":

@@ -6,7 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from skecg.devices import PRECISIONS, autocast, one_thread_per_worker, resolve_device, resolve_precision
+from skecg.devices import (
+    PRECISIONS,
+    autocast,
+    keep_to_one_thread,
+    one_thread_per_worker,
+    resolve_device,
+    resolve_precision,
+)
 from skecg.errors import ParameterError
 
 
@@ -54,6 +61,29 @@ def test_torch_uses_one_thread_inside_and_as_many_as_before_outside():
         assert workers == 2
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
+
+
+def test_a_worker_keeps_to_one_thread_though_another_encoding_gave_torch_its_threads_back():
+    with one_thread_per_worker(), ThreadPoolExecutor(1) as pool:
+        torch.set_num_threads(2)  # for all threads to come, as whoever leaves does
+        pool.submit(keep_to_one_thread).result()
+        assert pool.submit(torch.get_num_threads).result() == 1
+    assert torch.get_num_threads() == 2
+
+
+def test_a_new_thread_computes_the_same_bits_as_any_other():
+    x = torch.randn(64, 96, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(40, 96, generator=torch.Generator().manual_seed(1))
+
+    def product() -> torch.Tensor:
+        keep_to_one_thread()
+        return torch.nn.functional.linear(x, weight)
+
+    with one_thread_per_worker():
+        expected = product()
+        for _ in range(8):
+            with ThreadPoolExecutor(1) as pool:
+                assert torch.equal(pool.submit(product).result(), expected)
 
 
 def test_threads_come_back_after_an_error():

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
 
-from skecg.devices import one_thread_per_worker
+from skecg.devices import keep_to_one_thread, one_thread_per_worker
 
 __all__ = ["OverParts", "over_parts"]
 
@@ -37,7 +37,12 @@ def over_parts(device: torch.device, n_jobs: int | None) -> Iterator[OverParts]:
             yield _one_by_one
             return
         with Parallel(n_jobs=workers, backend="threading") as pool:
-            yield lambda work, parts: list(pool(delayed(work)(part) for part in parts))
+            yield lambda work, parts: list(pool(delayed(_alone)(work, part) for part in parts))
+
+
+def _alone(work: Callable[[Any], Any], part: Any) -> Any:
+    keep_to_one_thread()
+    return work(part)
 
 
 def _one_by_one(work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
