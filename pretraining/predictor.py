@@ -14,7 +14,7 @@ from skecg.encoders.blocks import Attention, Block, init_linear_, sincos_positio
 from skecg.encoders.interface import gather_tokens
 from skecg.encoders.leadwise import grid_positions
 from skecg.errors import ParameterError
-from skecg.spec import LeadwiseConfig, TemporalConfig
+from skecg.spec import LeadwiseConfig, MultiscaleConfig, TemporalConfig
 
 __all__ = ["LeadwisePredictor", "TemporalPredictor", "build_predictor"]
 
@@ -25,15 +25,16 @@ def build_predictor(config: PretrainConfig) -> TemporalPredictor | LeadwisePredi
     Raises
     ------
     ParameterError
-        For an encoder that is neither temporal nor leadwise.
+        For a multiscale encoder with a token for each lead, which is a masked autoencoder's.
     """
     if isinstance(config.encoder, LeadwiseConfig):
         return LeadwisePredictor(config.jepa[1], config.encoder)
-    if not isinstance(config.encoder, TemporalConfig):
+    if isinstance(config.encoder, MultiscaleConfig) and config.encoder.lead_groups > 1:
         raise ParameterError(
-            f"Got a {config.encoder.architecture} encoder for JEPA, expected 'temporal' or 'leadwise'. Train it as a "
-            "masked autoencoder (recipe mae_time)."
+            f"Got encoder.lead_groups={config.encoder.lead_groups} for JEPA, expected 1: one token of all leads. Train "
+            "an encoder with a token for each lead as a masked autoencoder (recipes mae_leads and mae_both)."
         )
+    assert isinstance(config.encoder, TemporalConfig | MultiscaleConfig), "there is no other"
     return TemporalPredictor(config.jepa[1], config.encoder)
 
 
@@ -43,28 +44,29 @@ class TemporalPredictor(nn.Module):
     Parameters
     ----------
     config : PredictorConfig
-    encoder : TemporalConfig
+    encoder : TemporalConfig or MultiscaleConfig
         Whose tokens it reads and predicts; biases and norms follow it.
     """
 
     positions_NP: Tensor
 
-    def __init__(self, config: PredictorConfig, encoder: TemporalConfig) -> None:
+    def __init__(self, config: PredictorConfig, encoder: TemporalConfig | MultiscaleConfig) -> None:
         super().__init__()
-        self.embed = nn.Linear(encoder.dim, config.dim, bias=encoder.bias)
+        bias, norm_bias = (encoder.bias, encoder.norm_bias) if isinstance(encoder, TemporalConfig) else (True, True)
+        self.embed = nn.Linear(encoder.dim, config.dim, bias=bias)
         self.mask_token = nn.Parameter(torch.empty(config.dim))
         self.blocks = nn.ModuleList(
             Block(
-                Attention(config.dim, config.num_heads, proj_bias=encoder.bias),
+                Attention(config.dim, config.num_heads, proj_bias=bias),
                 int(config.dim * config.mlp_ratio),
-                bias=encoder.bias,
-                norm_bias=encoder.norm_bias,
+                bias=bias,
+                norm_bias=norm_bias,
                 norm_eps=encoder.norm_eps,
             )
             for _ in range(config.depth)
         )
-        self.norm = nn.LayerNorm(config.dim, eps=encoder.norm_eps, bias=encoder.norm_bias)
-        self.proj = nn.Linear(config.dim, encoder.dim, bias=encoder.bias)
+        self.norm = nn.LayerNorm(config.dim, eps=encoder.norm_eps, bias=norm_bias)
+        self.proj = nn.Linear(config.dim, encoder.dim, bias=bias)
         table = sincos_positions(torch.arange(encoder.n_patches), config.dim, torch.float32).flatten(1)
         self.register_buffer("positions_NP", table, persistent=False)
         self.reset_parameters(encoder.depth)

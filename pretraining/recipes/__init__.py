@@ -19,6 +19,7 @@ __all__ = ["RECIPES", "describe_recipe", "load_recipe"]
 #: Names of all recipes.
 RECIPES: tuple[str, ...] = (
     "skecg_default",
+    "skecg_multiscale",
     "weimann_vit_xs",
     "weimann_vit_s",
     "weimann_vit_b",

@@ -319,9 +319,10 @@ def test_a_wrong_objective_is_refused(wrong: dict[str, Any]) -> None:
         MaeConfig(**wrong)
 
 
-def test_jepa_refuses_the_multiscale_encoder() -> None:
-    config = dataclasses.replace(small_config(), encoder=small().encoder, objective=ObjectiveConfig())
-    with pytest.raises(ParameterError, match="multiscale encoder for JEPA, expected 'temporal' or 'leadwise'"):
+def test_jepa_refuses_a_multiscale_encoder_with_a_token_for_each_lead() -> None:
+    several = dataclasses.replace(small().encoder, lead_groups=3)
+    config = dataclasses.replace(small_config(), encoder=several, objective=ObjectiveConfig())
+    with pytest.raises(ParameterError, match=r"encoder.lead_groups=3 for JEPA, expected 1.*recipes mae_leads"):
         build_model(config)
 
 

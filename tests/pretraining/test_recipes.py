@@ -211,3 +211,24 @@ def test_masked_autoencoders_see_what_the_default_sees_for_as_long(name: str) ->
     assert (ours.dim, ours.depth, ours.num_heads) == (theirs.dim, theirs.depth, theirs.num_heads)
     assert isinstance(config.objective, MaeConfig)
     assert (config.objective.masks, config.objective.ratio) == (name.removeprefix("mae_"), 0.75)
+
+
+def test_the_multiscale_recipe_is_the_default_but_for_its_encoder() -> None:
+    config, default = load_recipe("skecg_multiscale"), load_recipe("skecg_default")
+    assert dataclasses.replace(config, name=default.name, encoder=default.encoder) == default
+    assert (config.encoder.architecture, config.encoder.dim) == ("multiscale", default.encoder.dim)
+
+
+def test_what_jepa_hides_of_a_multiscale_encoder_cannot_be_read_from_what_is_seen() -> None:
+    config = load_recipe("skecg_multiscale")
+    torch.manual_seed(0)
+    model = Jepa(config)
+    (masks,) = draw_masks(config.masks, config.encoder.n_patches, range(2), seed=0, step=0)
+    values = torch.randn(2, 12, 2500)
+    hidden = torch.ones(2, 100, dtype=torch.bool).scatter(1, masks.context, False).repeat_interleave(25, dim=1)
+    other = torch.where(hidden[:, None], torch.randn_like(values), values)
+    with torch.no_grad():
+        seen, same = (model.context_encoder(v, visible_BK=masks.context) for v in (values, other))
+        wanted, others = model.targets(values), model.targets(other)
+    torch.testing.assert_close(seen, same, rtol=0, atol=0)
+    assert not torch.allclose(wanted, others)
