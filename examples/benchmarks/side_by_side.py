@@ -197,25 +197,24 @@ def table(folder: Path) -> str:
         if runs and tuned.is_file():
             runs[0] |= json.loads(tuned.read_text())
         if runs:
-            lines.append(f"{name:<24}" + "".join(_cells(runs)))
+            lines.append(f"{name:<28}" + "".join(_cells(runs)))
     return "\n".join(lines)
 
 
 HEADER = (
-    f"{'':<24}{'AUROC, all labels':<32}{'10 %':<16}{'1 %':<16}{'waves, frozen tokens':<32}{'fine-tuned':<12}"
+    f"{'':<28}{'AUROC, all labels':<32}{'10 %':<16}{'1 %':<16}{'waves, frozen tokens':<32}{'waves, fine-tuned':<24}"
     f"{'GFLOP a view':<14}{'views/s':<8}runs"
 )
 
 
 def _cells(runs: Sequence[dict[str, float]]) -> list[str]:
     wide, narrow = 32, 16
-    fine_tuned = [f"{run['waves_tuned']:.3f}" for run in runs if "waves_tuned" in run]
     return [
         f"{_spread(runs, 'auroc_1')} {_interval(runs, 'auroc')}".ljust(wide),
         _spread(runs, "auroc_0.1").ljust(narrow),
         _spread(runs, "auroc_0.01").ljust(narrow),
         f"{_spread(runs, 'waves')} {_interval(runs, 'waves')}".ljust(wide),
-        (fine_tuned or ["-"])[0].ljust(12),
+        f"{_spread(runs, 'waves_tuned')} {_interval(runs, 'waves_tuned')}".ljust(24),
         _mean(runs, "gflop_per_view", ".2f").ljust(14),
         _mean(runs, "records_per_second", ".0f").ljust(8),
         str(len(runs)),

@@ -64,6 +64,7 @@ def _leadwise() -> PretrainConfig:
 METHODS: dict[str, Callable[[], PretrainConfig]] = {
     "jepa-temporal": lambda: _temporal(ObjectiveConfig()),
     "jepa-temporal-described": lambda: _temporal(ObjectiveConfig(describe_weight=1.0)),
+    "jepa-multiscale-described": lambda: load_recipe("skecg_multiscale"),
     "jepa-leadwise": _leadwise,
     "mae-time": lambda: load_recipe("mae_time"),
     "mae-leads": lambda: load_recipe("mae_leads"),
