@@ -333,7 +333,11 @@ class PretrainConfig:
                 raise ParameterError(f"Got {assignment!r}, expected part.field=value, for example optim.lr=5e-4.")
             refuse_unknown(part, ["input", "encoder", "objective", *_PARTS], "the configuration")
             old = getattr(self, part)
-            require(old is not None, part, None, f"no {assignment!r}: {self.objective.kind!r} has no such part")
+            is_used = old is not None and (part != "ema" or isinstance(self.objective, ObjectiveConfig))
+            if not is_used:
+                raise ParameterError(
+                    f"Got {assignment!r} for a run of {self.objective.kind!r}, which uses no {part!r}."
+                )
             types = {f.name: str(f.type) for f in fields(old)}
             refuse_unknown(key, list(types), part)
             may_be_none = "None" in types[key] and text.lower() == "none"

@@ -184,7 +184,8 @@ class Gauges:
         Returns
         -------
         dict of str to float
-            ``fixed_loss`` on this batch; of the target encoder's features ``rank``, ``rank_uncentred``,
+            ``fixed_loss`` on this batch, and other parts of the loss that the objective has gauged, by ``fixed_`` and
+            their name; of the target encoder's features ``rank``, ``rank_uncentred``,
             ``record_spread``, ``token_spread``, ``position_share``, ``lidar``, ``lidar_shuffled``, ``identity``
             (:func:`identity_ratio`); ``drift``, the distance of the context encoder from the target, relative to it, if
             they are two; and, from the second time on, ``target_change``, that of the target from where it was the last
@@ -198,7 +199,7 @@ class Gauges:
             tokens = _tokens(model.target_encoder, values_nLT)
             pooled = tokens.mean(dim=1)
             found = {
-                "fixed_loss": self._measure_loss(model, values_nLT, drawn),
+                **self._measure_loss(model, values_nLT, drawn),
                 "rank": effective_rank(pooled),
                 "rank_uncentred": effective_rank(pooled, centred=False),
                 "record_spread": record_spread(pooled),
@@ -207,14 +208,17 @@ class Gauges:
             }
             return found | self._measure_views(model.target_encoder, values_nLT) | self._measure_drift(model)
 
-    def _measure_loss(self, model: Objective, values_nLT: Tensor, drawn: Drawn) -> float:
-        """Give the mean of the loss's first part over batches, which differ in size at most at the end."""
-        sums = []
+    def _measure_loss(self, model: Objective, values_nLT: Tensor, drawn: Drawn) -> dict[str, float]:
+        """Give the means of parts of the loss over batches, which differ in size at most at the end."""
+        parts = {"fixed_loss": 1} | {f"fixed_{name}": model.loss_names.index(name) for name in model.gauged()}
+        sums: dict[str, list[float]] = {name: [] for name in parts}
         for start in range(0, len(values_nLT), _BATCH):
             rows = slice(start, start + _BATCH)
             values = values_nLT[rows]
-            sums.append(len(values) * float(model(values, drawn.take(rows))[1]))
-        return math.fsum(sums) / len(values_nLT)
+            loss = model(values, drawn.take(rows))
+            for name, place in parts.items():
+                sums[name].append(len(values) * float(loss[place]))
+        return {name: math.fsum(found) / len(values_nLT) for name, found in sums.items()}
 
     def _measure_views(self, encoder: Encoder, values_nLT: Tensor) -> dict[str, float]:
         n, patch = len(values_nLT), encoder.config.patch_samples

@@ -46,6 +46,11 @@ _PANELS = (
         log=True,
         mark=(0.01, "collapsed, if it was higher"),
     ),
+    _Panel(
+        "Contrast, nats better than a guess",
+        (("fixed_rhythm_gain", "of recordings"), ("fixed_beat_gain", "of beats")),
+        mark=(0.0, "a guess"),
+    ),
     _Panel("Variance due to position alone", (("position_share", "share"),), floor=0.0),
     _Panel("Records told apart (F ratio)", (("identity", "F ratio"),), log=True, mark=(1.0, "chance")),
     _Panel("LiDAR", (("lidar", "of records"), ("lidar_shuffled", "of shuffled records")), floor=0.0),

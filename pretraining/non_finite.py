@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from pretraining.config import PretrainConfig
 from pretraining.engine import Engine
-from pretraining.feed import draw_part
-from pretraining.sampling import to_values
+from pretraining.sampling import draw_batch, to_values
 from skecg.errors import SkecgError
 
 if TYPE_CHECKING:
@@ -51,24 +50,26 @@ def refuse_non_finite(
     broken = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
     if not broken and math.isfinite(gradient_norm):
         return
-    rank = broken[0] if broken else engine.rank
-    what = f"The loss is {losses[rank]}" if broken else f"The gradient's norm is {gradient_norm}"
-    where = f"at step {step + 1} of {config.run.steps}, process {rank} of {engine.world_size}"
+    # A loss that compares the records of all processes is broken in all of them.
+    ranks = broken or [engine.rank]
+    what = f"The loss is {losses[ranks[0]]}" if broken else f"The gradient's norm is {gradient_norm}"
+    process = f"process {', '.join(map(str, ranks))} of {engine.world_size}"
+    where = f"at step {step + 1} of {config.run.steps}, {process}"
     before = "no step was finished before" if last_loss is None else f"the last finite loss was {last_loss:.6g}"
     raise NonFiniteLossError(
-        f"{what} {where}; {before}. {_largest_inputs(config, shards, engine, step, rank)} The step was not taken. "
+        f"{what} {where}; {before}. {_largest_inputs(config, shards, engine, step, ranks)} The step was not taken. "
         "Look at these records if their values are out of proportion; else lower optim.lr or set optim.gradient_clip, "
         "and begin from an earlier checkpoint."
     )
 
 
-def _largest_inputs(config: PretrainConfig, shards: ShardSet, engine: Engine, step: int, rank: int) -> str:
-    """Name the records of a process's share that have the largest values, and those that are not finite."""
+def _largest_inputs(config: PretrainConfig, shards: ShardSet, engine: Engine, step: int, ranks: Sequence[int]) -> str:
+    """Name the records of some processes' shares that have the largest values, and those that are not finite."""
     found: list[tuple[float, int]] = []
-    for positions in engine.positions(rank):
-        part = draw_part(config, shards, step, positions)
-        largest = to_values(part.batch, config, engine.device).abs().amax(dim=(1, 2)).tolist()
-        found += zip((v if math.isfinite(v) else math.inf for v in largest), part.batch.rows.tolist(), strict=True)
+    for positions in (positions for rank in ranks for positions in engine.positions(rank)):
+        batch = draw_batch(shards, config, step, positions)
+        largest = to_values(batch, config, engine.device).abs().amax(dim=(1, 2)).tolist()
+        found += zip((v if math.isfinite(v) else math.inf for v in largest), batch.rows.tolist(), strict=True)
     found.sort(reverse=True)
     named = ", ".join(f"{row} ({value:.4g})" for value, row in found[:_NAMED_RECORDS])
     return f"Of its {len(found)} records these rows of the shards have the largest inputs: {named}."

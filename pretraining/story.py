@@ -16,6 +16,8 @@ from skecg.errors import ParameterError
 
 __all__ = ["Entries", "read_config", "tell_story", "values_of"]
 
+_GAINS = (("fixed_rhythm_gain", "recordings better than guessed by "), ("fixed_beat_gain", "beats by "))
+
 #: What :func:`pretraining.journal.read_journal` and ``read_events`` give.
 Entries = Sequence[Mapping[str, Any]]
 
@@ -89,7 +91,7 @@ def _tell_progress(config: PretrainConfig, entries: Entries) -> list[tuple[str, 
     pace = f", {speed[-1][1]:,.0f} records a second" if speed else ""
     told = [("Progress", f"step {step:,} of {config.run.steps:,} in {duration(elapsed)}{pace}")]
     for label, names in (
-        ("Loss", (("loss", ""), ("fixed_loss", "on the fixed batch "))),
+        ("Loss", (("loss", ""), ("fixed_loss", "on the fixed batch "), *_GAINS)),
         ("Features", (("rank", "rank "), ("record_spread", "spread of records "), ("drift", "drift "))),
     ):
         parts = []

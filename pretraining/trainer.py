@@ -34,7 +34,7 @@ __all__ = ["Collapse", "Trainer"]
 
 
 class Collapse(SystemExit):
-    """The features collapsed and ``watch.stop_on_collapse`` is set; a process ends with code 3."""
+    """The run collapsed and ``watch.stop_on_collapse`` is set; a process ends with code 3."""
 
     def __init__(self) -> None:
         super().__init__(3)
@@ -67,8 +67,9 @@ class Trainer:
 
     Notes
     -----
-    Target normalization "centre" and SIGReg see the records that one process takes at once, so with them the loss
-    depends on how a batch is split; otherwise it does not.
+    What is drawn for a step does not depend on the number of processes or of parts (``run.accumulation``) that it is
+    taken in. Nor does its loss, but for what compares recordings with each other: target normalization "centre" and
+    SIGReg see those that one process takes at once, Beat-SSL those that all processes take at once.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Trainer:
         NonFiniteLossError
             When a loss or gradient is infinite or NaN; the step is not taken.
         Collapse
-            When the features have collapsed and ``watch.stop_on_collapse`` is set; everything is saved before.
+            When the run has collapsed and ``watch.stop_on_collapse`` is set; everything is saved before.
         """
         feeding = Feed(self.config, self.shards, self.engine.positions(), self.tables)
         with self.engine, StopRequest() as stop, feeding as feed:

@@ -58,7 +58,7 @@ class Taken:
 
 
 class Measured(NamedTuple):
-    """What a measurement led to: why the features have collapsed, if so, and whether the probe never scored higher."""
+    """What a measurement led to: why the run has collapsed, if so, and whether the probe never scored higher."""
 
     collapse: str | None = None
     is_best: bool = False
@@ -127,9 +127,10 @@ class Watch:
             "gradient_norm": taken.gradient_norm,
             "lr": learning_rate(config, taken.step - 1),
             "weight_decay": weight_decay(config, taken.step - 1),
-            "momentum": momentum(config, taken.step - 1),
             "memory_gib": memory_gib(self.engine.device),
         }
+        if config.masks is not None:  # only JEPA averages
+            line["momentum"] = momentum(config, taken.step - 1)
         speed["records_per_second"] *= self.engine.world_size
         return line | {name: value for name, value in taken.loss.items() if name != "total"} | speed
 
@@ -162,7 +163,7 @@ class Watch:
         self.gauged.append({"step": step, **measured})
         reason = collapse_reason(self.gauged)
         if reason is not None:
-            self.journal.note(step, "collapse", f"Warning: the features are collapsing: {reason}.")
+            self.journal.note(step, "collapse", f"Warning: the run is collapsing: {reason}.")
         return reason
 
     def _score(self, step: int, model: Objective | None) -> float:

@@ -43,7 +43,7 @@ def describe_beats(signal: FloatArray, beats: NDArray[np.int64], sampling_rate: 
     Returns
     -------
     ndarray of shape (n_beats, 347), float32
-        I, II, V1 to V6 from 0.24 s before to 0.45 s after, every 16 ms, less the mean of the first 80 ms; then the
+        I, II, V1 to V6 from 0.24 s before to 0.43 s after, every 16 ms, less the mean of the first 80 ms; then the
         intervals (s) to the beats before and after, and the former over the recording's median. The first and the last
         sample are held beyond the ends; intervals that are not known are the median, which is 1 s for a single beat.
     """

@@ -1,7 +1,7 @@
 """The beats of all rows of shards: found once, kept beside them.
 
 It takes about 20 ms for ten seconds of a recording, on one core. All cores of the machine are used; what is written
-does not depend on how many.
+does not depend on how many, since each sum is made by one thread.
 """
 
 from __future__ import annotations
@@ -55,9 +55,8 @@ class BeatTable(NamedTuple):
     classes : ndarray of shape (n_beats + 1,), int64
         Which cluster of likeness it falls into.
     records : ndarray of shape (n_rows, D), float32
-        What each recording is like; zeros where that is not known.
-    is_known : ndarray of shape (n_rows,), bool
-        False for rows that lack a lead; they have no beats either.
+        What each recording is like; zeros, which are no more like one than another, for rows that lack a lead. These
+        have no beats either.
     record_scale, beat_scale : float
         Mean squared distance between two recordings, and between two beats.
     """
@@ -67,7 +66,6 @@ class BeatTable(NamedTuple):
     features: FloatArray
     classes: NDArray[np.int64]
     records: FloatArray
-    is_known: NDArray[np.bool_]
     record_scale: float
     beat_scale: float
 
@@ -125,17 +123,18 @@ class _Fitted(NamedTuple):
 
 
 def _compute(shards: ShardSet, n_jobs: int | None, progress: bool) -> BeatTable:
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
     from tqdm import tqdm
 
-    is_known: NDArray[np.bool_] = np.asarray(shards.lead_mask.all(axis=1))
-    rows = np.flatnonzero(is_known)
+    rows = np.flatnonzero(shards.lead_mask.all(axis=1))
     if len(rows) < 2:
         raise ParameterError(f"Got {len(rows)} rows with all twelve leads, expected some to compare. Pack others.")
     beats = [np.zeros(0, np.int64) for _ in range(shards.n_records)]
     with tqdm(total=2 * len(rows), unit="record", desc="beats", disable=not progress) as bar:
         for row, found in zip(rows, _each(_find, shards, [(row,) for row in rows], n_jobs, bar), strict=True):
             beats[row] = found
-        fitted, scales = _fit(shards, rows, beats)
+        with threadpool_limits(1):
+            fitted, scales = _fit(shards, rows, beats)
         items = [(row, beats[row]) for row in rows]
         described = list(_each(partial(_describe, fitted), shards, items, n_jobs, bar))
     records, features, classes = zip(*described, strict=True)
@@ -150,7 +149,6 @@ def _compute(shards: ShardSet, n_jobs: int | None, progress: bool) -> BeatTable:
         np.concatenate([shapes, np.zeros((1, shapes.shape[1]), np.float32)]),
         np.append(np.concatenate(classes), 0),
         known,
-        is_known,
         *scales,
     )
 
@@ -213,8 +211,11 @@ def _each(
 
 
 def _do(work: Callable[..., Any], folder: Path, items: list[tuple[Any, ...]]) -> list[Any]:
+    from threadpoolctl import threadpool_limits
+
     shards = open_shards(folder)
-    return [work(shards, *item) for item in items]
+    with threadpool_limits(1):
+        return [work(shards, *item) for item in items]
 
 
 def _read(shards: ShardSet, row: int) -> FloatArray:

@@ -16,50 +16,59 @@ two similarities and its beat classifier are. What is ours:
   pairs keep more than 0.7, of ours those that are much alike;
 - the hard target of beats: its classifier was trained on labels, which we do not have, so two beats are of one class
   when they fall into one of 24 clusters of these features;
-- the beats of a recording that enter are at most ``beats`` many, spread over it, of those which both views show. A beat
-  is four bins of tokens from 0.25 s before to 0.45 s after it, each the average of the tokens there by how far they
-  overlap. Recordings without beats, or with none that both views show, take part at the level of the rhythm only.
+- the beats of a recording that enter are at most ``beats`` many, spread over it, of those whose QRS complex both views
+  show. A beat is four bins of tokens from 0.25 s before to 0.45 s after it, each the average of the tokens there by how
+  far they overlap. Recordings without beats, or with none that both views show, take part at the level of the rhythm
+  only;
+- a recording that is drawn twice for a batch is one recording, whose four views are one another's target.
 
-Shapes: B windows, L leads, T samples, N slices of time, D width of a token, K beats a recording, S bins of a beat.
+Both losses are told beside what they gain on a guess, an answer that is the same for all: the cross-entropy alone can
+be near its least value, the entropy of the targets, while nothing is told apart.
+
+Shapes: B windows, L leads, T samples, N slices of time, D width of a token, K beats a recording, S bins of a beat,
+V views, P width of what is contrasted.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pretraining.beats import BeatTable, read_beats, write_beats
+from pretraining.beats.choosing import choose_beats
 from pretraining.config import PretrainConfig
 from pretraining.counter_random import uniforms
 from pretraining.flops import encoder_flops
+from pretraining.gathering import gather_rows
 from pretraining.objective_configs import BeatSslConfig
 from pretraining.objectives.objective import WithoutTarget
-from pretraining.objectives.soft_contrast import same_class, similarity, soft_contrast, targets
-from pretraining.views import ViewMaker, ViewRanges, Views, draw_views, is_seen
+from pretraining.objectives.soft_contrast import guess, same_class, similarity, soft_contrast, targets
+from pretraining.views import ViewMaker, ViewRanges, Views, draw_views
 from skecg.encoders import build_encoder
+from skecg.errors import ParameterError
 
 if TYPE_CHECKING:
     from pretraining.sampling import Batch
     from pretraining.shards import ShardSet
 
-__all__ = ["BeatDraw", "BeatSsl", "BeatSslLoss", "beats_in_windows", "overlap_weights"]
+__all__ = ["BeatDraw", "BeatSsl", "BeatSslLoss", "overlap_weights"]
 
 _STREAM = 0xBEA7
 _BEFORE_SECONDS, _AFTER_SECONDS = 0.25, 0.45
 _BINS = 4
-_OF_WINDOWS = ("views", "records", "samples", "is_beat", "features", "classes")
+_OF_WINDOWS = ("views", "rows", "records", "samples", "is_beat", "features", "classes")
 
 
 class BeatSslLoss(NamedTuple):
-    """What a step minimizes, and its two parts, of which it is the sum."""
+    """What a step minimizes, the two parts that it is the sum of, and by how many nats each is less than a guess."""
 
     total: Tensor
     rhythm: Tensor
     beat: Tensor
+    rhythm_gain: Tensor
+    beat_gain: Tensor
 
 
 class BeatDraw(NamedTuple):
@@ -69,6 +78,8 @@ class BeatDraw(NamedTuple):
     ----------
     views : Views
         Two of each window.
+    rows : Tensor of shape (B,), int64
+        Which recording of the shards each is; one that is drawn twice is the same one.
     records : Tensor of shape (B, F)
         What each recording is like.
     samples : Tensor of shape (B, K), int64
@@ -83,6 +94,7 @@ class BeatDraw(NamedTuple):
     """
 
     views: Views
+    rows: Tensor
     records: Tensor
     samples: Tensor
     is_beat: Tensor
@@ -111,7 +123,9 @@ class BeatSsl(WithoutTarget):
 
     Notes
     -----
-    The contrast is among the records that one process takes at once, so the loss depends on how a batch is split.
+    In training the contrast is among what all processes take at once, so that several of them have the loss and the
+    gradients of one. With ``run.accumulation`` it is within each part: such a run is another one. Each process computes
+    the whole table of cosines, which is what does not become cheaper with their number.
     """
 
     loss_names = BeatSslLoss._fields
@@ -142,9 +156,11 @@ class BeatSsl(WithoutTarget):
         """
         views_VBLT = self.view_maker(values_BLT, drawn.views)
         tokens_VBND = torch.stack(self._tokens(views_VBLT.flatten(0, 1)).chunk(len(views_VBLT)))
-        rhythm = self._rhythm_loss(tokens_VBND, drawn)
-        beat = rhythm.new_zeros(()) if self.beat_projector is None else self._beat_loss(tokens_VBND, drawn)
-        return BeatSslLoss(rhythm + beat, rhythm, beat)
+        rhythm, rhythm_gain = self._contrast_recordings(tokens_VBND, drawn)
+        beat = beat_gain = rhythm.new_zeros(())
+        if self.beat_projector is not None:
+            beat, beat_gain = self._contrast_beats(self.beat_projector, tokens_VBND, drawn)
+        return BeatSslLoss(rhythm + beat, rhythm, beat, rhythm_gain, beat_gain)
 
     def _tokens(self, values_BLT: Tensor) -> Tensor:
         """Give one token for each slice of time (B, N, D), the mean over leads where each has tokens of its own."""
@@ -153,35 +169,46 @@ class BeatSsl(WithoutTarget):
         of_slices: Tensor = tokens.reshape(len(tokens), -1, slices, tokens.shape[-1]).mean(dim=1)
         return of_slices
 
-    def _rhythm_loss(self, tokens_VBND: Tensor, drawn: BeatDraw) -> Tensor:
-        projected_VBP = self.rhythm_projector(tokens_VBND.mean(dim=2))
-        kind, likeness = self.objective.rhythm, None
-        if kind != "hard":
-            likeness = similarity(drawn.records, kind, drawn.record_scale)
-        wanted = targets(likeness, len(drawn.records), self.objective.exponent, tokens_VBND.device)
-        return soft_contrast(projected_VBP, wanted, self.objective.temperature)
+    def _together(self, rows: Tensor) -> Tensor:
+        """Give the rows of all processes; but those of this one outside of training, where gauges measure on one."""
+        return gather_rows(rows) if self.training else rows
 
-    def _beat_loss(self, tokens_VBND: Tensor, drawn: BeatDraw) -> Tensor:
-        """Contrast the beats; where there are none this is 0, and so are all its gradients."""
-        assert self.beat_projector is not None, "asked of a run without beats"
+    def _contrast_recordings(self, tokens_VBND: Tensor, drawn: BeatDraw) -> tuple[Tensor, Tensor]:
+        """Give the loss of the rhythm and its gain on a guess."""
+        projected_VBP = self.rhythm_projector(tokens_VBND.mean(dim=2))
+        if self.objective.rhythm == "hard":
+            likeness = same_class(self._together(drawn.rows))
+        else:
+            likeness = similarity(self._together(drawn.records), self.objective.rhythm, drawn.record_scale)
+        return self._contrast(self._together(projected_VBP.float().transpose(0, 1)).transpose(0, 1), likeness)
+
+    def _contrast_beats(self, projector: nn.Module, tokens_VBND: Tensor, drawn: BeatDraw) -> tuple[Tensor, Tensor]:
+        """Give the loss of the beats and its gain on a guess; where there are none they are 0, and so are gradients."""
         around = overlap_weights(drawn.samples, tokens_VBND.shape[2], self.patch_samples, self.sampling_rate)
         # (B, K S, N) times (V, B, N, D): each bin is an average of tokens.
         binned = around.flatten(1, 2).to(tokens_VBND.dtype) @ tokens_VBND
-        projected_VBKP = self.beat_projector(binned.reshape(*binned.shape[:2], around.shape[1], -1))
-        beats_VMP = projected_VBKP[:, drawn.is_beat]
-        kind, features_Mf = self.objective.beat, drawn.features[drawn.is_beat]
-        if kind == "hard":
-            likeness = same_class(drawn.classes[drawn.is_beat])
+        projected_VBKP = projector(binned.reshape(*binned.shape[:2], around.shape[1], -1))
+        # Rows of all processes have the same shape, beats or not; what is no beat is left out when they are together.
+        is_beat = self._together(drawn.is_beat)
+        beats_MVP = self._together(projected_VBKP.float().permute(1, 2, 0, 3))[is_beat]
+        if self.objective.beat == "hard":
+            likeness = same_class(self._together(drawn.classes)[is_beat])
         else:
-            likeness = similarity(features_Mf, kind, drawn.beat_scale)
-        wanted = targets(likeness, len(features_Mf), self.objective.exponent, tokens_VBND.device)
-        # Processes wait for a gradient of every weight, also of where no beat was found.
-        nothing: Tensor = 0.0 * projected_VBKP.float().sum()
-        return soft_contrast(beats_VMP, wanted, self.objective.temperature) + nothing
+            likeness = similarity(self._together(drawn.features)[is_beat], self.objective.beat, drawn.beat_scale)
+        return self._contrast(beats_MVP.transpose(0, 1), likeness)
+
+    def _contrast(self, projected_VMP: Tensor, likeness_MM: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the loss of a contrast and its gain on a guess."""
+        loss = soft_contrast(projected_VMP, targets(likeness_MM, self.objective.exponent), self.objective.temperature)
+        return loss, guess(len(likeness_MM)) - loss.detach()
 
     def noted(self) -> tuple[str, ...]:
-        """Name both parts where there are two."""
-        return () if self.beat_projector is None else self.loss_names[1:]
+        """Name both parts where there are two, and what is gained on a guess."""
+        return ("rhythm_gain",) if self.beat_projector is None else self.loss_names[1:]
+
+    def gauged(self) -> tuple[str, ...]:
+        """Name what is gained on a guess."""
+        return ("rhythm_gain",) if self.beat_projector is None else ("rhythm_gain", "beat_gain")
 
     @classmethod
     def write_tables(cls, config: PretrainConfig, shards: ShardSet) -> None:
@@ -190,8 +217,14 @@ class BeatSsl(WithoutTarget):
 
     @classmethod
     def read_tables(cls, config: PretrainConfig, shards: ShardSet) -> BeatTable:
-        """Read what was written."""
-        return read_beats(shards)
+        """Read what was written; refuse shards without a single beat where beats are asked for."""
+        tables = read_beats(shards)
+        if _objective(config).beat != "none" and tables.first[-1] == 0:
+            raise ParameterError(
+                f"Got {shards.n_records} recordings in which no beat was found, expected some to contrast. Look at the "
+                "recordings, or set objective.beat=none."
+            )
+        return tables
 
     @classmethod
     def draw(cls, config: PretrainConfig, tables: BeatTable, batch: Batch, step: int, positions: range) -> BeatDraw:
@@ -199,12 +232,12 @@ class BeatSsl(WithoutTarget):
         objective, window, seed = _objective(config), config.input.window_samples, config.run.seed
         ranges = ViewRanges(objective.degrees, objective.scale, objective.masked_share)
         views = draw_views(ranges, window, positions, seed=seed, step=step)
-        records = torch.from_numpy(tables.records[batch.rows])
         drawn = uniforms(seed, step, positions, objective.beats, stream=_STREAM)
-        beats, samples, is_beat = _chosen_beats(tables, batch, window, views, drawn)
+        beats, samples, is_beat = choose_beats(tables, batch, window, views, drawn)
         return BeatDraw(
             views=views,
-            records=records,
+            rows=torch.from_numpy(batch.rows),
+            records=torch.from_numpy(tables.records[batch.rows]),
             samples=torch.from_numpy(samples),
             is_beat=torch.from_numpy(is_beat),
             features=torch.from_numpy(tables.features[beats]),
@@ -238,52 +271,6 @@ def _objective(config: PretrainConfig) -> BeatSslConfig:
 
 def _projector(n_inputs: int, hidden: int, n_outputs: int) -> nn.Module:
     return nn.Sequential(nn.Linear(n_inputs, hidden), nn.GELU(), nn.Linear(hidden, n_outputs))
-
-
-def beats_in_windows(
-    samples: NDArray[np.int64], valid: int, crop_start: int, roll: int, window: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Follow the beats of a row into its window: give their places there, and which of them lie in it.
-
-    Parameters
-    ----------
-    samples : ndarray of shape (n,), int64
-        In the row.
-    valid : int
-        Samples of the row that are signal.
-    crop_start, roll : int
-        As in :class:`pretraining.sampling.Batch`.
-    window : int
-        Samples.
-    """
-    places = (samples - crop_start + roll) % window if roll else samples - crop_start
-    return places, (places >= 0) & (places < window) & (samples < valid)
-
-
-def _chosen_beats(
-    tables: BeatTable, batch: Batch, window: int, views: Views, drawn: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Choose beats for the places of `drawn` (B, K): give their numbers in the table, where they are, and if at all."""
-    beats, samples = np.full(drawn.shape, len(tables.samples) - 1), np.zeros(drawn.shape, np.int64)
-    is_beat = np.zeros(drawn.shape, np.bool_)
-    for place, row in enumerate(batch.rows):
-        numbers = np.arange(tables.first[row], tables.first[row + 1])
-        valid, start, roll = (int(part[place]) for part in (batch.valid_samples, batch.crop_start, batch.roll))
-        found, inside = beats_in_windows(tables.samples[numbers], valid, start, roll, window)
-        shown = is_seen(views.take(slice(place, place + 1)), torch.from_numpy(found)[None])[0].numpy()
-        usable = np.flatnonzero(inside & shown)
-        picked = usable[_spread(len(usable), drawn[place])]
-        beats[place, : len(picked)], samples[place, : len(picked)] = numbers[picked], found[picked]
-        is_beat[place, : len(picked)] = True
-    return beats, samples, is_beat
-
-
-def _spread(n: int, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Choose at most K of n, one in each of K equal stretches, by K numbers in [0, 1); all where there are no more."""
-    if n <= len(uniform):
-        return np.arange(n)
-    edges = np.arange(len(uniform) + 1) * n // len(uniform)
-    return edges[:-1] + (uniform * np.diff(edges)).astype(np.int64)
 
 
 def overlap_weights(samples_BK: Tensor, n_slices: int, patch_samples: int, sampling_rate: float) -> Tensor:

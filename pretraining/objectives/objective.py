@@ -86,6 +86,10 @@ class Objective(nn.Module, ABC):
         """Name the parts of the loss that are worth a place in the journal; none where there is but one."""
         return self.loss_names[1:] if len(self.loss_names) > 2 else ()
 
+    def gauged(self) -> tuple[str, ...]:
+        """Name the parts of the loss that gauges measure on the fixed batch beside the first."""
+        return ()
+
     @classmethod
     def write_tables(cls, config: PretrainConfig, shards: ShardSet) -> None:
         """Work out, once for a set of shards, what the objective asks of recordings; the first process does."""

@@ -9,11 +9,13 @@ Shapes: N things, 2N views of them, first one of each and then the other; D widt
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["same_class", "similarity", "soft_contrast", "targets"]
+__all__ = ["guess", "same_class", "similarity", "soft_contrast", "targets"]
 
 # With (1 + cosine) / 2 a power of 50 leaves nothing to any two recordings: such targets are hard ones (docs/log.md).
 _COSINE_SHARE = 0.1
@@ -50,27 +52,29 @@ def same_class(classes_N: Tensor) -> Tensor:
     return (classes_N[:, None] == classes_N).float()
 
 
-def targets(likeness_NN: Tensor | None, n_things: int, exponent: float, device: torch.device) -> Tensor:
+def targets(likeness_NN: Tensor, exponent: float) -> Tensor:
     """Give the distribution that each view is compared with.
 
     Parameters
     ----------
-    likeness_NN : Tensor of shape (N, N), or None
-        From 0 to 1; its diagonal counts as 1. None for the plain targets: nothing is like anything else.
-    n_things : int
+    likeness_NN : Tensor of shape (N, N)
+        From 0 to 1; its diagonal counts as 1. The plain targets are those of the unit matrix.
     exponent : float
         Power that likeness is raised to.
-    device : torch.device
 
     Returns
     -------
     Tensor of shape (2N, 2N)
         0 for a view and itself; rows add up to 1.
     """
-    own = torch.eye(n_things, device=device)
-    sharp = own if likeness_NN is None else torch.maximum(likeness_NN.float().pow(exponent), own)
-    weights = sharp.repeat(2, 2).masked_fill(torch.eye(2 * n_things, dtype=torch.bool, device=device), 0.0)
+    sharp = likeness_NN.float().pow(exponent).fill_diagonal_(1.0)
+    weights = sharp.repeat(2, 2).fill_diagonal_(0.0)
     return weights / weights.sum(dim=1, keepdim=True)
+
+
+def guess(n_things: int) -> float:
+    """Give the cross-entropy (nats) of any targets and an answer that is the same for all others: log(2N - 1)."""
+    return math.log(max(2 * n_things - 1, 1))
 
 
 def soft_contrast(views_VND: Tensor, targets_MM: Tensor, temperature: float) -> Tensor:
@@ -93,7 +97,7 @@ def soft_contrast(views_VND: Tensor, targets_MM: Tensor, temperature: float) -> 
     Notes
     -----
     With plain targets this is NT-Xent (Chen et al., 2020, arXiv:2002.05709). Its least value is the entropy of the
-    targets: near log(2N - 1) where they say little.
+    targets, which is near a :func:`guess` where they say little.
     """
     with torch.autocast(views_VND.device.type, enabled=False):
         unit = F.normalize(views_VND.float().flatten(0, 1), dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,24 @@ import torch
 from small_runs import assert_same_bits, small_config
 
 from pretraining.beats import BeatTable, read_beats, write_beats
+from pretraining.beats.choosing import beats_in_windows
 from pretraining.beats.describing import BEAT_KINDS, RECORD_KINDS, describe_beats, describe_record
 from pretraining.beats.detecting import find_beats
+from pretraining.beats.likeness import Kind, fit_likeness
 from pretraining.checkpoints import load_checkpoint
 from pretraining.config import PretrainConfig
 from pretraining.corpora.opening import open_corpus
+from pretraining.journal import read_events, read_journal
 from pretraining.objective_configs import BeatSslConfig
-from pretraining.objectives.beat_ssl import BeatDraw, BeatSsl, beats_in_windows, overlap_weights
+from pretraining.objectives import beat_ssl
+from pretraining.objectives.beat_ssl import BeatDraw, BeatSsl, overlap_weights
+from pretraining.objectives.soft_contrast import same_class, similarity, soft_contrast, targets
 from pretraining.recipes import RECIPES, load_recipe
 from pretraining.recipes.beat_ssl import ABLATION
 from pretraining.replicas import build_model
 from pretraining.sampling import Batch, draw_batch, to_values
 from pretraining.shards import ShardSet, pack
+from pretraining.story import tell_story
 from pretraining.trainer import Trainer
 from pretraining.views import is_seen
 from skecg.datasets import make_ecg
@@ -110,6 +117,18 @@ def test_descriptions_have_the_lengths_that_are_said(n: int) -> None:
     assert describe_record(signal, RATE).shape == (sum(kind.n_raw for kind in RECORD_KINDS),)
 
 
+def test_each_kind_of_numbers_has_its_share_of_a_length_of_one_and_strong_components_most_of_it() -> None:
+    rng = np.random.default_rng(0)
+    raw = np.concatenate(
+        [rng.normal(size=(500, 6)) @ np.diag([9, 1, 1, 1, 1, 1]) @ rng.normal(size=(6, 6))] * 2, axis=1
+    )
+    vectors = fit_likeness(raw.astype(np.float32), (Kind(6, 4, 1.0), Kind(6, 3, 0.3)))(raw.astype(np.float32))
+    squares = (vectors.astype(float) ** 2).mean(axis=0)
+    assert squares[:4].sum() == pytest.approx(1.0 / 1.3, rel=1e-3)
+    assert squares[4:].sum() == pytest.approx(0.3 / 1.3, rel=1e-3)
+    assert squares[0] > 1.2 * squares[1] > 0
+
+
 def test_each_row_has_its_own_beats_in_the_table(shards: ShardSet, tables: BeatTable) -> None:
     counts = np.diff(tables.first)
     assert [row for row in range(N_RECORDS) if not counts[row]] == list(SILENT)
@@ -148,7 +167,7 @@ def test_beats_follow_crop_and_roll(start: int, roll: int) -> None:
     every, one = np.ones((1, 12), bool), np.ones(1, np.float32)
     valid, starts, rolls = (np.array([value]) for value in (SAMPLES, start, roll))
     batch = Batch(np.zeros(1, np.int64), row, one, every, every, valid, starts, rolls, one)
-    places, inside = beats_in_windows(beats, SAMPLES, start, roll, window)
+    places, inside = beats_in_windows(beats, start, roll, window)
     found = np.flatnonzero(to_values(batch, config, "cpu")[0, 0].numpy())
     assert sorted(places[inside].tolist()) == found.tolist()
 
@@ -167,7 +186,7 @@ def test_what_is_drawn_for_a_place_depends_on_nothing_else(shards: ShardSet, tab
     config = small()
     _, whole = drawn_for(config, shards, tables)
     rest = BeatSsl.draw(config, tables, draw_batch(shards, config, 0, range(4, 8)), 0, range(4, 8))
-    for ours, theirs in zip(whole.take(slice(4, 8))[1:6], rest[1:6], strict=True):
+    for ours, theirs in zip(whole.take(slice(4, 8))[1:7], rest[1:7], strict=True):
         assert torch.equal(ours, theirs)
     assert torch.equal(whole.views.take(slice(4, 8)).radians, rest.views.radians)
 
@@ -225,6 +244,60 @@ def test_a_batch_without_beats_has_a_finite_loss_and_a_gradient_for_every_weight
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
+def test_a_recording_that_is_drawn_twice_is_not_told_apart_from_itself(shards: ShardSet, tables: BeatTable) -> None:
+    config = small(rhythm="hard", beat="none")
+    model = build_model(config)
+    batch, drawn = drawn_for(config, shards, tables)
+    assert drawn.rows.tolist() == batch.rows.tolist()
+    values = to_values(batch, config, "cpu")
+    for rows in (torch.arange(8), torch.tensor([0, 1, 2, 3, 4, 5, 6, 0])):
+        projected = model.rhythm_projector(model.context_encoder(views_of(model, values, drawn))[:, 1:].mean(dim=1))
+        wanted = targets(same_class(rows), 1.0)
+        expected = soft_contrast(torch.stack(projected.chunk(2)), wanted, config.objective.temperature)
+        torch.testing.assert_close(model(values, drawn._replace(rows=rows)).rhythm, expected)
+        assert (wanted[0] > 0).sum() == (1 if rows[-1] else 3)
+
+
+def views_of(model: BeatSsl, values: torch.Tensor, drawn: BeatDraw) -> torch.Tensor:
+    return model.view_maker(values, drawn.views).flatten(0, 1)
+
+
+@pytest.mark.parametrize(("rhythm", "beat"), [("hard", "soft_2"), ("soft_1", "hard"), ("soft_2", "soft_1")])
+def test_each_contrast_has_the_targets_of_its_things(
+    rhythm: str, beat: str, shards: ShardSet, tables: BeatTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small(rhythm=rhythm, beat=beat, exponent=3.0)
+    batch, drawn = drawn_for(config, shards, tables)
+    noted: list[torch.Tensor] = []
+
+    def note(views: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:
+        noted.append(wanted)
+        return soft_contrast(views, wanted, temperature)
+
+    monkeypatch.setattr(beat_ssl, "soft_contrast", note)
+    build_model(config)(to_values(batch, config, "cpu"), drawn)
+    classes, features = drawn.classes[drawn.is_beat], drawn.features[drawn.is_beat]
+    assert len(classes.unique()) > 1
+    of_recordings = {"hard": same_class(drawn.rows), "soft_1": similarity(drawn.records, "soft_1")}
+    of_recordings["soft_2"] = similarity(drawn.records, "soft_2", tables.record_scale)
+    of_beats = {"hard": same_class(classes), "soft_1": similarity(features, "soft_1")}
+    of_beats["soft_2"] = similarity(features, "soft_2", tables.beat_scale)
+    for wanted, likeness in zip(noted, (of_recordings[rhythm], of_beats[beat]), strict=True):
+        torch.testing.assert_close(wanted, targets(likeness, 3.0))
+
+
+@pytest.mark.parametrize("beat", ["none", "hard"])
+def test_a_gain_is_what_a_loss_is_less_than_a_guess(beat: str, shards: ShardSet, tables: BeatTable) -> None:
+    config = small(beat=beat)
+    model = build_model(config)
+    batch, drawn = drawn_for(config, shards, tables)
+    loss = model(to_values(batch, config, "cpu"), drawn)
+    assert loss.rhythm_gain.item() == pytest.approx(math.log(15) - loss.rhythm.item(), abs=1e-6)
+    n_others = 2 * int(drawn.is_beat.sum()) - 1
+    expected = 0.0 if beat == "none" else math.log(n_others) - loss.beat.item()
+    assert loss.beat_gain.item() == pytest.approx(expected, abs=1e-6)
+
+
 # --- runs ---------------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +312,33 @@ def test_a_resumed_run_is_the_same_run(shards: ShardSet, tmp_path: Path) -> None
     resumed = load_checkpoint(tmp_path / "parts" / "checkpoints")
     assert_same_bits(resumed["model"], whole["model"])
     assert_same_bits(resumed["optimizer"], whole["optimizer"])
+
+
+@pytest.mark.parametrize(("exponent", "collapses"), [(1.0, True), (50.0, False)])
+def test_targets_without_sharpening_collapse_and_that_is_announced(
+    exponent: float, collapses: bool, shards: ShardSet, tmp_path: Path
+) -> None:
+    config = small(rhythm="soft_1", beat="soft_1", exponent=exponent)
+    run, watch = dataclasses.replace(config.run, steps=60), dataclasses.replace(config.watch, gauge_every=10)
+    config = dataclasses.replace(config, run=run, watch=dataclasses.replace(watch, log_every=10))
+    Trainer(config, shards, tmp_path / "run", device="cpu").train()
+    gauged = [line for line in read_journal(tmp_path / "run") if "record_spread" in line]
+    announced = [event["text"] for event in read_events(tmp_path / "run") if event["event"] == "collapse"]
+    assert bool(announced) == collapses
+    for name in ("fixed_rhythm_gain", "fixed_beat_gain"):
+        assert (abs(gauged[-1][name]) < 5e-4) == collapses
+    assert not collapses or "told apart no better than by a guess" in announced[0]
+    assert "better than guessed by" in tell_story(tmp_path / "run")
+
+
+def test_shards_without_a_beat_are_refused_where_beats_are_asked_for(tmp_path: Path) -> None:
+    steps = np.arange(600, dtype=np.int16) * np.ones((3, 12, 1), np.int16)
+    np.savez(tmp_path / "still.npz", signals=steps, lsb=1e-3, units="mV", fs=RATE, leads=list(CANONICAL_LEADS))
+    corpus = open_corpus("still", tmp_path / "still.npz")
+    still = pack([corpus], tmp_path / "shards", sampling_rate=RATE, segment_seconds=6.0, n_jobs=1, progress=False)
+    with pytest.raises(ParameterError, match=r"3 recordings in which no beat was found.*objective.beat=none"):
+        Trainer(small(), still, tmp_path / "run", device="cpu")
+    Trainer(small(beat="none"), still, tmp_path / "alone", device="cpu")
 
 
 # --- configurations -----------------------------------------------------------------------------------------------

@@ -85,6 +85,20 @@ def test_an_override_is_typed_as_the_field_is(
     assert PretrainConfig.from_dict(json.loads(json.dumps(changed.to_dict()))) == changed
 
 
+@pytest.mark.parametrize(
+    ("recipe", "assignment"),
+    [
+        ("mae_time", "ema.start=0.9"),
+        ("mae_time", "masks.low=0.5"),
+        ("beat_ssl_hard_none_1", "ema.end=1.0"),
+        ("beat_ssl_hard_none_1", "predictor.dim=96"),
+    ],
+)
+def test_a_part_that_the_objective_does_not_use_cannot_be_changed(recipe: str, assignment: str) -> None:
+    with pytest.raises(ParameterError, match=f"uses no '{assignment.partition('.')[0]}'"):
+        load_recipe(recipe).override([assignment])
+
+
 def test_an_override_leaves_everything_else_and_the_original(config: PretrainConfig) -> None:
     before = config.to_dict()
     changed = config.override(["optim.lr=0.5", "run.seed=3"])

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_runs import free_port, small_config, small_shards, start_process
+from small_runs import SAMPLES, free_port, small_config, small_shards, start_process
 
 from pretraining.checkpoints import load_checkpoint
 from pretraining.config import ObjectiveConfig, PretrainConfig
+from pretraining.engine import Engine
 from pretraining.journal import read_events, read_journal
+from pretraining.non_finite import NonFiniteLossError, refuse_non_finite
+from pretraining.objective_configs import BeatSslConfig, MaeConfig
 from pretraining.shards import ShardSet
 from pretraining.trainer import Trainer
+from skecg.leads import CANONICAL_LEADS
+from skecg.spec import InputSpec, MultiscaleConfig, TemporalConfig
 
+# Contrasts compare recordings of all processes.
+BEAT_SSL = dataclasses.replace(
+    small_config(),
+    encoder=TemporalConfig(12, 10, 20, 16, 2, 2),
+    input=InputSpec(CANONICAL_LEADS, 100.0, SAMPLES),
+    objective=BeatSslConfig(projected_dim=8),
+    predictor=None,
+    masks=None,
+    export_encoder="context",
+)
+MAE = dataclasses.replace(
+    small_config(data__lead_dropout=0.5, run__accumulation=2),
+    encoder=MultiscaleConfig(3, 10, 20, 16, 2, 2, lead_groups=3, kernel_samples=(5, 15), stem_dim=3),
+    objective=MaeConfig("both"),
+    masks=None,
+    export_encoder="context",
+)
 # Drop-path and both kinds of masks depend on a record's place in the batch, not in the process; an encoder without
 # registers has a parameter without elements; several masks call a module more than once before going backward.
 CONFIGS = {
@@ -29,6 +52,13 @@ CONFIGS = {
     ),
     "ddp in parts": small_config(masks__masks_per_target=2, run__accumulation=2, ema__before_step=True, ema__start=0.9),
     "fsdp2": small_config(masks__masks_per_target=2, run__accumulation=2, run__parallel="fsdp2", ema__start=0.9),
+    "masked autoencoder": MAE,
+    "beat_ssl": BEAT_SSL,
+    "beat_ssl, fsdp2": dataclasses.replace(
+        BEAT_SSL,
+        objective=BeatSslConfig("hard", "soft_2", 1.0, projected_dim=8),
+        run=dataclasses.replace(BEAT_SSL.run, parallel="fsdp2"),
+    ),
     "fsdp2 without registers": small_config(run__parallel="fsdp2", ema__start=0.9),
 }
 CONFIGS["fsdp2 without registers"] = dataclasses.replace(
@@ -122,6 +152,7 @@ def _one_thread() -> Iterator[None]:
 
 def story(run: Path) -> list[dict[str, float]]:
     kept = ("step", "loss", "gradient_norm", "lr", "momentum", "fixed_loss", "rank", "drift", "probe")
+    kept += ("rhythm", "beat", "rhythm_gain", "beat_gain", "fixed_beat_gain")
     return [{name: line[name] for name in kept if name in line} for line in read_journal(run)]
 
 
@@ -166,6 +197,14 @@ def test_a_batch_that_two_cannot_share_is_refused_by_both(ran: Path) -> None:
 
 def test_what_the_first_process_refuses_the_other_does_too(ran: Path) -> None:
     assert (ran / "refused0.txt").read_text() == (ran / "refused1.txt").read_text() != ""
+
+
+def test_a_loss_that_is_broken_in_all_processes_names_the_records_of_all(shards: ShardSet) -> None:
+    run = BEAT_SSL.run
+    engine = Engine(torch.device("cpu"), "fp32", run, rank=1, world_size=2)
+    known: dict[str, Any] = {"config": BEAT_SSL, "shards": shards, "engine": engine, "step": 0, "last_loss": None}
+    with pytest.raises(NonFiniteLossError, match=r"process 0, 1 of 2.*Of its 8 records"):
+        refuse_non_finite([math.nan, math.nan], 1.0, **known)
 
 
 def test_both_stop_when_one_is_asked_to_and_go_on_where_they_were(ran: Path) -> None:

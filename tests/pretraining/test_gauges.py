@@ -220,6 +220,12 @@ def entries(spreads: list[float], ranks: list[float] | None = None, losses: list
     return [{"step": 100 * i, "record_spread": s, "rank": r, "fixed_loss": e} for i, (s, r, e) in enumerate(rows)]
 
 
+def contrasted(gains: list[float], beats: list[float] | None = None) -> list[dict]:
+    """Features that keep their spread, whatever the contrast gains on a guess."""
+    rows = zip(entries([0.3] * len(gains)), gains, beats or gains, strict=True)
+    return [entry | {"fixed_rhythm_gain": gain, "fixed_beat_gain": beat} for entry, gain, beat in rows]
+
+
 @pytest.mark.parametrize(
     "history",
     [
@@ -231,6 +237,9 @@ def entries(spreads: list[float], ranks: list[float] | None = None, losses: list
         entries([0.09, 0.08, 0.08], ranks=[20, 5, 4]),
         entries([0.09, 0.09, 0.09], losses=[0.5, 0.001, 0.001]),
         [{"step": 0, "loss": 1.0}] * 9,
+        contrasted([-0.0016, 0.0009, 0.0004, 0.008]),  # on the way from worse than a guess to better
+        contrasted([0.0001, 0.0001]),  # too early to say
+        contrasted([0.1, 0.7, 1.2, 1.6], beats=[-1.4, -0.06, -0.014, -0.007]),  # worse than a guess is none
     ],
 )
 def test_a_healthy_run_is_left_alone(history):
@@ -245,6 +254,8 @@ def test_a_healthy_run_is_left_alone(history):
         (entries([0.09, 0.09, 0.09], ranks=[20, 1.5, 1.4]), "rank of 1.4"),
         (entries([0.09, 0.09, 0.09], ranks=[300, 20, 20]), "rank of 20.0"),
         (entries([0.09, 0.03, 0.03], losses=[0.5, 0.001, 0.001]), "loss fell to 0.2%"),
+        (contrasted([0.009, 0.0001, -0.0001]), "recordings are told apart no better than by a guess (-0.00010 nats)"),
+        (contrasted([0.5, 0.6, 0.7], beats=[-0.1, 0.0002, 0.0]), "beats are told apart no better than by a guess"),
     ],
 )
 def test_a_collapsed_run_is_named(history, word):

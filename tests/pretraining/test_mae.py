@@ -147,6 +147,9 @@ def test_targets_have_no_mean_and_a_deviation_of_one_or_less() -> None:
     deviation = targets.std(dim=-1, correction=0)
     assert deviation[0, 0, 0] == 0
     assert (deviation.flatten()[1:] - 1).abs().max() < 1e-4
+    variance = values[1].unflatten(1, (-1, 10)).var(dim=-1, correction=0)
+    shrunk = patch_targets(values, 10, 9.0).std(dim=-1, correction=0)[1]
+    torch.testing.assert_close(shrunk, (variance / (variance + 9.0)).sqrt())
     quiet = patch_targets(values * 0.01, 10, 1.0).std(dim=-1)
     assert quiet.max() < 0.1, "patches that vary less than the root of eps count for less"
 
@@ -167,6 +170,27 @@ def test_patches_are_put_where_their_tokens_are(kind: str) -> None:
     tokens = samples.flatten(1, 2) if kind != "time" else samples.transpose(1, 2).flatten(2)
     model.decoder.forward = lambda *_: tokens  # type: ignore[method-assign]
     assert torch.equal(model.reconstruct(values, masks), samples)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_places_without_a_token_leave_the_reconstruction_alone(kind: str) -> None:
+    config = small(kind)
+    there = np.ones((2, LEADS, SLICES), dtype=bool)
+    there[1, 1:], there[1, :, 10:] = False, False
+    model, values, _ = a_model(config, 2)
+    masks = masks_for(config, there)
+    one = masks.visible[1]
+    assert (one < 0).any()
+    closer = TokenMasks(one[one >= 0][None], masks.asked[1:])
+    torch.testing.assert_close(model.reconstruct(values, masks)[1:], model.reconstruct(values[1:], closer))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hidden_patches_are_told_apart_by_their_place(kind: str) -> None:
+    model, values, masks = a_model(small(kind), 1)
+    made = model.reconstruct(values, masks)[masks.asked]  # (patches, samples)
+    distances = (made[:, None] - made).abs().amax(dim=-1)
+    assert distances[~torch.eye(len(made), dtype=torch.bool)].min() > 1e-4
 
 
 # --- what is drawn ------------------------------------------------------------------------------------------------
@@ -283,6 +307,7 @@ def test_gauges_measure_an_encoder_without_a_second_one(kind: str) -> None:
 
 def test_the_story_says_what_is_hidden(shards: ShardSet, tmp_path: Path) -> None:
     train(small("both"), shards, tmp_path / "run")
+    assert not any("momentum" in line for line in read_journal(tmp_path / "run")), "there is nothing to average"
     assert "75 % of the patches hidden; decoder of width 8, 2 blocks" in tell_story(tmp_path / "run")
 
 

@@ -65,6 +65,16 @@ def test_the_share_that_is_hidden_is_the_ratio(over, groups) -> None:
         assert (masks.visible >= 0).all(), "whole recordings leave no place empty"
 
 
+@pytest.mark.parametrize(("over", "groups"), KINDS)
+def test_the_ratio_is_that_of_what_a_recording_has(over, groups) -> None:
+    asked = draw(over, groups, MIXED).asked.numpy()
+    for hidden, patches in zip(asked, MIXED, strict=True):
+        leads, slices = int(patches.any(axis=1).sum()), int(patches.any(axis=0).sum())
+        kept = {"time": leads * n_visible(slices, 0.75), "both": n_visible(leads * slices, 0.75)}
+        kept["leads"] = n_visible(leads, 0.75) * slices if leads > 1 else kept["time"]
+        assert hidden.sum() == leads * slices - kept[over]
+
+
 def test_masks_over_time_hide_whole_slices_and_masks_over_leads_whole_leads() -> None:
     for step in range(10):
         over_time = draw("time", LEADS, WHOLE, step=step).asked

@@ -40,6 +40,14 @@ def test_the_inverse_dower_matrix_is_the_inverse_of_dowers() -> None:
     np.testing.assert_allclose(from_vcg(EIGHT_LEADS), DOWER, atol=0.02)
 
 
+def test_kors_matrix_finds_the_dipole_of_dowers_torso() -> None:
+    found = TO_VCG["kors"] @ DOWER
+    np.testing.assert_allclose(found, np.eye(3), atol=0.4)
+    np.testing.assert_allclose(
+        found, [[0.970, -0.111, 0.129], [0.088, 1.005, -0.082], [0.002, -0.378, 0.894]], atol=2e-3
+    )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_there_and_back_again_is_a_projection_on_three_dimensions(name: str) -> None:
     made = from_vcg(CANONICAL_LEADS, name) @ to_vcg(CANONICAL_LEADS, name)

@@ -46,6 +46,21 @@ def test_views_obey_einthoven_whatever_is_drawn() -> None:
     assert views[:, :, 3:6].sum(dim=2).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("matrix", ["dower", "kors"])
+def test_the_heart_is_turned_about_x_then_y_then_z_and_then_stretched(matrix: str) -> None:
+    values, views = windows(), drawn()._replace(masked_samples=0)
+    heart = torch.from_numpy(to_vcg(CANONICAL_LEADS, matrix)).float()
+    before, after = heart @ values, heart @ ViewMaker(CANONICAL_LEADS, matrix)(values, views)
+    for view in range(2):
+        for row in range(3):
+            turned = before[row]
+            for axis, radians in enumerate(views.radians[row, view]):
+                alone = torch.zeros(3).index_fill(0, torch.tensor(axis), float(radians))
+                turned = rotation(alone) @ turned
+            stretched = views.scale[row, view][:, None] * turned
+            torch.testing.assert_close(after[view, row], stretched, atol=1e-3, rtol=1e-3)
+
+
 def test_rotations_keep_lengths_and_hands() -> None:
     matrices = rotation(drawn(50).radians.double())
     torch.testing.assert_close(matrices @ matrices.mT, torch.eye(3).double().expand_as(matrices))
