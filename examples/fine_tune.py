@@ -19,7 +19,7 @@ from skecg import ECGRecord, FineTunedClassifier, JEPAEmbedder
 from skecg.datasets import make_ecg
 
 N_HEARTS, N_KNOWN = 72, 48
-hearts = {"duration_seconds": 2.5, "sampling_rate": 250, "noise": 0.02, "random_state": 0}
+hearts = {"duration_seconds": 2.5, "sampling_rate": 250, "noise": 0.06, "random_state": 0}
 records, y = [], []
 for sinus, af in zip(
     make_ecg(N_HEARTS, rhythm="sinus", **hearts).records, make_ecg(N_HEARTS, rhythm="af", **hearts).records, strict=True
@@ -44,8 +44,8 @@ frozen = FineTunedClassifier(stages="head").fit(X, y[known], groups=patients[kno
 print(f"frozen: AUROC {auroc(frozen):.3f}, C={frozen.C_:g}")
 
 # %%
-# Then all. Epoch 0 is the end of the first stage; the weights of the best epoch are kept. So few patients are soon told
-# apart without a mistake, and from then on the log-loss decides which epoch is best.
+# Then all. Epoch 0 is the end of the first stage; the weights of the best epoch are kept. Once the few patients held
+# out are told apart without a mistake, the log-loss decides which epoch is best.
 tuned = FineTunedClassifier(epochs=8).fit(X, y[known], groups=patients[known])
 history = tuned.history_
 for epoch, score in enumerate(history.scores):

@@ -15,11 +15,17 @@ from numpy.typing import NDArray
 
 from skecg.errors import DamagedRecordError, RecordNotFoundError
 
-__all__ = ["pair_marks", "read_wave_marks"]
+__all__ = ["MARK_CODES", "pair_marks", "read_wave_marks"]
 
 # Annotation codes of the format [1].
 _ONSET, _OFFSET = 39, 40
-_KIND_OF_PEAK = {24: 0, 1: 1, 27: 2}  # P wave, normal beat, T wave
+_BEATS = {"N": 1, "L": 2, "R": 3, "a": 4, "V": 5, "F": 6, "J": 7, "A": 8, "S": 9, "E": 10, "j": 11, "/": 12, "Q": 13,
+          "B": 25, "?": 30, "e": 34, "n": 35, "f": 38, "r": 41}  # fmt: skip
+# The peak of a QRS complex is marked by what beat it is of.
+_KIND_OF_PEAK = {24: 0, **dict.fromkeys(_BEATS.values(), 1), 27: 2}
+
+#: What marks waves: the symbols of wfdb and their codes in files.
+MARK_CODES = {"(": _ONSET, ")": _OFFSET, "p": 24, "t": 27, **_BEATS}
 _SKIP, _NUMBER, _SUBTYPE, _CHANNEL, _TEXT = 59, 60, 61, 62, 63
 
 
@@ -53,8 +59,12 @@ def read_wave_marks(path: Path) -> NDArray[np.int64]:
 
 
 def pair_marks(marks: list[tuple[int, int]]) -> NDArray[np.int64]:
-    """Make waves of (sample, code) in the order of time: a bracket belongs to the peak right beside it."""
-    waves = []
+    """Make waves of (sample, code) in the order of time: a bracket belongs to the peak right beside it.
+
+    Marks of anything but waves, such as of rhythm or noise, are passed over.
+    """
+    waves, codes = [], set(MARK_CODES.values())
+    marks = [mark for mark in marks if mark[1] in codes]
     for position, (sample, code) in enumerate(marks):
         if code in _KIND_OF_PEAK:
             before = marks[position - 1] if position else (-1, -1)

@@ -16,7 +16,7 @@ from skecg.devices import resolve_device
 from skecg.errors import ParameterError, SkecgWarning
 from skecg.finetuning.course import STAGES, Course
 from skecg.finetuning.heads import HEADS, build_head
-from skecg.finetuning.holding_out import hold_out
+from skecg.finetuning.holding_out import check_fraction, hold_out
 from skecg.finetuning.network import Network, copied_encoder
 from skecg.finetuning.plan import Plan
 from skecg.finetuning.prepared import PreparedWindows, prepare_in_chunks
@@ -41,15 +41,11 @@ def check_choices(estimator: FineTunedClassifier) -> None:
         if getattr(estimator, name) not in allowed:
             expected = ", ".join(map(repr, allowed))
             raise ParameterError(f"Got {name}={getattr(estimator, name)!r}, expected one of {expected}.")
-    share = estimator.validation_fraction
-    if not _is_number(share) or not 0 <= share < 1:
-        raise ParameterError(f"Got validation_fraction={share!r}, expected a share from 0 to less than 1.")
-    if estimator.C is not None and (not _is_number(estimator.C) or estimator.C <= 0):
+    check_fraction(estimator.validation_fraction)
+    C = estimator.C
+    number = isinstance(C, numbers.Real) and not isinstance(C, bool) and math.isfinite(C)
+    if C is not None and not (number and C > 0):
         raise ParameterError(f"Got C={estimator.C!r}, expected a positive number, or None to have it chosen.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _plan_of(estimator: FineTunedClassifier, seed: int) -> Plan:
@@ -117,5 +113,12 @@ def begin(
 def _read(estimator: FineTunedClassifier, info: WeightsInfo, source: RecordSource) -> PreparedWindows:
     """Read and prepare all records."""
     policies = Policies(estimator.missing_leads, estimator.short_records)
-    chunks = prepare_in_chunks(source, info.spec, policies, stride_seconds=estimator.stride, n_jobs=estimator.n_jobs)
-    return PreparedWindows(list(chunks), info.encoder.patch_samples)
+    chunks = prepare_in_chunks(
+        source,
+        info.spec,
+        policies,
+        stride_seconds=estimator.stride,
+        n_jobs=estimator.n_jobs,
+        verbose=estimator.verbose,
+    )
+    return PreparedWindows([windows for _, windows in chunks], info.encoder.patch_samples)

@@ -17,7 +17,8 @@ from skecg.devices import resolve_device, resolve_precision
 from skecg.finetuning.asking import ask_records
 from skecg.finetuning.beginning import begin, check_choices
 from skecg.finetuning.course import Course
-from skecg.finetuning.folders import Origin, read_classifier, write_classifier
+from skecg.finetuning.fitted_folders import Origin
+from skecg.finetuning.folders import read_classifier, write_classifier
 from skecg.finetuning.labels import read_labels
 from skecg.finetuning.network import Network
 from skecg.finetuning.prepared import prepare_in_chunks
@@ -86,7 +87,7 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):
     local_files_only : bool, default=False
         Whether to refuse to ask the network for weights.
     verbose : int, default=0
-        Whether to show progress bars.
+        Whether to show progress bars, of reading, embedding, training and predicting.
 
     Attributes
     ----------
@@ -102,7 +103,8 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):
         Losses and validation scores (macro AUROC; minus the log-loss where no label has an AUROC) by epoch, and the
         epoch whose weights were kept, 0 for those of the first stage.
     validation_rows_ : ndarray of int
-        Rows of X that were held out.
+        Rows of X that were held out. Where the encoder stays as it was (``stages="head"``, or an epoch 0 that was the
+        best), a linear head is in the end fitted to them, too: they then say nothing of how good it is.
     n_features_in_ : int
         Number of leads of 3-D input, of samples of 2-D input; not set for records and paths.
 
@@ -257,10 +259,18 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         source = receive(self, X, sampling_rate, reset=False)
-        policies = Policies(self.missing_leads, self.short_records)
+        chunks = prepare_in_chunks(
+            source,
+            self.spec_,
+            Policies(self.missing_leads, self.short_records),
+            stride_seconds=self.stride,
+            n_jobs=self.n_jobs,
+            title="predicting",
+            verbose=self.verbose,
+        )
         logits = ask_records(
             self.network_,
-            prepare_in_chunks(source, self.spec_, policies, stride_seconds=self.stride, n_jobs=self.n_jobs),
+            (windows for _, windows in chunks),
             device=resolve_device(self.device),
             precision=resolve_precision(self.precision),
             n_jobs=self.n_jobs,
@@ -336,7 +346,8 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         FineTunedClassifier
-            Fitted, with the parameters that it had; `history_` and `validation_rows_` stay behind.
+            Fitted, with the parameters that it had but for `device`, `n_jobs`, `verbose` and a `random_state` that was
+            no int, which are as by default; `history_` and `validation_rows_` stay behind.
 
         Raises
         ------

@@ -6,14 +6,24 @@ patient with a label, or the last without it.
 
 from __future__ import annotations
 
+import numbers
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skecg.errors import ParameterError
 
-__all__ = ["hold_out"]
+__all__ = ["check_fraction", "hold_out"]
 
 Rows = NDArray[np.intp]
+
+
+def check_fraction(fraction: object) -> None:
+    """Refuse what is no share of patients to hold out."""
+    number = isinstance(fraction, numbers.Real) and not isinstance(fraction, bool)
+    if not (number and 0 <= float(fraction) < 1):  # type: ignore[arg-type]
+        raise ParameterError(f"Got validation_fraction={fraction!r}, expected a share from 0 to less than 1.")
 
 
 def hold_out(
@@ -49,11 +59,27 @@ def hold_out(
             f"Got groups of shape {who.shape} for {len(has)} records, expected one patient for each. Pass "
             "groups=patients, in the order of the records."
         )
-    if not 0 <= fraction < 1:
-        raise ParameterError(f"Got validation_fraction={fraction!r}, expected a share from 0 to less than 1.")
-    _, member = np.unique(who, return_inverse=True)
+    check_fraction(fraction)
+    member = _members(who)
     held = _draw(_sides_of(has, member), fraction, rng)[member]
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _members(who: NDArray[Any]) -> NDArray[np.intp]:
+    """Give each record the number of its patient, (n_records,), refusing records of nobody known."""
+    try:
+        missing = [row for row, name in enumerate(who.tolist()) if name is None or name != name]
+        member: NDArray[np.intp] = np.unique(who[:0] if missing else who, return_inverse=True)[1]
+    except TypeError as error:
+        raise ParameterError(
+            f"Got groups that cannot be compared ({error}), expected text or numbers, of one kind and none missing."
+        ) from error
+    if missing:
+        raise ParameterError(
+            f"Got groups without a patient for {len(missing)} of {len(who)} records (record {missing[0]} first), "
+            "expected one for each. Give each such record a name of its own, or leave it out."
+        )
+    return member
 
 
 def _sides_of(has: NDArray[np.bool_], member: NDArray[np.intp]) -> NDArray[np.bool_]:

@@ -24,15 +24,17 @@ def read_labels(y: Any, n_records: int) -> Targets:
         raise InputError("This classifier requires y to be passed, but the target y is None. Pass y, a label a record.")
     try:
         y = check_array(y, accept_sparse="csr", dtype=None, ensure_2d=False, ensure_min_samples=0, input_name="y")
-    except ValueError as error:
-        raise InputError(str(error).partition("\n[")[0]) from error
-    if y.shape[0] != n_records:
-        raise InputError(f"Got y of {y.shape[0]} rows for {n_records} records, expected one for each.")
-    try:
+        if y.shape[0] != n_records:
+            raise InputError(f"Got y of {y.shape[0]} rows for {n_records} records, expected one for each.")
         targets = read_targets(y)
     except InputError:
         raise
+    except TypeError as error:
+        raise InputError(
+            f"Got y whose classes cannot be compared ({error}), expected text, numbers or booleans, of one kind and "
+            "none missing."
+        ) from error
     except ValueError as error:
-        raise InputError(f"{error}") from error
+        raise InputError(str(error).partition("\n[")[0]) from error
     targets.find_learnable(intercept=True)
     return targets

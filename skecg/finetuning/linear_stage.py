@@ -21,6 +21,7 @@ from skecg.finetuning.heads import LinearHead
 from skecg.finetuning.network import Network
 from skecg.pooling import pool_windows
 from skecg.probe import LogisticProbe
+from skecg.progress import count_progress
 
 __all__ = ["STRENGTHS", "USUAL_STRENGTH", "fit_linear_head", "standardize_linear_head"]
 
@@ -72,7 +73,11 @@ def fit_linear_head(
 def _embed(network: Network, head: LinearHead, course: Course) -> Features:
     """Embed all records (N, F) with the encoder as it is."""
     how = Encoding(head.pooling, precision=course.plan.precision, n_jobs=course.plan.n_jobs)
-    vectors = [encode_windows(network.encoder, chunk, how) for chunk in course.windows.chunks]
+    vectors = []
+    with count_progress(len(course.windows), "embedding", "window", verbose=course.verbose) as shown:
+        for chunk in course.windows.chunks:
+            vectors.append(encode_windows(network.encoder, chunk, how))
+            shown.update(len(chunk))
     return pool_windows(np.concatenate(vectors), course.windows.owner, course.windows.n_records)
 
 

@@ -17,8 +17,9 @@ from skecg.callers import user_stacklevel
 from skecg.embedding import CHUNK_RECORDS
 from skecg.errors import SkecgError
 from skecg.inputs import RecordSource
+from skecg.progress import count_progress
 from skecg.records import ECGRecord
-from skecg.screening import Policies, record_label, screen, warn_once_a_kind
+from skecg.screening import Policies, Screening, record_label, screen, warn_once_a_kind
 from skecg.spec import InputSpec
 from skecg.windows import Windows, prepare_screened
 
@@ -103,7 +104,9 @@ def prepare_in_chunks(
     *,
     stride_seconds: float | None = None,
     n_jobs: int | None = None,
-) -> Iterator[Windows]:
+    title: str = "reading",
+    verbose: int = 0,
+) -> Iterator[tuple[list[ECGRecord], Windows]]:
     """Read and prepare records, :data:`skecg.embedding.CHUNK_RECORDS` at a time, warning once a kind at the end.
 
     Parameters
@@ -115,10 +118,16 @@ def prepare_in_chunks(
         From one window of a long record to the next; the window's length when not given.
     n_jobs : int, optional
         Files read at once.
+    title : str, default="reading"
+        What the progress bar is called.
+    verbose : int, default=0
+        Whether to show it; a chunk is done when the next is asked for.
 
     Yields
     ------
-    Windows
+    records : list of ECGRecord
+    windows : Windows
+        Of these records.
 
     Raises
     ------
@@ -126,19 +135,28 @@ def prepare_in_chunks(
         For the first record that cannot be used; a note says which it is.
     """
     notes: list[tuple[str, ...]] = []
-    for start in range(0, len(source), CHUNK_RECORDS):
-        rows = range(start, min(start + CHUNK_RECORDS, len(source)))
-        records: list[ECGRecord] = []
-        screenings = []
-        for row, record in zip(rows, source.read(rows, n_jobs), strict=True):
-            try:
-                if isinstance(record, SkecgError):
-                    raise record
-                screenings.append(screen(record, spec, policies, record_label(record)))
-                records.append(record)
-            except SkecgError as error:
-                error.add_note(f"This is record {row} of X.")
-                raise
-        notes += [screening.notes for screening in screenings]
-        yield prepare_screened(records, screenings, spec, stride=stride_seconds, policies=policies)
+    with count_progress(len(source), title, "record", verbose=verbose) as shown:
+        for start in range(0, len(source), CHUNK_RECORDS):
+            rows = range(start, min(start + CHUNK_RECORDS, len(source)))
+            records, screenings = _read(source, rows, spec, policies, n_jobs)
+            notes += [screening.notes for screening in screenings]
+            yield records, prepare_screened(records, screenings, spec, stride=stride_seconds, policies=policies)
+            shown.update(len(rows))
     warn_once_a_kind(notes, [f"record {row}" for row in range(len(notes))], stacklevel=user_stacklevel())
+
+
+def _read(
+    source: RecordSource, rows: Sequence[int], spec: InputSpec, policies: Policies, n_jobs: int | None
+) -> tuple[list[ECGRecord], list[Screening]]:
+    """Read some records and look them over, raising for the first that cannot be used."""
+    records, screenings = [], []
+    for row, record in zip(rows, source.read(rows, n_jobs), strict=True):
+        try:
+            if isinstance(record, SkecgError):
+                raise record
+            screenings.append(screen(record, spec, policies, record_label(record)))
+            records.append(record)
+        except SkecgError as error:
+            error.add_note(f"This is record {row} of X.")
+            raise
+    return records, screenings

@@ -16,12 +16,12 @@ from skecg.errors import InputError, SkecgWarning
 from skecg.evaluation.wave_labels import WAVE_CLASSES
 from skecg.finetuning.holding_out import hold_out
 from skecg.finetuning.network import copied_encoder
-from skecg.finetuning.prepared import PreparedWindows
+from skecg.finetuning.prepared import PreparedWindows, prepare_in_chunks
 from skecg.inputs import RecordSource
 from skecg.screening import Policies
 from skecg.segmenting.choices import plans_of
 from skecg.segmenting.decoder import SegmentingNetwork, build_decoder
-from skecg.segmenting.reading import label_windows, prepared_records
+from skecg.segmenting.labelling import label_windows
 from skecg.segmenting.tracks import check_tracks
 from skecg.segmenting.training import Training
 from skecg.weights import WeightsInfo
@@ -72,7 +72,8 @@ def _read(
     """Read and prepare all records, and label the samples of their windows, which do not overlap but at the end."""
     policies = Policies(segmenter.missing_leads, segmenter.short_records)
     chunks, labels, row = [], [], 0
-    for records, windows in prepared_records(source, info.spec, policies, stride_seconds=None, n_jobs=segmenter.n_jobs):
+    prepared = prepare_in_chunks(source, info.spec, policies, n_jobs=segmenter.n_jobs, verbose=segmenter.verbose)
+    for records, windows in prepared:
         chunks.append(windows)
         labels.append(label_windows(records, windows, items[row : row + len(records)], segmenter.target, row))
         row += len(records)

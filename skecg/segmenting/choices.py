@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from skecg.errors import ParameterError
+from skecg.finetuning.holding_out import check_fraction
 from skecg.finetuning.plan import Plan
 from skecg.leads import canonical_lead
 from skecg.screening import Policies
@@ -26,14 +28,11 @@ def check_choices(segmenter: Segmenter) -> None:
     if segmenter.stages not in STAGES:
         expected = ", ".join(map(repr, STAGES))
         raise ParameterError(f"Got stages={segmenter.stages!r}, expected one of {expected}.")
-    share = segmenter.validation_fraction
-    number = isinstance(share, numbers.Real) and not isinstance(share, bool) and math.isfinite(share)
-    if not number or not 0 <= share < 1:
-        raise ParameterError(f"Got validation_fraction={share!r}, expected a share from 0 to less than 1.")
+    check_fraction(segmenter.validation_fraction)
     width = segmenter.width
     if not isinstance(width, numbers.Integral) or isinstance(width, bool) or width < 1:
         raise ParameterError(f"Got width={width!r}, expected a positive integer.")
-    if not isinstance(segmenter.augment, bool):
+    if not isinstance(segmenter.augment, bool | np.bool_):
         raise ParameterError(f"Got augment={segmenter.augment!r}, expected True or False.")
     canonical_lead(segmenter.target)
 

@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from skecg.devices import resolve_device, resolve_precision
 from skecg.evaluation.wave_labels import WAVE_CLASSES
-from skecg.finetuning.folders import Origin
+from skecg.finetuning.fitted_folders import Origin
+from skecg.finetuning.prepared import prepare_in_chunks
 from skecg.receiving import receive
 from skecg.records import ECGRecord
 from skecg.screening import Policies
@@ -25,7 +26,6 @@ from skecg.segmenting.beginning import begin
 from skecg.segmenting.choices import check_choices
 from skecg.segmenting.decoder import SegmentingNetwork
 from skecg.segmenting.folders import read_segmenter, write_segmenter
-from skecg.segmenting.reading import prepared_records
 from skecg.segmenting.scoring import confusion_of, f1_of_waves
 from skecg.segmenting.tracks import check_tracks, read_track
 from skecg.segmenting.training import Training, run_stages
@@ -96,7 +96,7 @@ class Segmenter(BaseEstimator):
     local_files_only : bool, default=False
         Whether to refuse to ask the network for weights.
     verbose : int, default=0
-        Whether to show progress bars.
+        Whether to show progress bars, of reading, training and segmenting.
 
     Attributes
     ----------
@@ -209,8 +209,8 @@ class Segmenter(BaseEstimator):
             What is known of each record: integers (n_samples,) or (n_leads, n_samples), one for each sample of the
             record at its own rate, 0 background, 1 P, 2 QRS, 3 T, and -1 where nothing is known, which then counts
             nowhere; or :class:`skecg.datasets.Waves`, :class:`skecg.segmenting.WaveAnnotations`, a ``wfdb.Annotation``,
-            or the path of a WFDB file of annotations, with the symbols ``( p N t )``. In these, time before the first
-            and after the last wave counts as not known.
+            or the path of a WFDB file of annotations, with the symbols ``( p N t )``, and any other beat's for ``N``.
+            In these, time before the first and after the last wave counts as not known.
         groups : array-like of shape (n_records,), optional
             Who each record is of, so that no patient is both trained on and held out. Without it, each record counts as
             a patient.
@@ -235,6 +235,7 @@ class Segmenter(BaseEstimator):
         check_choices(self)
         info = find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)
         source = receive(self, X, sampling_rate, reset=True)
+        self.__dict__.pop("network_", None)  # of an earlier fit, should this one be interrupted
         network, training = begin(self, info, source, y, groups)
         try:
             run_stages(network, training)
@@ -349,7 +350,8 @@ class Segmenter(BaseEstimator):
         Returns
         -------
         Segmenter
-            Fitted, with the parameters that it had; `history_` and `validation_rows_` stay behind.
+            Fitted, with the parameters that it had but for `device`, `n_jobs`, `verbose` and a `random_state` that was
+            no int, which are as by default; `history_` and `validation_rows_` stay behind.
 
         Raises
         ------
@@ -371,15 +373,18 @@ class Segmenter(BaseEstimator):
         """Give each record and the logits (4, n_samples) of its samples."""
         check_is_fitted(self)
         source = receive(self, X, sampling_rate, reset=False)
-        stride = self.stride or self.spec_.window_seconds / 2
-        policies = Policies(self.missing_leads, self.short_records)
-        return ask_records(
-            self.network_,
-            prepared_records(source, self.spec_, policies, stride_seconds=stride, n_jobs=self.n_jobs),
-            device=resolve_device(self.device),
-            precision=resolve_precision(self.precision),
+        stride = self.spec_.window_seconds / 2 if self.stride is None else self.stride
+        chunks = prepare_in_chunks(
+            source,
+            self.spec_,
+            Policies(self.missing_leads, self.short_records),
+            stride_seconds=stride,
             n_jobs=self.n_jobs,
+            title="segmenting",
+            verbose=self.verbose,
         )
+        device, precision = resolve_device(self.device), resolve_precision(self.precision)
+        return ask_records(self.network_, chunks, device=device, precision=precision, n_jobs=self.n_jobs)
 
     def _keep(self, network: SegmentingNetwork, training: Training, info: WeightsInfo) -> None:
         """Become fitted."""

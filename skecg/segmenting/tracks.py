@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.datasets.labelled import Waves
-from skecg.datasets.wave_marks import pair_marks, read_wave_marks
+from skecg.datasets.wave_marks import MARK_CODES, pair_marks, read_wave_marks
 from skecg.errors import InputError, LeadError, ShapeError
 from skecg.evaluation.wave_labels import UNCLEAR, WAVE_CLASSES, lead_labels, majority_labels
 from skecg.leads import canonical_lead
@@ -21,9 +21,6 @@ __all__ = ["MAJORITY", "check_tracks", "read_track"]
 
 #: What is asked for when the labels of several leads are to become one track by vote.
 MAJORITY = "majority"
-
-# Symbols of WFDB annotations and their codes in files; any other is not about waves.
-_CODES = {"(": 39, ")": 40, "p": 24, "N": 1, "t": 27}
 
 
 def check_tracks(y: Any, n_records: int) -> Sequence[Any]:
@@ -93,15 +90,15 @@ def _of_waves(waves: Waves, record: ECGRecord, where: str) -> tuple[NDArray[np.i
 def _marks(annotation: Any) -> list[tuple[int, int]]:
     """Give (sample, code) of what marks waves, leaving other annotations out."""
     pairs = zip(annotation.sample, annotation.symbol, strict=True)
-    return [(int(sample), _CODES[symbol]) for sample, symbol in pairs if symbol in _CODES]
+    return [(int(sample), MARK_CODES[symbol]) for sample, symbol in pairs if symbol in MARK_CODES]
 
 
 def _of_table(table: NDArray[np.int64], record: ECGRecord, where: str) -> NDArray[np.int8]:
-    last = int(np.max(table[:, :3], initial=-1))
-    if last >= record.n_samples:
+    first, last = int(np.min(table[:, :3], initial=-1)), int(np.max(table[:, :3], initial=-1))
+    if first < -1 or last >= record.n_samples:
         raise InputError(
-            f"Got {where} with a wave at sample {last}, but the record has {record.n_samples}; expected annotations of "
-            "this record, in samples of its own rate."
+            f"Got {where} with a wave at sample {first if first < -1 else last}, but the record has "
+            f"{record.n_samples}; expected annotations of this record, in samples of its own rate."
         )
     return lead_labels(table, record.n_samples)
 

@@ -29,7 +29,10 @@ from skecg.errors import (
     WeightsNotFoundError,
 )
 from skecg.finetuning import classifier as module
+from skecg.finetuning.course import Course
+from skecg.finetuning.plan import Plan
 from skecg.leads import CANONICAL_LEADS
+from skecg.targets import read_targets
 from skecg.weights import find_weights, loaded_encoder
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -144,6 +147,43 @@ def test_what_a_head_cannot_learn_the_encoder_learns() -> None:
 
     assert both.score(waves, y) > 0.95
     assert alone.score(waves, y) < 0.8
+
+
+def test_a_layer_decay_near_zero_trains_the_head_alone() -> None:
+    found = classifier(stages="all", layer_decay=1e-9, validation_fraction=0).fit(RECORDS, RHYTHM)
+    before = state_of(loaded_encoder(find_weights(TINY), torch.device("cpu")))
+
+    assert found.network_.head.linear.weight.any()
+    for name, values in state_of(found.network_.encoder).items():
+        if not name.startswith("norm."):  # which learns with the head
+            np.testing.assert_allclose(values, before[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("y", [BINARY, RHYTHM, INDICATOR], ids=["binary", "classes", "labels"])
+def test_balanced_classes_weigh_the_same_among_those_learned_from(y: np.ndarray) -> None:
+    targets, train = read_targets(y), np.arange(5, 36)
+    course = Course(None, targets, "balanced", train, np.arange(5), "two", None, Plan(), torch.device("cpu"))
+
+    weight, has = course.lessons(None).weight[train], targets.has[train]
+
+    np.testing.assert_allclose(weight.mean(axis=0), 1)
+    totals = (weight * has).sum(axis=0)
+    np.testing.assert_allclose(totals, totals[0] if targets.joint else (weight * ~has).sum(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("y", "class_weight"),
+    [(BINARY, {True: 30.0}), (RHYTHM, {"af": 5.0}), (INDICATOR, {0: 1, 1: 9})],
+    ids=["binary", "classes", "labels"],
+)
+def test_however_classes_weigh_the_loss_keeps_its_size(y: np.ndarray, class_weight: dict) -> None:
+    train = np.arange(5, 36)
+    course = Course(None, read_targets(y), class_weight, train, np.arange(5), "two", None, Plan(), torch.device("cpu"))
+
+    weight = course.lessons(None).weight
+
+    assert weight[train].mean() == pytest.approx(1)
+    assert not weight[:5].any()
 
 
 def test_constant_labels_are_warned_of_and_predicted_as_they_are() -> None:
@@ -417,13 +457,32 @@ def test_wrong_parameters_are_named_with_what_is_allowed(parameters: dict, error
         (RECORDS, np.zeros(36), {}, InputError, "one class only.*expected at least two classes"),
         (RECORDS, np.where(BINARY, np.nan, 1.0), {}, InputError, "Input y contains NaN"),
         (RECORDS, np.arange(36) / 7, {}, InputError, "Unknown label type: continuous"),
+        (RECORDS, np.array(["a", None] * 18, dtype=object), {}, InputError, "cannot be compared.*none missing"),
+        (RECORDS, pd.Series(["a", pd.NA] * 18, dtype="string"), {}, InputError, "cannot be compared.*none missing"),
+        (RECORDS, np.array(["a", 1] * 18, dtype=object), {}, InputError, "cannot be compared.*of one kind"),
         (RECORDS, INDICATOR * 2, {}, InputError, "values besides 0 and 1"),
         (RECORDS, RHYTHM, {"groups": np.arange(7)}, ParameterError, r"groups of shape \(7,\) for 36 records"),
+        (RECORDS, RHYTHM, {"groups": ["a", None] * 18}, ParameterError, r"without a patient for 18 of 36 records"),
         (RECORDS[0], RHYTHM, {}, ShapeError, r"a single record; expected a sequence. Pass \[X\]"),
         (X, RHYTHM, {}, SamplingRateError, "without a sampling rate"),
         (X[:, :8], RHYTHM, {"sampling_rate": 100}, LeadError, r"arrays of 8 lead\(s\).*Pass leads="),
     ],
-    ids=["no y", "short y", "one class", "NaN", "numbers", "no indicator", "groups", "one record", "rate", "leads"],
+    ids=[
+        "no y",
+        "short y",
+        "one class",
+        "NaN",
+        "numbers",
+        "None",
+        "NA",
+        "mixed",
+        "no indicator",
+        "groups",
+        "nobody",
+        "one record",
+        "rate",
+        "leads",
+    ],
 )
 def test_wrong_input_is_named_with_the_way_out(data, y, options: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
@@ -448,11 +507,14 @@ def test_an_answer_for_other_leads_than_were_learned_is_refused() -> None:
 
 
 def test_progress_is_shown_when_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
-    classifier(verbose=1).fit(RECORDS, RHYTHM)
-    assert "fine-tuning: 100%" in (shown := capfd.readouterr().err)
+    shown_one = classifier(verbose=1).fit(RECORDS, RHYTHM)
+    shown = capfd.readouterr().err
+    assert all(f"{what}: 100%" in shown for what in ("reading", "embedding", "fine-tuning"))
     assert "validation" in shown
+    shown_one.predict(RECORDS)
+    assert "predicting: 100%" in capfd.readouterr().err
 
-    classifier().fit(RECORDS, RHYTHM)
+    classifier().fit(RECORDS, RHYTHM).predict(RECORDS)
     assert capfd.readouterr() == ("", "")
 
 

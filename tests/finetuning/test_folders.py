@@ -14,6 +14,7 @@ from skecg import FineTunedClassifier, JEPAEmbedder
 from skecg.datasets import make_ecg
 from skecg.encoding import Encoding, encode_windows
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
+from skecg.finetuning import fitted_folders
 from skecg.weights import find_weights, read_info, verify_weights
 from skecg.windows import prepare
 
@@ -64,12 +65,15 @@ def test_parameters_come_back_but_for_those_of_the_machine(tmp_path: Path) -> No
     classifier.save(tmp_path)
     again = FineTunedClassifier.load(str(tmp_path)).get_params()
 
-    kept = classifier.get_params() | {"model": str(TINY), "n_jobs": None, "random_state": 0}
+    kept = classifier.get_params() | {"model": str(TINY), "n_jobs": None}
     assert again == kept
+    classifier.set_params(random_state=np.random.RandomState(5), layer_decay=np.float32(0.5)).save(tmp_path)
+    again = FineTunedClassifier.load(str(tmp_path))
+    assert (again.random_state, again.layer_decay) == (0, 0.5)
 
 
 def test_class_weights_of_numbers_come_back_as_numbers(tmp_path: Path) -> None:
-    fit(TARGETS["integers"], class_weight={-7: 2.0, -6: 1.0, -5: 0.5}).save(tmp_path / "a")
+    fit(TARGETS["integers"], class_weight={np.int64(-7): 2.0, -6: np.float32(1), -5: 0.5}).save(tmp_path / "a")
     fit(TARGETS["indicator"], class_weight=[{0: 1, 1: 2.0}] * 3).save(tmp_path / "b")
 
     assert FineTunedClassifier.load(tmp_path / "a").class_weight == {-7: 2.0, -6: 1.0, -5: 0.5}
@@ -151,7 +155,7 @@ def test_a_damaged_head_or_another_encoder_is_refused(saved: Path, tmp_path: Pat
     content = bytearray((damaged / "head.safetensors").read_bytes())
     content[-1] ^= 1
     (damaged / "head.safetensors").write_bytes(content)
-    with pytest.raises(DamagedWeightsError, match=r"is not the one that classifier\.json describes"):
+    with pytest.raises(DamagedWeightsError, match=r"not the one that classifier\.json describes"):
         FineTunedClassifier.load(damaged)
 
     other = altered(saved, tmp_path / "other")
@@ -167,7 +171,9 @@ def test_a_damaged_head_or_another_encoder_is_refused(saved: Path, tmp_path: Pat
 
 def test_weights_without_a_classifier_and_no_folder_at_all_are_told_apart_from_one(tmp_path: Path) -> None:
     for folder in (TINY, tmp_path / "nowhere"):
-        with pytest.raises(WeightsNotFoundError, match=r"holds no classifier.json; .*JEPAEmbedder"):
+        with pytest.raises(
+            WeightsNotFoundError, match=r"holds no classifier\.json.*Weights alone are loaded by JEPAEmbedder"
+        ):
             FineTunedClassifier.load(folder)
 
 
@@ -181,3 +187,36 @@ def test_what_json_cannot_say_is_refused_before_anything_is_written(tmp_path: Pa
         FineTunedClassifier(TINY).save(tmp_path / "none")
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_folders_place_is_left_alone(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "saved").write_text("mine", encoding="utf-8")
+
+    with pytest.raises(ParameterError, match="which is a file"):
+        FineTunedClassifier.load(saved).save(tmp_path / "saved")
+
+    assert (tmp_path / "saved").read_text(encoding="utf-8") == "mine"
+
+
+def test_what_is_refused_leaves_the_classifier_that_was_there(saved: Path, tmp_path: Path) -> None:
+    classifier = FineTunedClassifier.load(saved)
+    classifier.save(tmp_path)
+
+    with pytest.raises(ParameterError, match="cannot be written as JSON"):
+        classifier.save(tmp_path, data=object())
+
+    np.testing.assert_array_equal(FineTunedClassifier.load(tmp_path).predict(X), classifier.predict(X))
+
+
+def test_a_save_that_breaks_off_is_never_read_as_whole(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FineTunedClassifier.load(saved).save(tmp_path)
+    other = fit(TARGETS["booleans"], validation_fraction=0)
+    monkeypatch.setattr(fitted_folders, "save_tensors", lambda *_: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        other.save(tmp_path)
+
+    with pytest.raises(DamagedWeightsError, match="not the one that its classifier was trained with"):
+        FineTunedClassifier.load(tmp_path)

@@ -6,17 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from skecg.encoders import build_encoder
 from skecg.finetuning.groups import layered_groups, levels_of
 from skecg.finetuning.heads import build_head
 from skecg.finetuning.network import Network, copied_encoder
+from skecg.spec import MultiscaleConfig
 from skecg.weights import read_info
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 
 
-@pytest.fixture(params=["tiny-temporal", "tiny-leadwise"])
+MULTISCALE = MultiscaleConfig(12, 25, 10, 16, 2, 2, kernel_samples=(5, 15), stem_dim=4)
+
+
+@pytest.fixture(params=["tiny-temporal", "tiny-leadwise", MULTISCALE])
 def network(request: pytest.FixtureRequest) -> Network:
-    encoder = copied_encoder(read_info(FIXTURES / request.param))
+    known = isinstance(request.param, str)
+    encoder = copied_encoder(read_info(FIXTURES / request.param)) if known else build_encoder(request.param)
     return Network(encoder, build_head("linear", encoder, 3, "mean", seed=0))
 
 
@@ -33,6 +39,8 @@ def test_every_parameter_has_the_rate_of_its_layer(network: Network) -> None:
     for block in range(depth):
         assert rates[f"encoder.blocks.{block}.attn.qkv.weight"] == pytest.approx(0.1 * 0.5 ** (depth - block))
     assert rates["encoder.patch_embed.weight"] == pytest.approx(0.1 * 0.5 ** (depth + 1))
+    if "encoder.scales.0.weight" in rates:
+        assert rates["encoder.scales.0.weight"] == pytest.approx(0.1 * 0.5 ** (depth + 1))
     if "encoder.registers" in rates:
         assert rates["encoder.registers"] == pytest.approx(0.1 * 0.5 ** (depth + 1))
 
@@ -48,7 +56,7 @@ def test_every_parameter_is_in_one_group_and_the_network_is_in_them(network: Net
 def test_matrices_decay_and_nothing_else_does(network: Network) -> None:
     for group in layered_groups(network, learning_rate=0.1, weight_decay=0.3):
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            matrix = parameter.ndim == 2 and not name.endswith("registers")
+            matrix = parameter.ndim > 1 and not name.endswith("registers")
             assert group["weight_decay"] == (0.3 if matrix else 0.0), name
 
 

@@ -55,9 +55,10 @@ def weights(network: nn.Module) -> np.ndarray:
     return np.concatenate([p.detach().numpy().ravel() for p in network.parameters()])
 
 
-def test_parts_add_up_to_the_steps_of_whole_batches() -> None:
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_parts_add_up_to_the_steps_of_whole_batches(clip: float) -> None:
     lessons = Line()
-    network, history = trained(lessons=lessons)
+    network, history = trained(replace(PLAN, gradient_clip=clip), lessons)
 
     plain = line()
     optimizer = torch.optim.AdamW(plain.parameters(), lr=0.05, weight_decay=0.0)
@@ -69,6 +70,8 @@ def test_parts_add_up_to_the_steps_of_whole_batches() -> None:
             loss = (plain(lessons.x[batch]) - lessons.y[batch]).square().mean()
             optimizer.zero_grad()
             loss.backward()
+            if clip:
+                nn.utils.clip_grad_norm_(plain.parameters(), clip)
             optimizer.step()
             losses.append(loss.item())
 

@@ -167,6 +167,18 @@ def test_the_head_alone_leaves_the_encoder_as_it_was(hearts: SyntheticWaves, tin
     assert list(quick(tiny, stages="all").fit(hearts.records[:4], hearts.waves[:4]).history_) == ["all"]
 
 
+def test_a_layer_decay_near_zero_trains_the_decoder_alone(hearts: SyntheticWaves, tiny: Path) -> None:
+    encoder, _ = skecg.load_encoder(tiny)
+
+    fitted = quick(tiny, stages="all", layer_decay=1e-9, validation_fraction=0).fit(
+        hearts.records[:4], hearts.waves[:4]
+    )
+
+    for name, tensor in encoder.state_dict().items():
+        if not name.startswith("norm."):  # which learns with the decoder
+            torch.testing.assert_close(state_of(fitted)[f"encoder.{name}"], tensor, rtol=0, atol=1e-6)
+
+
 def test_no_patient_is_both_learned_from_and_held_out(hearts: SyntheticWaves, tiny: Path) -> None:
     patients = np.array(["a", "b", "c", "a", "b", "c", "d", "d", "e", "f", "e", "f"])
 
@@ -314,8 +326,10 @@ def test_an_interrupted_fit_leaves_what_was_learned(
 ) -> None:
     import skecg.segmenting.training as training
 
+    n_epochs = 1
+
     def interrupted(*arguments: Any, **named: Any) -> None:
-        named["history"].losses.append(1.0)
+        named["history"].losses += [1.0] * n_epochs
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train_network", interrupted)
@@ -325,6 +339,27 @@ def test_an_interrupted_fit_leaves_what_was_learned(
         segmenter.fit(hearts.records[:4], hearts.waves[:4])
 
     assert segmenter.predict(hearts.records[:1])[0].shape == (5000,)
+    n_epochs = 0
+    with pytest.raises(KeyboardInterrupt):
+        segmenter.fit(hearts.records[:4], hearts.waves[:4])
+    with pytest.raises(NotFittedError):
+        segmenter.predict(hearts.records[:1])
+
+
+def test_progress_is_shown_when_asked_for(
+    hearts: SyntheticWaves, tiny: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    quick(tiny, verbose=1).fit(hearts.records[:4], hearts.waves[:4]).predict(hearts.records[:1])
+
+    shown = capfd.readouterr().err
+    assert all(f"{what}: 100%" in shown for what in ("reading", "training the head", "fine-tuning", "segmenting"))
+
+
+def test_a_stride_that_is_not_allowed_is_refused_where_it_is_used(segmenter: Segmenter, hearts: SyntheticWaves) -> None:
+    other = pickle.loads(pickle.dumps(segmenter)).set_params(stride=0)
+
+    with pytest.raises(ParameterError, match="stride=0"):
+        other.predict(hearts.records[:1])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from skecg import Segmenter
+from skecg import FineTunedClassifier, Segmenter
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
 
 
@@ -33,12 +33,23 @@ def test_the_folder_says_where_its_encoder_comes_from(saved: Path) -> None:
     assert config["provenance"]["fine_tuned_stages"] == "two"
     assert config["provenance"]["licence"] == "CC0-1.0"
     assert len(config["provenance"]["fine_tuned_from_sha256"]) == 64
-    assert "random_state" not in json.loads((saved / "segmenter.json").read_text(encoding="utf-8"))["parameters"]
+    parameters = json.loads((saved / "segmenter.json").read_text(encoding="utf-8"))["parameters"]
+    assert parameters["random_state"] == 0
+    assert {"device", "n_jobs", "verbose"}.isdisjoint(parameters)
 
 
 def test_a_folder_of_weights_alone_is_no_segmenter(tiny: Path) -> None:
-    with pytest.raises(WeightsNotFoundError, match=r"holds no segmenter\.json"):
+    with pytest.raises(
+        WeightsNotFoundError, match=r"holds no segmenter\.json.*Weights alone are loaded by JEPAEmbedder"
+    ):
         Segmenter.load(tiny)
+
+
+def test_one_who_loads_it_as_a_classifier_is_told_what_it_is(saved: Path) -> None:
+    with pytest.raises(
+        WeightsNotFoundError, match=r"holds no classifier\.json.*holds a segmenter: use Segmenter\.load"
+    ):
+        FineTunedClassifier.load(saved)
 
 
 def test_a_decoder_that_was_altered_is_refused(saved: Path) -> None:
@@ -47,7 +58,7 @@ def test_a_decoder_that_was_altered_is_refused(saved: Path) -> None:
     tensors["classify.bias"] += 1
     save_file(tensors, path)
 
-    with pytest.raises(DamagedWeightsError, match=r"not what segmenter\.json describes"):
+    with pytest.raises(DamagedWeightsError, match=r"not the one that segmenter\.json describes"):
         Segmenter.load(saved)
 
 
@@ -64,7 +75,7 @@ def test_a_decoder_beside_another_encoder_is_refused(saved: Path, tiny: Path) ->
     [
         (lambda values: values.update(skecg_segmenter=2), "has format 2"),
         (lambda values: values.pop("skecg_segmenter"), "describes no segmenter"),
-        (lambda values: values.update(more=1), "lacks or adds a field"),
+        (lambda values: values.update(more=1), "lacks or adds the field 'more'"),
         (lambda values: values.update(classes=["a", "b", "c", "d"]), "has other classes"),
         (lambda values: values["parameters"].update(depth=3), "is malformed"),
         (lambda values: values["parameters"].update(width=7), "is malformed"),

@@ -59,6 +59,15 @@ def test_logits_at_the_records_rate_lie_where_they_lay_in_time(rate: float, n_sa
     np.testing.assert_allclose(found[0], np.sin(2 * np.pi * np.arange(n_samples) / rate), atol=2e-3)
 
 
+@pytest.mark.parametrize(("rate", "step"), [(250.0, 1), (500.0, 2), (1000.0, 4)])
+def test_a_windows_labels_are_those_of_the_samples_it_was_made_of(rate: float, step: int) -> None:
+    labels = np.arange(100, dtype=np.int8)
+
+    found = window_labels(labels, rate, 250.0, 5, 10, 12)
+
+    assert found.tolist() == [*range(5 * step, 15 * step, step), -1, -1]
+
+
 @pytest.mark.parametrize("rate", [125.0, 250.0, 360.0, 500.0, 1000.0])
 def test_a_window_has_the_labels_of_its_own_seconds(rate: float) -> None:
     seconds = np.arange(int(8 * rate)) / rate

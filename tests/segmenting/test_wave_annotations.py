@@ -42,6 +42,17 @@ def test_waves_that_are_too_short_are_none_and_short_pauses_within_one_are_close
     assert found.table[:, [0, 2, 3]].tolist() == [[100, 149, 0], [300, 349, 2], [400, 424, 1]]
 
 
+def test_twenty_milliseconds_are_a_wave_and_a_pause_and_a_sample_less_is_neither() -> None:
+    labels = np.zeros(600, dtype=np.int8)
+    labels[10:20], labels[30:39] = 1, 2
+    labels[100:150], labels[120:130] = 3, 0
+    labels[200:250], labels[220:229] = 3, 0
+
+    found = waves_of(labels, record_with_peaks(TABLE)).table[:, [0, 2, 3]].tolist()
+
+    assert found == [[10, 19, 0], [100, 119, 2], [130, 149, 2], [200, 249, 2]]
+
+
 def test_a_record_of_background_has_no_waves() -> None:
     found = waves_of(np.zeros(600, dtype=np.int8), record_with_peaks(TABLE))
 

@@ -12,7 +12,9 @@ from skecg.encoders import build_encoder
 from skecg.finetuning.lessons import WindowInputs
 from skecg.finetuning.network import copied_encoder
 from skecg.finetuning.prepared import PreparedWindows
+from skecg.leads import CANONICAL_LEADS
 from skecg.records import ECGRecord
+from skecg.segmenting import augmenting
 from skecg.segmenting.augmenting import View, draw_view
 from skecg.segmenting.decoder import SegmentingNetwork, build_decoder
 from skecg.segmenting.lessons import LabelledWindows, WaveLessons, loss_of
@@ -74,11 +76,33 @@ def test_views_are_the_windows_themselves_but_for_size_and_wandering() -> None:
 
         assert seen.shape == (3, 4, 90)
         assert 0 <= view.shift < 10
+        assert span == slice(view.shift, view.shift + 90)
         assert (seen[1, 2] == 0).all()
         for window, other in zip(seen.flatten(0, 1), values[:, :, span].flatten(0, 1), strict=True):
             if other.any():
                 assert np.corrcoef(np.diff(window), np.diff(other))[0, 1] > 0.95
         assert torch.equal(seen, view.show(values, 10, 100.0))
+
+
+def test_labels_are_shifted_with_their_windows(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for what in ("_GAIN_SPREAD", "_WANDER"):
+        monkeypatch.setattr(augmenting, what, 0.0)
+    info, rng = find_weights(tiny), np.random.default_rng(0)
+    windows = prepare([ECGRecord(rng.normal(size=(12, 250)), 100, CANONICAL_LEADS)], info.spec)
+    labels = rng.integers(0, 4, (1, 250)).astype(np.int8)
+    windows.values[:, 0] = labels
+    inputs = WindowInputs(PreparedWindows([windows], info.encoder.patch_samples), torch.device("cpu"))
+    taught = WaveLessons(LabelledWindows(inputs, labels, 100.0), np.arange(1), batch_size=8, augment=True)
+
+    def reads_the_labels(values_BLT: torch.Tensor, leads: object) -> torch.Tensor:
+        return 50.0 * torch.nn.functional.one_hot(values_BLT[:, 0].long(), 4).transpose(1, 2)
+
+    shifts = set()
+    for seed in range(6):
+        ((part,),) = taught.epoch(np.random.default_rng(seed))
+        shifts.add(part.view.shift)
+        assert taught.loss(reads_the_labels, part).item() < 1e-6
+    assert len(shifts) > 2
 
 
 def test_a_window_of_one_slice_is_seen_whole() -> None:

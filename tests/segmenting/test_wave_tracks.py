@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import wfdb
 
 from skecg import ECGRecord
 from skecg.datasets import SyntheticWaves, Waves, read_ludb_record, read_ludb_waves
@@ -71,6 +72,25 @@ def test_annotations_of_something_else_are_passed_over() -> None:
     np.testing.assert_array_equal(found, lead_labels(TABLE, 300))
 
 
+@pytest.mark.parametrize("beat", list("LRaVFJASEj/QB?enfr"))
+def test_a_qrs_complex_of_any_beat_is_one(tmp_path: Path, beat: str) -> None:
+    marks = WaveAnnotations(TABLE, 250.0)
+    symbol = [beat if symbol == "N" else symbol for symbol in marks.symbol]
+    wfdb.wrann("r", "beats", marks.sample, symbol, fs=250, write_dir=str(tmp_path))
+
+    for item in (SimpleNamespace(sample=marks.sample, symbol=symbol), tmp_path / "r.beats"):
+        np.testing.assert_array_equal(read_track(item, record_of(), "majority", 0), lead_labels(TABLE, 300))
+
+
+def test_a_mark_of_noise_within_a_wave_does_not_part_its_edges(tmp_path: Path) -> None:
+    marks = WaveAnnotations(TABLE, 250.0)
+    sample, symbol = np.insert(marks.sample, 4, 105), np.insert(np.array(marks.symbol), 4, "~").tolist()
+    wfdb.wrann("r", "noisy", sample, symbol, fs=250, write_dir=str(tmp_path))
+
+    for item in (SimpleNamespace(sample=sample, symbol=symbol), tmp_path / "r.noisy"):
+        np.testing.assert_array_equal(read_track(item, record_of(), "majority", 0), lead_labels(TABLE, 300))
+
+
 @pytest.mark.parametrize(
     ("item", "error", "message"),
     [
@@ -80,6 +100,7 @@ def test_annotations_of_something_else_are_passed_over() -> None:
         ([[0, 1], [2]], ShapeError, "ragged"),
         (WaveAnnotations(TABLE, 500.0), InputError, "at 500 Hz for a record at 250 Hz"),
         (WaveAnnotations(TABLE + 200, 250.0), InputError, "a wave at sample 420, but the record has 300"),
+        (WaveAnnotations(TABLE - np.array([60, 60, 60, 0]), 250.0), InputError, "a wave at sample -10, but the record"),
         ("no/such.file", RecordNotFoundError, "no file of annotations"),
     ],
 )
