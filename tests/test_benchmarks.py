@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from skecg import ECGRecord, read_records
+from skecg.embedding_cache import record_key
+
 BENCHMARKS = Path(__file__).parents[1] / "examples" / "benchmarks"
+TINY = Path(__file__).parent / "fixtures" / "tiny-temporal"
 
 
 @pytest.fixture
@@ -63,3 +70,86 @@ def test_the_benchmark_from_file_to_feature_prints_its_ratios(monkeypatch, capsy
     printed = capsys.readouterr().out
     assert re.search(r"^skecg fp32 .*\dx$", printed, re.M)
     assert "core hours for a million records" in printed
+
+
+@pytest.fixture
+def benchmark(monkeypatch) -> Callable[[str], ModuleType]:
+    """Import a benchmark, which may import its neighbours, by name."""
+
+    def load(name: str) -> ModuleType:
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_the_benchmark_of_precision_shows_that_bfloat16_changes_little(benchmark, capsys):
+    benchmark("precision").main(["--tiny"])
+    printed = capsys.readouterr().out
+    assert re.search(r"^records to features .*\dx$", printed, re.M)
+    assert abs(float(re.search(r"^difference ([+-]\d\.\d{4})", printed, re.M)[1])) <= 0.002
+    assert float(re.search(r"decisions differ: (\d+\.\d+)%", printed)[1]) < 1
+    centred, plain = (
+        [float(number) for number in re.search(rf"^{name} +(.*)$", printed, re.M)[1].split()]
+        for name in ("mean taken away", "as they are")
+    )
+    assert 0.999 < centred[1] < plain[1]
+    assert centred[2] < 0.5 < plain[2]  # what two recordings share is what hides a difference
+
+
+def test_closeness_tells_features_with_noise_from_those_without_where_plain_cosine_does_not(benchmark, capsys):
+    draw = np.random.default_rng(0)
+    features = 100 + draw.standard_normal((50, 20))
+    precision = benchmark("precision")
+    precision.show_closeness({"fp32": features, "bf16": features + draw.standard_normal(features.shape)})
+    printed = capsys.readouterr().out
+    assert float(re.search(r"mean taken away +([\d.]+)", printed)[1]) < 0.9
+    assert float(re.search(r"as they are +([\d.]+)", printed)[1]) > 0.999
+
+
+def test_the_benchmark_of_the_cache_names_the_hash_in_use_and_measures_look_ups(benchmark, capsys):
+    benchmark("embedding_cache").main(["--tiny"])
+    printed = capsys.readouterr().out
+    assert re.search(r"^sha256 \(in use\) +256 +\d", printed, re.M)
+    for row in ("memory", "disk"):
+        assert re.search(rf"^{row}( +\d+\.\d){{4}}$", printed, re.M)
+    assert re.search(r"^not cached +\d", printed, re.M)
+
+
+def test_the_hash_in_use_is_the_one_that_keys_are_made_with(benchmark):
+    bits, digest = benchmark("embedding_cache").hashes()["sha256 (in use)"]
+    salt, record = b"salt", ECGRecord(np.zeros((1, 500)), 500, ["II"])
+    about = json.dumps(["<f4", record.signal.shape, record.sampling_rate, record.leads]).encode()
+    parts = b"".join(len(part).to_bytes(8, "little") + part for part in (salt, about)) + record.signal.tobytes()
+    assert digest(memoryview(parts)) == record_key(record, salt)
+    assert bits == 8 * len(record_key(record, salt))
+
+
+def test_the_benchmark_of_searches_sets_them_against_embedding_once(benchmark, capsys):
+    benchmark("grid_search").main(["--tiny"])
+    printed = capsys.readouterr().out
+    assert re.search(r"^the search takes \d+\.\d+ times embedding once and the probes$", printed, re.M)
+    assert re.search(r"^320 names of records take", printed, re.M)
+
+
+def test_the_benchmark_of_starting_up_starts_processes(benchmark, capsys):
+    benchmark("start_up").main(["--tiny"])
+    printed = capsys.readouterr().out
+    for row in ("import skecg", "skecg --help", "one record embedded"):
+        assert re.search(rf"^{row} +\d+\.\d+ +\d+\.\d+ ", printed, re.M)
+
+
+def test_the_benchmark_of_memory_gives_peaks_of_both_ways(benchmark, capsys):
+    benchmark("memory").main(["--records", "3", "--model", str(TINY)])
+    printed = capsys.readouterr().out
+    assert re.search(r"^ +3 +\d+ +\d+$", printed, re.M)
+
+
+def test_recordings_for_the_memory_benchmark_share_files_but_no_values(benchmark, tmp_path):
+    paths = benchmark("memory").write_files(tmp_path, 66, n_seconds=2.5, sampling_rate=100)
+    records = read_records(paths)
+    assert len({record.signal.tobytes() for record in records}) == len(records)
+    assert len(list(tmp_path.glob("*.dat"))) < len(records)

@@ -1,0 +1,160 @@
+"""What bfloat16 gains and what it changes: speed, a probe's scores, its decisions, and the features themselves.
+
+Run ``python examples/benchmarks/precision.py [--data FILE] [--model default] [--records 256] [--passes 5] [--tiny]``.
+FILE is a packed sample of PTB-XL (or its folder): superclasses, trained on folds 1 to 8, tested on fold 9. Without it
+the recordings are synthetic and the label is their rhythm.
+
+Speed is that of one thread, in processor time, the best of passes in which both take turns: the embedder from records
+in memory to features, and encoders alone. Without bfloat16 arithmetic in the processor nothing is to be gained.
+
+The probe is skecg.evaluation's pooled protocol, with its penalty and its thresholds. Decisions are those of the probe
+fitted on float32, told apart by whether it then sees features of float32 or of bfloat16. Cosines are between the two
+features of a recording, once with the mean of all recordings taken away from both. Without that, what all recordings
+have in common hides what tells them apart: the last column is the cosine of two different recordings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from encoders import TINY, VIT_S, fastest, frozen
+
+from skecg import JEPAEmbedder, load_encoder
+from skecg.datasets import make_ecg
+from skecg.devices import autocast
+from skecg.evaluation import PooledProtocol, Split, area_under_roc, open_dataset, split_by_folds, task_labels
+from skecg.evaluation.protocols import LabelDraw
+
+BATCH = 8
+CPU = torch.device("cpu")
+
+
+class Labelled(NamedTuple):
+    """Recordings, how to embed them, what they are labelled with, and who trains and who tests."""
+
+    records: object
+    options: dict[str, object]
+    labels: np.ndarray
+    patients: np.ndarray
+    split: Split
+
+
+def real(path: Path) -> Labelled:
+    """Take PTB-XL's superclasses, fold 9 tested."""
+    dataset = open_dataset(path)
+    task = task_labels(dataset, "superdiagnostic")
+    split = split_by_folds(dataset, task, test_fold=9)
+    options = {"sampling_rate": dataset.sampling_rate, "leads": dataset.leads}
+    return Labelled(dataset.records, options, task.labels, dataset.patients, split)
+
+
+def synthetic(n_records: int) -> Labelled:
+    """Make recordings whose label is their rhythm; three fifths train, a fifth selects, a fifth is tested."""
+    records, known = make_ecg(n_records, rhythm=["sinus", "af", "pvc"], noise=(0.05, 0.2), random_state=0)
+    labels = (np.asarray(known["rhythm"])[:, None] == ["sinus", "af", "pvc"]).astype(np.int8)
+    parts = np.split(np.arange(n_records), [3 * n_records // 5, 4 * n_records // 5])
+    patients = np.arange(n_records).astype(str)
+    return Labelled(records, {}, labels, patients, Split(*parts, refit=False, description="synthetic"))
+
+
+def embedders(model: str, options: dict[str, object]) -> dict[str, JEPAEmbedder]:
+    return {
+        precision: JEPAEmbedder(model, precision=precision, device="cpu", cache=None, n_jobs=1, **options)
+        for precision in ("fp32", "bf16")
+    }
+
+
+def show_speed(given: argparse.Namespace) -> None:
+    """Print how many times as fast bfloat16 is."""
+    n_records, passes = (4, 1) if given.tiny else (given.records, given.passes)
+    records = make_ecg(n_records, random_state=0).records
+    embedding = {p: partial(embedder.fit_transform, records) for p, embedder in embedders(given.model, {}).items()}
+    print(f"{'ms of one thread':<38}{'fp32':>8}{'bf16':>8}{'ratio':>8}")
+    show_ratio("records to features", fastest(embedding, passes), n_records)
+    model = load_encoder(given.model)[0].requires_grad_(False)
+    other = {"tiny": frozen(TINY)} if given.tiny else {"ViT-S, 100 tokens": frozen(VIT_S)}
+    for name, encoder in {"encoder": model, **other}.items():
+        x = torch.randn(BATCH, encoder.config.n_leads, encoder.config.window_samples)
+        runs = {precision: partial(encode, encoder, x, precision) for precision in ("fp32", "bf16")}
+        show_ratio(f"{name}, {BATCH} windows at once", fastest(runs, 2 * passes), BATCH)
+
+
+def encode(encoder: torch.nn.Module, x: torch.Tensor, precision: str) -> torch.Tensor:
+    with torch.inference_mode(), autocast(CPU, precision):
+        return encoder(x)
+
+
+def show_ratio(name: str, seconds: dict[str, float], n_records: int) -> None:
+    fp32, bf16 = (seconds[precision] / n_records * 1e3 for precision in ("fp32", "bf16"))
+    print(f"{name:<38}{fp32:>8.2f}{bf16:>8.2f}{fp32 / bf16:>7.2f}x", flush=True)
+
+
+def show_probe(found: Labelled, features: dict[str, np.ndarray]) -> None:
+    """Print scores of probes fitted and tested on the same precision, and what changes when they differ."""
+    split, n_records = found.split, len(found.labels)
+    draw = LabelDraw(1.0, 0, np.unique(found.patients[split.train]), split.train)
+    truth = found.labels[split.test]
+    # Tested on the other precision, too: its features come behind the first, with the same records' numbers.
+    both = replace(split, test=np.concatenate([split.test, split.test + n_records]))
+    scores, guesses = {}, {}
+    for own, other in (("fp32", "bf16"), ("bf16", "fp32")):
+        stacked = np.concatenate([features[own], features[other]])
+        (fit,) = PooledProtocol().fits(stacked, found.labels, both, [draw])
+        same, foreign = np.split(fit.probabilities, 2)
+        scores[own] = float(np.nanmean(area_under_roc(truth, same)))
+        guesses[own] = same, foreign, fit.thresholds
+        print(f"fitted and tested on {own}: macro AUROC {scores[own]:.4f}, C = {fit.C:.3g}")
+    print(f"difference {scores['bf16'] - scores['fp32']:+.4f} (aim: within 0.002)")
+    same, foreign, thresholds = guesses["fp32"]
+    crossed = float(np.nanmean(area_under_roc(truth, foreign)))
+    flipped = (same >= thresholds) != (foreign >= thresholds)
+    print(f"fitted on fp32, tested on bf16: macro AUROC {crossed:.4f}")
+    print(f"{flipped.sum()} of {flipped.size} decisions differ: {flipped.mean():.2%} (aim: under 1 %)")
+    print(f"probabilities differ by {np.abs(same - foreign).max():.4f} at most")
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a.astype(np.float64), b.astype(np.float64)))
+    return (a * b).sum(axis=1)
+
+
+def show_closeness(features: dict[str, np.ndarray]) -> None:
+    """Print cosines between the features of the two precisions, with and without what all recordings share."""
+    fp32, bf16 = features["fp32"], features["bf16"]
+    mean = fp32.mean(axis=0)
+    print(f"\n{'cosine of fp32 and bf16':<26}{'median':>10}{'minimum':>10}{'of two recordings':>19}")
+    for name, a, b in (("mean taken away", fp32 - mean, bf16 - mean), ("as they are", fp32, bf16)):
+        close, others = cosines(a, b), cosines(a, np.roll(a, 1, axis=0))
+        print(f"{name:<26}{np.median(close):>10.6f}{close.min():>10.6f}{np.median(others):>19.6f}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, metavar="FILE", help="packed sample or folder of PTB-XL")
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--records", type=int, default=256, help="records timed")
+    parser.add_argument("--passes", type=int, default=5)
+    parser.add_argument("--tiny", action="store_true", help="few records, to see that it runs")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    show_speed(given)
+    found = real(given.data) if given.data else synthetic(60 if given.tiny else 600)
+    features = {p: one.fit_transform(found.records) for p, one in embedders(given.model, found.options).items()}
+    split = found.split
+    print(f"\n{len(features['fp32'])} recordings, {len(split.train)} to train, {len(split.test)} to test")
+    show_probe(found, features)
+    show_closeness(features)
+
+
+if __name__ == "__main__":
+    main()
