@@ -6,7 +6,7 @@ import contextlib
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ __all__ = [
     "keep_to_one_thread",
     "one_thread_per_worker",
     "resolve_device",
+    "resolve_devices",
     "resolve_precision",
     "within_memory",
 ]
@@ -54,6 +55,31 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise ParameterError(
             f"Got device={device!r}, which cannot be used here ({str(error).splitlines()[0]}). Use 'auto' or 'cpu'."
         ) from error
+    return found
+
+
+def resolve_devices(device: str | torch.device | Sequence[str | torch.device]) -> tuple[torch.device, ...]:
+    """Find the devices that a name, or a list of names, stands for.
+
+    Parameters
+    ----------
+    device : str, torch.device, or a list or tuple of them
+        As in :func:`resolve_device`; a list names each device once, and none of them ``"auto"``.
+
+    Raises
+    ------
+    ParameterError
+        When one cannot be used here, or the list is empty, has ``"auto"`` in it, or names a device twice.
+    """
+    if not isinstance(device, list | tuple):
+        return (resolve_device(device),)  # type: ignore[arg-type]
+    if not device or "auto" in device:
+        raise ParameterError(
+            f"Got device={device!r}, expected 'auto', one device, or several such as ['cuda:0', 'cuda:1']."
+        )
+    found = tuple(resolve_device(one) for one in device)
+    if len({(one.type, one.index or 0) for one in found}) < len(found):
+        raise ParameterError(f"Got device={device!r}, which names a device twice. Name each once.")
     return found
 
 
@@ -116,6 +142,7 @@ def keep_to_one_thread() -> None:
 
 # How many windows went through an encoder at once, where more did not fit into its device.
 _fitting: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+_fitting_lock = threading.Lock()
 
 
 def within_memory(
@@ -143,7 +170,9 @@ def within_memory(
         When not even one window fits.
     """
     found: list[NDArray[np.float32]] = []
-    at_once, ran_out, start = _fitting.get(encoder, len(rows)), False, 0
+    with _fitting_lock:
+        at_once = _fitting.get(encoder, len(rows))
+    ran_out, start = False, 0
     while start < len(rows):
         try:
             found.append(encode(rows[start : start + at_once]))
@@ -163,8 +192,9 @@ def within_memory(
 
 def _say_what_fits(encoder: nn.Module, at_once: int) -> None:
     """Remember how many windows fit at once, and warn if this is the first time that fewer do than were tried."""
-    is_news = encoder not in _fitting
-    _fitting[encoder] = min(at_once, _fitting.get(encoder, at_once))
+    with _fitting_lock:
+        is_news = encoder not in _fitting
+        _fitting[encoder] = min(at_once, _fitting.get(encoder, at_once))
     if is_news:
         warnings.warn(
             f"The device's memory ran out. {at_once} windows are encoded at once from now on; "

@@ -71,8 +71,9 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         a warning. The reasons are in ``bad_records_``.
     batch_size : int or "auto", default="auto"
         Windows that go through the encoder together. Features do not depend on it beyond rounding.
-    device : str, default="auto"
-        Where to compute, found anew at each use and never stored: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …
+    device : str or list of str, default="auto"
+        Where to compute, found anew at each use and never stored: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, … or
+        several, ``["cuda:0", "cuda:1"]``, which take windows as they become free.
     precision : {"auto", "fp32", "bf16"}, default="auto"
         ``"auto"`` is float32. ``"bf16"`` runs matrix products in bfloat16.
     backend : {"torch", "onnx", "openvino"}, default="torch"
@@ -139,7 +140,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         short_records: str = "raise",
         on_bad_record: str = "raise",
         batch_size: int | str = "auto",
-        device: str = "auto",
+        device: str | Sequence[str] = "auto",
         precision: str = "auto",
         backend: str = "torch",
         cache: str | Path | EmbeddingCache | None = "memory",
@@ -336,9 +337,9 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
             precision=resolve_precision(self.precision),
             n_jobs=self.n_jobs,
         )
-        device = place(self.backend, self.device, encoding.precision)
+        devices = place(self.backend, self.device, encoding.precision)
         check_stride(self.stride, info.spec)
-        return Recipe(info, encoding, device, self.stride, self.missing_leads, self.short_records, self.backend)
+        return Recipe(info, encoding, devices, self.stride, self.missing_leads, self.short_records, self.backend)
 
     def _source(self, X: Any, sampling_rate: ArrayLike | None, *, reset: bool) -> RecordSource:
         """Make a source of records of X, checking arrays as scikit-learn does."""

@@ -40,7 +40,8 @@ class Recipe:
         The weights.
     encoding : Encoding
         Pooling, layers, precision (these count) and batch size, workers (these do not).
-    device : torch.device
+    devices : tuple of torch.device
+        Where encoders run, one on each.
     stride_seconds : float or None
     missing_leads, short_records : str
         Policies of :func:`skecg.prepare`.
@@ -50,7 +51,7 @@ class Recipe:
 
     info: WeightsInfo
     encoding: Encoding
-    device: torch.device
+    devices: tuple[torch.device, ...]
     stride_seconds: float | None = None
     missing_leads: str = "raise"
     short_records: str = "raise"
@@ -209,8 +210,8 @@ def _encode_fresh(
     windows = prepare_screened(
         list(good.values()), list(screenings.values()), spec, stride=recipe.stride_seconds, policies=policies
     )
-    encoder = encoder_on(recipe.backend, recipe.info, recipe.device)
-    vectors = pool_windows(encode_windows(encoder, windows, recipe.encoding), windows.owner, len(good))
+    encoders = [encoder_on(recipe.backend, recipe.info, device) for device in recipe.devices]
+    vectors = pool_windows(encode_windows(encoders, windows, recipe.encoding), windows.owner, len(good))
     found = {}
     for key, record, vector in zip(good, good.values(), vectors, strict=True):
         if np.isfinite(vector).all():

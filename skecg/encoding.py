@@ -8,6 +8,7 @@ Shapes: B windows of a micro-batch, R registers, N tokens, D width of a token.
 from __future__ import annotations
 
 import contextlib
+import queue
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -55,13 +56,13 @@ class Encoding:
     n_jobs: int | None = None
 
 
-def encode_windows(encoder: Encoder, windows: Windows, how: Encoding) -> NDArray[np.float32]:
+def encode_windows(encoder: Encoder | Sequence[Encoder], windows: Windows, how: Encoding) -> NDArray[np.float32]:
     """Encode and pool windows.
 
     Parameters
     ----------
-    encoder : Encoder
-        In evaluation mode, on its device.
+    encoder : Encoder or sequence of Encoder
+        In evaluation mode, on its device; or the same one on several devices.
     windows : Windows of n_windows
     how : Encoding
 
@@ -69,19 +70,21 @@ def encode_windows(encoder: Encoder, windows: Windows, how: Encoding) -> NDArray
     -------
     ndarray of shape (n_windows, n_features), float32
     """
+    replicas = _replicas(encoder)
+    encoder = replicas[0]
 
     def pool(states: list[Tensor]) -> NDArray[np.float32]:
         return pool_tokens(states, encoder.num_registers, how.pooling).float().cpu().numpy()
 
     n_features = n_pooled_features(how.pooling, encoder.config.dim, len(how.layers), encoder.num_registers)
     features = np.empty((len(windows.values), n_features), dtype=np.float32)
-    with contextlib.closing(_run(encoder, windows, how, pool)) as batches:
+    with contextlib.closing(_run(replicas, windows, how, pool)) as batches:
         for rows, pooled in batches:
             features[rows] = pooled
     return features
 
 
-def encode_tokens(encoder: Encoder, windows: Windows, how: Encoding) -> list[NDArray[np.float32]]:
+def encode_tokens(encoder: Encoder | Sequence[Encoder], windows: Windows, how: Encoding) -> list[NDArray[np.float32]]:
     """Encode windows and keep their tokens.
 
     Returns
@@ -89,47 +92,89 @@ def encode_tokens(encoder: Encoder, windows: Windows, how: Encoding) -> list[NDA
     list of ndarray of shape (N, D · n_layers), float32
         One for each window, registers left out; N differs for short windows and fewer leads.
     """
+    replicas = _replicas(encoder)
+    encoder = replicas[0]
 
     def keep(states: list[Tensor]) -> NDArray[np.float32]:
         return torch.cat([s[:, encoder.num_registers :] for s in states], dim=-1).float().cpu().numpy()
 
     tokens: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(windows.values)
-    with contextlib.closing(_run(encoder, windows, how, keep)) as batches:
+    with contextlib.closing(_run(replicas, windows, how, keep)) as batches:
         for rows, batch in batches:
             for row, array in zip(rows, batch, strict=True):
                 tokens[row] = array
     return tokens
 
 
+def _replicas(encoder: Encoder | Sequence[Encoder]) -> Sequence[Encoder]:
+    return encoder if isinstance(encoder, Sequence) else [encoder]
+
+
 def _run(
-    encoder: Encoder, windows: Windows, how: Encoding, finish: Callable[[list[Tensor]], NDArray[np.float32]]
+    replicas: Sequence[Encoder],
+    windows: Windows,
+    how: Encoding,
+    finish: Callable[[list[Tensor]], NDArray[np.float32]],
 ) -> Generator[tuple[NDArray[np.intp], NDArray[np.float32]], None, None]:
-    """Encode micro-batches, several at once on a CPU, and yield them in order with the numbers of their windows."""
-    device = next(encoder.parameters()).device
-    batch_size = how.batch_size or (_cpu_batch(encoder) if device.type == "cpu" else _ACCELERATOR_BATCH)
-    batches = list(_micro_batches(encoder, windows, batch_size))
+    """Encode micro-batches, several at once on a CPU or several devices, and yield them with their windows' numbers."""
+    device = _device_of(replicas[0])
+    default_size = _cpu_batch(replicas[0]) if device.type == "cpu" else _ACCELERATOR_BATCH
+    # No device is left idle while others encode a batch that could be divided.
+    default_size = min(default_size, max(1, -(-len(windows.values) // len(replicas))))
+    batches = list(_micro_batches(replicas[0], windows, how.batch_size or default_size))
 
-    def encode(rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        leads, n_samples = _shape_of(encoder, windows, int(rows[0]))
-        values = torch.from_numpy(windows.values[rows][:, :, :n_samples]).to(device)
-        with torch.inference_mode(), autocast(device, how.precision):
-            return finish(encoder.layers(values, how.layers, leads))
-
-    def work(rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    def work(encoder: Encoder, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        device = _device_of(encoder)
         if device.type == "cpu":
             keep_to_one_thread()
+
+        def encode(rows: NDArray[np.intp]) -> NDArray[np.float32]:
+            leads, n_samples = _shape_of(encoder, windows, int(rows[0]))
+            values = torch.from_numpy(windows.values[rows][:, :, :n_samples]).to(device)
+            with torch.inference_mode(), autocast(device, how.precision):
+                return finish(encoder.layers(values, how.layers, leads))
+
         return within_memory(encoder, encode, rows)
 
+    if len(replicas) > 1:
+        yield from _over_replicas(replicas, batches, work)
+        return
+    encoder = replicas[0]
     if device.type != "cpu":
-        yield from ((rows, work(rows)) for rows in batches)
+        yield from ((rows, work(encoder, rows)) for rows in batches)
         return
     with one_thread_per_worker() as cores:
         workers = cores if how.n_jobs is None else effective_n_jobs(how.n_jobs)
         if min(workers, len(batches)) <= 1:
-            yield from ((rows, work(rows)) for rows in batches)
+            yield from ((rows, work(encoder, rows)) for rows in batches)
             return
         run = Parallel(n_jobs=workers, backend="threading", return_as="generator")
-        yield from zip(batches, run(delayed(work)(rows) for rows in batches), strict=True)
+        yield from zip(batches, run(delayed(work)(encoder, rows) for rows in batches), strict=True)
+
+
+def _over_replicas(
+    replicas: Sequence[Encoder],
+    batches: Sequence[NDArray[np.intp]],
+    work: Callable[[Encoder, NDArray[np.intp]], NDArray[np.float32]],
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """Give each micro-batch to whichever replica is free, and yield the results in order."""
+    free: queue.SimpleQueue[Encoder] = queue.SimpleQueue()
+    for replica in replicas:
+        free.put(replica)
+
+    def with_a_free_one(rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        replica = free.get()
+        try:
+            return work(replica, rows)
+        finally:
+            free.put(replica)
+
+    run = Parallel(n_jobs=len(replicas), backend="threading", return_as="generator")
+    yield from zip(batches, run(delayed(with_a_free_one)(rows) for rows in batches), strict=True)
+
+
+def _device_of(encoder: Encoder) -> torch.device:
+    return next(encoder.parameters()).device
 
 
 def _cpu_batch(encoder: Encoder) -> int:

@@ -44,7 +44,7 @@ class RecordTokens:
 
 def embed_tokens(source: RecordSource, recipe: Recipe) -> list[RecordTokens]:
     """Embed records without pooling, raising the first error there is."""
-    encoder = encoder_on(recipe.backend, recipe.info, recipe.device)
+    encoders = [encoder_on(recipe.backend, recipe.info, device) for device in recipe.devices]
     found: list[RecordTokens] = []
     for start in range(0, len(source), CHUNK_RECORDS):
         records = source.read(range(start, min(start + CHUNK_RECORDS, len(source))), recipe.encoding.n_jobs)
@@ -56,8 +56,8 @@ def embed_tokens(source: RecordSource, recipe: Recipe) -> list[RecordTokens]:
             missing_leads=recipe.missing_leads,
             short_records=recipe.short_records,
         )
-        tokens = encode_tokens(encoder, windows, recipe.encoding)
-        found += [_join(encoder, windows, tokens, np.flatnonzero(windows.owner == i)) for i in range(len(good))]
+        tokens = encode_tokens(encoders, windows, recipe.encoding)
+        found += [_join(encoders[0], windows, tokens, np.flatnonzero(windows.owner == i)) for i in range(len(good))]
     return found
 
 

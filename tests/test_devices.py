@@ -12,6 +12,7 @@ from skecg.devices import (
     keep_to_one_thread,
     one_thread_per_worker,
     resolve_device,
+    resolve_devices,
     resolve_precision,
 )
 from skecg.errors import ParameterError
@@ -112,3 +113,34 @@ def test_many_threads_in_and_out_leave_the_setting_as_it_was():
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(visit, range(6)))
     assert torch.get_num_threads() == 2
+
+
+# --- several devices ----------------------------------------------------------------------------------------------
+
+
+def test_one_name_is_one_device_and_a_list_as_many_as_it_names():
+    cpu = torch.device("cpu")
+    assert resolve_devices("cpu") == resolve_devices(["cpu"]) == resolve_devices((cpu,)) == (cpu,)
+    assert resolve_devices("auto") == (resolve_device("auto"),)
+    assert resolve_devices(["cpu", "meta"]) == (cpu, torch.device("meta"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ([], r"device=\[\], expected 'auto', one device, or several"),
+        (["auto"], "expected 'auto', one device, or several"),
+        (["cpu", "auto"], "expected 'auto', one device, or several"),
+        (["cpu", "cpu:0"], "names a device twice"),
+        (["cpu", "abacus"], "device='abacus', which cannot be used here"),
+        (["cpu", 1.5], "device=1.5, which cannot be used here"),
+    ],
+)
+def test_a_wrong_list_of_devices_is_refused(wrong, words):
+    with pytest.raises(ParameterError, match=words):
+        resolve_devices(wrong)
+
+
+def test_where_one_device_is_wanted_a_list_is_refused():
+    with pytest.raises(ParameterError, match="cannot be used here"):
+        resolve_device(["cpu"])

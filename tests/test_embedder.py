@@ -530,6 +530,12 @@ def test_progress_is_shown_when_asked_for(capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_list_of_devices_is_kept_as_it_is_and_one_in_it_is_that_device() -> None:
+    embedder = JEPAEmbedder(sampling_rate=500, device=["cpu"], cache=None)
+    assert clone(embedder).get_params()["device"] == ["cpu"]
+    np.testing.assert_array_equal(embedder.fit_transform(X), embed(X, sampling_rate=500, device="cpu"))
+
+
 # --- what it refuses, and how -------------------------------------------------------------------------------------
 
 
@@ -540,6 +546,9 @@ def test_progress_is_shown_when_asked_for(capfd: pytest.CaptureFixture[str]) -> 
         ({"layer": 7}, ParameterError, r"layer=7, expected -4 to 3"),
         ({"batch_size": 0}, ParameterError, r"batch_size=0, expected a positive integer or 'auto'"),
         ({"device": "gpu"}, ParameterError, r"device='gpu'.*Use 'auto' or 'cpu'"),
+        ({"device": ["cpu", "cpu"]}, ParameterError, r"names a device twice"),
+        ({"device": []}, ParameterError, r"device=\[\], expected"),
+        ({"device": ["cpu", "meta"], "backend": "onnx"}, ParameterError, r"computes on the CPU"),
         ({"precision": "fp16"}, ParameterError, r"precision='fp16', expected one of"),
         ({"missing_leads": "drop"}, ParameterError, r"missing_leads='drop', expected one of"),
         ({"on_bad_record": "skip"}, ParameterError, r"on_bad_record='skip'"),

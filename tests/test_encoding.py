@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,3 +274,44 @@ def test_arrays_stay_below_what_the_allocator_keeps(config, at_once, monkeypatch
     sizes = cramped(encoder, monkeypatch, 99)
     encode_windows(encoder, make_windows(spec, 9), Encoding("mean", n_jobs=1))
     assert max(sizes) == at_once
+
+
+# --- the same encoder on several devices --------------------------------------------------------------------------
+
+
+def test_replicas_give_what_one_gives_and_each_is_used(model):
+    encoder, spec = model
+    replicas = [encoder, copy.deepcopy(encoder)]
+    windows, how = some_windows(spec, 23), Encoding("mean", batch_size=2)
+    both_at_work, used = threading.Barrier(2), set()
+
+    def note(module, *_):
+        if module not in used:  # each waits for the other at its first batch, so that neither can do all
+            used.add(module)
+            both_at_work.wait(timeout=30)
+
+    hooks = [replica.blocks[0].register_forward_hook(lambda *_, r=replica: note(r)) for replica in replicas]
+    found = encode_windows(replicas, windows, how)
+    for hook in hooks:
+        hook.remove()
+    assert used == set(replicas)
+    assert_close(found, encode_windows(encoder, windows, how))
+    for several, one in zip(encode_tokens(replicas, windows, how), encode_tokens(encoder, windows, how), strict=True):
+        assert_close(several, one)
+
+
+def test_a_batch_is_divided_so_that_no_replica_idles(model, monkeypatch):
+    encoder, spec = model
+    sizes = []
+    layers = type(encoder).layers
+    monkeypatch.setattr(type(encoder), "layers", lambda e, x, *rest: (sizes.append(len(x)), layers(e, x, *rest))[1])
+    encode_windows([encoder, copy.deepcopy(encoder)], make_windows(spec, 6), MEAN)
+    assert sizes == [3, 3]
+
+
+def test_what_a_replica_raises_is_raised_and_the_others_do_not_wait_for_ever(model):
+    encoder, spec = model
+    broken = copy.deepcopy(encoder)
+    broken.blocks[0].register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("broken device")))
+    with pytest.raises(RuntimeError, match="broken device"):
+        encode_windows([broken, encoder], make_windows(spec, 12), Encoding("mean", batch_size=1))

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 
@@ -17,7 +18,7 @@ from skecg.backends.exported import ExportedEncoder
 from skecg.backends.files import export_onnx
 from skecg.backends.with_onnxruntime import open_with_onnxruntime
 from skecg.backends.with_openvino import open_with_openvino
-from skecg.devices import resolve_device
+from skecg.devices import resolve_device, resolve_devices
 from skecg.encoders import Encoder
 from skecg.errors import MissingDependencyError, ParameterError
 from skecg.weights import WeightsInfo, loaded_encoder
@@ -48,14 +49,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_after_fork)
 
 
-def place(backend: str, device: str | torch.device, precision: str) -> torch.device:
-    """Check that a backend can do what is asked of it, and find the device that it computes on.
+def place(
+    backend: str, device: str | torch.device | Sequence[str | torch.device], precision: str
+) -> tuple[torch.device, ...]:
+    """Check that a backend can do what is asked of it, and find the devices that it computes on.
 
     Parameters
     ----------
     backend : {"torch", "onnx", "openvino"}
-    device : str or torch.device
-        As in :func:`skecg.devices.resolve_device`; backends other than torch know ``"auto"`` and the CPU.
+    device : str, torch.device, or a list of them
+        As in :func:`skecg.devices.resolve_devices`; backends other than torch know ``"auto"`` and the CPU.
     precision : {"fp32", "bf16"}
         Backends other than torch know float32.
 
@@ -69,14 +72,14 @@ def place(backend: str, device: str | torch.device, precision: str) -> torch.dev
     if backend not in BACKENDS:
         raise ParameterError(f"Got backend={backend!r}, expected one of {', '.join(map(repr, BACKENDS))}.")
     if backend == "torch":
-        return resolve_device(device)
+        return resolve_devices(device)
     for package in _PACKAGES[backend]:
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(
                 f"backend={backend!r} needs {package}, which is not installed. Run `pip install 'skecg[{backend}]'`."
             )
-    found = resolve_device("cpu" if device == "auto" else device)
-    if found.type != "cpu":
+    found = (resolve_device("cpu"),) if device == "auto" else resolve_devices(device)
+    if any(one.type != "cpu" for one in found):
         raise ParameterError(
             f"Got device={str(device)!r} with backend={backend!r}, which computes on the CPU. Pass device='cpu', or "
             "backend='torch' for other devices."

@@ -85,7 +85,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 def _add_computing_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("computing")
     group.add_argument("--batch-size", type=as_batch_size, default="auto", metavar="N", help="windows encoded together")
-    group.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, cuda:1, ...")
+    group.add_argument(
+        "--device",
+        type=_devices,
+        default="auto",
+        metavar="D",
+        help="auto (default), cpu, cuda, cuda:1, or cuda:0,cuda:1",
+    )
     group.add_argument("--n-jobs", type=int, metavar="N", help="files read and batches encoded at once")
     group.add_argument(
         "--cache", metavar="WHERE", help="disk, or a folder, to keep embeddings of records for other runs (default: no)"
@@ -170,6 +176,10 @@ def _listed(file: Path) -> list[str]:
 
 def _is_own(path: str, files: Sequence[str], folders: tuple[str, ...]) -> bool:
     return path in files or path.startswith(folders)
+
+
+def _devices(text: str) -> str | list[str]:
+    return text.split(",") if "," in text else text
 
 
 def _embedder(arguments: argparse.Namespace) -> JEPAEmbedder:
