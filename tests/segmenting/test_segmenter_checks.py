@@ -69,7 +69,7 @@ def test_a_segmenter_itself_fails_none_but_those_whose_y_it_refuses() -> None:
     passed = {result["check_name"] for result in results if result["status"] == "passed"}
     failed = [result for result in results if result["status"] not in ("passed", "skipped")]
     assert {"check_get_params_invariance", "check_estimators_unfitted", "check_requires_y_none"} <= passed
-    assert len(passed) >= 18
+    assert len(passed) >= 17  # with the oldest scikit-learn; newer ones have more
     for result in failed:
         error = result["exception"]
         assert "y[0] of shape ()" in f"{error} {error.__cause__} {error.__context__}", result["check_name"]
