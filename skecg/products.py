@@ -92,8 +92,8 @@ def _processor() -> str:
 
 def _is_for_onednn(x: Tensor, weight_OI: Tensor) -> bool:
     return (
-        has_faster_products()
-        and _is_computed_now(x)
+        _is_computed_now(x)  # first: a compiler could not look further
+        and has_faster_products()
         and x.is_cpu
         and x.dtype == weight_OI.dtype == torch.float32
         and x.ndim > 1
@@ -105,9 +105,9 @@ def _is_for_onednn(x: Tensor, weight_OI: Tensor) -> bool:
 def _is_computed_now(x: Tensor) -> bool:
     """Say whether torch runs operations as they come, instead of watching, rewriting or lowering them."""
     return (
-        type(x) is Tensor
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
         and torch._C._get_tracing_state() is None
         and not is_in_torch_dispatch_mode()
         and not torch._C._are_functorch_transforms_active()

@@ -207,3 +207,12 @@ def test_a_processor_that_no_file_describes_is_described_by_python(monkeypatch):
     monkeypatch.setattr(products.platform, "read_text", lambda **_: (_ for _ in ()).throw(OSError), raising=False)
     monkeypatch.setattr(products.platform, "processor", lambda: "AMD64 Family 25 Model 97, AuthenticAMD")
     assert "AuthenticAMD" in products._processor()
+
+
+@pytest.mark.parametrize("multiply", [linear, gelu_linear])
+def test_what_is_compiled_is_one_graph_of_torchs_own_operations(multiply):
+    weight, x = torch.randn(192, 200), torch.randn(4, 200)
+    has_faster_products.cache_clear()
+    torch.compiler.reset()
+    found = torch.compile(lambda x: multiply(x, weight), backend="eager", fullgraph=True)(x)
+    torch.testing.assert_close(found, multiply(x, weight))

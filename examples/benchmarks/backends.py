@@ -1,17 +1,20 @@
-"""How many windows a second each engine encodes: torch in float32 and bfloat16, onnxruntime and OpenVINO, with ratios.
+"""How many windows a second each engine encodes: torch, plain and compiled, onnxruntime and OpenVINO, with ratios.
 
 Run ``python examples/benchmarks/backends.py [--model default] [--passes 5] [--threads 1]``. The encoder of `--model`
 and one of ViT-S's shape with random weights (100 tokens, width 384, 8 blocks) get 1, 8 and 64 windows at once, on the
 road of every embedding: micro-batches, pooling to the mean. The engines take turns, so that what else the machine does
 meets them all; the best of several passes counts, in processor time with one thread, in wall time with more. Engines
-that are not installed are left out. Graphs are made before the clock starts; how long that takes is printed below.
+that are not installed are left out, and so is compiled torch where no C++ compiler is. Graphs are made before the clock
+starts; how long that takes is printed below.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import os
+import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -52,6 +55,8 @@ def windows_of(spec: InputSpec, n_windows: int) -> Windows:
 def engines_of(encoder: Encoder) -> dict[str, tuple[Encoder, str]]:
     """An encoder and a precision for each name."""
     engines = {"torch fp32": (encoder, "fp32"), "torch bf16": (encoder, "bf16")}
+    if shutil.which("c++"):
+        engines |= {"compiled fp32": (compiled(encoder), "fp32"), "compiled bf16": (compiled(encoder), "bf16")}
     for name, package, start in (
         ("onnx", "onnxruntime", open_with_onnxruntime),
         ("openvino", "openvino", open_with_openvino),
@@ -59,6 +64,14 @@ def engines_of(encoder: Encoder) -> dict[str, tuple[Encoder, str]]:
         if all(importlib.util.find_spec(needed) for needed in ("onnx", "onnxscript", package)):
             engines[name] = (ExportedEncoder(encoder, start), "fp32")
     return engines
+
+
+def compiled(encoder: Encoder) -> Encoder:
+    """Give the encoder with its pass through ``torch.compile``, which is done when it is first called with a shape."""
+    torch._dynamo.config.force_parameter_static_shapes = False
+    encoder = copy.deepcopy(encoder)
+    encoder.layers = torch.compile(encoder.layers)
+    return encoder
 
 
 def fastest(runs: dict[str, Callable[[], np.ndarray]], passes: int, clock: Callable[[], float]) -> dict[str, float]:
@@ -83,7 +96,7 @@ def compare(title: str, encoder: Encoder, spec: InputSpec, passes: int, threads:
         seconds = time.process_time() - start
         error = np.abs(found - wanted).max() / np.sqrt(np.mean(wanted**2))
         notes.append(f"{name}: first window after {seconds:.1f} s of processor time, {error:.0e} off")
-    print(f"{'windows at once':<17}{'engine':<13}{'windows/s':>10}{'to torch fp32':>15}")
+    print(f"{'windows at once':<17}{'engine':<15}{'windows/s':>10}{'to torch fp32':>15}")
     for size in SIZES:
         windows = windows_of(spec, size)
         runs = {
@@ -92,9 +105,11 @@ def compare(title: str, encoder: Encoder, spec: InputSpec, passes: int, threads:
             )
             for name, (engine, precision) in engines.items()
         }
+        for run in runs.values():
+            run()  # what is compiled for this size is compiled now
         times = fastest(runs, passes, clock)
         for name, seconds in times.items():
-            print(f"{size:<17}{name:<13}{size / seconds:>10.1f}{times['torch fp32'] / seconds:>14.2f}x", flush=True)
+            print(f"{size:<17}{name:<15}{size / seconds:>10.1f}{times['torch fp32'] / seconds:>14.2f}x", flush=True)
     print("\n".join(notes))
 
 
