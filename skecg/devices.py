@@ -41,8 +41,10 @@ def resolve_device(device: str | torch.device) -> torch.device:
     Raises
     ------
     ParameterError
-        When torch does not know the name or has no such device here.
+        When torch does not know the name or has no such device here, or when it is a list of several.
     """
+    if isinstance(device, list | tuple):
+        raise ParameterError(f"Got device={device!r}, expected one device: several are for embedding only.")
     if device == "auto":
         accelerator = (
             torch.accelerator.current_accelerator(check_available=True) if hasattr(torch, "accelerator") else None
@@ -78,9 +80,16 @@ def resolve_devices(device: str | torch.device | Sequence[str | torch.device]) -
             f"Got device={device!r}, expected 'auto', one device, or several such as ['cuda:0', 'cuda:1']."
         )
     found = tuple(resolve_device(one) for one in device)
-    if len({(one.type, one.index or 0) for one in found}) < len(found):
+    if len({_numbered(one) for one in found}) < len(found):
         raise ParameterError(f"Got device={device!r}, which names a device twice. Name each once.")
     return found
+
+
+def _numbered(device: torch.device) -> tuple[str, int]:
+    """Give the kind and the number of a device, which a name may leave open."""
+    if device.index is None and device.type == "cuda":
+        return device.type, torch.cuda.current_device()
+    return device.type, device.index or 0
 
 
 def resolve_precision(precision: str) -> str:

@@ -170,7 +170,9 @@ def _over_replicas(
             free.put(replica)
 
     run = Parallel(n_jobs=len(replicas), backend="threading", return_as="generator")
-    yield from zip(batches, run(delayed(with_a_free_one)(rows) for rows in batches), strict=True)
+    on_cpu = any(_device_of(replica).type == "cpu" for replica in replicas)
+    with one_thread_per_worker() if on_cpu else contextlib.nullcontext():
+        yield from zip(batches, run(delayed(with_a_free_one)(rows) for rows in batches), strict=True)
 
 
 def _device_of(encoder: Encoder) -> torch.device:

@@ -142,5 +142,5 @@ def test_a_wrong_list_of_devices_is_refused(wrong, words):
 
 
 def test_where_one_device_is_wanted_a_list_is_refused():
-    with pytest.raises(ParameterError, match="cannot be used here"):
+    with pytest.raises(ParameterError, match="expected one device: several are for embedding only"):
         resolve_device(["cpu"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -296,6 +297,8 @@ def test_replicas_give_what_one_gives_and_each_is_used(model):
         hook.remove()
     assert used == set(replicas)
     assert_close(found, encode_windows(encoder, windows, how))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads()
     for several, one in zip(encode_tokens(replicas, windows, how), encode_tokens(encoder, windows, how), strict=True):
         assert_close(several, one)
 

@@ -179,7 +179,7 @@ def _is_own(path: str, files: Sequence[str], folders: tuple[str, ...]) -> bool:
 
 
 def _devices(text: str) -> str | list[str]:
-    return text.split(",") if "," in text else text
+    return [name.strip() for name in text.split(",")] if "," in text else text
 
 
 def _embedder(arguments: argparse.Namespace) -> JEPAEmbedder:

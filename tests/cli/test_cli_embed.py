@@ -178,7 +178,7 @@ def test_an_existing_file_is_replaced_only_by_force(embed: Run, sound: str, caps
         (["--out", "f.csv", "--layer", "lats4"], "layer='lats4'"),
         (["--out", "f.csv", "--batch-size", "0"], "batch_size=0"),
         (["--out", "f.csv", "--device", "abacus"], "device='abacus'"),
-        (["--out", "f.csv", "--device", "cpu,cpu"], "names a device twice"),
+        (["--out", "f.csv", "--device", "cpu, cpu"], "names a device twice"),
         (["--out", "f.csv", "--missing-leads", "guess"], "missing_leads='guess'"),
         (["--out", "f.csv", "--units", "furlong"], "units='furlong'"),
         (["--out", "f.csv", "--cache", "memory"], "--cache memory"),
