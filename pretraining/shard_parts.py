@@ -129,7 +129,7 @@ def parts_of(items: Sequence[Item], reader: Reader, first: int, size: int) -> li
 
 def pack_part(part: Part, folder: Path, how: Preparation) -> int:
     """Write one shard into a folder; give the number of items seen."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     stem = folder / f"{part.number:05d}"
     findings = _Findings()

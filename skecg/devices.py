@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from skecg.blas import find_openblas
 from skecg.callers import user_stacklevel
 from skecg.errors import ParameterError, SkecgWarning
 
@@ -107,16 +108,18 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 class _Cores:
     """The cores of this process, shared by all threads that encode at the same time.
 
-    While anybody encodes, torch uses one thread for each operation and parallel work goes over micro-batches instead:
-    the same speed on a quiet machine and, on a shared one, no OpenMP threads spinning against each other. What
+    While anybody encodes, torch and NumPy use one thread for each operation and parallel work goes over micro-batches
+    instead: the same speed on a quiet machine and, on a shared one, no threads spinning against each other. What
     torch was allowed before (its own setting, OMP_NUM_THREADS, the one core of a loky worker) bounds the workers.
-    OpenMP counts for each thread of its own, so every worker has to call :func:`keep_to_one_thread` too.
+    OpenMP counts for each thread of its own, so every worker has to call :func:`keep_to_one_thread` too; OpenBLAS
+    counts for the whole process.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
         self._allowed = 1
+        self._numpy = contextlib.ExitStack()
 
     @contextlib.contextmanager
     def one_thread_each(self) -> Iterator[int]:
@@ -124,6 +127,8 @@ class _Cores:
         with self._lock:
             if self._users == 0:
                 self._allowed = torch.get_num_threads()
+                if openblas := find_openblas():
+                    self._numpy.enter_context(openblas.threads(1))
             self._users += 1
             share = max(1, self._allowed // self._users)
             before = torch.get_num_threads()
@@ -134,6 +139,8 @@ class _Cores:
             with self._lock:
                 self._users -= 1
                 torch.set_num_threads(before if self._users else self._allowed)
+                if not self._users:
+                    self._numpy.close()
 
 
 one_thread_per_worker = _Cores().one_thread_each

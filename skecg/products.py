@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-__all__ = ["Linear", "gelu_linear", "has_faster_products", "linear"]
+__all__ = ["Linear", "gelu_linear", "has_faster_products", "is_computed_now", "linear", "needs_grad"]
 
 # Below this many weights oneDNN's few microseconds of preparation are more than it saves.
 _FEWEST_WEIGHTS = 2**14
@@ -65,8 +65,12 @@ def gelu_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> T
     -------
     Tensor of shape (..., n_out)
     """
-    if _is_for_onednn(x, weight_OI) and not _needs_grad(x, weight_OI, bias_O):
-        return _with_onednn(x, weight_OI, bias_O, "gelu", "none")
+    if not needs_grad(x, weight_OI, bias_O):
+        if _is_for_onednn(x, weight_OI):
+            return _with_onednn(x, weight_OI, bias_O, "gelu", "none")
+        if _is_cast_to_bfloat16(x):
+            bias_O = None if bias_O is None else bias_O.bfloat16()
+            return _with_onednn(x.bfloat16(), weight_OI.bfloat16(), bias_O, "gelu", "none")
     return F.gelu(linear(x, weight_OI, bias_O))
 
 
@@ -92,7 +96,8 @@ def _processor() -> str:
 
 def _is_for_onednn(x: Tensor, weight_OI: Tensor) -> bool:
     return (
-        _is_computed_now(x)  # first: a compiler could not look further
+        is_computed_now(x)  # first: a compiler could not look further
+        and not torch.is_autocast_enabled("cpu")
         and has_faster_products()
         and x.is_cpu
         and x.dtype == weight_OI.dtype == torch.float32
@@ -102,12 +107,25 @@ def _is_for_onednn(x: Tensor, weight_OI: Tensor) -> bool:
     )
 
 
-def _is_computed_now(x: Tensor) -> bool:
+def _is_cast_to_bfloat16(x: Tensor) -> bool:
+    """Say whether autocast lets this CPU multiply in bfloat16, which oneDNN does in any case."""
+    return (
+        is_computed_now(x)
+        and x.is_cpu
+        and x.ndim > 1
+        and x.numel() > 0
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+def is_computed_now(x: Tensor) -> bool:
     """Say whether torch runs operations as they come, instead of watching, rewriting or lowering them."""
     return (
         not torch.compiler.is_compiling()
         and type(x) is Tensor
-        and not torch.is_autocast_enabled("cpu")
         and torch._C._get_tracing_state() is None
         and not is_in_torch_dispatch_mode()
         and not torch._C._are_functorch_transforms_active()
@@ -117,15 +135,16 @@ def _is_computed_now(x: Tensor) -> bool:
 
 def _product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """Multiply with oneDNN, differentiably if need be."""
-    if not _is_computed_now(x):
+    if not is_computed_now(x):
         return F.linear(x, weight_OI, bias_O)  # a gradient whose derivative somebody takes in a way of their own
-    if _needs_grad(x, weight_OI, bias_O):
+    if needs_grad(x, weight_OI, bias_O):
         differentiable: Tensor = _Product.apply(x, weight_OI, bias_O)
         return differentiable
     return _with_onednn(x, weight_OI, bias_O)
 
 
-def _needs_grad(*tensors: Tensor | None) -> bool:
+def needs_grad(*tensors: Tensor | None) -> bool:
+    """Say whether torch has to remember what becomes of tensors, for a gradient."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from skecg.blas import find_openblas
 from skecg.devices import (
     PRECISIONS,
     autocast,
@@ -62,6 +63,19 @@ def test_torch_uses_one_thread_inside_and_as_many_as_before_outside():
         assert workers == 2
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
+
+
+def test_numpys_products_use_one_thread_inside_and_as_many_as_before_outside():
+    openblas = find_openblas()
+    if openblas is None:
+        pytest.skip("NumPy multiplies with another library")
+    with openblas.threads(2):
+        with one_thread_per_worker():
+            assert openblas.n_threads == 1
+            with one_thread_per_worker():
+                assert openblas.n_threads == 1
+            assert openblas.n_threads == 1
+        assert openblas.n_threads == 2
 
 
 def test_a_worker_keeps_to_one_thread_though_another_encoding_gave_torch_its_threads_back():

@@ -146,9 +146,30 @@ def test_autocast_reduces_precision_as_everywhere(counted):
     x, weight, bias = layer((30, 150), 130)
     with torch.autocast("cpu", torch.bfloat16):
         assert linear(x, weight, bias).dtype == gelu_linear(x, weight, bias).dtype == torch.bfloat16
+    assert len(counted) == 1  # the GELU, where no gradient is wanted
     with torch.autocast("cpu", torch.bfloat16, enabled=False):
         assert linear(x, weight, bias).dtype == torch.float32
+    assert len(counted) == 2
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("shape", "n_out"), SHAPES)
+def test_the_gelu_of_a_product_in_bfloat16_is_that_in_float32_to_bfloat16s_rounding(counted, shape, n_out, bias):
+    x, weight, offset = layer(shape, n_out, bias=bias)
+    wanted = F.gelu(F.linear(x, weight, offset))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gelu_linear(x, weight, offset)
+        assert gelu_linear(x[:0], weight, offset).shape == (0, *wanted.shape[1:])
     assert len(counted) == 1
+    assert (found - wanted).square().mean() < 1e-5 * wanted.square().mean() + 1e-5
+
+
+def test_the_gelu_of_a_product_in_bfloat16_has_a_gradient(counted):
+    x, weight, bias = layer((30, 150), 130)
+    with torch.autocast("cpu", torch.bfloat16):
+        gelu_linear(x, weight.requires_grad_(), bias).sum().backward()
+    assert weight.grad is not None
+    assert counted == []
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch traces and scripts of its own accord

@@ -123,7 +123,7 @@ class _Fitted(NamedTuple):
 
 
 def _compute(shards: ShardSet, n_jobs: int | None, progress: bool) -> BeatTable:
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
     rows = np.flatnonzero(shards.lead_mask.all(axis=1))

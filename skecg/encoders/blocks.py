@@ -9,8 +9,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from skecg.attention import attend, small_products
 from skecg.products import Linear, gelu_linear
 
 __all__ = ["Attention", "Block", "CropaAttention", "Mlp", "init_linear_", "init_xavier_", "sincos_positions"]
@@ -42,9 +42,7 @@ class Attention(nn.Module):
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Mix tokens (B, N, D) by attention."""
-        q, k, v = self.heads(x_BND)
-        mixed_BHNd = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed_BHNd.transpose(1, 2).flatten(2))
+        return self.proj(attend(*self.heads(x_BND)))
 
 
 class CropaAttention(Attention):
@@ -60,15 +58,15 @@ class CropaAttention(Attention):
         grid = (n_leads, x_BND.shape[1] // n_leads)
         q, k, v = (part.unflatten(2, grid) for part in self.heads(x_BND))  # (B, H, C, P, d)
         q = q * (1.0 / math.sqrt(q.shape[-1]))
-        along_lead = q @ k.transpose(-1, -2)  # (B, H, C, P, P)
+        along_lead = small_products(q, k.transpose(-1, -2))  # (B, H, C, P, P)
         q_t, k_t, v_t = (part.transpose(2, 3) for part in (q, k, v))  # (B, H, P, C, d)
-        at_instant = q_t @ k_t.transpose(-1, -2)  # (B, H, P, C, C)
+        at_instant = small_products(q_t, k_t.transpose(-1, -2))  # (B, H, P, C, C)
         itself = torch.eye(n_leads, dtype=torch.bool, device=q.device)
         at_instant = at_instant.masked_fill(itself, -math.inf)  # counted once already, along the lead
         logits = torch.cat([along_lead, at_instant.transpose(2, 3)], dim=-1)
         weights = logits.softmax(dim=-1).to(v.dtype)
         by_lead, by_instant = weights.split([grid[1], n_leads], dim=-1)
-        mixed = by_lead @ v + (by_instant.transpose(2, 3) @ v_t).transpose(2, 3)
+        mixed = small_products(by_lead, v) + small_products(by_instant.transpose(2, 3), v_t).transpose(2, 3)
         return self.proj(mixed.flatten(2, 3).transpose(1, 2).flatten(2))
 
 

@@ -1,0 +1,57 @@
+"""NumPy's library for products of matrices: whether it is OpenBLAS with AVX-512, and how many threads it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+__all__ = ["OpenBLAS", "find_openblas"]
+
+# What OpenBLAS calls its kernels for processors with AVX-512; Zen 4 and 5 take one of them.
+_AVX512_KERNELS = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
+
+
+class OpenBLAS:
+    """An OpenBLAS in this process.
+
+    Parameters
+    ----------
+    library : threadpoolctl.LibController
+    """
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        self.has_avx512 = getattr(library, "architecture", None) in _AVX512_KERNELS
+
+    @property
+    def n_threads(self) -> int:
+        """Threads that a product may take."""
+        return int(self._library.num_threads)
+
+    @contextlib.contextmanager
+    def threads(self, n_threads: int) -> Iterator[None]:
+        """Let products take so many threads, in the whole process, until the block ends."""
+        before = self.n_threads
+        self._library.set_num_threads(n_threads)
+        try:
+            yield
+        finally:
+            self._library.set_num_threads(before)
+
+
+@functools.cache
+def find_openblas() -> OpenBLAS | None:
+    """Find the OpenBLAS that NumPy multiplies with; None where it has another library.
+
+    Packages may bring an OpenBLAS each. NumPy's is the one that lies with NumPy, or the only one there is.
+    """
+    import numpy  # noqa: F401  (loads it)
+
+    found = ThreadpoolController().select(internal_api="openblas").lib_controllers
+    with_numpy = [library for library in found if "numpy" in str(library.filepath)]
+    chosen = with_numpy or (found if len(found) == 1 else [])
+    return OpenBLAS(chosen[0]) if chosen else None

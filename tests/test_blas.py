@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from skecg import blas
+from skecg.blas import OpenBLAS, find_openblas
+
+NUMPYS = "/lib/numpy.libs/libopenblas.so"
+SCIPYS = "/lib/scipy.libs/libopenblas.so"
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """Whatever libraries a process has loaded, by their paths."""
+
+    def pretend(*paths: str) -> OpenBLAS | None:
+        libraries = [SimpleNamespace(filepath=path, architecture="Zen") for path in paths]
+        controller = SimpleNamespace(select=lambda **_: SimpleNamespace(lib_controllers=libraries))
+        monkeypatch.setattr(blas, "ThreadpoolController", lambda: controller)
+        return find_openblas.__wrapped__()
+
+    return pretend
+
+
+@pytest.mark.parametrize("paths", [(NUMPYS,), (SCIPYS, NUMPYS), (NUMPYS, SCIPYS)])
+def test_numpys_library_is_told_from_other_packages(found, paths):
+    assert found(*paths)._library.filepath == NUMPYS
+
+
+def test_a_library_for_everybody_is_numpys_too(found):
+    assert found("/usr/lib/libopenblas.so.0")._library.filepath == "/usr/lib/libopenblas.so.0"
+
+
+def test_without_a_library_that_may_be_numpys_there_is_none(found):
+    assert found() is None
+    assert found(SCIPYS, "/lib/faiss.libs/libopenblas.so") is None
+
+
+@pytest.mark.parametrize(("kernels", "has_avx512"), [("SkylakeX", True), ("Cooperlake", True), ("Haswell", False)])
+def test_the_kernels_name_tells_of_avx512(kernels, has_avx512):
+    assert OpenBLAS(SimpleNamespace(architecture=kernels)).has_avx512 is has_avx512
+
+
+def test_threads_are_given_back_after_an_error():
+    openblas = find_openblas()
+    if openblas is None:
+        pytest.skip("NumPy multiplies with another library")
+    before = openblas.n_threads
+    with pytest.raises(ZeroDivisionError), openblas.threads(1):
+        raise ZeroDivisionError
+    assert openblas.n_threads == before
