@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from skecg.embedding_cache.contract import CacheInfo, EmbeddingCache
 from skecg.embedding_cache.disk import DiskCache
-from skecg.embedding_cache.keys import FORMAT, record_key, salt_of
+from skecg.embedding_cache.keys import FORMAT, passing_key, record_key, salt_of
 from skecg.embedding_cache.memory import MemoryCache
-from skecg.embedding_cache.opening import default_cache_folder, open_cache
+from skecg.embedding_cache.opening import default_cache_folder, key_function, open_cache
 
 __all__ = [
     "FORMAT",
@@ -19,7 +19,9 @@ __all__ = [
     "EmbeddingCache",
     "MemoryCache",
     "default_cache_folder",
+    "key_function",
     "open_cache",
+    "passing_key",
     "record_key",
     "salt_of",
 ]

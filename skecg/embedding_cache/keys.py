@@ -2,26 +2,38 @@
 
 ``key = sha256(recording, salt)`` and ``salt = sha256(weights, input spec, pooling, layer, stride, precision, ...)``.
 Whatever is forgotten in the salt is a wrong answer later, so the salt takes anything and refuses what it cannot write
-down exactly. Why SHA-256: docs/decisions/0003-embedding-keys.md.
+down exactly. What never leaves the process may have a faster hash. Why these: docs/decisions/0003-embedding-keys.md.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+import secrets
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from skecg.errors import ParameterError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from skecg.records import ECGRecord
 
-__all__ = ["FORMAT", "record_key", "salt_of"]
+__all__ = ["FORMAT", "passing_key", "record_key", "salt_of"]
 
 #: Part of every salt. Raise it when the same weights and settings give other embeddings than before.
 FORMAT = 1
+
+
+class _Digest(Protocol):
+    """A hash that takes bytes as they come."""
+
+    def update(self, data: Any, /) -> None: ...
+
+    def digest(self) -> bytes: ...
 
 
 def record_key(record: ECGRecord, salt: bytes) -> bytes:
@@ -49,14 +61,58 @@ def record_key(record: ECGRecord, salt: bytes) -> bytes:
     >>> key == record_key(ECGRecord(np.zeros((1, 500)), 500, ["V2"]), salt)
     False
     """
+    return _key(hashlib.sha256(), record, salt)
+
+
+def passing_key(record: ECGRecord, salt: bytes) -> bytes:
+    """Name the embedding of a record for as long as this process lives.
+
+    Parameters
+    ----------
+    record, salt
+        As in :func:`record_key`.
+
+    Returns
+    -------
+    bytes of length 16 or 32
+        XXH3 in 128 bits where the package ``xxhash`` is installed (the extra ``fast``), from a seed drawn by each
+        process, so that nobody can know which recordings would share a name; otherwise :func:`record_key`.
+
+    Examples
+    --------
+    >>> from skecg import ECGRecord
+    >>> record = ECGRecord(np.zeros((1, 500)), 500, ["II"])
+    >>> passing_key(record, b"salt") == passing_key(record, b"salt")
+    True
+    """
+    new_digest = _xxh3()
+    return record_key(record, salt) if new_digest is None else _key(new_digest(), record, salt)
+
+
+@functools.cache
+def _xxh3() -> Callable[[], _Digest] | None:
+    """Find the faster hash, with the seed of this process; None where it is not installed."""
+    try:
+        from xxhash import xxh3_128
+    except ImportError:
+        return None
+    return functools.partial(xxh3_128, seed=secrets.randbits(64))
+
+
+def _key(digest: _Digest, record: ECGRecord, salt: bytes) -> bytes:
+    """Digest a salt, what is known of a record, and its samples."""
     signal = np.ascontiguousarray(record.signal, dtype="<f4")
-    about = json.dumps(["<f4", signal.shape, record.sampling_rate, record.leads]).encode()
-    digest = hashlib.sha256()
-    for part in (salt, about):
+    for part in (salt, _about(signal.shape, record.sampling_rate, record.leads)):
         # Lengths keep the parts apart: no two different lists of parts make the same stream of bytes.
         digest.update(len(part).to_bytes(8, "little") + part)
     digest.update(signal.reshape(-1).view(np.uint8).data)
     return digest.digest()
+
+
+@functools.lru_cache(maxsize=1024)
+def _about(shape: tuple[int, ...], sampling_rate: float, leads: tuple[str, ...]) -> bytes:
+    """Write down what tells records of the same samples apart; most records of a data set have it in common."""
+    return json.dumps(["<f4", shape, sampling_rate, leads]).encode()
 
 
 def salt_of(**parts: object) -> bytes:

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from skecg.embedding_cache.disk import shared_disk_cache
+from skecg.embedding_cache.keys import passing_key, record_key
 from skecg.embedding_cache.memory import MemoryCache
 from skecg.errors import CacheError, ParameterError
 
 if TYPE_CHECKING:
-    from skecg.embedding_cache.contract import EmbeddingCache
+    from collections.abc import Callable
 
-__all__ = ["default_cache_folder", "open_cache"]
+    from skecg.embedding_cache.contract import EmbeddingCache
+    from skecg.records import ECGRecord
+
+__all__ = ["default_cache_folder", "key_function", "open_cache"]
 
 _NAMES = ("memory", "disk")
 _DEFAULT_MEMORY_MB = "256"
@@ -63,6 +67,21 @@ def open_cache(cache: Any) -> EmbeddingCache | None:
         f"Got cache={cache!r}, expected None, False, 'memory', 'disk', the path of a folder (with a slash in it if it "
         "looks like one of these names), or an object with get and put."
     )
+
+
+def key_function(cache: EmbeddingCache) -> Callable[[ECGRecord, bytes], bytes]:
+    """Say what names the records of a cache: what dies with the process may have the faster of the two names.
+
+    Parameters
+    ----------
+    cache : EmbeddingCache
+
+    Returns
+    -------
+    callable
+        :func:`passing_key` for a :class:`MemoryCache`, :func:`record_key` for any other.
+    """
+    return passing_key if isinstance(cache, MemoryCache) else record_key
 
 
 def default_cache_folder() -> Path:
