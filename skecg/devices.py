@@ -28,6 +28,7 @@ __all__ = [
     "within_memory",
 ]
 
+#: What torch computes in.
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -93,10 +94,10 @@ def _numbered(device: torch.device) -> tuple[str, int]:
     return device.type, device.index or 0
 
 
-def resolve_precision(precision: str) -> str:
-    """Give ``"fp32"`` or ``"bf16"``; ``"auto"`` is float32, which never changes results."""
-    if precision not in PRECISIONS:
-        raise ParameterError(f"Got precision={precision!r}, expected one of {', '.join(map(repr, PRECISIONS))}.")
+def resolve_precision(precision: str, known: Sequence[str] = PRECISIONS) -> str:
+    """Give a precision that is known by its own name; ``"auto"`` is float32, which never changes results."""
+    if precision not in known:
+        raise ParameterError(f"Got precision={precision!r}, expected one of {', '.join(map(repr, known))}.")
     return "fp32" if precision == "auto" else precision
 
 

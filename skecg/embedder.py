@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from skecg.backends import place
+from skecg.backends import PRECISIONS, place
 from skecg.callers import user_stacklevel
 from skecg.collecting import ON_BAD_RECORD, fill_features
 from skecg.devices import resolve_precision
@@ -74,10 +74,11 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     device : str or list of str, default="auto"
         Where to compute, found anew at each use and never stored: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, … or
         several, ``["cuda:0", "cuda:1"]``, which take windows as they become free.
-    precision : {"auto", "fp32", "bf16"}, default="auto"
-        ``"auto"`` is float32. ``"bf16"`` runs matrix products in bfloat16.
+    precision : {"auto", "fp32", "bf16", "int8"}, default="auto"
+        ``"auto"`` is float32. ``"bf16"`` runs matrix products in bfloat16, with torch; ``"int8"`` runs linear layers
+        in integers of eight bits, with ``backend="onnx"``. Both change features a little: see :doc:`speed`.
     backend : {"torch", "onnx", "openvino"}, default="torch"
-        What runs the encoder; the others need the extra of that name, and compute in float32 on the CPU.
+        What runs the encoder; the others need the extra of that name, and compute on the CPU.
     cache : {"memory", "disk"}, path, None, default="memory"
         Where embeddings are kept by content, so that no record is embedded twice: in this process, in the user's cache
         folder, in a folder named, or not at all. Embeddings of patients are personal data: folders are made private.
@@ -334,7 +335,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
             pooling=pooling,
             layers=layers,
             batch_size=None if self.batch_size == "auto" else int(self.batch_size),
-            precision=resolve_precision(self.precision),
+            precision=resolve_precision(self.precision, PRECISIONS),
             n_jobs=self.n_jobs,
         )
         devices = place(self.backend, self.device, encoding.precision)

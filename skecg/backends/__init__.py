@@ -1,4 +1,4 @@
-"""Other engines than torch for the same encoder: onnxruntime and OpenVINO, both on the CPU, in float32.
+"""Other engines than torch for the same encoder, on the CPU: onnxruntime in float32 and int8, OpenVINO in float32.
 
 An engine runs the transformer alone. Reading, preparation, pooling and the cache are those of every embedding, so that
 whatever works with torch works here: all poolings and layers, short records, absent leads, tokens.
@@ -14,25 +14,34 @@ from collections.abc import Sequence
 
 import torch
 
+from skecg import devices
 from skecg.backends.exported import ExportedEncoder
 from skecg.backends.files import export_onnx
-from skecg.backends.with_onnxruntime import open_with_onnxruntime
+from skecg.backends.with_onnxruntime import open_in_int8, open_with_onnxruntime
 from skecg.backends.with_openvino import open_with_openvino
 from skecg.devices import resolve_device, resolve_devices
 from skecg.encoders import Encoder
 from skecg.errors import MissingDependencyError, ParameterError
 from skecg.weights import WeightsInfo, loaded_encoder
 
-__all__ = ["BACKENDS", "encoder_on", "export_onnx", "place"]
+__all__ = ["BACKENDS", "PRECISIONS", "encoder_on", "export_onnx", "place"]
 
 #: What may run an encoder.
 BACKENDS = ("torch", "onnx", "openvino")
 
+#: What one or another of them computes in.
+PRECISIONS = (*devices.PRECISIONS, "int8")
+
 _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
-_ENGINES = {"onnx": open_with_onnxruntime, "openvino": open_with_openvino}
+_ENGINES = {
+    ("onnx", "fp32"): open_with_onnxruntime,
+    ("onnx", "int8"): open_in_int8,
+    ("openvino", "fp32"): open_with_openvino,
+}
+_TORCHS_PRECISIONS = ("fp32", "bf16")
 _KEPT = 4
 
-_exported: OrderedDict[tuple[str, str], ExportedEncoder] = OrderedDict()
+_exported: OrderedDict[tuple[str, str, str], ExportedEncoder] = OrderedDict()
 _lock = threading.Lock()
 _inherited: list[object] = []
 
@@ -59,8 +68,8 @@ def place(
     backend : {"torch", "onnx", "openvino"}
     device : str, torch.device, or a list of them
         As in :func:`skecg.devices.resolve_devices`; backends other than torch know ``"auto"`` and the CPU.
-    precision : {"fp32", "bf16"}
-        Backends other than torch know float32.
+    precision : {"fp32", "bf16", "int8"}
+        Torch knows the first two, onnxruntime the first and the last, OpenVINO the first.
 
     Raises
     ------
@@ -71,6 +80,7 @@ def place(
     """
     if backend not in BACKENDS:
         raise ParameterError(f"Got backend={backend!r}, expected one of {', '.join(map(repr, BACKENDS))}.")
+    _check_precision(backend, precision)
     if backend == "torch":
         return resolve_devices(device)
     for package in _PACKAGES[backend]:
@@ -84,15 +94,22 @@ def place(
             f"Got device={str(device)!r} with backend={backend!r}, which computes on the CPU. Pass device='cpu', or "
             "backend='torch' for other devices."
         )
-    if precision != "fp32":
-        raise ParameterError(
-            f"Got precision={precision!r} with backend={backend!r}, which computes in float32. Pass precision='fp32', "
-            "or backend='torch' for others."
-        )
     return found
 
 
-def encoder_on(backend: str, info: WeightsInfo, device: torch.device) -> Encoder:
+def _check_precision(backend: str, precision: str) -> None:
+    """Refuse a precision that a backend does not compute in, and name a backend that does."""
+    able = [*(("torch", one) for one in _TORCHS_PRECISIONS), *_ENGINES]
+    if (backend, precision) not in able:
+        known = " or ".join(repr(one) for name, one in able if name == backend)
+        other = next(name for name, one in able if one == precision)
+        raise ParameterError(
+            f"Got precision={precision!r} with backend={backend!r}, expected {known}. Pass one of these, or "
+            f"backend={other!r}."
+        )
+
+
+def encoder_on(backend: str, info: WeightsInfo, device: torch.device, precision: str = "fp32") -> Encoder:
     """Give the encoder of a weights folder as a backend runs it; this process shares one of each.
 
     Graphs are exported at their first use, once for each choice of layers, and never written to disk. The last few
@@ -104,14 +121,16 @@ def encoder_on(backend: str, info: WeightsInfo, device: torch.device) -> Encoder
         One that :func:`place` has let pass.
     info : WeightsInfo
     device : torch.device
+    precision : {"fp32", "bf16", "int8"}, default="fp32"
+        Of the engine; torch's encoders are the same in all of theirs.
     """
     source = loaded_encoder(info, device)
     if backend == "torch":
         return source
-    key = (info.digest, backend)
+    key = (info.digest, backend, precision)
     with _lock:
         if key not in _exported:
-            _exported[key] = ExportedEncoder(source, _ENGINES[backend])
+            _exported[key] = ExportedEncoder(source, _ENGINES[backend, precision])
             while len(_exported) > _KEPT:
                 _exported.popitem(last=False)
         _exported.move_to_end(key)

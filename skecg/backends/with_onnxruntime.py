@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from skecg.backends.graphs import WINDOWS
+from skecg.backends.quantization import quantized
+
 if TYPE_CHECKING:
     from skecg.backends.exported import Session
 
-__all__ = ["open_with_onnxruntime"]
+__all__ = ["open_in_int8", "open_with_onnxruntime"]
 
 _ERRORS_ONLY = 3
 
@@ -27,5 +30,21 @@ def open_with_onnxruntime(graph: bytes) -> Session:
 
     def run(feed: dict[str, NDArray[np.generic]]) -> list[NDArray[np.float32]]:
         return list(session.run(names, feed))
+
+    return run
+
+
+def open_in_int8(graph: bytes) -> Session:
+    """Make a session whose linear layers multiply in eight bits, window by window.
+
+    Activations of one array share a scale. Of several windows, each would be rounded on the scale of the largest, and
+    its features would depend on its neighbours.
+    """
+    session = open_with_onnxruntime(quantized(graph))
+
+    def run(feed: dict[str, NDArray[np.generic]]) -> list[NDArray[np.float32]]:
+        windows = feed[WINDOWS]
+        found = [session({**feed, WINDOWS: windows[i : i + 1]}) for i in range(len(windows))]
+        return [np.concatenate(outputs) for outputs in zip(*found, strict=True)]
 
     return run

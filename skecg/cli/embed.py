@@ -78,7 +78,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--stride", type=float, metavar="S", help="seconds from one window of a long record to the next")
     group.add_argument("--missing-leads", default="raise", metavar="POLICY", help="raise (default), zero or subset")
     group.add_argument("--short-records", default="raise", metavar="POLICY", help="raise (default) or pad")
-    group.add_argument("--precision", default="auto", metavar="P", help="auto (default), fp32 or bf16")
+    group.add_argument("--precision", default="auto", metavar="P", help="auto (default), fp32, bf16 or int8")
     group.add_argument("--backend", default="torch", metavar="B", help="torch (default), onnx or openvino")
 
 
