@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from skecg import __version__
-from skecg.cli.console import say, short_warnings
+from skecg.cli.console import in_words, say, short_warnings
 from skecg.errors import ParameterError, SkecgError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return 0
     except (SkecgError, OSError) as error:
-        say(f"{_place()}error: {error}")
+        say(f"{_place()}error: {in_words(error)}")
         return 2
     except KeyboardInterrupt:
         say("interrupted")

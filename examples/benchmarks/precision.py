@@ -1,14 +1,15 @@
-"""What bfloat16 gains and what it changes: speed, a probe's scores, its decisions, and the features themselves.
+"""What bfloat16 and int8 gain and what they change: speed, a probe's scores, its decisions, the features themselves.
 
 Run ``python examples/benchmarks/precision.py [--data FILE] [--model default] [--records 256] [--passes 5] [--tiny]``.
 FILE is a packed sample of PTB-XL (or its folder): superclasses, trained on folds 1 to 8, tested on fold 9. Without it
 the recordings are synthetic and the label is their rhythm.
 
 Speed is that of one thread, in processor time, the best of passes in which both take turns: the embedder from records
-in memory to features, and encoders alone. Without bfloat16 arithmetic in the processor nothing is to be gained.
+in memory to features, and encoders alone. Without bfloat16 arithmetic in the processor nothing is to be gained there,
+without VNNI little by int8, which is onnxruntime's and in the tables where that is installed.
 
 The probe is skecg.evaluation's pooled protocol, with its penalty and its thresholds. Decisions are those of the probe
-fitted on float32, told apart by whether it then sees features of float32 or of bfloat16. Cosines are between the two
+fitted on float32, told apart by whether it then sees features of float32 or of the other. Cosines are between the two
 features of a recording, once with the mean of all recordings taken away from both. Without that, what all recordings
 have in common hides what tells them apart: the last column is the cosine of two different recordings.
 """
@@ -16,6 +17,7 @@ have in common hides what tells them apart: the last column is the cosine of two
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 from dataclasses import replace
 from functools import partial
@@ -30,8 +32,11 @@ import torch
 from encoders import TINY, VIT_S, fastest, frozen
 
 from skecg import JEPAEmbedder, load_encoder
+from skecg.backends.exported import ExportedEncoder
+from skecg.backends.with_onnxruntime import open_in_int8
 from skecg.datasets import make_ecg
 from skecg.devices import autocast
+from skecg.encoders import Encoder
 from skecg.evaluation import PooledProtocol, Split, area_under_roc, open_dataset, split_by_folds, task_labels
 from skecg.evaluation.protocols import LabelDraw
 
@@ -67,60 +72,85 @@ def synthetic(n_records: int) -> Labelled:
     return Labelled(records, {}, labels, patients, Split(*parts, refit=False, description="synthetic"))
 
 
+def precisions() -> dict[str, str]:
+    """Name the precisions compared with float32, the first, and the backend that computes in each."""
+    known = {"fp32": "torch", "bf16": "torch"}
+    there = all(importlib.util.find_spec(package) for package in ("onnx", "onnxscript", "onnxruntime"))
+    return {**known, "int8": "onnx"} if there else known
+
+
 def embedders(model: str, options: dict[str, object]) -> dict[str, JEPAEmbedder]:
     return {
-        precision: JEPAEmbedder(model, precision=precision, device="cpu", cache=None, n_jobs=1, **options)
-        for precision in ("fp32", "bf16")
+        precision: JEPAEmbedder(
+            model, precision=precision, backend=backend, device="cpu", cache=None, n_jobs=1, **options
+        )
+        for precision, backend in precisions().items()
     }
 
 
 def show_speed(given: argparse.Namespace) -> None:
-    """Print how many times as fast bfloat16 is."""
+    """Print how many times as fast as float32 the others are."""
     n_records, passes = (4, 1) if given.tiny else (given.records, given.passes)
     records = make_ecg(n_records, random_state=0).records
     embedding = {p: partial(embedder.fit_transform, records) for p, embedder in embedders(given.model, {}).items()}
-    print(f"{'ms of one thread':<38}{'fp32':>8}{'bf16':>8}{'ratio':>8}")
-    show_ratio("records to features", fastest(embedding, passes), n_records)
+    heads = "".join(f"{p:>8}" for p in embedding) + "".join(f"{p:>10}" for p in list(embedding)[1:])
+    print(f"{'ms of one thread':<38}{heads}")
+    show_ratios("records to features", fastest(embedding, passes), n_records)
     model = load_encoder(given.model)[0].requires_grad_(False)
     other = {"tiny": frozen(TINY)} if given.tiny else {"ViT-S, 100 tokens": frozen(VIT_S)}
     for name, encoder in {"encoder": model, **other}.items():
         x = torch.randn(BATCH, encoder.config.n_leads, encoder.config.window_samples)
-        runs = {precision: partial(encode, encoder, x, precision) for precision in ("fp32", "bf16")}
-        show_ratio(f"{name}, {BATCH} windows at once", fastest(runs, 2 * passes), BATCH)
+        runs = {p: partial(encode, in_precision(encoder, p), x, p) for p in precisions()}
+        show_ratios(f"{name}, {BATCH} windows at once", fastest(runs, 2 * passes), BATCH)
 
 
-def encode(encoder: torch.nn.Module, x: torch.Tensor, precision: str) -> torch.Tensor:
+def in_precision(encoder: Encoder, precision: str) -> Encoder:
+    """Give what computes an encoder: for int8 an engine, otherwise itself."""
+    return ExportedEncoder(encoder, open_in_int8) if precision == "int8" else encoder
+
+
+def encode(encoder: Encoder, x: torch.Tensor, precision: str) -> torch.Tensor:
     with torch.inference_mode(), autocast(CPU, precision):
-        return encoder(x)
+        return encoder.layers(x, [-1])[0]
 
 
-def show_ratio(name: str, seconds: dict[str, float], n_records: int) -> None:
-    fp32, bf16 = (seconds[precision] / n_records * 1e3 for precision in ("fp32", "bf16"))
-    print(f"{name:<38}{fp32:>8.2f}{bf16:>8.2f}{fp32 / bf16:>7.2f}x", flush=True)
+def show_ratios(name: str, seconds: dict[str, float], n_records: int) -> None:
+    each = [taken / n_records * 1e3 for taken in seconds.values()]
+    ratios = "".join(f"{each[0] / other:>9.2f}x" for other in each[1:])
+    print(f"{name:<38}{''.join(f'{taken:>8.2f}' for taken in each)}{ratios}", flush=True)
 
 
-def show_probe(found: Labelled, features: dict[str, np.ndarray]) -> None:
+def show_probes(found: Labelled, features: dict[str, np.ndarray]) -> None:
     """Print scores of probes fitted and tested on the same precision, and what changes when they differ."""
+    base = None
+    for precision in features:
+        score, crossed, flipped, off = probe(found, features["fp32"], features[precision])
+        base = score if base is None else base
+        print(f"\nfitted and tested on {precision}: macro AUROC {score:.4f} ({score - base:+.4f}; aim: within 0.002)")
+        if precision != "fp32":
+            print(f"fitted on fp32, tested on {precision}: macro AUROC {crossed:.4f}")
+            print(f"{flipped.sum()} of {flipped.size} decisions differ: {flipped.mean():.2%} (aim: under 1 %)")
+            print(f"probabilities differ by {off:.4f} at most")
+
+
+def probe(found: Labelled, fp32: np.ndarray, own: np.ndarray) -> tuple[float, float, np.ndarray, float]:
+    """Fit probes on some features and on float32's, and test both on the former.
+
+    Returns the two scores, which decisions of the latter differ from those it makes on float32, and by how much at most
+    its probabilities do.
+    """
     split, n_records = found.split, len(found.labels)
     draw = LabelDraw(1.0, 0, np.unique(found.patients[split.train]), split.train)
     truth = found.labels[split.test]
+    (fit,) = PooledProtocol().fits(own, found.labels, split, [draw])
+    score = float(np.nanmean(area_under_roc(truth, fit.probabilities)))
     # Tested on the other precision, too: its features come behind the first, with the same records' numbers.
     both = replace(split, test=np.concatenate([split.test, split.test + n_records]))
-    scores, guesses = {}, {}
-    for own, other in (("fp32", "bf16"), ("bf16", "fp32")):
-        stacked = np.concatenate([features[own], features[other]])
-        (fit,) = PooledProtocol().fits(stacked, found.labels, both, [draw])
-        same, foreign = np.split(fit.probabilities, 2)
-        scores[own] = float(np.nanmean(area_under_roc(truth, same)))
-        guesses[own] = same, foreign, fit.thresholds
-        print(f"fitted and tested on {own}: macro AUROC {scores[own]:.4f}, C = {fit.C:.3g}")
-    print(f"difference {scores['bf16'] - scores['fp32']:+.4f} (aim: within 0.002)")
-    same, foreign, thresholds = guesses["fp32"]
+    (fit,) = PooledProtocol().fits(np.concatenate([fp32, own]), found.labels, both, [draw])
+    same, foreign = np.split(fit.probabilities, 2)
     crossed = float(np.nanmean(area_under_roc(truth, foreign)))
-    flipped = (same >= thresholds) != (foreign >= thresholds)
-    print(f"fitted on fp32, tested on bf16: macro AUROC {crossed:.4f}")
-    print(f"{flipped.sum()} of {flipped.size} decisions differ: {flipped.mean():.2%} (aim: under 1 %)")
-    print(f"probabilities differ by {np.abs(same - foreign).max():.4f} at most")
+    flipped = (same >= fit.thresholds) != (foreign >= fit.thresholds)
+    return score, crossed, flipped, float(np.abs(same - foreign).max())
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -129,13 +159,16 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def show_closeness(features: dict[str, np.ndarray]) -> None:
-    """Print cosines between the features of the two precisions, with and without what all recordings share."""
-    fp32, bf16 = features["fp32"], features["bf16"]
+    """Print cosines between features and those of float32, with and without what all recordings share."""
+    fp32 = features["fp32"]
     mean = fp32.mean(axis=0)
-    print(f"\n{'cosine of fp32 and bf16':<26}{'median':>10}{'minimum':>10}{'of two recordings':>19}")
-    for name, a, b in (("mean taken away", fp32 - mean, bf16 - mean), ("as they are", fp32, bf16)):
-        close, others = cosines(a, b), cosines(a, np.roll(a, 1, axis=0))
-        print(f"{name:<26}{np.median(close):>10.6f}{close.min():>10.6f}{np.median(others):>19.6f}")
+    print(f"\n{'cosine with fp32':<26}{'median':>10}{'minimum':>10}{'of two recordings':>19}")
+    for precision in list(features)[1:]:
+        other = features[precision]
+        for name, a, b in (("mean taken away", fp32 - mean, other - mean), ("as they are", fp32, other)):
+            close, others = cosines(a, b), cosines(a, np.roll(a, 1, axis=0))
+            numbers = f"{np.median(close):>10.6f}{close.min():>10.6f}{np.median(others):>19.6f}"
+            print(f"{precision + ', ' + name:<26}{numbers}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -152,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     features = {p: one.fit_transform(found.records) for p, one in embedders(given.model, found.options).items()}
     split = found.split
     print(f"\n{len(features['fp32'])} recordings, {len(split.train)} to train, {len(split.test)} to test")
-    show_probe(found, features)
+    show_probes(found, features)
     show_closeness(features)
 
 

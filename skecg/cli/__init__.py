@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from skecg import __version__
 from skecg.cli import cache, convert, download, embed, evaluate, export, info, models, plot, publish, verify
-from skecg.cli.console import say, short_warnings
+from skecg.cli.console import in_words, say, short_warnings
 from skecg.errors import SkecgError
 
 __all__ = ["main"]
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (SkecgError, OSError) as error:
-        say(f"error: {error}")
+        say(f"error: {in_words(error)}")
         return 2
     except KeyboardInterrupt:
         say("interrupted")

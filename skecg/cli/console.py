@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 import warnings
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 
 from skecg.errors import SkecgWarning
 
-__all__ = ["say", "short_warnings"]
+__all__ = ["in_words", "say", "short_warnings"]
 
 # Enough to see what a warning is about; the rest are counted.
 _SHOWN_OF_EACH = 3
@@ -25,6 +26,13 @@ def say(message: object) -> None:
         print(line, file=sys.stderr, flush=True)
     else:
         bars.tqdm.write(line, file=sys.stderr)
+
+
+def in_words(error: Exception) -> str:
+    """Say what went wrong; what the system says of a full disk leaves open what to do about it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error}. Make room and run the same command again: what was finished is kept."
+    return str(error)
 
 
 @contextlib.contextmanager
