@@ -213,8 +213,9 @@ def _say_what_fits(encoder: nn.Module, at_once: int) -> None:
         is_news = encoder not in _fitting
         _fitting[encoder] = min(at_once, _fitting.get(encoder, at_once))
     if is_news:
+        device = next((parameter.device for parameter in encoder.parameters()), "the device")
         warnings.warn(
-            f"The device's memory ran out. {at_once} windows are encoded at once from now on; "
+            f"The memory of {device} ran out. {at_once} windows are encoded at once from now on; "
             f"set batch_size={at_once} to begin with that.",
             SkecgWarning,
             stacklevel=user_stacklevel(),
