@@ -1,4 +1,4 @@
-"""How many windows a second each engine encodes: torch, plain and compiled, onnxruntime and OpenVINO, with ratios.
+"""How many windows a second each engine encodes: torch, plain and compiled, onnxruntime and OpenVINO.
 
 Run ``python examples/benchmarks/backends.py [--model default] [--passes 5] [--threads 1]``. The encoder of `--model`
 and one of ViT-S's shape with random weights (100 tokens, width 384, 8 blocks) get 1, 8 and 64 windows at once, on the
@@ -25,7 +25,7 @@ import torch
 
 from skecg import load_encoder
 from skecg.backends.exported import ExportedEncoder
-from skecg.backends.with_onnxruntime import open_with_onnxruntime
+from skecg.backends.with_onnxruntime import open_in_int8, open_with_onnxruntime
 from skecg.backends.with_openvino import open_with_openvino
 from skecg.encoders import Encoder, build_encoder
 from skecg.encoding import Encoding, encode_windows
@@ -59,6 +59,7 @@ def engines_of(encoder: Encoder) -> dict[str, tuple[Encoder, str]]:
         engines |= {"compiled fp32": (compiled(encoder), "fp32"), "compiled bf16": (compiled(encoder), "bf16")}
     for name, package, start in (
         ("onnx", "onnxruntime", open_with_onnxruntime),
+        ("onnx int8", "onnxruntime", open_in_int8),
         ("openvino", "openvino", open_with_openvino),
     ):
         if all(importlib.util.find_spec(needed) for needed in ("onnx", "onnxscript", package)):
