@@ -22,6 +22,21 @@ def test_registers_have_no_part_in_what_is_pooled_over_patches():
         assert torch.equal(pool_tokens([states], 2, pooling), pool_tokens([loud], 2, pooling))
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_the_spread_is_torchs_whatever_the_mean(offset):
+    states = tokens(0) + offset
+    wanted = states.double().std(dim=1, correction=0).float()
+    torch.testing.assert_close(
+        pool_tokens([states], 0, "mean+std")[:, 5:], wanted, rtol=1e-3 if offset else 1e-6, atol=0
+    )
+
+
+def test_the_spread_has_a_gradient_where_nothing_varies():
+    states = torch.ones(2, 4, 3, requires_grad=True)
+    pool_tokens([states], 0, "mean+std").sum().backward()
+    assert torch.equal(states.grad, torch.full((2, 4, 3), 0.25))
+
+
 @pytest.mark.parametrize("pooling", ["mean", "max", "mean+std"])
 def test_the_order_of_the_tokens_does_not_matter(pooling):
     states = tokens(0)
