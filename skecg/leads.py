@@ -14,6 +14,7 @@ References
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Sequence, Set
 from functools import lru_cache
@@ -61,6 +62,9 @@ _PREFIX = re.compile(
 )
 _SUFFIX = re.compile(r"([ _-]*(REF|RAW)|\s*\(.*\))$", re.IGNORECASE)
 
+# An order of the limb leads keeps the laws when they leave less than this share of the power unexplained.
+_FITTING = 0.02
+
 
 def canonical_lead(name: str) -> str:
     """Give a lead's standard spelling.
@@ -85,6 +89,12 @@ def canonical_lead(name: str) -> str:
         raise LeadError(
             f"Got a lead named {name!r} of type {type(name).__name__}, expected a name such as 'II' or 'V1'."
         )
+    return _standard_spelling(name)
+
+
+@lru_cache(maxsize=1024)
+def _standard_spelling(name: str) -> str:
+    """Look a name up without what recorders write around it; records of one archive bear the same few."""
     bare = _SUFFIX.sub("", _PREFIX.sub("", name.strip()))
     key = re.sub(r"[\s_]|(?<=.)-", "", bare).upper()  # a leading minus is a sign: -aVR is not aVR
     return _ALIASES.get(key, name.strip())
@@ -110,11 +120,11 @@ def canonical_leads(names: Sequence[str]) -> tuple[str, ...]:
             f"Got leads={names!r} of type {type(names).__name__}, expected a list of names in the order of the rows. "
             "Pass for example leads=['I', 'II']."
         )
-    leads = tuple(canonical_lead(name) for name in names)
+    leads = tuple([canonical_lead(name) for name in names])
     if not leads:
         raise LeadError("Got no lead names, expected at least one, for example leads=['II'].")
-    twice = sorted({lead for lead in leads if leads.count(lead) > 1})
-    if twice:
+    if len(set(leads)) < len(leads):
+        twice = sorted({lead for lead in leads if leads.count(lead) > 1})
         raise LeadError(
             f"Got lead(s) {', '.join(twice)} more than once in {list(names)}, expected every row to have its own name."
         )
@@ -181,21 +191,31 @@ def limb_lead_order(signal: NDArray[np.floating], leads: Sequence[str]) -> tuple
     rows = [i for i, lead in enumerate(leads) if lead in LIMB_COEFFICIENTS]
     if len(rows) < 6:
         return None
-    limb = np.nan_to_num(np.asarray(signal, dtype=np.float64)[rows])
-    limb = limb - limb.mean(axis=1, keepdims=True)
-    gram = limb @ limb.T
-    if np.any(np.diag(gram) <= 1e-9 * np.trace(gram)):
-        return None
+    limb = np.asarray(signal)[rows].astype(np.float64)
+    gram = _gram_matrix(limb)
+    if math.isnan(gram.trace()):
+        gram = _gram_matrix(np.nan_to_num(limb))
+    power = float(gram.trace())
     orders, residuals = _limb_orders()
-    unexplained = residuals @ gram.ravel() / np.trace(gram)
-    given = orders.index(tuple(leads[i] for i in rows))
-    fitting = np.flatnonzero(unexplained < 0.02)
-    if len(fitting) != 1 or unexplained[given] <= 20 * max(0.0, unexplained[fitting[0]]) or given == fitting[0]:
+    given = orders.index(tuple([leads[i] for i in rows]))
+    # Nearly every record is in order: where the given one fits, it is the only one that does or one of several.
+    if residuals[given] @ gram.ravel() < _FITTING * power or (gram.diagonal() <= 1e-9 * power).any():
+        return None
+    unexplained = residuals @ gram.ravel() / power
+    fitting = np.flatnonzero(unexplained < _FITTING)
+    if len(fitting) != 1 or unexplained[given] <= 20 * max(0.0, unexplained[fitting[0]]):
         return None
     found = list(leads)
     for row, lead in zip(rows, orders[fitting[0]], strict=True):
         found[row] = lead
     return tuple(found)
+
+
+def _gram_matrix(limb: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Multiply each lead, less its mean, with each."""
+    centred = limb - limb.sum(axis=1, keepdims=True) / limb.shape[1]
+    product: NDArray[np.float64] = centred @ centred.T
+    return product
 
 
 @lru_cache(maxsize=1)

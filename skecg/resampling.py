@@ -98,6 +98,7 @@ def resample(signal: FloatArray, rate_in: float, rate_out: float, method: str = 
     return _fourier(signal, n_out)
 
 
+@lru_cache(maxsize=256)
 def _rate_ratio(rate_in: float, rate_out: float) -> Fraction:
     """Give rate_out / rate_in as a fraction, refusing what no recorder does."""
     if not (0 < rate_in < math.inf and 0 < rate_out < math.inf and 1e-3 <= rate_out / rate_in <= 1e3):
@@ -128,7 +129,8 @@ def _polyphase(signal: FloatArray, up: int, down: int, n_out: int) -> FloatArray
         # One product a record, of one shape whatever stands beside it: its rounding cannot depend on its neighbours.
         rows = np.ascontiguousarray(frames).reshape(*signal.shape[:-2], -1, frames.shape[-1])
         resampled = (rows @ _frame_matrix(up, down, repeats)).reshape(*signal.shape[:-1], -1)[..., :n_out]
-    return np.add(resampled, signal[..., :1], dtype=np.float32)
+    resampled += signal[..., :1]
+    return np.asarray(resampled, dtype=np.float32)
 
 
 def _pad_with_edges(signal: FloatArray, margin: int, length: int) -> FloatArray:

@@ -91,8 +91,7 @@ class Policies:
     def __post_init__(self) -> None:
         for name, allowed in (("missing_leads", MISSING_LEADS), ("short_records", SHORT_RECORDS)):
             if getattr(self, name) not in allowed:
-                expected = ", ".join(map(repr, allowed))
-                raise ParameterError(f"Got {name}={getattr(self, name)!r}, expected one of {expected}.")
+                raise ParameterError(f"Got {name}={getattr(self, name)!r}, expected one of {str(allowed)[1:-1]}.")
 
 
 #: A lead of the encoder as a weighted sum of rows of the record: pairs of row and weight, none where it is absent.
@@ -135,17 +134,19 @@ def screen(record: ECGRecord, spec: InputSpec, policies: Policies, label: str) -
     if short and policies.short_records == "raise":
         raise ShortRecordError(_short_message(record, label))
     limits = _limits(record.signal)
-    sources, missing = _lead_sources(record.leads, tuple(np.isnan(limits.lowest).tolist()), spec.leads)
+    sources, missing, rows = _lead_sources(record.leads, tuple(np.isnan(limits.lowest).tolist()), spec.leads)
     _check_leads(record, spec, policies, label, missing)
-    rows = sorted({row for source in sources for row, _ in source})
-    _check_finite(record, rows, limits, label)
+    used = _Limits(limits.lowest[rows], limits.highest[rows], limits.gaps[rows])
+    _check_finite(record, rows, used, label)
     if short:
-        _check_whole(limits.gaps[rows], label)
+        _check_whole(used.gaps, label)
         return Screening(sources, ())
-    _check_changes(limits, rows, label)
-    _check_limb_leads(record, rows, limits, label)
-    slow = ("slow",) if record.sampling_rate < _SLOWEST_HZ else ()
-    return Screening(sources, (*slow, *_observe(record.signal, rows, limits)))
+    ranges = np.sort(used.highest - used.lowest)
+    _check_changes(ranges, label)
+    glance = record.signal[:, :: max(1, record.n_samples // _GLANCE_SAMPLES)]
+    _check_limb_leads(record.leads, glance, rows, limits, label)
+    notes = _observe(glance[rows], used, ranges)
+    return Screening(sources, ("slow", *notes) if record.sampling_rate < _SLOWEST_HZ else notes)
 
 
 class _Limits(NamedTuple):
@@ -178,23 +179,22 @@ def warn_once_a_kind(notes: Sequence[Sequence[str]], labels: Sequence[str], stac
 @lru_cache(maxsize=256)
 def _lead_sources(
     leads: tuple[str, ...], empty: tuple[bool, ...], wanted: tuple[str, ...]
-) -> tuple[Sources, tuple[str, ...]]:
-    """Say which rows make each lead wanted, and which leads cannot be had.
+) -> tuple[Sources, tuple[str, ...], NDArray[np.intp]]:
+    """Say which rows make each lead wanted, which leads cannot be had, and which rows are needed for the others.
 
     No lead is a sum of more than two rows, so that their order in the record does not change the rounding.
     """
     rows = [row for row, no_samples in enumerate(empty) if not no_samples]
     matrix, missing = derivation_matrix([leads[row] for row in rows], wanted)
     sources = [tuple((rows[i], float(weights[i])) for i in np.flatnonzero(weights)) for weights in matrix]
-    return tuple(sources), tuple(missing)
+    return tuple(sources), tuple(missing), np.unique([row for source in sources for row, _ in source]).astype(np.intp)
 
 
 def _short_message(record: ECGRecord, label: str) -> str:
     """Say that a record is too short and, where it has more leads than samples, that it may lie transposed."""
     message = (
-        f"Got {label} with {record.n_samples} samples "
-        f"({record.duration_seconds:.3g} s at {record.sampling_rate:g} Hz), "
-        f'expected at least {SHORTEST_SECONDS:g} s. Pass short_records="pad" to embed it all the same.'
+        f"Got {label} with {record.n_samples} samples ({record.duration_seconds:.3g} s at {record.sampling_rate:g} Hz)"
+        f', expected at least {SHORTEST_SECONDS:g} s. Pass short_records="pad" to embed it all the same.'
     )
     if record.n_leads > record.n_samples:
         message += f" It has more leads ({record.n_leads}) than samples; if it lies transposed, pass signal.T."
@@ -221,11 +221,11 @@ def _check_leads(record: ECGRecord, spec: InputSpec, policies: Policies, label: 
         )
 
 
-def _check_finite(record: ECGRecord, rows: list[int], limits: _Limits, label: str) -> None:
+def _check_finite(record: ECGRecord, rows: NDArray[np.intp], used: _Limits, label: str) -> None:
     """Refuse infinite values, and those whose squares would be."""
-    impossible = np.flatnonzero((limits.lowest[rows] < -_IMPOSSIBLE_MV) | (limits.highest[rows] > _IMPOSSIBLE_MV))
-    if impossible.size:
-        names = ", ".join(record.leads[rows[i]] for i in impossible)
+    impossible = (used.lowest < -_IMPOSSIBLE_MV) | (used.highest > _IMPOSSIBLE_MV)
+    if impossible.any():
+        names = ", ".join(record.leads[row] for row in rows[impossible])
         raise BadSignalError(
             f"Got {label} with infinite values, or values beyond {_IMPOSSIBLE_MV:g} mV, in lead(s) {names}; expected "
             "millivolts. Replace them by NaN, which is taken as a gap."
@@ -240,59 +240,61 @@ def _check_whole(gaps: NDArray[np.bool_], label: str) -> None:
         )
 
 
-def _check_changes(limits: _Limits, rows: list[int], label: str) -> None:
+def _check_changes(ranges: NDArray[np.float32], label: str) -> None:
     """Refuse records in which nothing changes."""
-    if (limits.lowest[rows] == limits.highest[rows]).all():
+    if ranges[-1] == 0:
         raise BadSignalError(
             f"Got {label} with every lead flat, expected a signal that changes. Check how it was read."
         )
 
 
-def _check_limb_leads(record: ECGRecord, rows: list[int], limits: _Limits, label: str) -> None:
+def _check_limb_leads(
+    leads: tuple[str, ...], glance: NDArray[np.float32], rows: NDArray[np.intp], limits: _Limits, label: str
+) -> None:
     """Refuse limb leads whose names are exchanged: Einthoven's and Goldberger's laws give the true ones away."""
-    limb = [row for row, lead in enumerate(record.leads) if lead in LIMB_COEFFICIENTS]
-    if len(limb) < len(LIMB_COEFFICIENTS) or set(limb).isdisjoint(rows):
+    limb = [row for row, lead in enumerate(leads) if lead in LIMB_COEFFICIENTS]
+    unused = set(limb).difference(rows.tolist())
+    if len(unused) == len(limb) or not all(np.isfinite([limits.lowest[i], limits.highest[i]]).all() for i in unused):
         return
-    if not (np.isfinite(limits.lowest[limb]) & np.isfinite(limits.highest[limb])).all():
-        return
-    given = [record.leads[row] for row in limb]
-    order = limb_lead_order(record.signal[limb, :: _glance_step(record.n_samples)], given)
+    order = limb_lead_order(glance, leads)
     if order is not None:
+        given, true = [", ".join(names[row] for row in limb) for names in (leads, order)]
         raise LeadError(
-            f"Got {label} with limb leads named {', '.join(given)}, but by Einthoven's law they are, in this order, "
-            f"{', '.join(order)}. Name them so in ECGRecord, or pass leads=[...]."
+            f"Got {label} with limb leads named {given}, but by Einthoven's law they are, in this order, {true}. "
+            "Name them so in ECGRecord, or pass leads=[...]."
         )
 
 
-def _glance_step(n_samples: int) -> int:
-    """Give the step that leaves about as many samples as statistics need."""
-    return max(1, n_samples // _GLANCE_SAMPLES)
-
-
-def _observe(signal: NDArray[np.float32], rows: list[int], limits: _Limits) -> tuple[str, ...]:
+def _observe(glance: NDArray[np.float32], limits: _Limits, ranges: NDArray[np.float32]) -> tuple[str, ...]:
     """List what is odd about the rows used: flat or railed leads, gaps, amplitudes of another unit."""
-    glance = signal[rows, :: _glance_step(signal.shape[1])]
-    lowest, highest = limits.lowest[rows], limits.highest[rows]
-    flat = lowest == highest
-    at_limit = np.maximum((glance == lowest[:, None]).mean(axis=1), (glance == highest[:, None]).mean(axis=1))
-    amplitude = _amplitude(glance[~flat], (highest - lowest)[~flat])
+    amplitude = _amplitude(glance, limits, ranges[ranges > 0])
     findings = {
-        "flat": flat.any(),
-        "railed": (at_limit[~flat] > _RAILED_SHARE).any(),
-        "gaps": limits.gaps[rows].any(),
+        "flat": ranges[0] == 0,
+        "railed": _is_railed(glance, limits),
+        "gaps": limits.gaps.any(),
         "microvolts": amplitude > _LARGEST_MV,
         "volts": amplitude < _SMALLEST_MV,
     }
-    return tuple(kind for kind, found in findings.items() if found)
+    return tuple([kind for kind, found in findings.items() if found])
 
 
-def _amplitude(glance: NDArray[np.float32], ranges: NDArray[np.float32]) -> float:
-    """Give the median over leads of the range between the 1st and the 99th percentile (mV).
+def _is_railed(glance: NDArray[np.float32], limits: _Limits) -> bool:
+    """Say whether a lead that changes is at one of its limits for long."""
+    at_limits = glance == limits.lowest[:, None], glance == limits.highest[:, None]
+    # What all leads together do not reach, none does; counting them all is the cheapest.
+    if max(map(np.count_nonzero, at_limits)) / glance.shape[1] <= _RAILED_SHARE:
+        return False
+    shares = np.maximum(*[at_limit.mean(axis=1) for at_limit in at_limits])
+    return bool((shares[limits.lowest != limits.highest] > _RAILED_SHARE).any())
+
+
+def _amplitude(glance: NDArray[np.float32], limits: _Limits, ranges: NDArray[np.float32]) -> float:
+    """Give the median over leads that change of the range between the 1st and the 99th percentile (mV).
 
     The full range stands in for it where it is so ordinary that no percentile could make it another unit's.
     """
-    largest = float(np.median(ranges))
+    largest = float((ranges[(len(ranges) - 1) // 2] + ranges[len(ranges) // 2]) / 2)  # they are in ascending order
     if _ARTEFACT * _SMALLEST_MV < largest < _LARGEST_MV:
         return largest
-    low, high = np.nanpercentile(glance, (1, 99), axis=1)
+    low, high = np.nanpercentile(glance[limits.lowest != limits.highest], (1, 99), axis=1)
     return float(np.median(high - low))

@@ -142,12 +142,15 @@ def normalize(signal: FloatArray, spec: InputSpec, *, lead_mask: NDArray[np.bool
     """
     if spec.normalization == "statistics":
         mean, std = (np.array(value, dtype=np.float32)[:, None] for value in (spec.mean, spec.std))
-        signal = (signal - mean) / std
+        scaled = (signal - mean if mean.any() else signal) / std
     elif spec.normalization in ("zscore", "record"):
-        signal = _standardize(signal, spec.normalization == "record", lead_mask)
+        scaled = _standardize(signal, spec.normalization == "record", lead_mask)
+    else:
+        scaled = signal
     if spec.clip is None:
-        return signal
-    return np.clip(signal, np.float32(-spec.clip), np.float32(spec.clip))
+        return scaled
+    clipped = None if scaled is signal else scaled  # the array passed in is never modified
+    return np.clip(scaled, np.float32(-spec.clip), np.float32(spec.clip), out=clipped)
 
 
 def _standardize(signal: FloatArray, pooled: bool, lead_mask: NDArray[np.bool_] | None) -> FloatArray:

@@ -265,6 +265,25 @@ def test_statistics_take_away_the_mean_and_divide_lead_by_lead() -> None:
     assert scaled.dtype == np.float32
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        spec(clip=0.5),
+        spec("zscore", clip=0.5),
+        spec("record", clip=0.5),
+        spec("statistics", mean=(0.0,) * 12, std=CODE15_STD, clip=0.5),
+        spec("statistics", mean=MIMIC_MEAN, std=MIMIC_STD, clip=0.5),
+    ],
+)
+def test_what_is_passed_in_is_never_modified(wanted: InputSpec) -> None:
+    signal = noise(2, 12, 300)
+    before = signal.copy()
+    normalize(signal, wanted)
+    resample(signal, 500, 250)
+    resample(signal, 977, 250)
+    np.testing.assert_array_equal(signal, before)
+
+
 def test_clip_comes_last_and_nothing_asked_changes_nothing() -> None:
     signal = noise(12, 100) * 10
     assert normalize(signal, spec()) is signal

@@ -40,13 +40,20 @@ BATCH = 64
 
 
 def write_files(folder: str, n_records: int) -> list[Path]:
-    """Write records of 12 leads, 10 s at 500 Hz, in format 16."""
+    """Write records of 12 leads, 10 s at 500 Hz, in format 16 with a step of 1 µV, as PTB-XL has them."""
     for number, record in enumerate(make_ecg(n_records, sampling_rate=500, noise=0.03, random_state=0).records):
-        signal = record.signal.T.astype(float)
-        leads, n_leads = list(record.leads), record.n_leads
+        n_leads = record.n_leads
         wfdb.wrsamp(
-            f"r{number:05}", 500, ["mV"] * n_leads, leads, signal, fmt=["16"] * n_leads, write_dir=folder
-        )  # fmt: skip
+            f"r{number:05}",
+            500,
+            ["mV"] * n_leads,
+            list(record.leads),
+            record.signal.T.astype(float),
+            fmt=["16"] * n_leads,
+            adc_gain=[1000.0] * n_leads,
+            baseline=[0] * n_leads,
+            write_dir=folder,
+        )
     return [Path(folder, f"r{number:05}") for number in range(n_records)]
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from skecg.errors import DamagedRecordError
@@ -37,6 +38,10 @@ _SIGNAL_LINE = re.compile(
     r"(?:\((?P<baseline>[+-]?\d{1,18})(?:\.0*)?\))?(?:/(?P<units>\S+))?"
     r"(?P<numbers>(?:[ \t]+[+-]?\d{1,18}(?![^ \t])){0,5})"
     r"(?:[ \t]+(?P<lead>.*))?)?"
+)
+# A line as most archives have it, with a whole gain, about what differs between records: file, first value, checksum.
+_USUAL_SIGNAL_LINE = re.compile(
+    r"(\S+)[ \t]+(\S+[ \t]+\d+(?:\.0*)?[(/]\S+[ \t]+\S+[ \t]+\S+)[ \t]+([+-]?\d{1,18})[ \t]+[+-]?\d{1,18}[ \t]+(.*)"
 )
 _SEGMENT_LINE = re.compile(r"(?P<name>[^\s/\\]+)[ \t]+(?P<n_frames>\d{1,18})")
 _NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
@@ -129,8 +134,8 @@ def _content_lines(content: bytes, where: str) -> list[tuple[int, str]]:
     if _NOT_TEXT.search(content):
         raise DamagedRecordError(f"{where} holds binary data, expected the text of a WFDB header. Copy the file again.")
     text = _decode(content)
-    stripped = [(number, line.strip()) for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1)]
-    lines = [(number, line) for number, line in stripped if line and line[0] != "#"]
+    stripped = [line.strip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+    lines = [(number, line) for number, line in enumerate(stripped, start=1) if line and line[0] != "#"]
     if not lines:
         raise DamagedRecordError(f"{where} holds nothing but comments, expected a WFDB header. Copy the file again.")
     return lines
@@ -185,19 +190,38 @@ def _parse_segments(lines: list[tuple[int, str]], n_segments: int, where: str) -
 
 
 def _parse_signal(line: str, number: int, where: str) -> SignalLine:
-    """Read the line of one signal, with the standard's defaults for what it leaves out."""
+    """Read the line of one signal."""
+    usual = _USUAL_SIGNAL_LINE.fullmatch(line)
+    signal = _parse_fields(line) if usual is None else _parse_shared_fields(usual[2], usual[4])
+    if signal is None:
+        raise DamagedRecordError(
+            f"Line {number} of {where} is no WFDB signal line; expected "
+            "'FILE FORMAT GAIN(BASELINE)/UNITS RESOLUTION ZERO FIRST CHECKSUM BLOCK LEAD', numbers where numbers "
+            "belong. Restore the header."
+        )
+    return signal if usual is None else SignalLine(usual[1], *signal[1:8], int(usual[3]), signal.name)
+
+
+@lru_cache(maxsize=1024)
+def _parse_shared_fields(before: str, after: str) -> SignalLine | None:
+    """Read what the lines of a lead share in all records of an archive, only once."""
+    return _parse_fields(f"file {before} 0 0 {after}")
+
+
+def _parse_fields(line: str) -> SignalLine | None:
+    """Read a line with the standard's defaults for what it leaves out; None where it breaks the grammar."""
     match = _SIGNAL_LINE.fullmatch(line)
     if match is None:
-        raise _bad_signal_line(number, where)
+        return None
     file, storage, per_frame, skew, offset, gain, baseline, units, numbers, lead = match.groups()
     values = (numbers or "").split()
     # A description of several words after too few numbers is a number that has become text.
     if lead and len(values) < _NUMBERS_AFTER_GAIN and len(lead.split()) > 1:
-        raise _bad_signal_line(number, where)
+        return None
     steps_per_unit = float(gain) if gain else _DEFAULT_GAIN
     adc_zero = int(values[1]) if len(values) > 1 else 0
     if not _is_gain(steps_per_unit) or (per_frame is not None and int(per_frame) == 0):
-        raise _bad_signal_line(number, where)
+        return None
     return SignalLine(
         file,
         int(storage),
@@ -215,12 +239,3 @@ def _parse_signal(line: str, number: int, where: str) -> SignalLine:
 def _is_gain(steps_per_unit: float) -> bool:
     """Tell a gain from a slip: finite, and not so small that float32 could not hold the voltages (0 is the default)."""
     return steps_per_unit == 0 or (math.isfinite(steps_per_unit) and abs(steps_per_unit) >= _LEAST_GAIN)
-
-
-def _bad_signal_line(number: int, where: str) -> DamagedRecordError:
-    """Say which line breaks the grammar, without quoting it."""
-    return DamagedRecordError(
-        f"Line {number} of {where} is no WFDB signal line; expected "
-        "'FILE FORMAT GAIN(BASELINE)/UNITS RESOLUTION ZERO FIRST CHECKSUM BLOCK LEAD', numbers where numbers belong. "
-        "Restore the header."
-    )

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 from wfdb_writing import pack, random_steps, same_bits, wfdb_millivolts, write_wfdb
 
 from skecg.io import read_record, wfdb_records
-from skecg.io.wfdb_fast import can_read_fast, unpack_212
-from skecg.io.wfdb_header import parse_header
+from skecg.io.wfdb_fast import _scale_of, _to_millivolts, can_read_fast, unpack_212
+from skecg.io.wfdb_header import SignalLine, parse_header
 
 STORAGES = [("16", 16), ("16+24", 16), ("212", 12)]
 
@@ -27,7 +27,7 @@ def without_wfdb(monkeypatch):
 
 
 @pytest.mark.parametrize(("storage", "bits"), STORAGES)
-@pytest.mark.parametrize(("n_samples", "n_signals"), [(1, 1), (2, 1), (999, 3), (1000, 12), (7, 2)])
+@pytest.mark.parametrize(("n_samples", "n_signals"), [(1, 1), (2, 1), (999, 3), (1000, 12), (7, 2), (20_001, 2)])
 def test_every_bit_is_that_of_wfdb(tmp_path, without_wfdb, storage, bits, n_samples, n_signals):
     header = write_wfdb(tmp_path, steps=random_steps(n_samples, n_signals, bits), storage=storage)
     assert same_bits(read_record(header).signal, wfdb_millivolts(header))
@@ -38,6 +38,33 @@ def test_gains_baselines_and_units_are_those_of_each_signal(tmp_path, without_wf
     scales = ["200(1024)/mV", "0.2047/uV", "1716.3(-6)/mV", "2e5/V", "-1000/mv", "0/mV", "4.88(3)/UV"]
     header = write_wfdb(tmp_path, steps=random_steps(500, 7, bits), storage=storage, scales=scales)
     assert same_bits(read_record(header).signal, wfdb_millivolts(header))
+
+
+ALL_STEPS = np.arange(-(2**15) + 1, 2**15, dtype=np.int16)
+
+
+def gains() -> np.ndarray:
+    """Gains of archives, whole numbers, and numbers of float32 and of float64 of any size."""
+    random = np.random.default_rng(0)
+    any_size = random.uniform(1, 10, 60) * 10 ** random.uniform(-12, 29, 60)
+    whole = [*range(1, 60), *random.integers(60, 2**24, 60), 2**24 + 1, -1000]
+    return np.array([1000, 200, 204.8, 4.88, 1e-12, 1e35, 1e39, *whole, *any_size, *any_size.astype(np.float32)])
+
+
+@pytest.mark.parametrize("baseline", [0, -6, 1024, 2**15, -(2**23), 2**23 + 1, 10**17])
+def test_every_step_at_any_gain_is_rounded_as_float64_is(baseline):
+    """All 65,535 steps: where gain and baseline let the quotient be taken in float32, it must not differ by a bit."""
+    for gain in gains().tolist():
+        signal = SignalLine("r.dat", 16, 1, 0, 0, gain, baseline, "mV", 0, "I")
+        out = np.empty((1, len(ALL_STEPS)), dtype=np.float32)
+        _to_millivolts(ALL_STEPS[:, np.newaxis], [signal], out)
+        assert same_bits(out[0], ((ALL_STEPS - float(baseline)) / gain).astype(np.float32)), gain
+
+
+def test_float32_does_only_where_it_holds_gain_and_baseline_and_no_unit_is_to_be_changed():
+    assert _scale_of(((0, 1000.0, "mV"), (-512, 0.25, "MV"))).fits_float32
+    for other in ((0, 1000.1, "mV"), (2**23 + 1, 1000.0, "mV"), (0, 2.0**120, "mV"), (0, 1.0, "uV")):
+        assert not _scale_of(((0, 1000.0, "mV"), other)).fits_float32
 
 
 @pytest.mark.parametrize(("storage", "code"), [("16", -(2**15)), ("16+24", -(2**15)), ("212", -(2**11))])

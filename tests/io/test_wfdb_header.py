@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from skecg.errors import DamagedRecordError
-from skecg.io.wfdb_header import Segment, SignalLine, parse_header, plain_header
+from skecg.io.wfdb_header import Segment, SignalLine, _parse_fields, parse_header, plain_header
 
 
 def parse(text: str):
@@ -18,6 +18,42 @@ def test_every_field_lands_in_its_place():
     )
     assert header[:4] == ("r-1", 62.4725, 14400, 1)
     assert header.signals == (SignalLine("r.dat", 212, 4, 3, 24, 16.5, -800, "uV", -7, "aVF x"),)
+
+
+def test_what_lines_share_and_what_they_do_not_land_in_their_places():
+    """The usual line is put together of what all records share and of what is this record's own."""
+    lines = [
+        f"{name}.dat 16 {scale} 16 7 {first} {checksum} 0 {lead}"
+        for name, scale, first, checksum in (("r1", "1000.0(0)/mV", -5, 99), ("r2", "1000.0(0)/mV", "+8", -1))
+        for lead in ("I", "aVR", "0 V1")
+    ]
+    lines += ["r1.dat 16 1000/mV 16 7 -5 99 0 I", "r1.dat 212 1000.0(0)/mV 16 7 -5 99 0 I"]
+    signals = parse(f"rec {len(lines)}\n" + "\n".join(lines)).signals
+    assert [(s.file_name, s.initial_value, s.name) for s in signals[:6]] == [
+        (name, first, lead) for name, first in (("r1.dat", -5), ("r2.dat", 8)) for lead in ("I", "aVR", "0 V1")
+    ]
+    assert {s[1:7] for s in signals[:6]} == {(16, 1, 0, 0, 1000.0, 0)}
+    assert [(s.storage_format, s.baseline) for s in signals[6:]] == [(16, 7), (212, 0)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "r.dat 16 200/mV 16 0 1 2 0 I",
+        "r.dat 16 0/mV 12 1024 3 4 0 a lead",
+        "r.dat 16 200/mV 16 0 1 2 I",
+        "r.dat 16 200/mV 16 0 1 2 a lead",
+        "r.dat 16 200/mV x 0 1 2 0 I",
+        "r.dat 16 200( 16 0 1 2 0 I",
+    ],
+)
+def test_a_usual_line_is_read_by_the_same_grammar_as_any_other(line):
+    whole = _parse_fields(line)
+    if whole is None:
+        with pytest.raises(DamagedRecordError, match="Line 2 of"):
+            parse(f"rec 1\n{line}")
+    else:
+        assert parse(f"rec 1\n{line}").signals == (whole,)
 
 
 def test_absent_fields_have_their_defaults():
