@@ -3,7 +3,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -61,29 +60,11 @@ def test_the_benchmark_of_encoders_prints_its_tables(encoders, capsys):
     assert re.search(r"^tiny leadwise +9 .*\dx +\de-0[6-9]$", printed, re.M)
 
 
-def test_the_benchmark_from_file_to_feature_prints_its_ratios(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("benchmark_end_to_end", BENCHMARKS / "end_to_end.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.main(["--tiny"])
+def test_the_benchmark_from_file_to_feature_prints_its_ratios(benchmark, capsys):
+    benchmark("end_to_end").main(["--tiny"])
     printed = capsys.readouterr().out
     assert re.search(r"^skecg fp32 .*\dx$", printed, re.M)
     assert "core hours for a million records" in printed
-
-
-@pytest.fixture
-def benchmark(monkeypatch) -> Callable[[str], ModuleType]:
-    """Import a benchmark, which may import its neighbours, by name."""
-
-    def load(name: str) -> ModuleType:
-        monkeypatch.syspath_prepend(str(BENCHMARKS))
-        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 def test_the_benchmark_of_precision_shows_that_bfloat16_and_int8_change_little(benchmark, capsys):

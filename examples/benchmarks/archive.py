@@ -105,6 +105,9 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         small = embed(few, "--out", folder / f"few{number}{suffix}", *arguments)
         large = embed(everything, "--out", folder / f"all{number}{suffix}", *arguments)
         clock, core = ((large[i] - small[i]) / (n_all - n_few) for i in range(2))
+        if "--scheduler" in arguments:
+            print(f"{way:<21}{1 / clock:>10.1f}{'-':>12}{'-':>8}{'-':>9}{'-':>10}{'-':>14}")
+            continue
         costs[way] = core
         start, ratio = small.core_seconds - n_few * core, next(iter(costs.values())) / core
         numbers = f"{1 / clock:>10.1f}{1 / core:>12.1f}{ratio:>7.2f}x{start:>7.1f} s{large.memory_mib:>6.0f} MiB"
@@ -119,7 +122,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
 def ways(options: argparse.Namespace) -> list[tuple[str, list[str], str]]:
     """Name the ways to embed, with their arguments and the suffix of what they write.
 
-    What the workers of a cluster take of their processors is not seen from here: only the clock counts there.
+    What the workers of a cluster take of their processors and memory is not seen from here: the clock alone counts.
     """
     model = ["--model", options.model]
     chunk = ["--chunk-records", str(options.chunk_records), *model]
@@ -129,11 +132,15 @@ def ways(options: argparse.Namespace) -> list[tuple[str, list[str], str]]:
     return found
 
 
-if __name__ == "__main__":
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=2048)
     parser.add_argument("--model", default="default")
     parser.add_argument("--chunk-records", type=int, default=1024)
     parser.add_argument("--scheduler")
     with tempfile.TemporaryDirectory() as home:
-        measure(Path(home), parser.parse_args())
+        measure(Path(home), parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,11 @@
 """How many windows a second each engine encodes: torch, plain and compiled, onnxruntime and OpenVINO.
 
-Run ``python examples/benchmarks/backends.py [--model default] [--passes 5] [--threads 1]``. The encoder of `--model`
-and one of ViT-S's shape with random weights (100 tokens, width 384, 8 blocks) get 1, 8 and 64 windows at once, on the
-road of every embedding: micro-batches, pooling to the mean. The engines take turns, so that what else the machine does
-meets them all; the best of several passes counts, in processor time with one thread, in wall time with more. Engines
-that are not installed are left out, and so is compiled torch where no C++ compiler is. Graphs are made before the clock
-starts; how long that takes is printed below.
+Run ``python examples/benchmarks/backends.py [--model default] [--passes 5] [--threads 1] [--tiny]``. The encoder of
+`--model` and one of ViT-S's shape with random weights (100 tokens, width 384, 8 blocks) get 1, 8 and 64 windows at
+once, on the road of every embedding: micro-batches, pooling to the mean. The engines take turns, so that what else the
+machine does meets them all; the best of several passes counts, in processor time with one thread, in wall time with
+more. Engines that are not installed are left out, and so is compiled torch where no C++ compiler is. Graphs are made
+before the clock starts; how long that takes is printed below.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def windows_of(spec: InputSpec, n_windows: int) -> Windows:
     )
 
 
-def engines_of(encoder: Encoder) -> dict[str, tuple[Encoder, str]]:
+def engines_of(encoder: Encoder, *, compiling: bool = True) -> dict[str, tuple[Encoder, str]]:
     """An encoder and a precision for each name."""
     engines = {"torch fp32": (encoder, "fp32"), "torch bf16": (encoder, "bf16")}
-    if shutil.which("c++"):
+    if compiling and shutil.which("c++"):
         engines |= {"compiled fp32": (compiled(encoder), "fp32"), "compiled bf16": (compiled(encoder), "bf16")}
     for name, package, start in (
         ("onnx", "onnxruntime", open_with_onnxruntime),
@@ -86,9 +86,18 @@ def fastest(runs: dict[str, Callable[[], np.ndarray]], passes: int, clock: Calla
     return best
 
 
-def compare(title: str, encoder: Encoder, spec: InputSpec, passes: int, threads: int) -> None:
+def compare(
+    title: str,
+    encoder: Encoder,
+    spec: InputSpec,
+    passes: int,
+    threads: int,
+    *,
+    sizes: tuple[int, ...] = SIZES,
+    compiling: bool = True,
+) -> None:
     clock = time.process_time if threads == 1 else time.perf_counter
-    engines, one = engines_of(encoder), windows_of(spec, 1)
+    engines, one = engines_of(encoder, compiling=compiling), windows_of(spec, 1)
     print(f"\n{title}: {sum(p.numel() for p in encoder.parameters()) / 1e6:.1f} million parameters")
     wanted, notes = encode_windows(encoder, one, Encoding("mean")), []
     for name, (engine, precision) in engines.items():
@@ -98,7 +107,7 @@ def compare(title: str, encoder: Encoder, spec: InputSpec, passes: int, threads:
         error = np.abs(found - wanted).max() / np.sqrt(np.mean(wanted**2))
         notes.append(f"{name}: first window after {seconds:.1f} s of processor time, {error:.0e} off")
     print(f"{'windows at once':<17}{'engine':<15}{'windows/s':>10}{'to torch fp32':>15}")
-    for size in SIZES:
+    for size in sizes:
         windows = windows_of(spec, size)
         runs = {
             name: lambda engine=engine, precision=precision, windows=windows: encode_windows(
@@ -114,20 +123,24 @@ def compare(title: str, encoder: Encoder, spec: InputSpec, passes: int, threads:
     print("\n".join(notes))
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="default")
     parser.add_argument("--passes", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only-model", action="store_true", help="leave ViT-S out")
-    arguments = parser.parse_args()
-    encoder, spec = load_encoder(arguments.model)
-    compare(arguments.model, encoder.requires_grad_(False), spec, arguments.passes, arguments.threads)
-    if not arguments.only_model:
+    parser.add_argument("--tiny", action="store_true", help="few windows, nothing compiled, to see that it runs")
+    given = parser.parse_args(arguments)
+    encoder, spec = load_encoder(given.model)
+    if given.tiny:
+        compare(given.model, encoder.requires_grad_(False), spec, 1, given.threads, sizes=(1, 2), compiling=False)
+        return
+    compare(given.model, encoder.requires_grad_(False), spec, given.passes, given.threads)
+    if not given.only_model:
         torch.manual_seed(0)
         large = build_encoder(VIT_S).eval().requires_grad_(False)
         spec = InputSpec(CANONICAL_LEADS, 250, VIT_S.window_samples)
-        compare("ViT-S's shape", large, spec, arguments.passes, arguments.threads)
+        compare("ViT-S's shape", large, spec, given.passes, given.threads)
 
 
 if __name__ == "__main__":

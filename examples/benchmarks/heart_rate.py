@@ -44,21 +44,21 @@ def synthetic(n_records: int) -> tuple[LabelledECGs, np.ndarray]:
     return dataset, made.labels["heart_rate"]
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a packed file with waves")
     parser.add_argument("--model", action="append", default=[], help="weights to probe (untrained-temporal)")
     parser.add_argument("--n-synthetic", type=int, default=400, help="synthetic records")
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
 
     with tempfile.TemporaryDirectory() as folder:
-        sources = standard_sources(arguments.model or ["untrained-temporal"], Path(folder))
-        if arguments.data is not None:
-            dataset = read_packed(arguments.data)
+        sources = standard_sources(given.model or ["untrained-temporal"], Path(folder))
+        if given.data is not None:
+            dataset = read_packed(given.data)
             waves = annotated_waves(dataset)
             targets = {"heart rate (bpm)": heart_rates(waves), "QRS duration (ms)": qrs_durations(waves)}
             show(dataset, targets, sources)
-        dataset, rates = synthetic(arguments.n_synthetic)
+        dataset, rates = synthetic(given.n_synthetic)
         show(dataset, {"heart rate (bpm)": rates}, sources)
 
 

@@ -39,19 +39,19 @@ def shortened(dataset: LabelledECGs, leads: tuple[str, ...] | None, seconds: flo
     )
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure what fewer leads and shorter recordings cost.")
     parser.add_argument("--data", required=True, type=Path, metavar="FILE", help="packed sample of PTB-XL")
     parser.add_argument("--model", default="default", metavar="M", help="name, weights folder or owner/name")
     parser.add_argument("--test-fold", type=int, default=9, metavar="N")
     parser.add_argument("--resamples", type=int, default=1000, metavar="N")
     parser.add_argument("--seconds", type=float, nargs="+", default=SECONDS, metavar="S")
-    arguments = parser.parse_args()
-    dataset = open_dataset(arguments.data)
+    given = parser.parse_args(arguments)
+    dataset = open_dataset(given.data)
     print(f"{'leads':<10}{'seconds':>8}  {'AUROC':<24}{'random weights':<24}")
     for name, leads in LEADS.items():
-        for seconds in arguments.seconds:
-            print(f"{name:<10}{seconds:>8g}  {'  '.join(scores(dataset, leads, seconds, arguments))}", flush=True)
+        for seconds in given.seconds:
+            print(f"{name:<10}{seconds:>8g}  {'  '.join(scores(dataset, leads, seconds, given))}", flush=True)
 
 
 def scores(

@@ -54,21 +54,21 @@ def median_errors(predictions: list[PredictedTrace]) -> str:
     return "median distance (ms): " + ", ".join(cells)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a packed file with waves; without it LUDB is downloaded")
     parser.add_argument("--model", default="default", help="weights to start from")
     parser.add_argument("--target", default="majority", help="whose annotations: majority, or a lead")
     parser.add_argument("--stages", nargs="+", default=["head", "two"], help="what is trained")
     parser.add_argument("--verbose", type=int, default=0)
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
 
-    dataset = fetch_ludb() if arguments.data is None else read_packed(arguments.data)
+    dataset = fetch_ludb() if given.data is None else read_packed(given.data)
     scores = {}
-    for stages in arguments.stages:
+    for stages in given.stages:
         start = time.process_time()
-        how = {"model": arguments.model, "stages": stages, "verbose": arguments.verbose}
-        predictions = predict_all(dataset, arguments.target, **how)
+        how = {"model": given.model, "stages": stages, "verbose": given.verbose}
+        predictions = predict_all(dataset, given.target, **how)
         scores[stages] = score_waves(predictions, dataset.patients)
         print(f"{stages}: {time.process_time() - start:.0f} s of computing; {median_errors(predictions)}", flush=True)
     print(f"\n{wave_table(scores)}\n\n{boundary_table(scores)}")

@@ -9,6 +9,7 @@ is done is described in skecg/evaluation/wave_probe.py, what the columns are in 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 import time
 from pathlib import Path
@@ -20,21 +21,24 @@ from skecg.evaluation.wave_probe import WaveProtocol
 from skecg.evaluation.wave_scores import boundary_table, wave_table
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a packed file with waves; without it LUDB is downloaded")
     parser.add_argument("--model", action="append", default=[], help="weights to probe (untrained-temporal)")
     parser.add_argument("--target", default="majority", help="whose annotations: majority, each, or a lead")
     parser.add_argument("--context", type=int, nargs="+", default=[0, 1], help="neighbouring tokens that the head sees")
     parser.add_argument("--device", default="cpu", help="where heads are fitted")
-    arguments = parser.parse_args()
+    parser.add_argument("--tiny", action="store_true", help="two parts, one penalty, to see that it runs")
+    given = parser.parse_args(arguments)
 
-    dataset = fetch_ludb() if arguments.data is None else read_packed(arguments.data)
-    protocol = WaveProtocol(target=arguments.target, device=arguments.device)
+    dataset = fetch_ludb() if given.data is None else read_packed(given.data)
+    protocol = WaveProtocol(target=given.target, device=given.device)
+    if given.tiny:
+        protocol = dataclasses.replace(protocol, n_folds=2, penalties=(1e-3,))
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        sources = standard_sources(arguments.model or ["untrained-temporal"], Path(folder))
-        scores = compare_waves(dataset, sources, contexts=arguments.context, protocol=protocol, verbose=1)
+        sources = standard_sources(given.model or ["untrained-temporal"], Path(folder))
+        scores = compare_waves(dataset, sources, contexts=given.context, protocol=protocol, verbose=1)
     some = next(iter(scores.values()))
     print(f"{dataset.name}: {some.n_records} records, {some.n_instants} instants; {protocol}\n")
     print(wave_table(scores))

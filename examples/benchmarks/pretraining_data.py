@@ -1,15 +1,15 @@
 """What feeding a pre-training step costs: batches drawn and prepared at once, against a loader that works item by item.
 
-Run ``python examples/benchmarks/pretraining_data.py [N_RECORDS]``. Records of 12 leads and 10 s at 250 Hz lie in
-shards, as ``python -m pretraining pack`` writes them, in the page cache. Processor time counts, the best of several
+Run ``python examples/benchmarks/pretraining_data.py [N_RECORDS] [--tiny]``. Records of 12 leads and 10 s at 250 Hz lie
+in shards, as ``python -m pretraining pack`` writes them, in the page cache. Processor time counts, the best of several
 passes; the loader that works item by item reads a row, scales, standardizes and crops it in numpy, and collates as
 PyTorch does.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -75,42 +75,51 @@ def configure(window_samples: int) -> PretrainConfig:
     return dataclasses.replace(tiny, input=spec, encoder=encoder, data=data)
 
 
-def microseconds(work: Callable[[int], Any], n_records: int) -> float:
+def microseconds(work: Callable[[int], Any], n_records: int, passes: int) -> float:
     """Best processor time of several passes over other rows, divided by the number of records."""
     work(0)
     times = []
-    for number in range(1, PASSES + 1):
+    for number in range(1, passes + 1):
         start = time.process_time()
         work(number)
         times.append(time.process_time() - start)
     return min(times) / n_records * 1e6
 
 
-def measure(shards: ShardSet, config: PretrainConfig) -> dict[str, float]:
-    """Time each way of making a batch, in microseconds a record."""
-    drawn = draw_batch(shards, config, 0, range(BATCH))
-    loader = DataLoader(ItemByItem(shards, config), batch_size=BATCH, shuffle=True)
-    rows = [np.random.default_rng(number).integers(0, shards.n_records, BATCH) for number in range(PASSES + 1)]
+def ways(shards: ShardSet, config: PretrainConfig, batch_size: int, passes: int) -> dict[str, Callable[[int], Any]]:
+    """Name what is timed; each way is given the number of its pass."""
+    places = range(batch_size)
+    drawn = draw_batch(shards, config, 0, places)
+    loader = DataLoader(ItemByItem(shards, config), batch_size=batch_size, shuffle=True)
+    rows = [np.random.default_rng(number).integers(0, shards.n_records, batch_size) for number in range(passes + 1)]
     return {
-        "gather int16": microseconds(lambda number: shards.gather(rows[number]), BATCH),
-        "draw_batch": microseconds(lambda number: draw_batch(shards, config, number, range(BATCH)), BATCH),
-        "to_values": microseconds(lambda number: to_values(drawn, config, "cpu"), BATCH),
-        "both": microseconds(
-            lambda number: to_values(draw_batch(shards, config, number, range(BATCH)), config, "cpu"), BATCH
-        ),
-        "item by item": microseconds(lambda number: next(iter(loader)), BATCH),
+        "gather int16": lambda number: shards.gather(rows[number]),
+        "draw_batch": lambda number: draw_batch(shards, config, number, places),
+        "to_values": lambda number: to_values(drawn, config, "cpu"),
+        "both": lambda number: to_values(draw_batch(shards, config, number, places), config, "cpu"),
+        "item by item": lambda number: next(iter(loader)),
     }
 
 
-def main() -> None:
-    n_records = int(sys.argv[1]) if len(sys.argv) > 1 else 4096
+def measure(shards: ShardSet, config: PretrainConfig, batch_size: int, passes: int) -> dict[str, float]:
+    """Time each way of making a batch, in microseconds a record."""
+    each = ways(shards, config, batch_size, passes)
+    return {name: microseconds(work, batch_size, passes) for name, work in each.items()}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("n_records", nargs="?", type=int, default=4096)
+    parser.add_argument("--tiny", action="store_true", help="few records, one pass, to see that it runs")
+    given = parser.parse_args(arguments)
+    n_records, batch_size, passes = (16, 8, 1) if given.tiny else (given.n_records, BATCH, PASSES)
     torch.set_num_threads(1)
-    print(f"{n_records} records of 12 x {10 * RATE} int16, batches of {BATCH}, one thread")
+    print(f"{n_records} records of 12 x {10 * RATE} int16, batches of {batch_size}, one thread")
     print(f"{'window':>8}  {'':<14}{'us/record':>10}{'records/s':>12}{'ratio':>8}")
     with tempfile.TemporaryDirectory() as folder:
         shards = make_shards(Path(folder), n_records)
         for window_samples in (2500, 1000):
-            times = measure(shards, configure(window_samples))
+            times = measure(shards, configure(window_samples), batch_size, passes)
             for name, taken in times.items():
                 ratio = times["item by item"] / taken
                 print(f"{window_samples:>8}  {name:<14}{taken:>10.1f}{1e6 / taken:>12,.0f}{ratio:>8.1f}")

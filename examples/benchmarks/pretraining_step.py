@@ -194,15 +194,15 @@ def amortize(config: PretrainConfig, model: Jepa, shards: ShardSet, rounds: int)
     print(f"  cost of a masked view by masks for each target pass, relative (fp32): {saved}")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("systems", nargs="*", default=SYSTEMS, help="recipes to compare at")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    for name in arguments.systems:
-        compare(name, arguments.batch, arguments.rounds)
+    for name in given.systems:
+        compare(name, given.batch, given.rounds)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """How long a 10-second, 12-lead WFDB record takes to read: wfdb against skecg, as a table with ratios.
 
-Run ``python examples/benchmarks/reading.py [N_RECORDS]``. Files are written to a temporary folder first, and read
-once before the clock starts, so that both readers find them in the page cache. The best of several passes counts.
+Run ``python examples/benchmarks/reading.py [N_RECORDS] [--tiny]``. Files are written to a temporary folder first, and
+read once before the clock starts, so that both readers find them in the page cache. The best of several passes counts.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +20,8 @@ from skecg.leads import CANONICAL_LEADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from skecg.records import ECGRecord
 
 N_SAMPLES = 5000
 PASSES = 3
@@ -40,28 +42,31 @@ def write_record(folder: Path, name: str, steps: np.ndarray, storage: str) -> Pa
     return folder / f"{name}.hea"
 
 
-def seconds_per_record(read: Callable[[list[Path]], object], paths: list[Path]) -> float:
+def seconds_per_record(read: Callable[[list[Path]], object], paths: list[Path], passes: int) -> float:
     """Best time of several passes over all files, divided by their number."""
     read(paths)
     times = []
-    for _ in range(PASSES):
+    for _ in range(passes):
         start = time.perf_counter()
         read(paths)
         times.append(time.perf_counter() - start)
     return min(times) / len(paths)
 
 
-def read_with_wfdb(paths: list[Path]) -> None:
-    for path in paths:
-        wfdb.rdrecord(str(path.with_suffix("")))
+def read_with_wfdb(paths: list[Path]) -> list[wfdb.Record]:
+    return [wfdb.rdrecord(str(path.with_suffix(""))) for path in paths]
 
 
-def read_with_skecg(paths: list[Path]) -> None:
-    for path in paths:
-        read_record(path)
+def read_with_skecg(paths: list[Path]) -> list[ECGRecord]:
+    return [read_record(path) for path in paths]
 
 
-def main(n_records: int = 100) -> None:
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("n_records", nargs="?", type=int, default=100)
+    parser.add_argument("--tiny", action="store_true", help="two records, one pass, to see that it runs")
+    given = parser.parse_args(arguments)
+    n_records, passes = (2, 1) if given.tiny else (given.n_records, PASSES)
     rng = np.random.default_rng(0)
     print(f"{n_records} records of 12 leads x {N_SAMPLES} samples; microseconds a record\n")
     print(f"{'format':<12}{'wfdb':>10}{'skecg':>10}{'ratio':>9}{'2 threads':>12}{'ratio':>9}")
@@ -69,13 +74,13 @@ def main(n_records: int = 100) -> None:
         with tempfile.TemporaryDirectory() as folder:
             steps = rng.normal(0, 300, (n_records, N_SAMPLES, 12)).clip(-2000, 2000).astype(np.int16)
             paths = [write_record(Path(folder), f"r{i:04d}", steps[i], storage) for i in range(n_records)]
-            theirs = seconds_per_record(read_with_wfdb, paths)
-            ours = seconds_per_record(read_with_skecg, paths)
-            threads = seconds_per_record(lambda files: read_records(files, n_jobs=2), paths)
+            theirs = seconds_per_record(read_with_wfdb, paths, passes)
+            ours = seconds_per_record(read_with_skecg, paths, passes)
+            threads = seconds_per_record(lambda files: read_records(files, n_jobs=2), paths, passes)
         label = f"{storage} (.mat)" if "+" in storage else storage
         ratios = f"{theirs / ours:>8.1f}x{threads * 1e6:>12.0f}{theirs / threads:>8.1f}x"
         print(f"{label:<12}{theirs * 1e6:>10.0f}{ours * 1e6:>10.0f}{ratios}")
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    main()
