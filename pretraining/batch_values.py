@@ -17,6 +17,7 @@ from torch import Tensor
 
 from skecg.errors import LeadError
 from skecg.leads import CANONICAL_LEADS
+from skecg.signals import FLAT
 
 if TYPE_CHECKING:
     from pretraining.config import PretrainConfig
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["lead_columns", "to_values"]
 
-# Below this share of its mean (or of 1 mV) a standard deviation is rounding noise, as in skecg.signals.
-_FLAT = 1e-6
 # So many rows stay in a CPU's cache from step to step, which is about twice as fast as whole batches.
 _ROWS_ON_CPU = 32
 
@@ -100,7 +99,7 @@ def _standardize_(values_BLS: Tensor, pooled: bool, shown_BL: Tensor, valid_samp
     mean_BL = _mean(values_BLS, valid_samples)
     values_BLS.sub_(mean_BL[:, :, None])
     variance_BL = _mean(values_BLS.square(), valid_samples)
-    flat_BL = variance_BL.sqrt() <= _FLAT * (mean_BL.abs() + 1.0)
+    flat_BL = variance_BL.sqrt() <= FLAT * (mean_BL.abs() + 1.0)
     if pooled:
         total = (variance_BL * (shown_BL & ~flat_BL)).sum(dim=1, keepdim=True)
         variance_BL = (total / shown_BL.sum(dim=1, keepdim=True).clamp(min=1)).expand_as(variance_BL)

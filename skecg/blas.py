@@ -34,13 +34,23 @@ class OpenBLAS:
 
     @contextlib.contextmanager
     def threads(self, n_threads: int) -> Iterator[None]:
-        """Let products take so many threads, in the whole process, until the block ends."""
+        """Let products take so many threads, in the whole process, until the block ends, by whichever thread."""
         before = self.n_threads
-        self._library.set_num_threads(n_threads)
+        self._set_threads(n_threads)
         try:
             yield
         finally:
-            self._library.set_num_threads(before)
+            self._set_threads(before)
+
+    def _set_threads(self, n_threads: int) -> None:
+        """Set the number of threads, whichever thread has set it before.
+
+        Newer releases of threadpoolctl let one thread decide and ignore all others for as long as it lives.
+        """
+        release = getattr(self._library, "clear_controlling_thread", lambda *, force: None)
+        release(force=True)
+        self._library.set_num_threads(n_threads)
+        release(force=True)
 
 
 @functools.cache

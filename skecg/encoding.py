@@ -11,19 +11,22 @@ import contextlib
 import queue
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import effective_n_jobs
 from numpy.typing import NDArray
 from torch import Tensor
 
 from skecg.devices import autocast, keep_to_one_thread, one_thread_per_worker, within_memory
 from skecg.encoders import Encoder
 from skecg.pooling import n_pooled_features, pool_tokens
+from skecg.preparation_on_device import WindowsOnDevice
+from skecg.threads import in_order
 from skecg.windows import Windows
 
-__all__ = ["Encoding", "encode_tokens", "encode_windows", "token_grid"]
+__all__ = ["Encoding", "encode_tokens", "encode_windows", "token_grid", "workers"]
 
 # A CPU gains nothing from more windows at once, and what is larger than 32 MB the allocator fetches afresh from the
 # system for every operation, page by page.
@@ -56,14 +59,16 @@ class Encoding:
     n_jobs: int | None = None
 
 
-def encode_windows(encoder: Encoder | Sequence[Encoder], windows: Windows, how: Encoding) -> NDArray[np.float32]:
+def encode_windows(
+    encoder: Encoder | Sequence[Encoder], windows: Windows | WindowsOnDevice, how: Encoding
+) -> NDArray[np.float32]:
     """Encode and pool windows.
 
     Parameters
     ----------
     encoder : Encoder or sequence of Encoder
         In evaluation mode, on its device; or the same one on several devices.
-    windows : Windows of n_windows
+    windows : Windows or WindowsOnDevice, of n_windows
     how : Encoding
 
     Returns
@@ -84,7 +89,9 @@ def encode_windows(encoder: Encoder | Sequence[Encoder], windows: Windows, how: 
     return features
 
 
-def encode_tokens(encoder: Encoder | Sequence[Encoder], windows: Windows, how: Encoding) -> list[NDArray[np.float32]]:
+def encode_tokens(
+    encoder: Encoder | Sequence[Encoder], windows: Windows | WindowsOnDevice, how: Encoding
+) -> list[NDArray[np.float32]]:
     """Encode windows and keep their tokens.
 
     Returns
@@ -112,7 +119,7 @@ def _replicas(encoder: Encoder | Sequence[Encoder]) -> Sequence[Encoder]:
 
 def _run(
     replicas: Sequence[Encoder],
-    windows: Windows,
+    windows: Windows | WindowsOnDevice,
     how: Encoding,
     finish: Callable[[list[Tensor]], NDArray[np.float32]],
 ) -> Generator[tuple[NDArray[np.intp], NDArray[np.float32]], None, None]:
@@ -130,7 +137,7 @@ def _run(
 
         def encode(rows: NDArray[np.intp]) -> NDArray[np.float32]:
             leads, n_samples = _shape_of(encoder, windows, int(rows[0]))
-            values = torch.from_numpy(windows.values[rows][:, :, :n_samples]).to(device)
+            values = _values_of(windows, rows, n_samples).to(device)
             with torch.inference_mode(), autocast(device, how.precision):
                 return finish(encoder.layers(values, how.layers, leads))
 
@@ -143,13 +150,24 @@ def _run(
     if device.type != "cpu":
         yield from ((rows, work(encoder, rows)) for rows in batches)
         return
+    with (
+        workers(how.n_jobs) as n_threads,
+        contextlib.closing(in_order(partial(work, encoder), batches, n_threads)) as encoded,
+    ):
+        yield from zip(batches, encoded, strict=True)
+
+
+@contextlib.contextmanager
+def workers(n_jobs: int | None) -> Iterator[int]:
+    """Keep torch to one core for each operation, and say how many threads may work beside each other.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        As joblib counts; None is the cores that torch would use, shared by all who work at the same time.
+    """
     with one_thread_per_worker() as cores:
-        workers = cores if how.n_jobs is None else effective_n_jobs(how.n_jobs)
-        if min(workers, len(batches)) <= 1:
-            yield from ((rows, work(encoder, rows)) for rows in batches)
-            return
-        run = Parallel(n_jobs=workers, backend="threading", return_as="generator")
-        yield from zip(batches, run(delayed(work)(encoder, rows) for rows in batches), strict=True)
+        yield cores if n_jobs is None else effective_n_jobs(n_jobs)
 
 
 def _over_replicas(
@@ -169,10 +187,19 @@ def _over_replicas(
         finally:
             free.put(replica)
 
-    run = Parallel(n_jobs=len(replicas), backend="threading", return_as="generator")
     on_cpu = any(_device_of(replica).type == "cpu" for replica in replicas)
-    with one_thread_per_worker() if on_cpu else contextlib.nullcontext():
-        yield from zip(batches, run(delayed(with_a_free_one)(rows) for rows in batches), strict=True)
+    with (
+        one_thread_per_worker() if on_cpu else contextlib.nullcontext(),
+        contextlib.closing(in_order(with_a_free_one, batches, len(replicas))) as encoded,
+    ):
+        yield from zip(batches, encoded, strict=True)
+
+
+def _values_of(windows: Windows | WindowsOnDevice, rows: NDArray[np.intp], n_samples: int) -> Tensor:
+    """Take the beginnings of some windows, where they lie."""
+    if isinstance(windows, WindowsOnDevice):
+        return windows.values[torch.from_numpy(rows).to(windows.values.device)][:, :, :n_samples]
+    return torch.from_numpy(windows.values[rows][:, :, :n_samples])
 
 
 def _device_of(encoder: Encoder) -> torch.device:
@@ -187,7 +214,7 @@ def _cpu_batch(encoder: Encoder) -> int:
     return min(_CPU_BATCH, max(1, _CPU_ARRAY_BYTES // window_bytes))
 
 
-def _micro_batches(encoder: Encoder, windows: Windows, batch_size: int) -> Iterator[NDArray[np.intp]]:
+def _micro_batches(encoder: Encoder, windows: Windows | WindowsOnDevice, batch_size: int) -> Iterator[NDArray[np.intp]]:
     """Yield the numbers of windows that share leads and length, at most `batch_size` at once."""
     patches = -(-windows.valid_samples // encoder.config.patch_samples)
     kinds = np.column_stack([windows.lead_mask, patches])
@@ -197,7 +224,7 @@ def _micro_batches(encoder: Encoder, windows: Windows, batch_size: int) -> Itera
         yield from (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
 
 
-def _shape_of(encoder: Encoder, windows: Windows, row: int) -> tuple[Sequence[int] | None, int]:
+def _shape_of(encoder: Encoder, windows: Windows | WindowsOnDevice, row: int) -> tuple[Sequence[int] | None, int]:
     """Give the leads present in a window (None when all are) and its length, rounded up to whole patches."""
     patch = encoder.config.patch_samples
     present = windows.lead_mask[row]
@@ -205,7 +232,7 @@ def _shape_of(encoder: Encoder, windows: Windows, row: int) -> tuple[Sequence[in
     return leads, -(-int(windows.valid_samples[row]) // patch) * patch
 
 
-def token_grid(encoder: Encoder, windows: Windows, row: int) -> tuple[list[str], NDArray[np.int64]]:
+def token_grid(encoder: Encoder, windows: Windows | WindowsOnDevice, row: int) -> tuple[list[str], NDArray[np.int64]]:
     """Name the lead (or ``"all"``) and the slice of time of each token of a window, in the tokens' order."""
     leads, n_samples = _shape_of(encoder, windows, row)
     n_patches = n_samples // encoder.config.patch_samples

@@ -16,6 +16,7 @@ from skecg.errors import BadSignalError, LeadError, SamplingRateError, ShapeErro
 from skecg.leads import CANONICAL_LEADS, canonical_leads
 from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, check_not_transposed, masked_to_nan
 from skecg.screening import SHORTEST_SECONDS
+from skecg.threads import in_order
 
 __all__ = ["RecordSource", "as_items", "as_plain", "is_numeric_array"]
 
@@ -134,9 +135,9 @@ class RecordSource:
     def read(self, rows: Sequence[int], n_jobs: int | None = None) -> list[ECGRecord | SkecgError]:
         """Make several records; what cannot be made gives its error in its place."""
         if any(isinstance(self.items[i], str | Path) for i in rows) and len(rows) > 1:
-            from joblib import Parallel, delayed
+            from joblib import effective_n_jobs
 
-            return list(Parallel(n_jobs=n_jobs, prefer="threads")(delayed(self._try)(i) for i in rows))
+            return list(in_order(self._try, rows, effective_n_jobs(n_jobs)))
         return [self._try(i) for i in rows]
 
     def _try(self, row: int) -> ECGRecord | SkecgError:

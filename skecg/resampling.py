@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from skecg.errors import ParameterError, SamplingRateError
 
-__all__ = ["resample", "resampled_samples"]
+__all__ = ["frame_layout", "frame_matrix", "rate_ratio", "resample", "resampled_samples"]
 
 FloatArray = NDArray[np.float32]
 
@@ -44,7 +44,7 @@ def resampled_samples(n_samples: int, rate_in: float, rate_out: float, method: s
         ``ceil(n_samples * rate_out / rate_in)`` for polyphase, its floor for fourier, at least 1; `n_samples` when the
         rates are equal.
     """
-    ratio = _rate_ratio(rate_in, rate_out)
+    ratio = rate_ratio(rate_in, rate_out)
     if rate_in == rate_out:
         return n_samples
     if method == "polyphase":
@@ -89,7 +89,7 @@ def resample(signal: FloatArray, rate_in: float, rate_out: float, method: str = 
     """
     if method not in ("polyphase", "fourier"):
         raise ParameterError(f"Got method={method!r}, expected 'polyphase' or 'fourier'.")
-    ratio = _rate_ratio(rate_in, rate_out)
+    ratio = rate_ratio(rate_in, rate_out)
     if rate_in == rate_out or (method == "polyphase" and ratio == 1):
         return signal
     n_out = resampled_samples(signal.shape[-1], rate_in, rate_out, method)
@@ -99,7 +99,7 @@ def resample(signal: FloatArray, rate_in: float, rate_out: float, method: str = 
 
 
 @lru_cache(maxsize=256)
-def _rate_ratio(rate_in: float, rate_out: float) -> Fraction:
+def rate_ratio(rate_in: float, rate_out: float) -> Fraction:
     """Give rate_out / rate_in as a fraction, refusing what no recorder does."""
     if not (0 < rate_in < math.inf and 0 < rate_out < math.inf and 1e-3 <= rate_out / rate_in <= 1e3):
         raise SamplingRateError(
@@ -111,9 +111,8 @@ def _rate_ratio(rate_in: float, rate_out: float) -> Fraction:
 
 def _polyphase(signal: FloatArray, up: int, down: int, n_out: int) -> FloatArray:
     """Resample by up / down with a finite filter, as a matrix on frames where frames are short."""
-    margin = -(-_HALF_FILTER * max(up, down) // up)
-    repeats = -(-16 // up)
-    if down * repeats + 2 * margin > _LONGEST_FRAME:
+    margin, repeats = frame_layout(up, down)
+    if repeats == 0:
         from scipy.signal import upfirdn
 
         delay = _HALF_FILTER * max(up, down) + margin * up
@@ -128,7 +127,7 @@ def _polyphase(signal: FloatArray, up: int, down: int, n_out: int) -> FloatArray
         frames = sliding_window_view(padded, down * repeats + 2 * margin, axis=-1)[..., :: down * repeats, :]
         # One product a record, of one shape whatever stands beside it: its rounding cannot depend on its neighbours.
         rows = np.ascontiguousarray(frames).reshape(*signal.shape[:-2], -1, frames.shape[-1])
-        resampled = (rows @ _frame_matrix(up, down, repeats)).reshape(*signal.shape[:-1], -1)[..., :n_out]
+        resampled = (rows @ frame_matrix(up, down, repeats)).reshape(*signal.shape[:-1], -1)[..., :n_out]
     resampled += signal[..., :1]
     return np.asarray(resampled, dtype=np.float32)
 
@@ -151,10 +150,16 @@ def _lowpass_taps(up: int, down: int) -> FloatArray:
     return np.asarray(taps * (up / taps.sum()), dtype=np.float32)
 
 
+def frame_layout(up: int, down: int) -> tuple[int, int]:
+    """Say how many samples a frame takes before and after, and how many times `up` it makes: 0 if that is too long."""
+    margin, repeats = -(-_HALF_FILTER * max(up, down) // up), -(-16 // up)
+    return margin, repeats if down * repeats + 2 * margin <= _LONGEST_FRAME else 0
+
+
 @lru_cache(maxsize=16)
-def _frame_matrix(up: int, down: int, repeats: int) -> FloatArray:
+def frame_matrix(up: int, down: int, repeats: int) -> FloatArray:
     """Write the filter as the matrix that takes a frame of the input to `up * repeats` samples of the output."""
-    half, margin = _HALF_FILTER * max(up, down), -(-_HALF_FILTER * max(up, down) // up)
+    half, (margin, _) = _HALF_FILTER * max(up, down), frame_layout(up, down)
     source = np.arange(down * repeats + 2 * margin)[:, None] - margin
     tap = np.arange(up * repeats) * down - source * up + half
     inside = (tap >= 0) & (tap <= 2 * half)

@@ -18,12 +18,12 @@ from skecg.resampling import resample, resampled_samples
 if TYPE_CHECKING:
     from skecg.spec import InputSpec
 
-__all__ = ["butterworth", "fill_gaps", "normalize", "resample", "resampled_samples"]
+__all__ = ["FLAT", "butterworth", "fill_gaps", "normalize", "resample", "resampled_samples"]
 
 FloatArray = NDArray[np.float32]
 
-# A lead whose standard deviation is below this share of its mean (or below this many mV) is rounding noise.
-_FLAT = 1e-6
+#: A lead whose standard deviation is below this share of its mean (or below this many mV) is rounding noise.
+FLAT = 1e-6
 
 
 def fill_gaps(signal: FloatArray) -> FloatArray:
@@ -158,7 +158,7 @@ def _standardize(signal: FloatArray, pooled: bool, lead_mask: NDArray[np.bool_] 
     mean = signal.mean(axis=-1)
     centred: FloatArray = signal - mean[..., None]
     variance = np.square(centred).mean(axis=-1)
-    flat = np.sqrt(variance) <= _FLAT * (np.abs(mean) + 1.0)
+    flat = np.sqrt(variance) <= FLAT * (np.abs(mean) + 1.0)
     if pooled:
         counted = np.ones(mean.shape, bool) if lead_mask is None else np.broadcast_to(lead_mask, mean.shape)
         total = np.where(counted & ~flat, variance, np.float32(0.0)).sum(axis=-1, keepdims=True)

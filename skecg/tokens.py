@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.backends import encoder_on
-from skecg.embedding import CHUNK_RECORDS, Recipe
+from skecg.embedding import CHUNK_RECORDS
 from skecg.encoders import Encoder
-from skecg.encoding import encode_tokens, token_grid
+from skecg.encoding import encode_tokens, token_grid, workers
 from skecg.errors import SkecgError
 from skecg.inputs import RecordSource
+from skecg.recipe import Recipe
 from skecg.records import ECGRecord
 from skecg.windows import Windows, prepare
 
@@ -44,18 +45,19 @@ class RecordTokens:
 
 def embed_tokens(source: RecordSource, recipe: Recipe) -> list[RecordTokens]:
     """Embed records without pooling, raising the first error there is."""
-    encoders = [encoder_on(recipe.backend, recipe.info, device) for device in recipe.devices]
+    encoders = [encoder_on(recipe.backend, recipe.info, device, recipe.encoding.precision) for device in recipe.devices]
     found: list[RecordTokens] = []
     for start in range(0, len(source), CHUNK_RECORDS):
         records = source.read(range(start, min(start + CHUNK_RECORDS, len(source))), recipe.encoding.n_jobs)
         good = [_or_raise(record) for record in records]
-        windows = prepare(
-            good,
-            recipe.info.spec,
-            stride=recipe.stride_seconds,
-            missing_leads=recipe.missing_leads,
-            short_records=recipe.short_records,
-        )
+        with workers(recipe.encoding.n_jobs):  # so that NumPy's threads do not stand in the way of the encoder's
+            windows = prepare(
+                good,
+                recipe.info.spec,
+                stride=recipe.stride_seconds,
+                missing_leads=recipe.missing_leads,
+                short_records=recipe.short_records,
+            )
         tokens = encode_tokens(encoders, windows, recipe.encoding)
         found += [_join(encoders[0], windows, tokens, np.flatnonzero(windows.owner == i)) for i in range(len(good))]
     return found

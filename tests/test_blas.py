@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -51,3 +52,20 @@ def test_threads_are_given_back_after_an_error():
     with pytest.raises(ZeroDivisionError), openblas.threads(1):
         raise ZeroDivisionError
     assert openblas.n_threads == before
+
+
+def test_any_thread_may_begin_and_any_other_end():
+    openblas = find_openblas()
+    if openblas is None:
+        pytest.skip("NumPy multiplies with another library")
+    with openblas.threads(2), ThreadPoolExecutor(1) as other:
+        first = openblas.threads(1)
+        other.submit(first.__enter__).result()
+        assert openblas.n_threads == 1
+        first.__exit__(None, None, None)
+        assert openblas.n_threads == 2
+        with openblas.threads(1):
+            second = openblas.threads(3)
+            other.submit(second.__enter__).result()
+            assert openblas.n_threads == 3
+            other.submit(second.__exit__, None, None, None).result()

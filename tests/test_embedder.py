@@ -21,7 +21,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validat
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skecg import ECGRecord, JEPAEmbedder, embedding
+from skecg import ECGRecord, JEPAEmbedder, embedding, portions
 from skecg.datasets import make_ecg
 from skecg.embedding_cache import DiskCache, MemoryCache
 from skecg.encoders import Encoder
@@ -37,6 +37,8 @@ from skecg.errors import (
     WeightsNotFoundError,
 )
 from skecg.leads import CANONICAL_LEADS
+from skecg.portions import Portion
+from skecg.recipe import Recipe
 
 RECORDS = make_ecg(8, noise=0.02, random_state=1).records
 X = np.stack([record.signal for record in RECORDS])
@@ -343,10 +345,21 @@ def test_a_cached_answer_is_the_computed_one(tmp_path: Path) -> None:
 
 
 def test_equal_records_are_embedded_once(counted: CountingEncoder) -> None:
-    features = JEPAEmbedder(cache=None).fit_transform([RECORDS[0]] * 5)
+    features = JEPAEmbedder(cache=MemoryCache()).fit_transform([RECORDS[0]] * 5)
 
     assert counted.windows == 1
     assert (features == features[0]).all()
+
+
+def test_without_a_cache_no_record_is_named_and_each_is_embedded(
+    counted: CountingEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skecg.portions.key_function", lambda *_: pytest.fail("named for nothing"))
+
+    features = JEPAEmbedder(cache=None).fit_transform([RECORDS[0]] * 5)
+
+    assert counted.windows == 5
+    assert_same_features(features, np.tile(features[0], (5, 1)))
 
 
 def test_a_store_on_disk_serves_another_process(tmp_path: Path, counted: CountingEncoder) -> None:
@@ -430,12 +443,12 @@ def test_portions_of_a_chunk_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> N
     held: list[int] = []
     encode_fresh = embedding._encode_fresh
 
-    def counted_fresh(fresh: dict, recipe: object) -> object:
-        held.append(len(fresh))
-        return encode_fresh(fresh, recipe)
+    def counted_fresh(portion: Portion, recipe: Recipe) -> object:
+        held.append(len(portion.names))
+        return encode_fresh(portion, recipe)
 
     monkeypatch.setattr(embedding, "_encode_fresh", counted_fresh)
-    monkeypatch.setattr(embedding, "_HELD_BYTES", 1)
+    monkeypatch.setattr(portions, "_HELD_BYTES", 1)
     embedder = JEPAEmbedder(cache=None, on_bad_record="nan")
 
     assert np.allclose(embedder.fit_transform(records), expected, rtol=0, atol=ROUNDING, equal_nan=True)

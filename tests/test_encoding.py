@@ -241,7 +241,8 @@ def test_running_out_of_memory_halves_the_batch_and_says_so_once(model, monkeypa
     wanted, tokens = encode_windows(encoder, windows, how), encode_tokens(encoder, windows, how)
     sizes = cramped(encoder, monkeypatch, most)
     fits = {1: 1, 3: 2, 5: 4}[most]
-    with pytest.warns(SkecgWarning, match=rf"memory of cpu.*{fits} windows are encoded at once.*batch_size={fits}") as said:
+    message = rf"memory of cpu.*{fits} windows are encoded at once.*batch_size={fits}"
+    with pytest.warns(SkecgWarning, match=message) as said:
         assert_close(encode_windows(encoder, windows, how), wanted)
     assert len(said) == 1
     sizes.clear()

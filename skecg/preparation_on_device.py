@@ -1,0 +1,225 @@
+"""Records to windows on an accelerator: leads gathered by the CPU, everything after them on the device, in float32.
+
+The steps are those of :mod:`skecg.signals` and :mod:`skecg.resampling`, and equal to them but for rounding, which here
+depends on the other records too. Butterworth filters are recursive, sample after sample, which suits no accelerator:
+where an encoder wants one, its records are prepared on the CPU. So are those whose rates ask for long filters, and
+those that are too long to be kept on the device.
+
+Shapes: R records of one rate and length, L leads, S samples of a record, W windows, T samples of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skecg.devices import autocast
+from skecg.places import Places, count_windows, place_windows, prepared_samples
+from skecg.records import ECGRecord
+from skecg.resampling import frame_layout, frame_matrix, rate_ratio, resampled_samples
+from skecg.screening import Policies, Screening
+from skecg.signals import FLAT
+from skecg.spec import InputSpec
+from skecg.windows import gather_leads, group_alike
+
+__all__ = ["GatheredLeads", "WindowsOnDevice", "can_prepare_on_device", "gather", "prepares"]
+
+# What is held on the device beside the encoder: leads that are being prepared, a few times over, and all windows.
+_GROUP_BYTES = 2**25
+_WINDOWS_BYTES = 2**28
+
+
+@dataclass(frozen=True, eq=False)
+class WindowsOnDevice:
+    """Windows whose values lie on a device; everything else is as in :class:`skecg.windows.Windows`.
+
+    Parameters
+    ----------
+    values : Tensor of shape (W, L, T), float32
+    owner, start_samples, valid_samples, lead_mask, spec
+        As in :class:`skecg.windows.Windows`.
+    """
+
+    values: Tensor
+    owner: NDArray[np.int64]
+    start_samples: NDArray[np.int64]
+    valid_samples: NDArray[np.int64]
+    lead_mask: NDArray[np.bool_]
+    spec: InputSpec
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+
+@dataclass(frozen=True, eq=False)
+class GatheredLeads:
+    """The leads of records as they were recorded, ready to go to a device.
+
+    Parameters
+    ----------
+    groups : sequence of (list of int, float, Tensor of shape (R, L, S))
+        Records of one rate and length: their numbers, their rate (Hz), and their leads, 0 where absent.
+    places : Places
+        Where their windows will lie.
+    spec : InputSpec
+    """
+
+    groups: Sequence[tuple[list[int], float, Tensor]]
+    places: Places
+    spec: InputSpec
+
+    @torch.inference_mode()
+    def prepare(self, device: torch.device) -> WindowsOnDevice:
+        """Prepare the records on a device, group after group, the leads of each in one transfer."""
+        places, spec = self.places, self.spec
+        shape = (len(places.owner), spec.n_leads, spec.window_samples)
+        values = torch.empty(shape, dtype=torch.float32, device=device)
+        with autocast(device, "fp32"):
+            for numbers, sampling_rate, leads in self.groups:
+                windows = [np.arange(places.first[i], places.first[i + 1]) for i in numbers]
+                starts = torch.from_numpy(places.start_samples[windows[0]]).to(device)
+                rows = torch.from_numpy(np.concatenate(windows)).to(device)
+                present = torch.from_numpy(places.present[numbers]).to(device)
+                # In float32, as a record is: 240 kB for 10 s take some 10 us, and reading them took 100 us and more.
+                signal = leads.to(device, non_blocking=True)
+                signal = _normalize(_resample(signal, sampling_rate, spec), present, spec)
+                values.index_copy_(0, rows, _cut(signal, starts, spec.window_samples))
+        return WindowsOnDevice(
+            values, places.owner, places.start_samples, places.valid_samples, places.lead_mask, self.spec
+        )
+
+
+def prepares(device: torch.device) -> bool:
+    """Say whether records are prepared on a device: those with memory of their own are worth the transfer."""
+    return device.type in ("cuda", "xpu")
+
+
+def can_prepare_on_device(records: Sequence[ECGRecord], spec: InputSpec, *, stride: float | None) -> bool:
+    """Say whether records can be prepared on a device: nothing recursive, short filters, no more than it can hold."""
+    if spec.highpass_hz is not None or spec.lowpass_hz is not None:
+        return False
+    if not all(_has_short_filter(rate, spec) for rate in {record.sampling_rate for record in records}):
+        return False
+    longest = max((max(r.n_samples, prepared_samples(r, spec)) for r in records), default=0)
+    n_windows = sum(count_windows(record, spec, stride=stride) for record in records)
+    window_bytes = 4 * spec.n_leads * spec.window_samples
+    return 4 * spec.n_leads * longest <= _GROUP_BYTES and window_bytes * n_windows <= _WINDOWS_BYTES
+
+
+def gather(
+    records: Sequence[ECGRecord],
+    screenings: Sequence[Screening],
+    spec: InputSpec,
+    *,
+    stride: float | None,
+    policies: Policies,
+    pinned: bool,
+) -> GatheredLeads:
+    """Gather the leads of records that :func:`skecg.screening.screen` has let through, on the CPU.
+
+    Leads are chosen by name, or derived, and their gaps filled, as :func:`skecg.prepare` does.
+
+    Parameters
+    ----------
+    records, screenings, spec, stride, policies
+        As in :func:`skecg.windows.prepare_screened`.
+    pinned : bool
+        Whether the leads are for a CUDA device, which fetches them from memory that stays in its place.
+    """
+    groups = []
+    for numbers in group_alike(records, spec, _GROUP_BYTES):
+        first = records[numbers[0]]
+        shape = (len(numbers), spec.n_leads, first.n_samples)
+        leads = torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=pinned)
+        # By NumPy: torch would start threads to write zeros.
+        for out, i in zip(leads.numpy(), numbers, strict=True):
+            out[:] = 0.0
+            gather_leads(records[i], screenings[i], out)
+        groups.append((numbers, first.sampling_rate, leads))
+    return GatheredLeads(groups, place_windows(records, screenings, spec, stride=stride, policies=policies), spec)
+
+
+def _has_short_filter(sampling_rate: float, spec: InputSpec) -> bool:
+    """Say whether records of a rate are resampled by their spectrum, or by a matrix on short frames, or not at all."""
+    if spec.resampling == "fourier" or sampling_rate == spec.sampling_rate:
+        return True
+    ratio = rate_ratio(sampling_rate, spec.sampling_rate)
+    return frame_layout(ratio.numerator, ratio.denominator)[1] > 0
+
+
+def _resample(signal_RLS: Tensor, sampling_rate: float, spec: InputSpec) -> Tensor:
+    """Change the sampling rate; the first sample is set aside, so that a constant lead stays exactly that constant."""
+    n_out = resampled_samples(signal_RLS.shape[-1], sampling_rate, spec.sampling_rate, spec.resampling)
+    ratio = rate_ratio(sampling_rate, spec.sampling_rate)
+    if sampling_rate == spec.sampling_rate or (spec.resampling == "polyphase" and ratio == 1):
+        return signal_RLS
+    first = signal_RLS[..., :1]
+    if spec.resampling == "polyphase":
+        return _polyphase(signal_RLS - first, ratio.numerator, ratio.denominator, n_out) + first
+    return _fourier(signal_RLS - first, n_out) + first
+
+
+def _polyphase(signal: Tensor, up: int, down: int, n_out: int) -> Tensor:
+    """Resample by up / down: frames of the input times a matrix, the edge values held before and after."""
+    margin, repeats = frame_layout(up, down)
+    step = down * repeats
+    length = -(-n_out // (up * repeats)) * step + 2 * margin
+    after = length - margin - signal.shape[-1]
+    padded = torch.cat([torch.zeros_like(signal[..., :1]).expand(*signal.shape[:-1], margin), signal], dim=-1)
+    if after > 0:
+        padded = torch.cat([padded, signal[..., -1:].expand(*signal.shape[:-1], after)], dim=-1)
+    frames = padded.unfold(-1, step + 2 * margin, step)
+    matrix = torch.from_numpy(frame_matrix(up, down, repeats)).to(signal.device)
+    return (frames @ matrix).flatten(-2)[..., :n_out]
+
+
+def _fourier(signal: Tensor, n_out: int) -> Tensor:
+    """Resample to `n_out` samples by cutting or extending the spectrum."""
+    n_samples = signal.shape[-1]
+    n_shared = min(n_samples, n_out)
+    spectrum = torch.fft.rfft(signal)[..., : n_shared // 2 + 1].clone()
+    if n_shared % 2 == 0 and n_samples != n_out:
+        # The bin at the lower Nyquist frequency stands for its mirror image too.
+        spectrum[..., -1] *= 2.0 if n_out < n_samples else 0.5
+    return torch.fft.irfft(spectrum, n=n_out) * (n_out / n_samples)
+
+
+def _normalize(signal_RLS: Tensor, present_RL: Tensor, spec: InputSpec) -> Tensor:
+    """Bring amplitudes to the encoder's scale, clip them, and put zeros in the place of absent leads."""
+    if spec.normalization == "statistics":
+        mean, std = (signal_RLS.new_tensor(value)[:, None] for value in (spec.mean, spec.std))
+        signal_RLS = (signal_RLS - mean) / std
+    elif spec.normalization in ("zscore", "record"):
+        signal_RLS = _standardize(signal_RLS, present_RL, pooled=spec.normalization == "record")
+    if spec.clip is not None:
+        signal_RLS = signal_RLS.clamp(-spec.clip, spec.clip)
+    return signal_RLS.masked_fill(~present_RL[..., None], 0.0)
+
+
+def _standardize(signal: Tensor, present: Tensor, *, pooled: bool) -> Tensor:
+    """Take away each lead's mean and divide by its own, or by the present leads' pooled, standard deviation."""
+    mean = signal.mean(dim=-1)
+    centred = signal - mean[..., None]
+    variance = centred.square().mean(dim=-1)
+    flat = variance.sqrt() <= FLAT * (mean.abs() + 1.0)
+    if pooled:
+        counted = present.sum(dim=-1, keepdim=True).clamp(min=1)
+        # Absent leads are flat too.
+        variance = (variance.masked_fill(flat, 0.0).sum(dim=-1, keepdim=True) / counted).expand_as(flat)
+    scale = variance.rsqrt().masked_fill(flat | (variance == 0), 0.0)
+    return centred * scale[..., None]
+
+
+def _cut(signal_RLS: Tensor, starts: Tensor, window_samples: int) -> Tensor:
+    """Cut windows (R · n_starts, L, T), holding the last value where the records are shorter than one."""
+    n_samples = signal_RLS.shape[-1]
+    valid = min(n_samples, window_samples)
+    windows = signal_RLS.unfold(-1, valid, 1)[:, :, starts].transpose(1, 2).flatten(0, 1)
+    if valid == window_samples:
+        return windows
+    return torch.cat([windows, windows[..., -1:].expand(*windows.shape[:-1], window_samples - valid)], dim=-1)
