@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     encoder, spec = load_encoder(given.model)
     published = as_published(encoder.requires_grad_(False))
     embedders = {
-        precision: JEPAEmbedder(given.model, precision=precision, device="cpu", cache=None, n_jobs=given.threads)
+        precision: JEPAEmbedder(given.model, precision=precision, device="cpu", cache=None)
         for precision in ("fp32", "bf16")
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -121,8 +121,8 @@ def main(arguments: list[str] | None = None) -> None:
         runs: dict[str, Callable[[], object]] = {"straightforward": lambda: straightforward(paths, published, spec)}
         for precision, embedder in embedders.items():
             runs[f"skecg {precision}"] = lambda embedder=embedder: embedder.fit_transform(paths)
-        runs["reading"] = lambda: read_records(paths, n_jobs=given.threads)
-        records = read_records(paths, n_jobs=given.threads)
+        runs["reading"] = lambda: read_records(paths)
+        records = read_records(paths)
         runs["preparing"] = lambda: [prepare(records[i : i + BATCH], spec) for i in range(0, n_records, BATCH)]
         each = {name: seconds / n_records * 1e3 for name, seconds in best_times(runs, passes, clock).items()}
     report(each, n_records, given.threads)
