@@ -5,7 +5,7 @@ The files are WFDB records of 12 leads, 10 s at 500 Hz. The straightforward pipe
 each with scipy (Fourier) in float64, filters it if the model's input is filtered, standardizes it by its own mean and
 deviation, and encodes batches of 64 with the same weights in the published structure (see ``encoders.py``): the same
 kind of work, not the same features to the last digit. Both take turns and the best pass counts: processor time with one
-thread, the clock on the wall with more (then with ``OMP_NUM_THREADS`` set to as many).
+thread, the clock on the wall with more.
 The last line sets skecg against the published ViT-B with a token for each lead (Kim), whose encoder alone is timed.
 """
 
