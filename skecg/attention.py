@@ -9,7 +9,9 @@ Shapes: B windows, H heads, N tokens, d width of a head.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from skecg.products import has_faster_products, is_computed_now, needs_grad
 
 __all__ = ["attend", "small_products"]
 
-# Logits of so many bytes stay near the processor; those of more windows are made after them.
+# Logits of so many bytes stay near the processor; those of other windows, or other heads, are made after them.
 _LOGITS_BYTES = 2**20
 
 
@@ -44,16 +46,22 @@ def attend(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
     # Powers of two are the cheaper exponentials, in NumPy twice as fast as powers of e and four times as torch's.
     q, k_BHdN = q * (math.log2(math.e) / math.sqrt(d)), k.mT.contiguous()
     mixed_BNHd = q.new_empty(B, N, H, d)
-    at_once = max(1, _LOGITS_BYTES // (4 * H * N * N))
-    for first in range(0, B, at_once):
-        some = slice(first, first + at_once)
+    for some in _parts(B, H, 4 * N * N):
         terms = torch.from_numpy(q[some].numpy() @ k_BHdN[some].numpy())
         terms -= terms.amax(dim=-1, keepdim=True)
         np.exp2(terms.numpy(), out=terms.numpy())
-        mixed_BHNd = mixed_BNHd[some].transpose(1, 2)
+        mixed_BHNd = mixed_BNHd.transpose(1, 2)[some]
         np.matmul(terms.numpy(), v[some].numpy(), out=mixed_BHNd.numpy())
         mixed_BHNd /= terms.sum(dim=-1, keepdim=True)
     return mixed_BNHd.flatten(2)
+
+
+def _parts(n_windows: int, n_heads: int, head_bytes: int) -> Iterator[tuple[slice, slice]]:
+    """Divide windows, and the heads of a window that is large by itself, by what their logits take."""
+    windows = max(1, _LOGITS_BYTES // (n_heads * head_bytes))
+    heads = min(n_heads, max(1, _LOGITS_BYTES // head_bytes))
+    for window, head in itertools.product(range(0, n_windows, windows), range(0, n_heads, heads)):
+        yield slice(window, window + windows), slice(head, head + heads)
 
 
 def small_products(a: Tensor, b: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from skecg.attention import attend, small_products
 from skecg.encoders import build_encoder
 from skecg.spec import LeadwiseConfig, TemporalConfig
 
-# Windows, heads, tokens, width of a head: the default's, a lone token, none, more than is held at once.
-SHAPES = [(8, 3, 100, 64), (2, 1, 1, 8), (0, 2, 5, 8), (2, 2, 0, 8), (5, 4, 300, 16)]
+# Windows, heads, tokens, width of a head: the default's, a lone token, none, more than is held at once (of windows, of
+# the heads of one).
+SHAPES = [(8, 3, 100, 64), (2, 1, 1, 8), (0, 2, 5, 8), (2, 2, 0, 8), (5, 4, 300, 16), (2, 3, 520, 8)]
 TEMPORAL = TemporalConfig(n_leads=3, patch_samples=10, n_patches=20, dim=24, depth=2, num_heads=3)
 LEADWISE = LeadwiseConfig(n_leads=3, patch_samples=10, n_patches=7, dim=24, depth=2, num_heads=3)
 

@@ -112,8 +112,8 @@ def _check_precision(backend: str, precision: str) -> None:
 def encoder_on(backend: str, info: WeightsInfo, device: torch.device, precision: str = "fp32") -> Encoder:
     """Give the encoder of a weights folder as a backend runs it; this process shares one of each.
 
-    Graphs are exported at their first use, once for each choice of layers, and never written to disk. The last few
-    encoders used are kept.
+    Graphs are exported at their first use, once for each choice of layers, and not kept on disk. The last few encoders
+    used are kept in memory.
 
     Parameters
     ----------
