@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Generator
@@ -162,7 +163,15 @@ def test_whoever_leaves_early_leaves_nothing_running(leave: str) -> None:
         assert closed.wait(10)
 
 
-def test_an_interrupt_while_waiting_is_raised_once_the_item_is_made() -> None:
+@pytest.fixture
+def interruptible() -> Generator[None, None, None]:
+    """Python's own answer to an interrupt; processes in which tests run beside each other ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_while_waiting_is_raised_once_the_item_is_made(interruptible: None) -> None:
     made = threading.Event()
 
     def items() -> Generator[int, None, None]:

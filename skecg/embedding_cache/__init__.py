@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from skecg.embedding_cache.contract import CacheInfo, EmbeddingCache
 from skecg.embedding_cache.disk import DiskCache
-from skecg.embedding_cache.keys import FORMAT, passing_key, record_key, salt_of
+from skecg.embedding_cache.keys import FORMAT, passing_key, record_key, remembered_key, salt_of
 from skecg.embedding_cache.memory import MemoryCache
 from skecg.embedding_cache.opening import default_cache_folder, key_function, open_cache
 
@@ -23,5 +23,6 @@ __all__ = [
     "open_cache",
     "passing_key",
     "record_key",
+    "remembered_key",
     "salt_of",
 ]

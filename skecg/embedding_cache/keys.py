@@ -11,6 +11,8 @@ import functools
 import hashlib
 import json
 import secrets
+import threading
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from skecg.records import ECGRecord
 
-__all__ = ["FORMAT", "passing_key", "record_key", "salt_of"]
+__all__ = ["FORMAT", "passing_key", "record_key", "remembered_key", "salt_of"]
 
 #: Part of every salt. Raise it when the same weights and settings give other embeddings than before.
 FORMAT = 1
@@ -87,6 +89,40 @@ def passing_key(record: ECGRecord, salt: bytes) -> bytes:
     """
     new_digest = _xxh3()
     return record_key(record, salt) if new_digest is None else _key(new_digest(), record, salt)
+
+
+def remembered_key(record: ECGRecord, salt: bytes) -> bytes:
+    """Give :func:`record_key`, digested once in this process for as many records as are remembered.
+
+    Parameters
+    ----------
+    record, salt
+        As in :func:`record_key`.
+
+    Returns
+    -------
+    bytes of length 32
+        What was remembered goes by :func:`passing_key`, where that is faster.
+    """
+    if _xxh3() is None:
+        return record_key(record, salt)
+    passing = passing_key(record, salt)
+    with _remembering:
+        if passing in _remembered:
+            _remembered.move_to_end(passing)
+            return _remembered[passing]
+    lasting = record_key(record, salt)
+    with _remembering:
+        _remembered[passing] = lasting
+        while len(_remembered) > _MOST_REMEMBERED:
+            _remembered.popitem(last=False)
+    return lasting
+
+
+# Some 10 MB of names.
+_MOST_REMEMBERED = 2**15
+_remembered: OrderedDict[bytes, bytes] = OrderedDict()
+_remembering = threading.Lock()
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from skecg.embedding_cache.disk import shared_disk_cache
-from skecg.embedding_cache.keys import passing_key, record_key
+from skecg.embedding_cache.keys import passing_key, remembered_key
 from skecg.embedding_cache.memory import MemoryCache
 from skecg.errors import CacheError, ParameterError
 
@@ -79,9 +79,10 @@ def key_function(cache: EmbeddingCache) -> Callable[[ECGRecord, bytes], bytes]:
     Returns
     -------
     callable
-        :func:`passing_key` for a :class:`MemoryCache`, :func:`record_key` for any other.
+        :func:`passing_key` for a :class:`MemoryCache`; for any other :func:`remembered_key`, which is
+        :func:`record_key` whatever the process.
     """
-    return passing_key if isinstance(cache, MemoryCache) else record_key
+    return passing_key if isinstance(cache, MemoryCache) else remembered_key
 
 
 def default_cache_folder() -> Path:

@@ -7,16 +7,27 @@ import numpy as np
 import pytest
 from numbered_rows import KEY_BYTES
 
-from skecg.embedding_cache import DiskCache, MemoryCache, key_function, keys, passing_key, record_key, salt_of
+from skecg.embedding_cache import (
+    DiskCache,
+    MemoryCache,
+    key_function,
+    keys,
+    passing_key,
+    record_key,
+    remembered_key,
+    salt_of,
+)
 from skecg.errors import ParameterError
 from skecg.records import ECGRecord
 
 
-@pytest.fixture(params=["record_key", "passing_key", "passing_key without xxhash"])
+@pytest.fixture(params=["record_key", "remembered_key", "passing_key", "passing_key without xxhash"])
 def name_of(request, monkeypatch):
     """Either name of a record."""
     if request.param == "record_key":
         return record_key
+    if request.param == "remembered_key":
+        return remembered_key
     if request.param == "passing_key":
         pytest.importorskip("xxhash")
     else:
@@ -91,8 +102,39 @@ def test_a_passing_name_is_another_in_every_process():
 
 def test_only_what_dies_with_the_process_is_named_in_passing(tmp_path):
     assert key_function(MemoryCache()) is passing_key
-    assert key_function(DiskCache(tmp_path)) is record_key
-    assert key_function(SimpleNamespace(get=None, put=None)) is record_key
+    assert key_function(DiskCache(tmp_path)) is remembered_key
+    assert key_function(SimpleNamespace(get=None, put=None)) is remembered_key
+
+
+def test_a_name_that_lasts_is_digested_once_and_always_the_same(monkeypatch):
+    pytest.importorskip("xxhash")
+    digested = []
+    monkeypatch.setattr(keys, "record_key", lambda *given: digested.append(given) or record_key(*given))
+    monkeypatch.setattr(keys, "_remembered", type(keys._remembered)())
+    others = [record(np.full((2, 6), value, np.float32)) for value in range(5)]
+    for _ in range(3):
+        assert [remembered_key(other, b"salt") for other in others] == [record_key(other, b"salt") for other in others]
+    assert len(digested) == 5
+    others[2].signal[0, 0] = 7.0  # changed in place: another record
+    assert remembered_key(others[2], b"salt") == record_key(others[2], b"salt")
+    assert len(digested) == 6
+
+
+def test_only_so_many_names_are_remembered_the_latest_used(monkeypatch):
+    pytest.importorskip("xxhash")
+    monkeypatch.setattr(keys, "_MOST_REMEMBERED", 3)
+    monkeypatch.setattr(keys, "_remembered", type(keys._remembered)())
+    others = [record(np.full((2, 6), value, np.float32)) for value in range(4)]
+    for number in (0, 1, 2, 0, 3):
+        remembered_key(others[number], b"")
+    assert list(keys._remembered) == [passing_key(others[number], b"") for number in (2, 0, 3)]
+
+
+def test_without_xxhash_nothing_is_remembered(monkeypatch):
+    monkeypatch.setattr(keys, "_xxh3", lambda: None)
+    monkeypatch.setattr(keys, "_remembered", type(keys._remembered)())
+    assert remembered_key(record(), b"salt") == record_key(record(), b"salt")
+    assert not keys._remembered
 
 
 def test_the_order_of_salt_parts_does_not_matter_and_each_part_does():
