@@ -76,7 +76,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         several, ``["cuda:0", "cuda:1"]``, which take windows as they become free.
     precision : {"auto", "fp32", "bf16", "int8"}, default="auto"
         ``"auto"`` is float32. ``"bf16"`` runs matrix products in bfloat16, with torch; ``"int8"`` runs linear layers
-        in integers of eight bits, with ``backend="onnx"``. Both change features a little: see :doc:`speed`.
+        in integers of eight bits, with ``backend="onnx"``. Both change features a little: see :doc:`/speed`.
     backend : {"torch", "onnx", "openvino"}, default="torch"
         What runs the encoder; the others need the extra of that name, and compute on the CPU.
     cache : {"memory", "disk"}, path, None, default="memory"
