@@ -47,7 +47,7 @@ class Encoding:
         Blocks whose tokens are wanted.
     batch_size : int or None
         Windows in a micro-batch; None leaves the choice to the device.
-    precision : {"fp32", "bf16"}
+    precision : {"fp32", "bf16", "int8"}
     n_jobs : int or None
         Micro-batches in flight at once; None uses the cores that torch would.
     """

@@ -11,8 +11,6 @@ import functools
 import hashlib
 import json
 import secrets
-import threading
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -107,22 +105,20 @@ def remembered_key(record: ECGRecord, salt: bytes) -> bytes:
     if _xxh3() is None:
         return record_key(record, salt)
     passing = passing_key(record, salt)
-    with _remembering:
-        if passing in _remembered:
-            _remembered.move_to_end(passing)
-            return _remembered[passing]
-    lasting = record_key(record, salt)
-    with _remembering:
+    lasting = _remembered.get(passing)
+    if lasting is None:
+        lasting = record_key(record, salt)
+        if len(_remembered) >= _MOST_REMEMBERED:
+            _remembered.clear()
         _remembered[passing] = lasting
-        while len(_remembered) > _MOST_REMEMBERED:
-            _remembered.popitem(last=False)
     return lasting
 
 
-# Some 10 MB of names.
+# Some 7 MB of names. A lock to drop them one by one would have to be minded across forks.
 _MOST_REMEMBERED = 2**15
-_remembered: OrderedDict[bytes, bytes] = OrderedDict()
-_remembering = threading.Lock()
+_remembered: dict[bytes, bytes] = {}
+# Drawn once, before any two threads can draw one each: a record named by a lost one would be embedded again.
+_SEED = secrets.randbits(64)
 
 
 @functools.cache
@@ -132,7 +128,7 @@ def _xxh3() -> Callable[[], _Digest] | None:
         from xxhash import xxh3_128
     except ImportError:
         return None
-    return functools.partial(xxh3_128, seed=secrets.randbits(64))
+    return functools.partial(xxh3_128, seed=_SEED)
 
 
 def _key(digest: _Digest, record: ECGRecord, salt: bytes) -> bytes:
