@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import ModuleType
 
@@ -36,3 +38,14 @@ def benchmark(monkeypatch) -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture
+def no_thread_is_left() -> Generator[None, None, None]:
+    """Whatever happens, the threads that were there before are those that are there after."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 10
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert not left

@@ -11,17 +11,7 @@ import pytest
 
 from skecg.threads import in_order, one_ahead
 
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Generator[None, None, None]:
-    """Whatever happens, the threads that were there before are those that are there after."""
-    before = set(threading.enumerate())
-    yield
-    deadline = time.monotonic() + 10
-    while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    assert not left
-
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 # --- many things at once ------------------------------------------------------------------------------------------
 

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 import torch
 
-from skecg import devices
 from skecg.backends.exported import ExportedEncoder
 from skecg.backends.files import export_onnx
 from skecg.backends.with_onnxruntime import open_in_int8, open_with_onnxruntime
 from skecg.backends.with_openvino import open_with_openvino
+from skecg.devices import PRECISIONS as TORCHS_PRECISIONS
 from skecg.devices import resolve_device, resolve_devices
 from skecg.encoders import Encoder
 from skecg.errors import MissingDependencyError, ParameterError
@@ -30,7 +30,7 @@ __all__ = ["BACKENDS", "PRECISIONS", "encoder_on", "export_onnx", "place"]
 BACKENDS = ("torch", "onnx", "openvino")
 
 #: What one or another of them computes in.
-PRECISIONS = (*devices.PRECISIONS, "int8")
+PRECISIONS = (*TORCHS_PRECISIONS, "int8")
 
 _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
 _ENGINES = {
@@ -38,7 +38,6 @@ _ENGINES = {
     ("onnx", "int8"): open_in_int8,
     ("openvino", "fp32"): open_with_openvino,
 }
-_TORCHS_PRECISIONS = ("fp32", "bf16")
 _KEPT = 4
 
 _exported: OrderedDict[tuple[str, str, str], ExportedEncoder] = OrderedDict()
@@ -99,7 +98,7 @@ def place(
 
 def _check_precision(backend: str, precision: str) -> None:
     """Refuse a precision that a backend does not compute in, and name a backend that does."""
-    able = [*(("torch", one) for one in _TORCHS_PRECISIONS), *_ENGINES]
+    able = [*(("torch", one) for one in TORCHS_PRECISIONS), *_ENGINES]
     if (backend, precision) not in able:
         known = " or ".join(repr(one) for name, one in able if name == backend)
         other = next(name for name, one in able if one == precision)
