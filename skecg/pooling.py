@@ -95,9 +95,8 @@ def pool_tokens(states_BND: Sequence[Tensor], num_registers: int, pooling: str) 
 def _deviation(patches_BND: Tensor, mean_BD: Tensor) -> Tensor:
     """Give the standard deviation over tokens, a twentieth of the time that torch's takes along a middle axis."""
     variance = (patches_BND - mean_BD[:, None]).square().mean(dim=1)
-    # Where nothing varies the root has no slope: its gradient would not be a number.
-    is_constant = variance == 0
-    return variance.masked_fill(is_constant, 1.0).sqrt().masked_fill(is_constant, 0.0)
+    # Where nothing varies the root has no slope; what is filled in takes no gradient.
+    return variance.masked_fill(variance == 0, 0.0).sqrt()
 
 
 def _concatenate(parts: Sequence[Tensor]) -> Tensor:

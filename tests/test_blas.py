@@ -64,6 +64,11 @@ def test_any_thread_may_begin_and_any_other_end():
         assert openblas.n_threads == 1
         first.__exit__(None, None, None)
         assert openblas.n_threads == 2
+        openblas._library.set_num_threads(2)  # as scikit-learn does, and with that claims it for this thread
+        third = openblas.threads(1)
+        other.submit(third.__enter__).result()
+        assert openblas.n_threads == 1
+        other.submit(third.__exit__, None, None, None).result()
         with openblas.threads(1):
             second = openblas.threads(3)
             other.submit(second.__enter__).result()
