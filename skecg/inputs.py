@@ -6,10 +6,12 @@ Arrays are never copied whole, files are never all open: a record comes into bei
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from joblib import effective_n_jobs
 from numpy.typing import NDArray
 
 from skecg.errors import BadSignalError, LeadError, SamplingRateError, ShapeError, SkecgError
@@ -132,26 +134,30 @@ class RecordSource:
     def __len__(self) -> int:
         return len(self.items)
 
-    def read(self, rows: Sequence[int], n_jobs: int | None = None) -> list[ECGRecord | SkecgError]:
-        """Make several records; what cannot be made gives its error in its place."""
+    def read(
+        self, rows: Sequence[int], n_jobs: int | None = None, *, keep_steps: bool = False
+    ) -> list[ECGRecord | SkecgError]:
+        """Make several records, those of files with their steps if asked to; an error stands in its record's place."""
+        work = partial(self._try, keep_steps=keep_steps)
         if any(isinstance(self.items[i], str | Path) for i in rows) and len(rows) > 1:
-            from joblib import effective_n_jobs
+            return list(in_order(work, rows, effective_n_jobs(n_jobs)))
+        return list(map(work, rows))
 
-            return list(in_order(self._try, rows, effective_n_jobs(n_jobs)))
-        return [self._try(i) for i in rows]
-
-    def _try(self, row: int) -> ECGRecord | SkecgError:
+    def _try(self, row: int, keep_steps: bool) -> ECGRecord | SkecgError:
         try:
-            return self[row]
+            return self._make(row, keep_steps)
         except SkecgError as error:
             return error
 
     def __getitem__(self, row: int) -> ECGRecord:
+        return self._make(row, keep_steps=False)
+
+    def _make(self, row: int, keep_steps: bool) -> ECGRecord:
         item = self.items[row]
         if isinstance(item, ECGRecord):
             return item
         if isinstance(item, str | Path):
-            return self._read_file(item, row)
+            return self._read_file(item, row, keep_steps)
         if _is_wfdb(item):
             from skecg.io import from_wfdb
 
@@ -159,15 +165,13 @@ class RecordSource:
         return self._from_array(item, row)
 
     def _rate(self, row: int) -> float | None:
-        if self._rates is None:
-            return None
-        return float(self._rates[row if len(self._rates) > 1 else 0])
+        return None if self._rates is None else float(self._rates[row if len(self._rates) > 1 else 0])
 
-    def _read_file(self, path: str | Path, row: int) -> ECGRecord:
-        from skecg.io import TABLE_SUFFIXES, read_record
+    def _read_file(self, path: str | Path, row: int, keep_steps: bool) -> ECGRecord:
+        from skecg.io import TABLE_SUFFIXES, read_digitized, read_record
 
         if Path(path).suffix.lower() not in TABLE_SUFFIXES:
-            return read_record(path)
+            return read_digitized(path) if keep_steps else read_record(path)
         return read_record(path, sampling_rate=self._rate(row), leads=self.leads, units=self.units)
 
     def _from_array(self, item: Any, row: int) -> ECGRecord:

@@ -94,13 +94,13 @@ def ready_portions(
     ------
     Portion
     """
-    salt = recipe.salt
+    salt, keep_steps = recipe.salt, prepares(recipe.devices[0])
     for chunk in chunks:
-        yield from (_ready(chunk, *some, recipe, cache, salt) for some in _read(source, chunk, n_jobs))
+        yield from (_ready(chunk, *some, recipe, cache, salt) for some in _read(source, chunk, n_jobs, keep_steps))
 
 
 def _read(
-    source: RecordSource, rows: Sequence[int], n_jobs: int | None
+    source: RecordSource, rows: Sequence[int], n_jobs: int | None, keep_steps: bool
 ) -> Iterator[tuple[Sequence[int], list[ECGRecord | SkecgError]]]:
     """Read the records of a chunk, in as many portions as keep each within bounds: one, unless records are long.
 
@@ -109,7 +109,7 @@ def _read(
     held: list[ECGRecord | SkecgError] = []
     first = 0
     for start in range(0, len(rows), _READ_TOGETHER):
-        held += source.read(rows[start : start + _READ_TOGETHER], n_jobs)
+        held += source.read(rows[start : start + _READ_TOGETHER], n_jobs, keep_steps=keep_steps)
         stop = first + len(held)
         n_bytes = sum(record.signal.nbytes for record in held if isinstance(record, ECGRecord))
         if n_bytes > _HELD_BYTES or stop == len(rows):
@@ -175,5 +175,6 @@ def _prepared(
     spec, stride, device = recipe.info.spec, recipe.stride_seconds, recipe.devices[0]
     if prepares(device) and can_prepare_on_device(records, spec, stride=stride):
         pinned = device.type == "cuda"
-        return gather(records, screenings, spec, stride=stride, policies=recipe.policies, pinned=pinned)
+        gathered = gather(records, screenings, spec, stride=stride, policies=recipe.policies, pinned=pinned)
+        return gathered.send(device)
     return prepare_screened(records, screenings, spec, stride=stride, policies=recipe.policies, n_threads=n_threads)

@@ -11,7 +11,7 @@ Shapes: R records of one rate and length, L leads, S samples of a record, W wind
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skecg.devices import autocast
+from skecg.gathering import Leads, gather_groups
 from skecg.places import Places, count_windows, place_windows, prepared_samples
 from skecg.records import ECGRecord
 from skecg.resampling import frame_layout, frame_matrix, rate_ratio, resampled_samples
 from skecg.screening import Policies, Screening
 from skecg.signals import FLAT
 from skecg.spec import InputSpec
-from skecg.windows import gather_leads, group_alike
 
 __all__ = ["GatheredLeads", "WindowsOnDevice", "can_prepare_on_device", "gather", "prepares"]
 
@@ -58,20 +58,23 @@ class WindowsOnDevice:
 
 @dataclass(frozen=True, eq=False)
 class GatheredLeads:
-    """The leads of records as they were recorded, ready to go to a device.
+    """The leads of records as they were recorded, for a device to make windows of.
 
     Parameters
     ----------
-    groups : sequence of (list of int, float, Tensor of shape (R, L, S))
-        Records of one rate and length: their numbers, their rate (Hz), and their leads, 0 where absent.
+    groups : sequence of Leads
     places : Places
         Where their windows will lie.
     spec : InputSpec
     """
 
-    groups: Sequence[tuple[list[int], float, Tensor]]
+    groups: Sequence[Leads]
     places: Places
     spec: InputSpec
+
+    def send(self, device: torch.device) -> GatheredLeads:
+        """Begin their way to a device, which may be at work on others; see :meth:`skecg.gathering.Leads.send`."""
+        return replace(self, groups=[leads.send(device) for leads in self.groups])
 
     @torch.inference_mode()
     def prepare(self, device: torch.device) -> WindowsOnDevice:
@@ -80,14 +83,13 @@ class GatheredLeads:
         shape = (len(places.owner), spec.n_leads, spec.window_samples)
         values = torch.empty(shape, dtype=torch.float32, device=device)
         with autocast(device, "fp32"):
-            for numbers, sampling_rate, leads in self.groups:
-                windows = [np.arange(places.first[i], places.first[i + 1]) for i in numbers]
+            for leads in self.groups:
+                windows = [np.arange(places.first[i], places.first[i + 1]) for i in leads.numbers]
                 starts = torch.from_numpy(places.start_samples[windows[0]]).to(device)
                 rows = torch.from_numpy(np.concatenate(windows)).to(device)
-                present = torch.from_numpy(places.present[numbers]).to(device)
-                # In float32, as a record is: 240 kB for 10 s take some 10 us, and reading them took 100 us and more.
-                signal = leads.to(device, non_blocking=True)
-                signal = _normalize(_resample(signal, sampling_rate, spec), present, spec)
+                present = torch.from_numpy(places.present[leads.numbers]).to(device)
+                signal = _resample(leads.millivolts(device), leads.sampling_rate, spec)
+                signal = _normalize(signal, present, spec)
                 values.index_copy_(0, rows, _cut(signal, starts, spec.window_samples))
         return WindowsOnDevice(
             values, places.owner, places.start_samples, places.valid_samples, places.lead_mask, self.spec
@@ -131,16 +133,7 @@ def gather(
     pinned : bool
         Whether the leads are for a CUDA device, which fetches them from memory that stays in its place.
     """
-    groups = []
-    for numbers in group_alike(records, spec, _GROUP_BYTES):
-        first = records[numbers[0]]
-        shape = (len(numbers), spec.n_leads, first.n_samples)
-        leads = torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=pinned)
-        # By NumPy: torch would start threads to write zeros.
-        for out, i in zip(leads.numpy(), numbers, strict=True):
-            out[:] = 0.0
-            gather_leads(records[i], screenings[i], out)
-        groups.append((numbers, first.sampling_rate, leads))
+    groups = list(gather_groups(records, screenings, spec, _GROUP_BYTES, pinned=pinned))
     return GatheredLeads(groups, place_windows(records, screenings, spec, stride=stride, policies=policies), spec)
 
 

@@ -15,10 +15,12 @@ import pytest
 import torch
 from joblib import parallel_config
 
+from skecg.datasets import make_ecg
 from skecg.embedding import Chunk, embed_chunks
 from skecg.embedding_cache import EmbeddingCache, MemoryCache
 from skecg.encoding import Encoding
 from skecg.errors import BadSignalError, ShapeError, SkecgError
+from skecg.gathering import Leads
 from skecg.inputs import RecordSource
 from skecg.leads import CANONICAL_LEADS
 from skecg.recipe import Recipe
@@ -171,14 +173,14 @@ class Watched(RecordSource):
         self.n_jobs: set[int | None] = set()
         self.fails_at = fails_at
 
-    def read(self, rows: Sequence[int], n_jobs: int | None = None) -> list[ECGRecord | SkecgError]:
+    def read(self, rows: Sequence[int], n_jobs: int | None = None, **how: bool) -> list[ECGRecord | SkecgError]:
         self.readers.add(threading.current_thread())
         self.n_jobs.add(n_jobs)
         if self.fails_at in rows:
             raise OSError("the disk is gone")
         time.sleep(0.001)
         self.read_rows += rows
-        return super().read(rows, n_jobs)
+        return super().read(rows, n_jobs, **how)
 
 
 @pytest.fixture
@@ -331,6 +333,25 @@ def test_features_of_records_prepared_on_a_device_are_the_same(
         embed(recipe).assert_like(wanted, tolerance=1e-5)
 
 
+def test_files_go_to_a_device_as_steps(
+    recipe: Recipe, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wfdb
+
+    source = []
+    for number, record in enumerate(make_ecg(5, sampling_rate=500, noise=0.03, random_state=0).records):
+        scale = {"adc_gain": [1000.0] * 12, "baseline": [0] * 12, "fmt": ["16"] * 12, "write_dir": str(tmp_path)}
+        wfdb.wrsamp(f"r{number}", 500, ["mV"] * 12, list(record.leads), record.signal.T.astype(float), **scale)
+        source.append(tmp_path / f"r{number}")
+    wanted = embed(recipe, records=source)
+    sent: list[torch.dtype] = []
+    send = Leads.send
+    monkeypatch.setattr(Leads, "send", lambda self, device: sent.append(self.values.dtype) or send(self, device))
+    request.getfixturevalue("on_device")
+    embed(recipe, records=source).assert_like(wanted, tolerance=1e-5)
+    assert sent == [torch.int16]
+
+
 @pytest.mark.parametrize("name", ["tiny-temporal", "tiny-leadwise"])
 def test_several_devices_share_what_the_first_prepared(
     name: str, on_device: None, monkeypatch: pytest.MonkeyPatch
@@ -344,6 +365,15 @@ def test_several_devices_share_what_the_first_prepared(
     encoder_on = embedding.encoder_on
     monkeypatch.setattr(embedding, "encoder_on", lambda *given: copy.deepcopy(encoder_on(*given)))
     embed(replace(recipe, devices=recipe.devices * 2)).assert_like(wanted, tolerance=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.05)])
+def test_features_of_a_cuda_device_are_those_of_the_cpu(recipe: Recipe, precision: str, tolerance: float) -> None:
+    wanted = embed(recipe)
+    on_cuda = replace(recipe, devices=(torch.device("cuda"),), encoding=replace(recipe.encoding, precision=precision))
+    embed(on_cuda).assert_like(wanted, tolerance)
+    embed(on_cuda, MemoryCache()).assert_like(wanted, tolerance)
 
 
 def test_where_a_filter_is_asked_for_the_cpu_prepares(on_device: None, monkeypatch: pytest.MonkeyPatch) -> None:

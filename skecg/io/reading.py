@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -22,7 +23,7 @@ from skecg.io.wfdb_records import read_wfdb, read_wfdb_header
 if TYPE_CHECKING:
     from skecg.records import ECGRecord
 
-__all__ = ["iter_records", "read_record", "read_records"]
+__all__ = ["iter_records", "read_digitized", "read_record", "read_records"]
 
 PathLike = str | os.PathLike[str]
 
@@ -69,10 +70,27 @@ def read_record(
     HeaderRepairWarning
         When a malformed header was read by a repair that admits no doubt.
     """
-    file = _as_path(path)
     given = {"sampling_rate": sampling_rate, "leads": leads, "units": units}
+    with _system_errors_as_ours(path):
+        return _read(_as_path(path), {name: value for name, value in given.items() if value is not None})
+
+
+def read_digitized(path: PathLike) -> ECGRecord:
+    """Read a recording as :func:`read_record` does, with its steps where the file has them whole.
+
+    Returns
+    -------
+    DigitizedRecord or ECGRecord
+    """
+    with _system_errors_as_ours(path):
+        return _read(_as_path(path), {}, keep_steps=True)
+
+
+@contextlib.contextmanager
+def _system_errors_as_ours(path: PathLike) -> Iterator[None]:
+    """Say which path the system, or Python, could not make sense of."""
     try:
-        return _read(file, {name: value for name, value in given.items() if value is not None})
+        yield
     except (OSError, ValueError) as error:
         if isinstance(error, (RecordReadError, InputError)):
             raise
@@ -202,11 +220,11 @@ def _as_path(path: Any) -> Path:
     return Path(name)
 
 
-def _read(path: Path, given: dict[str, Any]) -> ECGRecord:
+def _read(path: Path, given: dict[str, Any], *, keep_steps: bool = False) -> ECGRecord:
     """Choose the reader by what lies at the path."""
     header = find_header(path)
     if header is not None and not given:
-        return read_wfdb(header)
+        return read_wfdb(header, keep_steps=keep_steps)
     if header is None and _is_table(path):
         return _read_table(path, given)
     if given:
@@ -217,7 +235,7 @@ def _read(path: Path, given: dict[str, Any]) -> ECGRecord:
     if not path.is_file():
         raise _not_found(path)
     if _is_signal_file(path):
-        return read_wfdb(path.with_suffix(".hea"))
+        return read_wfdb(path.with_suffix(".hea"), keep_steps=keep_steps)
     if path.suffix.lower() in SIGNAL_SUFFIXES:
         raise _not_found(path.with_suffix(".hea"))
     return _read_format(path)

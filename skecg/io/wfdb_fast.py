@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from skecg.io.wfdb_header import SignalLine, WFDBHeader
 
-__all__ = ["can_read_fast", "read_fast"]
+__all__ = ["Steps", "can_read_fast", "read_fast", "read_with_steps"]
 
 #: The step that means "no value", by storage format.
 _NO_VALUE = {16: -(2**15), 212: -(2**11)}
@@ -45,6 +45,17 @@ def can_read_fast(header: WFDBHeader) -> bool:
     )
 
 
+class Steps(NamedTuple):
+    """What a digitizer wrote into a file whose millivolts are ``(values - baselines) / gains`` in float32.
+
+    Shapes: values (T, k), int16, none of which means "no value"; baselines and gains (k,), float32.
+    """
+
+    values: NDArray[np.int16]
+    baselines: NDArray[np.float32]
+    gains: NDArray[np.float32]
+
+
 def read_fast(header: WFDBHeader, paths: Sequence[Path], rows: Sequence[int]) -> NDArray[np.float32]:
     """Read the chosen signals of a simple record.
 
@@ -62,7 +73,15 @@ def read_fast(header: WFDBHeader, paths: Sequence[Path], rows: Sequence[int]) ->
     ndarray of shape (n_leads, n_samples), float32
         In mV.
     """
+    return read_with_steps(header, paths, rows)[0]
+
+
+def read_with_steps(
+    header: WFDBHeader, paths: Sequence[Path], rows: Sequence[int]
+) -> tuple[NDArray[np.float32], Steps | None]:
+    """Read as :func:`read_fast` does, and keep the steps where all of a record is in one file that has them whole."""
     signal_LT = np.empty((len(rows), header.n_frames), dtype=np.float32)
+    steps = None
     first = 0
     while first < len(header.signals):
         count = sum(s.file_name == header.signals[first].file_name for s in header.signals)
@@ -71,9 +90,17 @@ def read_fast(header: WFDBHeader, paths: Sequence[Path], rows: Sequence[int]) ->
             steps_Tk = _read_steps(paths[first], header.signals[first], header.n_frames, count)
             into = slice(rows.index(wanted[0]), rows.index(wanted[0]) + len(wanted))
             chosen = steps_Tk if len(wanted) == count else steps_Tk[:, [row - first for row in wanted]]
-            _to_millivolts(chosen, [header.signals[row] for row in wanted], out=signal_LT[into])
+            is_whole = _to_millivolts(chosen, [header.signals[row] for row in wanted], out=signal_LT[into])
+            if is_whole and count == len(header.signals):
+                steps = _with_scale(steps_Tk, header.signals)
         first += count
-    return signal_LT
+    return signal_LT, steps
+
+
+def _with_scale(steps_Tk: NDArray[np.int16], signals: Sequence[SignalLine]) -> Steps | None:
+    """Put steps together with what makes millivolts of them, if float32 can."""
+    scale = _scale_of(tuple([(s.baseline, s.gain, s.units) for s in signals]))
+    return Steps(steps_Tk, scale.baselines[:, 0], scale.gains[:, 0]) if scale.fits_float32 else None
 
 
 def _read_steps(path: Path, signal: SignalLine, n_frames: int, n_signals: int) -> NDArray[np.int16]:
@@ -102,15 +129,17 @@ def unpack_212(packed: NDArray[np.uint8], n_steps: int) -> NDArray[np.int16]:
     return steps[:n_steps]
 
 
-def _to_millivolts(steps_Tk: NDArray[np.int16], signals: Sequence[SignalLine], out: NDArray[np.float32]) -> None:
-    """Scale steps into rows of `out`, shape (k, T), in wfdb's order of operations."""
+def _to_millivolts(steps_Tk: NDArray[np.int16], signals: Sequence[SignalLine], out: NDArray[np.float32]) -> bool:
+    """Scale steps into rows of `out`, shape (k, T), in wfdb's order of operations; say whether all have a value."""
     scale = _scale_of(tuple([(s.baseline, s.gain, s.units) for s in signals]))
     for start in range(0, len(steps_Tk), _STRETCH_SAMPLES):
         stretch = slice(start, start + _STRETCH_SAMPLES)
         _scale_steps(steps_Tk[stretch].T, scale, out[:, stretch])
     no_value = _NO_VALUE[signals[0].storage_format]
-    if steps_Tk.min() == no_value:
+    is_whole = bool(steps_Tk.min() != no_value)
+    if not is_whole:
         np.copyto(out, np.float32(np.nan), where=(steps_Tk == no_value).T)
+    return is_whole
 
 
 def _scale_steps(steps_kT: NDArray[np.int16], scale: _Scale, out: NDArray[np.float32]) -> None:

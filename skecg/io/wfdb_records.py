@@ -17,6 +17,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skecg.digitized import DigitizedRecord
 from skecg.errors import (
     DamagedRecordError,
     HeaderRepairWarning,
@@ -29,7 +30,7 @@ from skecg.errors import (
 )
 from skecg.io.quiet import caught_warnings
 from skecg.io.wfdb_channels import ecg_rows, from_wfdb, lead_names, one_rate, record_of_signals
-from skecg.io.wfdb_fast import can_read_fast, read_fast
+from skecg.io.wfdb_fast import can_read_fast, read_with_steps
 from skecg.io.wfdb_files import check_sizes, known_length, locate_signals, similar_names
 from skecg.io.wfdb_header import WFDBHeader, parse_header, plain_header
 from skecg.records import ECGRecord
@@ -43,13 +44,15 @@ __all__ = ["import_wfdb", "read_wfdb", "read_wfdb_header"]
 _PLAIN_NAME = re.compile(r"[-\w]+")
 
 
-def read_wfdb(header_path: Path) -> ECGRecord:
+def read_wfdb(header_path: Path, *, keep_steps: bool = False) -> ECGRecord:
     """Read the WFDB record that a header describes.
 
     Parameters
     ----------
     header_path : Path
         An existing ``.hea`` file.
+    keep_steps : bool, default=False
+        Whether to give a :class:`skecg.digitized.DigitizedRecord` where the record is simple and without gaps.
 
     Returns
     -------
@@ -75,7 +78,10 @@ def read_wfdb(header_path: Path) -> ECGRecord:
             repairs.append(
                 f"record name {header.record_name!r} is none that WFDB allows, {header_path.stem!r} was read"
             )
-        record = _read_segments(header, header_path) if header.segments else _read_one(header, header_path, repairs)
+        if header.segments:
+            record = _read_segments(header, header_path)
+        else:
+            record = _read_one(header, header_path, repairs, keep_steps)
     except UnitsError as error:
         raise UnsupportedFormatError(f"{header_path}: {error}") from error
     except InputError as error:
@@ -99,7 +105,7 @@ def read_wfdb_header(header_path: Path) -> WFDBHeader:
     return parse_header(content, str(header_path))
 
 
-def _read_one(header: WFDBHeader, header_path: Path, repairs: list[str]) -> ECGRecord:
+def _read_one(header: WFDBHeader, header_path: Path, repairs: list[str], keep_steps: bool) -> ECGRecord:
     """Read a record of one segment, decoding it here where that is possible."""
     names, units = _names_and_units(header)
     rows = ecg_rows(names, units)
@@ -108,9 +114,14 @@ def _read_one(header: WFDBHeader, header_path: Path, repairs: list[str]) -> ECGR
     check_sizes(header, paths)
     signal_paths = [paths[signal.file_name] for signal in header.signals]
     if can_read_fast(header):
-        signal = read_fast(header, signal_paths, rows)
+        signal, steps = read_with_steps(header, signal_paths, rows)
         leads = lead_names(tuple([names[row] for row in rows]))
-        return ECGRecord(signal, header.sampling_rate, leads, header_path.stem)
+        what = (signal, header.sampling_rate, leads, header_path.stem)
+        if steps is None or not keep_steps:
+            return ECGRecord(*what)
+        return DigitizedRecord(
+            *what, steps=steps.values, columns=tuple(rows), baselines=steps.baselines, gains=steps.gains
+        )
     per_frame = [signal.samples_per_frame for signal in header.signals]
     same_rate = len({per_frame[row] for row in rows}) == 1
     signals = _decode_with_wfdb(header, signal_paths, smooth=not same_rate)

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from wfdb_writing import pack, random_steps, same_bits, wfdb_millivolts, write_wfdb
 
-from skecg.io import read_record, wfdb_records
+from skecg.digitized import DigitizedRecord
+from skecg.io import read_digitized, read_record, wfdb_records
 from skecg.io.wfdb_fast import _scale_of, _to_millivolts, can_read_fast, unpack_212
 from skecg.io.wfdb_header import SignalLine, parse_header
+from skecg.records import ECGRecord
 
 STORAGES = [("16", 16), ("16+24", 16), ("212", 12)]
 
@@ -152,3 +154,67 @@ def test_real_records_are_read_to_the_bit(shared):
         assert same_bits(read_record(header).signal, wfdb_millivolts(header)), header
         checked += 1
     assert checked >= 40
+
+
+# --- steps that are kept ------------------------------------------------------------------------------------------
+
+
+def steps_without_gaps(n_samples: int = 999, n_signals: int = 3, bits: int = 12) -> np.ndarray:
+    return np.maximum(random_steps(n_samples, n_signals, bits), 1 - 2 ** (bits - 1))
+
+
+def millivolts_of(record: DigitizedRecord) -> np.ndarray:
+    return ((record.steps.astype(np.float32) - record.baselines) / record.gains).T[list(record.columns)]
+
+
+@pytest.mark.parametrize(("storage", "bits"), STORAGES)
+def test_steps_that_are_kept_make_the_signal_to_the_bit(tmp_path, storage, bits):
+    steps = steps_without_gaps(bits=bits)
+    header = write_wfdb(tmp_path, steps=steps, storage=storage, scales=["200(1024)/mV", "1000/mV", "4.5(-7)/mV"])
+    record = read_digitized(header)
+    assert isinstance(record, DigitizedRecord)
+    assert record.steps.dtype == np.int16
+    np.testing.assert_array_equal(record.steps, steps)
+    assert same_bits(millivolts_of(record), record.signal)
+    plain = read_record(header)
+    assert type(plain) is ECGRecord
+    assert same_bits(plain.signal, record.signal)
+    assert repr(plain) == repr(record)
+
+
+def test_columns_are_those_of_leads_where_a_file_holds_other_signals(tmp_path):
+    header = write_wfdb(tmp_path, steps=steps_without_gaps(), leads=["II", "RESP", "V1"])
+    record = read_digitized(header)
+    assert isinstance(record, DigitizedRecord)
+    assert (record.leads, record.columns) == (("II", "V1"), (0, 2))
+    assert same_bits(millivolts_of(record), record.signal)
+
+
+@pytest.mark.parametrize("scale", ["204.8/mV", "1000/uV", "1000(9000000)/mV"])
+def test_steps_whose_millivolts_are_no_quotient_of_float32_are_not_kept(tmp_path, scale):
+    header = write_wfdb(tmp_path, steps=steps_without_gaps(), scales=["1000/mV", scale])
+    record = read_digitized(header)
+    assert type(record) is ECGRecord
+    assert same_bits(record.signal, read_record(header).signal)
+
+
+def test_steps_with_gaps_are_not_kept(tmp_path):
+    steps = steps_without_gaps()
+    steps[500, 1] = -2048
+    header = write_wfdb(tmp_path, steps=steps, storage="212")
+    record = read_digitized(header)
+    assert type(record) is ECGRecord
+    assert np.argwhere(np.isnan(record.signal)).tolist() == [[1, 500]]
+
+
+def test_steps_of_several_files_are_not_kept(tmp_path):
+    header = write_wfdb(tmp_path, steps=steps_without_gaps(n_signals=2))
+    (tmp_path / "other.dat").write_bytes((tmp_path / "rec.dat").read_bytes())
+    lines = header.read_text().splitlines()
+    lines.insert(3, lines[2].replace("rec.dat", "other.dat").replace(" II", " III"))
+    lines.insert(4, lines[3].replace(" III", " V1"))
+    lines[0] = "rec 4 500 999"
+    header.write_text("\n".join(lines) + "\n")
+    record = read_digitized(header)
+    assert type(record) is ECGRecord
+    assert record.leads == ("I", "II", "III", "V1")
