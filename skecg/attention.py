@@ -25,35 +25,56 @@ __all__ = ["attend", "small_products"]
 
 # Logits of so many bytes stay near the processor; those of other windows, or other heads, are made after them.
 _LOGITS_BYTES = 2**20
+# Between these, neither a sum nor what counts in it is near float32's limits.
+_LEAST_SUM, _LARGEST_SUM = 2.0**-60, 2.0**60
 
 
-def attend(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
+def attend(qkv_BN3Hd: Tensor) -> Tensor:
     """Give softmax(q kᵀ / √d) v (Vaswani et al., 2017), which is torch's scaled_dot_product_attention to rounding.
 
     Parameters
     ----------
-    q_BHNd, k_BHNd, v_BHNd : Tensor of shape (B, H, N, d)
+    qkv_BN3Hd : Tensor of shape (B, N, 3, H, d)
+        Queries, keys and values.
 
     Returns
     -------
     Tensor of shape (B, N, H · d)
         The heads side by side. Where NumPy multiplies, all of it is computed in float32.
     """
-    if not _is_for_numpy(q_BHNd, k_BHNd, v_BHNd):
-        return F.scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd).transpose(1, 2).flatten(2)
-    q, k, v = (part.float() for part in (q_BHNd, k_BHNd, v_BHNd))
+    if not _is_for_numpy(qkv_BN3Hd):
+        q, k, v = qkv_BN3Hd.permute(2, 0, 3, 1, 4).unbind(0)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    q, k, v = qkv_BN3Hd.float().permute(2, 0, 3, 1, 4).unbind(0)
     B, H, N, d = q.shape
     # Powers of two are the cheaper exponentials, in NumPy twice as fast as powers of e and four times as torch's.
     q, k_BHdN = q * (math.log2(math.e) / math.sqrt(d)), k.mT.contiguous()
     mixed_BNHd = q.new_empty(B, N, H, d)
     for some in _parts(B, H, 4 * N * N):
-        terms = torch.from_numpy(q[some].numpy() @ k_BHdN[some].numpy())
-        terms -= terms.amax(dim=-1, keepdim=True)
-        np.exp2(terms.numpy(), out=terms.numpy())
+        terms, sums = _powers_of_two(q[some], k_BHdN[some])
         mixed_BHNd = mixed_BNHd.transpose(1, 2)[some]
         np.matmul(terms.numpy(), v[some].numpy(), out=mixed_BHNd.numpy())
-        mixed_BHNd /= terms.sum(dim=-1, keepdim=True)
+        mixed_BHNd /= sums
     return mixed_BNHd.flatten(2)
+
+
+def _powers_of_two(q: Tensor, k_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Give 2 to the power of each logit, and their sums over keys, both times whatever suits a row.
+
+    A row's largest logit is taken off only where the sum would leave the middle of float32's range: looking for it in
+    every row, and taking it off, is a tenth of attention. Each row's own sum decides.
+    """
+    with np.errstate(over="ignore"):
+        terms = torch.from_numpy(np.exp2(logits := q.numpy() @ k_T.numpy(), out=logits))
+    sums = terms.sum(dim=-1, keepdim=True)
+    fits = (sums > _LEAST_SUM) & (sums < _LARGEST_SUM)
+    if not fits.all():
+        logits = q.numpy() @ k_T.numpy()
+        shifted = torch.from_numpy(logits)
+        shifted -= shifted.amax(dim=-1, keepdim=True).masked_fill_(fits, 0.0)
+        terms = torch.from_numpy(np.exp2(logits, out=logits))
+        sums = terms.sum(dim=-1, keepdim=True)
+    return terms, sums
 
 
 def _parts(n_windows: int, n_heads: int, head_bytes: int) -> Iterator[tuple[slice, slice]]:

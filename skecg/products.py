@@ -18,7 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-__all__ = ["Linear", "gelu_linear", "has_faster_products", "is_computed_now", "linear", "needs_grad"]
+__all__ = [
+    "Linear",
+    "can_multiply_bfloat16",
+    "gelu_linear",
+    "goes_to_onednn",
+    "has_faster_products",
+    "is_computed_now",
+    "linear",
+    "multiply_with_onednn",
+    "needs_grad",
+]
 
 # Below this many weights oneDNN's few microseconds of preparation are more than it saves.
 _FEWEST_WEIGHTS = 2**14
@@ -30,6 +40,10 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Transform the last dimension."""
         return linear(x, self.weight, self.bias)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Give the exact (erf) GELU of :meth:`forward`, through :func:`gelu_linear`."""
+        return gelu_linear(x, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
@@ -67,10 +81,10 @@ def gelu_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> T
     """
     if not needs_grad(x, weight_OI, bias_O):
         if _is_for_onednn(x, weight_OI):
-            return _with_onednn(x, weight_OI, bias_O, "gelu", "none")
+            return multiply_with_onednn(x, weight_OI, bias_O, gelu=True)
         if _is_cast_to_bfloat16(x):
             bias_O = None if bias_O is None else bias_O.bfloat16()
-            return _with_onednn(x.bfloat16(), weight_OI.bfloat16(), bias_O, "gelu", "none")
+            return multiply_with_onednn(x.bfloat16(), weight_OI.bfloat16(), bias_O, gelu=True)
     return F.gelu(linear(x, weight_OI, bias_O))
 
 
@@ -98,13 +112,17 @@ def _is_for_onednn(x: Tensor, weight_OI: Tensor) -> bool:
     return (
         is_computed_now(x)  # first: a compiler could not look further
         and not torch.is_autocast_enabled("cpu")
-        and has_faster_products()
+        and goes_to_onednn(weight_OI)
         and x.is_cpu
         and x.dtype == weight_OI.dtype == torch.float32
         and x.ndim > 1
         and x.numel() > 0
-        and weight_OI.numel() >= _FEWEST_WEIGHTS
     )
+
+
+def goes_to_onednn(weight_OI: Tensor) -> bool:
+    """Say whether this machine multiplies by a weight of float32 with oneDNN, rather than with MKL."""
+    return has_faster_products() and weight_OI.numel() >= _FEWEST_WEIGHTS
 
 
 def _is_cast_to_bfloat16(x: Tensor) -> bool:
@@ -116,8 +134,17 @@ def _is_cast_to_bfloat16(x: Tensor) -> bool:
         and x.numel() > 0
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and can_multiply_bfloat16()
+    )
+
+
+@functools.cache
+def can_multiply_bfloat16() -> bool:
+    """Say whether oneDNN multiplies in bfloat16 on this machine."""
+    return (
+        torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )
 
 
@@ -140,7 +167,7 @@ def _product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tens
     if needs_grad(x, weight_OI, bias_O):
         differentiable: Tensor = _Product.apply(x, weight_OI, bias_O)
         return differentiable
-    return _with_onednn(x, weight_OI, bias_O)
+    return multiply_with_onednn(x, weight_OI, bias_O)
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:
@@ -148,10 +175,19 @@ def needs_grad(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def _with_onednn(
-    x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, activation: str = "none", algorithm: str = ""
-) -> Tensor:
-    """Multiply; this operation of torch's has no gradient of its own."""
+def multiply_with_onednn(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, *, gelu: bool = False) -> Tensor:
+    """Give ``x @ weight.T + bias``, or its GELU; this operation of torch's has no gradient of its own.
+
+    Parameters
+    ----------
+    x : Tensor of shape (..., n_in)
+        Of float32 or bfloat16, on the CPU, as all of them.
+    weight_OI : Tensor of shape (n_out, n_in)
+        Also in a layout of oneDNN's own.
+    bias_O : Tensor of shape (n_out,) or None
+    gelu : bool, default=False
+    """
+    activation, algorithm = ("gelu", "none") if gelu else ("none", "")
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight_OI, bias_O, activation, [], algorithm)
     return product
 
@@ -162,7 +198,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight_OI)
-        return _with_onednn(x, weight_OI, bias_O)
+        return multiply_with_onednn(x, weight_OI, bias_O)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -20,7 +20,7 @@ FLOORS = [
     {"leads", "whitening", "targets"},
     {"newton", "records", "spec", "blas"},
     {"probe", "products", "resampling", "embedding_cache", "devices", "pooling", "progress", "threads"},
-    {"digitized", "signals", "screening", "splits", "attention"},
+    {"digitized", "signals", "screening", "splits", "attention", "packing"},
     {"io"},
     {"encoders"},
     {"places"},

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from skecg import attention
-from skecg.attention import attend, small_products
+from skecg.attention import small_products
 from skecg.encoders import build_encoder
 from skecg.spec import LeadwiseConfig, TemporalConfig
 
@@ -51,6 +51,11 @@ def heads(shape: tuple[int, ...], scale: float = 1.0) -> tuple[Tensor, Tensor, T
     return q, k, v
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of heads that lie side by side again."""
+    return attention.attend(torch.stack([q, k, v]).permute(1, 3, 0, 2, 4).contiguous())
+
+
 def truth(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention by its formula, in float64."""
     q, k, v = (part.double() for part in (q, k, v))
@@ -69,6 +74,25 @@ def test_attention_is_its_formula_to_rounding(numpy_multiplies, shape):
 def test_very_small_and_very_large_logits_are_no_trouble(numpy_multiplies, scale):
     parts = heads((2, 2, 40, 16), scale)
     torch.testing.assert_close(attend(*parts), truth(*parts), rtol=1e-3, atol=1e-4 * scale)
+
+
+def test_rows_whose_sums_leave_the_range_are_shifted_and_no_others(numpy_multiplies):
+    q, k, v = (part.clone() for part in heads((3, 2, 40, 16)))
+    usual = attend(q, k, v)
+    k[..., 0] = 1.0  # so that all logits of a row rise and fall with this feature of its query
+    q[..., 0] = 0.0
+    wanted = attend(q, k, v)
+    assert not torch.equal(wanted, usual)
+    q[0, 0, 3, 0], q[1, 1, 7, 0], q[2, 0, 5, 0] = 3000.0, -3000.0, 240.0
+    mixed = attend(q, k, v)
+    far = torch.zeros(3, 40, 2, dtype=torch.bool)
+    far[0, 3, 0] = far[1, 7, 1] = far[2, 5, 0] = True
+    rows, wanted_rows = mixed.view(3, 40, 2, 16), wanted.view(3, 40, 2, 16)
+    assert torch.equal(rows[~far], wanted_rows[~far]), "to the bit"
+    torch.testing.assert_close(
+        rows[far], wanted_rows[far], rtol=1e-2, atol=1e-3
+    )  # what 3000 leaves of the other digits
+    torch.testing.assert_close(mixed, truth(q, k, v), rtol=1e-3, atol=1e-4)
 
 
 def test_what_is_not_a_number_stays_in_its_window(numpy_multiplies):

@@ -31,13 +31,13 @@ def faster(monkeypatch):
 def counted(monkeypatch, faster):
     """How often oneDNN was asked."""
     calls: list[tuple[int, ...]] = []
-    original = products._with_onednn
+    original = products.multiply_with_onednn
 
-    def count(x: Tensor, *rest: object) -> Tensor:
+    def count(x: Tensor, *rest: Tensor | None, **how: bool) -> Tensor:
         calls.append(tuple(x.shape))
-        return original(x, *rest)
+        return original(x, *rest, **how)
 
-    monkeypatch.setattr(products, "_with_onednn", count)
+    monkeypatch.setattr(products, "multiply_with_onednn", count)
     return calls
 
 

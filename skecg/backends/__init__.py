@@ -121,11 +121,11 @@ def encoder_on(backend: str, info: WeightsInfo, device: torch.device, precision:
     info : WeightsInfo
     device : torch.device
     precision : {"fp32", "bf16", "int8"}, default="fp32"
-        Of the engine; torch's encoders are the same in all of theirs.
+        What it is going to compute in, whatever of it is up to the caller.
     """
-    source = loaded_encoder(info, device)
     if backend == "torch":
-        return source
+        return loaded_encoder(info, device, packed_for=precision if device.type == "cpu" else None)
+    source = loaded_encoder(info, device)
     key = (info.digest, backend, precision)
     with _lock:
         if key not in _exported:

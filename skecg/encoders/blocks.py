@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skecg.attention import attend, small_products
-from skecg.products import Linear, gelu_linear
+from skecg.products import Linear
 
 __all__ = ["Attention", "Block", "CropaAttention", "Mlp", "init_linear_", "init_xavier_", "sincos_positions"]
 
@@ -35,14 +35,17 @@ class Attention(nn.Module):
 
     def heads(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give queries, keys and values, each (B, H, N, d)."""
-        B, N, D = x_BND.shape
-        qkv = self.qkv(x_BND).view(B, N, 3, self.num_heads, D // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self._together(x_BND).permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
+
+    def _together(self, x_BND: Tensor) -> Tensor:
+        """Give queries, keys and values, (B, N, 3, H, d)."""
+        B, N, D = x_BND.shape
+        return self.qkv(x_BND).view(B, N, 3, self.num_heads, D // self.num_heads)
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Mix tokens (B, N, D) by attention."""
-        return self.proj(attend(*self.heads(x_BND)))
+        return self.proj(attend(self._together(x_BND)))
 
 
 class CropaAttention(Attention):
@@ -80,7 +83,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform the last dimension."""
-        return self.fc2(gelu_linear(x, self.fc1.weight, self.fc1.bias))
+        return self.fc2(self.fc1.gelu(x))
 
 
 class Block(nn.Module):

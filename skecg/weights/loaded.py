@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from skecg.packing import pack_linear_layers_
 from skecg.weights.folder import WeightsInfo, read_state
 
 if TYPE_CHECKING:
@@ -17,20 +18,31 @@ __all__ = ["forget_encoders", "loaded_encoder"]
 
 _KEPT = 4
 
-_encoders: OrderedDict[tuple[str, str], Encoder] = OrderedDict()
+_encoders: OrderedDict[tuple[str, str, str | None], Encoder] = OrderedDict()
 _lock = threading.Lock()
 
 
-def loaded_encoder(info: WeightsInfo, device: torch.device) -> Encoder:
+def loaded_encoder(info: WeightsInfo, device: torch.device, *, packed_for: str | None = None) -> Encoder:
     """Give the encoder of a weights folder on a device, reading it only if this process has not.
 
     The last few used are kept. They are shared between estimators, clones and threads, so they must not be
     modified; load your own with :func:`skecg.load_encoder` for that.
+
+    Parameters
+    ----------
+    info : WeightsInfo
+    device : torch.device
+    packed_for : {"fp32", "bf16"}, optional
+        On the CPU: another encoder, which only ever computes in this precision, and is faster at it
+        (:mod:`skecg.packing`).
     """
-    key = (info.digest, str(device))
+    key = (info.digest, str(device), packed_for)
     with _lock:
         if key not in _encoders:
-            _encoders[key] = read_state(info).to(device)
+            encoder = read_state(info).to(device)
+            if packed_for is not None:
+                pack_linear_layers_(encoder.blocks, packed_for)
+            _encoders[key] = encoder
             while len(_encoders) > _KEPT:
                 _encoders.popitem(last=False)
         _encoders.move_to_end(key)

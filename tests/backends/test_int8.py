@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from skecg import JEPAEmbedder
-from skecg.backends import encoder_on
 from skecg.backends.graphs import states_graph
 from skecg.backends.quantization import quantized
 from skecg.datasets import make_ecg
 from skecg.embedding_cache import MemoryCache
 from skecg.errors import ParameterError
-from skecg.weights import read_info
+from skecg.weights import loaded_encoder, read_info
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CPU = torch.device("cpu")
@@ -71,7 +70,7 @@ def test_a_record_is_the_same_bits_whatever_stands_beside_it(model) -> None:
 def test_linear_layers_and_nothing_else_multiply_in_eight_bits(model) -> None:
     import onnx
 
-    source = encoder_on("torch", read_info(model), CPU)
+    source = loaded_encoder(read_info(model), CPU)
     before = states_graph(source, [source.config.depth - 1], some_leads=False)
     kinds, kinds_before = (
         Counter(node.op_type for node in onnx.load_model_from_string(graph).graph.node)
@@ -83,7 +82,7 @@ def test_linear_layers_and_nothing_else_multiply_in_eight_bits(model) -> None:
 
 
 def test_rounding_is_quiet_and_leaves_nothing_behind(model, tmp_path, monkeypatch, caplog) -> None:
-    source = encoder_on("torch", read_info(model), CPU)
+    source = loaded_encoder(read_info(model), CPU)
     graph = states_graph(source, [0], some_leads=False)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     n_filters = len(logging.getLogger().filters)

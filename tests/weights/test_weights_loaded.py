@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from skecg.weights import forget_encoders, loaded, loaded_encoder, read_info
+from skecg.packing import PackedLinear
+from skecg.products import can_multiply_bfloat16, has_faster_products
+from skecg.weights import find_weights, forget_encoders, loaded, loaded_encoder, read_info
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CPU = torch.device("cpu")
@@ -84,3 +86,16 @@ def test_a_read_that_fails_is_tried_again(reads, monkeypatch):
         loaded_encoder(info, CPU)
     monkeypatch.setattr(loaded, "read_state", read)
     assert loaded_encoder(info, CPU) is loaded_encoder(info, CPU)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_encoder_that_is_packed_is_another_one(reads, precision):
+    info = find_weights("untrained-temporal")
+    plain, packed = loaded_encoder(info, CPU), loaded_encoder(info, CPU, packed_for=precision)
+    assert packed is not plain
+    assert loaded_encoder(info, CPU, packed_for=precision) is packed
+    assert loaded_encoder(info, CPU) is plain
+    assert len(reads) == 2
+    able = has_faster_products() if precision == "fp32" else can_multiply_bfloat16()
+    assert any(isinstance(module, PackedLinear) for module in packed.modules()) == able
+    assert not any(isinstance(module, PackedLinear) for module in plain.modules())
