@@ -60,8 +60,9 @@ def test_the_benchmark_of_encoders_prints_its_tables(encoders, capsys):
     assert re.search(r"^tiny leadwise +9 .*\dx +\de-0[6-9]$", printed, re.M)
 
 
-def test_the_benchmark_from_file_to_feature_prints_its_ratios(benchmark, capsys):
-    benchmark("end_to_end").main(["--tiny"])
+@pytest.mark.parametrize("model", ["default", "vit-xs"])
+def test_the_benchmark_from_file_to_feature_prints_its_ratios(benchmark, capsys, model):
+    benchmark("end_to_end").main(["--tiny", "--model", model])
     printed = capsys.readouterr().out
     assert re.search(r"^skecg fp32 .*\dx$", printed, re.M)
     assert "core hours for a million records" in printed

@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import numpy as np
 import torch
+from encoders import as_embedded
 
 from skecg import load_encoder
 from skecg.backends.exported import ExportedEncoder
@@ -54,7 +55,7 @@ def windows_of(spec: InputSpec, n_windows: int) -> Windows:
 
 def engines_of(encoder: Encoder, *, compiling: bool = True) -> dict[str, tuple[Encoder, str]]:
     """An encoder and a precision for each name."""
-    engines = {"torch fp32": (encoder, "fp32"), "torch bf16": (encoder, "bf16")}
+    engines = {f"torch {precision}": (as_embedded(encoder, precision), precision) for precision in ("fp32", "bf16")}
     if compiling and shutil.which("c++"):
         engines |= {"compiled fp32": (compiled(encoder), "fp32"), "compiled bf16": (compiled(encoder), "bf16")}
     for name, package, start in (

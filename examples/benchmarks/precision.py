@@ -29,7 +29,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from encoders import TINY, VIT_S, fastest, frozen
+from encoders import TINY, VIT_S, as_embedded, fastest, frozen
 
 from skecg import JEPAEmbedder, load_encoder
 from skecg.backends.exported import ExportedEncoder
@@ -105,8 +105,8 @@ def show_speed(given: argparse.Namespace) -> None:
 
 
 def in_precision(encoder: Encoder, precision: str) -> Encoder:
-    """Give what computes an encoder: for int8 an engine, otherwise itself."""
-    return ExportedEncoder(encoder, open_in_int8) if precision == "int8" else encoder
+    """Give what computes an encoder: for int8 an engine, otherwise itself as it is embedded with."""
+    return ExportedEncoder(encoder, open_in_int8) if precision == "int8" else as_embedded(encoder, precision)
 
 
 def encode(encoder: Encoder, x: torch.Tensor, precision: str) -> torch.Tensor:

@@ -25,7 +25,7 @@ from skecg.encoders import Encoder, build_encoder
 from skecg.encoding import Encoding, encode_windows
 from skecg.errors import MissingDependencyError, ParameterError
 from skecg.spec import LeadwiseConfig, TemporalConfig
-from skecg.weights import read_info
+from skecg.weights import find_weights, loaded_encoder, read_info
 from skecg.windows import prepare
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -232,6 +232,14 @@ def test_what_only_training_needs_is_refused(backend) -> None:
 def test_what_an_engine_does_not_offer_is_refused_with_the_way_out(backend, wrong) -> None:
     with pytest.raises(ParameterError, match=f"backend='{backend}'.*backend='torch'"):
         embedder(FIXTURES / "tiny-temporal", backend, **wrong).fit(make_ecg(1).records)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_torch_is_given_layers_packed_for_its_precision_on_the_cpu_and_as_they_are_elsewhere(precision) -> None:
+    info = find_weights("untrained-temporal")
+    assert encoder_on("torch", info, CPU, precision) is loaded_encoder(info, CPU, packed_for=precision)
+    other = torch.device("meta")
+    assert encoder_on("torch", info, other, precision) is loaded_encoder(info, other)
 
 
 def test_an_unknown_backend_is_refused() -> None:
