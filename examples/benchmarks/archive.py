@@ -1,11 +1,12 @@
 """What embedding a million records costs, projected from `skecg embed` on files generated here.
 
-Run ``python examples/benchmarks/archive.py [--records N] [--model M] [--scheduler ADDRESS]``. It writes
-12-lead, 10 s, 500 Hz WFDB files to a temporary folder, lists and embeds them by the real command, in a process of its
-own, once with an eighth of the files and once with all, and takes the cost of a record from the difference, so that
-starting up is not counted a million times. It prints records/s by the clock and by the processor's time (which other
-programs on the machine do not change much), into one file and into an archive of part files, the peak of memory, the
-size of the parts, and what a million records cost in core-hours and on several processes.
+Run ``python examples/benchmarks/archive.py [--records N] [--model M] [--scheduler ADDRESS]``; M may be ``vit-xs`` (12
+blocks of 192, 100 tokens) or ``vit-s`` (8 of 384), with random weights. It writes 12-lead, 10 s, 500 Hz WFDB files to a
+temporary folder, lists and embeds them by the real command, in a process of its own, once with an eighth of the files
+and once with all, and takes the cost of a record from the difference, so that starting up is not counted a million
+times. It prints records/s by the clock and by the processor's time (which other programs on the machine do not change
+much), into one file and into an archive of part files, the peak of memory, the size of the parts, and what a million
+records cost in core-hours and on several processes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from encoders import find_model
 
 from skecg.datasets import make_ecg
 from skecg.io import find_records
@@ -97,7 +99,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         write_files(home, count)
     listing = listing_seconds_per_record(everything, n_all)
     cores = len(os.sched_getaffinity(0))
-    print(f"{n_all} records of 12 leads x {N_SAMPLES} samples, model {options.model!r}, {cores} core(s)")
+    print(f"{n_all} records of 12 leads x {N_SAMPLES} samples, model {Path(options.model).name!r}, {cores} core(s)")
     print(f"listing a folder: {listing * 1e6:.0f} us a record, {hours(listing * MILLION)} for a million, once\n")
     print(f"{'way':<21}{'records/s':>10}{'per core-s':>12}{'ratio':>8}{'start':>9}{'peak':>10}{'a million':>14}")
     costs = {}
@@ -138,8 +140,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", default="default")
     parser.add_argument("--chunk-records", type=int, default=1024)
     parser.add_argument("--scheduler")
+    given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as home:
-        measure(Path(home), parser.parse_args(arguments))
+        given.model = find_model(given.model, home)
+        measure(Path(home), given)
 
 
 if __name__ == "__main__":

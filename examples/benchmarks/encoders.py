@@ -16,6 +16,7 @@ import argparse
 import copy
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
@@ -24,16 +25,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skecg import load_encoder
+from skecg import load_encoder, save_encoder
 from skecg.encoders import Encoder, build_encoder
 from skecg.encoders.blocks import Attention, Mlp
+from skecg.leads import CANONICAL_LEADS
 from skecg.packing import pack_linear_layers_
 from skecg.products import Linear, linear
-from skecg.spec import EncoderConfig, LeadwiseConfig, TemporalConfig
+from skecg.spec import EncoderConfig, InputSpec, LeadwiseConfig, TemporalConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+VIT_XS = TemporalConfig(n_leads=12, patch_samples=25, n_patches=100, dim=192, depth=12, num_heads=3)
 VIT_S = TemporalConfig(n_leads=12, patch_samples=25, n_patches=100, dim=384, depth=8, num_heads=6)
 WEIMANN_XS = TemporalConfig(n_leads=8, patch_samples=25, n_patches=200, dim=192, depth=8, num_heads=4)
 WEIMANN_S = TemporalConfig(n_leads=8, patch_samples=25, n_patches=200, dim=384, depth=8, num_heads=6)
@@ -92,6 +95,16 @@ def as_embedded(encoder: Encoder, precision: str = "fp32") -> Encoder:
     encoder = copy.deepcopy(encoder)
     pack_linear_layers_(encoder.blocks, precision)
     return encoder
+
+
+def find_model(name: str, folder: str) -> str:
+    """Give what an embedder takes for a model: a folder of random weights for ``vit-xs`` and ``vit-s``."""
+    configs = {"vit-xs": VIT_XS, "vit-s": VIT_S}
+    if name not in configs:
+        return name
+    spec = InputSpec(CANONICAL_LEADS, 250, configs[name].window_samples)
+    save_encoder(Path(folder, name), frozen(configs[name]), spec)
+    return str(Path(folder, name))
 
 
 def gigaflops(config: EncoderConfig, *, per_lead: bool, n_registers: int) -> float:

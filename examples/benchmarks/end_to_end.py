@@ -26,20 +26,18 @@ import numpy as np
 import scipy.signal
 import torch
 import wfdb
-from encoders import KIM_B, as_published, frozen
+from encoders import KIM_B, as_published, find_model, frozen
 
-from skecg import JEPAEmbedder, load_encoder, prepare, read_records, save_encoder
+from skecg import JEPAEmbedder, load_encoder, prepare, read_records
 from skecg.datasets import make_ecg
-from skecg.leads import CANONICAL_LEADS
-from skecg.spec import InputSpec, TemporalConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from skecg.encoders import Encoder
+    from skecg.spec import InputSpec
 
 BATCH = 64
-VIT_XS = TemporalConfig(n_leads=12, patch_samples=25, n_patches=100, dim=192, depth=12, num_heads=3)
 
 
 def write_files(folder: str, n_records: int) -> list[Path]:
@@ -93,15 +91,6 @@ def best_times(
             run()
             best[name] = min(best[name], clock() - start) if number else best[name]
     return best
-
-
-def find_model(name: str, folder: str) -> str:
-    """Give what an embedder takes for a model, writing weights for the one that there are none of."""
-    if name != "vit-xs":
-        return name
-    spec = InputSpec(CANONICAL_LEADS, 250, VIT_XS.window_samples)
-    save_encoder(Path(folder, name), frozen(VIT_XS), spec)
-    return str(Path(folder, name))
 
 
 def milliseconds_of_kim() -> float:

@@ -5,8 +5,9 @@ FILE is a packed sample of PTB-XL (or its folder): superclasses, trained on fold
 the recordings are synthetic and the label is their rhythm.
 
 Speed is that of one thread, in processor time, the best of passes in which both take turns: the embedder from records
-in memory to features, and encoders alone. Without bfloat16 arithmetic in the processor nothing is to be gained there,
-without VNNI little by int8, which is onnxruntime's and in the tables where that is installed.
+in memory to features, encoders alone, and of these the linear layers alone. Without bfloat16 arithmetic in the
+processor nothing is to be gained there, without VNNI little by int8, which is onnxruntime's and in the tables where
+that is installed.
 
 The probe is skecg.evaluation's pooled protocol, with its penalty and its thresholds. Decisions are those of the probe
 fitted on float32, told apart by whether it then sees features of float32 or of the other. Cosines are between the two
@@ -29,7 +30,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from encoders import TINY, VIT_S, as_embedded, fastest, frozen
+from encoders import TINY, VIT_S, VIT_XS, as_embedded, fastest, frozen
 
 from skecg import JEPAEmbedder, load_encoder
 from skecg.backends.exported import ExportedEncoder
@@ -97,11 +98,15 @@ def show_speed(given: argparse.Namespace) -> None:
     print(f"{'ms of one thread':<38}{heads}")
     show_ratios("records to features", fastest(embedding, passes), n_records)
     model = load_encoder(given.model)[0].requires_grad_(False)
-    other = {"tiny": frozen(TINY)} if given.tiny else {"ViT-S, 100 tokens": frozen(VIT_S)}
-    for name, encoder in {"encoder": model, **other}.items():
+    others = {"ViT-XS, 100 tokens": VIT_XS, "ViT-S, 100 tokens": VIT_S}
+    others = {name: frozen(config) for name, config in ({"tiny": TINY} if given.tiny else others).items()}
+    for name, encoder in {"encoder": model, **others}.items():
         x = torch.randn(BATCH, encoder.config.n_leads, encoder.config.window_samples)
         runs = {p: partial(encode, in_precision(encoder, p), x, p) for p in precisions()}
         show_ratios(f"{name}, {BATCH} windows at once", fastest(runs, 2 * passes), BATCH)
+        tokens = encode(encoder, x, "fp32")
+        runs = {p: partial(linear_layers, as_embedded(encoder, p), tokens, p) for p in precisions() if p != "int8"}
+        show_ratios("  its blocks' linear layers", fastest(runs, 2 * passes), BATCH)
 
 
 def in_precision(encoder: Encoder, precision: str) -> Encoder:
@@ -114,10 +119,20 @@ def encode(encoder: Encoder, x: torch.Tensor, precision: str) -> torch.Tensor:
         return encoder.layers(x, [-1])[0]
 
 
+def linear_layers(encoder: Encoder, tokens: torch.Tensor, precision: str) -> None:
+    """Compute the linear layers of all blocks and nothing else: what a precision can make faster."""
+    with torch.inference_mode(), autocast(CPU, precision):
+        for block in encoder.typed_blocks():
+            block.attn.qkv(tokens)
+            block.attn.proj(tokens)
+            block.mlp(tokens)
+
+
 def show_ratios(name: str, seconds: dict[str, float], n_records: int) -> None:
-    each = [taken / n_records * 1e3 for taken in seconds.values()]
-    ratios = "".join(f"{each[0] / other:>9.2f}x" for other in each[1:])
-    print(f"{name:<38}{''.join(f'{taken:>8.2f}' for taken in each)}{ratios}", flush=True)
+    each = {precision: taken / n_records * 1e3 for precision, taken in seconds.items()}
+    times = "".join(f"{each[p]:>8.2f}" if p in each else f"{'-':>8}" for p in precisions())
+    ratios = "".join(f"{each['fp32'] / taken:>9.2f}x" for p, taken in each.items() if p != "fp32")
+    print(f"{name:<38}{times}{ratios}", flush=True)
 
 
 def show_probes(found: Labelled, features: dict[str, np.ndarray]) -> None:
