@@ -23,7 +23,7 @@ from skecg.inputs import RecordSource
 
 here, read = Path(sys.argv.pop(1)), RecordSource._read_file
 
-def read_as_ordered(source, path, row):
+def read_as_ordered(source, path, *how):
     order = here / "orders" / Path(path).stem
     text = order.read_text() if order.exists() else ""
     if text and text != "refuse always":
@@ -34,7 +34,7 @@ def read_as_ordered(source, path, row):
         time.sleep(600)
     if text:
         raise OSError(5, "Input/output error")
-    return read(source, path, row)
+    return read(source, path, *how)
 
 RecordSource._read_file = read_as_ordered
 if __name__ == "__main__":

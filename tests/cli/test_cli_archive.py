@@ -149,7 +149,9 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     names: list[str] = []
     read = RecordSource._read_file
-    monkeypatch.setattr(RecordSource, "_read_file", lambda s, p, row: (names.append(Path(p).stem), read(s, p, row))[1])
+    monkeypatch.setattr(
+        RecordSource, "_read_file", lambda s, p, *how: (names.append(Path(p).stem), read(s, p, *how))[1]
+    )
     return names
 
 

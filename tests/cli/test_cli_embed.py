@@ -266,9 +266,9 @@ def test_many_warnings_of_a_kind_are_counted(
 
     read = inputs.RecordSource._read_file
 
-    def warn(self: inputs.RecordSource, path: str | Path, row: int) -> object:
+    def warn(self: inputs.RecordSource, path: str | Path, row: int, *how: bool) -> object:
         warnings.warn(f"header {row} is odd", HeaderRepairWarning, stacklevel=2)
-        return read(self, path, row)
+        return read(self, path, row, *how)
 
     monkeypatch.setattr(inputs.RecordSource, "_read_file", warn)
 

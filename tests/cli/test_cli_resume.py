@@ -167,7 +167,9 @@ def test_only_what_is_not_done_is_done(embed: Run, sound: str, monkeypatch: pyte
     from skecg.inputs import RecordSource
 
     read = RecordSource._read_file
-    monkeypatch.setattr(RecordSource, "_read_file", lambda s, p, row: (rows.append(row), read(s, p, row))[1])
+    monkeypatch.setattr(
+        RecordSource, "_read_file", lambda s, p, row, *how: (rows.append(row), read(s, p, row, *how))[1]
+    )
 
     assert embed(sound, "--out", "f.npz") == 0
     assert rows == [6, 7]
