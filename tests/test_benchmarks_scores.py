@@ -134,6 +134,15 @@ def test_segmenters_are_fine_tuned_in_every_way_asked_for(benchmark, waved, caps
     assert len(re.findall(rf"^(head|two) +({'|'.join(BOUNDARIES)}) +\d+ +1?", printed, re.M)) == 2 * len(BOUNDARIES)
 
 
+def test_a_wave_that_is_never_found_has_no_distance(benchmark, waved):
+    module, dataset = benchmark("ludb_segmenter"), read_packed(waved)
+    truth = [wave_traces(dataset.waves(row), "II")[0] for row in range(2)]
+    nothing = [
+        PredictedTrace(row, np.zeros_like(trace.labels), trace.sampling_rate, trace) for row, trace in enumerate(truth)
+    ]
+    assert set(re.findall(r"(?:onset|offset) (\S+?)(?:,|$)", module.median_errors(nothing))) == {"-"}
+
+
 def test_no_record_is_labelled_by_a_segmenter_that_was_shown_its_patient(benchmark, waved, monkeypatch):
     fitted, shown = [], []
 

@@ -40,7 +40,7 @@ def predict_all(dataset: LabelledECGs, target: str, **parameters: Any) -> list[P
 
 
 def median_errors(predictions: list[PredictedTrace]) -> str:
-    """Write the median distance (ms) from an annotated boundary to the one found for it."""
+    """Write the median distance (ms) from an annotated boundary to the one found for it, "-" where none is found."""
     cells = []
     for number, kind in enumerate(WAVE_CLASSES[1:], 1):
         for place, edge in enumerate(("onset", "offset")):
@@ -50,7 +50,8 @@ def median_errors(predictions: list[PredictedTrace]) -> str:
                 predicted = boundaries(trace.labels, trace.grid_hz, number)[place]
                 rows, columns = match_boundaries(annotated, predicted)
                 errors.append(np.abs(predicted[columns] - annotated[rows]))
-            cells.append(f"{kind} {edge} {1000 * np.median(np.concatenate(errors)):.0f}")
+            found = np.concatenate(errors)
+            cells.append(f"{kind} {edge} {1000 * np.median(found):.0f}" if len(found) else f"{kind} {edge} -")
     return "median distance (ms): " + ", ".join(cells)
 
 
