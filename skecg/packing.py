@@ -7,6 +7,8 @@ that are not trained can do it once, and compute the same bits.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +66,19 @@ def pack_linear_layers_(module: nn.Module, precision: str) -> None:
 
 
 def _gains(layer: Linear, dtype: torch.dtype) -> bool:
-    """Say whether oneDNN would multiply a layer's weights in any case."""
-    if layer.weight.dtype != torch.float32 or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+    """Say whether oneDNN would multiply a layer's weights in any case, and can pack them."""
+    if layer.weight.dtype != torch.float32:
         return False
-    return can_multiply_bfloat16() if dtype == torch.bfloat16 else goes_to_onednn(layer.weight)
+    multiplies = can_multiply_bfloat16() if dtype == torch.bfloat16 else goes_to_onednn(layer.weight)
+    return multiplies and _can_pack(dtype)
+
+
+@cache
+def _can_pack(dtype: torch.dtype) -> bool:
+    """Say whether this torch packs weights of a type for this processor, by doing it."""
+    try:
+        # Not initialized: that would take random numbers which are the user's.
+        PackedLinear(nn.utils.skip_init(Linear, 16, 16), dtype)(torch.zeros(2, 16))
+    except (AttributeError, RuntimeError):  # it has no such operation; it has, and not for this
+        return False
+    return True

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from skecg import packing
 from skecg.devices import autocast
 from skecg.encoders import build_encoder
 from skecg.packing import PackedLinear, pack_linear_layers_
@@ -104,3 +105,24 @@ def test_where_the_machine_does_not_gain_nothing_is_packed(monkeypatch, precisio
     module = torch.nn.Sequential(layer(192, 576))
     pack_linear_layers_(module, precision)
     assert isinstance(module[0], Linear)
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError])
+def test_where_torch_cannot_pack_layers_stay_as_they_are(monkeypatch, error):
+    def refuse(*_: object) -> None:
+        raise error("no such operation")
+
+    packing._can_pack.cache_clear()
+    monkeypatch.setattr("skecg.packing.PackedLinear", refuse)
+    module = torch.nn.Sequential(layer(192, 576))
+    pack_linear_layers_(module, "bf16")
+    packing._can_pack.cache_clear()
+    assert isinstance(module[0], Linear)
+
+
+def test_packing_takes_no_random_numbers():
+    module = torch.nn.Sequential(layer(192, 576))
+    packing._can_pack.cache_clear()
+    before = torch.random.get_rng_state()
+    pack_linear_layers_(module, "bf16")
+    assert torch.equal(torch.random.get_rng_state(), before)
