@@ -25,7 +25,7 @@ __all__ = ["attend", "small_products"]
 
 # Logits of so many bytes stay near the processor; those of other windows, or other heads, are made after them.
 _LOGITS_BYTES = 2**20
-# Between these, neither a sum nor what counts in it is near float32's limits.
+# Between these, neither a sum, nor what counts in it, nor its values' mixture is near float32's limits.
 _LEAST_SUM, _LARGEST_SUM = 2.0**-60, 2.0**60
 
 
@@ -65,7 +65,8 @@ def _powers_of_two(q: Tensor, k_T: Tensor) -> tuple[Tensor, Tensor]:
     every row, and taking it off, is a tenth of attention. Each row's own sum decides.
     """
     with np.errstate(over="ignore"):
-        terms = torch.from_numpy(np.exp2(logits := q.numpy() @ k_T.numpy(), out=logits))
+        logits = q.numpy() @ k_T.numpy()
+        terms = torch.from_numpy(np.exp2(logits, out=logits))
     sums = terms.sum(dim=-1, keepdim=True)
     fits = (sums > _LEAST_SUM) & (sums < _LARGEST_SUM)
     if not fits.all():

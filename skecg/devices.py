@@ -40,6 +40,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
     device : str or torch.device
         ``"auto"`` is the first of CUDA, XPU, MPS and CPU that works here; any name that torch knows is itself.
 
+    Returns
+    -------
+    torch.device
+        With its number, where a name may leave it open: it is then the calling thread's current one.
+
     Raises
     ------
     ParameterError
@@ -51,15 +56,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
         accelerator = (
             torch.accelerator.current_accelerator(check_available=True) if hasattr(torch, "accelerator") else None
         )
-        return accelerator or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = accelerator or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
+        return torch.empty(0, device=torch.device(device)).device
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise ParameterError(
             f"Got device={device!r}, which cannot be used here ({str(error).splitlines()[0]}). Use 'auto' or 'cpu'."
         ) from error
-    return found
 
 
 def resolve_devices(device: str | torch.device | Sequence[str | torch.device]) -> tuple[torch.device, ...]:
@@ -82,16 +85,9 @@ def resolve_devices(device: str | torch.device | Sequence[str | torch.device]) -
             f"Got device={device!r}, expected 'auto', one device, or several such as ['cuda:0', 'cuda:1']."
         )
     found = tuple(resolve_device(one) for one in device)
-    if len({_numbered(one) for one in found}) < len(found):
+    if len(set(found)) < len(found):
         raise ParameterError(f"Got device={device!r}, which names a device twice. Name each once.")
     return found
-
-
-def _numbered(device: torch.device) -> tuple[str, int]:
-    """Give the kind and the number of a device, which a name may leave open."""
-    if device.index is None and device.type == "cuda":
-        return device.type, torch.cuda.current_device()
-    return device.type, device.index or 0
 
 
 def resolve_precision(precision: str, known: Sequence[str] = PRECISIONS) -> str:

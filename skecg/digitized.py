@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["DigitizedRecord"]
+__all__ = ["DigitizedRecord", "held_bytes"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,3 +35,8 @@ class DigitizedRecord(ECGRecord):
     columns: tuple[int, ...] = field(kw_only=True)
     baselines: NDArray[np.float32] = field(kw_only=True)
     gains: NDArray[np.float32] = field(kw_only=True)
+
+
+def held_bytes(record: ECGRecord) -> int:
+    """Count the bytes of a record's signal, and of its steps if it has them."""
+    return record.signal.nbytes + (record.steps.nbytes if isinstance(record, DigitizedRecord) else 0)

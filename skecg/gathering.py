@@ -1,7 +1,8 @@
 """The leads of records, gathered by the CPU and sent to a device that prepares them.
 
-Where a record still has its digitizer's steps, those travel, as they lie in the file: half the bytes of millivolts, and
-nothing to turn around on the CPU. Everything else travels as millivolts in float32.
+Where a record still has its digitizer's steps, those travel, sample after sample as in the file: half the bytes of
+millivolts where all of them are leads, and nothing to turn around on the CPU. Everything else travels as millivolts in
+float32.
 
 Shapes: R records of one rate and length, L leads of the encoder, S samples, K columns of a file.
 """
@@ -72,23 +73,31 @@ class Leads:
     def send(self, device: torch.device) -> Leads:
         """Begin the way to a device; a CUDA device goes on with what it does meanwhile.
 
-        Pinned values are fetched by the device itself, on a stream that it has for transfers; others stay here until
-        they are asked for.
+        Pinned values are fetched by the device itself, on a stream that it has for transfers. Others stay here until
+        they are asked for, and so do those that its memory has no room for now.
+
+        Parameters
+        ----------
+        device : torch.device
+            With its number where there are several: what the current one is, each thread has an opinion of its own.
         """
         if device.type != "cuda" or not self.values.is_pinned():
             return self
         stream = _transfers(device)
-        with torch.cuda.stream(stream):
-            values = self.values.to(device, non_blocking=True)
+        try:
+            with torch.cuda.device(device), torch.cuda.stream(stream):
+                values = self.values.to(device, non_blocking=True)
+        except torch.cuda.OutOfMemoryError:
+            return self
         return replace(self, values=values, sent=stream.record_event())
 
     def millivolts(self, device: torch.device) -> Tensor:
         """Give the leads (R, L, S) on a device, to which they may have been sent before."""
-        values = self.values.to(device, non_blocking=True)
         if self.sent is not None:
-            stream = torch.cuda.current_stream(device)
+            stream = torch.cuda.current_stream(self.values.device)
             stream.wait_event(self.sent)
-            values.record_stream(stream)  # or its memory would be the next transfer's before this stream is done
+            self.values.record_stream(stream)  # or their memory would be the next transfer's before this stream is done
+        values = self.values.to(device, non_blocking=True)
         return values if self.digitizer is None else self.digitizer.millivolts(values)
 
 
@@ -132,7 +141,7 @@ def gather_groups(
 def _columns(record: ECGRecord, screening: Screening) -> tuple[int, ...]:
     """Give the number of columns of a record's steps and the one of each lead; nothing where steps are no gain."""
     sources = screening.sources
-    if not isinstance(record, DigitizedRecord) or any(len(s) > 1 or (s and s[0][1] != 1.0) for s in sources):
+    if not isinstance(record, DigitizedRecord) or any(len(source) > 1 for source in sources):
         return ()  # there are no steps, or none of a lead that is derived
     n_columns = record.steps.shape[1]
     if n_columns >= 2 * len(sources):

@@ -138,10 +138,8 @@ class RecordSource:
         self, rows: Sequence[int], n_jobs: int | None = None, *, keep_steps: bool = False
     ) -> list[ECGRecord | SkecgError]:
         """Make several records, those of files with their steps if asked to; an error stands in its record's place."""
-        work = partial(self._try, keep_steps=keep_steps)
-        if any(isinstance(self.items[i], str | Path) for i in rows) and len(rows) > 1:
-            return list(in_order(work, rows, effective_n_jobs(n_jobs)))
-        return list(map(work, rows))
+        n_threads = effective_n_jobs(n_jobs) if any(isinstance(self.items[i], str | Path) for i in rows) else 1
+        return list(in_order(partial(self._try, keep_steps=keep_steps), rows, n_threads))
 
     def _try(self, row: int, keep_steps: bool) -> ECGRecord | SkecgError:
         try:
@@ -168,7 +166,8 @@ class RecordSource:
         return None if self._rates is None else float(self._rates[row if len(self._rates) > 1 else 0])
 
     def _read_file(self, path: str | Path, row: int, keep_steps: bool) -> ECGRecord:
-        from skecg.io import TABLE_SUFFIXES, read_digitized, read_record
+        from skecg.io.reading import read_digitized, read_record
+        from skecg.io.tables import TABLE_SUFFIXES
 
         if Path(path).suffix.lower() not in TABLE_SUFFIXES:
             return read_digitized(path) if keep_steps else read_record(path)

@@ -9,6 +9,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from skecg.digitized import held_bytes
 from skecg.embedding_cache import EmbeddingCache, key_function
 from skecg.encoding import workers
 from skecg.errors import InputError, SkecgError
@@ -111,7 +112,7 @@ def _read(
     for start in range(0, len(rows), _READ_TOGETHER):
         held += source.read(rows[start : start + _READ_TOGETHER], n_jobs, keep_steps=keep_steps)
         stop = first + len(held)
-        n_bytes = sum(record.signal.nbytes for record in held if isinstance(record, ECGRecord))
+        n_bytes = sum(held_bytes(record) for record in held if isinstance(record, ECGRecord))
         if n_bytes > _HELD_BYTES or stop == len(rows):
             yield rows[first:stop], held
             held, first = [], stop

@@ -29,7 +29,8 @@ from skecg.spec import InputSpec
 
 __all__ = ["GatheredLeads", "WindowsOnDevice", "can_prepare_on_device", "gather", "prepares"]
 
-# What is held on the device beside the encoder: leads that are being prepared, a few times over, and all windows.
+# What is held on the device beside the encoder: leads that are being prepared, a few times over, all windows, and the
+# leads of the next portion, which are no more than are read at once.
 _GROUP_BYTES = 2**25
 _WINDOWS_BYTES = 2**28
 
@@ -62,13 +63,14 @@ class GatheredLeads:
 
     Parameters
     ----------
-    groups : sequence of Leads
+    groups : list of Leads
+        Each leaves it when it is prepared.
     places : Places
         Where their windows will lie.
     spec : InputSpec
     """
 
-    groups: Sequence[Leads]
+    groups: list[Leads]
     places: Places
     spec: InputSpec
 
@@ -78,12 +80,13 @@ class GatheredLeads:
 
     @torch.inference_mode()
     def prepare(self, device: torch.device) -> WindowsOnDevice:
-        """Prepare the records on a device, group after group, the leads of each in one transfer."""
+        """Prepare the records on a device, once: group after group, letting go of the leads of each."""
         places, spec = self.places, self.spec
         shape = (len(places.owner), spec.n_leads, spec.window_samples)
         values = torch.empty(shape, dtype=torch.float32, device=device)
         with autocast(device, "fp32"):
-            for leads in self.groups:
+            while self.groups:
+                leads = self.groups.pop(0)
                 windows = [np.arange(places.first[i], places.first[i + 1]) for i in leads.numbers]
                 starts = torch.from_numpy(places.start_samples[windows[0]]).to(device)
                 rows = torch.from_numpy(np.concatenate(windows)).to(device)

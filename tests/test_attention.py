@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -93,6 +95,17 @@ def test_rows_whose_sums_leave_the_range_are_shifted_and_no_others(numpy_multipl
         rows[far], wanted_rows[far], rtol=1e-2, atol=1e-3
     )  # what 3000 leaves of the other digits
     torch.testing.assert_close(mixed, truth(q, k, v), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("power", [-150, -145, -140, -130, -61, -59, 59, 61, 120, 126])
+def test_rows_anywhere_in_the_range_of_float32_lose_no_digits(numpy_multiplies, power):
+    q, k, v = (part.clone() for part in heads((2, 2, 40, 16), 0.3))
+    k[..., 0] = 1.0
+    q[..., 0] = power * 16**0.5 / math.log2(math.e)  # all logits of all rows are about so many powers of two
+    if power > 0:
+        v *= 1e3
+    found, wanted = attend(q, k, v), truth(q, k, v)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item())
 
 
 def test_what_is_not_a_number_stays_in_its_window(numpy_multiplies):

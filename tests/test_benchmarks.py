@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -14,17 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from skecg import ECGRecord, read_records
 from skecg.embedding_cache import record_key
 
-BENCHMARKS = Path(__file__).parents[1] / "examples" / "benchmarks"
 TINY = Path(__file__).parent / "fixtures" / "tiny-temporal"
 
 
 @pytest.fixture
-def encoders() -> ModuleType:
+def encoders(benchmark) -> ModuleType:
     """The benchmark as a module."""
-    spec = importlib.util.spec_from_file_location("benchmark_encoders", BENCHMARKS / "encoders.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("encoders")
 
 
 @pytest.fixture(autouse=True)

@@ -38,6 +38,20 @@ def test_a_name_is_itself(device):
     assert resolve_device(device) == torch.device("cpu")
 
 
+def test_a_device_has_its_number_before_other_threads_could_have_another_opinion_of_it(monkeypatch):
+    class Empty:
+        device = torch.device("cuda:1")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", lambda *_, device: Empty if device.type == "cuda" else pytest.fail("another"))
+        for name in ("cuda", torch.device("cuda")):
+            assert resolve_device(name) == torch.device("cuda:1")
+        patch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
+        assert resolve_device("auto") == torch.device("cuda:1")
+        with pytest.raises(ParameterError, match="twice"):
+            resolve_devices(["cuda", "cuda:1"])
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "", 3.5, None, "cpu:x"])
 def test_a_device_that_is_not_here_is_refused_with_one_that_is(device):
     with pytest.raises(ParameterError, match=r"cannot be used here .*Use 'auto' or 'cpu'"):

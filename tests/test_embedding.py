@@ -16,6 +16,7 @@ import torch
 from joblib import parallel_config
 
 from skecg.datasets import make_ecg
+from skecg.devices import resolve_devices
 from skecg.embedding import Chunk, embed_chunks
 from skecg.embedding_cache import EmbeddingCache, MemoryCache
 from skecg.encoding import Encoding
@@ -333,23 +334,45 @@ def test_features_of_records_prepared_on_a_device_are_the_same(
         embed(recipe).assert_like(wanted, tolerance=1e-5)
 
 
-def test_files_go_to_a_device_as_steps(
-    recipe: Recipe, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """WFDB files of format 16, as archives have them."""
     import wfdb
 
-    source = []
+    paths = []
     for number, record in enumerate(make_ecg(5, sampling_rate=500, noise=0.03, random_state=0).records):
         scale = {"adc_gain": [1000.0] * 12, "baseline": [0] * 12, "fmt": ["16"] * 12, "write_dir": str(tmp_path)}
         wfdb.wrsamp(f"r{number}", 500, ["mV"] * 12, list(record.leads), record.signal.T.astype(float), **scale)
-        source.append(tmp_path / f"r{number}")
-    wanted = embed(recipe, records=source)
+        paths.append(tmp_path / f"r{number}")
+    return paths
+
+
+def test_files_go_to_a_device_as_steps(
+    recipe: Recipe, files: list[Path], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = embed(recipe, records=files)
     sent: list[torch.dtype] = []
     send = Leads.send
     monkeypatch.setattr(Leads, "send", lambda self, device: sent.append(self.values.dtype) or send(self, device))
     request.getfixturevalue("on_device")
-    embed(recipe, records=source).assert_like(wanted, tolerance=1e-5)
+    embed(recipe, records=files).assert_like(wanted, tolerance=1e-5)
     assert sent == [torch.int16]
+
+
+def test_where_the_cpu_prepares_steps_are_not_kept(
+    recipe: Recipe, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = RecordSource.read
+    kinds: list[type] = []
+
+    def watch(self: RecordSource, *rows: Any, **how: Any) -> list[ECGRecord | SkecgError]:
+        records = read(self, *rows, **how)
+        kinds.extend(map(type, records))
+        return records
+
+    monkeypatch.setattr(RecordSource, "read", watch)
+    embed(recipe, records=files)
+    assert kinds == [ECGRecord] * 5
 
 
 @pytest.mark.parametrize("name", ["tiny-temporal", "tiny-leadwise"])
@@ -369,11 +392,15 @@ def test_several_devices_share_what_the_first_prepared(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.05)])
-def test_features_of_a_cuda_device_are_those_of_the_cpu(recipe: Recipe, precision: str, tolerance: float) -> None:
-    wanted = embed(recipe)
-    on_cuda = replace(recipe, devices=(torch.device("cuda"),), encoding=replace(recipe.encoding, precision=precision))
-    embed(on_cuda).assert_like(wanted, tolerance)
-    embed(on_cuda, MemoryCache()).assert_like(wanted, tolerance)
+def test_features_of_a_cuda_device_are_those_of_the_cpu(
+    recipe: Recipe, files: list[Path], precision: str, tolerance: float
+) -> None:
+    (cuda,) = resolve_devices("cuda")
+    on_cuda = replace(recipe, devices=(cuda,), encoding=replace(recipe.encoding, precision=precision))
+    for records in (RECORDS, files * 20):
+        wanted = embed(recipe, records=records)
+        embed(on_cuda, records=records).assert_like(wanted, tolerance)
+        embed(on_cuda, MemoryCache(), records).assert_like(wanted, tolerance)
 
 
 def test_where_a_filter_is_asked_for_the_cpu_prepares(on_device: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,15 @@ def test_an_offset_costs_no_accuracy() -> None:
         assert_same(found, wanted, 5e-5)
 
 
+def test_leads_are_let_go_as_soon_as_they_are_prepared() -> None:
+    records = [record(), record(rate=250)]
+    screenings = [screen(one, SPEC, Policies(), record_label(one)) for one in records]
+    gathered = gather(records, screenings, SPEC, stride=None, policies=Policies(), pinned=False)
+    assert len(gathered.groups) == 2
+    gathered.prepare(CPU)
+    assert gathered.groups == []
+
+
 def test_no_records_give_no_windows() -> None:
     assert_same(*both_ways([], SPEC))
 

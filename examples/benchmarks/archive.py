@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from encoders import find_model
+from encoder_shapes import find_model
 
 from skecg.datasets import make_ecg
 from skecg.io import find_records

@@ -22,23 +22,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import numpy as np
 import torch
+from encoder_shapes import VIT_S, frozen
 from encoders import as_embedded
 
 from skecg import load_encoder
 from skecg.backends.exported import ExportedEncoder
 from skecg.backends.with_onnxruntime import open_in_int8, open_with_onnxruntime
 from skecg.backends.with_openvino import open_with_openvino
-from skecg.encoders import Encoder, build_encoder
+from skecg.encoders import Encoder
 from skecg.encoding import Encoding, encode_windows
 from skecg.leads import CANONICAL_LEADS
-from skecg.spec import InputSpec, TemporalConfig
+from skecg.spec import InputSpec
 from skecg.windows import Windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SIZES = (1, 8, 64)
-VIT_S = TemporalConfig(n_leads=12, patch_samples=25, n_patches=100, dim=384, depth=8, num_heads=6)
 
 
 def windows_of(spec: InputSpec, n_windows: int) -> Windows:
@@ -138,10 +138,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     compare(given.model, encoder.requires_grad_(False), spec, given.passes, given.threads)
     if not given.only_model:
-        torch.manual_seed(0)
-        large = build_encoder(VIT_S).eval().requires_grad_(False)
         spec = InputSpec(CANONICAL_LEADS, 250, VIT_S.window_samples)
-        compare("ViT-S's shape", large, spec, given.passes, given.threads)
+        compare("ViT-S's shape", frozen(VIT_S), spec, given.passes, given.threads)
 
 
 if __name__ == "__main__":

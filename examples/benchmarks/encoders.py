@@ -16,33 +16,24 @@ import argparse
 import copy
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import torch
+from encoder_shapes import KIM_B, TINY, TINY_LEADWISE, VIT_S, WEIMANN_S, WEIMANN_XS, frozen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skecg import load_encoder, save_encoder
-from skecg.encoders import Encoder, build_encoder
+from skecg import load_encoder
+from skecg.encoders import Encoder
 from skecg.encoders.blocks import Attention, Mlp
-from skecg.leads import CANONICAL_LEADS
 from skecg.packing import pack_linear_layers_
 from skecg.products import Linear, linear
-from skecg.spec import EncoderConfig, InputSpec, LeadwiseConfig, TemporalConfig
+from skecg.spec import EncoderConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-VIT_XS = TemporalConfig(n_leads=12, patch_samples=25, n_patches=100, dim=192, depth=12, num_heads=3)
-VIT_S = TemporalConfig(n_leads=12, patch_samples=25, n_patches=100, dim=384, depth=8, num_heads=6)
-WEIMANN_XS = TemporalConfig(n_leads=8, patch_samples=25, n_patches=200, dim=192, depth=8, num_heads=4)
-WEIMANN_S = TemporalConfig(n_leads=8, patch_samples=25, n_patches=200, dim=384, depth=8, num_heads=6)
-KIM_B = LeadwiseConfig(n_leads=8, patch_samples=50, n_patches=50, dim=768, depth=12, num_heads=16)
-TINY = TemporalConfig(n_leads=8, patch_samples=25, n_patches=20, dim=32, depth=1, num_heads=2)
-TINY_LEADWISE = LeadwiseConfig(n_leads=8, patch_samples=25, n_patches=10, dim=32, depth=1, num_heads=2)
 
 
 class PublishedAttention(Attention):
@@ -95,16 +86,6 @@ def as_embedded(encoder: Encoder, precision: str = "fp32") -> Encoder:
     encoder = copy.deepcopy(encoder)
     pack_linear_layers_(encoder.blocks, precision)
     return encoder
-
-
-def find_model(name: str, folder: str) -> str:
-    """Give what an embedder takes for a model: a folder of random weights for ``vit-xs`` and ``vit-s``."""
-    configs = {"vit-xs": VIT_XS, "vit-s": VIT_S}
-    if name not in configs:
-        return name
-    spec = InputSpec(CANONICAL_LEADS, 250, configs[name].window_samples)
-    save_encoder(Path(folder, name), frozen(configs[name]), spec)
-    return str(Path(folder, name))
 
 
 def gigaflops(config: EncoderConfig, *, per_lead: bool, n_registers: int) -> float:
@@ -162,11 +143,6 @@ def show_ratios(models: dict[str, Encoder], sizes: dict[str, tuple[int, ...]], p
             }
             theirs, ours = (taken / size * 1e3 for taken in fastest(runs, passes).values())
             print(f"{name:<26}{size:>6}{theirs:>14.2f}{ours:>10.2f}{theirs / ours:>7.2f}x{off:>12.0e}", flush=True)
-
-
-def frozen(config: EncoderConfig) -> Encoder:
-    torch.manual_seed(0)
-    return build_encoder(config).eval().requires_grad_(False)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -26,7 +26,8 @@ import numpy as np
 import scipy.signal
 import torch
 import wfdb
-from encoders import KIM_B, as_published, find_model, frozen
+from encoder_shapes import KIM_B, find_model, frozen
+from encoders import as_published
 
 from skecg import JEPAEmbedder, load_encoder, prepare, read_records
 from skecg.datasets import make_ecg

@@ -30,7 +30,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from encoders import TINY, VIT_S, VIT_XS, as_embedded, fastest, frozen
+from encoder_shapes import TINY, VIT_S, VIT_XS, frozen
+from encoders import as_embedded, fastest
 
 from skecg import JEPAEmbedder, load_encoder
 from skecg.backends.exported import ExportedEncoder

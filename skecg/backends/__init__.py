@@ -121,7 +121,7 @@ def encoder_on(backend: str, info: WeightsInfo, device: torch.device, precision:
     info : WeightsInfo
     device : torch.device
     precision : {"fp32", "bf16", "int8"}, default="fp32"
-        What it is going to compute in, whatever of it is up to the caller.
+        What the caller computes in: an engine is made for it, and torch's encoder on a CPU is packed for it.
     """
     if backend == "torch":
         return loaded_encoder(info, device, packed_for=precision if device.type == "cpu" else None)

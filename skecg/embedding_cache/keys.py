@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "passing_key", "record_key", "remembered_key", "salt_of"]
 
-#: Part of every salt. Raise it when the same weights and settings give other embeddings than before.
+#: Part of every salt. Raise it when the same weights and settings give other embeddings than before, beyond rounding.
 FORMAT = 1
 
 

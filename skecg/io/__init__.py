@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from skecg.io.finding import find_records
-from skecg.io.reading import iter_records, read_digitized, read_record, read_records
+from skecg.io.reading import iter_records, read_record, read_records
 from skecg.io.wfdb_channels import from_wfdb
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ __all__ = [
     "find_records",
     "from_wfdb",
     "iter_records",
-    "read_digitized",
     "read_format",
     "read_record",
     "read_records",

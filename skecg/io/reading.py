@@ -76,7 +76,12 @@ def read_record(
 
 
 def read_digitized(path: PathLike) -> ECGRecord:
-    """Read a recording as :func:`read_record` does, with its steps where the file has them whole.
+    """Read as :func:`read_record` does, with the same errors, keeping the steps where a file has them whole.
+
+    Parameters
+    ----------
+    path : str or Path
+        As for :func:`read_record`.
 
     Returns
     -------

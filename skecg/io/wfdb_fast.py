@@ -48,7 +48,7 @@ def can_read_fast(header: WFDBHeader) -> bool:
 class Steps(NamedTuple):
     """What a digitizer wrote into a file whose millivolts are ``(values - baselines) / gains`` in float32.
 
-    Shapes: values (T, k), int16, none of which means "no value"; baselines and gains (k,), float32.
+    Shapes: values (T, k), int16, no lead's of which means "no value"; baselines and gains (k,), float32.
     """
 
     values: NDArray[np.int16]
@@ -79,7 +79,7 @@ def read_fast(header: WFDBHeader, paths: Sequence[Path], rows: Sequence[int]) ->
 def read_with_steps(
     header: WFDBHeader, paths: Sequence[Path], rows: Sequence[int]
 ) -> tuple[NDArray[np.float32], Steps | None]:
-    """Read as :func:`read_fast` does, and keep the steps where all of a record is in one file that has them whole."""
+    """Read as :func:`read_fast` does, and keep the steps where one file has them whole and they are leads mostly."""
     signal_LT = np.empty((len(rows), header.n_frames), dtype=np.float32)
     steps = None
     first = 0
@@ -91,7 +91,7 @@ def read_with_steps(
             into = slice(rows.index(wanted[0]), rows.index(wanted[0]) + len(wanted))
             chosen = steps_Tk if len(wanted) == count else steps_Tk[:, [row - first for row in wanted]]
             is_whole = _to_millivolts(chosen, [header.signals[row] for row in wanted], out=signal_LT[into])
-            if is_whole and count == len(header.signals):
+            if is_whole and count == len(header.signals) < 2 * len(rows):
                 steps = _with_scale(steps_Tk, header.signals)
         first += count
     return signal_LT, steps

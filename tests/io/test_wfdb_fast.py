@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as hnp
 from wfdb_writing import pack, random_steps, same_bits, wfdb_millivolts, write_wfdb
 
 from skecg.digitized import DigitizedRecord
-from skecg.io import read_digitized, read_record, wfdb_records
+from skecg.io import read_record, wfdb_records
+from skecg.io.reading import read_digitized
 from skecg.io.wfdb_fast import _scale_of, _to_millivolts, can_read_fast, unpack_212
 from skecg.io.wfdb_header import SignalLine, parse_header
 from skecg.records import ECGRecord
@@ -182,9 +183,10 @@ def test_steps_that_are_kept_make_the_signal_to_the_bit(tmp_path, storage, bits)
     assert repr(plain) == repr(record)
 
 
-def test_columns_are_those_of_leads_where_a_file_holds_other_signals(tmp_path):
+@pytest.mark.parametrize("suffix", ["", ".hea", ".dat"])
+def test_columns_are_those_of_leads_where_a_file_holds_other_signals(tmp_path, suffix):
     header = write_wfdb(tmp_path, steps=steps_without_gaps(), leads=["II", "RESP", "V1"])
-    record = read_digitized(header)
+    record = read_digitized(header.with_suffix(suffix))
     assert isinstance(record, DigitizedRecord)
     assert (record.leads, record.columns) == (("II", "V1"), (0, 2))
     assert same_bits(millivolts_of(record), record.signal)
@@ -196,6 +198,11 @@ def test_steps_whose_millivolts_are_no_quotient_of_float32_are_not_kept(tmp_path
     record = read_digitized(header)
     assert type(record) is ECGRecord
     assert same_bits(record.signal, read_record(header).signal)
+
+
+def test_steps_that_are_mostly_of_other_signals_are_not_kept(tmp_path):
+    header = write_wfdb(tmp_path, steps=steps_without_gaps(n_signals=4), leads=["II", "RESP", "PLETH", "V1"])
+    assert type(read_digitized(header)) is ECGRecord
 
 
 def test_steps_with_gaps_are_not_kept(tmp_path):
