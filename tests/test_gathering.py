@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from skecg.digitized import DigitizedRecord
+from skecg.digitized import DigitizedRecord, held_bytes
 from skecg.gathering import Leads, gather_groups
 from skecg.records import ECGRecord
 from skecg.screening import Policies, record_label, screen
@@ -123,6 +123,12 @@ def test_every_step_there_is_gives_the_same_millivolts() -> None:
         record = DigitizedRecord(signal, 500, ["II"], steps=steps, columns=(0,), **scale)
         (group,) = assert_same_bits([record], replace(SPEC, leads=("II",)))
         assert group.values.dtype == torch.int16
+
+
+def test_steps_are_counted_among_what_is_held() -> None:
+    record = digitized(columns=[0, 1, 2, 6])
+    assert held_bytes(undigitized(record)) == 4 * 4 * 1000
+    assert held_bytes(record) == 4 * 4 * 1000 + 2 * 7 * 1000
 
 
 def test_sending_where_nothing_is_to_be_fetched_changes_nothing() -> None:

@@ -183,9 +183,11 @@ def test_steps_that_are_kept_make_the_signal_to_the_bit(tmp_path, storage, bits)
     assert repr(plain) == repr(record)
 
 
-@pytest.mark.parametrize("suffix", ["", ".hea", ".dat"])
+@pytest.mark.parametrize("suffix", ["", ".hea", ".ecg"])
 def test_columns_are_those_of_leads_where_a_file_holds_other_signals(tmp_path, suffix):
     header = write_wfdb(tmp_path, steps=steps_without_gaps(), leads=["II", "RESP", "V1"])
+    header.with_suffix(".dat").rename(header.with_suffix(".ecg"))
+    header.write_text(header.read_text().replace("rec.dat", "rec.ecg"))
     record = read_digitized(header.with_suffix(suffix))
     assert isinstance(record, DigitizedRecord)
     assert (record.leads, record.columns) == (("II", "V1"), (0, 2))
