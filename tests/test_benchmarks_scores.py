@@ -121,8 +121,10 @@ def test_waves_are_probed_in_tokens_and_in_samples_and_background_finds_none(ben
     assert len({row[1:3] for row in bounds}) == len(BOUNDARIES)  # all are held to the same annotations
 
 
-def test_segmenters_are_fine_tuned_in_every_way_asked_for(benchmark, waved, capsys):
-    benchmark("ludb_segmenter").main(["--data", str(waved), "--model", TINY, "--target", "II"])
+def test_segmenters_are_fine_tuned_in_every_way_asked_for(benchmark, waved, monkeypatch, capsys):
+    module = benchmark("ludb_segmenter")
+    monkeypatch.setattr(module, "N_FOLDS", 3)
+    module.main(["--data", str(waved), "--model", TINY, "--target", "II"])
     printed = capsys.readouterr().out
     distances = re.findall(r"^(\w+): \d+ s of computing; median distance \(ms\): (.*)$", printed, re.M)
     assert [name for name, _ in distances] == ["head", "two"]
