@@ -7,8 +7,6 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from joblib import effective_n_jobs
 from numpy.typing import NDArray
 
 from skecg.backends import encoder_on
@@ -18,10 +16,8 @@ from skecg.errors import BadSignalError, SkecgError
 from skecg.inputs import RecordSource
 from skecg.pooling import pool_windows
 from skecg.portions import Portion, ready_portions
-from skecg.preparation_on_device import GatheredLeads
 from skecg.recipe import Recipe
 from skecg.records import ECGRecord
-from skecg.threads import one_ahead
 
 __all__ = ["CHUNK_RECORDS", "Chunk", "Recipe", "embed_chunks"]
 
@@ -85,16 +81,9 @@ def embed_chunks(
     results.
     """
     chunks = [range(i, min(i + CHUNK_RECORDS, len(source))) for i in range(first, len(source), CHUNK_RECORDS)]
-    if _overlaps(recipe):
-        # A thread takes over torch's number of threads when it first asks: this one before another works with its own.
-        torch.get_num_threads()
-        # What joblib's parallel_config says holds in the caller's thread alone.
-        portions = one_ahead(ready_portions(source, chunks, recipe, cache, effective_n_jobs(n_jobs)))
-    else:
-        portions = ready_portions(source, chunks, recipe, cache, n_jobs)
     parts: list[Chunk] = []
     lately: dict[bytes, NDArray[np.float32]] = {}
-    with contextlib.closing(portions):
+    with contextlib.closing(ready_portions(source, chunks, recipe, cache, n_jobs)) as portions:
         for portion in portions:
             part, lately = _embed(portion, recipe, cache, lately)
             parts.append(part)
@@ -103,11 +92,6 @@ def embed_chunks(
             if ends:
                 yield part if len(parts) == 1 else _joined(chunk, parts)
                 parts = []
-
-
-def _overlaps(recipe: Recipe) -> bool:
-    """Say whether the next portion is made ready while this one is encoded: an accelerator leaves the CPU to it."""
-    return any(device.type != "cpu" for device in recipe.devices)
 
 
 def _joined(rows: Sequence[int], parts: Sequence[Chunk]) -> Chunk:
@@ -146,10 +130,9 @@ def _embed(
 
 def _encode_fresh(portion: Portion, recipe: Recipe) -> tuple[dict[bytes, NDArray[np.float32]], dict[bytes, SkecgError]]:
     """Encode what is fresh: features of the records that have any, and reasons of those that do not."""
-    if portion.windows is None:
+    windows, fresh = portion.windows_on(recipe.devices[0]), portion.fresh
+    if windows is None:
         return {}, {}
-    gathered, fresh = portion.windows, portion.fresh
-    windows = gathered.prepare(recipe.devices[0]) if isinstance(gathered, GatheredLeads) else gathered
     encoders = [encoder_on(recipe.backend, recipe.info, device, recipe.encoding.precision) for device in recipe.devices]
     pooled = pool_windows(encode_windows(encoders, windows, recipe.encoding), windows.owner, len(fresh))
     vectors, refused = {}, {}

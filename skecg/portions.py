@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+import torch
+from joblib import effective_n_jobs
 from numpy.typing import NDArray
 
 from skecg.digitized import held_bytes
@@ -14,11 +16,11 @@ from skecg.embedding_cache import EmbeddingCache, key_function
 from skecg.encoding import workers
 from skecg.errors import InputError, SkecgError
 from skecg.inputs import RecordSource
-from skecg.preparation_on_device import GatheredLeads, can_prepare_on_device, gather, prepares
+from skecg.preparation_on_device import GatheredLeads, WindowsOnDevice, can_prepare_on_device, gather, prepares
 from skecg.recipe import Recipe
 from skecg.records import ECGRecord
 from skecg.screening import Screening, record_label, screen
-from skecg.threads import in_order
+from skecg.threads import in_order, one_ahead
 from skecg.windows import Windows, prepare_screened
 
 __all__ = ["Portion", "ready_portions"]
@@ -66,6 +68,10 @@ class Portion:
     notes: dict[bytes, tuple[str, ...]]
     windows: Windows | GatheredLeads | None
 
+    def windows_on(self, device: torch.device) -> Windows | WindowsOnDevice | None:
+        """Give the windows of the fresh ones, once, prepared on a device if they are to be."""
+        return self.windows.prepare(device) if isinstance(self.windows, GatheredLeads) else self.windows
+
     @property
     def ends_chunk(self) -> bool:
         """Whether no more portions of the chunk follow."""
@@ -79,7 +85,7 @@ def ready_portions(
     cache: EmbeddingCache | None,
     n_jobs: int | None,
 ) -> Generator[Portion, None, None]:
-    """Make portions ready, each when it is asked for.
+    """Make portions ready: each when it is asked for or, where an accelerator encodes, while the last one is in use.
 
     Parameters
     ----------
@@ -95,6 +101,27 @@ def ready_portions(
     ------
     Portion
     """
+    if not _overlaps(recipe):
+        return _made_ready(source, chunks, recipe, cache, n_jobs)
+    # A thread takes over torch's number of threads when it first asks: this one before another works with its own.
+    torch.get_num_threads()
+    # What joblib's parallel_config says holds in the caller's thread alone.
+    return one_ahead(_made_ready(source, chunks, recipe, cache, effective_n_jobs(n_jobs)))
+
+
+def _overlaps(recipe: Recipe) -> bool:
+    """Say whether the next portion is made ready while this one is encoded: an accelerator leaves the CPU to it."""
+    return any(device.type != "cpu" for device in recipe.devices)
+
+
+def _made_ready(
+    source: RecordSource,
+    chunks: Iterable[range],
+    recipe: Recipe,
+    cache: EmbeddingCache | None,
+    n_jobs: int | None,
+) -> Generator[Portion, None, None]:
+    """Make portions ready, each when it is asked for."""
     salt, keep_steps = recipe.salt, prepares(recipe.devices[0])
     for chunk in chunks:
         yield from (_ready(chunk, *some, recipe, cache, salt) for some in _read(source, chunk, n_jobs, keep_steps))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skecg.backends import encoder_on
+from skecg.callers import user_stacklevel
 from skecg.embedding import CHUNK_RECORDS
 from skecg.encoders import Encoder
-from skecg.encoding import encode_tokens, token_grid, workers
+from skecg.encoding import encode_tokens, token_grid
 from skecg.errors import SkecgError
 from skecg.inputs import RecordSource
+from skecg.portions import Portion, ready_portions
+from skecg.preparation_on_device import WindowsOnDevice
 from skecg.recipe import Recipe
-from skecg.records import ECGRecord
-from skecg.windows import Windows, prepare
+from skecg.screening import warn_once_a_kind
+from skecg.windows import Windows
 
 __all__ = ["RecordTokens", "embed_tokens"]
 
@@ -46,31 +50,35 @@ class RecordTokens:
 def embed_tokens(source: RecordSource, recipe: Recipe) -> list[RecordTokens]:
     """Embed records without pooling, raising the first error there is."""
     encoders = [encoder_on(recipe.backend, recipe.info, device, recipe.encoding.precision) for device in recipe.devices]
+    chunks = [range(i, min(i + CHUNK_RECORDS, len(source))) for i in range(0, len(source), CHUNK_RECORDS)]
     found: list[RecordTokens] = []
-    for start in range(0, len(source), CHUNK_RECORDS):
-        records = source.read(range(start, min(start + CHUNK_RECORDS, len(source))), recipe.encoding.n_jobs)
-        good = [_or_raise(record) for record in records]
-        with workers(recipe.encoding.n_jobs):  # so that NumPy's threads do not stand in the way of the encoder's
-            windows = prepare(
-                good,
-                recipe.info.spec,
-                stride=recipe.stride_seconds,
-                missing_leads=recipe.missing_leads,
-                short_records=recipe.short_records,
-            )
-        tokens = encode_tokens(encoders, windows, recipe.encoding)
-        found += [_join(encoders[0], windows, tokens, np.flatnonzero(windows.owner == i)) for i in range(len(good))]
+    notes: dict[int, tuple[str, ...]] = {}
+    with contextlib.closing(ready_portions(source, chunks, recipe, None, recipe.encoding.n_jobs)) as portions:
+        for portion in portions:
+            _raise_first(portion)
+            windows = portion.windows_on(recipe.devices[0])
+            assert windows is not None, "every record is fresh where there is no cache"
+            tokens = encode_tokens(encoders, windows, recipe.encoding)
+            found += [
+                _join(encoders[0], windows, tokens, np.flatnonzero(windows.owner == i))
+                for i in range(len(portion.rows))
+            ]
+            notes |= {row: portion.notes[name] for row, name in portion.names.items()}
+    warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes], stacklevel=user_stacklevel())
     return found
 
 
-def _or_raise(record: ECGRecord | SkecgError) -> ECGRecord:
-    if isinstance(record, SkecgError):
-        raise record
-    return record
+def _raise_first(portion: Portion) -> None:
+    """Raise the error of the first record that has one."""
+    for row, record in zip(portion.rows, portion.records, strict=True):
+        error = record if isinstance(record, SkecgError) else portion.refused.get(portion.names[row])
+        if error is not None:
+            error.add_note(f"This is record {row} of X.")
+            raise error
 
 
 def _join(
-    encoder: Encoder, windows: Windows, tokens: list[NDArray[np.float32]], rows: NDArray[np.intp]
+    encoder: Encoder, windows: Windows | WindowsOnDevice, tokens: list[NDArray[np.float32]], rows: NDArray[np.intp]
 ) -> RecordTokens:
     """Put the tokens of a record's windows together, with their places."""
     rate, patch = windows.spec.sampling_rate, encoder.config.patch_samples

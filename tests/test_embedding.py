@@ -20,12 +20,13 @@ from skecg.devices import resolve_devices
 from skecg.embedding import Chunk, embed_chunks
 from skecg.embedding_cache import EmbeddingCache, MemoryCache
 from skecg.encoding import Encoding
-from skecg.errors import BadSignalError, ShapeError, SkecgError
+from skecg.errors import BadSignalError, ShapeError, SkecgError, SkecgWarning
 from skecg.gathering import Leads
 from skecg.inputs import RecordSource
 from skecg.leads import CANONICAL_LEADS
 from skecg.recipe import Recipe
 from skecg.records import ECGRecord
+from skecg.tokens import RecordTokens, embed_tokens
 from skecg.weights import find_weights
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -144,19 +145,22 @@ def test_naming_and_preparing_are_shared_by_as_many_threads_as_may_work(monkeypa
     monkeypatch.setattr(portions, "_NAMED_TOGETHER", 1)
     monkeypatch.setattr(windows, "_CHUNK_BYTES", 1)
     used: dict[str, set[threading.Thread]] = {"passing_key": set(), "_signal": set()}
+    meeting = {name: threading.Barrier(1) for name in used}
     for module, name in ((opening, "passing_key"), (windows, "_signal")):
         original = getattr(module, name)
 
         def noted(*given: Any, name: str = name, original: Any = original) -> Any:
-            used[name].add(threading.current_thread())
-            time.sleep(0.002)  # so that no thread can do it all before the others have begun
+            if (thread := threading.current_thread()) not in used[name]:
+                used[name].add(thread)
+                meeting[name].wait(60)  # so that no thread can do it all before the others have begun
             return original(*given)
 
         monkeypatch.setattr(module, name, noted)
     embed(make_recipe(n_jobs=1), MemoryCache(), RECORDS[:6])
     assert list(used.values()) == [{threading.main_thread()}] * 2
-    for threads in used.values():
-        threads.clear()
+    for name in used:
+        used[name].clear()
+        meeting[name] = threading.Barrier(3)
     embed(make_recipe(n_jobs=3), MemoryCache(), RECORDS[:6])
     assert [len(threads) for threads in used.values()] == [3, 3]
 
@@ -187,7 +191,7 @@ class Watched(RecordSource):
 @pytest.fixture
 def ahead(monkeypatch: pytest.MonkeyPatch, no_thread_is_left: None) -> None:
     """Whatever encodes here is taken for an accelerator, during which the next portion is made ready."""
-    monkeypatch.setattr("skecg.embedding._overlaps", lambda _: True)
+    monkeypatch.setattr("skecg.portions._overlaps", lambda _: True)
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -306,7 +310,7 @@ def test_whoever_closes_early_waits_for_no_more_than_the_next_portion(ahead: Non
 
 @pytest.mark.parametrize(("devices", "does"), [(["cpu"], False), (["meta"], True), (["cpu", "meta"], True)])
 def test_an_accelerator_among_the_devices_has_the_next_portion_made_ready(devices: list[str], does: bool) -> None:
-    from skecg.embedding import _overlaps
+    from skecg.portions import _overlaps
 
     assert _overlaps(replace(make_recipe(), devices=tuple(map(torch.device, devices)))) == does
 
@@ -409,3 +413,53 @@ def test_where_a_filter_is_asked_for_the_cpu_prepares(on_device: None, monkeypat
     wanted = embed(filtered)
     monkeypatch.setattr("skecg.portions.gather", lambda *_, **__: pytest.fail("gathered for the device"))
     embed(filtered).assert_like(wanted)
+
+
+# --- tokens -------------------------------------------------------------------------------------------------------
+
+GOOD = [record for record in RECORDS if isinstance(record, ECGRecord) and record.signal.std() > 0]
+
+
+@pytest.mark.filterwarnings("ignore::skecg.errors.SkecgWarning")
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_tokens_are_the_same_whoever_prepares_and_reads_ahead(
+    recipe: Recipe, n_jobs: int, request: pytest.FixtureRequest
+) -> None:
+    recipe = replace(recipe, stride_seconds=1.1)
+    wanted = embed_tokens(source_of(GOOD), recipe)
+    assert len(wanted) == len(GOOD) > 12
+    several = replace(recipe, encoding=replace(recipe.encoding, n_jobs=n_jobs))
+    assert_same_tokens(embed_tokens(source_of(GOOD), several), wanted, tolerance=0.0)
+    request.getfixturevalue("on_device")
+    request.getfixturevalue("ahead")
+    assert_same_tokens(embed_tokens(source_of(GOOD), several), wanted, tolerance=1e-5)
+
+
+def assert_same_tokens(found: Sequence[RecordTokens], wanted: Sequence[RecordTokens], tolerance: float) -> None:
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one.values, other.values, rtol=0, atol=tolerance)
+        for name in ("start_seconds", "stop_seconds", "leads"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.filterwarnings("ignore::skecg.errors.SkecgWarning")
+def test_of_several_bad_records_the_first_is_raised_with_its_number(recipe: Recipe) -> None:
+    flat = ECGRecord(np.ones((12, 500)), 250, CANONICAL_LEADS)
+    for records, kind in [
+        ([*GOOD[:7], flat, np.float32(3)], BadSignalError),
+        ([*GOOD[:7], np.float32(3), flat], ShapeError),
+    ]:
+        with pytest.raises(kind) as caught:
+            embed_tokens(source_of(records), recipe)
+        assert caught.value.__notes__ == ["This is record 7 of X."]
+
+
+def test_odd_records_are_warned_of_once_with_their_numbers(recipe: Recipe) -> None:
+    odd = [replace(record, signal=np.where(np.arange(12)[:, None] == 7, 0, record.signal)) for record in GOOD[:1] * 8]
+    with pytest.warns(SkecgWarning, match=r"8 of 8 records with flat leads.*record 0, record 1, record 2") as caught:
+        embed_tokens(source_of(odd), recipe)
+    assert len(caught) == 1
+
+
+def test_no_records_have_no_tokens(recipe: Recipe) -> None:
+    assert embed_tokens(source_of([]), recipe) == []

@@ -289,12 +289,12 @@ def test_the_server_is_told_who_asks(site: Site, tmp_path: Path) -> None:
 
 def test_an_error_ends_the_other_transfers_at_once(tmp_path: Path) -> None:
     files = {"slow.dat": bytes(50), "bad.dat": b"x"}
-    with serve(Site(files, always={"slow.dat": ("stall", 3.0), "bad.dat": ("status", 404)})) as site:
+    with serve(Site(files, always={"slow.dat": ("stall", 20.0), "bad.dat": ("status", 404)})) as site:
         start = time.monotonic()
         with pytest.raises(DownloadError, match="404"):
-            fetch(site, tmp_path, *files, n_connections=2, patience=Patience(timeout_seconds=3))
+            fetch(site, tmp_path, *files, n_connections=2, patience=Patience(timeout_seconds=20))
 
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
 
 
 def test_an_interrupted_download_ends_at_once_and_keeps_its_parts(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_an_interrupted_download_ends_at_once_and_keeps_its_parts(tmp_path: Path
         signal.signal(signal.SIGINT, signal.default_int_handler)
         Downloader("URL", Path({str(tmp_path)!r})).fetch({{"slow.dat": "0" * 64}})
     """
-    with serve(Site({"slow.dat": bytes(100)}, always={"slow.dat": ("stall", 20.0)})) as site:
+    with serve(Site({"slow.dat": bytes(100)}, always={"slow.dat": ("stall", 60.0)})) as site:
         text = textwrap.dedent(code).replace("URL", site.url)
         process = subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 20
@@ -314,9 +314,9 @@ def test_an_interrupted_download_ends_at_once_and_keeps_its_parts(tmp_path: Path
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         start = time.monotonic()
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=30)
 
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 30
     assert "KeyboardInterrupt" in said
     assert (tmp_path / "slow.dat.part").stat().st_size == 10
 
