@@ -64,6 +64,7 @@ def embed_tokens(source: RecordSource, recipe: Recipe) -> list[RecordTokens]:
                 for i in range(len(portion.rows))
             ]
             notes |= {row: portion.notes[name] for row, name in portion.names.items()}
+            del portion, windows, tokens  # they would stay in memory while others are read
     warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes], stacklevel=user_stacklevel())
     return found
 
