@@ -115,6 +115,6 @@ def _is_for_numpy(*tensors: Tensor) -> bool:
 
 
 def _has_faster_small_products() -> bool:
-    """Say whether NumPy has an OpenBLAS with AVX-512 that keeps to one thread."""
+    """Say whether NumPy has a fast OpenBLAS that keeps to one thread."""
     openblas = find_openblas()
-    return openblas is not None and openblas.has_avx512 and openblas.n_threads == 1
+    return openblas is not None and openblas.is_fast and openblas.n_threads == 1

@@ -1,4 +1,4 @@
-"""NumPy's library for products of matrices: whether it is OpenBLAS with AVX-512, and how many threads it takes."""
+"""NumPy's library for products of matrices: whether it is a fast OpenBLAS, and how many threads it takes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from threadpoolctl import ThreadpoolController
 
 __all__ = ["OpenBLAS", "find_openblas"]
 
-# What OpenBLAS calls its kernels for processors with AVX-512; Zen 4 and 5 take one of them.
-_AVX512_KERNELS = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
+# What OpenBLAS calls its kernels for processors with AVX-512, of which Zen 4 and 5 take one, and with AVX2.
+_FAST_KERNELS = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids", "Haswell", "Zen"})
 
 
 class OpenBLAS:
@@ -25,7 +25,7 @@ class OpenBLAS:
 
     def __init__(self, library: Any) -> None:
         self._library = library
-        self.has_avx512 = getattr(library, "architecture", None) in _AVX512_KERNELS
+        self.is_fast = getattr(library, "architecture", None) in _FAST_KERNELS
 
     @property
     def n_threads(self) -> int:

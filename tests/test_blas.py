@@ -39,9 +39,11 @@ def test_without_a_library_that_may_be_numpys_there_is_none(found):
     assert found(SCIPYS, "/lib/faiss.libs/libopenblas.so") is None
 
 
-@pytest.mark.parametrize(("kernels", "has_avx512"), [("SkylakeX", True), ("Cooperlake", True), ("Haswell", False)])
-def test_the_kernels_name_tells_of_avx512(kernels, has_avx512):
-    assert OpenBLAS(SimpleNamespace(architecture=kernels)).has_avx512 is has_avx512
+@pytest.mark.parametrize(
+    ("kernels", "is_fast"), [("SkylakeX", True), ("Zen", True), ("Prescott", False), (None, False)]
+)
+def test_the_kernels_name_tells_whether_they_are_fast(kernels, is_fast):
+    assert OpenBLAS(SimpleNamespace(architecture=kernels)).is_fast is is_fast
 
 
 def test_threads_are_given_back_after_an_error():
