@@ -59,7 +59,7 @@ def attend(qkv_BN3Hd: Tensor) -> Tensor:
 
 
 def _powers_of_two(q: Tensor, k_T: Tensor) -> tuple[Tensor, Tensor]:
-    """Give 2 to the power of each logit, and their sums over keys, both times whatever suits a row.
+    """Give 2 to the power of each logit, and their sums over keys; each row has a factor of its own in both, mostly 1.
 
     A row's largest logit is taken off only where the sum would leave the middle of float32's range: looking for it in
     every row, and taking it off, is a tenth of attention. Each row's own sum decides.

@@ -19,7 +19,7 @@ from skecg.portions import Portion, ready_portions
 from skecg.recipe import Recipe
 from skecg.records import ECGRecord
 
-__all__ = ["CHUNK_RECORDS", "Chunk", "Recipe", "embed_chunks"]
+__all__ = ["CHUNK_RECORDS", "Chunk", "Recipe", "chunk_rows", "embed_chunks"]
 
 #: Records read, prepared and encoded together.
 CHUNK_RECORDS = 64
@@ -80,7 +80,7 @@ def embed_chunks(
     itself where it can (:mod:`skecg.preparation_on_device`). Neither changes errors, their order or, but for rounding,
     results.
     """
-    chunks = [range(i, min(i + CHUNK_RECORDS, len(source))) for i in range(first, len(source), CHUNK_RECORDS)]
+    chunks = chunk_rows(len(source), first)
     parts: list[Chunk] = []
     lately: dict[bytes, NDArray[np.float32]] = {}
     with contextlib.closing(ready_portions(source, chunks, recipe, cache, n_jobs)) as portions:
@@ -92,6 +92,11 @@ def embed_chunks(
             if ends:
                 yield part if len(parts) == 1 else _joined(chunk, parts)
                 parts = []
+
+
+def chunk_rows(n_records: int, first: int = 0) -> list[range]:
+    """Divide the numbers of records, from the first one on, into chunks."""
+    return [range(i, min(i + CHUNK_RECORDS, n_records)) for i in range(first, n_records, CHUNK_RECORDS)]
 
 
 def _joined(rows: Sequence[int], parts: Sequence[Chunk]) -> Chunk:

@@ -101,12 +101,18 @@ def ready_portions(
     ------
     Portion
     """
-    if not _overlaps(recipe):
-        return _made_ready(source, chunks, recipe, cache, n_jobs)
-    # A thread takes over torch's number of threads when it first asks: this one before another works with its own.
-    torch.get_num_threads()
-    # What joblib's parallel_config says holds in the caller's thread alone.
-    return one_ahead(_made_ready(source, chunks, recipe, cache, effective_n_jobs(n_jobs)))
+    salt, keep_steps, overlaps = recipe.salt, prepares(recipe.devices[0]), _overlaps(recipe)
+    if overlaps:
+        # A thread takes over torch's number of threads when it first asks: this one before another works with its own.
+        torch.get_num_threads()
+        # What joblib's parallel_config says holds in the caller's thread alone.
+        n_jobs = effective_n_jobs(n_jobs)
+    portions = (
+        _ready(chunk, *some, recipe, cache, salt)
+        for chunk in chunks
+        for some in _read(source, chunk, n_jobs, keep_steps)
+    )
+    return one_ahead(portions) if overlaps else portions
 
 
 def _overlaps(recipe: Recipe) -> bool:
@@ -114,25 +120,12 @@ def _overlaps(recipe: Recipe) -> bool:
     return any(device.type != "cpu" for device in recipe.devices)
 
 
-def _made_ready(
-    source: RecordSource,
-    chunks: Iterable[range],
-    recipe: Recipe,
-    cache: EmbeddingCache | None,
-    n_jobs: int | None,
-) -> Generator[Portion, None, None]:
-    """Make portions ready, each when it is asked for."""
-    salt, keep_steps = recipe.salt, prepares(recipe.devices[0])
-    for chunk in chunks:
-        yield from (_ready(chunk, *some, recipe, cache, salt) for some in _read(source, chunk, n_jobs, keep_steps))
-
-
 def _read(
     source: RecordSource, rows: Sequence[int], n_jobs: int | None, keep_steps: bool
 ) -> Iterator[tuple[Sequence[int], list[ECGRecord | SkecgError]]]:
     """Read the records of a chunk, in as many portions as keep each within bounds: one, unless records are long.
 
-    The portions depend on the records alone, so that a run that is continued computes what one in one go does.
+    The portions depend on what records take alone, so that a run that is continued computes what one in one go does.
     """
     held: list[ECGRecord | SkecgError] = []
     first = 0

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skecg.backends import encoder_on
 from skecg.callers import user_stacklevel
-from skecg.embedding import CHUNK_RECORDS
+from skecg.embedding import chunk_rows
 from skecg.encoders import Encoder
 from skecg.encoding import encode_tokens, token_grid
 from skecg.errors import SkecgError
@@ -50,10 +50,10 @@ class RecordTokens:
 def embed_tokens(source: RecordSource, recipe: Recipe) -> list[RecordTokens]:
     """Embed records without pooling, raising the first error there is."""
     encoders = [encoder_on(recipe.backend, recipe.info, device, recipe.encoding.precision) for device in recipe.devices]
-    chunks = [range(i, min(i + CHUNK_RECORDS, len(source))) for i in range(0, len(source), CHUNK_RECORDS)]
+    chunks, n_jobs = chunk_rows(len(source)), recipe.encoding.n_jobs
     found: list[RecordTokens] = []
     notes: dict[int, tuple[str, ...]] = {}
-    with contextlib.closing(ready_portions(source, chunks, recipe, None, recipe.encoding.n_jobs)) as portions:
+    with contextlib.closing(ready_portions(source, chunks, recipe, None, n_jobs)) as portions:
         for portion in portions:
             _raise_first(portion)
             windows = portion.windows_on(recipe.devices[0])

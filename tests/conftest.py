@@ -49,3 +49,21 @@ def no_thread_is_left() -> Generator[None, None, None]:
     while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
         time.sleep(0.001)
     assert not left
+
+
+@pytest.fixture
+def threads_as_before() -> Generator[None, None, None]:
+    """Torch's number of threads is set back afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread(threads_as_before: None) -> None:
+    """Torch computes in one thread, as each worker of an embedder does; small matrices are faster so."""
+    import torch
+
+    torch.set_num_threads(1)

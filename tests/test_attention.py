@@ -21,14 +21,6 @@ LEADWISE = LeadwiseConfig(n_leads=3, patch_samples=10, n_patches=7, dim=24, dept
 
 
 @pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def numpy_multiplies(monkeypatch, one_thread):
     """A machine whose small products go to NumPy, whatever this one is; a list of what did."""
     calls: list[tuple[int, ...]] = []

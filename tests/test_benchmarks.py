@@ -22,11 +22,7 @@ def encoders(benchmark) -> ModuleType:
     return benchmark("encoders")
 
 
-@pytest.fixture(autouse=True)
-def threads_as_before():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads_as_before")
 
 
 def test_the_published_structure_gives_the_same_tokens(encoders):

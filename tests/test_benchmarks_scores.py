@@ -10,7 +10,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 
 from pretraining.recipes import load_recipe
 from skecg import Segmenter
@@ -34,11 +33,7 @@ SUPERCLASSES = {
 AREA = r"([\d.]+) \(([\d.]+) to ([\d.]+)\)"
 
 
-@pytest.fixture(autouse=True)
-def threads_as_before():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads_as_before")
 
 
 def steps_of(records: list) -> dict[str, object]:

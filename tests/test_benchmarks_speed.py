@@ -18,11 +18,7 @@ from skecg.spec import InputSpec
 TINY = Path(__file__).parent / "fixtures" / "tiny-temporal"
 
 
-@pytest.fixture(autouse=True)
-def threads_as_before():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads_as_before")
 
 
 def is_ratio(ratio: str, over: str, under: str) -> bool:

@@ -58,13 +58,7 @@ def tiny_config(architecture: str = "temporal", **changes: object) -> PretrainCo
     return PretrainConfig(**(values | changes))  # type: ignore[arg-type]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small matrices are slower on several threads, and much slower beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
