@@ -173,6 +173,19 @@ def test_the_median_distance_of_waves_that_are_late_is_by_how_much(benchmark, wa
     assert module.median_errors(late) == "median distance (ms): " + ", ".join(f"{name} 20" for name in BOUNDARIES)
 
 
+def test_fine_tuning_is_set_against_the_frozen_head_on_the_fold_that_is_tested(benchmark, labelled, capsys):
+    benchmark("fine_tuning").main(["--data", str(labelled), "--model", TINY])
+    printed = capsys.readouterr().out
+    assert printed.startswith("70 recordings of 70 patients to train, 10 to test\n")
+    interval = r"(-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\)"
+    found = re.findall(rf"^(\S.*?)  +{interval}(?: +{interval})? +\d+$", printed, re.M)
+    assert [row[0] for row in found] == ['stages="head"', "the default", 'head="attention"']
+    areas, gains = ([row[place] for row in found] for place in (1, 4))
+    assert gains[0] == ""
+    for area, gain in zip(areas[1:], gains[1:], strict=True):
+        assert float(gain) == pytest.approx(float(area) - float(areas[0]), abs=0.0011)
+
+
 def test_fewer_leads_and_seconds_are_scored_beside_random_weights(benchmark, labelled, capsys):
     benchmark("leads_and_lengths").main(
         ["--data", str(labelled), "--model", TINY, "--resamples", "20", "--seconds", "10", "2.5"]
