@@ -41,7 +41,7 @@ weights: $(VENV)/test-installed
 		--probe $(SAMPLE) watch.probe_every=600 'data.weights=$(SHARES)'
 	$(BIN)/python -m pretraining export --run $(OUT)/run --out $(OUT)/skecg-xs --name skecg-xs --licence CC-BY-4.0
 	$(BIN)/skecg evaluate --model $(OUT)/skecg-xs --task superdiagnostic --data $(SAMPLE) --test-fold 9 --out $(OUT)/evaluation
-	$(BIN)/python -m pretraining.bundling $(OUT)/skecg-xs --run $(OUT)/run --evaluation $(OUT)/evaluation \
+	$(BIN)/python -m pretraining.export $(OUT)/skecg-xs --run $(OUT)/run --evaluation $(OUT)/evaluation \
 		--notes pretraining/recipes/skecg_default.md
 
 clean:

@@ -25,15 +25,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import skecg
-from pretraining.corpora import open_corpus
+from pretraining.data.corpora import open_corpus
+from pretraining.data.pack import pack
 from pretraining.export import export
 from pretraining.recipes import load_recipe
-from pretraining.shards import pack
 from pretraining.trainer import Trainer
 from skecg import JEPAEmbedder
 from skecg.datasets import make_ecg
-from skecg.encoding import Encoding, encode_windows
-from skecg.pooling import pool_windows
+from skecg.encoders.encode import Encoding, encode_windows
+from skecg.encoders.pooling import pool_windows
 from skecg.spec import TemporalConfig
 
 STEPS = int(os.environ.get("PRETRAIN_STEPS", "500"))

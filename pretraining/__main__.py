@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from skecg import __version__
+from skecg._version import __version__
 from skecg.cli.console import in_words, say, short_warnings
 from skecg.errors import ParameterError, SkecgError
 
 if TYPE_CHECKING:
     from pretraining.config import PretrainConfig
-    from pretraining.online_probe import OnlineProbe
+    from pretraining.monitoring.online_probe import OnlineProbe
 
 __all__ = ["main"]
 
@@ -127,8 +127,8 @@ def _add_pack(verbs: _Verbs) -> None:
 
 
 def _pack(arguments: argparse.Namespace) -> None:
-    from pretraining.corpora import parse_corpus
-    from pretraining.shards import pack
+    from pretraining.data.corpora import parse_corpus
+    from pretraining.data.pack import pack
 
     how = _preparation(arguments)
     corpora = [parse_corpus(assignment) for assignment in arguments.corpus]
@@ -188,8 +188,8 @@ def _train(arguments: argparse.Namespace) -> None:
     for option in ("data", "out"):
         if getattr(arguments, option) is None:
             raise ParameterError(f"Got no --{option}, expected a folder. See python -m pretraining train --help.")
-    from pretraining.engine import let_go
-    from pretraining.shards import open_shards
+    from pretraining.data.pack import open_shards
+    from pretraining.distributed import let_go
     from pretraining.trainer import Trainer
 
     shards = open_shards(arguments.data)
@@ -232,7 +232,7 @@ def _begun(run: Path | None, resume: bool) -> PretrainConfig:
 
 
 def _open_probe(source: str) -> OnlineProbe:
-    from pretraining.online_probe import OnlineProbe, load_labelled, synthetic_labelled
+    from pretraining.monitoring.online_probe import OnlineProbe, load_labelled, synthetic_labelled
 
     return OnlineProbe(*(synthetic_labelled() if source == "synthetic" else load_labelled(source)))
 
@@ -290,7 +290,7 @@ def _add_inspect(verbs: _Verbs) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from pretraining.inspecting import inspect_run
+    from pretraining.monitoring.report import inspect_run
 
     print(inspect_run(arguments.run_folder, arguments.out, data=arguments.data))
 

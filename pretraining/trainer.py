@@ -9,26 +9,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pretraining.checkpoints import load_checkpoint, mark_best, save_checkpoint
 from pretraining.config import PretrainConfig
-from pretraining.engine import open_engine
-from pretraining.feed import Feed, Part
-from pretraining.fsdp import load_optimizer_, whole
-from pretraining.journal import Journal
-from pretraining.non_finite import NonFiniteLossError, refuse_non_finite
-from pretraining.objectives import objective_class
-from pretraining.optim import build_optimizer, set_schedule_
-from pretraining.replicas import build_model
-from pretraining.run_folder import checkpoints_of, open_run_folder, refuse_another_run, what_changed
-from pretraining.sampling import check_shards, to_values
-from pretraining.schedules import momentum
-from pretraining.stochastic_depth import StochasticDepth
-from pretraining.stopping import StopRequest
-from pretraining.watching import Taken, Watch
+from pretraining.data.batches import check_shards, to_values
+from pretraining.distributed import load_optimizer_, open_engine, whole
+from pretraining.loader import Feed, Part
+from pretraining.monitoring.journal import Journal
+from pretraining.monitoring.monitor import Taken, Watch
+from pretraining.objectives import build_model, objective_class
+from pretraining.objectives.stochastic_depth import StochasticDepth
+from pretraining.optim import build_optimizer, momentum, set_schedule_
+from pretraining.runs import (
+    checkpoints_of,
+    load_checkpoint,
+    mark_best,
+    open_run_folder,
+    refuse_another_run,
+    save_checkpoint,
+    what_changed,
+)
+from pretraining.safeguards import NonFiniteLossError, StopRequest, refuse_non_finite
 
 if TYPE_CHECKING:
-    from pretraining.online_probe import OnlineProbe
-    from pretraining.shards import ShardSet
+    from pretraining.data.pack import ShardSet
+    from pretraining.monitoring.online_probe import OnlineProbe
 
 __all__ = ["Collapse", "Trainer"]
 

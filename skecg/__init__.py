@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skecg import errors
     from skecg.embedder import JEPAEmbedder
+    from skecg.finetuning import Segmenter
     from skecg.finetuning.classifier import FineTunedClassifier
     from skecg.io import read_record, read_records
-    from skecg.probe import LogisticProbe
+    from skecg.linear_model.logistic import LogisticProbe
+    from skecg.preprocessing.windows import prepare
     from skecg.records import ECGRecord
-    from skecg.segmenting import Segmenter
     from skecg.versions import show_versions
     from skecg.weights import list_models, load_encoder, save_encoder
-    from skecg.windows import prepare
 
 __version__ = "0.1.0.dev0"
 
@@ -28,12 +28,12 @@ _HOMES = {
     "ECGRecord": "skecg.records",
     "FineTunedClassifier": "skecg.finetuning.classifier",
     "JEPAEmbedder": "skecg.embedder",
-    "LogisticProbe": "skecg.probe",
-    "Segmenter": "skecg.segmenting",
+    "LogisticProbe": "skecg.linear_model.logistic",
+    "Segmenter": "skecg.finetuning",
     "errors": "skecg.errors",
     "list_models": "skecg.weights",
     "load_encoder": "skecg.weights",
-    "prepare": "skecg.windows",
+    "prepare": "skecg.preprocessing.windows",
     "read_record": "skecg.io",
     "read_records": "skecg.io",
     "save_encoder": "skecg.weights",

@@ -13,23 +13,28 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from skecg.backends import PRECISIONS, place
-from skecg.callers import user_stacklevel
-from skecg.collecting import ON_BAD_RECORD, fill_features
-from skecg.devices import resolve_precision
-from skecg.embedding import CHUNK_RECORDS, Chunk, Recipe, embed_chunks
+from skecg.compute.devices import resolve_precision
+from skecg.compute.progress import CallbackSupportMixin, Progress, with_callbacks
 from skecg.embedding_cache import EmbeddingCache, open_cache
-from skecg.encoders.interface import resolve_layers
-from skecg.encoding import Encoding
-from skecg.errors import DamagedWeightsError, ParameterError
-from skecg.hub.pushing import PushMixin
-from skecg.inputs import RecordSource
-from skecg.pooling import as_layers, check_pooling
-from skecg.progress import CallbackSupportMixin, Progress, with_callbacks
-from skecg.receiving import receive
-from skecg.screening import Policies
-from skecg.tokens import RecordTokens, embed_tokens
+from skecg.encoders.base import resolve_layers
+from skecg.encoders.encode import Encoding
+from skecg.encoders.pooling import as_layers, check_pooling
+from skecg.errors import DamagedWeightsError, ParameterError, user_stacklevel
+from skecg.hub.publishing import PushMixin
+from skecg.inference.inputs import RecordSource, receive
+from skecg.inference.pipeline import (
+    CHUNK_RECORDS,
+    ON_BAD_RECORD,
+    Chunk,
+    Recipe,
+    RecordTokens,
+    embed_chunks,
+    embed_tokens,
+    fill_features,
+)
+from skecg.preprocessing.quality import Policies
+from skecg.preprocessing.windows import check_stride
 from skecg.weights import Verification, WeightsInfo, find_weights, verify_weights
-from skecg.windows import check_stride
 
 __all__ = ["JEPAEmbedder"]
 
@@ -271,7 +276,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
 
         Returns
         -------
-        iterator of :class:`skecg.embedding.Chunk`
+        iterator of :class:`skecg.inference.pipeline.Chunk`
             Neither errors of records nor warnings are raised, whatever `on_bad_record` says; they are in the chunks.
         """
         check_is_fitted(self)
@@ -283,7 +288,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
 
         Returns
         -------
-        :class:`skecg.embedding.Recipe`
+        :class:`skecg.inference.pipeline.Recipe`
             The weights that ``fit`` settled, encoding and policies. Its ``salt`` differs when embeddings may.
 
         Raises

@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 from typing import TextIO
 
-from skecg import __version__
+from skecg._version import __version__
 from skecg.embedding_cache import default_cache_folder
 from skecg.errors import CacheError
 

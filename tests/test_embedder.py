@@ -21,7 +21,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validat
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skecg import ECGRecord, JEPAEmbedder, embedding, portions
+from skecg import ECGRecord, JEPAEmbedder
 from skecg.datasets import make_ecg
 from skecg.embedding_cache import DiskCache, MemoryCache
 from skecg.encoders import Encoder
@@ -36,9 +36,10 @@ from skecg.errors import (
     SignalWarning,
     WeightsNotFoundError,
 )
+from skecg.inference import pipeline as embedding
+from skecg.inference import pipeline as portions
+from skecg.inference.pipeline import Portion, Recipe
 from skecg.leads import CANONICAL_LEADS
-from skecg.portions import Portion
-from skecg.recipe import Recipe
 
 RECORDS = make_ecg(8, noise=0.02, random_state=1).records
 X = np.stack([record.signal for record in RECORDS])
@@ -354,7 +355,7 @@ def test_equal_records_are_embedded_once(counted: CountingEncoder) -> None:
 def test_without_a_cache_no_record_is_named_and_each_is_embedded(
     counted: CountingEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skecg.portions.key_function", lambda *_: pytest.fail("named for nothing"))
+    monkeypatch.setattr("skecg.inference.pipeline.key_function", lambda *_: pytest.fail("named for nothing"))
 
     features = JEPAEmbedder(cache=None).fit_transform([RECORDS[0]] * 5)
 
@@ -423,7 +424,7 @@ def test_parallel_cross_validation_gives_the_same_scores_and_leaves_the_threads_
 
 
 def test_the_process_keeps_one_encoder_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skecg.weights import loaded
+    from skecg import weights as loaded
 
     loaded.forget_encoders()
     reads = []

@@ -14,7 +14,7 @@ from troubles import TROUBLES, Trouble, messages
 
 import skecg
 from pretraining.config import PretrainConfig
-from pretraining.objective_configs import MaeConfig, ObjectiveConfig
+from pretraining.config.objectives import MaeConfig, ObjectiveConfig
 from pretraining.objectives import objective_class
 from pretraining.recipes import RECIPES, load_recipe
 from skecg.convert import STATISTICS

@@ -250,7 +250,7 @@ TROUBLES = [
         "CacheWarning",
         "JEPAEmbedder(cache='./damaged-cache').fit_transform(records)",
         "Nothing has to be done: embeddings are computed again.",
-        before="from pathlib import Path\nfrom skecg.embedding_cache.database import DATABASE_NAME\n"
+        before="from pathlib import Path\nfrom skecg.embedding_cache.sqlite import DATABASE_NAME\n"
         "Path('damaged-cache').mkdir()\n"
         "Path('damaged-cache', DATABASE_NAME).write_bytes(b'x' * 9999)",
     ),

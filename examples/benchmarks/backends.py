@@ -26,14 +26,14 @@ from encoder_shapes import VIT_S, frozen
 from encoders import as_embedded
 
 from skecg import load_encoder
-from skecg.backends.exported import ExportedEncoder
-from skecg.backends.with_onnxruntime import open_in_int8, open_with_onnxruntime
-from skecg.backends.with_openvino import open_with_openvino
+from skecg.backends import ExportedEncoder
+from skecg.backends.onnx import open_in_int8, open_with_onnxruntime
+from skecg.backends.openvino import open_with_openvino
 from skecg.encoders import Encoder
-from skecg.encoding import Encoding, encode_windows
+from skecg.encoders.encode import Encoding, encode_windows
 from skecg.leads import CANONICAL_LEADS
+from skecg.preprocessing.windows import Windows
 from skecg.spec import InputSpec
-from skecg.windows import Windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,8 +28,7 @@ from torch.nn import functional as F
 from skecg import load_encoder
 from skecg.encoders import Encoder
 from skecg.encoders.blocks import Attention, Mlp
-from skecg.packing import pack_linear_layers_
-from skecg.products import Linear, linear
+from skecg.encoders.linear import Linear, linear, pack_linear_layers_
 from skecg.spec import EncoderConfig
 
 if TYPE_CHECKING:

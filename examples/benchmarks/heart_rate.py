@@ -4,7 +4,7 @@
 
 With --data from annotated waves of real recordings; always on synthetic recordings, whose rate is known. The training
 patients' mean, hand-crafted features, random convolutions and an untrained encoder of the same shape are in every
-table. What is done is described in skecg/evaluation/rhythm_probe.py.
+table. What is done is described in skecg/evaluation/regression.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 
 from skecg.datasets import LabelledECGs, make_ecg, read_packed
 from skecg.evaluation import standard_sources
-from skecg.evaluation.beat_tables import annotated_waves, compare_regressions
-from skecg.evaluation.rhythm_probe import heart_rates, qrs_durations, regression_table
+from skecg.evaluation.delineation import annotated_waves, compare_regressions
+from skecg.evaluation.regression import heart_rates, qrs_durations, regression_table
 
 
 def synthetic(n_records: int) -> tuple[LabelledECGs, np.ndarray]:

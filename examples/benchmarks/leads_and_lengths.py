@@ -20,7 +20,7 @@ import numpy as np
 
 from skecg.datasets import LabelledECGs
 from skecg.evaluation import compare, open_dataset, standard_sources
-from skecg.evaluation.sources import EncoderFeatures
+from skecg.evaluation.features import EncoderFeatures
 
 LEADS = {"12 leads": None, "I, II": ("I", "II"), "II": ("II",), "I": ("I",)}
 SECONDS = (10.0, 5.0, 2.5)

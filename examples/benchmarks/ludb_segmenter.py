@@ -15,10 +15,16 @@ from typing import Any
 import numpy as np
 
 from skecg import Segmenter
+from skecg.annotations import WAVE_CLASSES, boundaries, wave_traces
 from skecg.datasets import LabelledECGs, fetch_ludb, read_packed
-from skecg.evaluation.wave_labels import WAVE_CLASSES, boundaries, wave_traces
-from skecg.evaluation.wave_probe import PredictedTrace, patient_folds
-from skecg.evaluation.wave_scores import boundary_table, match_boundaries, score_waves, wave_table
+from skecg.evaluation.delineation import (
+    PredictedTrace,
+    boundary_table,
+    match_boundaries,
+    score_waves,
+    wave_table,
+)
+from skecg.splits import patient_folds
 
 N_FOLDS = 5
 

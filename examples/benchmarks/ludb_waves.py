@@ -3,7 +3,7 @@
     python examples/benchmarks/ludb_waves.py --data ludb_500hz.npz [--model FOLDER ...] [--target majority|each|II]
 
 Background everywhere, the samples themselves and an untrained encoder of the same shape are in every table. What
-is done is described in skecg/evaluation/wave_probe.py, what the columns are in skecg/evaluation/wave_scores.py.
+is done is described in skecg/evaluation/delineation.py, what the columns are in skecg/evaluation/delineation.py.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from pathlib import Path
 
 from skecg.datasets import fetch_ludb, read_packed
 from skecg.evaluation import standard_sources
-from skecg.evaluation.beat_tables import compare_waves
-from skecg.evaluation.wave_probe import WaveProtocol
-from skecg.evaluation.wave_scores import boundary_table, wave_table
+from skecg.evaluation.delineation import WaveProtocol, boundary_table, compare_waves, wave_table
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -34,10 +34,10 @@ from encoder_shapes import TINY, VIT_S, VIT_XS, frozen
 from encoders import as_embedded, fastest
 
 from skecg import JEPAEmbedder, load_encoder
-from skecg.backends.exported import ExportedEncoder
-from skecg.backends.with_onnxruntime import open_in_int8
+from skecg.backends import ExportedEncoder
+from skecg.backends.onnx import open_in_int8
+from skecg.compute.devices import autocast
 from skecg.datasets import make_ecg
-from skecg.devices import autocast
 from skecg.encoders import Encoder
 from skecg.evaluation import PooledProtocol, Split, area_under_roc, open_dataset, split_by_folds, task_labels
 from skecg.evaluation.protocols import LabelDraw

@@ -19,10 +19,10 @@ import numpy as np
 import scipy.signal
 
 from skecg.leads import CANONICAL_LEADS, EIGHT_LEADS, derivation_matrix
+from skecg.preprocessing.quality import Policies, screen
+from skecg.preprocessing.windows import prepare
 from skecg.records import ECGRecord
-from skecg.screening import Policies, screen
 from skecg.spec import InputSpec
-from skecg.windows import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -21,10 +21,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pretraining.config import PretrainConfig
-from pretraining.corpora import Corpus, Item
+from pretraining.data.batches import draw_batch, to_values
+from pretraining.data.corpora import Corpus, Item
+from pretraining.data.pack import ShardSet, pack
 from pretraining.recipes import load_recipe
-from pretraining.sampling import draw_batch, to_values
-from pretraining.shards import ShardSet, pack
 from skecg.leads import CANONICAL_LEADS
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec

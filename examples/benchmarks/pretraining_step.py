@@ -31,16 +31,15 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from pretraining.config import PretrainConfig
-from pretraining.corpora import open_corpus
-from pretraining.engine import open_engine
-from pretraining.feed import draw_part
-from pretraining.masks import Masks, draw_masks
+from pretraining.data.batches import to_values
+from pretraining.data.corpora import open_corpus
+from pretraining.data.pack import ShardSet, pack
+from pretraining.distributed import open_engine
+from pretraining.loader import draw_part
 from pretraining.objectives.jepa import Jepa, JepaDraw
-from pretraining.optim import build_optimizer, set_schedule_
+from pretraining.objectives.masks import Masks, draw_masks
+from pretraining.optim import build_optimizer, momentum, set_schedule_
 from pretraining.recipes import load_recipe
-from pretraining.sampling import to_values
-from pretraining.schedules import momentum
-from pretraining.shards import ShardSet, pack
 from skecg.datasets import make_ecg
 
 N_RECORDS = 128

@@ -2,7 +2,7 @@
 
     python examples/benchmarks/side_by_side.py --data FOLDER --out OUT [--views 25600] [--seeds 3] [--only NAME ...]
 
-FOLDER holds packed recordings (pretraining/corpora/arrays.py); PTB-XL's folds 9 and 10 and all of LUDB are kept out of
+FOLDER holds packed recordings (pretraining/data/arrays.py); PTB-XL's folds 9 and 10 and all of LUDB are kept out of
 training. Every method (side_by_side_methods.py) is trained from several seeds, exported, and probed frozen: PTB-XL's
 superclasses on fold 9 with all, a tenth and a hundredth of the labels, and the waves of LUDB by a linear head on tokens
 and their neighbours; the first seed of each is fine-tuned to find waves, too. Random convolutions and untrained
@@ -27,23 +27,27 @@ import torch
 from side_by_side_methods import METHODS, STUDIES, UNTRAINED, method_config
 
 from pretraining.config import PretrainConfig
-from pretraining.corpora import parse_corpus
+from pretraining.data.corpora import parse_corpus
+from pretraining.data.pack import ShardSet, open_shards, pack
 from pretraining.export import export
-from pretraining.feed import draw_part
-from pretraining.journal import read_journal
+from pretraining.loader import draw_part
+from pretraining.monitoring.journal import read_journal
 from pretraining.objectives import objective_class
-from pretraining.shards import ShardSet, open_shards, pack
 from pretraining.trainer import Trainer
 from skecg import JEPAEmbedder, Segmenter, save_encoder
+from skecg.annotations import wave_traces
 from skecg.datasets import read_packed
 from skecg.encoders import build_encoder
 from skecg.evaluation import compare
-from skecg.evaluation.baselines import random_convolutions
-from skecg.evaluation.beat_tables import annotated_waves
-from skecg.evaluation.sources import MODEL, EncoderFeatures, FeatureSource
-from skecg.evaluation.wave_labels import wave_traces
-from skecg.evaluation.wave_probe import PredictedTrace, WaveProtocol, patient_folds, predict_waves
-from skecg.evaluation.wave_scores import score_waves
+from skecg.evaluation.delineation import (
+    PredictedTrace,
+    WaveProtocol,
+    annotated_waves,
+    predict_waves,
+    score_waves,
+)
+from skecg.evaluation.features import MODEL, EncoderFeatures, FeatureSource
+from skecg.splits import patient_folds
 
 CORPORA = {
     "ptbxl-raw": "ptbxl_raw_250hz.npz",

@@ -1,15 +1,27 @@
-"""What the encoders are trained for: one file per objective, found by the kind of its configuration."""
+"""What the encoders are trained for: one file per objective, found by the kind of its configuration.
+
+The model of a run: drawn alike in each process, and made whole again where its weights are spread.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from pretraining.config import PretrainConfig
+from pretraining.distributed import Engine, whole
+from pretraining.objectives.base import Objective
+
 if TYPE_CHECKING:
     from pretraining.config import PretrainConfig
-    from pretraining.objectives.objective import Objective
+    from pretraining.objectives.base import Objective
 
-__all__ = ["objective_class"]
+__all__ = ["build_model", "objective_class", "whole_model"]
+
 
 _CLASSES = {
     "jepa": ("pretraining.objectives.jepa", "Jepa"),
@@ -23,3 +35,27 @@ def objective_class(config: PretrainConfig) -> type[Objective]:
     module, name = _CLASSES[config.objective.kind]
     found: type[Objective] = getattr(import_module(module), name)
     return found
+
+
+def build_model(config: PretrainConfig, weights: Mapping[str, Tensor] | None = None) -> Objective:
+    """Build the model on the CPU, with weights drawn from ``run.seed``, or with those given.
+
+    torch's generators are left as they were. Parameters without elements (an encoder with no registers) are frozen:
+    spread weights cannot do with them.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        model = objective_class(config)(config)
+    if weights is not None:
+        model.load_state_dict(weights)
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.requires_grad and parameter.numel() > 0)
+    return model
+
+
+def whole_model(model: Objective, config: PretrainConfig, engine: Engine) -> Objective | None:
+    """Give a model that the first process can use by itself, None elsewhere; all processes have to call this."""
+    weights = whole(model.state_dict()) if engine.is_sharded else None
+    if not engine.is_first:
+        return None
+    return model if weights is None else build_model(config, weights).to(engine.device)

@@ -1,7 +1,7 @@
 """Beat-SSL: recordings are told apart, and beats are, as far as they are unlike.
 
 After Rizqyawan, Macfarlane, Hadjidemetriou and Deligianni (ISBI 2026, arXiv:2601.16147). Two views of a recording
-(:mod:`pretraining.views`) go through one encoder. At the level of the rhythm the mean of all tokens, projected, is
+(:mod:`pretraining.objectives.views`) go through one encoder. At the level of the rhythm the mean of all tokens, projected, is
 contrasted between recordings; at the level of the heartbeat the tokens about detected beats, projected by another head,
 are contrasted between beats. Targets are hard, or soft: a similarity of hand-crafted features, raised to a power.
 
@@ -10,7 +10,7 @@ two similarities and its beat classifier are. What is ours:
 
 - any encoder of skecg; projectors of two layers, temperature 0.1 and rotations as 3KG has them; the two losses are
   added as they are;
-- soft_1 is 0.9 + 0.1 cosine and soft_2 is exp(-d² / mean d²), of whitened features (:mod:`pretraining.beats`): for
+- soft_1 is 0.9 + 0.1 cosine and soft_2 is exp(-d² / mean d²), of whitened features (:mod:`pretraining.data.feature_tables`): for
   recordings the hand-crafted features that encoders are compared with, the median beat and the rhythm; for beats the
   shape in eight leads and the intervals. The paper's similarities are closer to 1: after a power of 50 most of its
   pairs keep more than 0.7, of ours those that are much alike;
@@ -27,37 +27,223 @@ be near its least value, the entropy of the targets, while nothing is told apart
 
 Shapes: B windows, L leads, T samples, N slices of time, D width of a token, K beats a recording, S bins of a beat,
 V views, P width of what is contrasted.
+
+Contrast of two views with targets that need not be 0 or 1: InfoNCE with soft targets.
+
+Each view of each thing is told apart from all others by a softmax over cosines. The plain loss (NT-Xent) wants all
+probability on the other view of the same thing. Here it may be shared with what is like it: targets are similarities in
+[0, 1], raised to a power that sharpens them, made a distribution.
+
+Shapes: N things, 2N views of them, first one of each and then the other; D width.
+
+Which beats of a recording enter a step: those in its window that the views show, spread over it.
+
+Shapes: B windows, K beats of each.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from pretraining.beats import BeatTable, read_beats, write_beats
-from pretraining.beats.choosing import choose_beats
 from pretraining.config import PretrainConfig
-from pretraining.counter_random import uniforms
-from pretraining.flops import encoder_flops
-from pretraining.gathering import gather_rows
-from pretraining.objective_configs import BeatSslConfig
-from pretraining.objectives.objective import WithoutTarget
-from pretraining.objectives.soft_contrast import guess, same_class, similarity, soft_contrast, targets
-from pretraining.views import ViewMaker, ViewRanges, Views, draw_views
+from pretraining.config.objectives import BeatSslConfig
+from pretraining.data.batches import uniforms
+from pretraining.data.feature_tables import BeatTable, read_beats, write_beats
+from pretraining.distributed import gather_rows
+from pretraining.objectives.base import WithoutTarget
+from pretraining.objectives.flops import encoder_flops
+from pretraining.objectives.views import ViewMaker, ViewRanges, Views, draw_views, is_seen
 from skecg.encoders import build_encoder
 from skecg.errors import ParameterError
 
 if TYPE_CHECKING:
-    from pretraining.sampling import Batch
-    from pretraining.shards import ShardSet
+    from pretraining.data.batches import Batch
+    from pretraining.data.feature_tables import BeatTable
+    from pretraining.data.pack import ShardSet
 
-__all__ = ["BeatDraw", "BeatSsl", "BeatSslLoss", "overlap_weights"]
+__all__ = [
+    "BeatDraw",
+    "BeatSsl",
+    "BeatSslLoss",
+    "beats_in_windows",
+    "choose_beats",
+    "guess",
+    "overlap_weights",
+    "same_class",
+    "similarity",
+    "soft_contrast",
+    "targets",
+]
+
+
+def beats_in_windows(
+    samples: NDArray[np.int64], crop_start: int, roll: int, window: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Follow the beats of a row into its window: give their places there, and which of them lie in it.
+
+    Parameters
+    ----------
+    samples : ndarray of shape (n,), int64
+        In the row.
+    crop_start, roll : int
+        As in :class:`pretraining.data.batches.Batch`.
+    window : int
+        Samples.
+    """
+    places = (samples - crop_start + roll) % window if roll else samples - crop_start
+    return places, (places >= 0) & (places < window)
+
+
+def choose_beats(
+    tables: BeatTable, batch: Batch, window: int, views: Views, drawn: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Choose, for each recording of a batch, at most K of its beats that lie in its window and are seen in all views.
+
+    Parameters
+    ----------
+    tables : BeatTable
+    batch : Batch
+    window : int
+        Samples.
+    views : Views
+        Of the batch.
+    drawn : ndarray of shape (B, K), float64
+        Uniform in [0, 1); what is chosen by.
+
+    Returns
+    -------
+    tuple of ndarray of shape (B, K): int64, int64, bool
+        Numbers of beats in the table, where in the window they are, and whether there is one.
+    """
+    beats, samples = np.full(drawn.shape, len(tables.samples) - 1), np.zeros(drawn.shape, np.int64)
+    is_beat = np.zeros(drawn.shape, np.bool_)
+    for place, row in enumerate(batch.rows):
+        numbers = np.arange(tables.first[row], tables.first[row + 1])
+        start, roll = int(batch.crop_start[place]), int(batch.roll[place])
+        found, inside = beats_in_windows(tables.samples[numbers], start, roll, window)
+        shown = is_seen(views.take(slice(place, place + 1)), torch.from_numpy(found)[None])[0].numpy()
+        usable = np.flatnonzero(inside & shown)
+        picked = usable[_spread(len(usable), drawn[place])]
+        beats[place, : len(picked)], samples[place, : len(picked)] = numbers[picked], found[picked]
+        is_beat[place, : len(picked)] = True
+    return beats, samples, is_beat
+
+
+def _spread(n: int, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Choose at most K of n, one in each of K equal stretches, by K numbers in [0, 1); all where there are no more."""
+    if n <= len(uniform):
+        return np.arange(n)
+    edges = np.arange(len(uniform) + 1) * n // len(uniform)
+    return edges[:-1] + (uniform * np.diff(edges)).astype(np.int64)
+
+
+# With (1 + cosine) / 2 a power of 50 leaves nothing to any two recordings: such targets are hard ones (docs/log.md).
+_COSINE_SHARE = 0.1
+
+
+def similarity(features_ND: Tensor, kind: str, scale: float = 1.0) -> Tensor:
+    """Say how alike things are by their features.
+
+    Parameters
+    ----------
+    features_ND : Tensor of shape (N, D)
+    kind : {"soft_1", "soft_2"}
+        0.9 + 0.1 cosine, or exp(-squared distance / `scale`).
+    scale : float
+        Mean squared distance of two things.
+
+    Returns
+    -------
+    Tensor of shape (N, N), float32
+        From 0 to 1.
+    """
+    features = features_ND.double()  # differences of squares would lose their digits
+    if kind == "soft_1":
+        unit = F.normalize(features, dim=1)
+        return (1 - _COSINE_SHARE * (1 - unit @ unit.T)).clamp(0, 1).float()
+    assert kind == "soft_2", "checked by the configuration"
+    squares = features.square().sum(dim=1)
+    distance = (squares[:, None] + squares - 2 * features @ features.T).clamp_min(0)
+    return torch.exp(-distance / scale).float()
+
+
+def same_class(classes_N: Tensor) -> Tensor:
+    """Give 1 for two things of one class, 0 for others, (N, N)."""
+    return (classes_N[:, None] == classes_N).float()
+
+
+def targets(likeness_NN: Tensor, exponent: float) -> Tensor:
+    """Give the distribution that each view is compared with.
+
+    Parameters
+    ----------
+    likeness_NN : Tensor of shape (N, N)
+        From 0 to 1; its diagonal counts as 1. The plain targets are those of the unit matrix.
+    exponent : float
+        Power that likeness is raised to.
+
+    Returns
+    -------
+    Tensor of shape (2N, 2N)
+        0 for a view and itself; rows add up to 1.
+    """
+    sharp = likeness_NN.float().pow(exponent).fill_diagonal_(1.0)
+    weights = sharp.repeat(2, 2).fill_diagonal_(0.0)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def guess(n_things: int) -> float:
+    """Give the cross-entropy (nats) of any targets and an answer that is the same for all others: log(2N - 1)."""
+    return math.log(max(2 * n_things - 1, 1))
+
+
+def soft_contrast(views_VND: Tensor, targets_MM: Tensor, temperature: float) -> Tensor:
+    """Give the cross-entropy of targets and what cosines say, in nats.
+
+    Parameters
+    ----------
+    views_VND : Tensor of shape (2, N, D)
+        Projected features of the two views, of any length.
+    targets_MM : Tensor of shape (2N, 2N)
+        See :func:`targets`.
+    temperature : float
+        What cosines are divided by.
+
+    Returns
+    -------
+    Tensor, scalar, float32
+        The mean over views. 0, with a gradient of 0, where there are no things.
+
+    Notes
+    -----
+    With plain targets this is NT-Xent (Chen et al., 2020, arXiv:2002.05709). Its least value is the entropy of the
+    targets, which is near a :func:`guess` where they say little.
+    """
+    with torch.autocast(views_VND.device.type, enabled=False):
+        unit = F.normalize(views_VND.float().flatten(0, 1), dim=1)
+        itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+        # Finite, so that a target of 0 times it is 0.
+        logits = (unit @ unit.T / temperature).masked_fill(itself, -1e9)
+        entropies = -(targets_MM * logits.log_softmax(dim=1)).sum(dim=1)
+        return entropies.sum() / max(len(unit), 1)
+
 
 _STREAM = 0xBEA7
+
+
 _BEFORE_SECONDS, _AFTER_SECONDS = 0.25, 0.45
+
+
 _BINS = 4
+
+
 _OF_WINDOWS = ("views", "rows", "records", "samples", "is_beat", "features", "classes")
 
 

@@ -1,6 +1,20 @@
 """The joint-embedding predictive objective: from what is visible, predict what the target encoder makes of the rest.
 
 Shapes: B windows, L leads, T samples, N tokens, K visible and M masked slices of time, R registers, D width.
+
+Predicting, from what is visible of a recording, numbers that describe the whole of it.
+
+What a masked token will be can be told from its neighbours; what the whole recording is like cannot, so that features
+are learned in far fewer steps than by prediction of tokens alone (docs/log.md).
+
+Shapes: B windows, K visible tokens, D width, N descriptors.
+
+SIGReg: how far embeddings are from an isotropic normal distribution, along random directions.
+
+The sketched Epps-Pulley statistic of LeJEPA (Balestriero and LeCun, arXiv:2511.08544), written from its formula: for K
+random unit directions the empirical characteristic function of the N projected embeddings is compared with that of
+the standard normal, ``T_k = N ∫ |φ̂_k(t) - exp(-t²/2)|² w(t) dt`` over [-3, 3] with w(t) = exp(-t²/2), by the
+trapezoidal rule on 17 knots from 0 to 3, doubled; the result is the mean over k.
 """
 
 from __future__ import annotations
@@ -12,25 +26,109 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretraining.config import PretrainConfig
-from pretraining.descriptors import Descriptors, read_descriptors, write_descriptors
-from pretraining.flops import jepa_flops
-from pretraining.masks import Masks, draw_masks, draw_seen
-from pretraining.objectives.describing import Described, Describer, describe, description_loss
-from pretraining.objectives.objective import Objective
-from pretraining.objectives.sigreg import sigreg
-from pretraining.predictor import build_predictor
+from pretraining.data.feature_tables import N_DESCRIPTORS, Descriptors, read_descriptors, write_descriptors
+from pretraining.objectives.base import Objective
+from pretraining.objectives.flops import jepa_flops
+from pretraining.objectives.masks import Masks, draw_masks, draw_seen
+from pretraining.objectives.predictors import build_predictor
 from skecg.encoders import Encoder, build_encoder
-from skecg.encoders.interface import gather_tokens
+from skecg.encoders.base import gather_tokens
 
 if TYPE_CHECKING:
-    from pretraining.sampling import Batch
-    from pretraining.shards import ShardSet
+    from pretraining.data.batches import Batch
+    from pretraining.data.pack import ShardSet
 
-__all__ = ["Jepa", "JepaDraw", "JepaLoss"]
+__all__ = ["Described", "Describer", "Jepa", "JepaDraw", "JepaLoss", "describe", "description_loss", "sigreg"]
+
+
+class Described(NamedTuple):
+    """Descriptors of the windows of a batch.
+
+    Attributes
+    ----------
+    values : Tensor of shape (B, N)
+    weights : Tensor of shape (B, N)
+        Importance of each; rows of zeros where nothing is known.
+    seen : Tensor of shape (B, K), int64, or None
+        The slices of time that are seen for it; None for those of the prediction.
+    """
+
+    values: Tensor
+    weights: Tensor
+    seen: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Described:
+        """Move all."""
+        seen = None if self.seen is None else self.seen.to(device)
+        return Described(self.values.to(device), self.weights.to(device), seen)
+
+    def take(self, rows: slice) -> Described:
+        """Take some of the windows."""
+        return Described(self.values[rows], self.weights[rows], None if self.seen is None else self.seen[rows])
+
+
+def describe(descriptors: Descriptors, rows: NDArray[np.int64]) -> Described:
+    """Look up what is known of some rows of the shards."""
+    weights = descriptors.is_known[rows][:, None] * descriptors.importance
+    return Described(torch.from_numpy(descriptors.values[rows]), torch.from_numpy(weights))
+
+
+class Describer(nn.Module):
+    """A linear map of the mean and the standard deviation of the visible tokens, normalized."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2 * dim, N_DESCRIPTORS)
+
+    def forward(self, context_BKD: Tensor) -> Tensor:
+        """Predict descriptors (B, N) from visible tokens."""
+        tokens = context_BKD.float()
+        pooled = torch.cat([tokens.mean(dim=1), tokens.std(dim=1, correction=0)], dim=1)
+        predicted: Tensor = self.linear(F.layer_norm(pooled, pooled.shape[-1:]))
+        return predicted
+
+
+def description_loss(predicted_BN: Tensor, described: Described) -> Tensor:
+    """Give the weighted mean squared error; windows of which nothing is known count as none.
+
+    The mean is over all windows, so it does not depend on how a batch is split.
+    """
+    return ((predicted_BN.float() - described.values) ** 2 * described.weights).mean()
+
+
+def sigreg(embeddings_ND: Tensor, *, n_directions: int = 256, n_knots: int = 17, generator: torch.Generator) -> Tensor:
+    """Measure how far embeddings are from an isotropic standard normal distribution.
+
+    Parameters
+    ----------
+    embeddings_ND : Tensor of shape (N, D)
+        One row for each record.
+    n_directions, n_knots : int
+    generator : torch.Generator
+        Where the directions are drawn from (on the CPU, so that every device sees the same).
+
+    Returns
+    -------
+    Tensor, scalar, float32
+        About 1.05 for a perfect standard normal whatever N; 0.40205 N for a collapse to zero.
+    """
+    directions_DK = torch.randn(embeddings_ND.shape[1], n_directions, generator=generator).to(embeddings_ND.device)
+    directions_DK = directions_DK / directions_DK.norm(dim=0, keepdim=True)
+    # Sums of cosines lose their digits in bfloat16.
+    with torch.autocast(embeddings_ND.device.type, enabled=False):
+        projected_NK = embeddings_ND.float() @ directions_DK
+        knots_T = torch.linspace(0, 3, n_knots, device=embeddings_ND.device)
+        normal_T = torch.exp(-0.5 * knots_T**2)
+        angles_TNK = knots_T[:, None, None] * projected_NK
+        distance_TK = (angles_TNK.cos().mean(1) - normal_T[:, None]) ** 2 + angles_TNK.sin().mean(1) ** 2
+        statistic_K = torch.trapezoid(distance_TK * normal_T[:, None], knots_T, dim=0)
+        return 2 * len(embeddings_ND) * statistic_K.mean()  # the other half, from -3 to 0, is the same
+
 
 T = TypeVar("T", Tensor, float)
 

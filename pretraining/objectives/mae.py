@@ -28,18 +28,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from pretraining.batch_values import lead_columns
 from pretraining.config import PredictorConfig, PretrainConfig
-from pretraining.decoder import Decoder
-from pretraining.flops import mae_flops
-from pretraining.objective_configs import MaeConfig
-from pretraining.objectives.objective import WithoutTarget
-from pretraining.token_masks import TokenMasks, draw_token_masks
+from pretraining.config.objectives import MaeConfig
+from pretraining.data.batches import lead_columns
+from pretraining.objectives.base import WithoutTarget
+from pretraining.objectives.flops import mae_flops
+from pretraining.objectives.masks import TokenMasks, draw_token_masks
+from pretraining.objectives.predictors import Decoder
 from skecg.encoders import build_encoder
 from skecg.spec import MultiscaleConfig
 
 if TYPE_CHECKING:
-    from pretraining.sampling import Batch
+    from pretraining.data.batches import Batch
 
 __all__ = ["Mae", "MaeLoss", "parts_of", "patch_moments", "patch_targets"]
 

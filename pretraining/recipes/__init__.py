@@ -1,6 +1,6 @@
-"""Named runs, one small file each: a function ``config()`` that gives a PretrainConfig.
+"""Named runs, a function each, in one file for each family: it returns a PretrainConfig.
 
-What a recipe is for, and where it departs from what was published, stands in its own docstring.
+What a recipe is for, and where it departs from what was published, stands in its docstring or its file's.
 """
 
 from __future__ import annotations
@@ -16,37 +16,33 @@ if TYPE_CHECKING:
 
 __all__ = ["RECIPES", "describe_recipe", "load_recipe"]
 
-#: Names of all recipes.
-RECIPES: tuple[str, ...] = (
-    "skecg_default",
-    "skecg_multiscale",
-    "weimann_vit_xs",
-    "weimann_vit_s",
-    "weimann_vit_b",
-    "kim_leadwise_b_random",
-    "kim_leadwise_b_block",
-    "mae_time",
-    "mae_leads",
-    "mae_both",
-    "beat_ssl_hard_none_1",
-    "beat_ssl_hard_hard_1",
-    "beat_ssl_hard_soft_1_1",
-    "beat_ssl_hard_soft_1_50",
-    "beat_ssl_hard_soft_2_1",
-    "beat_ssl_soft_1_none_1",
-    "beat_ssl_soft_1_none_50",
-    "beat_ssl_soft_1_hard_1",
-    "beat_ssl_soft_1_hard_50",
-    "beat_ssl_soft_1_soft_1_1",
-    "beat_ssl_soft_1_soft_1_50",
-    "beat_ssl_soft_2_none_1",
-    "beat_ssl_soft_2_hard_1",
-    "beat_ssl_soft_2_soft_2_1",
-    "tiny",
-)
+# The module of each family of runs, and the runs in the order in which they are listed.
+_FAMILIES = {
+    "skecg": ("skecg_default", "skecg_multiscale"),
+    "weimann": ("weimann_vit_xs", "weimann_vit_s", "weimann_vit_b"),
+    "kim": ("kim_leadwise_b_random", "kim_leadwise_b_block"),
+    "mae": ("mae_time", "mae_leads", "mae_both"),
+    "beat_ssl": (
+        "beat_ssl_hard_none_1",
+        "beat_ssl_hard_hard_1",
+        "beat_ssl_hard_soft_1_1",
+        "beat_ssl_hard_soft_1_50",
+        "beat_ssl_hard_soft_2_1",
+        "beat_ssl_soft_1_none_1",
+        "beat_ssl_soft_1_none_50",
+        "beat_ssl_soft_1_hard_1",
+        "beat_ssl_soft_1_hard_50",
+        "beat_ssl_soft_1_soft_1_1",
+        "beat_ssl_soft_1_soft_1_50",
+        "beat_ssl_soft_2_none_1",
+        "beat_ssl_soft_2_hard_1",
+        "beat_ssl_soft_2_soft_2_1",
+    ),
+}
+_MODULES = {name: module for module, names in _FAMILIES.items() for name in names} | {"tiny": "skecg"}
 
-# The rows of one table, which are one file.
-_BEAT_SSL = "beat_ssl_"
+#: Names of all recipes.
+RECIPES: tuple[str, ...] = tuple(_MODULES)
 
 
 def load_recipe(name: str) -> PretrainConfig:
@@ -70,16 +66,14 @@ def load_recipe(name: str) -> PretrainConfig:
         close = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(RECIPES)}."
         raise ParameterError(f"Got recipe {name!r}, expected the name of a recipe. {hint}")
-    config: PretrainConfig
-    if name.startswith(_BEAT_SSL):
-        config = import_module(f"{__name__}.beat_ssl").row_config(name)
-    else:
-        config = import_module(f"{__name__}.{name}").config()
+    module = import_module(f"{__name__}.{_MODULES[name]}")
+    config: PretrainConfig = module.row_config(name) if _MODULES[name] == "beat_ssl" else getattr(module, name)()
     return config
 
 
 def describe_recipe(name: str) -> str:
-    """Give the first line of a recipe's docstring."""
-    if name.startswith(_BEAT_SSL):
-        return str(import_module(f"{__name__}.beat_ssl").describe(name))
-    return (import_module(f"{__name__}.{name}").__doc__ or "").partition("\n")[0]
+    """Return the first line of a recipe's docstring."""
+    module = import_module(f"{__name__}.{_MODULES[name]}")
+    if _MODULES[name] == "beat_ssl":
+        return str(module.describe(name))
+    return (getattr(module, name).__doc__ or "").partition("\n")[0]

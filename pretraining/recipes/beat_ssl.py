@@ -12,8 +12,8 @@ import dataclasses
 from typing import NamedTuple
 
 from pretraining.config import PretrainConfig
-from pretraining.objective_configs import BeatSslConfig
-from pretraining.recipes import skecg_default
+from pretraining.config.objectives import BeatSslConfig
+from pretraining.recipes.skecg import skecg_default
 
 __all__ = ["ABLATION", "Row", "describe", "row_config"]
 
@@ -24,7 +24,7 @@ class Row(NamedTuple):
     Attributes
     ----------
     rhythm, beat : str
-        As in :class:`pretraining.objective_configs.BeatSslConfig`.
+        As in :class:`pretraining.config.objectives.BeatSslConfig`.
     exponent : float
     auroc, f1 : float
         Of the superclasses of PTB-XL.
@@ -64,7 +64,7 @@ ABLATION: dict[str, Row] = {
 
 def row_config(name: str) -> PretrainConfig:
     """Give the run of a row by its recipe's name."""
-    row, base = ABLATION[name], skecg_default.config()
+    row, base = ABLATION[name], skecg_default()
     return dataclasses.replace(
         base,
         name=name,

@@ -2,26 +2,172 @@
 
 Dask's own futures and not joblib's Dask backend: that one takes exceptions for results, so that Dask's retries never
 see any, and waits for ever for a chunk that Dask has given up because its workers died.
+
+What a worker is given and what it gives back: some paths of an archive, and their features.
+
+Both sides may be different machines. All that travels is a fitted embedder (a name and a digest, no weights), paths
+that mean the same everywhere, and plain arrays; the weights are found anew, by digest, where the work is done.
+
+Which records make which chunk, and which chunks are whose: pure functions of numbers.
+
+Every process of an array of jobs finds the same answer by itself, so none has to ask another.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import os
+import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from skecg.archives.jobs import ChunkJob, ChunkResult
-from skecg.errors import ClusterError, MissingDependencyError, ParameterError
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Cluster", "LostChunk", "check_scheduler"]
+from skecg._version import __version__
+from skecg.embedder import JEPAEmbedder
+from skecg.errors import ClusterError, MissingDependencyError, ParameterError
+from skecg.versions import installed_version
+
+__all__ = [
+    "Assignment",
+    "ChunkJob",
+    "ChunkPlan",
+    "ChunkResult",
+    "Cluster",
+    "Failure",
+    "LostChunk",
+    "Share",
+    "check_scheduler",
+    "embed_chunk",
+]
+
+
+class Failure(NamedTuple):
+    """A record that could not be embedded: its number, the class of the error, what it says."""
+
+    row: int
+    error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ChunkJob:
+    """Records to embed: the number of the chunk, that of its first record, and absolute paths."""
+
+    number: int
+    first: int
+    paths: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkResult:
+    """What became of a chunk.
+
+    Parameters
+    ----------
+    number : int
+        That of the chunk.
+    first : int
+        Number of its first record.
+    features : ndarray of shape (n_records, n_features), float32
+        NaN where a record failed.
+    failures : list of Failure
+        Sorted by row.
+    notes : dict of int to tuple of str
+        What is odd about the others, by row, as :class:`skecg.inference.pipeline.Chunk` has it.
+    """
+
+    number: int
+    first: int
+    features: NDArray[np.float32]
+    failures: list[Failure]
+    notes: dict[int, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What all chunks of an archive have in common.
+
+    Parameters
+    ----------
+    embedder : JEPAEmbedder
+        Fitted; its folders are absolute.
+    salt : bytes
+        That of its recipe: features of another one would not belong to this archive.
+    versions : tuple of (str, str or None)
+        Of skecg and of torch, where the command was given.
+    """
+
+    embedder: JEPAEmbedder
+    salt: bytes
+    versions: tuple[str, str | None]
+
+    @classmethod
+    def of(cls, embedder: JEPAEmbedder) -> Assignment:
+        """Make the assignment of a fitted embedder."""
+        portable = copy.copy(embedder)
+        # Other processes stand elsewhere: what is relative to here means nothing there.
+        if Path(str(embedder.model)).is_dir():
+            portable.model = os.path.abspath(embedder.model)  # noqa: PTH100 (links stay links)
+        if isinstance(embedder.cache, str | Path) and str(embedder.cache) != "disk":
+            portable.cache = os.path.abspath(embedder.cache)  # noqa: PTH100
+        return cls(portable, embedder.recipe().salt, _versions())
+
+
+def embed_chunk(assignment: Assignment, job: ChunkJob) -> ChunkResult:
+    """Embed the records of a chunk, on whatever machine this runs.
+
+    Raises
+    ------
+    ParameterError
+        When versions or weights here are not those where the command was given.
+    WeightsError
+        When the weights are not to be had here, or are damaged.
+    """
+    _check(assignment)
+    chunks = list(assignment.embedder.transform_chunks(list(job.paths)))
+    failures = [
+        Failure(job.first + row, type(error).__name__, str(error))
+        for chunk in chunks
+        for row, error in sorted(chunk.failures.items())
+    ]
+    notes = {job.first + row: note for chunk in chunks for row, note in chunk.notes.items()}
+    return ChunkResult(job.number, job.first, np.concatenate([chunk.features for chunk in chunks]), failures, notes)
+
+
+def _versions() -> tuple[str, str | None]:
+    return __version__, installed_version("torch")
+
+
+def _check(assignment: Assignment) -> None:
+    """Refuse to add features of another making to the archive."""
+    here, there = _versions(), assignment.versions
+    if here != there:
+        raise ParameterError(
+            f"Got a worker on {socket.gethostname()} with skecg {here[0]} and torch {here[1]}, expected skecg "
+            f"{there[0]} and torch {there[1]} as where the command was given. Install the same on both."
+        )
+    if assignment.embedder.recipe().salt != assignment.salt:
+        raise ParameterError(
+            f"Got a worker on {socket.gethostname()} whose weights or options make other features than those where "
+            "the command was given. Give both the same weights folder."
+        )
+
 
 _CONNECT_SECONDS = 10.0
+
+
 # Chunks that the scheduler holds for each thread of a worker: one under way, one waiting; a million would fill it.
 _CHUNKS_A_THREAD = 2
+
+
 _FEWEST_AT_ONCE = 4
 
 
@@ -184,3 +330,74 @@ def _import_distributed() -> Any:
             "split the work without it by --part."
         ) from error
     return distributed
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of several equal shares of the work.
+
+    Parameters
+    ----------
+    number : int
+        Which one, counted from 1 as arrays of jobs are.
+    of : int
+        How many there are.
+    """
+
+    number: int = 1
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.of:
+            raise ParameterError(f"Got part {self}, expected I/N with I from 1 to N, as arrays of jobs count.")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """Read ``3/100``.
+
+        Raises
+        ------
+        ParameterError
+            When `text` is something else, or names a share that does not exist.
+        """
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        if found is None:
+            raise ParameterError(f"Got --part {text!r}, expected I/N with I from 1 to N, for example 3/100.")
+        return cls(int(found[1]), int(found[2]))
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """How records in a row are cut into chunks, one file each.
+
+    Parameters
+    ----------
+    n_records : int
+    chunk_records : int
+        Records of a chunk; the last one may have fewer.
+    """
+
+    n_records: int
+    chunk_records: int
+
+    def __post_init__(self) -> None:
+        if self.chunk_records < 1:
+            raise ParameterError(f"Got --chunk-records {self.chunk_records}, expected 1 or more.")
+
+    def __len__(self) -> int:
+        return -(-self.n_records // self.chunk_records)
+
+    def rows(self, chunk: int) -> range:
+        """Give the numbers of the records of a chunk."""
+        first = chunk * self.chunk_records
+        return range(first, min(first + self.chunk_records, self.n_records))
+
+    def of(self, share: Share) -> range:
+        """Give the numbers of the chunks of a share.
+
+        Neighbours go to different shares: folders often hold one kind of record, and the long ones lie together.
+        """
+        return range(share.number - 1, len(self), share.of)

@@ -2,6 +2,10 @@
 
 An engine runs the transformer alone. Reading, preparation, pooling and the cache are those of every embedding, so that
 whatever works with torch works here: all poolings and layers, short records, absent leads, tokens.
+
+An encoder whose tokens another engine computes.
+
+Shapes: B windows, L leads, T samples, N tokens, R registers, D width of a token.
 """
 
 from __future__ import annotations
@@ -10,38 +14,127 @@ import importlib.util
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from skecg.backends.exported import ExportedEncoder
-from skecg.backends.files import export_onnx
-from skecg.backends.with_onnxruntime import open_in_int8, open_with_onnxruntime
-from skecg.backends.with_openvino import open_with_openvino
-from skecg.devices import PRECISIONS as TORCHS_PRECISIONS
-from skecg.devices import resolve_device, resolve_devices
+from skecg.backends.onnx import LEADS, WINDOWS, export_onnx, open_in_int8, open_with_onnxruntime, states_graph
+from skecg.backends.openvino import open_with_openvino
+from skecg.backends.session import Engine, Session
+from skecg.compute.devices import PRECISIONS as TORCHS_PRECISIONS
+from skecg.compute.devices import resolve_device, resolve_devices
 from skecg.encoders import Encoder
+from skecg.encoders.base import resolve_layers
 from skecg.errors import MissingDependencyError, ParameterError
 from skecg.weights import WeightsInfo, loaded_encoder
 
-__all__ = ["BACKENDS", "PRECISIONS", "encoder_on", "export_onnx", "place"]
+__all__ = ["BACKENDS", "Engine", "ExportedEncoder", "PRECISIONS", "Session", "encoder_on", "export_onnx", "place"]
+
+
+class ExportedEncoder(Encoder):
+    """Take the place of an encoder; what it computes comes from sessions of an engine, made when first needed.
+
+    Parameters
+    ----------
+    source : Encoder
+        The encoder itself, on the CPU.
+    engine : callable
+        Makes a session of a graph.
+    """
+
+    def __init__(self, source: Encoder, engine: Engine) -> None:
+        super().__init__(source.config)
+        self.source = source
+        self.token_per_lead = source.token_per_lead
+        self._engine = engine
+        self._sessions: dict[tuple[tuple[int, ...], bool], Session] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def num_registers(self) -> int:
+        """Number of tokens without position that precede the others."""
+        return self.source.num_registers
+
+    def hidden_states(
+        self, values_BLT: Tensor, leads: Sequence[int] | None = None, visible_BK: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """Yield the tokens after each block as torch computes them: an engine gives only what comes out at the end."""
+        return self.source.hidden_states(values_BLT, leads, visible_BK)
+
+    def layers(
+        self,
+        values_BLT: Tensor,
+        layers: Sequence[int],
+        leads: Sequence[int] | None = None,
+        visible_BK: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Give the tokens (B, R + N, D) after several blocks, as :meth:`skecg.encoders.Encoder.layers` does.
+
+        Raises
+        ------
+        ParameterError
+            When only some slices of time are to be seen: that is for training, which is torch's.
+        """
+        self._check_window(values_BLT)
+        if visible_BK is not None:
+            raise ParameterError("Got visible slices of time for an exported encoder. Use backend='torch' for those.")
+        wanted = resolve_layers(layers, self.config.depth)
+        numbers = tuple(sorted(set(wanted)))
+        values = np.ascontiguousarray(values_BLT.numpy(force=True), dtype=np.float32)
+        feed: dict[str, NDArray[np.generic]] = {WINDOWS: values}
+        if leads is not None and self.token_per_lead:
+            feed[LEADS] = np.asarray(leads, dtype=np.int64)
+        elif leads is not None:
+            feed[WINDOWS] = _only(values, leads)
+        states = self._session(numbers, LEADS in feed)(feed)
+        found = {number: torch.from_numpy(state) for number, state in zip(numbers, states, strict=True)}
+        return [found[number] for number in wanted]
+
+    def _session(self, layers: tuple[int, ...], some_leads: bool) -> Session:
+        with self._lock:
+            key = (layers, some_leads)
+            if key not in self._sessions:
+                self._sessions[key] = self._engine(states_graph(self.source, layers, some_leads=some_leads))
+            return self._sessions[key]
+
+
+def _only(values_BLT: NDArray[np.float32], leads: Sequence[int]) -> NDArray[np.float32]:
+    """Silence absent leads, whatever stands there: for tokens of all leads the same as leaving them out."""
+    silenced = np.zeros_like(values_BLT)
+    silenced[:, leads] = values_BLT[:, leads]
+    return silenced
+
 
 #: What may run an encoder.
 BACKENDS = ("torch", "onnx", "openvino")
 
+
 #: What one or another of them computes in.
 PRECISIONS = (*TORCHS_PRECISIONS, "int8")
 
+
 _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+
+
 _ENGINES = {
     ("onnx", "fp32"): open_with_onnxruntime,
     ("onnx", "int8"): open_in_int8,
     ("openvino", "fp32"): open_with_openvino,
 }
+
+
 _KEPT = 4
 
+
 _exported: OrderedDict[tuple[str, str, str], ExportedEncoder] = OrderedDict()
+
+
 _lock = threading.Lock()
+
+
 _inherited: list[object] = []
 
 
@@ -66,7 +159,7 @@ def place(
     ----------
     backend : {"torch", "onnx", "openvino"}
     device : str, torch.device, or a list of them
-        As in :func:`skecg.devices.resolve_devices`; backends other than torch know ``"auto"`` and the CPU.
+        As in :func:`skecg.compute.devices.resolve_devices`; backends other than torch know ``"auto"`` and the CPU.
     precision : {"fp32", "bf16", "int8"}
         Torch knows the first two, onnxruntime the first and the last, OpenVINO the first.
 

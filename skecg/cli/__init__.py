@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from skecg import __version__
+from skecg._version import __version__
 from skecg.cli import cache, convert, download, embed, evaluate, export, info, models, plot, publish, verify
 from skecg.cli.console import in_words, say, short_warnings
 from skecg.errors import SkecgError

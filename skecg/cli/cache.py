@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skecg.cli.arguments import Verbs
+from skecg.cli.console import Verbs
 
 if TYPE_CHECKING:
     from skecg.embedding_cache import DiskCache

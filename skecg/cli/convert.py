@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from skecg.cli.arguments import Verbs
+from skecg.cli.console import Verbs
 
 __all__ = ["add_parser", "run_kim", "run_weimann"]
 

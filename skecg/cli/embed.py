@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skecg import __version__
-from skecg.cli.arguments import Verbs, add_hub_options, add_signal_options, as_batch_size, as_layer
-from skecg.cli.console import say
+from skecg._version import __version__
+from skecg.archives.files import FeatureTable, check_feature_file, write_failures, write_features
+from skecg.cli.console import Verbs, add_hub_options, add_signal_options, as_batch_size, as_layer, say
 from skecg.cli.embed_archive import Archive, add_archive_options, check_archive, embed_archive, is_archive
-from skecg.cli.feature_files import FeatureTable, check_feature_file, write_failures, write_features
 from skecg.errors import ParameterError, RecordNotFoundError
 
 if TYPE_CHECKING:
-    from skecg.cli.unfinished import UnfinishedRun
+    from skecg.archives.run_folders import UnfinishedRun
     from skecg.embedder import JEPAEmbedder
-    from skecg.embedding import Recipe
+    from skecg.inference.pipeline import Recipe
 
 __all__ = ["add_parser", "run"]
 
@@ -114,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         provenance = _provenance(embedder, recipe, len(paths))
         return embed_archive(arguments, Archive(paths, embedder, _manifest(paths, recipe, embedder), provenance))
 
-    from skecg.cli.unfinished import UnfinishedRun
+    from skecg.archives.run_folders import UnfinishedRun
 
     partial = out.with_name(out.name + ".partial")
     shape = (len(paths), recipe.n_features)
@@ -214,8 +213,8 @@ def _embed(embedder: JEPAEmbedder, paths: Sequence[str], unfinished: UnfinishedR
     """Embed what is not done yet, chunk by chunk."""
     from tqdm import tqdm
 
-    from skecg.cli.unfinished import Failure
-    from skecg.screening import warn_once_a_kind
+    from skecg.archives.run_folders import Failure
+    from skecg.preprocessing.quality import warn_once_a_kind
 
     first = unfinished.n_done
     if first:

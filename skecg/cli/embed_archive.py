@@ -16,7 +16,7 @@ from skecg.errors import ParameterError, SkecgError
 if TYPE_CHECKING:
     from skecg.archives import Assignment, ChunkJob, ChunkPlan, ChunkResult, Share
     from skecg.archives.cluster import LostChunk
-    from skecg.cli.archive_folder import ArchiveFolder
+    from skecg.archives.run_folders import ArchiveFolder
     from skecg.embedder import JEPAEmbedder
 
 __all__ = ["Archive", "add_archive_options", "check_archive", "embed_archive", "is_archive"]
@@ -70,7 +70,7 @@ def check_archive(arguments: argparse.Namespace) -> None:
         When Dask or pyarrow is not installed.
     """
     from skecg.archives import ChunkPlan, Share, check_scheduler
-    from skecg.cli.part_files import check_parquet
+    from skecg.archives.files import check_parquet
 
     out: Path = arguments.out
     if out.suffix.lower() in (".csv", ".npz") or out.is_file():
@@ -118,7 +118,7 @@ class Archive:
 def embed_archive(arguments: argparse.Namespace, archive: Archive) -> int:
     """Embed the chunks of this process's share that are not done yet; give the exit code."""
     from skecg.archives import Assignment, ChunkPlan, Share
-    from skecg.cli.archive_folder import ArchiveFolder
+    from skecg.archives.run_folders import ArchiveFolder
 
     plan = ChunkPlan(len(archive.paths), _chunk_records(arguments))
     share = Share.parse(arguments.part or "1/1")
@@ -192,7 +192,7 @@ def _collect(
     from tqdm import tqdm
 
     from skecg.archives import ChunkResult
-    from skecg.screening import warn_once_a_kind
+    from skecg.preprocessing.quality import warn_once_a_kind
 
     lost = []
     total, missing = (sum(len(plan.rows(chunk)) for chunk in chunks) for chunks in (plan.of(share), todo))

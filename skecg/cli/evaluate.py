@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from skecg import __version__
-from skecg.cli.arguments import Verbs, add_hub_options, as_batch_size, as_layer
-from skecg.cli.console import say
+from skecg._version import __version__
+from skecg.cli.console import Verbs, add_hub_options, as_batch_size, as_layer, say
 from skecg.errors import MissingDependencyError, ParameterError
 
 __all__ = ["add_parser", "run"]
@@ -101,8 +100,8 @@ def _fractions(text: str) -> list[float]:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the tables, and write the report."""
     from skecg.evaluation import compare, open_dataset, standard_sources
-    from skecg.evaluation.label_efficiency import FRACTIONS
     from skecg.evaluation.tasks import check_task
+    from skecg.splits import FRACTIONS
 
     # What is cheap to find out comes first: a name that is misspelt should not cost an hour.
     check_task(arguments.task)
@@ -114,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="skecg-untrained-") as folder:
         sources: Any = standard_sources(arguments.model, Path(folder), _options(arguments), seed=arguments.seed)
         if wants_tokens:
-            from skecg.evaluation.attended import with_tokens
+            from skecg.evaluation.attention_protocol import with_tokens
 
             sources = with_tokens(sources)
         report = compare(
@@ -147,7 +146,7 @@ def _protocol(name: str) -> tuple[Any, bool]:
 
         return PooledProtocol(), False
     if name == "attention":
-        from skecg.evaluation.attended import AttendedProtocol
+        from skecg.evaluation.attention_protocol import AttendedProtocol
 
         return AttendedProtocol(), True
     raise ParameterError(f"Got --protocol {name!r}, expected pooled or attention. See the documentation on evaluation.")
@@ -165,7 +164,7 @@ def _can_draw(arguments: argparse.Namespace) -> bool:
     """Say whether to draw; matplotlib that is not there is said, and no error."""
     if arguments.no_figure or arguments.out is None:
         return False
-    from skecg.plotting.canvas import import_matplotlib
+    from skecg.plotting.axes import import_matplotlib
 
     try:
         import_matplotlib("figure")

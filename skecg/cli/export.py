@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from skecg.cli.arguments import Verbs, add_hub_options, as_layer
-from skecg.cli.console import say
+from skecg.cli.console import Verbs, add_hub_options, as_layer, say
 from skecg.errors import ParameterError
 
 __all__ = ["add_parser", "run"]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from skecg.cli.arguments import Verbs
+from skecg.cli.console import Verbs
 
 __all__ = ["add_parser", "run"]
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from skecg.cli.arguments import Verbs, add_signal_options
-from skecg.cli.feature_files import read_features
+from skecg.archives.files import read_features
+from skecg.cli.console import Verbs, add_signal_options
 from skecg.errors import ParameterError
 
 __all__ = ["add_parser", "run"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from skecg.cli.arguments import Verbs
-from skecg.cli.console import say
+from skecg.cli.console import Verbs, say
 
 __all__ = ["add_parser", "run"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from skecg.cli.arguments import Verbs, add_hub_options
-from skecg.cli.console import say
+from skecg.cli.console import Verbs, add_hub_options, say
 from skecg.errors import WeightsError
 
 __all__ = ["add_parser", "run"]

@@ -6,9 +6,8 @@ and plain containers and runs nothing.
 
 from __future__ import annotations
 
+from skecg.convert.checkpoint import ConversionReport
 from skecg.convert.kim import convert_kim
-from skecg.convert.report import ConversionReport
-from skecg.convert.statistics import STATISTICS
-from skecg.convert.weimann import convert_weimann
+from skecg.convert.weimann import STATISTICS, convert_weimann
 
 __all__ = ["STATISTICS", "ConversionReport", "convert_kim", "convert_weimann"]

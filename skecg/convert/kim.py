@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from skecg.convert.checkpoint import Checkpoint, check_tensors, open_checkpoint, part_of
-from skecg.convert.report import ConversionReport, check_folder, write_folder
+from skecg.convert.checkpoint import (
+    Checkpoint,
+    ConversionReport,
+    check_folder,
+    check_tensors,
+    open_checkpoint,
+    part_of,
+    write_folder,
+)
 from skecg.encoders.leadwise import grid_positions
 from skecg.errors import ParameterError, WeightsFormatError
 from skecg.leads import EIGHT_LEADS

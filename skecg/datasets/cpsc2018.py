@@ -19,10 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skecg.datasets.labelled import LabelledECGs
+from skecg.datasets.base import LabelledECGs, comments_of, number, sex_of
 from skecg.datasets.physionet import Copy, Fetching, Source, find_copy
-from skecg.datasets.tables import comments_of, number, sex_of
-from skecg.io.wfdb_records import read_wfdb_header
+from skecg.io.wfdb import read_wfdb_header
 
 __all__ = ["CPSC2018", "CPSC2018_CLASSES", "fetch_cpsc2018"]
 

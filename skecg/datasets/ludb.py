@@ -18,14 +18,13 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.datasets.labelled import LabelledECGs, Waves
+from skecg.annotations import Waves, read_wave_marks
+from skecg.datasets.base import LabelledECGs, comments_of, number, sex_of
 from skecg.datasets.physionet import Copy, Fetching, Source, find_copy
-from skecg.datasets.tables import comments_of, number, sex_of
-from skecg.datasets.wave_marks import read_wave_marks
 from skecg.errors import DamagedRecordError
-from skecg.io.wfdb_fast import can_read_fast, read_fast
-from skecg.io.wfdb_files import check_sizes, locate_signals
-from skecg.io.wfdb_records import read_wfdb_header
+from skecg.io.wfdb import read_wfdb_header
+from skecg.io.wfdb_header import check_sizes, locate_signals
+from skecg.io.wfdb_signals import can_read_fast, read_fast
 from skecg.leads import canonical_lead, canonical_leads
 from skecg.records import ECGRecord
 

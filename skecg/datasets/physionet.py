@@ -16,10 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skecg.datasets.checksums import SUMS_FILE, Verified, read_sums, sha256_of
-from skecg.datasets.downloading import Downloader
-from skecg.datasets.pace import Patience
-from skecg.datasets.transfers import disk_errors
+from skecg.datasets.download import SUMS_FILE, Downloader, Patience, Verified, disk_errors, read_sums, sha256_of
 from skecg.errors import DatasetNotFoundError, DownloadError, ParameterError
 
 __all__ = ["Copy", "Fetching", "Source", "default_data_home", "find_copy"]

@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.datasets.labelled import LabelledECGs
+from skecg.datasets.base import LabelledECGs, number, read_rows, whole_number
 from skecg.datasets.physionet import Fetching, Source, find_copy
-from skecg.datasets.tables import number, read_rows, whole_number
 from skecg.errors import DamagedRecordError, ParameterError
 
 __all__ = ["PTBXL", "fetch_ptbxl", "read_scp_statements"]

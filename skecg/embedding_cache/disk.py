@@ -1,4 +1,7 @@
-"""DiskCache: embeddings that outlive the process, shared by all processes of a machine."""
+"""DiskCache: embeddings that outlive the process, shared by all processes of a machine.
+
+The one connection of this process to a store: opened when needed, reopened when moved, begun anew when damaged.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,134 @@ import atexit
 import contextlib
 import os
 import shutil
+import sqlite3
+import threading
 import time
 import warnings
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from skecg.embedding_cache import database, rows
-from skecg.embedding_cache.contract import CacheInfo, as_max_bytes, check_prune
-from skecg.embedding_cache.store import Store
+from skecg.embedding_cache import sqlite
+from skecg.embedding_cache.base import CacheInfo, as_max_bytes, check_prune, guard_across_fork
 from skecg.errors import CacheError, CacheWarning, ParameterError
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["DiskCache", "shared_disk_cache"]
+__all__ = ["DiskCache", "Store", "shared_disk_cache"]
+
+
+Answer = TypeVar("Answer")
+
+
+_ATTEMPTS = 3
+
+
+class Store:
+    """A database file that operations can be run on, whatever happens to the file.
+
+    One connection serves all threads, under a lock: statements are short, and threads that end leave nothing open.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it and its folder are made when first needed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        guard_across_fork(self)
+
+    def run(self, operation: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        """Run an operation; when the file proves damaged, set it aside and run the operation on a new one.
+
+        Raises
+        ------
+        CacheError
+            When the store cannot be used.
+        """
+        with self.lock:
+            for _ in range(_ATTEMPTS):
+                try:
+                    return operation(self._connected())
+                except (sqlite3.Error, OSError, UnicodeDecodeError) as caught:
+                    self._disconnect()
+                    error = caught
+                if not sqlite.is_damage(error, self.path):
+                    break
+                self._set_aside(error)
+            raise sqlite.worded(error, self.path) from error
+
+    def close(self) -> None:
+        """Close the file; the next operation opens it again."""
+        with self.lock:
+            self._disconnect()
+
+    def before_fork(self) -> None:
+        """Keep other threads out and the file closed while the process forks: SQLite must not be inherited."""
+        self.lock.acquire()
+        self._disconnect()
+
+    def after_fork(self) -> None:
+        """Let them in again."""
+        self.lock.release()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is open."""
+        return self._connection is not None
+
+    def _connected(self) -> sqlite3.Connection:
+        """Give the open connection, opening the file anew when another one has taken its place."""
+        identity = sqlite.identity_of(self.path)
+        if self._connection is None or identity != self._identity:
+            self._disconnect()
+            self._identity = identity
+            self._connection = sqlite.open_database(self.path)
+            self._identity = sqlite.identity_of(self.path)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _set_aside(self, error: sqlite.Trouble) -> None:
+        """Rename the damaged file, unless another process has done so and begun a new one."""
+        if sqlite.identity_of(self.path) != self._identity:
+            return
+        try:
+            aside = sqlite.set_aside(self.path)
+        except OSError as denied:
+            raise sqlite.worded(denied, self.path) from error
+        warnings.warn(
+            f"The embedding store {self.path} was damaged ({error}); it was renamed to {aside.name} and begun anew. "
+            "Nothing is lost but time: embeddings are computed again. Delete the renamed file, or call clear().",
+            CacheWarning,
+            stacklevel=4,
+        )
+
 
 _NS_PER_DAY = 86_400 * 10**9
+
+
 # Uses are remembered, and written this often and with every put: reading then costs no writing.
 _NOTE_EVERY_NS = 60 * 10**9
 
+
 _living: weakref.WeakSet[DiskCache] = weakref.WeakSet()
+
+
 _shared: dict[tuple[str, int | None], DiskCache] = {}
 
 
@@ -63,7 +169,7 @@ class DiskCache:
     def __init__(self, folder: str | os.PathLike[str], max_bytes: int | None = None) -> None:
         self.folder = _as_folder(folder)
         self.max_bytes = as_max_bytes(max_bytes)
-        self._store = Store(self.folder / database.DATABASE_NAME)
+        self._store = Store(self.folder / sqlite.DATABASE_NAME)
         self._uses_ns: dict[bytes, int] = {}
         self._noted_ns = time.time_ns()
         self._hits = self._misses = 0
@@ -88,12 +194,12 @@ class DiskCache:
         """
         if not keys:
             return {}
-        found = self._store.run(lambda connection: rows.read(connection, list(dict.fromkeys(keys))))
-        sound = {row.key: rows.array_of(row) for row in found if rows.is_sound(row)}
+        found = self._store.run(lambda connection: sqlite.read(connection, list(dict.fromkeys(keys))))
+        sound = {row.key: sqlite.array_of(row) for row in found if sqlite.is_sound(row)}
         self._count(sum(key in sound for key in keys), len(keys))
         self._note(sound)
         if len(sound) < len(found):
-            self._drop([row for row in found if not rows.is_sound(row)])
+            self._drop([row for row in found if not sqlite.is_sound(row)])
         return sound
 
     def put(self, items: Mapping[bytes, NDArray[np.float32]]) -> None:
@@ -110,7 +216,7 @@ class DiskCache:
         CacheError
             When the store cannot be used.
         """
-        new = [rows.row_of(key, array) for key, array in items.items()]
+        new = [sqlite.row_of(key, array) for key, array in items.items()]
         if self.max_bytes is not None:
             new = [row for row in new if row.size <= self.max_bytes]
         if new:
@@ -118,13 +224,13 @@ class DiskCache:
 
     def info(self) -> CacheInfo:
         """Say what is held, by all processes together, and how often this object found it."""
-        entries, n_bytes = self._store.run(rows.count)
+        entries, n_bytes = self._store.run(sqlite.count)
         return CacheInfo(str(self.folder), entries, n_bytes, self.max_bytes, self._hits, self._misses)
 
     def clear(self) -> None:
         """Forget everything, damaged files that were set aside included; the counts of hits and misses stay."""
         self._remove("DELETE FROM embeddings")
-        for path in self.folder.glob(f"{database.DATABASE_NAME}.damaged-*"):
+        for path in self.folder.glob(f"{sqlite.DATABASE_NAME}.damaged-*"):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
     def prune(self, *, max_bytes: int | None = None, older_than_days: float | None = None) -> int:
@@ -167,13 +273,13 @@ class DiskCache:
                     self._write_uses()
                 self._store.close()
 
-    def _write(self, connection: sqlite3.Connection, new: Sequence[rows.Row]) -> None:
+    def _write(self, connection: sqlite3.Connection, new: Sequence[sqlite.Row]) -> None:
         """Store rows and what was used since the last time, and make room."""
-        with database.transaction(connection):
-            rows.note_uses(connection, self._uses_ns)
-            rows.write(connection, new, time.time_ns())
+        with sqlite.transaction(connection):
+            sqlite.note_uses(connection, self._uses_ns)
+            sqlite.write(connection, new, time.time_ns())
             if self.max_bytes is not None:
-                rows.shrink(connection, self.max_bytes)
+                sqlite.shrink(connection, self.max_bytes)
         self._uses_noted()
 
     def _count(self, hits: int, asked: int) -> None:
@@ -203,7 +309,7 @@ class DiskCache:
         self._uses_ns.clear()
         self._noted_ns = time.time_ns()
 
-    def _drop(self, damaged: Sequence[rows.Row]) -> None:
+    def _drop(self, damaged: Sequence[sqlite.Row]) -> None:
         """Delete damaged rows and say so; where rows are damaged, the rest of the file is looked at too."""
         self._store.run(lambda connection: _drop(connection, damaged))
         warnings.warn(
@@ -218,7 +324,7 @@ class DiskCache:
 
         def remove(connection: sqlite3.Connection) -> int:
             removed = connection.execute(statement, parameters).rowcount
-            rows.tidy(connection)
+            sqlite.tidy(connection)
             return removed
 
         return self._store.run(remove)
@@ -255,21 +361,21 @@ def _as_folder(folder: Any) -> Path:
 
 def _note_uses(connection: sqlite3.Connection, uses_ns: Mapping[bytes, int]) -> None:
     """Write down uses in one transaction."""
-    with database.transaction(connection):
-        rows.note_uses(connection, uses_ns)
+    with sqlite.transaction(connection):
+        sqlite.note_uses(connection, uses_ns)
 
 
-def _drop(connection: sqlite3.Connection, damaged: Sequence[rows.Row]) -> None:
+def _drop(connection: sqlite3.Connection, damaged: Sequence[sqlite.Row]) -> None:
     """Delete damaged rows, and raise when more than they is wrong."""
-    rows.remove(connection, damaged)
-    database.check_structure(connection)
+    sqlite.remove(connection, damaged)
+    sqlite.check_structure(connection)
 
 
 def _shrink(connection: sqlite3.Connection, max_bytes: int) -> int:
     """Delete the oldest rows beyond a bound and wipe them from the disk."""
-    with database.transaction(connection):
-        removed = rows.shrink(connection, max_bytes)
-    rows.tidy(connection)
+    with sqlite.transaction(connection):
+        removed = sqlite.shrink(connection, max_bytes)
+    sqlite.tidy(connection)
     return removed
 
 

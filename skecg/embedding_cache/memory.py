@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skecg.embedding_cache.contract import CacheInfo, as_max_bytes, blob_of, check_prune
-from skecg.embedding_cache.forking import guard_across_fork
+from skecg.embedding_cache.base import CacheInfo, as_max_bytes, blob_of, check_prune, guard_across_fork
 from skecg.errors import ParameterError
 
 if TYPE_CHECKING:

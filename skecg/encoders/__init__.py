@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from skecg.encoders.interface import Encoder
+from skecg.encoders.base import Encoder
 from skecg.encoders.leadwise import LeadwiseEncoder
 from skecg.encoders.multiscale import MultiscaleEncoder
 from skecg.encoders.temporal import TemporalEncoder

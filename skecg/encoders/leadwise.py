@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from skecg.encoders.base import Encoder
 from skecg.encoders.blocks import Block, CropaAttention, init_linear_, sincos_positions
-from skecg.encoders.interface import Encoder
-from skecg.products import Linear
+from skecg.encoders.linear import Linear
 from skecg.spec import LeadwiseConfig
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skecg.encoders.base import Encoder, gather_tokens
 from skecg.encoders.blocks import Attention, Block, init_xavier_, sincos_positions
-from skecg.encoders.interface import Encoder, gather_tokens
 from skecg.encoders.leadwise import grid_positions
-from skecg.products import Linear
+from skecg.encoders.linear import Linear
 from skecg.spec import MultiscaleConfig
 
 if TYPE_CHECKING:

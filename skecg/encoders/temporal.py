@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from skecg.encoders.base import Encoder, gather_tokens
 from skecg.encoders.blocks import Attention, Block, init_linear_, sincos_positions
-from skecg.encoders.interface import Encoder, gather_tokens
-from skecg.products import Linear, linear
+from skecg.encoders.linear import Linear, linear
 from skecg.spec import TemporalConfig
 
 if TYPE_CHECKING:

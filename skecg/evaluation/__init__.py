@@ -6,18 +6,23 @@ Encoders are frozen and go through :class:`skecg.JEPAEmbedder`, as any user's wo
 from __future__ import annotations
 
 from skecg.evaluation.attention_probe import AttentionProbe
-from skecg.evaluation.calibration import Calibration, calibration
+from skecg.evaluation.attention_protocol import crop_tokens
+from skecg.evaluation.bootstrap import Bootstrap, Interval, bootstrap_auroc
 from skecg.evaluation.comparison import compare
-from skecg.evaluation.crops import crop_tokens
-from skecg.evaluation.intervals import Bootstrap, Interval, bootstrap_auroc
-from skecg.evaluation.label_efficiency import draw_patients
-from skecg.evaluation.metrics import area_under_precision_recall, area_under_roc, best_thresholds, f1_scores
-from skecg.evaluation.opening import open_dataset
+from skecg.evaluation.features import standard_sources
 from skecg.evaluation.protocols import PooledProtocol
 from skecg.evaluation.report import Report
-from skecg.evaluation.sources import standard_sources
 from skecg.evaluation.splitting import Split, split_by_folds
-from skecg.evaluation.tasks import CPSC2018_TASKS, PTBXL_TASKS, TASKS, Task, task_labels
+from skecg.evaluation.tasks import CPSC2018_TASKS, PTBXL_TASKS, TASKS, Task, open_dataset, task_labels
+from skecg.metrics import (
+    Calibration,
+    area_under_precision_recall,
+    area_under_roc,
+    best_thresholds,
+    calibration,
+    f1_scores,
+)
+from skecg.splits import draw_patients
 
 __all__ = [
     "CPSC2018_TASKS",

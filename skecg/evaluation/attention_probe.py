@@ -4,11 +4,14 @@ What Weimann and Conrad (2025) call "linear evaluation". It is no linear classif
 where to look, so its numbers are to be compared with theirs and with nobody's pooled ones. Different from theirs: crops
 begin every 1.25 s in training too (theirs begin anywhere), since tokens of a frozen encoder are computed once; the
 register token is not among the tokens; the last layer has a bias.
+
+Batches of crops for the attention head: drawn for training, padded where crops differ in length.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -20,14 +23,40 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.nn import functional
 
-from skecg.devices import resolve_device
+from skecg.compute.devices import resolve_device
+from skecg.compute.progress import count_progress
 from skecg.errors import ParameterError, ShapeError
-from skecg.evaluation.attention_head import AttentionHead, decayed_groups
-from skecg.evaluation.crop_batches import Tokens, collate_crops, draw_batch
-from skecg.evaluation.metrics import area_under_roc, macro
-from skecg.progress import count_progress
+from skecg.finetuning.heads import CropAttentionHead as AttentionHead
+from skecg.finetuning.heads import decayed_groups
+from skecg.metrics import area_under_roc, macro
 
-__all__ = ["AttentionProbe"]
+__all__ = ["AttentionProbe", "Tokens", "collate_crops", "draw_batch"]
+
+
+#: Tokens of records: for each an array (n_crops, n_tokens, D).
+Tokens = Sequence[NDArray[np.floating]] | NDArray[np.floating]
+
+
+def draw_batch(
+    X: Tokens, y: NDArray[np.int64], batch_size: int, rng: np.random.Generator, device: torch.device
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Draw records without replacement within the batch, and one crop of each."""
+    rows = rng.permutation(len(X))[:batch_size]
+    crops = [X[row][int(rng.integers(len(X[row])))] for row in rows]
+    return *collate_crops(crops, device), torch.from_numpy(y[rows]).to(device)
+
+
+def collate_crops(crops: Sequence[NDArray[np.floating]], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Stack crops (n_tokens, D); shorter ones are padded, and the second tensor says where."""
+    lengths = np.array([len(crop) for crop in crops])
+    if (lengths == lengths[0]).all():
+        return torch.from_numpy(np.stack(crops).astype(np.float32)).to(device), None
+    padded = np.zeros((len(crops), int(lengths.max()), crops[0].shape[1]), dtype=np.float32)
+    for row, crop in enumerate(crops):
+        padded[row, : len(crop)] = crop
+    absent = np.arange(padded.shape[1]) >= lengths[:, None]
+    return torch.from_numpy(padded).to(device), torch.from_numpy(absent).to(device)
+
 
 _SCORED_TOGETHER = 64
 
@@ -86,7 +115,7 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
     --------
     >>> from skecg import JEPAEmbedder
     >>> from skecg.datasets import make_ecg
-    >>> from skecg.evaluation.crops import crop_tokens
+    >>> from skecg.evaluation.attention_protocol import crop_tokens
     >>> records, labels = make_ecg(24, rhythm=["sinus", "af"], random_state=0)
     >>> tokens = crop_tokens(JEPAEmbedder().fit(records), records)
     >>> probe = AttentionProbe(n_steps=20, validate_every=10).fit(tokens, labels["rhythm"])
@@ -140,7 +169,7 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : list of ndarray of shape (n_crops, n_tokens, D), or one array (n_records, n_crops, n_tokens, D)
-            Tokens of the crops of each record, see :func:`skecg.evaluation.crops.crop_tokens`.
+            Tokens of the crops of each record, see :func:`skecg.evaluation.attention_protocol.crop_tokens`.
         y : array-like of shape (n_records,) or (n_records, n_labels)
             A class for each record (softmax), or zeros and ones for each label (a sigmoid each).
         groups : array-like of shape (n_records,), optional
@@ -186,7 +215,7 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
         if len(shape) != 3 or any(np.ndim(tokens) != 3 or np.shape(tokens)[2] != shape[2] for tokens in X):
             raise ShapeError(
                 f"Got tokens of shape {shape} for the first of {len(X)} records, expected (n_crops, n_tokens, D) with "
-                "one D for all. Use skecg.evaluation.crops.crop_tokens."
+                "one D for all. Use skecg.evaluation.attention_protocol.crop_tokens."
             )
         if self.num_heads < 1 or shape[2] % self.num_heads:
             raise ParameterError(

@@ -1,37 +1,93 @@
-"""One task, one split, one protocol, all rows: the table that tells which features are better, and by how much."""
+"""One task, one split, one protocol, all rows: the table that tells which features are better, and by how much.
+
+What a piece of work takes: time, and memory where the system tells.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skecg.compute.progress import count_progress
 from skecg.embedding_cache import open_cache
 from skecg.errors import ParameterError
-from skecg.evaluation.calibration import calibration
-from skecg.evaluation.intervals import Bootstrap, bootstrap_auroc
-from skecg.evaluation.label_efficiency import FRACTIONS, N_DRAWS
-from skecg.evaluation.metrics import FEW_POSITIVES, area_under_precision_recall, area_under_roc, f1_scores, macro
+from skecg.evaluation.bootstrap import Bootstrap, bootstrap_auroc
 from skecg.evaluation.protocols import LabelDraw, PooledProtocol, ProbeFit, label_draws
 from skecg.evaluation.report import FractionScores, LabelScores, Report, Row
-from skecg.evaluation.resources import measured
 from skecg.evaluation.splitting import Split, split_by_folds
 from skecg.evaluation.tasks import Task, task_labels
-from skecg.progress import count_progress
+from skecg.metrics import FEW_POSITIVES, area_under_precision_recall, area_under_roc, calibration, f1_scores, macro
+from skecg.splits import FRACTIONS, N_DRAWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from skecg.datasets.labelled import LabelledECGs
-    from skecg.evaluation.sources import FeatureSource
+    from skecg.datasets.base import LabelledECGs
+    from skecg.evaluation.features import FeatureSource
 
-__all__ = ["FittingProtocol", "compare"]
+__all__ = ["Cost", "FittingProtocol", "compare", "measured"]
+
+
+_RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+_KIB_PER_MIB = 1024
+
+
+@dataclass
+class Cost:
+    """Time and memory of a piece of work; filled in when it ends.
+
+    Parameters
+    ----------
+    seconds : float
+    peak_megabytes : float
+        The most memory that the whole process held meanwhile (MiB), NaN where the system does not tell (it does on
+        Linux).
+    """
+
+    seconds: float = float("nan")
+    peak_megabytes: float = float("nan")
+
+
+@contextlib.contextmanager
+def measured() -> Iterator[Cost]:
+    """Measure what is done inside."""
+    cost = Cost()
+    resettable = _reset_peak()
+    start = time.perf_counter()
+    yield cost
+    cost.seconds = time.perf_counter() - start
+    if resettable:
+        cost.peak_megabytes = _peak_megabytes()
+
+
+def _reset_peak() -> bool:
+    """Let the kernel forget the greatest size so far."""
+    try:
+        _RESET.write_text("5")
+    except OSError:
+        return False
+    return _STATUS.exists()
+
+
+def _peak_megabytes() -> float:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / _KIB_PER_MIB
+    return float("nan")
+
 
 # Fewer say nothing of how much resamples differ.
 _FEWEST_RESAMPLES = 10
+
 
 Counted = NDArray[np.bool_]
 

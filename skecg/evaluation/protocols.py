@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.errors import ParameterError
-from skecg.evaluation.label_efficiency import digest_of_patients, draw_patients
-from skecg.evaluation.metrics import area_under_roc, best_thresholds, macro
-from skecg.probe import LogisticProbe
+from skecg.linear_model.logistic import LogisticProbe
+from skecg.metrics import area_under_roc, best_thresholds, macro
+from skecg.splits import digest_of_patients, draw_patients
 
 if TYPE_CHECKING:
     from skecg.evaluation.splitting import Split

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.errors import ParameterError
-from skecg.evaluation.label_efficiency import draw_patients
+from skecg.splits import draw_patients
 
 if TYPE_CHECKING:
-    from skecg.datasets.labelled import LabelledECGs
+    from skecg.datasets.base import LabelledECGs
     from skecg.evaluation.tasks import Task
 
 __all__ = ["SELECTION_SHARE", "Split", "split_by_folds"]

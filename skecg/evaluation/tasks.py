@@ -12,14 +12,18 @@ References
        Biomedical and Health Informatics 25:1519.
 .. [3] Liu F. et al. (2018). An open access database for evaluating the algorithms of electrocardiogram rhythm and
        morphology abnormality detection. Journal of Medical Imaging and Health Informatics 8:1368.
+
+From a path to a labelled data set, whatever it is that lies there.
 """
 
 from __future__ import annotations
 
 import csv
 import difflib
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,14 +31,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.errors import ParameterError
+from skecg.datasets.base import LabelledECGs
+from skecg.datasets.cpsc2018 import CPSC2018, fetch_cpsc2018
+from skecg.datasets.packed import read_packed
+from skecg.datasets.physionet import Fetching, Source, find_copy
+from skecg.datasets.ptbxl import PTBXL, fetch_ptbxl
+from skecg.errors import DatasetNotFoundError, ParameterError
 
 if TYPE_CHECKING:
-    from skecg.datasets.labelled import LabelledECGs
+    from skecg.datasets.base import LabelledECGs
 
-__all__ = ["CPSC2018_TASKS", "PTBXL_TASKS", "TASKS", "Task", "TaskRule", "check_task", "make_task", "task_labels"]
+__all__ = [
+    "CPSC2018_TASKS",
+    "PTBXL_TASKS",
+    "TASKS",
+    "Task",
+    "TaskRule",
+    "check_task",
+    "make_task",
+    "open_dataset",
+    "task_labels",
+]
+
 
 _STATEMENTS = Path(__file__).with_name("scp_statements.csv")
+
 
 # The nine classes of CPSC2018 by the numbers of its own table and by SNOMED CT, in the order of the numbers.
 _CPSC2018 = {
@@ -228,8 +249,88 @@ def _statements() -> list[dict[str, str]]:
 #: Names of PTB-XL's tasks.
 PTBXL_TASKS = ("all", "diagnostic", "subdiagnostic", "superdiagnostic", "form", "rhythm", "superclass-single")
 
+
 #: Names of CPSC2018's tasks.
 CPSC2018_TASKS = ("cpsc2018",)
 
+
 #: Names of all tasks.
 TASKS = PTBXL_TASKS + CPSC2018_TASKS
+
+
+# Published evaluations of encoders leave out shorter recordings of CPSC2018.
+_CPSC2018_MIN_SECONDS = 10.0
+
+
+_HIGH_RATE, _LOW_RATE = 500, 100
+
+
+def open_dataset(path: str | os.PathLike[str], *, sampling_rate: int | None = None) -> LabelledECGs:
+    """Open a copy of a data set; nothing is downloaded.
+
+    Parameters
+    ----------
+    path : path
+        The folder of PTB-XL or of CPSC2018, or one that holds it; or a packed ``.npz`` file, or a folder with exactly
+        one.
+    sampling_rate : {500, 100}, optional
+        Which of PTB-XL's two sets of recordings; by default 500 where it is there.
+
+    Returns
+    -------
+    LabelledECGs
+        For CPSC2018 recordings of at least 10 s, with the Challenge's parts ``g1`` to ``g7`` as folds.
+
+    Raises
+    ------
+    DatasetNotFoundError
+        When there is no such path, or nothing known in it.
+    ParameterError
+        When a folder holds several packed files.
+    """
+    where = Path(path).expanduser()
+    if where.is_file() and where.suffix == ".npz":
+        return read_packed(where)
+    if not where.is_dir():
+        raise DatasetNotFoundError(f"Got {str(where)!r}, which does not exist; expected {_WANTED}. Check the path.")
+    if (folder := _copy_of(PTBXL, where)) is not None:
+        has_high = (folder / f"records{_HIGH_RATE}").is_dir()
+        rate = sampling_rate or (_HIGH_RATE if has_high else _LOW_RATE)
+        return fetch_ptbxl(folder, sampling_rate=rate, download_if_missing=False, verbose=0)
+    if (folder := _copy_of(CPSC2018, where)) is not None:
+        found = fetch_cpsc2018(folder, min_seconds=_CPSC2018_MIN_SECONDS, download_if_missing=False, verbose=0)
+        return replace(found, folds=np.array([_part(name) for name in found.record_ids], dtype=np.int64))
+    return _only_packed(where)
+
+
+_WANTED = (
+    "the folder of PTB-XL (with ptbxl_database.csv) or of CPSC2018 (with g1 to g7), or a packed .npz file of records "
+    "with labels"
+)
+
+
+def _copy_of(source: Source, where: Path) -> Path | None:
+    """Find the folder of a copy, in a folder or below it."""
+    folder = find_copy(source, where, Fetching(download_if_missing=False, verbose=0)).folder
+    return folder if any(next(folder.glob(sign), None) is not None for sign in source.signs) else None
+
+
+def _part(record_id: str) -> int:
+    """Give the number of the Challenge's part, 0 where the copy does not say."""
+    found = re.match(r"g(\d+)/", record_id)
+    return int(found[1]) if found else 0
+
+
+def _only_packed(where: Path) -> LabelledECGs:
+    packed = sorted(where.glob("*.npz"))
+    if len(packed) > 1:
+        names = ", ".join(path.name for path in packed[:6])
+        raise ParameterError(
+            f"Got {str(where)!r} with {len(packed)} packed files ({names}), expected one. Name the file."
+        )
+    if not packed:
+        names = ", ".join(sorted(path.name for path in where.iterdir())[:6]) or "nothing"
+        raise DatasetNotFoundError(
+            f"Got {str(where)!r}, which holds {names}; expected {_WANTED}. skecg.datasets.fetch_ptbxl downloads PTB-XL."
+        )
+    return read_packed(packed[0])

@@ -13,18 +13,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from skecg.devices import resolve_device, resolve_precision
-from skecg.finetuning.asking import ask_records
-from skecg.finetuning.beginning import begin, check_choices
-from skecg.finetuning.course import Course
-from skecg.finetuning.fitted_folders import Origin
-from skecg.finetuning.folders import read_classifier, write_classifier
-from skecg.finetuning.labels import read_labels
-from skecg.finetuning.network import Network
-from skecg.finetuning.prepared import prepare_in_chunks
-from skecg.finetuning.stages import run_stages
-from skecg.receiving import receive
-from skecg.screening import Policies
+from skecg.compute.devices import resolve_device, resolve_precision
+from skecg.finetuning.base import ask_records, begin, check_choices, read_labels
+from skecg.finetuning.data import prepare_in_chunks
+from skecg.finetuning.heads import Network
+from skecg.finetuning.serialization import Origin, read_classifier, write_classifier
+from skecg.finetuning.stages import Course, run_stages
+from skecg.inference.inputs import receive
+from skecg.preprocessing.quality import Policies
 from skecg.weights import WeightsInfo, find_weights
 
 __all__ = ["FineTunedClassifier"]

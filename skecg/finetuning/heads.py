@@ -1,19 +1,127 @@
 """What turns the tokens of a window into logits.
 
 Shapes: B windows, R registers, N tokens, D width of a token, F pooled features, H heads, d = D / H, C outputs.
+
+An encoder under a head: windows to outputs.
+
+Shapes: B windows, L leads, T samples, R registers, N tokens, D width of a token.
+
+From tokens, each a tenth of a second or so, back to samples.
+
+A token is unfolded by a linear layer into as many instants as its slice of time has; convolutions then look at these
+and at the signal itself, which knows better than any token at which instant a wave begins.
+
+Shapes: B windows, L leads, T samples, R registers, N tokens, P slices of time, p samples of a slice, D width of a
+token, W width of the decoder, C classes.
+
+One learned query that looks at all tokens of a crop: the head of protocol (b).
+
+Shapes: B crops, N tokens, D width of a token, H heads, C classes.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from skecg.encoders import Encoder
+from skecg.encoders import Encoder, build_encoder
+from skecg.encoders.pooling import n_pooled_features, pool_tokens
 from skecg.errors import ParameterError
-from skecg.finetuning.network import Head
-from skecg.pooling import n_pooled_features, pool_tokens
+from skecg.spec import EncoderConfig
+from skecg.weights import WeightsInfo, loaded_encoder
 
-__all__ = ["HEADS", "AttentionHead", "LinearHead", "build_head"]
+__all__ = [
+    "AttentionHead",
+    "CropAttentionHead",
+    "HEADS",
+    "Head",
+    "LinearHead",
+    "Network",
+    "SegmentingNetwork",
+    "WaveDecoder",
+    "build_decoder",
+    "build_head",
+    "copied_encoder",
+    "decayed_groups",
+]
+
+
+class Head(nn.Module):
+    """What turns the tokens (B, R + N, D) of windows into outputs; registers come first.
+
+    Parameters
+    ----------
+    **arguments
+        What the class has to be called with to build a head of the same shape: plain values, which travel in pickles
+        and in JSON.
+    """
+
+    #: What it is called in parameters and files.
+    kind: ClassVar[str]
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        self.arguments = arguments
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        """Give the outputs of windows."""
+        raise NotImplementedError
+
+
+class Network(nn.Module):
+    """An encoder and a head, trained together.
+
+    Its pickle holds configurations and NumPy arrays only, on no device.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        One of its own, see :func:`copied_encoder`.
+    head : Head
+        Takes tokens.
+    """
+
+    def __init__(self, encoder: Encoder, head: Head) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, values_BLT: Tensor, leads: Sequence[int] | None = None) -> Tensor:
+        """Give the outputs of windows that have these leads (all when not given)."""
+        outputs: Tensor = self.head(self.encoder(values_BLT, leads))
+        return outputs
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Give copies of all tensors as arrays."""
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.state_dict().items()}
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (self.encoder.config, type(self.head), self.head.arguments, self.arrays())
+
+
+def _rebuild(
+    config: EncoderConfig, head: type[Head], arguments: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> Network:
+    """Build a network of the arrays of another."""
+    with torch.random.fork_rng(devices=[]):
+        network = Network(build_encoder(config), head(**arguments))
+    # Copied: what a memory map holds must not be written to.
+    network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, strict=True)
+    return network.float().eval().requires_grad_(False)
+
+
+def copied_encoder(info: WeightsInfo) -> Encoder:
+    """Give an encoder of one's own on the CPU, to be trained; the one that the process shares is left alone."""
+    encoder = copy.deepcopy(loaded_encoder(info, torch.device("cpu")))
+    return encoder.requires_grad_(True)
+
 
 #: What the name of a head stands for.
 HEADS = ("linear", "attention")
@@ -28,7 +136,7 @@ class LinearHead(Head):
         Of the encoder.
     n_outputs : int
     pooling : str
-        See :func:`skecg.pooling.pool_tokens`.
+        See :func:`skecg.encoders.pooling.pool_tokens`.
     """
 
     kind = "linear"
@@ -102,3 +210,183 @@ def build_head(kind: str, encoder: Encoder, n_outputs: int, pooling: str, seed: 
     if kind == "attention":
         return AttentionHead(dim=dim, num_heads=encoder.config.num_heads, n_outputs=n_outputs, seed=seed)
     raise ParameterError(f"Got head={kind!r}, expected one of {', '.join(map(repr, HEADS))}.")
+
+
+# Of the convolution that sees the signal (60 ms at 250 Hz), and of those that follow.
+_SIGNAL_KERNEL, _KERNEL = 15, 9
+
+
+_DILATIONS = (1, 2, 4)
+
+
+class WaveDecoder(Head):
+    """Tokens and signal to the logits of every sample.
+
+    Parameters
+    ----------
+    dim, n_leads, patch_samples, num_registers : int
+        Of the encoder.
+    token_per_lead : bool
+        Whether the encoder has a token for each lead; those of one slice of time are averaged, however many leads
+        there are.
+    n_classes : int
+    width : int
+        Channels between tokens and logits.
+    seed : int
+        Draws the first weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        n_leads: int,
+        patch_samples: int,
+        num_registers: int,
+        token_per_lead: bool,
+        n_classes: int,
+        width: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            dim=dim,
+            n_leads=n_leads,
+            patch_samples=patch_samples,
+            num_registers=num_registers,
+            token_per_lead=token_per_lead,
+            n_classes=n_classes,
+            width=width,
+            seed=seed,
+        )
+        self.patch_samples, self.num_registers, self.token_per_lead = patch_samples, num_registers, token_per_lead
+        # Left empty: what torch would fill them with comes from a generator that belongs to the user.
+        empty = nn.utils.skip_init
+        self.unfold = empty(nn.Linear, dim, patch_samples * width)
+        self.look = empty(nn.Conv1d, n_leads, width, _SIGNAL_KERNEL, padding=_SIGNAL_KERNEL // 2)
+        self.refine = nn.ModuleList(
+            empty(nn.Conv1d, width, width, _KERNEL, padding=_KERNEL // 2 * dilation, dilation=dilation)
+            for dilation in _DILATIONS
+        )
+        self.classify = empty(nn.Conv1d, width, n_classes, 1)
+        self._draw(torch.Generator().manual_seed(seed))
+
+    def _draw(self, generator: torch.Generator) -> None:
+        """Draw weights that keep the size of what they are applied to, and clear biases."""
+        for layer in (self.unfold, self.look, *self.refine, self.classify):
+            assert isinstance(layer, nn.Linear | nn.Conv1d)
+            assert layer.bias is not None
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear", generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, tokens_BND: Tensor, values_BLT: Tensor | None = None) -> Tensor:
+        """Give the logits (B, C, T) of every sample of windows; absent leads of `values_BLT` are zeros."""
+        assert values_BLT is not None
+        tokens_BPD = self._by_slice(tokens_BND[:, self.num_registers :], values_BLT.shape[2] // self.patch_samples)
+        unfolded_BPWp = self.unfold(tokens_BPD).unflatten(2, (-1, self.patch_samples))
+        x_BWT = unfolded_BPWp.transpose(1, 2).flatten(2) + self.look(values_BLT)
+        for layer in self.refine:
+            x_BWT = x_BWT + layer(F.gelu(x_BWT))
+        logits: Tensor = self.classify(F.gelu(x_BWT))
+        return logits
+
+    def _by_slice(self, tokens_BND: Tensor, n_slices: int) -> Tensor:
+        """Average the tokens of each slice of time over the leads that are there."""
+        return tokens_BND.unflatten(1, (-1, n_slices)).mean(dim=1) if self.token_per_lead else tokens_BND
+
+
+class SegmentingNetwork(Network):
+    """An encoder and a decoder that sees the signal as well.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        One of its own, see :func:`skecg.finetuning.heads.copied_encoder`.
+    head : WaveDecoder
+    """
+
+    head: WaveDecoder
+
+    def forward(self, values_BLT: Tensor, leads: Sequence[int] | None = None) -> Tensor:
+        """Give the logits (B, C, T) of windows that have these leads (all when not given)."""
+        logits: Tensor = self.head(self.encoder(values_BLT, leads), values_BLT)
+        return logits
+
+    def __reduce__(self) -> Any:
+        return _rebuild_segmenter, (self.encoder.config, self.head.arguments, self.arrays())
+
+
+def build_decoder(encoder: Encoder, n_classes: int, width: int, seed: int) -> WaveDecoder:
+    """Build the decoder of an encoder."""
+    config = encoder.config
+    return WaveDecoder(
+        dim=config.dim,
+        n_leads=config.n_leads,
+        patch_samples=config.patch_samples,
+        num_registers=encoder.num_registers,
+        token_per_lead=encoder.token_per_lead,
+        n_classes=n_classes,
+        width=width,
+        seed=seed,
+    )
+
+
+def _rebuild_segmenter(
+    config: EncoderConfig, arguments: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> SegmentingNetwork:
+    """Build a network of the arrays of another."""
+    with torch.random.fork_rng(devices=[]):
+        network = SegmentingNetwork(build_encoder(config), WaveDecoder(**arguments))
+    # Copied: what a memory map holds must not be written to.
+    network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, strict=True)
+    return network.float().eval().requires_grad_(False)
+
+
+class CropAttentionHead(nn.Module):
+    """Cross-attention of one learned query over tokens, and a linear layer (Weimann and Conrad, 2025).
+
+    Neither normalization nor hidden layer: the query, its projection, keys and values without biases, and the map from
+    what the query gathered to the classes (with a bias, which the published head lacks: the shares of rare labels are
+    then known from the first steps on).
+
+    Parameters
+    ----------
+    dim : int
+        Width of a token, a multiple of `num_heads`.
+    n_classes, num_heads : int
+    generator : torch.Generator
+        Draws the first weights.
+    """
+
+    def __init__(self, dim: int, n_classes: int, num_heads: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Parameter(torch.empty(dim))
+        # Left empty: what torch would fill them with comes from a generator that belongs to the user.
+        empty = nn.utils.skip_init
+        self.to_query = empty(nn.Linear, dim, dim, bias=False)
+        self.to_keys_values = empty(nn.Linear, dim, 2 * dim, bias=False)
+        self.to_classes = empty(nn.Linear, dim, n_classes)
+        # A small query attends evenly at first: training starts from the mean over tokens.
+        nn.init.normal_(self.query, std=0.02, generator=generator)
+        for layer in (self.to_query, self.to_keys_values, self.to_classes):
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+        nn.init.zeros_(self.to_classes.bias)
+
+    def forward(self, tokens_BND: Tensor, absent_BN: Tensor | None = None) -> Tensor:
+        """Give the logits (B, C) of crops; tokens that are absent (padding) get no attention."""
+        B, N, D = tokens_BND.shape
+        H = self.num_heads
+        query_HD = self.to_query(self.query).view(H, D // H)
+        keys_BNHD, values_BNHD = self.to_keys_values(tokens_BND).view(B, N, 2, H, D // H).unbind(2)
+        logits_BHN = torch.einsum("hd,bnhd->bhn", query_HD, keys_BNHD) * (D // H) ** -0.5
+        if absent_BN is not None:
+            logits_BHN = logits_BHN.masked_fill(absent_BN[:, None], float("-inf"))
+        gathered_BHD = torch.einsum("bhn,bnhd->bhd", logits_BHN.softmax(dim=-1), values_BNHD)
+        return self.to_classes(gathered_BHD.reshape(B, D))
+
+
+def decayed_groups(head: CropAttentionHead, weight_decay: float) -> list[dict[str, object]]:
+    """Give the optimizer's groups: matrices are decayed, the query and the bias are not."""
+    matrices = [p for p in head.parameters() if p.ndim > 1]
+    vectors = [p for p in head.parameters() if p.ndim == 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

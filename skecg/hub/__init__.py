@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from skecg.hub.pipelines import load_pipeline, push_pipeline
 from skecg.hub.publishing import publish
-from skecg.hub.registry import registry_entry
+from skecg.hub.results import registry_entry
 from skecg.hub.uploading import Publication, PublishedFile
 
 __all__ = ["Publication", "PublishedFile", "load_pipeline", "publish", "push_pipeline", "registry_entry"]

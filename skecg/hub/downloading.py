@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skecg.errors import ParameterError
-from skecg.hub.checks import TRAINING_CONFIG
+from skecg.hub.publishing import TRAINING_CONFIG
 from skecg.weights.fetching import fetch_optional
 from skecg.weights.folder import CONFIG_NAME, GOLDEN_NAME, MODEL_NAME, read_state
-from skecg.weights.names import find_weights, repository_of
+from skecg.weights.registry import find_weights, repository_of
 
 if TYPE_CHECKING:
     from skecg.weights import WeightsInfo

@@ -1,14 +1,25 @@
-"""Fitted pipelines on the Hub: the embedder by name and commit, the rest in a format that runs nothing when read."""
+"""Fitted pipelines on the Hub: the embedder by name and commit, the rest in a format that runs nothing when read.
+
+The parts of a fitted pipeline: which weights it stands on, and what of it belongs to this machine or to patients.
+
+The same pipeline as the same bytes: skops names parts after addresses in memory and notes the time of day.
+
+The card of a published pipeline.
+"""
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import io
 import json
+import re
+import zipfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from skecg import __version__
+from skecg._version import __version__
 from skecg.errors import (
     DamagedWeightsError,
     ForeignRepositoryError,
@@ -17,22 +28,248 @@ from skecg.errors import (
     PublishError,
     WeightsFormatError,
 )
-from skecg.hub.pipeline_archive import canonical
-from skecg.hub.pipeline_card import pipeline_card
-from skecg.hub.pipeline_parts import check_kept_records, embedder_of, pinned, without_this_machine
+from skecg.hub.licences import read_licence
 from skecg.hub.uploading import Publication, plan, upload
+from skecg.weights import list_models
 from skecg.weights.fetching import fetch_file, resolve_commit
-from skecg.weights.folder import CONFIG_NAME
-from skecg.weights.reading import read_json
+from skecg.weights.folder import CONFIG_NAME, read_json
 
-__all__ = ["load_pipeline", "push_pipeline"]
+__all__ = [
+    "canonical",
+    "check_kept_records",
+    "described_classes",
+    "embedder_of",
+    "installed",
+    "load_pipeline",
+    "pinned",
+    "pipeline_card",
+    "push_pipeline",
+    "without_this_machine",
+]
+
+
+_SCHEMA = "schema.json"
+
+
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)
+
+
+def canonical(content: bytes) -> bytes:
+    """Give the parts of a skops file numbers in the order of their mention, and forget when it was written."""
+    numbers: dict[str, int] = {}
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        schema = _renumbered(json.loads(archive.read(_SCHEMA)), numbers)
+        parts = {_renamed(name, numbers): archive.read(name) for name in archive.namelist() if name != _SCHEMA}
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        for name, part in sorted({**parts, _SCHEMA: json.dumps(schema, indent=1).encode()}.items()):
+            archive.writestr(zipfile.ZipInfo(name, _LONG_AGO), part, zipfile.ZIP_DEFLATED)
+    return written.getvalue()
+
+
+def _renumbered(node: Any, numbers: dict[str, int]) -> Any:
+    """Replace addresses within a schema; what users named like this are objects there, neither numbers nor text."""
+    if isinstance(node, list):
+        return [_renumbered(item, numbers) for item in node]
+    if not isinstance(node, dict):
+        return node
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        if key == "__id__" and isinstance(value, int):
+            found[key] = _number(str(value), numbers)
+        elif key == "file" and isinstance(value, str):
+            found[key] = _renamed(value, numbers)
+        else:
+            found[key] = _renumbered(value, numbers)
+    return found
+
+
+def _renamed(name: str, numbers: dict[str, int]) -> str:
+    path = PurePosixPath(name)
+    return f"{_number(path.stem, numbers)}{path.suffix}"
+
+
+def _number(address: str, numbers: dict[str, int]) -> int:
+    return numbers.setdefault(address, len(numbers) + 1)
+
+
+_TEMPLATE = """\
+---
+{front}---
+
+# {title}
+
+{description}
+
+**Research use only.** This is not a medical device: not for diagnosis, treatment decisions, triage or monitoring of
+patients. Its outputs are numbers without validated clinical meaning.
+
+## Use
+
+```bash
+pip install "skecg[hub]"
+```
+
+```python
+from skecg.hub import load_pipeline
+
+pipeline = load_pipeline("{repository}", revision="COMMIT")
+pipeline.predict(["record_001.hea", "record_002.hea"])
+```
+
+Nothing runs when the file is read: it is no pickle, and types that are not of scikit-learn, NumPy, SciPy or skecg are
+refused.{trust}
+
+## What it is
+
+| | |
+| --- | --- |
+| steps | {steps} |
+| classes | {classes} |
+| weights | {weights} |
+| sha256 of the weights | `{weights_sha256}` |
+| fitted with | skecg {skecg}, scikit-learn {scikit_learn}, NumPy {numpy} |
+
+The weights are not in this repository. They are fetched when the pipeline is used, at the commit named here.
+
+## Limits
+
+What it was fitted on, and how well it does elsewhere, is for its publisher to say; where it is not said, it is not
+known. Other versions of scikit-learn may refuse or misread it.
+"""
+
+
+def pipeline_card(pipeline: Any, repository: str, config: Mapping[str, Any], description: str, licence: str) -> str:
+    """Write the card."""
+    import yaml
+
+    known = read_licence(licence)
+    front: dict[str, Any] = {
+        "library_name": "skecg",
+        "tags": ["ecg", "electrocardiogram", "scikit-learn", "skops"],
+        "license": known.hub_id if known else "other",
+    }
+    if config["revision"]:
+        front["base_model"] = config["model"]
+    where = f"`{config['model']}`" + (
+        f" at commit `{config['revision']}`" if config["revision"] else ", bundled with skecg"
+    )
+    needs = ", ".join(f'"{name}"' for name in config["needs_trust"])
+    return _TEMPLATE.format(
+        front=yaml.safe_dump(front, sort_keys=False),
+        title=repository.split("/")[-1],
+        description=description or "A fitted pipeline on electrocardiograms. Its publisher has not described it.",
+        repository=repository,
+        trust=f"\nThis one needs `trusted=[{needs}]`, which may run their code." if needs else "",
+        steps=" → ".join(config["steps"]),
+        classes=", ".join(config["classes"]) or "none",
+        weights=where,
+        **{key: config[key] for key in ("weights_sha256", "skecg", "scikit_learn", "numpy")},
+    )
+
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+#: Where estimators of scikit-learn keep rows of what they were fitted on.
+_KEPT = ("_fit_X", "X_train_", "support_vectors_", "X_fit_", "embedding_")
+
+
+#: Parameters of an embedder that say how this machine computes, not what.
+_MACHINE = {
+    "cache": "memory",
+    "device": "auto",
+    "n_jobs": None,
+    "batch_size": "auto",
+    "verbose": 0,
+    "local_files_only": False,
+}
+
+
+def embedder_of(pipeline: Any) -> Any:
+    """Give the embedder that a fitted pipeline begins with."""
+    steps = getattr(pipeline, "steps", None)
+    if not isinstance(steps, list) or not steps:
+        raise PublishError(
+            f"Got a {type(pipeline).__name__}, expected a fitted scikit-learn Pipeline: "
+            "make_pipeline(JEPAEmbedder(...), a classifier)."
+        )
+    first = steps[0][1]
+    # By its name, for the estimator lies above this room.
+    if f"{type(first).__module__}.{type(first).__qualname__}" != "skecg.embedder.JEPAEmbedder":
+        raise PublishError(f"Got a pipeline that begins with a {type(first).__name__}, expected a JEPAEmbedder.")
+    if not hasattr(first, "weights_sha256_"):
+        raise PublishError("Got a pipeline that is not fitted, expected a fitted one. Call its fit first.")
+    return first
+
+
+def pinned(embedder: Any) -> dict[str, Any]:
+    """Say which weights an embedder stands on, in a way that others can follow."""
+    model, commit = str(embedder.model), embedder.revision_
+    on_the_hub = bool(_HUB_NAME.fullmatch(model)) and bool(_COMMIT.fullmatch(str(commit)))
+    if not on_the_hub and model not in ("default", *list_models()):
+        raise PublishError(
+            f"The weights of the pipeline are {model!r} on this machine, which others do not have. Publish them "
+            "(`skecg publish`), fit the pipeline with their name on the Hub, and publish it then."
+        )
+    return {"model": model, "revision": commit, "weights_sha256": str(embedder.weights_sha256_)}
+
+
+def check_kept_records(pipeline: Any) -> None:
+    """Refuse steps that carry rows they were fitted on."""
+    for name, step in pipeline.steps[1:]:
+        kept = [attribute for attribute in _KEPT if getattr(step, attribute, None) is not None]
+        if kept:
+            raise PublishError(
+                f"The step {name!r} ({type(step).__name__}) keeps records that it was fitted on ({', '.join(kept)}): "
+                "embeddings of patients are personal data. Use a step that does not, such as a logistic regression, or "
+                "allow=['records'] when these may be published."
+            )
+
+
+def without_this_machine(pipeline: Any) -> Any:
+    """Copy a pipeline without what belongs to the machine it was fitted on, and pin its embedder to its commit."""
+    embedder = copy.copy(pipeline.steps[0][1])
+    for name, value in _MACHINE.items():
+        setattr(embedder, name, value)
+    if embedder.revision_ is not None:
+        embedder.revision = embedder.revision_
+    # Reasons name files, and files are named after patients.
+    embedder.bad_records_ = {}
+    pruned = copy.copy(pipeline)
+    pruned.steps = [(pipeline.steps[0][0], embedder), *pipeline.steps[1:]]
+    pruned.memory = None
+    return pruned
+
+
+def described_classes(pipeline: Any) -> list[str]:
+    """Give the classes that a pipeline tells apart, as text; none when it is no classifier."""
+    classes = getattr(pipeline.steps[-1][1], "classes_", ())
+    return [str(name) for name in classes][:1000]
+
+
+def installed(*packages: str) -> dict[str, str]:
+    """Give versions of packages, by names that can be fields."""
+    from importlib import metadata
+
+    return {package.replace("-", "_"): metadata.version(package) for package in packages}
+
 
 PIPELINE_FORMAT = 1
+
+
 _PIPELINE = "pipeline.skops"
+
+
 _NOTHING_OWNED = ".skecg-pipeline/"
 
+
 #: Ours, beside what skops trusts of scikit-learn, NumPy and SciPy.
-_TRUSTED = ("skecg.embedder.JEPAEmbedder", "skecg.probe.LogisticProbe")
+_TRUSTED = ("skecg.embedder.JEPAEmbedder", "skecg.linear_model.logistic.LogisticProbe")
+
 
 _REASONS = ("records", "types")
 
@@ -185,8 +422,6 @@ def _strange_types(skops_io: Any, content: bytes) -> list[str]:
 
 def _configuration(pipeline: Any, weights: Mapping[str, Any], content: bytes, strange: list[str]) -> dict[str, Any]:
     """Say what the pipeline is, for people and for :func:`load_pipeline`."""
-    from skecg.hub.pipeline_parts import described_classes, installed
-
     return {
         "skecg_pipeline": PIPELINE_FORMAT,
         **weights,

@@ -1,23 +1,125 @@
-"""Publish weights: one commit with everything that a stranger needs to use, judge and verify them."""
+"""Publish weights: one commit with everything that a stranger needs to use, judge and verify them.
+
+What keeps weights from being published: each reason has a name, and can be waived by it.
+
+What an estimator needs to publish the weights it uses.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from skecg.errors import ParameterError
-from skecg.hub.checks import TRAINING_CONFIG, check_publishable
-from skecg.hub.licences import data_licences, licence_text, read_licence
+from skecg.errors import ParameterError, PublishError, WeightsError
+from skecg.hub.licences import data_licences, licence_problems, licence_text, read_licence
 from skecg.hub.results import EvaluatedScore, model_index, read_scores, result_files
 from skecg.hub.uploading import Publication, plan, upload
 from skecg.weights.card import card_text
-from skecg.weights.folder import CONFIG_NAME, GOLDEN_NAME, MODEL_NAME, read_info
+from skecg.weights.folder import CONFIG_NAME, GOLDEN_NAME, MODEL_NAME, read_info, read_state
+from skecg.weights.golden import verify_weights
+from skecg.weights.registry import find_weights
 
 if TYPE_CHECKING:
+    from skecg.hub.uploading import Publication
     from skecg.weights import WeightsInfo
 
-__all__ = ["publish"]
+__all__ = ["PushMixin", "REASONS", "TRAINING_CONFIG", "check_publishable", "publish"]
+
+
+REASONS = ("untrained", "unverified", "incomplete", "dirty", "licence")
+
+
+TRAINING_CONFIG = "training_config.json"
+
+
+_WANTED = ("name", "data", "trained")
+
+
+class _Reason(NamedTuple):
+    name: str
+    text: str
+
+
+def check_publishable(info: WeightsInfo, data: Mapping[str, str | None], allow: Iterable[str]) -> list[str]:
+    """Refuse weights that should not be published as they are.
+
+    Returns
+    -------
+    list of str
+        The reasons that were found and waived, in words.
+
+    Raises
+    ------
+    PublishError
+        When there is a reason that is not in `allow`.
+    DamagedWeightsError
+        When the tensors are not what the configuration says, which cannot be waived.
+    """
+    waived = _check_names(allow)
+    read_state(info)
+    reasons = list(_reasons(info, data))
+    stopping = [reason for reason in reasons if reason.name not in waived]
+    if stopping:
+        listed = "; ".join(f"{reason.name}: {reason.text}" for reason in stopping)
+        names = " ".join(f"--allow {name}" for name in dict.fromkeys(reason.name for reason in stopping))
+        raise PublishError(
+            f"{info.folder} should not be published as it is. {listed}. Mend this, or publish all the same with "
+            f"{names} (in Python allow=[...])."
+        )
+    return [f"{reason.name}: {reason.text}" for reason in reasons]
+
+
+def _check_names(allow: Iterable[str]) -> set[str]:
+    names = {allow} if isinstance(allow, str) else set(allow)
+    for name in names - set(REASONS):
+        raise ParameterError(f"Got {name!r} to allow, expected some of {', '.join(map(repr, REASONS))}.")
+    return names
+
+
+def _reasons(info: WeightsInfo, data: Mapping[str, str | None]) -> Iterator[_Reason]:
+    known = info.provenance
+    if known.get("trained") is not True:
+        yield _Reason("untrained", "the weights are random numbers, or do not say that they were trained")
+    missing = [f"provenance {name!r}" for name in _WANTED if name not in known]
+    missing += [] if (info.folder / GOLDEN_NAME).is_file() else [GOLDEN_NAME]
+    missing += [TRAINING_CONFIG] if "recipe" in known and not (info.folder / TRAINING_CONFIG).is_file() else []
+    if missing:
+        yield _Reason("incomplete", f"the folder lacks {', '.join(missing)}")
+    if GOLDEN_NAME not in missing:
+        unverified = _unverified(info)
+        if unverified:
+            yield _Reason("unverified", unverified)
+    dirty = _dirty(info)
+    if dirty:
+        yield _Reason("dirty", dirty)
+    for problem in licence_problems(known, data):
+        yield _Reason("licence", problem)
+
+
+def _unverified(info: WeightsInfo) -> str | None:
+    """Say why the golden vectors do not vouch for the weights."""
+    try:
+        verification = verify_weights(info)
+    except WeightsError as error:
+        return str(error)
+    return None if verification.passed else str(verification)
+
+
+def _dirty(info: WeightsInfo) -> str | None:
+    """Say why the code that trained the weights cannot be found again."""
+    known = info.provenance
+    code = known.get("code")
+    if isinstance(code, Mapping) and code.get("dirty"):
+        return "they were trained with code that was changed and not committed"
+    if (
+        "recipe" in known
+        and "dev" in str(known.get("skecg", "dev"))
+        and not (isinstance(code, Mapping) and code.get("commit"))
+    ):
+        return "they were trained with a development version, and its commit was not written down"
+    return None
+
 
 _RESULTS = ".eval_results/skecg_"
 
@@ -158,3 +260,41 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
+
+
+class PushMixin:
+    """Gives an embedder ``push_to_hub``."""
+
+    model: str | Path
+    revision: str | None
+    local_files_only: bool
+
+    def push_to_hub(self, repository: str, **choices: Any) -> Publication:
+        """Publish the weights of this embedder.
+
+        Parameters
+        ----------
+        repository : str
+            ``"owner/name"``.
+        **choices
+            As of :func:`skecg.hub.publish`: ``private``, ``tag``, ``allow``, ``dry_run``, …
+
+        Returns
+        -------
+        Publication
+
+        Raises
+        ------
+        PublishError
+            When the weights should not be published as they are.
+        """
+        return publish(self._own_weights().folder, repository, **choices)
+
+    def _own_weights(self) -> WeightsInfo:
+        """Give the weights that ``fit`` settled on; before it those that it would settle on."""
+        if hasattr(self, "weights_sha256_"):
+            return self._settled_weights()
+        return find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)
+
+    def _settled_weights(self) -> WeightsInfo:
+        raise NotImplementedError

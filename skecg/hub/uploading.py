@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skecg.errors import HubAccessError, HubUnreachableError, PublishError, WeightsNotFoundError
-from skecg.weights.hub_errors import hub_errors, status_of
+from skecg.weights.fetching import hub_errors, status_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -2,12 +2,18 @@
 
 Files of other worlds than WFDB's hold more than an ECG: electrodes of the head, breathing, pressures, markers, each at
 its own rate. A reader lists what it found as :class:`Channel`; :func:`assemble` takes the ECG leads among them.
+
+Other packages' warnings, caught: they may quote what a file says of a patient, or concern nobody who reads one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
+import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from warnings import warn
@@ -24,7 +30,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Channel", "assemble", "voltage_unit"]
+__all__ = ["Channel", "assemble", "caught_warnings", "voltage_unit"]
+
 
 # Leads beyond the twelve: more of the chest, Frank's, Holter recorders', Nehb's; then names of just any ECG channel.
 _OTHER_LEADS = re.compile(
@@ -32,15 +39,26 @@ _OTHER_LEADS = re.compile(
     r"|(ECG|EKG).*|(CH|CHAN|CHANNEL|LEAD|CODE)[ _.-]*\d+|UNSPECIFIED",
     re.IGNORECASE,
 )
+
+
 # Electrodes of the 10-20 system of the head. Their C3 and C4 are also an old spelling of V3 and V4.
 _HEAD_ELECTRODE = re.compile(
     r"EEG.*|(FP|AF|F|FC|FT|T|TP|P|PO|O|CP)(\d{1,2}|Z)([ :-].*)?|[CFP]Z([ :-].*)?|[AM][12]", re.IGNORECASE
 )
+
+
 _CENTRAL_ELECTRODE = re.compile(r"C[1-6]", re.IGNORECASE)
+
+
 _NUMBERED = re.compile(r"(?:ECG|EKG|)[ _.-]*(\d+)", re.IGNORECASE)
+
+
 _NEGATED = re.compile(r"(?:(?:ECG|LEAD)[ _]+)?(?:-[ ]?AVR|(?:MDC_ECG_LEAD_)?AVR[ _-]?NEG(?:ATIVE)?)", re.IGNORECASE)
 
+
 _SPELLED_OUT = {"microvolt": "uV", "microvolts": "uV", "millivolt": "mV", "millivolts": "mV", "volt": "V", "volts": "V"}
+
+
 _SPELLED_OUT |= {"nanovolt": "nV", "nanovolts": "nV"}
 
 
@@ -185,3 +203,16 @@ def _one_rate(leads: Sequence[Channel], path: Path) -> list[Channel]:
             stacklevel=3,
         )
     return [channel for channel in leads if channel.sampling_rate == rate]
+
+
+# The filters of the warnings module belong to the whole process; two threads that set and restore them at once could
+# leave them wrong for good.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@contextlib.contextmanager
+def caught_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    """Catch every warning, one thread at a time, and give the list that they go into; not to be nested."""
+    with _ONE_AT_A_TIME, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught

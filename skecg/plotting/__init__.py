@@ -7,7 +7,6 @@ global state is needed, and nothing has to be closed. ``axes.figure.savefig("ecg
 from __future__ import annotations
 
 from skecg.plotting.ecg import plot_ecg
-from skecg.plotting.embeddings import plot_embedding_map
-from skecg.plotting.scores import plot_scores
+from skecg.plotting.results import plot_embedding_map, plot_scores
 
 __all__ = ["plot_ecg", "plot_embedding_map", "plot_scores"]

@@ -1,18 +1,28 @@
-"""Weights: folders that carry an encoder together with its table manners."""
+"""Weights: folders that carry an encoder together with its table manners.
+
+The encoders that this process has loaded: one of each, shared by all who ask.
+"""
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skecg.encoders import Encoder
+from skecg.encoders.linear import pack_linear_layers_
 from skecg.errors import ParameterError
 from skecg.spec import InputSpec
 from skecg.weights.card import write_card
 from skecg.weights.folder import FORMAT_VERSION, WeightsInfo, read_info, read_state, write_weights
 from skecg.weights.golden import Verification, verify_weights, write_golden
-from skecg.weights.loaded import forget_encoders, loaded_encoder
-from skecg.weights.names import find_weights, list_models
+from skecg.weights.registry import find_weights, list_models
+
+if TYPE_CHECKING:
+    import torch
+
+    from skecg.encoders import Encoder
 
 __all__ = [
     "FORMAT_VERSION",
@@ -27,6 +37,49 @@ __all__ = [
     "save_encoder",
     "verify_weights",
 ]
+
+
+_KEPT = 4
+
+
+# Of each weights folder on a device, the encoder as it is and as it is packed for a precision.
+_encoders: OrderedDict[tuple[str, str], dict[str | None, Encoder]] = OrderedDict()
+
+
+_lock = threading.Lock()
+
+
+def loaded_encoder(info: WeightsInfo, device: torch.device, *, packed_for: str | None = None) -> Encoder:
+    """Give the encoder of a weights folder on a device, reading it only if this process has not.
+
+    Those of the last few folders used are kept. They are shared between estimators, clones and threads, so they must
+    not be modified; load your own with :func:`skecg.load_encoder` for that.
+
+    Parameters
+    ----------
+    info : WeightsInfo
+    device : torch.device
+    packed_for : {"fp32", "bf16"}, optional
+        On the CPU: another encoder, which only ever computes in this precision, and is faster at it
+        (:mod:`skecg.encoders.linear`).
+    """
+    key = (info.digest, str(device))
+    with _lock:
+        if packed_for not in _encoders.get(key, {}):
+            encoder = read_state(info).to(device)
+            if packed_for is not None:
+                pack_linear_layers_(encoder.blocks, packed_for)
+            _encoders.setdefault(key, {})[packed_for] = encoder
+            while len(_encoders) > _KEPT:
+                _encoders.popitem(last=False)
+        _encoders.move_to_end(key)
+        return _encoders[key][packed_for]
+
+
+def forget_encoders() -> None:
+    """Drop all encoders that this process keeps."""
+    with _lock:
+        _encoders.clear()
 
 
 def load_encoder(
@@ -62,7 +115,7 @@ def load_encoder(
     >>> spec.sampling_rate, encoder.config.architecture
     (250.0, 'temporal')
     """
-    from skecg.devices import resolve_device
+    from skecg.compute.devices import resolve_device
 
     info = find_weights(model, revision=revision)
     return read_state(info).to(resolve_device(device or "cpu")), info.spec

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from skecg.pooling import n_pooled_features
+from skecg.encoders.pooling import n_pooled_features
 
 if TYPE_CHECKING:
     from skecg.weights.folder import WeightsInfo

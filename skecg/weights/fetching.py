@@ -2,18 +2,227 @@
 
 A revision is resolved to a commit once, and every file is fetched at that commit, so that none is of another. What lies
 in the cache at a commit is not asked for again.
+
+What the Hub and its client say, as errors of ours: what was found and what to do.
+
+What a repository is that holds no skecg weights: said by name, with the way there is.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from skecg.errors import ForeignRepositoryError, WeightsFormatError, WeightsNotFoundError
+from skecg.errors import (
+    ForeignRepositoryError,
+    HubAccessError,
+    HubUnreachableError,
+    ParameterError,
+    SkecgError,
+    WeightsFormatError,
+    WeightsNotFoundError,
+)
 from skecg.weights.folder import CONFIG_NAME, GOLDEN_NAME, MODEL_NAME, WeightsInfo, read_info
-from skecg.weights.foreign import describe_foreign
-from skecg.weights.hub_errors import hub_errors
 
-__all__ = ["fetch_file", "fetch_optional", "fetch_weights", "resolve_commit"]
+__all__ = [
+    "cache_folder",
+    "describe_foreign",
+    "fetch_file",
+    "fetch_optional",
+    "fetch_weights",
+    "hub_errors",
+    "resolve_commit",
+    "status_of",
+]
+
+
+_SHOWN = 5
+
+
+#: Files of the two published systems, by the names that their own code gives them.
+_CONVERTIBLE = (
+    (re.compile(r"(random|multiblock)\w*_epoch\d+\.pth$"), "kim", "Kim's ECG-JEPA"),
+    (re.compile(r"(chkpt_\d+\.pt|_best_chkpt\.pt|\.min\.pt)$"), "weimann", "Weimann and Conrad's ECG-JEPA"),
+)
+
+
+def describe_foreign(repository: str, revision: str | None, config: Path | None = None) -> str | None:
+    """Say what a repository holds, as the message of an error; None when its configuration is one of skecg's."""
+    values = _read(config)
+    if isinstance(values, dict) and "skecg_format" in values:
+        return None
+    names = _file_names(repository, revision)
+    found = f"found {_in_words(names)}" if names else "its files could not be listed"
+    origin = f"; its config.json is {_origin(values)}" if config is not None else ""
+    return (
+        f"Got {repository!r}, which holds no skecg weights: {found}{origin}. Expected config.json with 'skecg_format' "
+        f"and model.safetensors. {_way_out(repository, names)}"
+    )
+
+
+def _file_names(repository: str, revision: str | None) -> list[str]:
+    """List a repository's files; none when that is not possible, for this only makes a message better."""
+    from huggingface_hub import HfApi
+
+    from skecg.errors import SkecgError
+
+    try:
+        with hub_errors(repository, revision):
+            names = HfApi(library_name="skecg").list_repo_files(repository, revision=revision)
+    except SkecgError:
+        return []
+    return sorted(name for name in names if name.isprintable() and not name.startswith(".git"))
+
+
+def _in_words(names: list[str]) -> str:
+    # The largest part of a repository is its weights; a reader looks for those first.
+    ranked = sorted(names, key=lambda name: not re.search(r"\.(pth?|ckpt|bin|safetensors|h5|onnx)$", name))
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(ranked[:_SHOWN]) + more
+
+
+def _origin(values: Any) -> str:
+    """Say whose configuration it is."""
+    if not isinstance(values, dict):
+        return "no object of named fields"
+    if "skecg_pipeline" in values:
+        return "that of a fitted pipeline, which skecg.hub.load_pipeline loads"
+    if "model_type" in values or "transformers_version" in values:
+        return f"one of transformers (model_type {values.get('model_type')!r})"
+    return f"another program's (fields {', '.join(map(repr, sorted(values)[:_SHOWN]))})" if values else "empty"
+
+
+def _way_out(repository: str, names: list[str]) -> str:
+    for pattern, origin, system in _CONVERTIBLE:
+        for name in names:
+            if pattern.search(name):
+                return (
+                    f"{name} looks like a checkpoint of {system}: fetch it with `hf download {repository} {name}`, "
+                    f"turn it into weights with `skecg convert {origin} FILE FOLDER`, and pass the folder as model=."
+                )
+    return (
+        "skecg loads weights folders of its own and converts the checkpoints of two published systems "
+        "(`skecg convert --help`); other encoders it does not load."
+    )
+
+
+def _read(config: Path | None) -> Any:
+    try:
+        return json.loads(config.read_text(encoding="utf-8")) if config is not None else None
+    except (ValueError, RecursionError):
+        return None
+
+
+_LOGIN = "run `hf auth login`, or set HF_TOKEN"
+
+
+@contextlib.contextmanager
+def hub_errors(repository: str, revision: str | None = None, file: str | None = None) -> Iterator[None]:
+    """Turn whatever the Hub's client raises within into one of our errors, with the way out."""
+    from huggingface_hub import errors
+
+    # The first base of the client's error is that of the HTTP library under it, which differs between versions.
+    http_error: Any = errors.HfHubHTTPError.__bases__[0]
+    try:
+        yield
+    except SkecgError:
+        raise
+    except errors.HFValidationError as error:
+        raise ParameterError(f"Got {repository!r}, expected 'owner/name' as the Hub allows it: {error}") from error
+    except (
+        http_error,
+        errors.EntryNotFoundError,
+        errors.RevisionResolutionError,
+        errors.OfflineModeIsEnabled,
+        OSError,
+    ) as error:
+        raise _as_ours(error, repository, revision, file) from error
+
+
+def _as_ours(error: BaseException, repository: str, revision: str | None, file: str | None) -> SkecgError:
+    from huggingface_hub import errors
+
+    reasons = list(_chain(error))
+    kinds, status = tuple(map(type, reasons)), status_of(error)
+    at = f"{repository} at revision {revision or 'main'}"
+    if errors.GatedRepoError in kinds:
+        return HubAccessError(
+            f"{repository} is gated: its owner decides who may have it. Ask for access at {_page(repository)}; when it "
+            f"is granted, {_LOGIN}."
+        )
+    if errors.RepositoryNotFoundError in kinds:
+        return WeightsNotFoundError(
+            f"The Hub has no repository {repository!r}, or it is private and this machine may not see it. Check the "
+            f"name; for a private one {_LOGIN}."
+        )
+    if errors.RevisionNotFoundError in kinds:
+        return WeightsNotFoundError(f"The Hub has no {at}. Name a branch, a tag or a commit that exists.")
+    if errors.RemoteEntryNotFoundError in kinds:
+        return WeightsNotFoundError(f"{at} holds no {file or 'such file'}. See what is there: {_page(repository)}")
+    if status == 401:
+        return HubAccessError(
+            f"The Hub refused the token sent for {repository}: it has expired or was revoked. For another "
+            f"{_LOGIN}; without a token public repositories can still be read."
+        )
+    if status == 403:
+        return HubAccessError(
+            f"The Hub forbids this user what was asked of {repository}. Use a token with the right to do so "
+            f"({_LOGIN}), or ask the repository's owner."
+        )
+    return HubUnreachableError(_unreachable(at, repository, revision, reasons))
+
+
+def _unreachable(at: str, repository: str, revision: str | None, reasons: list[BaseException]) -> str:
+    """Say where was looked, why nothing could be fetched, and how to come by it all the same."""
+    from huggingface_hub import errors
+
+    # Without a cause, it is the caller who does not want the network to be asked.
+    forbidden = len(reasons) == 1 and isinstance(reasons[0], errors.EntryNotFoundError | errors.RevisionResolutionError)
+    if forbidden or any(isinstance(reason, errors.OfflineModeIsEnabled) for reason in reasons):
+        why = "the network may not be used (local_files_only or HF_HUB_OFFLINE)"
+    else:
+        why = f"it could not be fetched ({type(reasons[-1]).__name__}: {' '.join(str(reasons[-1]).split())[:200]})"
+    pinned = f" --revision {revision}" if revision else ""
+    return (
+        f"{at} is not in the local cache ({cache_folder(repository)}), and {why}. On a machine with a network run "
+        f"`skecg download {repository}{pinned} --to FOLDER`, bring the folder here, and pass its path as model=."
+    )
+
+
+def cache_folder(repository: str) -> str:
+    """Say where the Hub's client keeps a repository, from the home folder when it lies there."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    home = Path.home()
+    return f"~{os.sep}{folder.relative_to(home)}" if folder.is_relative_to(home) else str(folder)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an error and its causes, from the outermost on."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def status_of(error: BaseException) -> int | None:
+    """Give the status of the answer behind an error; None when there was none."""
+    for reason in _chain(error):
+        response = getattr(reason, "response", None)
+        if response is not None:
+            return int(response.status_code)
+    return None
+
+
+def _page(repository: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{repository}"
 
 
 def fetch_weights(repository: str, revision: str | None = None, *, local_files_only: bool = False) -> WeightsInfo:

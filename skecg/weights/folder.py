@@ -1,6 +1,12 @@
 """The weights folder: ``config.json``, ``model.safetensors``, ``golden.safetensors`` and a card.
 
 Nothing here opens a pickle or runs code from a folder.
+
+Reading a ``config.json`` that anybody may have written: refused before it costs memory or time.
+
+What a configuration says is checked here for its size alone; what it means is checked by the values made from it.
+
+Files of tensors: the only door to safetensors.
 """
 
 from __future__ import annotations
@@ -8,17 +14,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skecg.encoders import Encoder, build_encoder, read_encoder_config
+from skecg.encoders.pooling import check_pooling
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
-from skecg.pooling import check_pooling
 from skecg.spec import EncoderConfig, InputSpec
-from skecg.weights.reading import check_limits, fewest_parameters, read_json
-from skecg.weights.tensors import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,18 +33,164 @@ __all__ = [
     "GOLDEN_NAME",
     "MODEL_NAME",
     "WeightsInfo",
+    "check_limits",
+    "fewest_parameters",
+    "load_tensors",
     "read_info",
+    "read_json",
     "read_state",
+    "save_tensors",
     "write_weights",
 ]
+
+
+#: A configuration is a few kilobytes; with a long story of its provenance perhaps a hundred.
+LARGEST_CONFIG_BYTES = 1_000_000
+
+
+DEEPEST = 20
+
+
+MOST_VALUES = 10_000
+
+
+#: Far beyond any encoder of electrocardiograms, far below what would fill a machine's memory.
+_LARGEST_INPUT = {"sampling_rate": 100_000, "window_samples": 2**22, "filter_order": 16}
+
+
+_LARGEST_ENCODER = {
+    "dim": 2**14,
+    "depth": 256,
+    "num_heads": 256,
+    "n_patches": 2**16,
+    "patch_samples": 2**16,
+    "mlp_ratio": 64,
+    "num_registers": 1024,
+}
+
+
+_MOST_POSITIONS = 2**26
+
+
+def read_json(path: Path) -> Any:
+    """Read a small JSON file of shallow values and plain text.
+
+    Raises
+    ------
+    WeightsFormatError
+        When it is large, deeply nested, no JSON, or holds control characters.
+    """
+    n_bytes = path.stat().st_size
+    if n_bytes > LARGEST_CONFIG_BYTES:
+        raise WeightsFormatError(
+            f"{path} has {n_bytes:,} bytes, expected at most {LARGEST_CONFIG_BYTES:,}: it is no configuration of "
+            "weights. Fetch or export the weights again."
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise WeightsFormatError(f"{path} is not valid JSON ({error}). Fetch or export the weights again.") from error
+    for text in _texts(path, values):
+        if not text.replace("\n", " ").replace("\t", " ").isprintable():
+            raise WeightsFormatError(f"{path} holds control characters in {text[:40]!r}, expected plain text.")
+    return values
+
+
+def _texts(path: Path, values: Any) -> Iterator[str]:
+    """Give all texts of nested values, keys too."""
+    level, n_values = [values], 0
+    for _ in range(DEEPEST):
+        n_values += len(level)
+        if n_values > MOST_VALUES:
+            raise WeightsFormatError(f"{path} holds more than {MOST_VALUES:,} values: it is no configuration.")
+        nested: list[Any] = []
+        for value in level:
+            if isinstance(value, str):
+                yield value
+            elif isinstance(value, dict):
+                nested += [*value, *value.values()]
+            elif isinstance(value, list):
+                nested += value
+        level = nested
+    if level:
+        raise WeightsFormatError(
+            f"{path} is nested more than {DEEPEST} levels deep. It is no configuration of weights."
+        )
+
+
+def check_limits(encoder: EncoderConfig, spec: InputSpec) -> None:
+    """Refuse an encoder or an input that no machine should be asked to make room for."""
+    for value, limits in ((spec, _LARGEST_INPUT), (encoder, _LARGEST_ENCODER)):
+        for name, largest in limits.items():
+            found = getattr(value, name, 0)
+            if found > largest:
+                raise WeightsFormatError(
+                    f"Got {name}={str(found)[:24]} in the {value.kind}, expected at most {largest:,}."
+                )
+    n_positions = encoder.n_leads * encoder.n_patches * encoder.dim
+    if n_positions > _MOST_POSITIONS:
+        raise WeightsFormatError(
+            f"The encoder has {encoder.n_leads} leads of {encoder.n_patches:,} slices of width {encoder.dim:,}, "
+            f"{n_positions:,} values of position; expected at most {_MOST_POSITIONS:,}."
+        )
+
+
+def fewest_parameters(config: EncoderConfig) -> int:
+    """Count the entries of the matrices in an encoder's blocks; all of its parameters are some more."""
+    return config.depth * (4 * config.dim**2 + 2 * config.dim * config.hidden_dim)
+
+
+_LENGTH_BYTES = 8
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except FileNotFoundError as error:
+        raise DamagedWeightsError(f"{path} is missing. Delete the folder and fetch the weights again.") from error
+    except (SafetensorError, OSError) as error:
+        raise DamagedWeightsError(
+            f"{path} is no readable safetensors file ({error}). Fetch the weights again."
+        ) from error
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file; the same tensors and metadata are the same bytes."""
+    from safetensors.torch import save
+
+    # Its save_file makes files that only their owner can read.
+    path.write_bytes(_ordered(save(dict(tensors), metadata=dict(metadata))))
+
+
+def _ordered(content: bytes) -> bytes:
+    """Put the entries of the metadata, which safetensors writes in a random order, into that of their names."""
+    length = int.from_bytes(content[:_LENGTH_BYTES], "little")
+    header = json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    # Tensors begin at a multiple of eight bytes, as the format wants.
+    text += b" " * (-len(text) % _LENGTH_BYTES)
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text + content[_LENGTH_BYTES + length :]
+
 
 #: Version of the layout of a weights folder.
 FORMAT_VERSION = 1
 
+
 #: Names of the files of a weights folder.
 CONFIG_NAME, MODEL_NAME, GOLDEN_NAME = "config.json", "model.safetensors", "golden.safetensors"
+
+
 _FIELDS = ("skecg_format", "architecture", "input", "encoder", "pooling", "weights_sha256", "provenance")
+
+
 _SMALL = 2**22
+
+
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 

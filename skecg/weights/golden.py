@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.encoders import Encoder
-from skecg.encoding import Encoding, encode_windows
+from skecg.encoders.encode import Encoding, encode_windows
 from skecg.errors import DamagedWeightsError
+from skecg.preprocessing.windows import prepare
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
-from skecg.weights.folder import GOLDEN_NAME, WeightsInfo, read_state
-from skecg.weights.tensors import load_tensors, save_tensors
-from skecg.windows import prepare
+from skecg.weights.folder import GOLDEN_NAME, WeightsInfo, load_tensors, read_state, save_tensors
 
 __all__ = ["Verification", "verify_weights", "write_golden"]
 

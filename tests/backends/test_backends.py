@@ -18,15 +18,17 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import check_estimator
 
 from skecg import ECGRecord, JEPAEmbedder, backends
-from skecg.backends import BACKENDS, encoder_on, exported, graphs
+from skecg import backends as exported
+from skecg.backends import BACKENDS, encoder_on
+from skecg.backends import onnx as graphs
 from skecg.datasets import make_ecg
 from skecg.embedding_cache import MemoryCache
 from skecg.encoders import Encoder, build_encoder
-from skecg.encoding import Encoding, encode_windows
+from skecg.encoders.encode import Encoding, encode_windows
 from skecg.errors import MissingDependencyError, ParameterError
+from skecg.preprocessing.windows import prepare
 from skecg.spec import LeadwiseConfig, TemporalConfig
 from skecg.weights import find_weights, loaded_encoder, read_info
-from skecg.windows import prepare
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MODELS = ["tiny-temporal", "tiny-leadwise"]

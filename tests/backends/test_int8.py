@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from skecg import JEPAEmbedder
-from skecg.backends.graphs import states_graph
-from skecg.backends.quantization import quantized
+from skecg.backends.onnx import quantized, states_graph
 from skecg.datasets import make_ecg
 from skecg.embedding_cache import MemoryCache
 from skecg.errors import ParameterError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from skecg.backends.graphs import LEADS, WINDOWS, states_graph
+from skecg.backends.onnx import LEADS, WINDOWS, states_graph
 from skecg.encoders import build_encoder
 from skecg.spec import MultiscaleConfig
 

@@ -47,7 +47,7 @@ def sound(archive: Path) -> str:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command in an empty folder, in chunks of three records."""
-    monkeypatch.setattr("skecg.embedding.CHUNK_RECORDS", 3)
+    monkeypatch.setattr("skecg.inference.pipeline.CHUNK_RECORDS", 3)
     monkeypatch.setattr("skecg.embedder.CHUNK_RECORDS", 3)
     monkeypatch.setenv("SKECG_CACHE", str(tmp_path / "default-cache"))
     monkeypatch.chdir(tmp_path)

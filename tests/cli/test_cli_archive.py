@@ -145,7 +145,7 @@ def test_power_may_fail_at_any_time(to_archive: Run, archive: Path, monkeypatch:
 @pytest.fixture
 def embedded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Names of the files that are read."""
-    from skecg.inputs import RecordSource
+    from skecg.inference.inputs import RecordSource
 
     names: list[str] = []
     read = RecordSource._read_file
@@ -324,7 +324,7 @@ def test_what_is_no_list_of_records_is_refused(
 def test_ctrl_c_says_how_to_continue(
     to_archive: Run, sound: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from skecg.cli.archive_folder import ArchiveFolder
+    from skecg.archives.run_folders import ArchiveFolder
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

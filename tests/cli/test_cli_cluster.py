@@ -121,7 +121,7 @@ def test_a_chunk_that_always_fails_does_not_keep_the_others_from_being_done(
 def test_workers_of_another_version_are_refused(
     to_archive: Run, sound: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("skecg.archives.jobs._versions", lambda: ("99.0", "99.1"))
+    monkeypatch.setattr("skecg.archives.cluster._versions", lambda: ("99.0", "99.1"))
 
     assert to_archive(sound, "--out", "parts", "--retries", "0") == 2
     assert "expected skecg 99.0 and torch 99.1 as where the command was given" in capsys.readouterr().err

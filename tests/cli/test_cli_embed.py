@@ -147,7 +147,7 @@ def test_a_list_of_failures_does_not_outlive_them(embed: Run, archive: Path, sou
 
 def test_a_disk_cache_spares_the_encoder(embed: Run, sound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert embed(sound, "--out", "a.npz", "--cache", "./store") == 0
-    monkeypatch.setattr("skecg.embedding.encode_windows", lambda *_: pytest.fail("embedded twice"))
+    monkeypatch.setattr("skecg.inference.pipeline.encode_windows", lambda *_: pytest.fail("embedded twice"))
     assert embed(sound, "--out", "b.npz", "--cache", "./store") == 0
 
     assert Path("a.npz").read_bytes() == Path("b.npz").read_bytes()
@@ -262,7 +262,7 @@ def test_what_is_odd_about_a_record_is_said_with_its_path(embed: Run, capsys: py
 def test_many_warnings_of_a_kind_are_counted(
     embed: Run, sound: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skecg import inputs
+    from skecg.inference import inputs
 
     read = inputs.RecordSource._read_file
 

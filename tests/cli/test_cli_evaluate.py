@@ -107,9 +107,9 @@ def test_several_models_are_rows_of_one_table(evaluate: Run, capsys: pytest.Capt
 def test_the_attention_head_is_another_protocol(
     evaluate: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skecg.evaluation.attended import AttendedProtocol
+    from skecg.evaluation.attention_protocol import AttendedProtocol
 
-    monkeypatch.setattr("skecg.evaluation.attended.AttendedProtocol", lambda: AttendedProtocol(n_steps=20))
+    monkeypatch.setattr("skecg.evaluation.attention_protocol.AttendedProtocol", lambda: AttendedProtocol(n_steps=20))
     assert evaluate("--model", TINY, "--fractions", "1", "--protocol", "attention") == 0
 
     assert "Protocol: (b) frozen encoder + attention-pooling head" in capsys.readouterr().out

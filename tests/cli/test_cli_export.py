@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skecg import JEPAEmbedder, prepare
-from skecg.backends import files
+from skecg.backends import onnx as files
 from skecg.datasets import make_ecg
 from skecg.weights import read_info
 

@@ -24,11 +24,11 @@ Run = Callable[..., int]
 _STALLING = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-import skecg.embedding
+import skecg.inference.pipeline
 from skecg.cli import main
-from skecg.cli.unfinished import UnfinishedRun
+from skecg.archives.run_folders import UnfinishedRun
 
-skecg.embedding.CHUNK_RECORDS = 3
+skecg.inference.pipeline.CHUNK_RECORDS = 3
 add = UnfinishedRun.add
 
 def add_and_stall(run, *chunk):
@@ -146,7 +146,7 @@ def test_power_may_fail_while_another_run_is_thrown_away(
 
 def stop_after(n_records: int, monkeypatch: pytest.MonkeyPatch, embed: Run, *arguments: str | Path) -> Path:
     """Leave a run unfinished."""
-    from skecg.cli.unfinished import UnfinishedRun
+    from skecg.archives.run_folders import UnfinishedRun
 
     add = UnfinishedRun.add
 
@@ -164,7 +164,7 @@ def stop_after(n_records: int, monkeypatch: pytest.MonkeyPatch, embed: Run, *arg
 def test_only_what_is_not_done_is_done(embed: Run, sound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_after(6, monkeypatch, embed, sound, "--out", "f.npz")
     rows: list[int] = []
-    from skecg.inputs import RecordSource
+    from skecg.inference.inputs import RecordSource
 
     read = RecordSource._read_file
     monkeypatch.setattr(
@@ -282,7 +282,7 @@ def test_files_of_others_in_the_folder_survive(embed: Run, sound: str) -> None:
 def test_two_runs_do_not_write_one_file(
     embed: Run, sound: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from skecg.cli.unfinished import UnfinishedRun
+    from skecg.archives.run_folders import UnfinishedRun
 
     codes: list[int] = []
     add = UnfinishedRun.add

@@ -8,10 +8,10 @@ from local_server import Site, serve
 from small_sets import LUDB_MARKS, ludb_files, marks, steps, write
 
 from skecg import JEPAEmbedder, read_record
+from skecg.annotations import pair_marks, read_wave_marks
 from skecg.datasets import WAVE_KINDS, fetch_ludb, read_ludb_record, read_ludb_waves, read_packed
-from skecg.datasets.wave_marks import pair_marks, read_wave_marks
 from skecg.errors import DamagedRecordError, DatasetNotFoundError, RecordNotFoundError
-from skecg.io.wfdb_records import import_wfdb
+from skecg.io.wfdb import import_wfdb
 from skecg.leads import CANONICAL_LEADS
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from skecg import JEPAEmbedder
 from skecg.datasets import read_packed
-from skecg.datasets.amplitudes import TYPICAL_MV
+from skecg.datasets.packed import TYPICAL_MV
 from skecg.errors import DamagedRecordError, RecordNotFoundError, UnitsError
 from skecg.leads import CANONICAL_LEADS
 

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from skecg.datasets import make_ecg
-from skecg.datasets.dipole import beat_waves
-from skecg.datasets.heart import CONDUCTIONS, draw_heart
+from skecg.datasets.heart_model import CONDUCTIONS, DOWER, beat_waves, draw_heart
 from skecg.datasets.rhythm import RHYTHMS, draw_beats
-from skecg.datasets.torso import DOWER
 from skecg.errors import LeadError, ParameterError, SamplingRateError
 from skecg.leads import CANONICAL_LEADS, EIGHT_LEADS
 from skecg.records import ECGRecord

@@ -10,7 +10,7 @@ import pytest
 from numbered_rows import database_of, held, key, row, rows, set_aside_files
 
 from skecg.embedding_cache import DiskCache
-from skecg.embedding_cache.database import DATABASE_NAME, DamagedStoreError, set_aside
+from skecg.embedding_cache.sqlite import DATABASE_NAME, DamagedStoreError, set_aside
 from skecg.errors import CacheWarning
 
 

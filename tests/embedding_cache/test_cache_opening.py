@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-import skecg.embedding_cache.opening as opening
+from skecg import embedding_cache as opening
 from skecg.embedding_cache import (
     DiskCache,
     MemoryCache,

@@ -11,9 +11,9 @@ from sklearn.metrics import roc_auc_score
 from skecg import ECGRecord, JEPAEmbedder
 from skecg.datasets import make_ecg
 from skecg.errors import ParameterError, ShapeError
-from skecg.evaluation.attention_head import AttentionHead
 from skecg.evaluation.attention_probe import AttentionProbe
-from skecg.evaluation.crops import crop_record, crop_tokens
+from skecg.evaluation.attention_protocol import crop_record, crop_tokens
+from skecg.finetuning.heads import CropAttentionHead as AttentionHead
 
 N_CROPS, N_TOKENS, DIM = 3, 10, 8
 

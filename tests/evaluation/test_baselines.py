@@ -17,7 +17,7 @@ from skecg.evaluation.baselines import (
     random_convolutions,
     write_untrained_twin,
 )
-from skecg.evaluation.sources import standard_sources
+from skecg.evaluation.features import standard_sources
 from skecg.weights import find_weights
 
 SIGNALS = np.random.default_rng(0).normal(size=(4, 12, 1000)).astype(np.float32)

@@ -14,9 +14,9 @@ from evaluation_set import TINY, small_set
 from skecg.embedding_cache import MemoryCache
 from skecg.errors import ParameterError
 from skecg.evaluation import Report, compare, standard_sources
-from skecg.evaluation.sources import BASELINE, MODEL, MajorityFeatures
+from skecg.evaluation.features import BASELINE, MODEL, MajorityFeatures
+from skecg.evaluation.report import aligned, markdown
 from skecg.evaluation.splitting import split_by_folds
-from skecg.evaluation.tables import aligned, markdown
 from skecg.evaluation.tasks import task_labels
 
 

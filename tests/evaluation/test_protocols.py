@@ -6,9 +6,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from skecg.errors import ParameterError
-from skecg.evaluation.metrics import area_under_roc
 from skecg.evaluation.protocols import PooledProtocol, ProbeFit, label_draws
 from skecg.evaluation.splitting import Split
+from skecg.metrics import area_under_roc
 
 N = 300
 PATIENTS = np.arange(N).astype(str)

@@ -29,10 +29,10 @@ from skecg.errors import (
     WeightsNotFoundError,
 )
 from skecg.finetuning import classifier as module
-from skecg.finetuning.course import Course
-from skecg.finetuning.plan import Plan
+from skecg.finetuning.loop import Plan
+from skecg.finetuning.stages import Course
 from skecg.leads import CANONICAL_LEADS
-from skecg.targets import read_targets
+from skecg.linear_model.logistic import read_targets
 from skecg.weights import find_weights, loaded_encoder
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -110,7 +110,7 @@ def test_a_second_stage_begins_where_the_first_ended() -> None:
 
 
 def test_an_encoder_that_gains_nothing_stays_and_its_head_is_fitted_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skecg.finetuning import course
+    from skecg.finetuning import stages as course
 
     first = classifier(stages="head").fit(RECORDS, RHYTHM)
     scores = iter([0.9, 0.8, 0.7])
@@ -214,7 +214,7 @@ def test_no_patient_is_trained_on_and_held_out() -> None:
 
 
 def test_held_out_records_are_not_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skecg.finetuning import lessons
+    from skecg.finetuning import data as lessons
 
     seen: set[int] = set()
     loss = lessons.RecordLessons.loss
@@ -247,7 +247,7 @@ def test_too_few_patients_to_spare_any_are_warned_of() -> None:
 
 
 def test_an_interruption_leaves_the_best_so_far_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skecg.finetuning import lessons
+    from skecg.finetuning import data as lessons
 
     loss, epochs = lessons.RecordLessons.loss, []
     epoch = lessons.RecordLessons.epoch

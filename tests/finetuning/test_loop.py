@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skecg.errors import ParameterError, SkecgWarning
-from skecg.finetuning.loop import History, train_network
-from skecg.finetuning.plan import Plan
+from skecg.finetuning.loop import History, Plan, train_network
 
 PLAN = Plan(epochs=4, batch_size=8, learning_rate=0.05, warmup_epochs=0, weight_decay=0, gradient_clip=0)
 

@@ -101,7 +101,7 @@ def test_a_configuration_of_many_values_is_refused_before_they_are_looked_at(tmp
 
 def test_the_limits_leave_room_for_every_encoder_anybody_has_published():
     from skecg.spec import InputSpec, LeadwiseConfig, TemporalConfig
-    from skecg.weights.reading import check_limits
+    from skecg.weights.folder import check_limits
 
     leads = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
     huge = TemporalConfig(n_leads=8, patch_samples=25, n_patches=1000, dim=1664, depth=48, num_heads=16)
@@ -112,7 +112,7 @@ def test_the_limits_leave_room_for_every_encoder_anybody_has_published():
 
 def test_a_configuration_of_the_wrong_size_is_named():
     from skecg.spec import InputSpec, TemporalConfig
-    from skecg.weights.reading import check_limits
+    from skecg.weights.folder import check_limits
 
     config = TemporalConfig(n_leads=1, patch_samples=5, n_patches=2, dim=8, depth=257, num_heads=1)
     with pytest.raises(WeightsFormatError, match="depth=257 in the encoder configuration, expected at most 256"):

@@ -19,7 +19,8 @@ from skecg.errors import (
     WeightsFormatError,
     WeightsNotFoundError,
 )
-from skecg.weights import find_weights, forget_encoders, names, read_info, verify_weights
+from skecg.weights import find_weights, forget_encoders, read_info, verify_weights
+from skecg.weights import registry as names
 
 REPO = "someone/tiny"
 

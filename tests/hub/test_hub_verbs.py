@@ -9,7 +9,8 @@ from skecg import JEPAEmbedder
 from skecg.cli import main
 from skecg.hub import registry_entry
 from skecg.hub.downloading import download
-from skecg.weights import names, read_info
+from skecg.weights import read_info
+from skecg.weights import registry as names
 
 REPO = "someone/new"
 

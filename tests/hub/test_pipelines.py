@@ -23,7 +23,7 @@ from skecg.errors import (
     WeightsFormatError,
 )
 from skecg.hub import load_pipeline, push_pipeline
-from skecg.probe import LogisticProbe
+from skecg.linear_model.logistic import LogisticProbe
 
 pytest.importorskip("skops")
 

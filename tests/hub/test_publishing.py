@@ -329,7 +329,7 @@ def test_the_entry_for_the_registry_has_the_fields_of_the_registry(hub, weights,
     bundled = list_models()["untrained-temporal"]
     assert set(bundled) - {"default", "bundled"} <= set(entry)
     assert entry["scores"]["ptbxl superdiagnostic, macro AUROC"] == [0.9123, 0.9, 0.923]
-    monkeypatch.setattr("skecg.weights.names._registry", lambda: {"tiny": json.loads(json.dumps(entry))})
+    monkeypatch.setattr("skecg.weights.registry._registry", lambda: {"tiny": json.loads(json.dumps(entry))})
     assert find_weights("tiny").sha256 == entry["sha256"]
     assert list_models()["tiny"]["n_features"] == 16
 

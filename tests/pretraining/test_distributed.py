@@ -12,13 +12,13 @@ import pytest
 import torch
 from small_runs import SAMPLES, free_port, small_config, small_shards, start_process
 
-from pretraining.checkpoints import load_checkpoint
 from pretraining.config import ObjectiveConfig, PretrainConfig
-from pretraining.engine import Engine
-from pretraining.journal import read_events, read_journal
-from pretraining.non_finite import NonFiniteLossError, refuse_non_finite
-from pretraining.objective_configs import BeatSslConfig, MaeConfig
-from pretraining.shards import ShardSet
+from pretraining.config.objectives import BeatSslConfig, MaeConfig
+from pretraining.data.pack import ShardSet
+from pretraining.distributed import Engine
+from pretraining.monitoring.journal import read_events, read_journal
+from pretraining.runs import load_checkpoint
+from pretraining.safeguards import NonFiniteLossError, refuse_non_finite
 from pretraining.trainer import Trainer
 from skecg.leads import CANONICAL_LEADS
 from skecg.spec import InputSpec, MultiscaleConfig, TemporalConfig
@@ -74,8 +74,8 @@ import dataclasses, os, signal, sys
 import torch.distributed as dist
 from pathlib import Path
 from test_distributed import CONFIGS, UNEVEN, StubProbe, prepared
-from pretraining.engine import let_go, open_engine
-from pretraining.shards import open_shards
+from pretraining.distributed import let_go, open_engine
+from pretraining.data.pack import open_shards
 from pretraining.trainer import Trainer
 from skecg.errors import ParameterError
 

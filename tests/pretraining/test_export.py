@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.checkpoints import STATE_KEYS, save_checkpoint
 from pretraining.config import DataConfig, MaskConfig, OptimConfig, PredictorConfig, PretrainConfig, RunConfig
 from pretraining.export import export
-from pretraining.exported import exported_encoder
-from pretraining.journal import Journal
+from pretraining.monitoring.journal import Journal
+from pretraining.objectives.base import exported_encoder
 from pretraining.objectives.jepa import Jepa
+from pretraining.runs import STATE_KEYS, save_checkpoint
 from skecg.datasets import make_ecg
 from skecg.embedder import JEPAEmbedder
+from skecg.encoders.pooling import pool_tokens
 from skecg.errors import DamagedWeightsError, ParameterError
-from skecg.pooling import pool_tokens
+from skecg.preprocessing.windows import prepare
 from skecg.spec import EncoderConfig, InputSpec, LeadwiseConfig, TemporalConfig
 from skecg.weights import verify_weights
-from skecg.windows import prepare
 
 LEADS = ("I", "II", "V2", "V5")
 

@@ -114,7 +114,7 @@ def test_a_run_is_resumed_without_saying_again_what_it_is(
 def test_a_probe_is_scored_at_every_checkpoint_unless_told_otherwise(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pretraining import online_probe
+    from pretraining.monitoring import online_probe
 
     few = online_probe.synthetic_labelled(40)
     monkeypatch.setattr(online_probe, "synthetic_labelled", lambda: few)

@@ -11,19 +11,19 @@ import torch
 
 import pretraining.recipes
 from pretraining.config import PretrainConfig
-from pretraining.flops import encoder_flops
-from pretraining.masks import draw_masks
-from pretraining.objective_configs import MaeConfig
+from pretraining.config.objectives import MaeConfig
+from pretraining.objectives.flops import encoder_flops
 from pretraining.objectives.jepa import Jepa, JepaDraw
-from pretraining.predictor import build_predictor
+from pretraining.objectives.masks import draw_masks
+from pretraining.objectives.predictors import build_predictor
+from pretraining.optim import learning_rate, momentum, weight_decay
 from pretraining.recipes import RECIPES, describe_recipe, load_recipe
 from pretraining.recipes.beat_ssl import ABLATION
-from pretraining.recipes.kim_leadwise import N_RECORDS
-from pretraining.recipes.weimann_vit import CORPUS_SHARES
-from pretraining.schedules import learning_rate, momentum, weight_decay
+from pretraining.recipes.kim import N_RECORDS
+from pretraining.recipes.weimann import CORPUS_SHARES
 from skecg.encoders import build_encoder
+from skecg.encoders.pooling import check_pooling
 from skecg.errors import ParameterError
-from skecg.pooling import check_pooling
 
 WEIMANN = [name for name in RECIPES if name.startswith("weimann")]
 KIM = [name for name in RECIPES if name.startswith("kim")]
@@ -34,16 +34,17 @@ def n_trained(module: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_named_as_its_file_and_described(name: str) -> None:
+def test_a_recipe_is_named_as_its_function_and_described(name: str) -> None:
     assert load_recipe(name).name == name
     assert describe_recipe(name).endswith(".")
     assert len(describe_recipe(name)) < 120
 
 
-def test_every_file_of_a_recipe_is_listed() -> None:
+def test_every_function_of_a_recipe_is_listed() -> None:
     folder = Path(pretraining.recipes.__file__).parent
-    files = [path.stem for path in folder.glob("*.py") if re.search(r"^def config\(", path.read_text(), re.MULTILINE)]
-    assert sorted(files) == sorted(set(RECIPES) - set(ABLATION))
+    pattern = re.compile(r"^def (\w+)\(\) -> PretrainConfig:", re.MULTILINE)
+    names = [name for path in folder.glob("*.py") for name in pattern.findall(path.read_text())]
+    assert sorted(names) == sorted(set(RECIPES) - set(ABLATION))
 
 
 @pytest.mark.parametrize(

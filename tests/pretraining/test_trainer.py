@@ -13,16 +13,18 @@ import torch
 from small_runs import assert_same_bits, small_config, small_shards, start_process
 from torch import Tensor
 
-from pretraining import non_finite, trainer, watching
-from pretraining.checkpoints import CheckpointError, load_checkpoint, saved_steps
+from pretraining import safeguards as non_finite
+from pretraining import trainer
 from pretraining.config import ObjectiveConfig, PretrainConfig
-from pretraining.journal import read_events, read_journal
-from pretraining.non_finite import NonFiniteLossError
+from pretraining.data.batches import Batch, to_values
+from pretraining.data.pack import ShardSet
+from pretraining.monitoring import monitor as watching
+from pretraining.monitoring.journal import read_events, read_journal
 from pretraining.objectives.jepa import Jepa
-from pretraining.sampling import Batch, to_values
-from pretraining.schedules import learning_rate, momentum
-from pretraining.shards import ShardSet
-from pretraining.stochastic_depth import StochasticDepth
+from pretraining.objectives.stochastic_depth import StochasticDepth
+from pretraining.optim import learning_rate, momentum
+from pretraining.runs import CheckpointError, load_checkpoint, saved_steps
+from pretraining.safeguards import NonFiniteLossError
 from pretraining.trainer import Collapse, Trainer, clip_gradients_
 from skecg.errors import ParameterError
 
@@ -197,7 +199,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from small_runs import small_config
-from pretraining.shards import open_shards
+from pretraining.data.pack import open_shards
 from pretraining.trainer import Trainer
 
 class Killer:

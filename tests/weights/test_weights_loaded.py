@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from skecg.packing import PackedLinear
-from skecg.products import can_multiply_bfloat16, has_faster_products
-from skecg.weights import find_weights, forget_encoders, loaded, loaded_encoder, read_info
+from skecg import weights as loaded
+from skecg.encoders.linear import PackedLinear, can_multiply_bfloat16, has_faster_products
+from skecg.weights import find_weights, forget_encoders, loaded_encoder, read_info
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CPU = torch.device("cpu")

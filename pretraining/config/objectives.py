@@ -1,0 +1,193 @@
+"""What a run may be trained for: one frozen value per objective, told apart by its `kind`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pretraining.config.base import Part, refuse_unknown, require
+from skecg.leads import EIGHT_LEADS
+from skecg.spec import MultiscaleConfig
+
+if TYPE_CHECKING:
+    from pretraining.config import PretrainConfig
+
+__all__ = ["OBJECTIVES", "AnyObjectiveConfig", "BeatSslConfig", "MaeConfig", "ObjectiveConfig", "read_objective"]
+
+
+class AnyObjectiveConfig(Part):
+    """The configuration of some objective."""
+
+    kind: ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the kind and the fields as plain JSON values."""
+        return {"kind": self.kind} | super().to_dict()
+
+    def check_run(self, config: PretrainConfig) -> None:
+        """Refuse other parts of a run that cannot go together with this objective."""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig(AnyObjectiveConfig):
+    """JEPA: what is predicted and how far off it is.
+
+    Parameters
+    ----------
+    loss : {"l1", "smooth_l1"}
+        Mean over all elements; "smooth_l1" has beta 1.
+    target_norm : {"none", "layer", "centre"}
+        The target encoder's tokens as they are; through a further layer norm without weights (Kim); or less their mean
+        over the batch at each position.
+    predict_weight : float
+        Weight of the prediction of masked tokens; with 0 only the other terms are left, for comparison.
+    sigreg_weight : float
+        Weight of SIGReg on the context encoder's pooled tokens; 0 leaves it out.
+    describe_weight : float
+        Weight of the squared error of the recording's label-free descriptors (:mod:`pretraining.data.feature_tables`),
+        predicted from the tokens that are seen; 0 leaves it out.
+    describe_share : float
+        Share of the slices that are seen for it, drawn by themselves for each record, in a further pass of the context
+        encoder; with 0 it is made from what the prediction sees, which costs nothing.
+    """
+
+    kind: ClassVar[str] = "jepa"
+
+    loss: str = "l1"
+    target_norm: str = "none"
+    predict_weight: float = 1.0
+    sigreg_weight: float = 0.0
+    describe_weight: float = 0.0
+    describe_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.loss in ("l1", "smooth_l1"), "objective.loss", self.loss, "'l1' or 'smooth_l1'")
+        norms = ("none", "layer", "centre")
+        require(self.target_norm in norms, "objective.target_norm", self.target_norm, f"one of {norms}")
+        weights = {name: getattr(self, name) for name in ("predict_weight", "sigreg_weight", "describe_weight")}
+        for name, weight in weights.items():
+            require(weight >= 0, f"objective.{name}", weight, "0 or more")
+        require(0 <= self.describe_share <= 1, "objective.describe_share", self.describe_share, "0 to 1")
+        require(any(weights.values()), "objective's weights", tuple(weights.values()), "one that is not 0")
+
+
+@dataclass(frozen=True)
+class MaeConfig(AnyObjectiveConfig):
+    """Masked autoencoder: what is hidden and how it is asked for.
+
+    Parameters
+    ----------
+    masks : {"time", "leads", "both"}
+        Whether whole slices of time, whole leads, or single patches (a slice of a lead) are hidden, at random. For the
+        last two the encoder needs a token for each lead.
+    ratio : float
+        Share of them that is hidden.
+    target_eps : float
+        What is added to a patch's variance before its samples are divided by their deviation, in the square of the
+        input's unit. Patches that vary less than its root count for less.
+    """
+
+    kind: ClassVar[str] = "mae"
+
+    masks: str = "time"
+    ratio: float = 0.75
+    target_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        kinds = ("time", "leads", "both")
+        require(self.masks in kinds, "objective.masks", self.masks, f"one of {kinds}")
+        require(0 < self.ratio < 1, "objective.ratio", self.ratio, "a share above 0 and below 1")
+        require(self.target_eps > 0, "objective.target_eps", self.target_eps, "a positive number")
+
+    def check_run(self, config: PretrainConfig) -> None:
+        """Refuse what cannot go together."""
+        shape, seen = config.encoder, "'multiscale' with 'mae', which hides patches from its convolutions"
+        require(isinstance(shape, MultiscaleConfig), "encoder.architecture", shape.architecture, seen)
+        assert isinstance(shape, MultiscaleConfig)
+        apart = self.masks == "time" or shape.lead_groups == shape.n_leads
+        wanted = f"n_leads={shape.n_leads} with objective.masks={self.masks!r}: a token of all leads cannot miss some"
+        require(apart, "encoder.lead_groups", shape.lead_groups, wanted)
+        require(config.predictor is not None, "predictor", None, "the shape of the decoder")
+        assert config.predictor is not None
+        require(config.predictor.dim % 4 == 0, "predictor.dim", config.predictor.dim, "a multiple of 4")
+
+
+@dataclass(frozen=True)
+class BeatSslConfig(AnyObjectiveConfig):
+    """Beat-SSL: what two views of a recording, and of its beats, are contrasted with.
+
+    Parameters
+    ----------
+    rhythm : {"hard", "soft_1", "soft_2"}
+        Targets between recordings: all unlike; or 0.9 + 0.1 cosine, or exp(-d² / mean d²), of hand-crafted features.
+    beat : {"none", "hard", "soft_1", "soft_2"}
+        Targets between beats: 1 for those of one cluster of shapes if hard; with "none" beats are left out.
+    exponent : float
+        Power that soft targets are raised to.
+    temperature : float
+        What cosines are divided by.
+    beats : int
+        Most beats of a recording that enter.
+    vcg : {"dower", "kors"}
+        The matrix of the vectorcardiogram in which views are turned.
+    degrees : float
+        Largest rotation about each axis, to either side.
+    scale : tuple of float
+        Smallest and largest factor along each axis.
+    masked_share : float
+        Share of the window that is silenced, in one stretch.
+    projected_dim : int
+        Width of what is contrasted.
+    """
+
+    kind: ClassVar[str] = "beat_ssl"
+
+    rhythm: str = "soft_1"
+    beat: str = "hard"
+    exponent: float = 50.0
+    temperature: float = 0.1
+    beats: int = 4
+    vcg: str = "dower"
+    degrees: float = 45.0
+    scale: tuple[float, float] = (1.0, 1.5)
+    masked_share: float = 0.5
+    projected_dim: int = 128
+
+    def __post_init__(self) -> None:
+        soft = ("soft_1", "soft_2")
+        for name, kinds in (("rhythm", ("hard", *soft)), ("beat", ("none", "hard", *soft)), ("vcg", ("dower", "kors"))):
+            require(getattr(self, name) in kinds, f"objective.{name}", getattr(self, name), f"one of {kinds}")
+        for name in ("exponent", "temperature"):
+            require(getattr(self, name) > 0, f"objective.{name}", getattr(self, name), "a positive number")
+        for name in ("beats", "projected_dim"):
+            require(getattr(self, name) >= 1, f"objective.{name}", getattr(self, name), "a positive integer")
+        require(0 <= self.degrees <= 180, "objective.degrees", self.degrees, "0 to 180")
+        require(0 < self.scale[0] <= self.scale[1], "objective.scale", self.scale, "0 < low <= high")
+        require(0 <= self.masked_share < 1, "objective.masked_share", self.masked_share, "0 or more, below 1")
+
+    def check_run(self, config: PretrainConfig) -> None:
+        """Refuse what cannot go together: views mix leads, so they have to be there, and in one scale."""
+        spec, why = config.input, "with 'beat_ssl', whose views mix leads"
+        absent = [lead for lead in EIGHT_LEADS if lead not in spec.leads]
+        require(not absent, "input.leads", spec.leads, f"{', '.join(absent)} among them {why}")
+        require(not spec.any_leads, "input.any_leads", True, f"False {why}")
+        require(config.data.lead_dropout == 0, "data.lead_dropout", config.data.lead_dropout, f"0 {why}")
+        require(spec.normalization != "zscore", "input.normalization", "zscore", f"one scale for all leads {why}")
+        if spec.normalization == "statistics":
+            assert spec.mean is not None, "checked by InputSpec"
+            assert spec.std is not None, "checked by InputSpec"
+            require(not any(spec.mean), "input.mean", spec.mean, f"zeros {why}")
+            require(len(set(spec.std)) == 1, "input.std", spec.std, f"the same for all leads {why}")
+        require(config.predictor is None, "predictor", config.predictor, "None with 'beat_ssl', which has none")
+
+
+OBJECTIVES: dict[str, type[AnyObjectiveConfig]] = {one.kind: one for one in (ObjectiveConfig, MaeConfig, BeatSslConfig)}
+
+
+def read_objective(values: Mapping[str, Any]) -> AnyObjectiveConfig:
+    """Read the configuration of the objective that is named, which is JEPA where none is."""
+    fields = dict(values)
+    kind = fields.pop("kind", ObjectiveConfig.kind)
+    refuse_unknown(kind, list(OBJECTIVES), "objective.kind")
+    return OBJECTIVES[kind].from_dict(fields)

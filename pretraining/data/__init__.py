@@ -1,0 +1,1 @@
+"""Recordings on their way to a training step: corpora, shards, batches, features without labels."""

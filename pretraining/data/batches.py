@@ -1,0 +1,418 @@
+"""The batch of a step: a pure function of (seed, step, positions in the global batch).
+
+Which rows, which crop, which leads are drawn as numbers (:func:`draw_batch`); the int16 rows then go to the device,
+where all else is done for the batch at once (:func:`to_values`).
+
+Shapes: B rows of a batch, S samples of a row.
+
+Random numbers by address: what is drawn for a position of a step depends on nothing drawn before.
+
+Int16 rows to what the encoder takes, on the device, for a batch at once.
+
+Normalization is that of :func:`skecg.prepare`, applied to the valid part of a row as to a record of its own.
+
+Shapes: B rows of a batch, L leads of the encoder, S samples of a row, T samples of a window.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pretraining.config.base import refuse_unknown
+from skecg.errors import LeadError, LeadWarning, ParameterError, SignalWarning
+from skecg.leads import CANONICAL_LEADS, LIMB_COEFFICIENTS
+from skecg.preprocessing.signals import FLAT
+
+if TYPE_CHECKING:
+    from pretraining.config import DataConfig, PretrainConfig
+    from pretraining.data.shards import ShardSet
+    from skecg.spec import InputSpec
+
+__all__ = ["Batch", "check_shards", "draw_batch", "lead_columns", "to_values", "uniforms"]
+
+
+# So many rows stay in a CPU's cache from step to step, which is about twice as fast as whole batches.
+_ROWS_ON_CPU = 32
+
+
+def to_values(batch: Batch, config: PretrainConfig, device: torch.device | str) -> Tensor:
+    """Turn a batch into what the encoder takes.
+
+    The leads of ``config.input`` are taken, absent ones and those not kept becoming 0; the row is normalized as
+    :func:`skecg.prepare` normalizes a record of these leads; then cropped, rolled, multiplied by its gain (which would
+    be divided out again by normalization), and clipped.
+
+    Parameters
+    ----------
+    batch : Batch
+    config : PretrainConfig
+    device : torch.device or str
+        Where everything is computed; int16 is what travels.
+
+    Returns
+    -------
+    Tensor of shape (B, L, T), float32
+    """
+    if torch.device(device).type != "cpu":
+        return _values(batch, config, device)
+    values = torch.empty(len(batch), config.input.n_leads, config.input.window_samples)
+    for start in range(0, len(batch), _ROWS_ON_CPU):
+        values[start : start + _ROWS_ON_CPU] = _values(batch[start : start + _ROWS_ON_CPU], config, device)
+    return values
+
+
+def _values(batch: Batch, config: PretrainConfig, device: torch.device | str) -> Tensor:
+    """Do all steps for some rows."""
+    spec = config.input
+    columns = list(lead_columns(spec.leads))
+    shown = (batch.lead_mask & batch.kept_leads)[:, columns]
+    steps_BLS = torch.from_numpy(batch.signals).to(device, non_blocking=True)
+    if columns != list(range(steps_BLS.shape[1])):
+        steps_BLS = steps_BLS[:, columns]
+    scale_B = torch.from_numpy(batch.scale_uv * np.float32(1e-3)).to(device)
+    by_row = spec.normalization in ("zscore", "record")
+    if not by_row:
+        steps_BLS = _window(steps_BLS, batch, spec.window_samples)
+    values = steps_BLS * scale_B[:, None, None]
+    if by_row:
+        _standardize_(values, spec.normalization == "record", torch.from_numpy(shown).to(device), batch.valid_samples)
+        values = _window(values, batch, spec.window_samples)
+    elif spec.normalization == "statistics":
+        mean, std = (values.new_tensor(value)[:, None] for value in (spec.mean, spec.std))
+        values.sub_(mean).div_(std)
+    return _finish_(values, shown, batch.gain, spec.clip)
+
+
+def _finish_(values_BLT: Tensor, shown: NDArray[np.bool_], gain: NDArray[np.float32], clip: float | None) -> Tensor:
+    """Multiply by the gain, put 0 where no lead is shown, and clip, all in place."""
+    factor = gain[:, None] * shown
+    if not np.all(factor == 1):
+        values_BLT.mul_(torch.from_numpy(factor).to(values_BLT.device)[:, :, None])
+    return values_BLT if clip is None else values_BLT.clamp_(-clip, clip)
+
+
+@lru_cache(maxsize=16)
+def lead_columns(leads: tuple[str, ...]) -> tuple[int, ...]:
+    """Say where an encoder's leads lie among the twelve of shards."""
+    strange = [lead for lead in leads if lead not in CANONICAL_LEADS]
+    if strange:
+        raise LeadError(f"Got an encoder for lead(s) {', '.join(strange)}, expected some of the twelve.")
+    return tuple(CANONICAL_LEADS.index(lead) for lead in leads)
+
+
+def _standardize_(values_BLS: Tensor, pooled: bool, shown_BL: Tensor, valid_samples: NDArray[np.int64]) -> None:
+    """Take away each lead's mean and divide by its own, or by the shown leads' pooled, standard deviation."""
+    mean_BL = _mean(values_BLS, valid_samples)
+    values_BLS.sub_(mean_BL[:, :, None])
+    variance_BL = _mean(values_BLS.square(), valid_samples)
+    flat_BL = variance_BL.sqrt() <= FLAT * (mean_BL.abs() + 1.0)
+    if pooled:
+        total = (variance_BL * (shown_BL & ~flat_BL)).sum(dim=1, keepdim=True)
+        variance_BL = (total / shown_BL.sum(dim=1, keepdim=True).clamp(min=1)).expand_as(variance_BL)
+    flat_BL = flat_BL | (variance_BL == 0)
+    scale_BL = variance_BL.masked_fill(flat_BL, 1.0).rsqrt().masked_fill(flat_BL, 0.0)
+    values_BLS.mul_(scale_BL[:, :, None])
+
+
+def _mean(values_BLS: Tensor, valid_samples: NDArray[np.int64]) -> Tensor:
+    """Average over the valid part of each row.
+
+    Rows with padding are taken apart, so that no row's rounding depends on its neighbours. These are sums, never matrix
+    products: those lose digits under autocast and TF32.
+    """
+    mean_BL = values_BLS.mean(dim=-1)
+    n_samples = values_BLS.shape[-1]
+    padded = np.flatnonzero(valid_samples < n_samples)
+    if padded.size:
+        rows_P = torch.from_numpy(padded).to(values_BLS.device)
+        valid_P = torch.from_numpy(valid_samples[padded]).to(values_BLS.device)
+        inside_PS = torch.arange(n_samples, device=values_BLS.device) < valid_P[:, None]
+        mean_BL[rows_P] = (values_BLS[rows_P] * inside_PS[:, None]).sum(dim=-1) / valid_P[:, None]
+    return mean_BL
+
+
+def _window(values_BLS: Tensor, batch: Batch, window: int) -> Tensor:
+    """Cut each row's window, rolled where it was drawn so."""
+    n_samples = values_BLS.shape[-1]
+    if window > n_samples:
+        held = values_BLS[:, :, -1:].expand(-1, -1, window - n_samples)
+        return torch.cat([values_BLS, held], dim=-1)
+    if batch.roll.any():
+        # Only rows of exactly one window are rolled: twice that window holds all its rotations.
+        doubled = torch.cat([values_BLS[:, :, :window], values_BLS], dim=-1)
+        starts = np.where(batch.roll > 0, window - batch.roll, window + batch.crop_start)
+        return _cut(doubled, starts, window)
+    if window == n_samples:
+        return values_BLS
+    return _cut(values_BLS, batch.crop_start, window)
+
+
+def _cut(values_BLS: Tensor, starts: NDArray[np.int64], window: int) -> Tensor:
+    """Take `window` samples of each row from its start."""
+    views_BLNT = values_BLS.unfold(-1, window, 1)
+    rows = torch.arange(len(starts), device=values_BLS.device)
+    return views_BLNT[rows, :, torch.from_numpy(starts).to(values_BLS.device)]
+
+
+_WORDS_A_COUNT = 4  # 64-bit words that Philox makes of one value of its counter
+
+
+_MASK = 2**64 - 1
+
+
+def uniforms(seed: int, step: int, positions: range, n_draws: int, *, stream: int) -> NDArray[np.float64]:
+    """Draw numbers for some positions of the batch of a step.
+
+    Parameters
+    ----------
+    seed, step : int
+        The key of a Philox generator.
+    positions : range
+        Contiguous positions in the global batch; those of all processes and of all parts of a batch together give what
+        one process would have drawn.
+    n_draws : int
+        Numbers for each position.
+    stream : int
+        Keeps draws for different purposes apart.
+
+    Returns
+    -------
+    ndarray of shape (len(positions), n_draws), float64
+        Uniform in [0, 1).
+
+    References
+    ----------
+    .. [1] Salmon J. K. et al. (2011). Parallel random numbers: as easy as 1, 2, 3. SC '11.
+    """
+    assert positions.step == 1, "positions are contiguous"
+    counts = -(-n_draws // _WORDS_A_COUNT)
+    key = np.array([seed & _MASK, step & _MASK], dtype=np.uint64)
+    counter = np.array([positions.start * counts, 0, 0, stream], dtype=np.uint64)
+    words = np.random.Philox(key=key, counter=counter).random_raw(len(positions) * counts * _WORDS_A_COUNT)
+    drawn = (words.reshape(len(positions), counts * _WORDS_A_COUNT)[:, :n_draws] >> np.uint64(11)) * 2.0**-53
+    return np.asarray(drawn, dtype=np.float64)
+
+
+_STREAM = 0xBA7C4
+
+
+class _Draw(IntEnum):
+    """What the numbers of a position are for; the last stands for one number a lead."""
+
+    CORPUS = 0
+    ROW = 1
+    CROP = 2
+    ROLL = 3
+    GAIN = 4
+    DROPOUT = 5
+    N_KEPT = 6
+    LEADS = 8
+
+
+_N_DRAWS = _Draw.LEADS + len(CANONICAL_LEADS)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows of shards and what was drawn for each.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (B,), int64
+    signals : ndarray of shape (B, 12, S), int16
+    scale_uv : ndarray of shape (B,), float32
+        Microvolts a step.
+    lead_mask : ndarray of shape (B, 12), bool
+        Leads that the recording has.
+    kept_leads : ndarray of shape (B, 12), bool
+        Those that it is shown with.
+    valid_samples : ndarray of shape (B,), int64
+    crop_start, roll : ndarray of shape (B,), int64
+        Samples. A window begins at `crop_start`; sample t of a rolled one is sample t - roll of the row.
+    gain : ndarray of shape (B,), float32
+    """
+
+    rows: NDArray[np.int64]
+    signals: NDArray[np.int16]
+    scale_uv: NDArray[np.float32]
+    lead_mask: NDArray[np.bool_]
+    kept_leads: NDArray[np.bool_]
+    valid_samples: NDArray[np.int64]
+    crop_start: NDArray[np.int64]
+    roll: NDArray[np.int64]
+    gain: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice) -> Batch:
+        return Batch(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
+
+
+def check_shards(shards: ShardSet, config: PretrainConfig) -> None:
+    """Say once, before a run, what does not fit between shards and configuration.
+
+    Raises
+    ------
+    ParameterError
+        When the rate or the filter of the shards is not the encoder's, or corpora with weights are not there.
+    LeadError
+        When the encoder has leads other than the twelve, or no recording has its leads.
+
+    Warns
+    -----
+    SignalWarning
+        When records were resampled by the other method.
+    LeadWarning
+        When recordings are never drawn for want of leads, or corpora for want of a weight.
+    """
+    rows, _ = _pools(shards, config.input, tuple(config.data.weights.items()))
+    if shards.spec.resampling != config.input.resampling:
+        warnings.warn(
+            f"Got shards resampled by {shards.spec.resampling!r} for an encoder that will be fed by "
+            f"{config.input.resampling!r}: amplitudes differ by some microvolts. Pack with resampling= to be exact.",
+            SignalWarning,
+            stacklevel=2,
+        )
+    n_drawn = sum(map(len, rows))
+    if n_drawn < shards.n_records:
+        warnings.warn(
+            f"{shards.n_records - n_drawn} of {shards.n_records} rows are never drawn: they lack leads of the encoder "
+            "(input.any_leads=true takes them), or data.weights names other corpora.",
+            LeadWarning,
+            stacklevel=2,
+        )
+
+
+def draw_batch(shards: ShardSet, config: PretrainConfig, step: int, positions: range) -> Batch:
+    """Draw the rows at some positions of a step's global batch.
+
+    Parameters
+    ----------
+    shards : ShardSet
+    config : PretrainConfig
+        Its `input`, `data` and ``run.seed`` are used.
+    step : int
+        Optimizer step.
+    positions : range
+        Positions in the global batch of ``run.batch_size``, contiguous.
+
+    Returns
+    -------
+    Batch
+        The same for a position whatever other positions are drawn with it.
+
+    Raises
+    ------
+    ParameterError, LeadError
+        As :func:`check_shards` does.
+
+    Notes
+    -----
+    Corpora are drawn by ``data.weights`` (those without one never), rows uniformly, both with replacement. Rows without
+    all leads of the encoder are not drawn; where ``input.any_leads`` says that any subset will do, those without a
+    single one. Only a row of exactly one window is rolled. A record shown with fewer leads keeps a number of them drawn
+    uniformly from one to all; where two limb leads are kept all are, because :func:`skecg.prepare` derives them: the
+    encoder is shown what it will be shown in use.
+    """
+    drawn = uniforms(config.run.seed, step, positions, _N_DRAWS, stream=_STREAM)
+    rows = _draw_rows(drawn, *_pools(shards, config.input, tuple(config.data.weights.items())))
+    valid = shards.valid_samples[rows].astype(np.int64)
+    lead_mask = shards.lead_mask[rows]
+    window = config.input.window_samples
+    return Batch(
+        rows=rows,
+        signals=shards.gather(rows),
+        scale_uv=shards.scale_uv[rows],
+        lead_mask=lead_mask,
+        kept_leads=_draw_leads(drawn, lead_mask & _lead_row(config.input), config.data),
+        valid_samples=valid,
+        crop_start=_below(drawn[:, _Draw.CROP], np.maximum(valid - window, 0) + 1),
+        roll=_below(drawn[:, _Draw.ROLL], np.where((valid == window) & config.data.roll, window, 1)),
+        gain=_draw_gain(drawn, config.data),
+    )
+
+
+@lru_cache(maxsize=8)
+def _pools(
+    shards: ShardSet, spec: InputSpec, weights: tuple[tuple[str, float], ...]
+) -> tuple[list[NDArray[np.int64]], NDArray[np.float64]]:
+    """Give the rows to draw from, pool by pool, and where on [0, 1) each pool ends."""
+    _refuse_unfit(shards, spec)
+    present = shards.lead_mask[:, list(lead_columns(spec.leads))]
+    usable = np.any(present, axis=1) if spec.any_leads else np.all(present, axis=1)
+    if not usable.any():
+        raise LeadError(
+            f"Got shards in which no recording has the encoder's leads ({', '.join(spec.leads)}). Pack others, or set "
+            "input.any_leads=true."
+        )
+    if not weights:
+        return [np.flatnonzero(usable)], np.ones(1)
+    for corpus, _ in weights:
+        refuse_unknown(corpus, shards.corpora, "data.weights")
+    pools = [rows[usable[rows]] for rows in (shards.rows_of(corpus) for corpus, _ in weights)]
+    for (corpus, _), rows in zip(weights, pools, strict=True):
+        if not len(rows):
+            raise LeadError(f"Got a weight for {corpus!r}, of which no recording has the encoder's leads.")
+    ends = np.cumsum([weight for _, weight in weights])
+    return pools, ends / ends[-1]
+
+
+def _refuse_unfit(shards: ShardSet, spec: InputSpec) -> None:
+    """Refuse shards that were prepared for another encoder."""
+    for name in ("sampling_rate", "highpass_hz", "lowpass_hz", "filter_order"):
+        found, wanted = getattr(shards.spec, name), getattr(spec, name)
+        unused = name == "filter_order" and spec.highpass_hz is None and spec.lowpass_hz is None
+        if found != wanted and not unused:
+            raise ParameterError(
+                f"Got shards with {name}={found!r} for an encoder with input.{name}={wanted!r}. Pack with "
+                f"{name}={wanted!r}, or change the recipe."
+            )
+
+
+def _lead_row(spec: InputSpec) -> NDArray[np.bool_]:
+    """Mark the encoder's leads among the twelve."""
+    return np.isin(np.arange(len(CANONICAL_LEADS)), lead_columns(spec.leads))
+
+
+def _below(uniform: NDArray[np.float64], limit: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Turn uniform numbers into integers from 0 to below a limit."""
+    return np.minimum((uniform * limit).astype(np.int64), limit - 1)
+
+
+def _draw_rows(
+    drawn: NDArray[np.float64], pools: list[NDArray[np.int64]], ends: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Draw a pool, then a row of it, for each position."""
+    chosen = np.searchsorted(ends[:-1], drawn[:, _Draw.CORPUS], side="right")
+    place = _below(drawn[:, _Draw.ROW], np.array([len(pool) for pool in pools])[chosen])
+    return np.array([pools[pool][row] for pool, row in zip(chosen, place, strict=True)], dtype=np.int64)
+
+
+def _draw_gain(drawn: NDArray[np.float64], data: DataConfig) -> NDArray[np.float32]:
+    """Draw factors whose logarithm is uniform, so that halving is as likely as doubling."""
+    low, high = np.log(data.gain)
+    return np.exp(low + drawn[:, _Draw.GAIN] * (high - low)).astype(np.float32)
+
+
+def _draw_leads(drawn: NDArray[np.float64], available: NDArray[np.bool_], data: DataConfig) -> NDArray[np.bool_]:
+    """Choose the leads (B, 12) that each record is shown with."""
+    if not data.lead_dropout:
+        return available
+    n_kept = 1 + _below(drawn[:, _Draw.N_KEPT], available.sum(axis=1))
+    keys = np.where(available, drawn[:, _Draw.LEADS :], 2.0)
+    rank = keys.argsort(axis=1).argsort(axis=1)
+    kept = available & (rank < n_kept[:, None])
+    n_limb = len(LIMB_COEFFICIENTS)
+    kept[:, :n_limb] |= available[:, :n_limb] & (kept[:, :n_limb].sum(axis=1, keepdims=True) >= 2)
+    dropped = drawn[:, _Draw.DROPOUT] < data.lead_dropout
+    return np.where(dropped[:, None], kept, available)

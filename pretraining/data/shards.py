@@ -1,0 +1,322 @@
+"""ShardSet: packed recordings as they lie on disk, read by row.
+
+The bytes of a shard: microvolts as int16, arrays that grow while they are written, files that appear whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.errors import DamagedRecordError, ParameterError, RecordNotFoundError
+from skecg.spec import InputSpec
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "ShardSet",
+    "digest_of",
+    "open_shards",
+    "quantize",
+    "replacing",
+    "write_segments",
+]
+
+
+MANIFEST = "manifest.json"
+
+
+FORMAT_VERSION = 1
+
+
+class ShardSet:
+    """Segments of recordings: int16, twelve leads, one sampling rate, memory-mapped.
+
+    A row is a segment; a recording longer than one has several.
+
+    Parameters
+    ----------
+    folder : Path
+        As :func:`pretraining.data.pack.pack` wrote it.
+
+    Attributes
+    ----------
+    n_records : int
+        Rows.
+    spec : InputSpec
+        How the rows were prepared: leads, rate, filter and length, no normalization.
+    corpora : tuple of str
+        Names of the corpora.
+    corpus_of : ndarray of shape (n_records,), int64
+        Which of `corpora` each row is of.
+    fingerprint : str
+        SHA-256 (hexadecimal) of the manifest, which holds the checksums of all values: equal for equal contents.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        content = _read_manifest(folder)
+        self.manifest: dict[str, Any] = json.loads(content)
+        if self.manifest.get("format") != FORMAT_VERSION:
+            raise DamagedRecordError(
+                f"Got shards of format {self.manifest.get('format')!r} in {folder}, expected {FORMAT_VERSION}. "
+                "Pack them again."
+            )
+        self.fingerprint = hashlib.sha256(content).hexdigest()
+        self.spec = InputSpec.from_dict(self.manifest["input"])
+        self.corpora: tuple[str, ...] = tuple(self.manifest["corpora"])
+        counts = [shard["n_segments"] for shard in self.manifest["shards"]]
+        self._first = np.cumsum([0, *counts])
+        self.n_records = int(self._first[-1])
+        shape = (len(self.leads), self.segment_samples)
+        self._signals = [_map_signals(folder / f"{i:05d}.npy", (n, *shape)) for i, n in enumerate(counts)]
+
+    def __len__(self) -> int:
+        return self.n_records
+
+    def __repr__(self) -> str:
+        seconds = self.segment_samples / self.sampling_rate
+        return (
+            f"ShardSet({self.n_records} segments of {seconds:g} s at {self.sampling_rate:g} Hz, "
+            f"{', '.join(self.corpora)})"
+        )
+
+    @property
+    def sampling_rate(self) -> float:
+        """Samples a second (Hz)."""
+        return self.spec.sampling_rate
+
+    @property
+    def leads(self) -> tuple[str, ...]:
+        """The twelve leads, in their order."""
+        return self.spec.leads
+
+    @property
+    def segment_samples(self) -> int:
+        """Length of a row."""
+        return self.spec.window_samples
+
+    @property
+    def summary(self) -> str:
+        """What was packed and what was left out, in a few lines."""
+        return str(self.manifest["summary"])
+
+    @cached_property
+    def corpus_of(self) -> NDArray[np.int64]:
+        """Which of `corpora` each row is of."""
+        numbers = {corpus: number for number, corpus in enumerate(self.corpora)}
+        return np.array([numbers[corpus] for corpus in self._column("corpus").tolist()], dtype=np.int64)
+
+    @cached_property
+    def sources(self) -> NDArray[np.str_]:
+        """What each row's recording is called in its corpus."""
+        return self._column("source")
+
+    @cached_property
+    def patients(self) -> NDArray[np.str_]:
+        """Whom each row is of; empty where nobody says. Numbers are those of the corpus."""
+        return self._column("patient")
+
+    @cached_property
+    def folds(self) -> NDArray[np.int16]:
+        """Fold of each row in its corpus' own cross-validation, -1 for none."""
+        return self._column("fold")
+
+    @cached_property
+    def start_samples(self) -> NDArray[np.int64]:
+        """Where each row starts in its recording, at the rate of the shards."""
+        return self._column("start_samples")
+
+    @cached_property
+    def original_rates(self) -> NDArray[np.float64]:
+        """Sampling rate (Hz) of each row's recording."""
+        return self._column("rate")
+
+    @cached_property
+    def valid_samples(self) -> NDArray[np.int32]:
+        """How much of each row is signal; the last value is held from there on."""
+        return self._column("valid_samples")
+
+    @cached_property
+    def scale_uv(self) -> NDArray[np.float32]:
+        """Microvolts a step of each row."""
+        return self._column("scale_uv")
+
+    @cached_property
+    def lead_mask(self) -> NDArray[np.bool_]:
+        """Whether each row (n_records, 12) has a lead; those it has not are 0."""
+        return self._column("lead_mask")
+
+    def rows_of(self, corpus: str) -> NDArray[np.int64]:
+        """Give the rows of a corpus, ascending."""
+        return self._rows[self.corpora.index(corpus)]
+
+    def gather(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int16]:
+        """Read rows, in the order asked for; a row may come twice.
+
+        Parameters
+        ----------
+        rows : array-like of shape (b,), int
+            From 0 to ``n_records - 1``.
+
+        Returns
+        -------
+        ndarray of shape (b, 12, segment_samples), int16
+
+        Raises
+        ------
+        ParameterError
+            When a row is out of range.
+        """
+        wanted = np.asarray(rows, dtype=np.int64)
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < self.n_records):
+            raise ParameterError(f"Got rows from {wanted.min()} to {wanted.max()}, expected 0 to {self.n_records - 1}.")
+        gathered = np.empty((len(wanted), len(self.leads), self.segment_samples), dtype=np.int16)
+        # Ascending, so that a disk that turns is read in one direction.
+        order = np.argsort(wanted, kind="stable")
+        shards = np.searchsorted(self._first, wanted[order], side="right") - 1
+        local = wanted[order] - self._first[shards]
+        for place, shard, row in zip(order.tolist(), shards.tolist(), local.tolist(), strict=True):
+            gathered[place] = self._signals[shard][row]
+        return gathered
+
+    @cached_property
+    def _rows(self) -> list[NDArray[np.int64]]:
+        """The rows of each corpus."""
+        return [np.flatnonzero(self.corpus_of == number) for number in range(len(self.corpora))]
+
+    def _column(self, name: str) -> NDArray[Any]:
+        """Read one column of the index of all shards."""
+        columns = []
+        for number in range(len(self._signals)):
+            with np.load(self.folder / f"{number:05d}.npz", allow_pickle=False) as index:
+                columns.append(index[name])
+        return np.concatenate(columns)
+
+
+def open_shards(folder: str | Path) -> ShardSet:
+    """Open what :func:`pretraining.data.pack.pack` wrote.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    ShardSet
+
+    Raises
+    ------
+    RecordNotFoundError
+        When the folder holds no shards, or packing has not been finished.
+    DamagedRecordError
+        When a shard is not as the manifest says.
+    """
+    return ShardSet(Path(folder))
+
+
+def _read_manifest(folder: Path) -> bytes:
+    """Read the manifest, telling an unfinished pack from none."""
+    try:
+        return (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        begun = (folder / "plan.json").is_file()
+        advice = "Packing was not finished: run pack again." if begun else "Make them with pack."
+        raise RecordNotFoundError(f"There are no shards in {str(folder)!r}. {advice}") from error
+
+
+def _map_signals(path: Path, shape: tuple[int, int, int]) -> NDArray[np.int16]:
+    """Map a shard's values into memory, refusing one of another size."""
+    if shape[0] == 0:
+        return np.empty(shape, dtype=np.int16)
+    try:
+        signals = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DamagedRecordError(
+            f"The shard {path} cannot be opened ({error}). Pack again, or copy it again."
+        ) from error
+    if signals.shape != shape or signals.dtype != np.int16:
+        raise DamagedRecordError(f"Got {signals.dtype} of shape {signals.shape} in {path}, expected int16 of {shape}.")
+    # The plain view of the same memory: np.memmap makes a Python object of every row that is read.
+    return signals.view(np.ndarray)
+
+
+_LARGEST = 32767
+
+
+def quantize(values: NDArray[np.float32]) -> tuple[NDArray[np.int16], float]:
+    """Write a segment in whole steps of a microvolt, or of as much more as it takes not to clip.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_leads, n_samples), float32
+        Millivolts.
+
+    Returns
+    -------
+    steps : ndarray of the same shape, int16
+    scale_uv : float
+        Microvolts a step, a float32 value.
+    """
+    largest = float(np.abs(values).max(initial=0.0)) * 1e3
+    scale = np.float32(max(1.0, largest / _LARGEST))
+    steps = np.rint(values * (np.float64(1e3) / np.float64(scale)))
+    return np.clip(steps, -_LARGEST, _LARGEST).astype(np.int16), float(scale)
+
+
+def write_segments(file: IO[bytes], segments: Iterable[NDArray[np.int16]], shape: tuple[int, int]) -> str:
+    """Write an ``.npy`` array of segments of one shape, their number unknown beforehand; give its values' SHA-256."""
+    header = _npy_header((0, *shape))
+    file.write(header)
+    digest, n_segments = hashlib.sha256(), 0
+    for steps in segments:
+        content = np.ascontiguousarray(steps, dtype="<i2").tobytes()
+        digest.update(content)
+        file.write(content)
+        n_segments += 1
+    final = _npy_header((n_segments, *shape))
+    assert len(final) == len(header), "the header of an .npy file grew with its length"
+    file.seek(0)
+    file.write(final)
+    return digest.hexdigest()
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """Write the header of an int16 ``.npy`` file; numpy leaves room in it for the first axis to grow."""
+    stream = io.BytesIO()
+    header = {"descr": "<i2", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.getvalue()
+
+
+def digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over the values of several arrays."""
+    digest = hashlib.sha256()
+    for name, values in arrays.items():
+        digest.update(f"{name} {values.dtype.str} {values.shape};".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Give a file that appears under its name only once it has been written whole."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,345 @@
+"""Where a step runs: device, precision, compilation, and the processes that share its batch.
+
+Several processes are started by ``torchrun``; each reads its place from the environment. The engine is all that knows
+of them: the loop calls it and reads the same with one process and with many.
+
+Weights spread over processes (FSDP2), and the way back to whole ones.
+
+Checkpoints hold whole tensors, so that a run may go on with another number of processes, spread or not.
+
+The rows of all processes, for objectives that compare the recordings of a batch with each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
+
+from pretraining.config import RunConfig
+from skecg.compute.devices import resolve_device
+from skecg.encoders.blocks import Block
+from skecg.errors import MissingDependencyError, ParameterError, SkecgError
+
+__all__ = [
+    "Engine",
+    "NaiveAttention",
+    "gather_rows",
+    "let_go",
+    "load_optimizer_",
+    "open_engine",
+    "resolve_training_precision",
+    "shard_",
+    "whole",
+]
+
+
+def shard_(model: nn.Module, device: torch.device, world_size: int) -> nn.Module:
+    """Spread a model's weights over the processes, each transformer block by itself."""
+    try:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"Got run.parallel='fsdp2' with torch {torch.__version__}, expected 2.6 or newer. Use run.parallel=ddp."
+        ) from error
+    mesh = init_device_mesh(device.type, (world_size,))
+    for block in [module for module in model.modules() if isinstance(module, Block)]:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def whole(tree: Any) -> Any:
+    """Copy nested dicts and lists with tensors whole and on the CPU; all processes have to call this."""
+    if isinstance(tree, dict):
+        return {key: whole(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [whole(value) for value in tree]
+    if isinstance(tree, Tensor):
+        gather = getattr(tree, "full_tensor", None)
+        return (tree if gather is None else gather()).detach().cpu().clone()
+    return tree
+
+
+def load_optimizer_(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Put a whole state into an optimizer whose weights may be spread."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    spread = {
+        number: {name: _as_spread(value, parameters[number]) for name, value in values.items()}
+        for number, values in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": spread})
+
+
+def _as_spread(value: Any, parameter: Tensor) -> Any:
+    """Spread a tensor as the parameter that it belongs to is; counts stay as they are."""
+    if not hasattr(parameter, "device_mesh") or not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]
+
+
+T = TypeVar("T")
+
+
+_BACKENDS = {"cuda": "nccl", "cpu": "gloo"}
+
+
+def open_engine(run: RunConfig, device: str | torch.device | None = None) -> Engine:
+    """Take this process's place: its device, its rank, and the group of processes if there are several.
+
+    Parameters
+    ----------
+    run : RunConfig
+    device : str or torch.device, optional
+        The best one of this machine when not given; with several processes each takes its own of that kind.
+
+    Raises
+    ------
+    ParameterError
+        When the batch cannot be split evenly, or there are more processes than devices.
+    """
+    rank, world_size, local_rank = (int(os.environ.get(n, d)) for n, d in _PLACES)
+    found = resolve_device("auto" if device is None else device)
+    refuse_uneven_split(run, world_size)
+    opened_group = False
+    if world_size > 1:
+        found = _own_device(found, local_rank)
+        if not dist.is_initialized():
+            dist.init_process_group(_BACKENDS[found.type], device_id=found if found.type == "cuda" else None)
+            opened_group = True
+    return Engine(found, resolve_training_precision(run.precision, found), run, rank, world_size, opened_group)
+
+
+_PLACES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+
+
+def refuse_uneven_split(run: RunConfig, world_size: int) -> None:
+    """Refuse a batch of which processes and accumulated parts could not have equally many records."""
+    parts = world_size * run.accumulation
+    if run.batch_size % parts:
+        nearest = max(1, round(run.batch_size / parts)) * parts
+        raise ParameterError(
+            f"Got run.batch_size={run.batch_size} for {world_size} processes with run.accumulation={run.accumulation}, "
+            f"expected a multiple of {parts}. Set run.batch_size={nearest}."
+        )
+
+
+def resolve_training_precision(precision: str, device: torch.device) -> str:
+    """Give ``"fp32"`` or ``"bf16"``; ``"auto"`` is bfloat16 on accelerators that compute in it."""
+    if precision != "auto":
+        return precision
+    able = device.type == "xpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
+    return "bf16" if able else "fp32"
+
+
+def _own_device(device: torch.device, local_rank: int) -> torch.device:
+    """Give each process of a machine its own device."""
+    if device.type not in _BACKENDS:
+        raise ParameterError(f"Got several processes on {device.type!r}, expected 'cuda' or 'cpu'. Use one process.")
+    if device.type == "cpu":
+        return device
+    if local_rank >= torch.cuda.device_count():
+        raise ParameterError(
+            f"Got process {local_rank} of this machine, expected fewer than its {torch.cuda.device_count()} devices. "
+            "Start at most that many with --nproc-per-node."
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One process's place in a run; see :func:`open_engine`.
+
+    Parameters
+    ----------
+    device : torch.device
+    precision : {"fp32", "bf16"}
+        Weights, sums and norms are float32 in both; bfloat16 is for matrix products (autocast).
+    run : RunConfig
+    rank, world_size : int
+        Which of how many processes this is.
+    opened_group : bool
+        Whether the group of processes is to be closed with the engine.
+    """
+
+    device: torch.device
+    precision: str
+    run: RunConfig
+    rank: int = 0
+    world_size: int = 1
+    opened_group: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether weights are spread over the processes."""
+        return self.world_size > 1 and self.run.parallel == "fsdp2"
+
+    def describe(self) -> str:
+        """Say in words where a run takes place."""
+        spread = f"{self.world_size} processes ({self.run.parallel})" if self.world_size > 1 else "one process"
+        return f"{spread} on {self.device.type}, {self.precision}{', compiled' if self.run.compile else ''}"
+
+    def positions(self, rank: int | None = None) -> list[range]:
+        """Give the places, in the batch of a step, of the parts that a process (by default this one) takes."""
+        size = self.run.batch_size // (self.world_size * self.run.accumulation)
+        first = (self.rank if rank is None else rank) * self.run.accumulation
+        return [range(n * size, (n + 1) * size) for n in range(first, first + self.run.accumulation)]
+
+    def distribute(self, model: nn.Module) -> nn.Module:
+        """Give what is called in place of the model, whose passes are compiled and joined with the others' as asked."""
+        if self.run.compile:
+            for block in (module for module in model.modules() if isinstance(module, Block)):
+                block.compile()
+        if self.world_size == 1:
+            return model
+        if self.is_sharded:
+            return shard_(model, self.device, self.world_size)
+        ddp: Any = nn.parallel.DistributedDataParallel
+        devices = [self.device] if self.device.type == "cuda" else None
+        # Buffers are tables of positions, the same everywhere; how to say so changed its name with torch 2.13.
+        renamed = "forward_sync_buffers" in inspect.signature(ddp).parameters
+        keep = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+        joined: nn.Module = ddp(model, device_ids=devices, gradient_as_bucket_view=True, **keep)
+        return joined
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Run forward passes in the precision asked for."""
+        lower = self.precision == "bf16"
+        attention = NaiveAttention() if lower and self.device.type == "cpu" else contextlib.nullcontext()
+        with attention, torch.autocast(self.device.type, torch.bfloat16, enabled=lower):
+            yield
+
+    def joining(self, called: nn.Module, *, is_last: bool) -> contextlib.AbstractContextManager[object]:
+        """Let gradients be summed over processes with the last of a step's parts only."""
+        if self.is_sharded:
+            called.set_requires_gradient_sync(is_last)  # type: ignore[operator]
+        elif self.world_size > 1 and not is_last:
+            return called.no_sync()  # type: ignore[operator]
+        return contextlib.nullcontext()
+
+    def measuring(self) -> contextlib.AbstractContextManager[object]:
+        """Run passes that are no training without compiling them: each shape would take one of the few compilations."""
+        eager = self.run.compile and hasattr(torch.compiler, "set_stance")
+        return torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
+
+    def gather(self, values: Tensor) -> list[list[float]]:
+        """Give the values (n,) of each process, by rank; this waits for the device."""
+        if self.world_size == 1:
+            return [values.tolist()]
+        gathered = [torch.empty_like(values) for _ in range(self.world_size)]
+        dist.all_gather(gathered, values)
+        return torch.stack(gathered).tolist()
+
+    def on_first(self, function: Callable[[], T]) -> T:
+        """Call something on the first process; all wait for it and get its result, or its error."""
+        outcome: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                outcome[0] = function()
+            except (SkecgError, OSError) as error:
+                outcome[1] = error
+        if self.world_size > 1:
+            dist.broadcast_object_list(outcome, src=0, device=self.device)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.opened_group:
+            dist.destroy_process_group()
+
+
+def let_go() -> None:
+    """Free what no name holds any more, and with it the threads of a group of processes that is closed.
+
+    Models and their hooks hold the group in cycles. Where it lives on to the end of Python, a thread of it that still
+    lets go of a tensor there brings the process down with SIGABRT, after everything was done well.
+    """
+    gc.collect()
+
+
+class NaiveAttention(TorchFunctionMode):
+    """Attention as two products and a softmax.
+
+    On CPUs torch's fused attention goes backward 4.6 times as slowly in bfloat16 as in float32; with this a training
+    step in bfloat16 takes half its time. Without gradients (the target encoder) it is the faster one too, by a fifth.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Replace the one function."""
+        if func is F.scaled_dot_product_attention and not kwargs:
+            q, k, v = args
+            weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(dim=-1)
+            return weights.to(v.dtype) @ v
+        return func(*args, **(kwargs or {}))
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Give the rows of all processes, rank after rank; all have to call this, with equally many.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (B, ...)
+        This process's.
+
+    Returns
+    -------
+    Tensor of shape (world size times B, ...)
+        What was given where there is one process only.
+
+    Notes
+    -----
+    A loss that every process computes alike from these rows has, after gradients were averaged over processes, the
+    gradient that one process with all rows would have.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return rows
+    gathered: Tensor = _Gather.apply(rows)
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    """Backward, each process takes the gradient of its own rows, for the others take that of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.own = slice(dist.get_rank() * len(rows), (dist.get_rank() + 1) * len(rows))
+        # Not all back ends send truth values.
+        sent = (rows.to(torch.uint8) if rows.dtype == torch.bool else rows).contiguous()
+        parts = [torch.empty_like(sent) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, sent)
+        return torch.cat(parts).to(rows.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # The average over processes divides by their number what only one of them has added.
+        return gradients[0][ctx.own] * dist.get_world_size()

@@ -1,0 +1,78 @@
+"""What a step is fed, drawn ahead by a thread, so that reading is not what a step waits for.
+
+Batches and what goes with them are pure functions of the step, so drawing them early changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from pretraining.config import PretrainConfig
+from pretraining.data.batches import Batch, draw_batch
+from pretraining.objectives import objective_class
+
+if TYPE_CHECKING:
+    from pretraining.data.pack import ShardSet
+
+__all__ = ["Feed", "Part", "draw_part"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The records at some places of a step's batch, still int16 and on the host, and what was drawn for them."""
+
+    positions: range
+    batch: Batch
+    drawn: Any
+
+
+def draw_part(config: PretrainConfig, shards: ShardSet, step: int, positions: range, tables: Any = None) -> Part:
+    """Draw the records at some places of a step's batch, and what its objective wants of them."""
+    batch = draw_batch(shards, config, step, positions)
+    return Part(positions, batch, objective_class(config).draw(config, tables, batch, step, positions))
+
+
+class Feed:
+    """The parts of one process, drawn one ahead.
+
+    Parameters
+    ----------
+    config : PretrainConfig
+    shards : ShardSet
+    positions : list of range
+        Places of the parts in the batch of a step.
+    tables : optional
+        What the objective knows of the rows of the shards.
+    """
+
+    def __init__(self, config: PretrainConfig, shards: ShardSet, positions: list[range], tables: Any = None) -> None:
+        self._config, self._shards, self._positions, self._tables = config, shards, positions, tables
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
+        self._drawn: dict[tuple[int, int], Future[Part]] = {}
+
+    def parts(self, step: int) -> Iterator[Part]:
+        """Yield the parts of a step."""
+        last = len(self._positions) - 1
+        for number in range(last + 1):
+            part = self._draw(step, number)
+            following = (step, number + 1) if number < last else (step + 1, 0)
+            self._drawn = {following: self._submit(*following)} if following[0] < self._config.run.steps else {}
+            yield part.result()
+
+    def _draw(self, step: int, number: int) -> Future[Part]:
+        return self._drawn.pop((step, number), None) or self._submit(step, number)
+
+    def _submit(self, step: int, number: int) -> Future[Part]:
+        return self._thread.submit(draw_part, self._config, self._shards, step, self._positions[number], self._tables)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)

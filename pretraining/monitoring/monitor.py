@@ -1,0 +1,185 @@
+"""What is seen of a run on the way: its pace in the journal, gauges, and the probe."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+from pretraining.config import PretrainConfig
+from pretraining.data.batches import to_values
+from pretraining.distributed import Engine
+from pretraining.loader import draw_part
+from pretraining.monitoring.gauges import Gauges, collapse_reason, memory_gib
+from pretraining.objectives import whole_model
+from pretraining.objectives.base import Drawn, Objective, exported_encoder
+from pretraining.objectives.flops import pace
+from pretraining.optim import learning_rate, momentum, weight_decay
+
+if TYPE_CHECKING:
+    from pretraining.data.pack import ShardSet
+    from pretraining.monitoring.journal import Journal
+    from pretraining.monitoring.online_probe import OnlineProbe
+
+__all__ = ["Measured", "Taken", "Watch"]
+
+# Ranks cannot exceed the number of records that they are measured on.
+_FIXED_RECORDS = 256
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a step was like.
+
+    Attributes
+    ----------
+    step : int
+        Steps done with it.
+    loss : dict of str to float
+        What was minimized, ``total``, and the parts of it that the journal notes; means over the batch of the step.
+    gradient_norm : float
+        Before clipping.
+    seconds : float
+    flops : float
+        Floating-point operations that one record took.
+    stopping : bool
+        Whether some process was asked to stop.
+    """
+
+    step: int
+    loss: dict[str, float]
+    gradient_norm: float
+    seconds: float
+    flops: float
+    stopping: bool
+
+
+class Measured(NamedTuple):
+    """What a measurement led to: why the run has collapsed, if so, and whether the probe never scored higher."""
+
+    collapse: str | None = None
+    is_best: bool = False
+
+
+@dataclass
+class Watch:
+    """Watches a run. The first process measures and writes, the others wait and learn what came of it.
+
+    Parameters
+    ----------
+    config : PretrainConfig
+    shards : ShardSet
+    engine : Engine
+    journal : Journal or None
+        None in all processes but the first.
+    probe : OnlineProbe, optional
+    gauged : list of dict
+        What gauges have shown so far; added to in the first process.
+    scores : list of [step, score]
+        What the probe has scored so far; added to in all.
+    tables : optional
+        What the objective knows of the rows of the shards.
+    """
+
+    config: PretrainConfig
+    shards: ShardSet
+    engine: Engine
+    journal: Journal | None
+    probe: OnlineProbe | None
+    gauged: list[dict[str, float]]
+    scores: list[list[float]]
+    tables: Any = None
+    _recent: list[Taken] = field(default_factory=list)
+    _gauges: Gauges = field(default_factory=Gauges)
+    _fixed: tuple[Tensor, Drawn] | None = None
+
+    @property
+    def best_step(self) -> int | None:
+        """The step that the probe scored highest, the first of equals."""
+        return int(max(self.scores, key=lambda entry: entry[1])[0]) if self.scores else None
+
+    def note(self, step: int, event: str, text: str) -> None:
+        """Write down an event."""
+        if self.journal is not None:
+            self.journal.note(step, event, text)
+
+    def note_step(self, taken: Taken) -> None:
+        """Write the journal's line every ``log_every`` steps, and of the first and last."""
+        if self.journal is None:
+            return
+        self._recent.append(taken)
+        if taken.step == 1 or self._is_due(taken.step, self.config.watch.log_every):
+            self.journal.write(taken.step, self._line(taken))
+            self._recent.clear()
+
+    def _line(self, taken: Taken) -> dict[str, float]:
+        """Put together what the journal says of a step; the loss is the mean since the last line."""
+        config, recent = self.config, self._recent
+        seconds = sum(step.seconds for step in recent)
+        flops = sum(step.flops for step in recent) / len(recent)
+        share = config.run.batch_size // self.engine.world_size
+        speed = pace(share * len(recent), seconds, flops, self.engine.device, self.engine.precision)
+        line = {
+            "loss": sum(step.loss["total"] for step in recent) / len(recent),
+            "gradient_norm": taken.gradient_norm,
+            "lr": learning_rate(config, taken.step - 1),
+            "weight_decay": weight_decay(config, taken.step - 1),
+            "memory_gib": memory_gib(self.engine.device),
+        }
+        if config.masks is not None:  # only JEPA averages
+            line["momentum"] = momentum(config, taken.step - 1)
+        speed["records_per_second"] *= self.engine.world_size
+        return line | {name: value for name, value in taken.loss.items() if name != "total"} | speed
+
+    def measure(self, step: int, model: Objective) -> Measured:
+        """Take gauges every ``gauge_every`` steps and score every ``probe_every``, before the first and after the last.
+
+        All processes have to call this.
+        """
+        gauges = self._is_due(step, self.config.watch.gauge_every)
+        scores = self.probe is not None and self._is_due(step, self.config.watch.probe_every)
+        if not gauges and not scores:
+            return Measured()
+        usable = whole_model(model, self.config, self.engine)
+        with self.engine.measuring():
+            reason = self.engine.on_first(lambda: self._gauge(step, usable)) if gauges else None
+            if scores:
+                self.scores.append([step, self.engine.on_first(lambda: self._score(step, usable))])
+        return Measured(reason, scores and self.best_step == step)
+
+    def _is_due(self, step: int, every: int) -> bool:
+        return every > 0 and (step % every == 0 or step == self.config.run.steps)
+
+    def _gauge(self, step: int, model: Objective | None) -> str | None:
+        """Measure the model on the fixed batch; say why it has collapsed, if it has."""
+        assert model is not None
+        assert self.journal is not None
+        measured = self._gauges.measure(model, *self._fixed_batch())
+        self.journal.write(step, measured)
+        measured.pop("target_change", None)  # since the last measurement, of which a resumed run knows nothing
+        self.gauged.append({"step": step, **measured})
+        reason = collapse_reason(self.gauged)
+        if reason is not None:
+            self.journal.note(step, "collapse", f"Warning: the run is collapsing: {reason}.")
+        return reason
+
+    def _score(self, step: int, model: Objective | None) -> float:
+        """Score the target encoder, as it would be exported, with the probe."""
+        assert model is not None
+        assert self.journal is not None
+        assert self.probe is not None
+        begun = time.perf_counter()
+        encoder = exported_encoder(model.target_encoder.state_dict(), self.config).to(self.engine.device)
+        found = self.probe.score(encoder, self.config.input)
+        self.journal.write(step, found | {"probe_seconds": time.perf_counter() - begun})
+        return found["probe"]
+
+    def _fixed_batch(self) -> tuple[Tensor, Drawn]:
+        """Give the batch that gauges measure on: that of the step after the last, which is never trained on."""
+        if self._fixed is None:
+            part = draw_part(self.config, self.shards, self.config.run.steps, range(_FIXED_RECORDS), self.tables)
+            values = to_values(part.batch, self.config, self.engine.device)
+            self._fixed = values, part.drawn.to(self.engine.device)
+        return self._fixed

@@ -1,0 +1,263 @@
+"""How good are the features on labelled records, while training goes on.
+
+The records take skecg's own road (prepare, encode_windows, pooling), so the score is that of the weights once exported.
+A logistic regression of fixed strength is fitted on some records and judged on others. Choose training decisions by it,
+and keep a further set, never looked at, for what is reported at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skecg.datasets import LabelledECGs, read_packed
+from skecg.errors import ParameterError, ShapeError
+from skecg.records import ECGRecord
+
+if TYPE_CHECKING:
+    from skecg.encoders import Encoder
+    from skecg.preprocessing.windows import Windows
+    from skecg.spec import InputSpec
+
+__all__ = ["SUPERCLASSES", "Labelled", "OnlineProbe", "load_labelled", "synthetic_labelled"]
+
+#: PTB-XL's diagnostic superclasses.
+SUPERCLASSES = ("CD", "HYP", "MI", "NORM", "STTC")
+
+# PTB-XL's own split: folds 9 and 10 are for validation and test, and are left for whoever judges the run.
+_TRAIN_FOLDS, _TEST_FOLDS = (1, 2, 3, 4, 5, 6, 7), (8,)
+# Strong enough for twice the width of an encoder on some hundred records; features are standardized before.
+_INVERSE_STRENGTH = 0.01
+
+
+class Labelled(NamedTuple):
+    """Labelled records and their split.
+
+    Attributes
+    ----------
+    records : list of ECGRecord of length n
+    labels : ndarray of shape (n, n_classes), 0 or 1
+    train, test : ndarray of int
+        Rows to fit on and to judge by.
+    classes : tuple of str
+    """
+
+    records: list[ECGRecord]
+    labels: NDArray[np.int64]
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+class OnlineProbe:
+    """A labelled set that encoders are scored on, again and again.
+
+    Parameters
+    ----------
+    records : sequence of ECGRecord of length n
+    labels : array-like of shape (n, n_classes), 0 or 1
+        A record may have several.
+    train, test : array-like of int
+        Rows to fit on and to judge by; they share no record.
+    classes : sequence of str, optional
+        Names of the columns; their numbers when not given.
+    max_records : int, optional
+        At most so many records are used, of both parts in proportion, always the same ones.
+
+    Raises
+    ------
+    ShapeError
+        When records and labels do not fit each other.
+    ParameterError
+        When the parts overlap or are empty, or no class has both values in both.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ECGRecord],
+        labels: ArrayLike,
+        train: ArrayLike,
+        test: ArrayLike,
+        classes: Sequence[str] | None = None,
+        *,
+        max_records: int | None = None,
+    ) -> None:
+        table = np.asarray(labels)
+        if table.ndim != 2 or len(table) != len(records) or not np.isin(table, (0, 1)).all():
+            raise ShapeError(
+                f"Got labels of shape {table.shape} for {len(records)} records, expected (n_records, n_classes) of 0 "
+                "and 1."
+            )
+        parts = [np.unique(np.asarray(part, dtype=np.int64)) for part in (train, test)]
+        shared = np.intersect1d(parts[0], parts[1]).size
+        if shared:
+            raise ParameterError(f"Got {shared} records in both train and test, expected none.")
+        if max_records is not None:
+            share = min(1.0, max_records / max(1, sum(map(len, parts))))
+            parts = [_some(part, int(len(part) * share)) for part in parts]
+        chosen = np.concatenate(parts)
+        self.records = [records[row] for row in chosen]
+        self.labels = table[chosen].astype(np.int64)
+        self.n_train = len(parts[0])
+        names = tuple(classes) if classes is not None else tuple(map(str, range(table.shape[1])))
+        self.classes = {name: column for column, name in enumerate(names) if self._has_both(column)}
+        if not self.classes:
+            raise ParameterError(
+                f"No class has both values among the {len(parts[0])} records to fit on and the {len(parts[1])} to "
+                "judge by. Take more records, or other classes."
+            )
+        self._windows: tuple[InputSpec, Windows] | None = None
+
+    def score(self, encoder: Encoder, spec: InputSpec, pooling: str = "mean+std") -> dict[str, float]:
+        """Score an encoder.
+
+        Parameters
+        ----------
+        encoder : Encoder
+            On any device, in any mode; it is left as it was.
+        spec : InputSpec
+            What it expects to be fed. Windows are prepared the first time and kept.
+        pooling : {"mean", "max", "mean+std", "cls"}, default="mean+std"
+
+        Returns
+        -------
+        dict of str to float
+            ``probe``, the mean over classes of the area under the ROC curve, and that of each as ``probe_NAME``.
+        """
+        features = self.features(encoder, spec, pooling)
+        fitted, judged = features[: self.n_train], features[self.n_train :]
+        found = {}
+        for name, column in self.classes.items():
+            labels = self.labels[:, column]
+            found[f"probe_{name}"] = _auroc(fitted, labels[: self.n_train], judged, labels[self.n_train :])
+        return {"probe": float(np.mean(list(found.values())))} | found
+
+    def features(self, encoder: Encoder, spec: InputSpec, pooling: str = "mean+std") -> NDArray[np.float32]:
+        """Embed the records, those to fit on first: (n_records, n_features)."""
+        from skecg.encoders.encode import Encoding, encode_windows
+        from skecg.encoders.pooling import pool_windows
+
+        windows = self._prepared(spec)
+        training = encoder.training
+        try:
+            vectors = encode_windows(encoder.eval(), windows, Encoding(pooling))
+        finally:
+            encoder.train(training)
+        return pool_windows(vectors, windows.owner, len(self.records))
+
+    def _prepared(self, spec: InputSpec) -> Windows:
+        from skecg.preprocessing.windows import prepare
+
+        if self._windows is None or self._windows[0] != spec:
+            self._windows = spec, prepare(self.records, spec, short_records="pad")
+        return self._windows[1]
+
+    def _has_both(self, column: int) -> bool:
+        labels = self.labels[:, column]
+        return all(len(np.unique(part)) == 2 for part in (labels[: self.n_train], labels[self.n_train :]))
+
+
+def load_labelled(
+    path: str | Path,
+    *,
+    train_folds: Collection[int] = _TRAIN_FOLDS,
+    test_folds: Collection[int] = _TEST_FOLDS,
+    classes: Sequence[str] = SUPERCLASSES,
+) -> Labelled:
+    """Read labelled records of PTB-XL's kind from an ``.npz`` file.
+
+    Parameters
+    ----------
+    path : path-like
+        A packed file (:func:`skecg.datasets.read_packed`) with ``super_class`` and ``strat_fold``.
+    train_folds, test_folds : collection of int
+        By default 1 to 7 and 8.
+    classes : sequence of str
+        The columns of the labels.
+
+    Returns
+    -------
+    Labelled
+
+    Raises
+    ------
+    ParameterError
+        When the file is not there, or has no labels or folds.
+    DamagedRecordError
+        When it is no packed file.
+    """
+    if not Path(path).is_file():
+        raise ParameterError(f"Got {str(path)!r} for the probe's records, which is no file.")
+    packed = read_packed(path)
+    names = [{code.removeprefix("super:") for code in codes if code.startswith("super:")} for codes in packed.codes]
+    if not any(names) or not packed.folds.any():
+        raise ParameterError(f"{path} lacks super_class or strat_fold; the probe needs signals, labels and folds.")
+    rows = np.flatnonzero(np.isin(packed.folds, [*train_folds, *test_folds]))
+    labels = np.array([[name in names[row] for name in classes] for row in rows], dtype=np.int64)
+    parts = [np.flatnonzero(np.isin(packed.folds[rows], list(part))) for part in (train_folds, test_folds)]
+    return Labelled([_record(packed, row) for row in rows.tolist()], labels, parts[0], parts[1], tuple(classes))
+
+
+def _record(packed: LabelledECGs, row: int) -> ECGRecord:
+    record = packed.records[row]
+    if isinstance(record, ECGRecord):
+        return record
+    assert packed.sampling_rate is not None
+    assert packed.leads is not None
+    return ECGRecord(record, packed.sampling_rate, packed.leads)
+
+
+def synthetic_labelled(n_records: int = 400, *, sampling_rate: float = 250.0, seed: int = 0) -> Labelled:
+    """Make labelled records of hearts that never beat.
+
+    Parameters
+    ----------
+    n_records : int, default=400
+        Three quarters of them to fit on.
+    sampling_rate : float, default=250.0
+    seed : int, default=0
+
+    Returns
+    -------
+    Labelled
+        Classes ``af``, ``pvc``, ``lbbb`` and ``rbbb``.
+    """
+    from skecg.datasets import make_ecg
+
+    records, labels = make_ecg(
+        n_records,
+        sampling_rate=sampling_rate,
+        rhythm={"sinus": 2, "af": 1, "pvc": 1},
+        conduction={"normal": 2, "lbbb": 1, "rbbb": 1},
+        noise=(0.01, 0.08),
+        random_state=seed,
+    )
+    kinds = (("rhythm", "af"), ("rhythm", "pvc"), ("conduction", "lbbb"), ("conduction", "rbbb"))
+    table = np.column_stack([labels[kind] == name for kind, name in kinds]).astype(np.int64)
+    rows = np.arange(n_records)
+    n_train = 3 * n_records // 4
+    return Labelled(records, table, rows[:n_train], rows[n_train:], tuple(name for _, name in kinds))
+
+
+def _some(rows: NDArray[np.int64], n_kept: int) -> NDArray[np.int64]:
+    """Pick rows at random, always the same ones."""
+    return np.sort(np.random.default_rng(0).permutation(rows)[:n_kept])
+
+
+def _auroc(
+    fitted: NDArray[np.float32], labels: NDArray[np.int64], judged: NDArray[np.float32], truth: NDArray[np.int64]
+) -> float:
+    """Fit a logistic regression on standardized features and give the area under its ROC curve elsewhere."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    # Double precision: the features of a collapsed encoder differ by little more than float32 can tell apart.
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=_INVERSE_STRENGTH, max_iter=2000))
+    model.fit(fitted.astype(np.float64), labels)
+    return float(roc_auc_score(truth, model.decision_function(judged.astype(np.float64))))

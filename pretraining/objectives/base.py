@@ -1,0 +1,156 @@
+"""What every objective offers to the loop, so that the loop need not know which one it is.
+
+Shapes: B windows, L leads, T samples.
+
+What of a trained encoder becomes weights: all of its blocks, or the first of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from skecg.encoders import Encoder, build_encoder
+
+if TYPE_CHECKING:
+    from pretraining.config import PretrainConfig
+    from pretraining.data.batches import Batch
+    from pretraining.data.pack import ShardSet
+
+__all__ = ["Drawn", "Loss", "Objective", "WithoutTarget", "exported_encoder"]
+
+
+class Drawn(Protocol):
+    """What goes with the windows of a batch: masks, views, what is known of the recordings."""
+
+    def to(self, device: torch.device) -> Self:
+        """Move all."""
+
+    def take(self, rows: slice) -> Self:
+        """Take what belongs to some of the windows."""
+
+
+class Loss(Protocol):
+    """A named tuple of scalars: first ``total``, which a step minimizes, then its parts before they are weighted.
+
+    The first of the parts is the one that is measured on a fixed batch during the run.
+    """
+
+    _fields: tuple[str, ...]
+
+    @property
+    def total(self) -> Tensor:
+        """What a step minimizes."""
+
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+
+class Objective(nn.Module, ABC):
+    """An encoder that is trained, and all that training it takes.
+
+    Parameters
+    ----------
+    config : PretrainConfig
+        Weights are drawn from torch's global generator.
+
+    Attributes
+    ----------
+    context_encoder : Encoder
+        The one that gradients train.
+    target_encoder : Encoder
+        The one whose features are watched: its average over the run, or itself (:class:`WithoutTarget`).
+    loss_names : tuple of str
+        Fields of the loss.
+    """
+
+    context_encoder: Encoder
+    target_encoder: Encoder
+    loss_names: tuple[str, ...]
+
+    @abstractmethod
+    def forward(self, values_BLT: Tensor, drawn: Any) -> Any:
+        """Give the loss of prepared windows (B, L, T) and of what was drawn for them."""
+
+    @abstractmethod
+    def update_target_(self, momentum: float) -> None:
+        """Move the target encoder towards the context encoder, where there is one."""
+
+    def deep_parts(self) -> list[nn.Module]:
+        """Give the modules with ``blocks`` that stochastic depth acts on."""
+        return [self.context_encoder]
+
+    def noted(self) -> tuple[str, ...]:
+        """Name the parts of the loss that are worth a place in the journal; none where there is but one."""
+        return self.loss_names[1:] if len(self.loss_names) > 2 else ()
+
+    def gauged(self) -> tuple[str, ...]:
+        """Name the parts of the loss that gauges measure on the fixed batch beside the first."""
+        return ()
+
+    @classmethod
+    def write_tables(cls, config: PretrainConfig, shards: ShardSet) -> None:
+        """Work out, once for a set of shards, what the objective asks of recordings; the first process does."""
+
+    @classmethod
+    def read_tables(cls, config: PretrainConfig, shards: ShardSet) -> Any:
+        """Read what :meth:`write_tables` wrote; None for an objective that needs nothing."""
+        return None
+
+    @classmethod
+    @abstractmethod
+    def draw(cls, config: PretrainConfig, tables: Any, batch: Batch, step: int, positions: range) -> Any:
+        """Draw what goes with the records at some places of a step's batch.
+
+        The same for a place whatever other places are drawn with it.
+        """
+
+    @classmethod
+    @abstractmethod
+    def flops(cls, config: PretrainConfig, drawn: Any) -> float:
+        """Count what one record of the batch costs in a training step, in floating-point operations."""
+
+    @classmethod
+    @abstractmethod
+    def summary(cls, config: PretrainConfig) -> str:
+        """Say in words what is minimized."""
+
+
+class WithoutTarget(Objective):
+    """An objective with one encoder only."""
+
+    @property
+    def target_encoder(self) -> Encoder:  # type: ignore[override]
+        """The encoder that is trained."""
+        return self.context_encoder
+
+    def update_target_(self, momentum: float) -> None:
+        """Do nothing: there is no second encoder."""
+
+
+def exported_encoder(tensors: Mapping[str, Tensor], config: PretrainConfig) -> Encoder:
+    """Build the encoder that a run exports.
+
+    Parameters
+    ----------
+    tensors : mapping
+        State of the whole encoder.
+    config : PretrainConfig
+        Its ``export_blocks`` says how many blocks are kept; the final norm follows the last of them.
+
+    Returns
+    -------
+    Encoder
+        Without gradients, in evaluation mode; it gives what layer ``export_blocks - 1`` of the whole one gives.
+    """
+    depth = config.export_blocks or config.encoder.depth
+    dropped = tuple(f"blocks.{number}." for number in range(depth, config.encoder.depth))
+    built = build_encoder(dataclasses.replace(config.encoder, depth=depth))
+    built.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith(dropped)})
+    return built.eval().requires_grad_(False)

@@ -1,0 +1,155 @@
+"""How much arithmetic a training step is, by the model's shape, and how much of the hardware's it gets.
+
+Model FLOPs: what the mathematics needs (2 for a multiplication with its addition), whatever an implementation spends
+beyond it. A backward pass is counted as two forward ones.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from skecg.spec import LeadwiseConfig, MultiscaleConfig, TemporalConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from pretraining.config import PredictorConfig, PretrainConfig
+    from skecg.spec import EncoderConfig
+
+__all__ = ["encoder_flops", "jepa_flops", "mae_flops", "pace", "peak_flops", "predictor_flops"]
+
+# Dense bfloat16 peaks by words of the device's name, from the makers' data sheets (without sparsity), the more
+# particular name first.
+_BF16_PEAKS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+}
+
+
+def jepa_flops(config: PretrainConfig, visible_slices: float) -> float:
+    """Count what one record costs in a training step of JEPA.
+
+    Parameters
+    ----------
+    config : PretrainConfig
+    visible_slices : float
+        Slices of time that the context encoder sees (the mean over draws).
+
+    Returns
+    -------
+    float
+        Floating-point operations: the target encoder forward on everything, the context encoder and the predictor
+        forward and backward for each mask, and the context encoder once more where it sees other slices to describe.
+    """
+    encoder, n_slices = config.encoder, config.encoder.n_patches
+    objective, predictor, masks = config.jepa
+    n_masks = masks.masks_per_target
+    trained = n_masks * encoder_flops(encoder, visible_slices)
+    target = 0.0
+    if objective.predict_weight:
+        trained += n_masks * predictor_flops(encoder, predictor, visible_slices)
+        target = encoder_flops(encoder, n_slices)
+    if objective.describe_weight and objective.describe_share:
+        trained += encoder_flops(encoder, objective.describe_share * n_slices)
+    return target + 3 * trained
+
+
+def mae_flops(encoder: MultiscaleConfig, decoder: PredictorConfig, visible_tokens: float) -> float:
+    """Count what one record costs in a training step of a masked autoencoder: all of it forward and backward.
+
+    Parameters
+    ----------
+    encoder : MultiscaleConfig
+    decoder : PredictorConfig
+    visible_tokens : float
+        Tokens that the encoder sees.
+    """
+    n_tokens = encoder.lead_groups * encoder.n_patches
+    samples = encoder.n_leads // encoder.lead_groups * encoder.patch_samples
+    edges = 2 * decoder.dim * (encoder.dim * visible_tokens + samples * n_tokens)
+    block = _block_flops(decoder.dim, int(decoder.dim * decoder.mlp_ratio), n_tokens)
+    decoded = edges + n_tokens * decoder.depth * block
+    return 3 * (encoder_flops(encoder, visible_tokens / encoder.lead_groups) + decoded)
+
+
+def encoder_flops(config: EncoderConfig, slices: float) -> float:
+    """Count an encoder's forward pass over so many slices of time of one record."""
+    if isinstance(config, MultiscaleConfig):
+        return _multiscale_flops(config, slices)
+    if isinstance(config, LeadwiseConfig):
+        tokens, keys, inputs = config.n_leads * slices, slices + config.n_leads, float(config.patch_samples)
+    else:
+        tokens = keys = slices + (config.num_registers if isinstance(config, TemporalConfig) else 0)
+        inputs = config.n_leads * config.patch_samples * slices / tokens  # registers are embedded by no product
+    block = _block_flops(config.dim, config.hidden_dim, keys)
+    return tokens * (2 * inputs * config.dim + config.depth * block)
+
+
+def _multiscale_flops(config: MultiscaleConfig, slices: float) -> float:
+    """Count convolutions, at all places of the slices that are seen, what joins them, and the blocks."""
+    embedded = config.lead_groups * slices
+    tokens = embedded + config.num_registers
+    places = config.patch_samples // config.stride_samples
+    convolved = slices * places * config.n_leads * sum(config.kernel_samples) * config.stem_dim
+    joined = embedded * places * len(config.kernel_samples) * config.stem_dim * config.dim
+    return 2 * (convolved + joined) + tokens * config.depth * _block_flops(config.dim, config.hidden_dim, tokens)
+
+
+def predictor_flops(encoder: EncoderConfig, config: PredictorConfig, visible_slices: float) -> float:
+    """Count a predictor's forward pass: each lead by itself where a lead has tokens of its own."""
+    rows = encoder.n_leads if isinstance(encoder, LeadwiseConfig) else 1
+    masked = encoder.n_patches - visible_slices
+    block = _block_flops(config.dim, int(config.dim * config.mlp_ratio), encoder.n_patches)
+    edges = 2 * encoder.dim * config.dim * (visible_slices + masked)  # in for what is seen, out for what is predicted
+    return rows * (edges + encoder.n_patches * config.depth * block)
+
+
+def _block_flops(dim: int, hidden_dim: int, keys: float) -> float:
+    """Count what a transformer block does for one token that sees so many keys."""
+    return 8 * dim**2 + 4 * dim * hidden_dim + 4 * keys * dim
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """Give the dense peak of a known accelerator in bfloat16; None for anything else."""
+    import torch
+
+    if device.type != "cuda" or precision != "bf16":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in _BF16_PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
+
+
+def pace(
+    n_records: int, seconds: float, flops_of_record: float, device: torch.device, precision: str = "fp32"
+) -> dict[str, float]:
+    """Say how fast a process trains.
+
+    Parameters
+    ----------
+    n_records : int
+        That this process trained on in so many `seconds`.
+    seconds : float
+    flops_of_record : float
+        Of :meth:`pretraining.objectives.base.Objective.flops`.
+    device : torch.device
+    precision : {"fp32", "bf16"}
+
+    Returns
+    -------
+    dict of str to float
+        ``records_per_second``, ``model_tflops`` (10¹² a second) and, for known accelerators, ``peak_share``.
+    """
+    records_per_second = n_records / max(seconds, 1e-9)
+    flops = records_per_second * flops_of_record
+    found = {"records_per_second": records_per_second, "model_tflops": flops / 1e12}
+    peak = peak_flops(device, precision)
+    return found if peak is None else found | {"peak_share": flops / peak}

@@ -1,0 +1,338 @@
+"""Which slices of time the context sees, and which it must predict.
+
+Masks are drawn for the whole batch of a step from (seed, step) and each record's place in it, so they are the same
+however the batch is split over processes.
+Shapes: N slices of time, B records, K visible slices, M = N - K masked ones.
+
+Which tokens an autoencoder sees, and which patches it has to give back: random over time, leads, or both.
+
+A patch is one slice of time of one lead. A recording has the patches of the leads that it is shown with, as far as it
+reaches: leads that are absent and padding are neither seen nor asked for.
+
+Shapes: B records, L leads, G lead groups (1, or one a lead), P slices of time, N = G P tokens, K visible tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pretraining.config import MaskConfig
+from pretraining.data.batches import uniforms
+
+__all__ = [
+    "Masks",
+    "TokenMasks",
+    "draw_masks",
+    "draw_seen",
+    "draw_token_masks",
+    "kim_multiblock_mask",
+    "kim_random_mask",
+    "n_visible",
+    "weimann_keep_mask",
+]
+
+
+BoolArray = NDArray[np.bool_]
+
+
+_SEEN_STREAM = 0x5EE7
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What is visible and what is to be predicted, as slices of time.
+
+    Parameters
+    ----------
+    context : Tensor of shape (B, K), int64
+        Slices that the context encoder sees, ascending.
+    target : Tensor of shape (B, M), int64
+        All other slices, ascending.
+    """
+
+    context: Tensor
+    target: Tensor
+
+    def to(self, device: torch.device) -> Masks:
+        """Give the masks on a device."""
+        return Masks(self.context.to(device, non_blocking=True), self.target.to(device, non_blocking=True))
+
+    def take(self, rows: slice) -> Masks:
+        """Give the masks of some of the records."""
+        return Masks(self.context[rows], self.target[rows])
+
+
+def draw_masks(
+    config: MaskConfig, n_patches: int, positions: range, *, seed: int, step: int, device: torch.device | None = None
+) -> list[Masks]:
+    """Draw the masks of some records of a step's batch.
+
+    Parameters
+    ----------
+    config : MaskConfig
+    n_patches : int
+        N.
+    positions : range
+        Places of the records in the batch of the whole step.
+    seed, step : int
+    device : torch.device, optional
+        Where the masks go.
+
+    Returns
+    -------
+    list of Masks, of length ``config.masks_per_target``
+    """
+    drawn = [_draw(config, n_patches, positions, (seed, step, number)) for number in range(config.masks_per_target)]
+    return [masks.to(device) for masks in drawn] if device is not None else drawn
+
+
+def draw_seen(n_patches: int, share: float, positions: range, *, seed: int, step: int) -> torch.Tensor:
+    """Draw which slices a description is made from: single ones, for each record.
+
+    Parameters
+    ----------
+    n_patches : int
+    share : float
+        Of the slices that are seen.
+    positions : range
+        Places in the batch of the step.
+    seed, step : int
+
+    Returns
+    -------
+    Tensor of shape (B, K), int64
+        Ascending; the same for a place whatever other places are drawn with it.
+    """
+    drawn = uniforms(seed, step, positions, n_patches, stream=_SEEN_STREAM)
+    chosen = np.argsort(drawn, axis=1)[:, : max(1, round(share * n_patches))]
+    return torch.from_numpy(np.sort(chosen, axis=1))
+
+
+def _draw(config: MaskConfig, n_patches: int, positions: range, key: tuple[int, int, int]) -> Masks:
+    if config.kind == "blocks":
+        shared = np.random.default_rng([*key, 0])
+        num_keep = math.ceil(shared.uniform(config.low, config.high) * n_patches)
+        keep = np.stack(
+            [
+                weimann_keep_mask(np.random.default_rng([*key, 1, place]), n_patches, num_keep, config.min_block)
+                for place in positions
+            ]
+        )
+        return _as_masks(keep)
+    generator = torch.Generator().manual_seed(int(np.random.default_rng(key).integers(2**63)))
+    if config.kind == "random":
+        masked = kim_random_mask(generator, n_patches, config.low, config.high)
+    else:
+        masked = kim_multiblock_mask(
+            generator, n_patches, config.low, config.high, n_blocks=config.n_blocks, last_slice=config.last_slice
+        )
+    return _as_masks(np.broadcast_to(~masked, (len(positions), n_patches)))
+
+
+def _as_masks(keep: BoolArray) -> Masks:
+    """Turn rows of equally many kept slices into ascending indices."""
+    n_records = len(keep)
+    context = np.nonzero(keep)[1].reshape(n_records, -1)
+    target = np.nonzero(~keep)[1].reshape(n_records, -1)
+    return Masks(torch.from_numpy(context), torch.from_numpy(target))
+
+
+def kim_random_mask(generator: torch.Generator | None, n_patches: int, low: float, high: float) -> BoolArray:
+    """Mask single slices, a share of them drawn between `low` and `high` (Kim, arXiv:2410.08559).
+
+    Parameters
+    ----------
+    generator : torch.Generator or None
+        None is torch's global one, from which the published code draws.
+    n_patches : int
+    low, high : float
+
+    Returns
+    -------
+    ndarray of shape (n_patches,), bool
+        True where masked.
+    """
+    ratio = low + (high - low) * torch.rand(1, generator=generator).item()
+    masked = np.zeros(n_patches, dtype=np.bool_)
+    masked[torch.randperm(n_patches, generator=generator)[: int(n_patches * ratio)].numpy()] = True
+    return masked
+
+
+def kim_multiblock_mask(
+    generator: torch.Generator | None,
+    n_patches: int,
+    low: float,
+    high: float,
+    *,
+    n_blocks: int = 4,
+    last_slice: bool = True,
+) -> BoolArray:
+    """Mask several blocks that may overlap, each a share of the window between `low` and `high` (Kim).
+
+    Parameters
+    ----------
+    generator : torch.Generator or None
+        None is torch's global one.
+    n_patches : int
+    low, high : float
+    n_blocks : int, default=4
+    last_slice : bool, default=True
+        False draws as the published code does, whose last admissible start is never taken, so that the last slice is
+        never masked.
+
+    Returns
+    -------
+    ndarray of shape (n_patches,), bool
+        True where masked.
+    """
+    masked = np.zeros(n_patches, dtype=np.bool_)
+    for _ in range(n_blocks):
+        ratio = low + (high - low) * torch.rand(1, generator=generator).item()
+        length = max(1, int(n_patches * ratio))
+        n_starts = n_patches - length + (1 if last_slice else 0)
+        start = int(torch.randperm(max(1, n_starts), generator=generator)[0])
+        masked[start : start + length] = True
+    return masked
+
+
+def weimann_keep_mask(
+    rng: np.random.Generator | np.random.RandomState, n_patches: int, num_keep: int, min_block: int
+) -> BoolArray:
+    """Mask contiguous blocks of at least `min_block` slices until `num_keep` are left (Weimann and Conrad, 2025).
+
+    Blocks are taken out of what is left, an interval at a time, each interval with a probability proportional to its
+    length; one no longer than the block is taken whole. A remainder shorter than `min_block` is taken beside a block
+    that is there already.
+
+    Parameters
+    ----------
+    rng : numpy Generator or RandomState
+        A RandomState draws as the published code does.
+    n_patches, num_keep, min_block : int
+
+    Returns
+    -------
+    ndarray of shape (n_patches,), bool
+        True where kept.
+    """
+    left = [(0, n_patches)]
+    n_masked, to_mask = 0, n_patches - num_keep
+    while n_masked < to_mask:
+        lengths = np.array([end - start for start, end in left], dtype=np.float64)
+        start, end = left.pop(int(rng.choice(len(left), p=lengths / lengths.sum())))
+        remaining = to_mask - n_masked
+        block = _integer(rng, min_block, remaining) if remaining >= min_block else remaining
+        if end - start <= block:
+            n_masked += end - start
+            continue
+        if remaining >= min_block:
+            first = _integer(rng, start, end - block)
+        else:
+            edges = ([start] if start > 0 else []) + ([end - block] if end < n_patches else [])
+            first = int(rng.choice(edges)) if edges else _integer(rng, start, end - block)
+        left += [(start, first), (first + block, end)]
+        n_masked += block
+    keep = np.zeros(n_patches, dtype=np.bool_)
+    for start, end in left:
+        keep[start:end] = True
+    return keep
+
+
+def _integer(rng: np.random.Generator | np.random.RandomState, low: int, high: int) -> int:
+    """Draw a whole number from `low` to `high`, both included."""
+    draw = rng.randint if isinstance(rng, np.random.RandomState) else rng.integers
+    return int(draw(low, high + 1))
+
+
+_STREAM = 0x3A5C
+
+
+@dataclass(frozen=True)
+class TokenMasks:
+    """What is seen, as tokens, and what is to be reconstructed, as patches.
+
+    Parameters
+    ----------
+    visible : Tensor of shape (B, K), int64
+        Numbers of tokens, lead after lead, ascending; -1 fills the rows of recordings that have fewer.
+    asked : Tensor of shape (B, L, P), bool
+        Patches that are there and hidden.
+    """
+
+    visible: Tensor
+    asked: Tensor
+
+    def to(self, device: torch.device) -> TokenMasks:
+        """Give the masks on a device."""
+        return TokenMasks(self.visible.to(device, non_blocking=True), self.asked.to(device, non_blocking=True))
+
+    def take(self, rows: slice) -> TokenMasks:
+        """Give the masks of some of the records."""
+        return TokenMasks(self.visible[rows], self.asked[rows])
+
+
+def n_visible(n: int | NDArray[np.int64], ratio: float) -> NDArray[np.int64]:
+    """Say how many of `n` things stay visible: at least one, and all but one at most where there are two."""
+    n = np.asarray(n, dtype=np.int64)
+    return np.clip(np.rint((1.0 - ratio) * n).astype(np.int64), 1, np.maximum(n - 1, 1))
+
+
+def draw_token_masks(
+    over: str, ratio: float, there_BLP: BoolArray, lead_groups: int, positions: range, *, seed: int, step: int
+) -> TokenMasks:
+    """Draw the masks of some records of a step's batch.
+
+    Parameters
+    ----------
+    over : {"time", "leads", "both"}
+        Whole slices of time, whole leads, or single patches are hidden. A recording with a single lead, of which
+        hiding leads would leave nothing to see or nothing to ask, has slices of time hidden.
+    ratio : float
+        Share of what is there that is hidden; the same number for all recordings that have as much.
+    there_BLP : ndarray of shape (B, L, P), bool
+        Patches that recordings have.
+    lead_groups : int
+        1 for tokens of all leads, L for tokens of single ones.
+    positions : range
+        Places of the records in the batch of the whole step.
+    seed, step : int
+
+    Returns
+    -------
+    TokenMasks
+        The same for a place whatever other places are drawn with it.
+    """
+    n_records, n_leads, n_patches = there_BLP.shape
+    assert over == "time" or lead_groups == n_leads, "a token of all leads cannot be without one of them"
+    drawn = uniforms(seed, step, positions, n_patches + n_leads + n_leads * n_patches, stream=_STREAM)
+    by_slice, by_lead, by_patch = np.split(drawn, [n_patches, n_patches + n_leads], axis=1)
+    slices_BP, leads_BL = np.any(there_BLP, axis=1), np.any(there_BLP, axis=2)
+    shown_BLP = there_BLP & _choose(by_slice, slices_BP, ratio)[:, None, :]
+    if over == "leads":
+        several_B11 = (leads_BL.sum(axis=1) > 1)[:, None, None]
+        shown_BLP = np.where(several_B11, there_BLP & _choose(by_lead, leads_BL, ratio)[:, :, None], shown_BLP)
+    elif over == "both":
+        shown_BLP = _choose(by_patch, there_BLP.reshape(n_records, -1), ratio).reshape(there_BLP.shape)
+    tokens_BGP = shown_BLP if lead_groups > 1 else shown_BLP.any(axis=1, keepdims=True)
+    most = {"time": lead_groups * n_visible(n_patches, ratio), "leads": n_visible(n_leads, ratio) * n_patches}
+    n_most = int(most.get(over, n_visible(n_leads * n_patches, ratio)))
+    visible = _numbers(tokens_BGP.reshape(n_records, -1), n_most)
+    return TokenMasks(torch.from_numpy(visible), torch.from_numpy(there_BLP & ~shown_BLP))
+
+
+def _choose(drawn_Bn: NDArray[np.float64], there_Bn: BoolArray, ratio: float) -> BoolArray:
+    """Choose what stays visible of what is there."""
+    rank = np.where(there_Bn, drawn_Bn, 2.0).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+    return there_Bn & (rank < n_visible(there_Bn.sum(axis=1), ratio)[:, None])
+
+
+def _numbers(chosen_BN: BoolArray, n_most: int) -> NDArray[np.int64]:
+    """Give the numbers of what was chosen, ascending, filled with -1 to the same length."""
+    order = np.argsort(~chosen_BN, axis=1, kind="stable")[:, :n_most]
+    return np.where(np.take_along_axis(chosen_BN, order, axis=1), order, -1)

@@ -1,0 +1,209 @@
+"""Context tokens and positions to predicted tokens.
+
+Shapes: B windows, C leads, K visible and M masked slices of time, D width of the encoder, P width of the predictor.
+
+Visible tokens to the samples of all patches: the light decoder of masked autoencoders.
+
+Shapes: B windows, N tokens of whole windows, K visible ones, D width of the encoder, E width of the decoder.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pretraining.config import PredictorConfig, PretrainConfig
+from pretraining.objectives.masks import Masks
+from skecg.encoders.base import gather_tokens
+from skecg.encoders.blocks import Attention, Block, init_linear_, init_xavier_, sincos_positions
+from skecg.encoders.leadwise import grid_positions
+from skecg.encoders.multiscale import token_positions
+from skecg.errors import ParameterError
+from skecg.spec import LeadwiseConfig, MultiscaleConfig, TemporalConfig
+
+__all__ = ["Decoder", "LeadwisePredictor", "TemporalPredictor", "build_predictor"]
+
+
+def build_predictor(config: PretrainConfig) -> TemporalPredictor | LeadwisePredictor:
+    """Build the predictor that goes with a run's encoder.
+
+    Raises
+    ------
+    ParameterError
+        For a multiscale encoder with a token for each lead, which is a masked autoencoder's.
+    """
+    if isinstance(config.encoder, LeadwiseConfig):
+        return LeadwisePredictor(config.jepa[1], config.encoder)
+    if isinstance(config.encoder, MultiscaleConfig) and config.encoder.lead_groups > 1:
+        raise ParameterError(
+            f"Got encoder.lead_groups={config.encoder.lead_groups} for JEPA, expected 1: one token of all leads. Train "
+            "an encoder with a token for each lead as a masked autoencoder (recipes mae_leads and mae_both)."
+        )
+    assert isinstance(config.encoder, TemporalConfig | MultiscaleConfig), "there is no other"
+    return TemporalPredictor(config.jepa[1], config.encoder)
+
+
+class TemporalPredictor(nn.Module):
+    """All slices of time together; positions are added once (Weimann and Conrad, 2025).
+
+    Parameters
+    ----------
+    config : PredictorConfig
+    encoder : TemporalConfig or MultiscaleConfig
+        Whose tokens it reads and predicts; biases and norms follow it.
+    """
+
+    positions_NP: Tensor
+
+    def __init__(self, config: PredictorConfig, encoder: TemporalConfig | MultiscaleConfig) -> None:
+        super().__init__()
+        bias, norm_bias = (encoder.bias, encoder.norm_bias) if isinstance(encoder, TemporalConfig) else (True, True)
+        self.embed = nn.Linear(encoder.dim, config.dim, bias=bias)
+        self.mask_token = nn.Parameter(torch.empty(config.dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                Attention(config.dim, config.num_heads, proj_bias=bias),
+                int(config.dim * config.mlp_ratio),
+                bias=bias,
+                norm_bias=norm_bias,
+                norm_eps=encoder.norm_eps,
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.dim, eps=encoder.norm_eps, bias=norm_bias)
+        self.proj = nn.Linear(config.dim, encoder.dim, bias=bias)
+        table = sincos_positions(torch.arange(encoder.n_patches), config.dim, torch.float32).flatten(1)
+        self.register_buffer("positions_NP", table, persistent=False)
+        self.reset_parameters(encoder.depth)
+
+    def reset_parameters(self, encoder_depth: int) -> None:
+        """Draw initial weights; the published system scales by the encoder's depth, not by the predictor's."""
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        for name, linear in self.named_modules():
+            if isinstance(linear, nn.Linear):
+                last_of_branch = name.endswith(("attn.proj", "mlp.fc2"))
+                init_linear_(linear, std=0.02 / (2 * encoder_depth) ** 0.5 if last_of_branch else 0.02)
+
+    def forward(self, context_BKD: Tensor, masks: Masks) -> Tensor:
+        """Predict the masked slices' tokens (B, M, D) from the visible ones."""
+        context = self.embed(context_BKD)
+        places_BNP = self.positions_NP.to(context.dtype).expand(len(context), -1, -1)
+        visible = context + gather_tokens(places_BNP, masks.context)
+        masked = self.mask_token.to(context.dtype) + gather_tokens(places_BNP, masks.target)
+        tokens = torch.cat([visible, masked], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.proj(self.norm(tokens)[:, visible.shape[1] :])
+
+
+class LeadwisePredictor(nn.Module):
+    """Every lead by itself; positions join the stream before every block (Kim, arXiv:2410.08559).
+
+    Parameters
+    ----------
+    config : PredictorConfig
+    encoder : LeadwiseConfig
+        Whose tokens it reads and predicts.
+    """
+
+    positions_NP: Tensor
+
+    def __init__(self, config: PredictorConfig, encoder: LeadwiseConfig) -> None:
+        super().__init__()
+        self.embed = nn.Linear(encoder.dim, config.dim)
+        self.mask_token = nn.Parameter(torch.empty(config.dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                Attention(config.dim, config.num_heads, proj_bias=True),
+                int(config.dim * config.mlp_ratio),
+                bias=True,
+                norm_bias=True,
+                norm_eps=encoder.norm_eps,
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.dim, eps=encoder.norm_eps)
+        self.proj = nn.Linear(config.dim, encoder.dim)
+        table = grid_positions(1, encoder.n_patches, config.dim)[0]
+        self.register_buffer("positions_NP", table.to(torch.float32), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw initial weights; the last layers of block l's branches are divided by sqrt(2 l)."""
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        for linear in self.modules():
+            if isinstance(linear, nn.Linear):
+                init_linear_(linear)
+        with torch.no_grad():
+            for number, block in enumerate(self.blocks, start=1):
+                assert isinstance(block, Block)
+                block.attn.proj.weight /= (2 * number) ** 0.5
+                block.mlp.fc2.weight /= (2 * number) ** 0.5
+
+    def forward(self, context_BCKD: Tensor, masks: Masks) -> Tensor:
+        """Predict the masked slices' tokens (B, C M, D), lead after lead, from the visible ones (B, C K, D)."""
+        n_windows, n_visible = masks.context.shape
+        n_leads = context_BCKD.shape[1] // n_visible
+        visible = self.embed(context_BCKD).unflatten(1, (n_leads, n_visible)).flatten(0, 1)  # (B C, K, P)
+        n_masked = masks.target.shape[1]
+        masked = self.mask_token.to(visible.dtype).expand(len(visible), n_masked, -1)
+        order = torch.cat([masks.context, masks.target], dim=1).repeat_interleave(n_leads, dim=0)
+        places = self.positions_NP.to(visible.dtype)[order]
+        tokens = torch.cat([visible, masked], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens + places)
+        predicted = self.proj(self.norm(tokens)[:, n_visible:])
+        return predicted.unflatten(0, (n_windows, n_leads)).flatten(1, 2)
+
+
+class Decoder(nn.Module):
+    """Put visible tokens at their places and a learned one everywhere else, and let them talk.
+
+    Parameters
+    ----------
+    config : PredictorConfig
+        Its shape.
+    encoder : MultiscaleConfig
+        Whose tokens it reads.
+    """
+
+    positions_NE: Tensor
+
+    def __init__(self, config: PredictorConfig, encoder: MultiscaleConfig) -> None:
+        super().__init__()
+        self.embed = nn.Linear(encoder.dim, config.dim)
+        self.mask_token = nn.Parameter(torch.empty(config.dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                Attention(config.dim, config.num_heads, proj_bias=True),
+                int(config.dim * config.mlp_ratio),
+                bias=True,
+                norm_bias=True,
+                norm_eps=encoder.norm_eps,
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.dim, eps=encoder.norm_eps)
+        self.proj = nn.Linear(config.dim, encoder.n_leads // encoder.lead_groups * encoder.patch_samples)
+        table = token_positions(encoder.lead_groups, encoder.n_patches, config.dim).flatten(0, 1)
+        self.register_buffer("positions_NE", table, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw initial weights."""
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        for linear in self.modules():
+            if isinstance(linear, nn.Linear):
+                init_xavier_(linear)
+
+    def forward(self, tokens_BKD: Tensor, visible_BK: Tensor) -> Tensor:
+        """Reconstruct what every token stands for (B, N, samples); places with number -1 hold no token."""
+        tokens = self.embed(tokens_BKD)
+        n_tokens = len(self.positions_NE)
+        # One place more for what is no token; it is left out again.
+        grid = self.mask_token.to(tokens.dtype).expand(len(tokens), n_tokens + 1, -1)
+        place = torch.where(visible_BK < 0, n_tokens, visible_BK)[:, :, None].expand(-1, -1, tokens.shape[-1])
+        grid = grid.scatter(1, place, tokens)[:, :-1] + self.positions_NE.to(tokens.dtype)
+        for block in self.blocks:
+            grid = block(grid)
+        return self.proj(self.norm(grid))

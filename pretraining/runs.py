@@ -1,0 +1,375 @@
+"""A run's folder: what it is, its data, code, journal and checkpoints; begun once, resumed strictly.
+
+A run goes on only as what it was: the same configuration and the same data. What else differs is said.
+
+The state of a run on disk: written atomically, loaded strictly, the last few kept.
+
+A checkpoint is one file, ``step-00000500.pt``, of tensors and plain values only. It appears under its name when all of
+it is on the disk, so that a process killed at any moment leaves whole files behind.
+
+Which code trained a run: the commit of the checkout, and whether anything in it was changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import re
+import subprocess
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pretraining.config import PretrainConfig
+from skecg._version import __version__
+from skecg.errors import ParameterError, SkecgError
+
+if TYPE_CHECKING:
+    from pretraining.data.pack import ShardSet
+
+__all__ = [
+    "BEST",
+    "CheckpointError",
+    "STATE_KEYS",
+    "checkpoints_of",
+    "describe_code",
+    "describe_data",
+    "differences",
+    "latest",
+    "load_checkpoint",
+    "mark_best",
+    "open_run_folder",
+    "read_code",
+    "read_config",
+    "record_code",
+    "refuse_another_run",
+    "save_checkpoint",
+    "saved_steps",
+    "what_changed",
+    "write_json",
+]
+
+
+#: What a checkpoint holds, exactly.
+STATE_KEYS = frozenset(
+    ("model", "optimizer", "step", "config", "fingerprint", "probe", "gauges", "last_loss", "torch", "world_size")
+)
+
+
+#: A second name of the checkpoint with the best probe score.
+BEST = "best.pt"
+
+
+_NAME = re.compile(r"step-(\d{8,})\.pt")
+
+
+class CheckpointError(SkecgError, ValueError):
+    """A checkpoint is missing, damaged or of another run."""
+
+
+def save_checkpoint(
+    folder: str | Path,
+    state: dict[str, Any],
+    step: int,
+    *,
+    keep_last: int = 2,
+    keep_every: int = 0,
+    protected: Collection[int] = (),
+) -> Path:
+    """Write a checkpoint, then remove those that are no longer wanted.
+
+    Parameters
+    ----------
+    folder : path-like
+        Of the run's checkpoints; made if absent.
+    state : dict
+        Tensors and plain values under :data:`STATE_KEYS`.
+    step : int
+        Optimizer steps done.
+    keep_last : int, default=2
+        How many of the newest stay; at least this one does.
+    keep_every : int, default=0
+        Those at multiples of so many steps stay for good; 0 for none.
+    protected : collection of int
+        Further steps that stay.
+
+    Returns
+    -------
+    Path
+    """
+    assert set(state) == STATE_KEYS, set(state) ^ STATE_KEYS
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = _path(folder, step)
+    for torn in folder.glob(".*.tmp"):  # what a killed process left
+        torn.unlink()
+    _write_atomically(path, lambda file: torch.save(state, file))
+    newest = saved_steps(folder)[-max(1, keep_last) :]
+    for old in saved_steps(folder):
+        if old not in newest and old not in protected and not (keep_every and old % keep_every == 0):
+            _path(folder, old).unlink()
+    return path
+
+
+def load_checkpoint(folder: str | Path, step: int | None = None) -> dict[str, Any]:
+    """Read a checkpoint, strictly: no pickled code is run, and everything must be there.
+
+    Parameters
+    ----------
+    folder : path-like
+    step : int, optional
+        Which one; the newest when not given.
+
+    Returns
+    -------
+    dict
+        As it was saved, tensors on the CPU.
+
+    Raises
+    ------
+    CheckpointError
+        When there is none, or it is damaged, or not a checkpoint of this trainer.
+    """
+    steps = saved_steps(folder)
+    if not steps or (step is not None and step not in steps):
+        wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
+        there = f"those of steps {', '.join(map(str, steps))}" if steps else "none"
+        raise CheckpointError(f"Got {str(folder)!r} with {there}, expected {wanted}.")
+    path = _path(Path(folder), steps[-1] if step is None else step)
+    older = [other for other in steps if _path(Path(folder), other) != path]
+    way_out = f"Remove it to go on from step {older[-1]}." if older else "Start the run anew."
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise CheckpointError(f"Got a damaged checkpoint {str(path)!r} ({_first_line(error)}). {way_out}") from error
+    if not isinstance(state, dict) or set(state) != STATE_KEYS:
+        odd = sorted(map(str, set(state) ^ STATE_KEYS)) if isinstance(state, dict) else [type(state).__name__]
+        raise CheckpointError(f"Got {str(path)!r}, which lacks or adds {', '.join(odd)}. {way_out}")
+    return state
+
+
+def latest(folder: str | Path) -> int | None:
+    """Give the newest checkpoint's step, None when there is none."""
+    steps = saved_steps(folder)
+    return steps[-1] if steps else None
+
+
+def saved_steps(folder: str | Path) -> list[int]:
+    """Give the steps that there are checkpoints of, ascending."""
+    found = (_NAME.fullmatch(path.name) for path in Path(folder).glob("step-*.pt"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def mark_best(folder: str | Path, step: int) -> Path:
+    """Let ``best.pt`` be the checkpoint of a step; it takes no further space where the file system has hard links."""
+    source, best = _path(Path(folder), step), Path(folder) / BEST
+    temporary = _temporary(best)
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        os.link(source, temporary)
+    except OSError:
+        _write_atomically(best, lambda file: file.write(source.read_bytes()))
+    else:
+        temporary.replace(best)
+        _sync_folder(best.parent)
+    return best
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write plain values as JSON, all or nothing."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    _write_atomically(Path(path), lambda file: file.write(text.encode()))
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}.pt"
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write beside the file, bring it to the disk, and only then give it its name."""
+    temporary = _temporary(path)
+    with temporary.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, where the system lets folders be opened."""
+    with contextlib.suppress(PermissionError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+_FILE = "code.json"
+
+
+_PACKAGES = ("skecg", "pretraining")
+
+
+_SECONDS = 20
+
+
+def describe_code(root: Path | None = None) -> dict[str, Any]:
+    """Say which code runs here: skecg's version and, in a checkout of git, its commit and whether it was changed."""
+    root = root or Path(__file__).resolve().parents[1]
+    found: dict[str, Any] = {"skecg": __version__}
+    commit = _git(root, "rev-parse", "HEAD")
+    # An installation within somebody else's checkout is not of their commit.
+    if commit and _git(root, "ls-files", "--error-unmatch", "pretraining/__init__.py"):
+        changes = _git(root, "status", "--porcelain", "--", *_PACKAGES)
+        found |= {"commit": commit, "dirty": changes is None or bool(changes)}
+    return found
+
+
+def record_code(run: Path) -> None:
+    """Add the code that runs now to those that a run was trained with."""
+    path = run / _FILE
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    now = describe_code()
+    if now not in known:
+        write_json(path, [*known, now])
+
+
+def read_code(run: Path) -> dict[str, Any]:
+    """Give the code that a run was last trained with; dirty when any of it was. Empty when nothing was written down."""
+    path = run / _FILE
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    if not known:
+        return {}
+    commits = [str(state["commit"]) for state in known if "commit" in state]
+    dirty = any(state.get("dirty") for state in known)
+    return dict(known[-1]) | ({"dirty": dirty} if commits else {}) | ({"commits": commits} if len(commits) > 1 else {})
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """Ask git; None when there is none, or it has nothing to say of this folder."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def checkpoints_of(run: str | Path) -> Path:
+    """Give the folder of a run's checkpoints."""
+    return Path(run) / "checkpoints"
+
+
+def open_run_folder(out: Path, config: PretrainConfig, shards: ShardSet, *, resume: bool) -> int | None:
+    """Begin a run's folder, or find where to resume.
+
+    Parameters
+    ----------
+    out : Path
+    config : PretrainConfig
+    shards : ShardSet
+    resume : bool
+        Without it a folder with anything in it is refused; with it a folder without checkpoints is begun.
+
+    Returns
+    -------
+    int or None
+        The step to resume from; None for a run that begins.
+    """
+    if not resume and out.exists() and any(out.iterdir()):
+        raise ParameterError(f"Got {str(out)!r}, which is not empty. Go on with --resume, or choose another folder.")
+    step = latest(checkpoints_of(out))
+    if step is None:
+        checkpoints_of(out).mkdir(parents=True, exist_ok=True)
+        write_json(out / "config.json", config.to_dict())
+        write_json(out / "data.json", describe_data(shards))
+    record_code(out)
+    return step
+
+
+def describe_data(shards: ShardSet) -> dict[str, Any]:
+    """Say what data a run sees, as plain values."""
+    counts = np.bincount(shards.corpus_of, minlength=len(shards.corpora)).tolist()
+    return {
+        "corpora": dict(zip(shards.corpora, counts, strict=True)),
+        "n_records": shards.n_records,
+        "sampling_rate": shards.sampling_rate,
+        "segment_samples": shards.segment_samples,
+        "fingerprint": shards.fingerprint,
+        "folder": str(shards.folder.absolute()),
+    }
+
+
+def refuse_another_run(state: Mapping[str, Any], config: PretrainConfig, shards: ShardSet) -> None:
+    """Raise if a checkpoint is of another configuration or of other data, naming everything that differs."""
+    began = PretrainConfig.from_dict(state["config"])
+    changed = differences(began.to_dict(), config.to_dict())
+    if changed:
+        raise CheckpointError(
+            f"The run began with another configuration: {'; '.join(changed)}. Resume it as it was, or begin another."
+        )
+    if state["fingerprint"] != shards.fingerprint:
+        raise CheckpointError(
+            f"The run began with other data (fingerprint {state['fingerprint'][:12]}, these are "
+            f"{shards.fingerprint[:12]}). Resume it with the shards that data.json describes, or begin another."
+        )
+
+
+def what_changed(state: Mapping[str, Any], world_size: int) -> list[str]:
+    """Say what is not as it was when a checkpoint was written, though it may be."""
+    found = []
+    if state["world_size"] != world_size:
+        found.append(
+            f"processes: {state['world_size']} before, {world_size} now (batches are the same; sums are taken in "
+            "another order, so that losses agree to rounding, not to the last bit)"
+        )
+    if state["torch"] != str(torch.__version__):
+        found.append(f"torch: {state['torch']} before, {torch.__version__} now")
+    return found
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Name each field in which two nested dicts of plain values differ, with both values."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(key for key in new if key not in old)]
+        found = [differences(old.get(k, _ABSENT), new.get(k, _ABSENT), f"{name}.{k}" if name else k) for k in keys]
+        return [line for lines in found for line in lines]
+    return [] if _plain(old) == _plain(new) else [f"{name} was {old!r}, is {new!r}"]
+
+
+def _plain(value: Any) -> Any:
+    """Give tuples as the lists that they are once written."""
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+_ABSENT = _Absent()
+
+
+def read_config(folder: Path) -> PretrainConfig:
+    """Read the configuration that a run's folder holds."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ParameterError(f"Got {str(folder)!r}, which holds no config.json, expected the folder of a run.")
+    return PretrainConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))

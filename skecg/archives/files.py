@@ -1,0 +1,332 @@
+"""Files of features: CSV, NPZ and Parquet, and the list of records that failed.
+
+Every file is written block by block from a memory map, and the same features give the same bytes.
+
+Part files of an archive: one Parquet file a chunk, written whole or not at all.
+
+Each holds the number of every record among all, its path, why it failed where it did, and the features. Features and
+failures are one file, so that no crash comes between them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skecg.errors import MissingDependencyError, ParameterError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from skecg.archives import ChunkResult, Failure
+
+__all__ = [
+    "FeatureTable",
+    "PartFormat",
+    "check_feature_file",
+    "check_parquet",
+    "move_into_place",
+    "read_features",
+    "write_failures",
+    "write_features",
+]
+
+
+_BLOCK_ROWS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """Features and what they are of.
+
+    Parameters
+    ----------
+    paths : sequence of str of length n_records
+    features : ndarray of shape (n_records, n_features), float32
+        Rows of NaN for records that failed.
+    feature_names : sequence of str of length n_features
+    provenance : dict
+        How they came about, as plain JSON values.
+    """
+
+    paths: Sequence[str]
+    features: NDArray[np.float32]
+    feature_names: Sequence[str]
+    provenance: dict[str, Any]
+
+    def blocks(self) -> Iterator[tuple[Sequence[str], NDArray[np.float32]]]:
+        """Yield paths and features, some rows at a time."""
+        for start in range(0, len(self.paths), _BLOCK_ROWS):
+            yield self.paths[start : start + _BLOCK_ROWS], self.features[start : start + _BLOCK_ROWS]
+
+
+def check_feature_file(path: Path) -> None:
+    """Refuse a file that :func:`write_features` could not write in the end, before any work is done.
+
+    Raises
+    ------
+    ParameterError
+        When the suffix is unknown or the folder is not there.
+    MissingDependencyError
+        When the package that writes the format is not installed.
+    """
+    if path.suffix.lower() not in _WRITERS:
+        raise ParameterError(f"Got --out {str(path)!r}, expected a name that ends in {', '.join(_WRITERS)}.")
+    if not path.parent.is_dir():
+        raise ParameterError(f"Got --out {str(path)!r}, but {str(path.parent)!r} is no folder. Make it first.")
+    if path.is_dir():
+        raise ParameterError(f"Got --out {str(path)!r}, which is a folder; expected the name of a file.")
+    if path.suffix.lower() == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise MissingDependencyError(
+                "Parquet files need pyarrow, which is not installed. Run `pip install 'skecg[parquet]'`, or name a "
+                ".csv or .npz file."
+            ) from error
+
+
+def write_features(table: FeatureTable, path: Path, draft: Path) -> None:
+    """Write a table in the format that the name of `path` says, first to `draft`, then in one step to its place.
+
+    Parameters
+    ----------
+    table : FeatureTable
+    path : Path
+        Where it goes.
+    draft : Path
+        A name on the same disk.
+    """
+    _WRITERS[path.suffix.lower()](table, draft)
+    _move(draft, path)
+
+
+def _write_csv(table: FeatureTable, path: Path) -> None:
+    """Write one row a record; every number in the fewest digits that give it back, nothing for NaN."""
+    with _open_text(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", *table.feature_names])
+        for paths, features in table.blocks():
+            texts = features.astype(str)
+            texts[features != features] = ""
+            writer.writerows([name, *row] for name, row in zip(paths, texts, strict=True))
+
+
+def _write_npz(table: FeatureTable, path: Path) -> None:
+    """Write the arrays ``features``, ``paths``, ``feature_names`` and ``provenance`` (a JSON text)."""
+    import numpy as np
+
+    with path.open("wb") as file:
+        np.savez(
+            file,
+            features=table.features,
+            paths=np.array(table.paths, dtype=np.str_),
+            feature_names=np.array(table.feature_names, dtype=np.str_),
+            provenance=np.array(_as_json(table.provenance)),
+        )
+
+
+def _write_parquet(table: FeatureTable, path: Path) -> None:
+    """Write the columns of the CSV file, with the provenance in the schema's metadata under ``skecg``."""
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = [("path", pyarrow.string()), *((name, pyarrow.float32()) for name in table.feature_names)]
+    schema = pyarrow.schema(columns, metadata={"skecg": _as_json(table.provenance)})
+    with parquet.ParquetWriter(path, schema) as writer:
+        for paths, features in table.blocks():
+            # Names of files may be no valid Unicode; Parquet's strings must be.
+            names = [os.fsencode(name).decode("utf-8", "replace") for name in paths]
+            writer.write_table(pyarrow.table([names, *features.T.copy()], schema=schema))
+
+
+_WRITERS = {".csv": _write_csv, ".npz": _write_npz, ".parquet": _write_parquet}
+
+
+def write_failures(failures: Iterable[tuple[str, str, str]], path: Path, draft: Path) -> None:
+    """Write path, class of error and message of the records that failed; without any, remove what an older run left."""
+    rows = list(failures)
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    with _open_text(draft) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "error", "message"])
+        writer.writerows(rows)
+    _move(draft, path)
+
+
+def read_features(path: Path) -> tuple[NDArray[np.float32], list[str]]:
+    """Read features and paths from an NPZ file that ``skecg embed`` wrote.
+
+    Returns
+    -------
+    features : ndarray of shape (n_records, n_features), float32
+    paths : list of str
+
+    Raises
+    ------
+    ParameterError
+        When the file is not there or is no such file.
+    """
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return stored["features"], [str(name) for name in stored["paths"]]
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise ParameterError(
+            f"Got {str(path)!r}, which is no file of features ({type(error).__name__}); expected an .npz file that "
+            "`skecg embed` wrote."
+        ) from error
+
+
+def _open_text(path: Path) -> Any:
+    # Names of files that are no valid Unicode come out as the bytes they are.
+    return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _move(draft: Path, path: Path) -> None:
+    """Put a finished file in its place for good: whoever looks sees the old one or the new one, whole."""
+    with draft.open("rb+") as file:
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _as_json(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, ensure_ascii=False)
+
+
+_METADATA = b"skecg"
+
+
+def check_parquet() -> None:
+    """Refuse to begin what could not be written.
+
+    Raises
+    ------
+    MissingDependencyError
+        When pyarrow is not installed.
+    """
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Archives are Parquet files and need pyarrow, which is not installed. Run `pip install 'skecg[parquet]'`."
+        ) from error
+
+
+@dataclass(frozen=True)
+class PartFormat:
+    """What all part files of an archive have in common.
+
+    Parameters
+    ----------
+    feature_names : sequence of str
+    run : str
+        Digest of what the run is about; parts of another one are told by it.
+    provenance : dict
+        How the features come about, as plain JSON values.
+    """
+
+    feature_names: Sequence[str]
+    run: str
+    provenance: dict[str, Any]
+
+    def write(self, result: ChunkResult, paths: Sequence[str], path: Path) -> None:
+        """Write the part file of a chunk, in one step.
+
+        Parameters
+        ----------
+        result : ChunkResult
+        paths : sequence of str
+            Those of the chunk's records.
+        path : Path
+        """
+        import pyarrow
+        from pyarrow import parquet
+
+        failed = {failure.row: failure for failure in result.failures}
+        rows = range(result.first, result.first + len(paths))
+        columns = [
+            list(rows),
+            # Names of files may be no valid Unicode; Parquet's strings must be.
+            [os.fsencode(name).decode("utf-8", "replace") for name in paths],
+            [failed[row].error if row in failed else None for row in rows],
+            [failed[row].message.encode("utf-8", "replace").decode() if row in failed else None for row in rows],
+            *result.features.T.copy(),
+        ]
+        draft = draft_of(path)
+        parquet.write_table(pyarrow.table(columns, schema=self._schema()), draft)
+        move_into_place(draft, path)
+
+    def read_failures(self, path: Path, rows: range) -> list[Failure]:
+        """Read from a part file which of its records failed, and see on the way that it is whole and belongs here.
+
+        Parameters
+        ----------
+        path : Path
+        rows : range
+            Numbers of the records that must be in it, each once.
+
+        Raises
+        ------
+        ParameterError
+            When the file is damaged, or holds something else.
+        """
+        import pyarrow
+        from pyarrow import parquet
+
+        from skecg.archives import Failure
+
+        try:
+            with parquet.ParquetFile(path) as file:
+                belongs = file.schema_arrow.equals(self._schema()) and _run_of(file.schema_arrow.metadata) == self.run
+                columns = file.read(columns=["row", "error", "message"]).to_pydict() if belongs else {"row": []}
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            raise _not_usable(path, f"is damaged ({type(error).__name__})") from error
+        if columns["row"] != list(rows):
+            raise _not_usable(path, f"does not hold records {rows.start} to {rows.stop - 1} of this run")
+        found = zip(columns["row"], columns["error"], columns["message"], strict=True)
+        return [Failure(row, error, message) for row, error, message in found if error is not None]
+
+    def _schema(self) -> Any:
+        """Give the columns; the metadata is the same in all parts, so that readers take them for one table."""
+        import pyarrow
+
+        texts = [(name, pyarrow.string()) for name in ("path", "error", "message")]
+        numbers = [(name, pyarrow.float32()) for name in self.feature_names]
+        metadata = json.dumps({**self.provenance, "run": self.run}, sort_keys=True, ensure_ascii=False)
+        return pyarrow.schema([("row", pyarrow.int64()), *texts, *numbers], metadata={_METADATA: metadata.encode()})
+
+
+def _run_of(metadata: dict[bytes, bytes] | None) -> Any:
+    try:
+        return json.loads((metadata or {})[_METADATA])["run"]
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _not_usable(path: Path, why: str) -> ParameterError:
+    return ParameterError(f"The file {str(path)!r} {why}. Remove it, and give the same command again.")
+
+
+def draft_of(path: Path) -> Path:
+    """Name a file beside `path` that no other process writes, and that readers of the folder pass over."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.draft")
+
+
+def move_into_place(draft: Path, path: Path) -> None:
+    """Put a finished file in its place for good: whoever looks sees none, the old one or the new one, whole."""
+    with draft.open("rb+") as file:
+        os.fsync(file.fileno())
+    draft.replace(path)

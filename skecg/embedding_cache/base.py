@@ -1,0 +1,148 @@
+"""What every embedding cache can do, and the arguments that all of them check alike.
+
+Caches and ``fork``: a child must find no lock that nobody will open and no database connection of its parent.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from skecg.errors import ParameterError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["CacheInfo", "EmbeddingCache", "as_age_days", "as_max_bytes", "blob_of", "check_prune", "guard_across_fork"]
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """What a cache holds and how it did.
+
+    Parameters
+    ----------
+    where : str
+        ``"memory"``, or the folder.
+    entries : int
+        Number of embeddings held.
+    bytes : int
+        Size of their keys and values: what `max_bytes` bounds. Files on disk are 10 to 25 % larger.
+    max_bytes : int or None
+        The bound, None for no bound.
+    hits, misses : int
+        Keys found and not found by this object, in this process, since it was made.
+    """
+
+    where: str
+    entries: int
+    bytes: int
+    max_bytes: int | None
+    hits: int
+    misses: int
+
+
+class EmbeddingCache(Protocol):
+    """A store of float32 arrays under digests. Every method may be called from several threads at once."""
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        """Give the arrays that are there (read-only), by key; absent keys are absent from the answer."""
+
+    def put(self, items: Mapping[bytes, NDArray[np.float32]]) -> None:
+        """Store arrays; what was used least recently makes room."""
+
+    def info(self) -> CacheInfo:
+        """Say what is held and how often it was found."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+    def prune(self, *, max_bytes: int | None = None, older_than_days: float | None = None) -> int:
+        """Forget what was used least recently, and say how many arrays that were."""
+
+
+def as_max_bytes(value: Any) -> int | None:
+    """Check a bound in bytes; None means no bound."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise ParameterError(f"Got max_bytes={value!r}, expected None or a whole number of bytes, zero or more.")
+    return int(value)
+
+
+def as_age_days(value: Any) -> float | None:
+    """Check an age in days; None means any age."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < math.inf:
+        raise ParameterError(f"Got older_than_days={value!r}, expected None or a number of days, zero or more.")
+    return float(value)
+
+
+def check_prune(max_bytes: Any, older_than_days: Any) -> tuple[int | None, float | None]:
+    """Check the two arguments of ``prune``, of which at least one is needed."""
+    if max_bytes is None and older_than_days is None:
+        raise ParameterError(
+            "Got nothing to prune by, expected max_bytes= or older_than_days=. Use clear() to drop all."
+        )
+    return as_max_bytes(max_bytes), as_age_days(older_than_days)
+
+
+def blob_of(key: Any, value: Any) -> bytes:
+    """Give the little-endian bytes of a float32 array that is to be stored under a key."""
+    if not isinstance(key, bytes) or not isinstance(value, np.ndarray) or value.dtype != np.float32:
+        got = f"{type(value).__name__} of dtype {getattr(value, 'dtype', None)} under a {type(key).__name__} key"
+        raise ParameterError(f"Got {got}, expected float32 arrays under bytes. Make keys with record_key().")
+    return value.astype("<f4", copy=False).tobytes()
+
+
+class Forkable(Protocol):
+    """What is made quiet before a fork and wakes up after it, in the parent and in the child."""
+
+    def before_fork(self) -> None:
+        """Take the lock and let go of what must not be inherited."""
+
+    def after_fork(self) -> None:
+        """Open the lock."""
+
+
+_lock = threading.Lock()
+
+
+_guarded: weakref.WeakSet[Forkable] = weakref.WeakSet()
+
+
+_quiet: list[Forkable] = []
+
+
+def guard_across_fork(cache: Forkable) -> None:
+    """Call the cache's ``before_fork`` and ``after_fork`` around every fork, as long as it lives."""
+    with _lock:
+        _guarded.add(cache)
+
+
+def _before() -> None:
+    """Quiet every living cache, and remember which, since caches may come and go before the fork is over."""
+    _lock.acquire()
+    _quiet.extend(_guarded)
+    for cache in _quiet:
+        cache.before_fork()
+
+
+def _after() -> None:
+    """Wake the caches that were quieted."""
+    while _quiet:
+        _quiet.pop().after_fork()
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_after)

@@ -1,0 +1,241 @@
+"""Windows to vectors: micro-batches through an encoder.
+
+Windows of the same leads and the same length travel together, so that nothing is padded and nothing absent is
+computed: a window of a short record is simply shorter, which equals masking its padding out of attention and pooling.
+Shapes: B windows of a micro-batch, R registers, N tokens, D width of a token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from joblib import effective_n_jobs
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skecg.compute.devices import autocast, in_order, keep_to_one_thread, one_thread_per_worker, within_memory
+from skecg.encoders import Encoder
+from skecg.encoders.pooling import n_pooled_features, pool_tokens
+from skecg.preprocessing.on_device import WindowsOnDevice
+from skecg.preprocessing.windows import Windows
+
+__all__ = ["Encoding", "encode_tokens", "encode_windows", "token_grid", "workers"]
+
+# A CPU gains nothing from more windows at once, and what is larger than 32 MB the allocator fetches afresh from the
+# system for every operation, page by page.
+_CPU_BATCH = 8
+_CPU_ARRAY_BYTES = 2**25
+_ACCELERATOR_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How windows are encoded.
+
+    Parameters
+    ----------
+    pooling : str
+        See :func:`skecg.encoders.pooling.pool_tokens`.
+    layers : tuple of int
+        Blocks whose tokens are wanted.
+    batch_size : int or None
+        Windows in a micro-batch; None leaves the choice to the device.
+    precision : {"fp32", "bf16", "int8"}
+    n_jobs : int or None
+        Micro-batches in flight at once; None uses the cores that torch would.
+    """
+
+    pooling: str
+    layers: tuple[int, ...] = (-1,)
+    batch_size: int | None = None
+    precision: str = "fp32"
+    n_jobs: int | None = None
+
+
+def encode_windows(
+    encoder: Encoder | Sequence[Encoder], windows: Windows | WindowsOnDevice, how: Encoding
+) -> NDArray[np.float32]:
+    """Encode and pool windows.
+
+    Parameters
+    ----------
+    encoder : Encoder or sequence of Encoder
+        In evaluation mode, on its device; or the same one on several devices.
+    windows : Windows or WindowsOnDevice, of n_windows
+    how : Encoding
+
+    Returns
+    -------
+    ndarray of shape (n_windows, n_features), float32
+    """
+    replicas = _replicas(encoder)
+    encoder = replicas[0]
+
+    def pool(states: list[Tensor]) -> NDArray[np.float32]:
+        return pool_tokens(states, encoder.num_registers, how.pooling).float().cpu().numpy()
+
+    n_features = n_pooled_features(how.pooling, encoder.config.dim, len(how.layers), encoder.num_registers)
+    features = np.empty((len(windows.values), n_features), dtype=np.float32)
+    with contextlib.closing(_run(replicas, windows, how, pool)) as batches:
+        for rows, pooled in batches:
+            features[rows] = pooled
+    return features
+
+
+def encode_tokens(
+    encoder: Encoder | Sequence[Encoder], windows: Windows | WindowsOnDevice, how: Encoding
+) -> list[NDArray[np.float32]]:
+    """Encode windows and keep their tokens.
+
+    Returns
+    -------
+    list of ndarray of shape (N, D · n_layers), float32
+        One for each window, registers left out; N differs for short windows and fewer leads.
+    """
+    replicas = _replicas(encoder)
+    encoder = replicas[0]
+
+    def keep(states: list[Tensor]) -> NDArray[np.float32]:
+        return torch.cat([s[:, encoder.num_registers :] for s in states], dim=-1).float().cpu().numpy()
+
+    tokens: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(windows.values)
+    with contextlib.closing(_run(replicas, windows, how, keep)) as batches:
+        for rows, batch in batches:
+            for row, array in zip(rows, batch, strict=True):
+                tokens[row] = array
+    return tokens
+
+
+def _replicas(encoder: Encoder | Sequence[Encoder]) -> Sequence[Encoder]:
+    return encoder if isinstance(encoder, Sequence) else [encoder]
+
+
+def _run(
+    replicas: Sequence[Encoder],
+    windows: Windows | WindowsOnDevice,
+    how: Encoding,
+    finish: Callable[[list[Tensor]], NDArray[np.float32]],
+) -> Generator[tuple[NDArray[np.intp], NDArray[np.float32]], None, None]:
+    """Encode micro-batches, several at once on a CPU or several devices, and yield them with their windows' numbers."""
+    device = _device_of(replicas[0])
+    default_size = _cpu_batch(replicas[0]) if device.type == "cpu" else _ACCELERATOR_BATCH
+    # No device is left idle while others encode a batch that could be divided.
+    default_size = min(default_size, max(1, -(-len(windows.values) // len(replicas))))
+    batches = list(_micro_batches(replicas[0], windows, how.batch_size or default_size))
+
+    def work(encoder: Encoder, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        device = _device_of(encoder)
+        if device.type == "cpu":
+            keep_to_one_thread()
+
+        def encode(rows: NDArray[np.intp]) -> NDArray[np.float32]:
+            leads, n_samples = _shape_of(encoder, windows, int(rows[0]))
+            values = _values_of(windows, rows, n_samples).to(device)
+            with torch.inference_mode(), autocast(device, how.precision):
+                return finish(encoder.layers(values, how.layers, leads))
+
+        return within_memory(encoder, encode, rows)
+
+    if len(replicas) > 1:
+        yield from _over_replicas(replicas, batches, work)
+        return
+    encoder = replicas[0]
+    if device.type != "cpu":
+        yield from ((rows, work(encoder, rows)) for rows in batches)
+        return
+    with (
+        workers(how.n_jobs) as n_threads,
+        contextlib.closing(in_order(partial(work, encoder), batches, n_threads)) as encoded,
+    ):
+        yield from zip(batches, encoded, strict=True)
+
+
+@contextlib.contextmanager
+def workers(n_jobs: int | None) -> Iterator[int]:
+    """Keep torch to one core for each operation, and say how many threads may work beside each other.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        As joblib counts; None is the cores that torch would use, shared by all who work at the same time.
+    """
+    with one_thread_per_worker() as cores:
+        yield cores if n_jobs is None else effective_n_jobs(n_jobs)
+
+
+def _over_replicas(
+    replicas: Sequence[Encoder],
+    batches: Sequence[NDArray[np.intp]],
+    work: Callable[[Encoder, NDArray[np.intp]], NDArray[np.float32]],
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """Give each micro-batch to whichever replica is free, and yield the results in order."""
+    free: queue.SimpleQueue[Encoder] = queue.SimpleQueue()
+    for replica in replicas:
+        free.put(replica)
+
+    def with_a_free_one(rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        replica = free.get()
+        try:
+            return work(replica, rows)
+        finally:
+            free.put(replica)
+
+    on_cpu = any(_device_of(replica).type == "cpu" for replica in replicas)
+    with (
+        one_thread_per_worker() if on_cpu else contextlib.nullcontext(),
+        contextlib.closing(in_order(with_a_free_one, batches, len(replicas))) as encoded,
+    ):
+        yield from zip(batches, encoded, strict=True)
+
+
+def _values_of(windows: Windows | WindowsOnDevice, rows: NDArray[np.intp], n_samples: int) -> Tensor:
+    """Take the beginnings of some windows, where they lie."""
+    if isinstance(windows, WindowsOnDevice):
+        return windows.values[torch.from_numpy(rows).to(windows.values.device)][:, :, :n_samples]
+    return torch.from_numpy(windows.values[rows][:, :, :n_samples])
+
+
+def _device_of(encoder: Encoder) -> torch.device:
+    return next(encoder.parameters()).device
+
+
+def _cpu_batch(encoder: Encoder) -> int:
+    """Give as many windows as a CPU likes at once: fewer than usual where a block's widest array would be too large."""
+    config = encoder.config
+    n_tokens = encoder.num_registers + config.n_patches * (config.n_leads if encoder.token_per_lead else 1)
+    window_bytes = 4 * n_tokens * max(config.hidden_dim, 3 * config.dim)
+    return min(_CPU_BATCH, max(1, _CPU_ARRAY_BYTES // window_bytes))
+
+
+def _micro_batches(encoder: Encoder, windows: Windows | WindowsOnDevice, batch_size: int) -> Iterator[NDArray[np.intp]]:
+    """Yield the numbers of windows that share leads and length, at most `batch_size` at once."""
+    patches = -(-windows.valid_samples // encoder.config.patch_samples)
+    kinds = np.column_stack([windows.lead_mask, patches])
+    _, kind = np.unique(kinds, axis=0, return_inverse=True)
+    for number in range(int(kind.max(initial=-1)) + 1):
+        rows = np.flatnonzero(kind.ravel() == number)
+        yield from (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
+
+
+def _shape_of(encoder: Encoder, windows: Windows | WindowsOnDevice, row: int) -> tuple[Sequence[int] | None, int]:
+    """Give the leads present in a window (None when all are) and its length, rounded up to whole patches."""
+    patch = encoder.config.patch_samples
+    present = windows.lead_mask[row]
+    leads = None if present.all() else np.flatnonzero(present).tolist()
+    return leads, -(-int(windows.valid_samples[row]) // patch) * patch
+
+
+def token_grid(encoder: Encoder, windows: Windows | WindowsOnDevice, row: int) -> tuple[list[str], NDArray[np.int64]]:
+    """Name the lead (or ``"all"``) and the slice of time of each token of a window, in the tokens' order."""
+    leads, n_samples = _shape_of(encoder, windows, row)
+    n_patches = n_samples // encoder.config.patch_samples
+    if not encoder.token_per_lead:
+        return ["all"] * n_patches, np.arange(n_patches)
+    names = [windows.spec.leads[i] for i in (leads if leads is not None else range(windows.spec.n_leads))]
+    return [name for name in names for _ in range(n_patches)], np.tile(np.arange(n_patches), len(names))

@@ -1,0 +1,324 @@
+"""What is known of a record's waves, however it is said, as a label for each of its samples.
+
+Windows and records: labels of a record to those of its windows, and what was said of windows to the record.
+
+Shapes: C classes, T samples of a window, S samples of a record at the encoder's rate, n samples at its own.
+
+Labels of records, at their rates, to those of their windows.
+
+The same windows, seen otherwise: their waves stay where they are, but nothing else is to be relied on.
+
+Shapes: B windows, L leads, T samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skecg.annotations import (
+    MARK_CODES,
+    OUTSIDE,
+    UNCLEAR,
+    WAVE_CLASSES,
+    WaveAnnotations,
+    Waves,
+    lead_labels,
+    majority_labels,
+    pair_marks,
+    read_wave_marks,
+)
+from skecg.errors import InputError, LeadError, ShapeError
+from skecg.leads import canonical_lead
+from skecg.preprocessing.windows import Windows
+from skecg.records import ECGRecord
+
+__all__ = [
+    "MAJORITY",
+    "View",
+    "at_own_rate",
+    "check_tracks",
+    "draw_view",
+    "label_windows",
+    "read_track",
+    "stitch",
+    "window_labels",
+]
+
+
+#: What is asked for when the labels of several leads are to become one track by vote.
+MAJORITY = "majority"
+
+
+def check_tracks(y: Any, n_records: int) -> Sequence[Any]:
+    """Refuse a `y` that is not a sequence with an entry for each record."""
+    if y is None:
+        raise InputError(
+            "This Segmenter requires y to be passed, but the target y is None. Pass an array of labels for each record."
+        )
+    try:
+        n_found = len(y)
+    except TypeError as error:
+        raise ShapeError(
+            f"Got y of type {type(y).__name__}, expected a sequence with an array of labels for each record."
+        ) from error
+    if n_found != n_records:
+        raise ShapeError(f"Got y of {n_found} entries for {n_records} records, expected one for each.")
+    entries: Sequence[Any] = list(y) if hasattr(y, "to_numpy") else y
+    return entries
+
+
+def read_track(item: Any, record: ECGRecord, target: str, row: int) -> NDArray[np.int8]:
+    """Label every sample of a record.
+
+    Parameters
+    ----------
+    item : array-like, Waves, WaveAnnotations, object with ``sample`` and ``symbol``, or path
+        Labels (n_samples,) or (n_leads, n_samples), or marks of waves.
+    record : ECGRecord
+    target : str
+        What becomes of the labels of several leads: ``"majority"``, or the name of the lead that counts.
+    row : int
+        Number of the record, for messages.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), int8
+        Index into :data:`skecg.annotations.WAVE_CLASSES`, negative where nothing is known.
+
+    Raises
+    ------
+    InputError
+        When the labels are not those of the record, or none at all.
+    RecordReadError
+        When a file of annotations cannot be read.
+    """
+    where = f"y[{row}]"
+    if isinstance(item, Waves):
+        return _one(*_of_waves(item, record, where), target, where)
+    if isinstance(item, WaveAnnotations):
+        _check_rate(item.sampling_rate, record, where)
+        return _of_table(item.table, record, where)
+    if isinstance(item, str | Path):
+        return _of_table(read_wave_marks(Path(item)), record, where)
+    if hasattr(item, "sample") and hasattr(item, "symbol"):
+        if getattr(item, "fs", None):
+            _check_rate(float(item.fs), record, where)
+        return _of_table(pair_marks(_marks(item)), record, where)
+    labels = _of_array(item, record, where)
+    return labels if labels.ndim == 1 else _one(labels, record.leads, target, where)
+
+
+def _of_waves(waves: Waves, record: ECGRecord, where: str) -> tuple[NDArray[np.int8], tuple[str, ...]]:
+    _check_rate(waves.sampling_rate, record, where)
+    return np.stack([_of_table(table, record, where) for table in waves.tables]), waves.leads
+
+
+def _marks(annotation: Any) -> list[tuple[int, int]]:
+    """Give (sample, code) of what marks waves, leaving other annotations out."""
+    pairs = zip(annotation.sample, annotation.symbol, strict=True)
+    return [(int(sample), MARK_CODES[symbol]) for sample, symbol in pairs if symbol in MARK_CODES]
+
+
+def _of_table(table: NDArray[np.int64], record: ECGRecord, where: str) -> NDArray[np.int8]:
+    first, last = int(np.min(table[:, :3], initial=-1)), int(np.max(table[:, :3], initial=-1))
+    if first < -1 or last >= record.n_samples:
+        raise InputError(
+            f"Got {where} with a wave at sample {first if first < -1 else last}, but the record has "
+            f"{record.n_samples}; expected annotations of this record, in samples of its own rate."
+        )
+    return lead_labels(table, record.n_samples)
+
+
+def _of_array(item: Any, record: ECGRecord, where: str) -> NDArray[np.int8]:
+    try:
+        array = np.asarray(item)
+    except ValueError as error:
+        raise ShapeError(f"Got {where} ragged, expected labels (n_samples,) or (n_leads, n_samples).") from error
+    wanted = f"expected ({record.n_samples},) or {record.signal.shape}: a label for each sample of the record"
+    if array.shape not in ((record.n_samples,), record.signal.shape):
+        raise ShapeError(f"Got {where} of shape {array.shape}, {wanted}.")
+    if array.dtype.kind not in "iu" or array.min() < UNCLEAR or array.max() >= len(WAVE_CLASSES):
+        meanings = ", ".join(f"{number} {name}" for number, name in enumerate(WAVE_CLASSES))
+        raise InputError(
+            f"Got {where} of dtype {array.dtype} with values such as {array.flat[0]} and {array.max()}, expected "
+            f"integers: {meanings}, and -1 where nothing is known."
+        )
+    labels: NDArray[np.int8] = array.astype(np.int8)
+    return labels
+
+
+def _one(labels: NDArray[np.int8], leads: Sequence[str], target: str, where: str) -> NDArray[np.int8]:
+    """Make one track of those of several leads."""
+    if target == MAJORITY:
+        return majority_labels(labels)
+    lead = canonical_lead(target)
+    if lead not in leads:
+        raise LeadError(f"Got {where} with labels of {', '.join(leads)}, expected also target={target!r}.")
+    return labels[list(leads).index(lead)]
+
+
+def _check_rate(rate: float, record: ECGRecord, where: str) -> None:
+    if abs(rate - record.sampling_rate) > 1e-6 * rate:
+        raise InputError(
+            f"Got {where} at {rate:g} Hz for a record at {record.sampling_rate:g} Hz, expected sample numbers at the "
+            "record's own rate."
+        )
+
+
+Logits = NDArray[np.float32]
+
+
+def window_labels(
+    labels: NDArray[np.int8], sampling_rate: float, encoder_rate: float, start: int, n_valid: int, n_samples: int
+) -> NDArray[np.int8]:
+    """Give the labels of a window's samples, each that of the nearest sample of the record.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,), int8
+        Of the record, at its own rate.
+    sampling_rate, encoder_rate : float
+        Hz.
+    start, n_valid : int
+        First sample of the window in the record, and how many are signal, at the encoder's rate.
+    n_samples : int
+        T, the length of the window; what is no signal has no label.
+
+    Returns
+    -------
+    ndarray of shape (T,), int8
+    """
+    found = np.full(n_samples, OUTSIDE, dtype=np.int8)
+    nearest = np.rint((start + np.arange(n_valid)) * (sampling_rate / encoder_rate)).astype(np.int64)
+    found[:n_valid] = labels[np.minimum(nearest, len(labels) - 1)]
+    return found
+
+
+def stitch(logits: Sequence[Logits], starts: Sequence[int]) -> Logits:
+    """Join the windows of a record, averaging where they overlap.
+
+    A sample counts the less the nearer it is to an edge of its window, beyond which the encoder saw nothing: weights
+    rise evenly from the edges to the middle, so that one window takes over from the other without a step.
+
+    Parameters
+    ----------
+    logits : sequence of ndarray of shape (C, T), float32
+        Of the signal in each window, without padding. Together they cover the record.
+    starts : sequence of int
+        First sample of each in the record.
+
+    Returns
+    -------
+    ndarray of shape (C, S), float32
+    """
+    if len(logits) == 1:
+        return logits[0]
+    length = max(start + part.shape[1] for start, part in zip(starts, logits, strict=True))
+    total, weights = np.zeros((len(logits[0]), length), dtype=np.float64), np.zeros(length)
+    for start, part in zip(starts, logits, strict=True):
+        sample = np.arange(part.shape[1])
+        weight = np.minimum(sample + 0.5, part.shape[1] - sample - 0.5)
+        total[:, start : start + part.shape[1]] += weight * part
+        weights[start : start + part.shape[1]] += weight
+    return (total / weights).astype(np.float32)
+
+
+def at_own_rate(logits: Logits, encoder_rate: float, sampling_rate: float, n_samples: int) -> Logits:
+    """Give logits (C, n) at the samples of the record itself, between those (C, S) of the encoder on straight lines."""
+    if encoder_rate == sampling_rate and logits.shape[1] == n_samples:
+        return logits
+    wanted = np.arange(n_samples) * (encoder_rate / sampling_rate)
+    known = np.arange(logits.shape[1])
+    return np.stack([np.interp(wanted, known, row) for row in logits]).astype(np.float32)
+
+
+def label_windows(
+    records: Sequence[ECGRecord], windows: Windows, items: Sequence[Any], target: str, first_row: int
+) -> NDArray[np.int8]:
+    """Label the samples of windows.
+
+    Parameters
+    ----------
+    records : sequence of ECGRecord
+    windows : Windows
+        Of these records.
+    items : sequence
+        What is known of each record, see :func:`skecg.finetuning.sample_labels.read_track`.
+    target : str
+    first_row : int
+        Number of the first of these records in all.
+
+    Returns
+    -------
+    ndarray of shape (n_windows, window_samples), int8
+    """
+    spec = windows.spec
+    tracks = [read_track(item, records[i], target, first_row + i) for i, item in enumerate(items)]
+    return np.stack(
+        [
+            window_labels(
+                tracks[owner], records[owner].sampling_rate, spec.sampling_rate, start, n_valid, spec.window_samples
+            )
+            for owner, start, n_valid in zip(
+                windows.owner.tolist(), windows.start_samples.tolist(), windows.valid_samples.tolist(), strict=True
+            )
+        ]
+    )
+
+
+# Spread of the logarithm of the gain; wandering in units of the input (0.2 mV each, where it is in such) and in Hz.
+_GAIN_SPREAD = 0.2
+
+
+_WANDER, _WANDER_HZ = 0.3, (0.1, 0.5)
+
+
+@dataclass(frozen=True)
+class View:
+    """How some windows are seen.
+
+    Parameters
+    ----------
+    shift : int
+        Samples by which the first slice of time begins later, less than a slice.
+    seed : int
+        Decides the rest.
+    """
+
+    shift: int
+    seed: int
+
+    def show(self, values_BLT: Tensor, patch_samples: int, sampling_rate: float) -> Tensor:
+        """Give windows one slice of time shorter, larger or smaller, and wandering; absent leads stay zeros."""
+        rng = np.random.default_rng(self.seed)
+        values_BLT = values_BLT[:, :, self.span(values_BLT.shape[2], patch_samples)]
+        n_windows, n_leads, n_samples = values_BLT.shape
+        gain = np.exp(rng.normal(0.0, _GAIN_SPREAD, (n_windows, 1, 1)))
+        hertz, phase = rng.uniform(*_WANDER_HZ, (n_windows, 1, 1)), rng.uniform(0, 2 * np.pi, (n_windows, n_leads, 1))
+        size = rng.exponential(_WANDER, (n_windows, n_leads, 1))
+        wander = size * np.sin(2 * np.pi * hertz * np.arange(n_samples) / sampling_rate + phase)
+        present = (values_BLT != 0).any(dim=2, keepdim=True)
+        return (values_BLT * _like(gain, values_BLT) + _like(wander, values_BLT) * present).contiguous()
+
+    def span(self, n_samples: int, patch_samples: int) -> slice:
+        """Say which samples of a window are seen: whole slices of time, all where there is only one."""
+        if n_samples <= patch_samples:
+            return slice(0, n_samples)
+        return slice(self.shift, self.shift + n_samples - patch_samples)
+
+
+def _like(array: NDArray[np.float64], values: Tensor) -> Tensor:
+    return torch.from_numpy(array.astype(np.float32)).to(values.device)
+
+
+def draw_view(rng: np.random.Generator, patch_samples: int) -> View:
+    """Draw how some windows are seen."""
+    return View(int(rng.integers(patch_samples)), int(rng.integers(2**63)))

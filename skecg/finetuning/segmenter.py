@@ -1,0 +1,399 @@
+"""Segmenter: P, QRS and T waves sample by sample, behind scikit-learn's fit and predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+from sklearn.base import BaseEstimator
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from skecg.annotations import WAVE_CLASSES, WaveAnnotations, waves_of
+from skecg.compute.devices import resolve_device, resolve_precision
+from skecg.finetuning.base import ask_sample_probabilities as ask_records
+from skecg.finetuning.base import begin_segmenter as begin
+from skecg.finetuning.base import check_segmenter_choices as check_choices
+from skecg.finetuning.data import prepare_in_chunks
+from skecg.finetuning.heads import SegmentingNetwork
+from skecg.finetuning.losses import confusion_of, f1_of_waves
+from skecg.finetuning.sample_labels import check_tracks, read_track
+from skecg.finetuning.serialization import Origin, read_segmenter, write_segmenter
+from skecg.finetuning.stages import Training
+from skecg.finetuning.stages import run_segmenter_stages as run_stages
+from skecg.inference.inputs import receive
+from skecg.preprocessing.quality import Policies
+from skecg.records import ECGRecord
+from skecg.weights import WeightsInfo, find_weights
+
+__all__ = ["Segmenter"]
+
+
+class Segmenter(BaseEstimator):
+    """Say of every sample of an electrocardiogram whether it is P wave, QRS complex, T wave or background.
+
+    A decoder unfolds the encoder's tokens to samples and refines them with convolutions that see the signal. First the
+    decoder alone is fitted on the frozen encoder, then both are trained together, gently, for as long as patients that
+    are held out gain by it. The encoder that the process shares is copied and stays what it is.
+
+    Parameters
+    ----------
+    model : str or Path, default="default"
+        Where training starts: a name of :func:`skecg.list_models`, a weights folder, or ``"owner/name"`` on the Hugging
+        Face Hub.
+    target : str, default="majority"
+        What becomes of labels that differ from lead to lead, for there is one track of labels a record: what most of
+        the leads say, or what one says, named here.
+    stages : {"two", "head", "all"}, default="two"
+        What is trained: the decoder and then all; the decoder alone, the encoder staying as it is; or all from the
+        start.
+    width : int, default=32
+        Channels of the decoder.
+    epochs : int, default=12
+        Passes over the windows in the stage that trains all, at most.
+    head_epochs : int, default=15
+        The same of the stage that trains the decoder alone.
+    batch_size : int, default=8
+        Windows in a step.
+    learning_rate : float, default=1e-3
+        Of the decoder, in the stage that trains all: it rises for `warmup_epochs` and falls along half a cosine.
+    head_learning_rate : float, default=3e-3
+        The same of the stage that trains the decoder alone.
+    layer_decay : float, default=0.75
+        What the rate is multiplied by from the decoder to the last block, and from each block to the one below it.
+    weight_decay : float, default=0.01
+        Of matrices.
+    warmup_epochs : float, default=1.0
+        Epochs in which the rate rises.
+    patience : int, default=None
+        Epochs without a better validation score after which a stage ends; None goes on to the end and keeps the best.
+    validation_fraction : float, default=0.15
+        Share of the patients that is held out; 0 holds out none, trains for all epochs and keeps the last.
+    augment : bool, default=True
+        Whether training sees windows shifted by less than a token, larger or smaller, and wandering.
+    stride : float, default=None
+        Seconds from one window of a long record to the next where a record is segmented; None is half a window.
+        Training cuts records into windows side by side.
+    sampling_rate, leads, units, missing_leads, short_records
+        As in :class:`skecg.JEPAEmbedder`.
+    device : str, default="auto"
+        Where to compute, found anew at each use and never stored.
+    precision : {"auto", "fp32", "bf16"}, default="auto"
+        ``"auto"`` is float32. ``"bf16"`` runs matrix products in bfloat16.
+    n_jobs : int, default=None
+        Files read and parts of a batch computed at once. None reads one by one and computes on the cores that torch may
+        use. Results do not depend on it.
+    random_state : int, RandomState instance or None, default=0
+        Decides who is held out, the batches, and the first weights of the decoder. One seed gives one result, bit for
+        bit on one kind of CPU.
+    revision : str, default=None
+        Branch, tag or commit of weights on the Hub.
+    local_files_only : bool, default=False
+        Whether to refuse to ask the network for weights.
+    verbose : int, default=0
+        Whether to show progress bars, of reading, training and segmenting.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (4,), int8
+        0 background, 1 P, 2 QRS, 3 T.
+    network_ : torch.nn.Module
+        What was trained, on the CPU; its pickle holds arrays only.
+    history_ : dict of str to History
+        Losses and validation scores (mean F1 of P, QRS and T by sample) by epoch, and the epoch whose weights were
+        kept, of the stages ``"head"`` and ``"all"`` as far as there were any.
+    validation_rows_ : ndarray of int
+        Rows of X that were held out.
+    n_features_in_ : int
+        Number of leads of 3-D input, of samples of 2-D input; not set for records and paths.
+
+    See Also
+    --------
+    skecg.FineTunedClassifier : One label a record.
+    skecg.evaluation.delineation : What a linear head finds in frozen tokens.
+
+    Notes
+    -----
+    Logits of windows that overlap are averaged, the middle of a window counting most, and drawn at the record's own
+    rate on straight lines between the samples of the encoder.
+
+    A `fit` that is interrupted (Ctrl-C) leaves the estimator fitted with the best weights until then, and the
+    KeyboardInterrupt goes on.
+
+    Examples
+    --------
+    >>> from skecg import Segmenter
+    >>> from skecg.datasets import fetch_ludb
+    >>> ludb = fetch_ludb()                                                  # doctest: +SKIP
+    >>> waves = [ludb.waves(row) for row in range(len(ludb))]                # doctest: +SKIP
+    >>> segmenter = Segmenter().fit(ludb.records, waves, groups=ludb.patients)    # doctest: +SKIP
+    >>> segmenter.predict(["patient7.hea"])[0].shape                         # doctest: +SKIP
+    (5000,)
+    >>> segmenter.annotate(["patient7.hea"])[0].write("patient7.waves")      # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "default",
+        *,
+        target: str = "majority",
+        stages: str = "two",
+        width: int = 32,
+        epochs: int = 12,
+        head_epochs: int = 15,
+        batch_size: int = 8,
+        learning_rate: float = 1e-3,
+        head_learning_rate: float = 3e-3,
+        layer_decay: float = 0.75,
+        weight_decay: float = 0.01,
+        warmup_epochs: float = 1.0,
+        patience: int | None = None,
+        validation_fraction: float = 0.15,
+        augment: bool = True,
+        stride: float | None = None,
+        sampling_rate: float | None = None,
+        leads: Sequence[str] | None = None,
+        units: str = "mV",
+        missing_leads: str = "raise",
+        short_records: str = "raise",
+        device: str = "auto",
+        precision: str = "auto",
+        n_jobs: int | None = None,
+        random_state: int | np.random.RandomState | None = 0,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        verbose: int = 0,
+    ) -> None:
+        self.model = model
+        self.target = target
+        self.stages = stages
+        self.width = width
+        self.epochs = epochs
+        self.head_epochs = head_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.head_learning_rate = head_learning_rate
+        self.layer_decay = layer_decay
+        self.weight_decay = weight_decay
+        self.warmup_epochs = warmup_epochs
+        self.patience = patience
+        self.validation_fraction = validation_fraction
+        self.augment = augment
+        self.stride = stride
+        self.sampling_rate = sampling_rate
+        self.leads = leads
+        self.units = units
+        self.missing_leads = missing_leads
+        self.short_records = short_records
+        self.device = device
+        self.precision = precision
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.revision = revision
+        self.local_files_only = local_files_only
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, *, groups: ArrayLike | None = None, sampling_rate: ArrayLike | None = None) -> Self:
+        """Train.
+
+        Parameters
+        ----------
+        X : array-like
+            Records, as :class:`skecg.JEPAEmbedder` takes them.
+        y : sequence of length n_records
+            What is known of each record: integers (n_samples,) or (n_leads, n_samples), one for each sample of the
+            record at its own rate, 0 background, 1 P, 2 QRS, 3 T, and -1 where nothing is known, which then counts
+            nowhere; or :class:`skecg.datasets.Waves`, :class:`skecg.finetuning.WaveAnnotations`, a ``wfdb.Annotation``,
+            or the path of a WFDB file of annotations, with the symbols ``( p N t )``, and any other beat's for ``N``.
+            In these, time before the first and after the last wave counts as not known.
+        groups : array-like of shape (n_records,), optional
+            Who each record is of, so that no patient is both trained on and held out. Without it, each record counts as
+            a patient.
+        sampling_rate : float or array-like of shape (n_records,), optional
+            Rate of each record (Hz), instead of the constructor's; for scikit-learn's metadata routing.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ParameterError
+            When a parameter has a value that is not allowed, or groups do not belong to the records.
+        InputError
+            When a record cannot be used, or labels are not those of its record; the message names it.
+        RecordReadError
+            When a file cannot be read.
+        WeightsError
+            When the weights cannot be found or are damaged.
+        """
+        check_choices(self)
+        info = find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)
+        source = receive(self, X, sampling_rate, reset=True)
+        self.__dict__.pop("network_", None)  # of an earlier fit, should this one be interrupted
+        network, training = begin(self, info, source, y, groups)
+        try:
+            run_stages(network, training)
+        except KeyboardInterrupt:
+            if training.has_begun:
+                self._keep(network, training, info)
+            raise
+        self._keep(network, training, info)
+        return self
+
+    def predict(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> list[NDArray[np.int8]]:
+        """Label every sample.
+
+        Parameters
+        ----------
+        X : array-like
+            Records, as :class:`skecg.JEPAEmbedder` takes them, of any length.
+        sampling_rate : float or array-like of shape (n_records,), optional
+            Rate of each record (Hz), instead of the constructor's.
+
+        Returns
+        -------
+        list of ndarray of shape (n_samples,), int8
+            For each record, at its own rate: 0 background, 1 P, 2 QRS, 3 T.
+
+        Raises
+        ------
+        InputError, RecordReadError
+            When a record cannot be used; the message names it.
+        """
+        return [_labels(logits) for _, logits in self._ask(X, sampling_rate)]
+
+    def predict_proba(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> list[NDArray[np.float32]]:
+        """Give the probability of each class at every sample.
+
+        Parameters
+        ----------
+        X, sampling_rate
+            As in :meth:`predict`.
+
+        Returns
+        -------
+        list of ndarray of shape (n_samples, 4), float32
+        """
+        return [special.softmax(logits, axis=0).T for _, logits in self._ask(X, sampling_rate)]
+
+    def annotate(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> list[WaveAnnotations]:
+        """Give the waves of records, each with onset, peak and offset.
+
+        Parameters
+        ----------
+        X, sampling_rate
+            As in :meth:`predict`.
+
+        Returns
+        -------
+        list of WaveAnnotations
+            Waves of less than 20 ms are left out, and shorter pauses within one are closed.
+            :meth:`skecg.finetuning.WaveAnnotations.write` writes them as a WFDB file.
+        """
+        return [waves_of(_labels(logits), record) for record, logits in self._ask(X, sampling_rate)]
+
+    def score(self, X: Any, y: Any, *, sampling_rate: ArrayLike | None = None) -> float:
+        """Give the mean F1 of P, QRS and T over all samples whose label is known.
+
+        Parameters
+        ----------
+        X, sampling_rate
+            As in :meth:`predict`.
+        y : sequence of length n_records
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        float
+        """
+        check_is_fitted(self)
+        items = check_tracks(y, len(receive(self, X, sampling_rate, reset=False)))
+        confusion = np.zeros((len(WAVE_CLASSES), len(WAVE_CLASSES)), dtype=np.int64)
+        for row, (record, logits) in enumerate(self._ask(X, sampling_rate)):
+            confusion += confusion_of(read_track(items[row], record, self.target, row), _labels(logits))
+        return float(f1_of_waves(confusion).mean())
+
+    def save(self, folder: str | Path, **provenance: Any) -> None:
+        """Write a weights folder of the encoder, with the decoder beside it.
+
+        ``JEPAEmbedder(folder)`` gives the encoder's features, :meth:`load` the segmenter. There is no pickle in it.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Created when absent; files of these names in it are replaced.
+        **provenance
+            As of :func:`skecg.save_encoder`; what is known of the weights that training started from is taken over.
+
+        Raises
+        ------
+        ParameterError
+            When `folder` is a file, or parameters cannot be written as JSON.
+        """
+        check_is_fitted(self)
+        write_segmenter(self, folder, provenance)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a segmenter that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        folder : str or Path
+
+        Returns
+        -------
+        Segmenter
+            Fitted, with the parameters that it had but for `device`, `n_jobs`, `verbose` and a `random_state` that was
+            no int, which are as by default; `history_` and `validation_rows_` stay behind.
+
+        Raises
+        ------
+        WeightsError
+            When the folder holds no segmenter, or a damaged one.
+        """
+        return read_segmenter(cls, folder)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = True
+        return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "network_")
+
+    def _ask(self, X: Any, sampling_rate: ArrayLike | None) -> Iterator[tuple[ECGRecord, NDArray[np.float32]]]:
+        """Give each record and the logits (4, n_samples) of its samples."""
+        check_is_fitted(self)
+        source = receive(self, X, sampling_rate, reset=False)
+        stride = self.spec_.window_seconds / 2 if self.stride is None else self.stride
+        chunks = prepare_in_chunks(
+            source,
+            self.spec_,
+            Policies(self.missing_leads, self.short_records),
+            stride_seconds=stride,
+            n_jobs=self.n_jobs,
+            title="segmenting",
+            verbose=self.verbose,
+        )
+        device, precision = resolve_device(self.device), resolve_precision(self.precision)
+        return ask_records(self.network_, chunks, device=device, precision=precision, n_jobs=self.n_jobs)
+
+    def _keep(self, network: SegmentingNetwork, training: Training, info: WeightsInfo) -> None:
+        """Become fitted."""
+        self.classes_ = np.arange(len(WAVE_CLASSES), dtype=np.int8)
+        self.network_: SegmentingNetwork = network.cpu().requires_grad_(False).eval()
+        self.spec_, self.pooling_, self.origin_ = info.spec, info.pooling, Origin.of(info)
+        self.history_, self.validation_rows_ = training.history, training.held
+
+
+def _labels(logits: NDArray[np.float32]) -> NDArray[np.int8]:
+    """Give the most probable class of each sample."""
+    labels: NDArray[np.int8] = logits.argmax(axis=0).astype(np.int8)
+    return labels

@@ -1,0 +1,1 @@
+"""From whatever users pass as X to features: read, name, look up, prepare, encode, keep."""

@@ -1,0 +1,356 @@
+"""Whatever a user passes as X, as a sequence of records that are made one at a time.
+
+Arrays are never copied whole, files are never all open: a record comes into being when it is asked for.
+
+What a user passes to an estimator as X, checked as scikit-learn checks and made a source of records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from joblib import effective_n_jobs
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import _check_n_features, validate_data
+
+from skecg.compute.devices import in_order
+from skecg.errors import BadSignalError, LeadError, ParameterError, SamplingRateError, ShapeError, SkecgError
+from skecg.leads import CANONICAL_LEADS, canonical_leads
+from skecg.preprocessing.quality import SHORTEST_SECONDS
+from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, check_not_transposed, masked_to_nan
+
+__all__ = ["RecordSource", "as_items", "as_plain", "is_numeric_array", "receive"]
+
+
+def is_numeric_array(X: Any) -> bool:
+    """Say whether X is one array of numbers (or nested lists of them), not a sequence of records or paths."""
+    if isinstance(X, list | tuple):
+        return len(X) == 0 or (_is_numbers(X[0]) and _is_regular(X))
+    if _is_frame(X):
+        return all(map(_is_number_type, X.dtypes))
+    if _is_series(X):
+        return _is_number_type(X.dtype)
+    kind = getattr(getattr(X, "dtype", None), "kind", None)
+    if kind in ("U", "S") or (kind == "O" and _is_column(X) and not _is_numbers(X.flat[0])):
+        return False
+    return (hasattr(X, "shape") or hasattr(X, "__array__")) and not isinstance(X, ECGRecord) and not _is_wfdb(X)
+
+
+def _is_number_type(dtype: Any) -> bool:
+    """Say whether a column's type, of pandas or polars, is one of numbers."""
+    is_numeric = getattr(dtype, "is_numeric", None)
+    return bool(is_numeric()) if callable(is_numeric) else getattr(dtype, "kind", "O") in "fiubc"
+
+
+def _is_regular(X: Any) -> bool:
+    """Say whether nested lists make one array; lists of records of different lengths do not."""
+    try:
+        np.asarray(X)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_column(X: Any) -> bool:
+    """Say whether an array has one element a row, and any."""
+    return X.size > 0 and X.size == len(X)
+
+
+def _is_numbers(item: Any) -> bool:
+    """Say whether an element is a number or a nested list of numbers."""
+    while isinstance(item, list | tuple) and len(item):
+        item = item[0]
+    return isinstance(item, int | float | complex | np.number) or (isinstance(item, list | tuple) and not item)
+
+
+def as_items(X: Any) -> Sequence[Any] | NDArray[Any]:
+    """Give the elements of a list, object array, Series or one-column frame; refuse a lone record or path."""
+    if isinstance(X, str | Path | ECGRecord) or _is_wfdb(X):
+        raise ShapeError(f"Got X of type {type(X).__name__}, a single record; expected a sequence. Pass [X].")
+    if _is_frame(X):
+        if X.shape[1] != 1:
+            raise ShapeError(
+                f"Got a table with columns {list(map(str, X.columns))[:6]}, expected one column of paths. "
+                "Pass the column itself, for example X['path']."
+            )
+        X = X[X.columns[0]]
+    if _is_series(X):
+        return list(X)
+    if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 1:
+        X = X[:, 0]  # a column of a table, as ColumnTransformer hands it on
+    if isinstance(X, np.ndarray) and X.ndim != 1:
+        raise ShapeError(f"Got an object array of shape {X.shape}, expected one record or path for each row.")
+    if not isinstance(X, Sequence | np.ndarray):
+        raise ShapeError(
+            f"Got X of type {type(X).__name__}; expected an array (n_records, n_leads, n_samples), or a list of "
+            "ECGRecord, wfdb.Record, arrays or paths."
+        )
+    return X
+
+
+class RecordSource:
+    """Records made on demand.
+
+    Parameters
+    ----------
+    items : sequence
+        ECGRecord, ``wfdb.Record``, arrays or tensors (n_leads, n_samples) or (n_samples,), or paths; or one array
+        whose rows are such arrays.
+    sampling_rate : float, array-like of shape (n_records,) or None
+        Rate of the arrays and of files that do not carry one.
+    leads : sequence of str or None
+        Leads of the arrays and of files that do not name them; arrays of twelve rows may go without.
+    units : str
+        Unit of the arrays.
+    refuse_gaps : bool, default=True
+        Whether an array is refused at once for the gaps of a record of less than a second, or that record when it is
+        embedded.
+
+    Raises
+    ------
+    InputError
+        When what the arrays lack is not given.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Any] | NDArray[Any],
+        *,
+        sampling_rate: Any,
+        leads: Sequence[str] | None,
+        units: str,
+        refuse_gaps: bool = True,
+    ) -> None:
+        self.items = items
+        self.refuse_gaps = refuse_gaps
+        self.leads = None if leads is None else canonical_leads(leads)
+        self.units = units
+        self._rates = _as_rates(sampling_rate, len(items))
+        as_millivolts(np.zeros((len(units) if isinstance(units, list | tuple) else 1, 1), dtype=np.float32), units)
+        if isinstance(items, np.ndarray) and items.dtype.kind != "O" and items.dtype.kind not in "US":
+            self._check_array(items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def read(
+        self, rows: Sequence[int], n_jobs: int | None = None, *, keep_steps: bool = False
+    ) -> list[ECGRecord | SkecgError]:
+        """Make several records, those of files with their steps if asked to; an error stands in its record's place."""
+        n_threads = effective_n_jobs(n_jobs) if any(isinstance(self.items[i], str | Path) for i in rows) else 1
+        return list(in_order(partial(self._try, keep_steps=keep_steps), rows, n_threads))
+
+    def _try(self, row: int, keep_steps: bool) -> ECGRecord | SkecgError:
+        try:
+            return self._make(row, keep_steps)
+        except SkecgError as error:
+            return error
+
+    def __getitem__(self, row: int) -> ECGRecord:
+        return self._make(row, keep_steps=False)
+
+    def _make(self, row: int, keep_steps: bool) -> ECGRecord:
+        item = self.items[row]
+        if isinstance(item, ECGRecord):
+            return item
+        if isinstance(item, str | Path):
+            return self._read_file(item, row, keep_steps)
+        if _is_wfdb(item):
+            from skecg.io import from_wfdb
+
+            return from_wfdb(item)
+        return self._from_array(item, row)
+
+    def _rate(self, row: int) -> float | None:
+        return None if self._rates is None else float(self._rates[row if len(self._rates) > 1 else 0])
+
+    def _read_file(self, path: str | Path, row: int, keep_steps: bool) -> ECGRecord:
+        from skecg.io.reading import read_digitized, read_record
+        from skecg.io.tables import TABLE_SUFFIXES
+
+        if Path(path).suffix.lower() not in TABLE_SUFFIXES:
+            return read_digitized(path) if keep_steps else read_record(path)
+        return read_record(path, sampling_rate=self._rate(row), leads=self.leads, units=self.units)
+
+    def _from_array(self, item: Any, row: int) -> ECGRecord:
+        array = _to_numpy(item)
+        where = f" in X[{row}]"
+        if array.ndim == 0:
+            raise ShapeError(
+                f"Got an element of type {type(item).__name__}{where}, expected an ECGRecord, a wfdb.Record, an array "
+                "(n_leads, n_samples) or a path."
+            )
+        if array.ndim == 1:
+            array = array[np.newaxis]
+        if array.ndim != 2:
+            raise ShapeError(f"Got an array of shape {array.shape}{where}, expected (n_leads, n_samples).")
+        if array.dtype.kind not in "fiub":
+            raise ShapeError(f"Got values of dtype {array.dtype}{where}, expected real numbers.")
+        leads = self._leads_of(array.shape, where)
+        return ECGRecord(as_millivolts(array, self.units), self._required_rate(row, where), leads, f"X[{row}]")
+
+    def _check_array(self, array: NDArray[Any]) -> None:
+        if array.ndim == 3:
+            self._leads_of(array.shape[1:], "")
+        elif self.leads is None or len(self.leads) != 1:
+            given = "no leads" if self.leads is None else f"{len(self.leads)} leads"
+            raise LeadError(
+                f"Got X of shape {array.shape}, which is one lead per record, and {given}; expected the name of that "
+                "lead. Pass leads=['II'], or an array (n_records, n_leads, n_samples)."
+            )
+        self._required_rate(0, "")
+        short = np.broadcast_to(array.shape[-1] < SHORTEST_SECONDS * np.asarray(self._rates), len(array))
+        if self.refuse_gaps and array.dtype.kind == "f" and short.any():
+            _check_whole(array, short)
+
+    def _leads_of(self, shape: tuple[int, ...], where: str) -> tuple[str, ...]:
+        check_not_transposed(shape, where)
+        n_leads = shape[0]
+        if self.leads is None and n_leads == len(CANONICAL_LEADS):
+            return CANONICAL_LEADS
+        if self.leads is None:
+            raise LeadError(
+                f"Got arrays of {n_leads} lead(s){where} without names; only twelve in the order "
+                f"{', '.join(CANONICAL_LEADS)} may go without. Pass leads=[...], one name for every row."
+            )
+        if len(self.leads) != n_leads:
+            raise LeadError(
+                f"Got arrays of {n_leads} lead(s){where}, expected {len(self.leads)} as named by "
+                f"leads={list(self.leads)}. A record is (n_leads, n_samples)."
+            )
+        return self.leads
+
+    def _required_rate(self, row: int, where: str) -> float:
+        rate = self._rate(row)
+        if rate is None:
+            raise SamplingRateError(
+                f"Got arrays{where} without a sampling rate; expected one in Hz. Pass sampling_rate=500 (whatever the "
+                "recorder used), or ECGRecord objects or files that carry their own."
+            )
+        return rate
+
+
+def _check_whole(array: NDArray[Any], short: NDArray[np.bool_]) -> None:
+    """Refuse records under a second that have gaps or infinite values: nothing can bridge them."""
+    rows = np.flatnonzero(short & ~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+    if rows.size:
+        raise BadSignalError(
+            f"Input X contains NaN or infinity in {len(rows)} record(s) of less than a second (first: row {rows[0]}), "
+            "expected every sample; only longer records may have gaps. Leave these records out."
+        )
+
+
+def _as_rates(sampling_rate: Any, n_records: int) -> NDArray[np.float64] | None:
+    if sampling_rate is None:
+        return None
+    rates = np.asarray(sampling_rate)
+    if rates.ndim == 0:
+        return np.array([as_sampling_rate(sampling_rate)])
+    if rates.shape != (n_records,):
+        raise SamplingRateError(
+            f"Got sampling_rate of shape {rates.shape} for {n_records} records, expected one number or one for each."
+        )
+    return np.array([as_sampling_rate(rate) for rate in rates])
+
+
+def _to_numpy(item: Any) -> NDArray[Any]:
+    """Turn an array-like or a tensor on any device into an array."""
+    if hasattr(item, "detach"):
+        return _of_tensor(item)
+    try:
+        return np.asarray(masked_to_nan(item))
+    except (ValueError, TypeError) as error:
+        raise ShapeError(
+            f"Got an element of type {type(item).__name__} that is no record, path or array of numbers ({error})."
+        ) from error
+
+
+def _of_tensor(tensor: Any) -> NDArray[Any]:
+    """Copy a tensor to where NumPy can see it; NumPy knows no bfloat16."""
+    try:
+        values = tensor.detach().cpu().resolve_conj().resolve_neg()
+        if values.is_floating_point() and values.element_size() < 4:
+            values = values.float()
+        return np.asarray(values.numpy())
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise ShapeError(
+            f"Got a tensor of {tensor.layout} and {tensor.dtype} that NumPy cannot take "
+            f"({str(error).splitlines()[0]}); expected a dense one of real numbers. Pass a list of tensors "
+            "(n_leads, n_samples), or tensor.to_dense()."
+        ) from error
+
+
+def as_plain(X: Any) -> Any:
+    """Give a tensor's values as an array, a masked array's with NaN for what it masks, anything else as it is."""
+    return _of_tensor(X) if hasattr(X, "detach") else masked_to_nan(X)
+
+
+def _is_frame(X: Any) -> bool:
+    return hasattr(X, "columns") and hasattr(X, "dtypes") and getattr(X, "ndim", len(getattr(X, "shape", ()))) == 2
+
+
+def _is_series(X: Any) -> bool:
+    return hasattr(X, "to_numpy") and not _is_frame(X) and len(getattr(X, "shape", ())) == 1
+
+
+def _is_wfdb(item: Any) -> bool:
+    """Say whether an object is a record of the wfdb package, without importing it."""
+    return any(cls.__module__.startswith("wfdb.") for cls in type(item).__mro__)
+
+
+def receive(
+    estimator: Any, X: Any, sampling_rate: ArrayLike | None, *, reset: bool, refuse_gaps: bool = True
+) -> RecordSource:
+    """Make a source of records of X.
+
+    Parameters
+    ----------
+    estimator : object
+        Has ``sampling_rate``, ``leads`` and ``units``; is given ``n_features_in_`` and ``feature_names_in_`` where X
+        is one array.
+    X : array-like
+        Records, as :class:`skecg.JEPAEmbedder` takes them.
+    sampling_rate : float or array-like of shape (n_records,), optional
+        Instead of the estimator's.
+    reset : bool
+        Whether the estimator is being fitted, or X has to be like what it was fitted with.
+    refuse_gaps : bool, default=True
+        See :class:`skecg.inference.inputs.RecordSource`.
+
+    Raises
+    ------
+    InputError
+        When X is not what it should be.
+    """
+    X = as_plain(X)
+    items = _check_array(estimator, X, reset=reset) if is_numeric_array(X) else as_items(X)
+    return RecordSource(
+        items,
+        sampling_rate=estimator.sampling_rate if sampling_rate is None else sampling_rate,
+        leads=estimator.leads,
+        units=estimator.units,
+        refuse_gaps=refuse_gaps,
+    )
+
+
+def _check_array(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:
+    """Check one array of numbers as scikit-learn does, making its ValueErrors ours."""
+    try:
+        X = validate_data(
+            estimator, X, reset=reset, dtype="numeric", ensure_2d=False, allow_nd=True, ensure_all_finite=False
+        )
+        if X.ndim in (2, 3):
+            _check_n_features(estimator, X, reset=reset)
+    except ValueError as error:
+        # Some messages end in the whole array.
+        raise ShapeError(str(error).partition("\n[")[0]) from error
+    if X.ndim not in (2, 3):
+        raise ParameterError(
+            f"Got X of shape {X.shape}. Expected 2D array (one lead per record) or 3D array "
+            "(n_records, n_leads, n_samples). Reshape your data: one record is X[np.newaxis]."
+        )
+    return np.asarray(X)

@@ -1,0 +1,294 @@
+"""WFDB records to ECGRecords: the common formats decoded here, all others by wfdb, of which this is the only door.
+
+wfdb spends most of its time on headers, and refuses some whose data are sound. Headers are therefore always read
+here; where wfdb has to decode the samples it is handed the same header in the plainest words.
+
+Annotations of waves as WFDB files, written by wfdb.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skecg.errors import (
+    DamagedRecordError,
+    HeaderRepairWarning,
+    InputError,
+    LeadError,
+    ParameterError,
+    RecordNotFoundError,
+    RecordReadError,
+    UnitsError,
+    UnsupportedFormatError,
+)
+from skecg.io.channels import caught_warnings
+from skecg.io.wfdb_header import (
+    WFDBHeader,
+    check_sizes,
+    known_length,
+    locate_signals,
+    parse_header,
+    plain_header,
+    similar_names,
+)
+from skecg.io.wfdb_signals import (
+    DigitizedRecord,
+    can_read_fast,
+    ecg_rows,
+    from_wfdb,
+    lead_names,
+    one_rate,
+    read_with_steps,
+    record_of_signals,
+)
+from skecg.records import ECGRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["import_wfdb", "make_annotation", "read_wfdb", "read_wfdb_header", "write_annotation"]
+
+
+_PLAIN_NAME = re.compile(r"[-\w]+")
+
+
+def read_wfdb(header_path: Path, *, keep_steps: bool = False) -> ECGRecord:
+    """Read the WFDB record that a header describes.
+
+    Parameters
+    ----------
+    header_path : Path
+        An existing ``.hea`` file.
+    keep_steps : bool, default=False
+        Whether to give a :class:`skecg.io.wfdb_signals.DigitizedRecord` where the record is simple and without gaps.
+
+    Returns
+    -------
+    ECGRecord
+        The voltages of the heart in mV, float32, NaN where the file has no value, bit for bit what wfdb's float64
+        rounds to. Where all leads have several samples a frame, at their full rate; where they have different
+        numbers, averaged to the rate of frames, as wfdb does.
+
+    Raises
+    ------
+    RecordReadError
+        One of its children: for files that are absent, damaged, or hold no ECG.
+
+    Warns
+    -----
+    HeaderRepairWarning
+        When the header was malformed, and read by a repair that admits no doubt.
+    """
+    repairs: list[str] = []
+    try:
+        header = read_wfdb_header(header_path)
+        if not _PLAIN_NAME.fullmatch(header.record_name):
+            repairs.append(
+                f"record name {header.record_name!r} is none that WFDB allows, {header_path.stem!r} was read"
+            )
+        if header.segments:
+            record = _read_segments(header, header_path)
+        else:
+            record = _read_one(header, header_path, repairs, keep_steps)
+    except UnitsError as error:
+        raise UnsupportedFormatError(f"{header_path}: {error}") from error
+    except InputError as error:
+        raise DamagedRecordError(f"{header_path} does not hold a usable recording: {error}") from error
+    if repairs:
+        message = f"The header {header_path} is malformed: {'; '.join(repairs)}. Correct it to silence this."
+        warnings.warn(message, HeaderRepairWarning, stacklevel=4)
+    return record
+
+
+def read_wfdb_header(header_path: Path) -> WFDBHeader:
+    """Read a header file."""
+    try:
+        content = header_path.read_bytes()
+    except FileNotFoundError as error:
+        raise RecordNotFoundError(f"There is no header {header_path}. {similar_names(header_path)}") from error
+    except OSError as error:
+        raise RecordReadError(
+            f"{header_path} cannot be read ({type(error).__name__}). Check its permissions."
+        ) from error
+    return parse_header(content, str(header_path))
+
+
+def _read_one(header: WFDBHeader, header_path: Path, repairs: list[str], keep_steps: bool) -> ECGRecord:
+    """Read a record of one segment, decoding it here where that is possible."""
+    names, units = _names_and_units(header)
+    rows = ecg_rows(names, units)
+    paths = locate_signals(header, header_path, repairs)
+    header = known_length(header, paths, str(header_path))
+    check_sizes(header, paths)
+    signal_paths = [paths[signal.file_name] for signal in header.signals]
+    if can_read_fast(header):
+        signal, steps = read_with_steps(header, signal_paths, rows)
+        leads = lead_names(tuple([names[row] for row in rows]))
+        what = (signal, header.sampling_rate, leads, header_path.stem)
+        if steps is None or not keep_steps:
+            return ECGRecord(*what)
+        return DigitizedRecord(
+            *what, steps=steps.values, columns=tuple(rows), baselines=steps.baselines, gains=steps.gains
+        )
+    per_frame = [signal.samples_per_frame for signal in header.signals]
+    same_rate = len({per_frame[row] for row in rows}) == 1
+    signals = _decode_with_wfdb(header, signal_paths, smooth=not same_rate)
+    rate = header.sampling_rate * (one_rate(per_frame, names, units) if same_rate else 1)
+    return record_of_signals(signals, rate, names, units, header_path.stem)
+
+
+def _names_and_units(header: WFDBHeader) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Give the names and the units of a header's signals."""
+    return tuple([signal.name for signal in header.signals]), tuple([signal.units for signal in header.signals])
+
+
+def _decode_with_wfdb(header: WFDBHeader, paths: list[Path], *, smooth: bool) -> list[NDArray[np.float64]]:
+    """Let wfdb decode the signals, each (n_samples,) in its unit, from a plain header in a folder of its own."""
+    aliases = {path: f"file{number}.dat" for number, path in enumerate(dict.fromkeys(paths))}
+    with tempfile.TemporaryDirectory(prefix="skecg-") as folder:
+        for path, alias in aliases.items():
+            _make_visible(path.resolve(), Path(folder) / alias)
+        text = plain_header("record", header, [aliases[path] for path in paths])
+        (Path(folder) / "record.hea").write_text(text, encoding="ascii")
+        record = _rdrecord(Path(folder) / "record", paths[0], smooth=smooth)
+    return list(record.p_signal.T) if smooth else list(record.e_p_signal)
+
+
+def _make_visible(path: Path, alias: Path) -> None:
+    """Show a file under another name, without copying where the system allows."""
+    try:
+        alias.symlink_to(path)
+    except (OSError, NotImplementedError):
+        try:
+            os.link(path, alias)
+        except OSError:
+            shutil.copyfile(path, alias)
+
+
+def import_wfdb() -> Any:
+    """Import wfdb, whose own deprecation warnings are no concern of whoever reads a record."""
+    if "wfdb" not in sys.modules:
+        with caught_warnings():
+            importlib.import_module("wfdb")
+    return importlib.import_module("wfdb")
+
+
+def _rdrecord(record: Path, where: Path, *, smooth: bool) -> Any:
+    """Call wfdb, whose errors are of many kinds, and turn them into one of ours."""
+    wfdb = import_wfdb()
+    try:
+        return wfdb.rdrecord(str(record), smooth_frames=smooth)
+    except Warning:  # raised because somebody asked for warnings as errors
+        raise
+    except Exception as error:
+        raise DamagedRecordError(
+            f"wfdb cannot decode {where} ({type(error).__name__}), expected the format and length that its header "
+            "states. Copy the record again, or check its header."
+        ) from error
+
+
+def _read_segments(header: WFDBHeader, header_path: Path) -> ECGRecord:
+    """Read a record in several parts: its parts are checked here, then read and joined by wfdb."""
+    if sum(segment.n_frames for segment in header.segments) != header.n_frames:
+        raise DamagedRecordError(
+            f"{header_path} promises {header.n_frames} samples, but its segments have "
+            f"{sum(segment.n_frames for segment in header.segments)}. Restore the header."
+        )
+    for segment in header.segments:
+        if segment.name != "~":
+            _check_segment(header_path.with_name(f"{segment.name}.hea"), segment.n_frames)
+    base = header_path.with_suffix("")
+    record = _rdrecord(base, header_path, smooth=False)
+    try:
+        joined = from_wfdb(record)
+    except LeadError:  # leads of several rates; any other fault of the leads comes up again
+        joined = from_wfdb(_rdrecord(base, header_path, smooth=True))
+    return dataclasses.replace(joined, name=header_path.stem)
+
+
+def _check_segment(header_path: Path, n_frames: int) -> None:
+    """Refuse a segment that is absent, truncated, or longer or shorter than its record says."""
+    header = read_wfdb_header(header_path)
+    if not all(signal.units.isascii() for signal in header.signals):
+        raise UnsupportedFormatError(
+            f"{header_path}, a segment, writes a unit with letters outside ASCII, which wfdb would drop (µV would turn "
+            "into V). Write uV instead."
+        )
+    if n_frames == 0:
+        return  # the layout of a variable record: names without samples
+    if header.n_frames not in (0, n_frames):
+        raise DamagedRecordError(
+            f"{header_path} has {header.n_frames} samples, its record says {n_frames}. Restore the headers."
+        )
+    check_sizes(header._replace(n_frames=n_frames), locate_signals(header, header_path, []))
+
+
+_RECORD_NAME, _ANNOTATOR = re.compile(r"[-\w]+", re.ASCII), re.compile(r"[a-zA-Z]+")
+
+
+def make_annotation(
+    name: str, annotator: str, samples: NDArray[np.int64], symbols: Sequence[str], sampling_rate: float
+) -> Any:
+    """Make a ``wfdb.Annotation``.
+
+    Parameters
+    ----------
+    name, annotator : str
+        The record, and the suffix of the file.
+    samples : ndarray of shape (n_annotations,), int64
+        Ascending.
+    symbols : sequence of str
+        One for each.
+    sampling_rate : float
+        Of the record (Hz).
+    """
+    return import_wfdb().Annotation(
+        record_name=name, extension=annotator, sample=samples, symbol=list(symbols), fs=_plain_rate(sampling_rate)
+    )
+
+
+def write_annotation(path: Path, samples: NDArray[np.int64], symbols: Sequence[str], sampling_rate: float) -> None:
+    """Write annotations as ``wfdb.rdann`` and PhysioNet's tools read them; the folder is created when absent.
+
+    Parameters
+    ----------
+    path : Path
+        The record's name, with the annotator as its suffix.
+    samples, symbols, sampling_rate
+        As in :func:`make_annotation`, but at least one.
+
+    Raises
+    ------
+    ParameterError
+        When WFDB allows no such name, or there is nothing to write.
+    """
+    annotator = path.suffix[1:]
+    if not _RECORD_NAME.fullmatch(path.stem) or not _ANNOTATOR.fullmatch(annotator):
+        raise ParameterError(
+            f"Got {str(path)!r} as a file of annotations, expected the record's name (letters, digits, - and _), a dot "
+            "and the annotator (letters), such as 'rec1.waves'."
+        )
+    if not len(samples):
+        raise ParameterError(f"Got no annotations for {str(path)!r}, expected one or more: WFDB has no empty file.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    import_wfdb().wrann(
+        path.stem, annotator, samples, list(symbols), fs=_plain_rate(sampling_rate), write_dir=str(path.parent)
+    )
+
+
+def _plain_rate(sampling_rate: float) -> float | int:
+    """Give a whole rate as an int: wfdb writes it as it prints."""
+    return int(sampling_rate) if float(sampling_rate).is_integer() else float(sampling_rate)

@@ -1,0 +1,413 @@
+"""The common WFDB storage formats decoded straight into millivolts, bit for bit as wfdb would give them.
+
+Bit for bit means: what wfdb computes in float64, ``(steps - baseline) / gain``, times the factor from its unit to
+millivolts, rounded once to float32; NaN where the digitizer stored its code for "no value".
+
+Legend: k signals of one file, T samples, L leads of the record.
+
+From the signals of a WFDB record to leads: which are voltages of the heart, what they are called, at which rate.
+
+A WFDB record may hold breathing, pressures and light beside the ECG. What is not a voltage is left out, and so is a
+signal that names another organ (``RESP``, ``EEG``), even where its header states no unit and millivolts are implied.
+
+Recordings with their digitizer's steps: half the bytes of millivolts, for who sends them to a device.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from skecg.errors import LeadError, ParameterError, UnitsError
+from skecg.leads import CANONICAL_LEADS, canonical_lead
+from skecg.records import ECGRecord, as_millivolts, millivolts_per_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from skecg.io.wfdb_header import SignalLine, WFDBHeader
+
+__all__ = [
+    "DigitizedRecord",
+    "Steps",
+    "can_read_fast",
+    "ecg_rows",
+    "from_wfdb",
+    "held_bytes",
+    "lead_names",
+    "read_fast",
+    "read_with_steps",
+    "record_of_signals",
+]
+
+
+#: The step that means "no value", by storage format.
+_NO_VALUE = {16: -(2**15), 212: -(2**11)}
+
+
+# So many samples of twelve leads stay in the processor's cache in float64 too.
+_STRETCH_SAMPLES = 2**13
+
+
+# Beyond these, float32 could not hold every step less its baseline, and quotients would leave its normal range.
+_LARGEST_BASELINE, _LARGEST_GAIN = 2**23, 1e30
+
+
+def can_read_fast(header: WFDBHeader) -> bool:
+    """Whether a record is simple: formats 16 or 212, one sample a frame, no skew, the signals of a file together."""
+    layouts = [(s.file_name, s.storage_format, s.byte_offset) for s in header.signals]
+    files = [layout for layout, _ in groupby(layouts)]
+    return len({file_name for file_name, _, _ in files}) == len(files) and all(
+        s.storage_format in _NO_VALUE and s.samples_per_frame == 1 and s.skew_frames == 0 for s in header.signals
+    )
+
+
+class Steps(NamedTuple):
+    """What a digitizer wrote into a file whose millivolts are ``(values - baselines) / gains`` in float32.
+
+    Shapes: values (T, k), int16, no lead's of which means "no value"; baselines and gains (k,), float32.
+    """
+
+    values: NDArray[np.int16]
+    baselines: NDArray[np.float32]
+    gains: NDArray[np.float32]
+
+
+def read_fast(header: WFDBHeader, paths: Sequence[Path], rows: Sequence[int]) -> NDArray[np.float32]:
+    """Read the chosen signals of a simple record.
+
+    Parameters
+    ----------
+    header : WFDBHeader
+        For which :func:`can_read_fast` is true; `n_frames` is known, and the files are as long as it says.
+    paths : sequence of Path of length n_signals
+        The file of each signal.
+    rows : sequence of int of length n_leads
+        The signals wanted, ascending.
+
+    Returns
+    -------
+    ndarray of shape (n_leads, n_samples), float32
+        In mV.
+    """
+    return read_with_steps(header, paths, rows)[0]
+
+
+def read_with_steps(
+    header: WFDBHeader, paths: Sequence[Path], rows: Sequence[int]
+) -> tuple[NDArray[np.float32], Steps | None]:
+    """Read as :func:`read_fast` does, and keep the steps where one file has them whole and they are leads mostly."""
+    signal_LT = np.empty((len(rows), header.n_frames), dtype=np.float32)
+    steps = None
+    first = 0
+    while first < len(header.signals):
+        count = sum(s.file_name == header.signals[first].file_name for s in header.signals)
+        wanted = [row for row in rows if first <= row < first + count]
+        if wanted:
+            steps_Tk = _read_steps(paths[first], header.signals[first], header.n_frames, count)
+            into = slice(rows.index(wanted[0]), rows.index(wanted[0]) + len(wanted))
+            chosen = steps_Tk if len(wanted) == count else steps_Tk[:, [row - first for row in wanted]]
+            is_whole = _to_millivolts(chosen, [header.signals[row] for row in wanted], out=signal_LT[into])
+            if is_whole and count == len(header.signals) < 2 * len(rows):
+                steps = _with_scale(steps_Tk, header.signals)
+        first += count
+    return signal_LT, steps
+
+
+def _with_scale(steps_Tk: NDArray[np.int16], signals: Sequence[SignalLine]) -> Steps | None:
+    """Put steps together with what makes millivolts of them, if float32 can."""
+    scale = _scale_of(tuple([(s.baseline, s.gain, s.units) for s in signals]))
+    return Steps(steps_Tk, scale.baselines[:, 0], scale.gains[:, 0]) if scale.fits_float32 else None
+
+
+def _read_steps(path: Path, signal: SignalLine, n_frames: int, n_signals: int) -> NDArray[np.int16]:
+    """Read the digitizer's steps of one file, shape (n_frames, n_signals)."""
+    n_steps = n_frames * n_signals
+    if signal.storage_format == 16:
+        steps = np.fromfile(path, dtype="<i2", count=n_steps, offset=signal.byte_offset)
+    else:
+        steps = unpack_212(np.fromfile(path, np.uint8, -(-n_steps * 3 // 2), offset=signal.byte_offset), n_steps)
+    return steps.reshape(n_frames, n_signals)
+
+
+def unpack_212(packed: NDArray[np.uint8], n_steps: int) -> NDArray[np.int16]:
+    """Unpack pairs of 12-bit two's complement numbers from triplets of bytes.
+
+    The middle byte holds the high halves of both: of the first in its low four bits, of the second in its high four.
+    Shifted to the top of 16 bits and back, a number brings its sign along.
+    """
+    n_pairs = -(-n_steps // 2)
+    if len(packed) < 3 * n_pairs:
+        packed = np.append(packed, np.zeros(3 * n_pairs - len(packed), dtype=np.uint8))
+    low, middle, high = packed[0::3].astype(np.int16), packed[1::3].astype(np.int16), packed[2::3].astype(np.int16)
+    steps = np.empty(2 * n_pairs, dtype=np.int16)
+    steps[0::2] = (low << 4 | middle << 12) >> 4
+    steps[1::2] = (high << 4 | (middle & 0xF0) << 8) >> 4
+    return steps[:n_steps]
+
+
+def _to_millivolts(steps_Tk: NDArray[np.int16], signals: Sequence[SignalLine], out: NDArray[np.float32]) -> bool:
+    """Scale steps into rows of `out`, shape (k, T), in wfdb's order of operations; say whether all have a value."""
+    scale = _scale_of(tuple([(s.baseline, s.gain, s.units) for s in signals]))
+    for start in range(0, len(steps_Tk), _STRETCH_SAMPLES):
+        stretch = slice(start, start + _STRETCH_SAMPLES)
+        _scale_steps(steps_Tk[stretch].T, scale, out[:, stretch])
+    no_value = _NO_VALUE[signals[0].storage_format]
+    is_whole = bool(steps_Tk.min() != no_value)
+    if not is_whole:
+        np.copyto(out, np.float32(np.nan), where=(steps_Tk == no_value).T)
+    return is_whole
+
+
+def _scale_steps(steps_kT: NDArray[np.int16], scale: _Scale, out: NDArray[np.float32]) -> None:
+    """Scale a stretch of steps."""
+    values_kT = out if scale.fits_float32 else np.empty(out.shape)
+    values_kT[...] = steps_kT
+    values_kT -= scale.baselines
+    values_kT /= scale.gains
+    if scale.factors is not None:
+        values_kT *= scale.factors
+    if not scale.fits_float32:
+        out[...] = values_kT
+
+
+class _Scale(NamedTuple):
+    """What takes the steps of signals to millivolts, each of shape (k, 1); no factors where all units are mV."""
+
+    baselines: NDArray[np.floating]
+    gains: NDArray[np.floating]
+    factors: NDArray[np.float64] | None
+    fits_float32: bool
+
+
+@lru_cache(maxsize=256)
+def _scale_of(signals: tuple[tuple[int, float, str], ...]) -> _Scale:
+    """Put baselines, gains and units into columns; the records of an archive mostly share them.
+
+    Where float32 holds the gain and every step less the baseline, their quotient rounded to float32 at once is that
+    rounded to float64 first, which has more than twice the digits [1]_. Whole numbers are so, and most archives' gains
+    are.
+
+    References
+    ----------
+    .. [1] Figueroa S. A. (1995). When is double rounding innocuous? ACM SIGNUM Newsletter 30(3).
+    """
+    baselines, gains, units = zip(*signals, strict=True)
+    factors = [millivolts_per_unit(unit) for unit in units]
+    baseline_k1, gain_k1, factor_k1 = (np.array([x], dtype=np.float64).T for x in (baselines, gains, factors))
+    if (factor_k1 != 1.0).any():
+        return _Scale(baseline_k1, gain_k1, factor_k1, False)
+    with np.errstate(over="ignore"):  # a gain beyond float32 is none of its numbers
+        short_k1 = gain_k1.astype(np.float32)
+    held = (short_k1 == gain_k1) & (np.abs(gain_k1) < _LARGEST_GAIN) & (np.abs(baseline_k1) <= _LARGEST_BASELINE)
+    if held.all():
+        return _Scale(baseline_k1.astype(np.float32), short_k1, None, True)
+    return _Scale(baseline_k1, gain_k1, None, False)
+
+
+# Signals of other organs, perhaps numbered or with a place after the name: "RESP", "EEG Fpz-Cz", "EMG1", "PLETH L".
+_ANOTHER_ORGAN = re.compile(
+    r"\s*(abp|art|bp|co2|cvp|eeg|emg|eog|icp|nibp|pap|pleth|ppg|resp|respiration|scg|spo2|temp)(\d+|(?![a-z0-9]).*)?",
+    re.IGNORECASE,
+)
+
+
+# "ECG 1" is a recorder's first channel, not lead I.
+_NUMBERED = re.compile(r"(?:(?:ECG|EKG)[ _.-]*)?(\d+)", re.IGNORECASE)
+
+
+@lru_cache(maxsize=1024)
+def ecg_rows(names: tuple[str, ...], units: tuple[str, ...]) -> tuple[int, ...]:
+    """Say which signals are voltages of the heart.
+
+    Parameters
+    ----------
+    names, units : tuple of str of length n_signals
+        As the header gives them; a signal without a unit is in millivolts, by the standard.
+
+    Raises
+    ------
+    UnitsError
+        When none is.
+    """
+    rows = tuple(
+        row
+        for row, (name, unit) in enumerate(zip(names, units, strict=True))
+        if millivolts_per_unit(unit) is not None and _ANOTHER_ORGAN.fullmatch(name) is None
+    )
+    if not rows:
+        found = ", ".join(f"{name or '?'} [{unit}]" for name, unit in zip(names, units, strict=True)) or "none"
+        raise UnitsError(
+            f"Got no signal that is a voltage of the heart (found: {found}), expected leads in V, mV, uV or nV. "
+            "Choose another record, or correct the units in its header."
+        )
+    return rows
+
+
+@lru_cache(maxsize=1024)
+def lead_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Name the leads after the signals of a header.
+
+    A signal without a name is called after its place (``"signal 3"``), a recorder's numbered channel ``"ECG1"``, and
+    the second of two that bear one name ``"ECG#2"``.
+
+    Raises
+    ------
+    LeadError
+        When one of the twelve standard leads is named twice: which of the two is meant cannot be told.
+    """
+    leads: list[str] = []
+    for place, name in enumerate(names, start=1):
+        numbered = _NUMBERED.fullmatch(name.strip())
+        lead = f"ECG{numbered[1]}" if numbered else canonical_lead(name) or f"signal {place}"
+        if lead in leads and lead in CANONICAL_LEADS:
+            raise LeadError(
+                f"Lead {lead} is named twice among {', '.join(names)}, expected every standard lead once. "
+                "Correct the names in the header."
+            )
+        leads.append(lead if lead not in leads else _numbered_twin(lead, leads))
+    return tuple(leads)
+
+
+def record_of_signals(
+    signals: Sequence[NDArray[Any]], sampling_rate: float, names: Sequence[str], units: Sequence[str], name: str
+) -> ECGRecord:
+    """Make a record of signals of one length, each (n_samples,) in its unit, leaving out what is no ECG."""
+    rows = ecg_rows(tuple(names), tuple(units))
+    chosen = as_millivolts(np.stack([signals[row] for row in rows]), [units[row] for row in rows])
+    return ECGRecord(chosen, sampling_rate, lead_names(tuple(names[row] for row in rows)), name)
+
+
+def from_wfdb(record: Any) -> ECGRecord:
+    """Convert a record that wfdb has read.
+
+    Parameters
+    ----------
+    record : wfdb.Record or wfdb.MultiRecord
+        With physical or digital signals, in one array (``p_signal``, ``d_signal``, time before leads) or one array a
+        signal (``e_p_signal``, ``e_d_signal``, where signals differ in their samples a frame).
+
+    Returns
+    -------
+    ECGRecord
+        The voltages of the heart in mV. Where the signals were read one by one and all leads of the ECG have the same
+        number of samples a frame, that is their full rate (``fs * samps_per_frame``).
+
+    Raises
+    ------
+    ParameterError
+        When `record` is no record of wfdb, or holds no signals.
+    UnitsError
+        When no signal is a voltage of the heart.
+    LeadError
+        When a standard lead is named twice, or leads of several rates were read one by one.
+
+    Examples
+    --------
+    >>> import wfdb  # doctest: +SKIP
+    >>> from_wfdb(wfdb.rdrecord("00001_hr"))  # doctest: +SKIP
+    ECGRecord('00001_hr': 12 leads (I, II, III, aVR, ...), 5000 samples, 500 Hz, 10.0 s)
+    """
+    if hasattr(record, "multi_to_single") and getattr(record, "segments", None):
+        expanded = any(getattr(segment, "e_p_signal", None) is not None for segment in record.segments)
+        record = record.multi_to_single(physical=True, expanded=expanded)
+    missing = [field for field in ("fs", "sig_name", "units") if not hasattr(record, field)]
+    if missing:
+        raise ParameterError(
+            f"Got a {type(record).__name__}, expected a wfdb.Record with signals. Pass what wfdb.rdrecord(...) gives."
+        )
+    signals, per_frame = _physical_signals(record)
+    names = [str(name or "") for name in record.sig_name or [""] * len(signals)]
+    units = [str(unit or "mV") for unit in record.units or ["mV"] * len(signals)]
+    if not len(signals) == len(names) == len(units):
+        raise ParameterError(
+            f"Got a wfdb.Record of {len(signals)} signals with {len(names)} names and {len(units)} units, expected one "
+            "of each for every signal."
+        )
+    samples_per_frame = one_rate(per_frame, names, units)
+    return record_of_signals(signals, record.fs * samples_per_frame, names, units, str(record.record_name or ""))
+
+
+def one_rate(per_frame: Sequence[int], names: Sequence[str], units: Sequence[str]) -> int:
+    """Give the number of samples a frame that all leads of the ECG share, refusing several."""
+    rates = sorted({per_frame[row] for row in ecg_rows(tuple(names), tuple(units))})
+    if len(rates) > 1:
+        raise LeadError(
+            f"Got leads of {rates[0]} to {rates[-1]} samples a frame, expected one rate for all. "
+            "Read the record with smooth_frames=True."
+        )
+    return rates[0]
+
+
+def _physical_signals(record: Any) -> tuple[list[NDArray[Any]], list[int]]:
+    """Give the signals of an in-memory record, each (n_samples,) in its unit, and their samples a frame."""
+    expanded = getattr(record, "e_p_signal", None)
+    if expanded is None and getattr(record, "e_d_signal", None) is not None:
+        expanded = _to_physical(record, expanded=True)
+    if expanded is not None:
+        return list(expanded), [int(count or 1) for count in record.samps_per_frame or [1] * len(expanded)]
+    together = getattr(record, "p_signal", None)
+    if together is None and getattr(record, "d_signal", None) is not None:
+        together = _to_physical(record, expanded=False)
+    if together is None or np.ndim(together) != 2:
+        raise ParameterError(
+            "Got a wfdb.Record without signals, expected p_signal or d_signal of shape (n_samples, n_leads). "
+            "Read it with wfdb.rdrecord, not wfdb.rdheader."
+        )
+    return list(np.asarray(together).T), [1] * together.shape[1]
+
+
+def _to_physical(record: Any, *, expanded: bool) -> Any:
+    """Convert steps of the digitizer to units, with wfdb's own code."""
+    absent = [field for field in ("fmt", "adc_gain", "baseline") if getattr(record, field, None) is None]
+    if absent:
+        raise ParameterError(
+            f"Got a wfdb.Record with digital signals but no {', '.join(absent)}, which their conversion to millivolts "
+            "needs. Set them, or pass physical signals."
+        )
+    return record.dac(expanded=expanded)
+
+
+def _numbered_twin(lead: str, taken: Sequence[str]) -> str:
+    """Find a free name for a signal that bears the name of another."""
+    number = 2
+    while f"{lead}#{number}" in taken:
+        number += 1
+    return f"{lead}#{number}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DigitizedRecord(ECGRecord):
+    """A recording whose signal is ``(steps - baselines) / gains`` in float32, to the last bit, without a gap.
+
+    Nobody sees to it that the steps follow when the signal is changed: such records are for those who read them, use
+    them and forget them.
+
+    Parameters
+    ----------
+    steps : ndarray of shape (n_samples, n_columns), int16
+        As the file has them, signals that are no leads included.
+    columns : tuple of int of length n_leads
+        Which column each lead is.
+    baselines, gains : ndarray of shape (n_columns,), float32
+        The step of 0 mV, and the steps of a millivolt.
+    """
+
+    steps: NDArray[np.int16] = field(kw_only=True)
+    columns: tuple[int, ...] = field(kw_only=True)
+    baselines: NDArray[np.float32] = field(kw_only=True)
+    gains: NDArray[np.float32] = field(kw_only=True)
+
+
+def held_bytes(record: ECGRecord) -> int:
+    """Count the bytes of a record's signal, and of its steps if it has them."""
+    return record.signal.nbytes + (record.steps.nbytes if isinstance(record, DigitizedRecord) else 0)

@@ -1,0 +1,1 @@
+"""Logistic regression for many labels at once."""

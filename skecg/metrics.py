@@ -1,0 +1,348 @@
+"""How good scores are: one number a label, and their means over labels.
+
+Labels are (n_records, n_labels) zeros and ones, scores of the same shape. A label of which the records hold no positive
+or no negative has no value (NaN), and means over labels say over which they are taken.
+
+Whether probabilities mean what they say.
+
+Labels are (n_records, n_labels) zeros and ones, probabilities of the same shape.
+
+References
+----------
+.. [1] Van Calster B. et al. (2019). Calibration: the Achilles heel of predictive analytics. BMC Medicine 17:230.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skecg.errors import InputError, ShapeError
+
+__all__ = [
+    "Calibration",
+    "FEW_POSITIVES",
+    "area_under_precision_recall",
+    "area_under_roc",
+    "best_thresholds",
+    "calibration",
+    "f1_scores",
+    "macro",
+    "weighted_area_under_roc",
+]
+
+
+#: Labels with fewer test positives than this are reported apart: their scores say more of chance than of features.
+FEW_POSITIVES = 10
+
+
+FloatArray = NDArray[np.float64]
+
+
+# So many weights are worked on together, to stay in the processor's cache.
+_BLOCK_WEIGHTS = 64
+
+
+def area_under_roc(labels: ArrayLike, scores: ArrayLike) -> FloatArray:
+    """Give the area under the receiver operating characteristic of each label.
+
+    It is the share of pairs of a positive and a negative record in which the positive has the higher score, ties
+    counting half (the Mann-Whitney statistic).
+
+    Parameters
+    ----------
+    labels : array-like of shape (n_records, n_labels) or (n_records,)
+        Zeros and ones.
+    scores : array-like of the same shape
+        Higher for what is more likely positive.
+
+    Returns
+    -------
+    ndarray of shape (n_labels,), float64
+        NaN for a label without positives or without negatives.
+
+    Raises
+    ------
+    ShapeError
+        When the shapes differ.
+    InputError
+        When labels are not zeros and ones, or scores are not finite.
+
+    Examples
+    --------
+    >>> area_under_roc([0, 0, 1, 1], [0.1, 0.4, 0.4, 0.8])
+    array([0.875])
+    """
+    y, s = as_labels_and_scores(labels, scores)
+    return weighted_area_under_roc(y, s, np.ones((1, len(y))))[0]
+
+
+def weighted_area_under_roc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> FloatArray:
+    """Give the area under the curve of each label for many weightings of the same records, as the bootstrap needs it.
+
+    Scores are sorted once a label; what is left for each weighting are sums over records.
+
+    Parameters
+    ----------
+    labels, scores : array-like of shape (n_records, n_labels) or (n_records,)
+        As for :func:`area_under_roc`.
+    weights : array-like of shape (n_weightings, n_records)
+        How often each record counts.
+
+    Returns
+    -------
+    ndarray of shape (n_weightings, n_labels), float64
+        NaN where a weighting leaves a label no positives or no negatives.
+    """
+    y, s = as_labels_and_scores(labels, scores)
+    w = np.asarray(weights)
+    if w.ndim != 2 or w.shape[1] != len(y):
+        raise ShapeError(f"Got weights of shape {w.shape}, expected (n_weightings, {len(y)}).")
+    areas = np.empty((len(w), y.shape[1]))
+    for label in range(y.shape[1]):
+        order = np.argsort(s[:, label], kind="stable")
+        sorted_scores = s[order, label]
+        starts = np.flatnonzero(np.r_[True, sorted_scores[1:] != sorted_scores[:-1]])
+        positive = y[order, label]
+        for first in range(0, len(w), _BLOCK_WEIGHTS):
+            rows = slice(first, first + _BLOCK_WEIGHTS)
+            areas[rows, label] = _areas(positive, np.asarray(w[rows][:, order], dtype=np.float64), starts)
+    return areas
+
+
+def _areas(positive: NDArray[np.bool_], weights: FloatArray, starts: NDArray[np.int64]) -> FloatArray:
+    """Give the areas of one label from records in the order of their scores; `starts` is where new scores begin."""
+    positives = np.where(positive, weights, 0.0)
+    negatives = weights - positives
+    if len(starts) < len(positive):  # records of equal score are one step of the curve
+        positives, negatives = (np.add.reduceat(part, starts, axis=1) for part in (positives, negatives))
+    below = np.cumsum(negatives, axis=1)
+    won = np.einsum("ij,ij->i", positives, below - 0.5 * negatives)
+    pairs = positives.sum(axis=1) * below[:, -1]
+    return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+
+
+def area_under_precision_recall(labels: ArrayLike, scores: ArrayLike) -> FloatArray:
+    """Give the average precision of each label: the area under the steps of precision against recall.
+
+    Parameters
+    ----------
+    labels, scores
+        As for :func:`area_under_roc`.
+
+    Returns
+    -------
+    ndarray of shape (n_labels,), float64
+        NaN for a label without positives. A score that says nothing has the share of positives, not one half.
+    """
+    y, s = as_labels_and_scores(labels, scores)
+    areas = np.full(y.shape[1], np.nan)
+    for label in np.flatnonzero(y.any(axis=0)):
+        found, called = _counts_from_the_top(y[:, label], s[:, label])
+        areas[label] = np.sum(found / called * np.diff(found, prepend=0)) / found[-1]
+    return areas
+
+
+def _counts_from_the_top(positive: NDArray[np.bool_], scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Count positives, and records, with at least each of the distinct scores, from the highest score down."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.r_[np.diff(scores[order]) != 0, True])
+    return np.cumsum(positive[order])[ends].astype(np.float64), np.asarray(ends + 1.0, dtype=np.float64)
+
+
+def best_thresholds(labels: ArrayLike, scores: ArrayLike) -> FloatArray:
+    """Find for each label the threshold with the highest F1, on records that are not those of the test.
+
+    Parameters
+    ----------
+    labels, scores
+        Of validation records, as for :func:`area_under_roc`.
+
+    Returns
+    -------
+    ndarray of shape (n_labels,), float64
+        A record is called positive from the threshold upwards. Halfway between two scores, so that it does not hang on
+        one record; the highest where several are equally good; NaN for a label without positives.
+    """
+    y, s = as_labels_and_scores(labels, scores)
+    thresholds = np.full(y.shape[1], np.nan)
+    for label in np.flatnonzero(y.any(axis=0)):
+        found, called = _counts_from_the_top(y[:, label], s[:, label])
+        best = int(np.argmax(2 * found / (called + found[-1])))
+        distinct = np.unique(s[:, label])[::-1]
+        below = distinct[best + 1] if best + 1 < len(distinct) else distinct[best]
+        thresholds[label] = (distinct[best] + below) / 2
+    return thresholds
+
+
+def f1_scores(labels: ArrayLike, scores: ArrayLike, thresholds: ArrayLike) -> FloatArray:
+    """Give each label's F1 at its threshold.
+
+    Parameters
+    ----------
+    labels, scores
+        As for :func:`area_under_roc`.
+    thresholds : array-like of shape (n_labels,)
+        As :func:`best_thresholds` found them on validation records.
+
+    Returns
+    -------
+    ndarray of shape (n_labels,), float64
+        NaN for a label without positives or without a threshold.
+    """
+    y, s = as_labels_and_scores(labels, scores)
+    limits = np.asarray(thresholds, dtype=np.float64)
+    called = s >= limits
+    values = 2 * (called & y).sum(axis=0) / np.maximum(called.sum(axis=0) + y.sum(axis=0), 1)
+    return np.where(y.any(axis=0) & np.isfinite(limits), values, np.nan)
+
+
+def macro(values: ArrayLike, counted: ArrayLike | None = None) -> float:
+    """Give the mean over the labels that count and have a value; NaN when none does.
+
+    Parameters
+    ----------
+    values : array-like of shape (n_labels,)
+    counted : array-like of shape (n_labels,), bool, optional
+        Labels that count; all when not given.
+    """
+    each = np.asarray(values, dtype=np.float64)
+    used = np.isfinite(each) if counted is None else np.isfinite(each) & np.asarray(counted)
+    return float(each[used].mean()) if used.any() else float("nan")
+
+
+def as_labels_and_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], FloatArray]:
+    """Check labels and scores, and give both as tables with one column a label."""
+    y, s = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if y.shape != s.shape or y.ndim not in (1, 2) or len(y) == 0:
+        raise ShapeError(
+            f"Got labels of shape {y.shape} and scores of shape {s.shape}, expected the same: (n_records, n_labels)."
+        )
+    if not np.isin(y, (0, 1)).all():
+        raise InputError("Got labels other than 0 and 1. Pass one column of zeros and ones for each label.")
+    if not np.isfinite(s).all():
+        raise InputError(
+            f"Got {int((~np.isfinite(s)).sum())} scores that are not finite, expected a number for every record and "
+            "label. Leave out records that could not be embedded."
+        )
+    return (y == 1).reshape(len(y), -1), s.reshape(len(s), -1)
+
+
+N_BINS = 10
+
+
+_LEAST_PROBABILITY = 1e-7
+
+
+_STEPS = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Calibration of each label.
+
+    Parameters
+    ----------
+    brier : ndarray of shape (n_labels,), float64
+        Mean squared difference between probability and label.
+    expected_error : ndarray of shape (n_labels,), float64
+        Mean distance between probability and share of positives over ten bins of as many records each, but for ties
+        (ECE). Never zero in a finite sample, and the larger the fewer the records.
+    slope : ndarray of shape (n_labels,), float64
+        Of a logistic regression of the label on the logit of the probability: 1 is perfect, below 1 probabilities are
+        too extreme. NaN without positives or negatives, or when the probabilities separate them.
+    intercept : ndarray of shape (n_labels,), float64
+        Of the same regression with the slope held at 1 ("in the large"): 0 is perfect, below 0 probabilities are too
+        high on the whole.
+    """
+
+    brier: FloatArray
+    expected_error: FloatArray
+    slope: FloatArray
+    intercept: FloatArray
+
+
+def calibration(labels: ArrayLike, probabilities: ArrayLike) -> Calibration:
+    """Measure the calibration of each label.
+
+    Parameters
+    ----------
+    labels : array-like of shape (n_records, n_labels) or (n_records,)
+        Zeros and ones.
+    probabilities : array-like of the same shape
+        From 0 to 1.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    InputError
+        When probabilities are not between 0 and 1.
+    """
+    y, p = as_labels_and_scores(labels, probabilities)
+    if p.min() < 0 or p.max() > 1:
+        raise InputError(f"Got probabilities from {p.min():.3g} to {p.max():.3g}, expected 0 to 1. Pass predict_proba.")
+    clipped = np.clip(p, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+    logits = np.log(clipped / (1 - clipped))
+    columns = range(y.shape[1])
+    return Calibration(
+        brier=((p - y) ** 2).mean(axis=0),
+        expected_error=np.array([_expected_error(y[:, k], p[:, k]) for k in columns]),
+        slope=np.array([_slope(y[:, k], logits[:, k]) for k in columns]),
+        intercept=np.array([_intercept(y[:, k], logits[:, k]) for k in columns]),
+    )
+
+
+def _expected_error(labels: NDArray[np.bool_], probabilities: FloatArray) -> float:
+    """Weigh the distance of each bin by its records; records of one probability are in one bin."""
+    edges = np.quantile(probabilities, np.arange(1, N_BINS) / N_BINS)
+    bins = np.searchsorted(edges, probabilities, side="right")
+    gaps = np.bincount(bins, weights=probabilities - labels, minlength=N_BINS)
+    return float(np.abs(gaps).sum() / len(probabilities))
+
+
+def _slope(labels: NDArray[np.bool_], logits: FloatArray) -> float:
+    """Fit the intercept and the slope, and give the slope."""
+    if labels.all() or not labels.any() or np.ptp(logits) == 0:
+        return float("nan")
+    # Without overlap the likelihood has no maximum.
+    if logits[labels].min() > logits[~labels].max() or logits[labels].max() < logits[~labels].min():
+        return float("nan")
+    scale = logits.std()
+    design = np.stack([np.ones(len(logits)), (logits - logits.mean()) / scale], axis=1)
+    weights = _fit(labels, design, np.zeros(len(logits)))
+    return float(weights[1] / scale)
+
+
+def _intercept(labels: NDArray[np.bool_], logits: FloatArray) -> float:
+    """Fit the intercept alone, beside the logits as they are."""
+    if labels.all() or not labels.any():
+        return float("nan")
+    return float(_fit(labels, np.ones((len(logits), 1)), logits)[0])
+
+
+def _fit(labels: NDArray[np.bool_], design: FloatArray, offset: FloatArray) -> FloatArray:
+    """Fit a logistic regression without penalty by Newton's method, halving steps that do not help."""
+    weights = np.zeros(design.shape[1])
+    loss = _log_loss(labels, offset)
+    for _ in range(_STEPS):
+        p = 1 / (1 + np.exp(-(design @ weights + offset)))
+        gradient = design.T @ (p - labels)
+        curvature = (design * (p * (1 - p))[:, None]).T @ design + 1e-12 * np.eye(len(weights))
+        step = np.linalg.solve(curvature, gradient)
+        new_loss = _log_loss(labels, design @ (weights - step) + offset)
+        while new_loss > loss + 1e-12 * abs(loss) and np.abs(step).max() > 1e-12:
+            step = step / 2
+            new_loss = _log_loss(labels, design @ (weights - step) + offset)
+        weights, loss = weights - step, new_loss
+        if np.abs(step).max() < 1e-10:
+            return weights
+    return np.full_like(weights, np.nan)
+
+
+def _log_loss(labels: NDArray[np.bool_], logits: FloatArray) -> float:
+    return float(np.sum(np.logaddexp(0, logits) - labels * logits))

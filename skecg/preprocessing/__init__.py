@@ -1,0 +1,1 @@
+"""Records to what encoders are fed: quality, resampling, filters, windows."""

@@ -1,0 +1,387 @@
+"""Records to windows on an accelerator: leads gathered by the CPU, everything after them on the device, in float32.
+
+The steps are those of :mod:`skecg.preprocessing.signals` and :mod:`skecg.preprocessing.resampling`, and equal to them but for rounding, which here
+depends on the other records too. Butterworth filters are recursive, sample after sample, which suits no accelerator:
+where an encoder wants one, its records are prepared on the CPU. So are those whose rates ask for long filters, and
+those that are too long to be kept on the device.
+
+Shapes: R records of one rate and length, L leads, S samples of a record, W windows, T samples of a window.
+
+The leads of records, gathered by the CPU and sent to a device that prepares them.
+
+Where a record still has its digitizer's steps, those travel, sample after sample as in the file: half the bytes of
+millivolts where all of them are leads, and nothing to turn around on the CPU. Everything else travels as millivolts in
+float32.
+
+Shapes: R records of one rate and length, L leads of the encoder, S samples, K columns of a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skecg.compute.devices import autocast
+from skecg.io.wfdb_signals import DigitizedRecord
+from skecg.preprocessing.quality import Policies, Screening
+from skecg.preprocessing.resampling import frame_layout, frame_matrix, rate_ratio, resampled_samples
+from skecg.preprocessing.signals import FLAT
+from skecg.preprocessing.windows import (
+    Places,
+    count_windows,
+    gather_leads,
+    group_alike,
+    place_windows,
+    prepared_samples,
+)
+from skecg.records import ECGRecord
+from skecg.spec import InputSpec
+
+__all__ = ["GatheredLeads", "Leads", "WindowsOnDevice", "can_prepare_on_device", "gather", "gather_groups", "prepares"]
+
+
+class _Digitizer(NamedTuple):
+    """What makes millivolts of steps: the column of each lead (-1 where it is absent), and each column's scale."""
+
+    columns: tuple[int, ...]
+    baselines_RK: NDArray[np.float32]
+    gains_RK: NDArray[np.float32]
+
+    def millivolts(self, steps_RSK: Tensor) -> Tensor:
+        """Give leads (R, L, S), zeros where one is absent, to the last bit what reading the file gives."""
+        columns = torch.tensor(self.columns, device=steps_RSK.device)
+        baselines, gains = (
+            torch.from_numpy(values).to(steps_RSK.device)[:, columns][..., None]
+            for values in (self.baselines_RK, self.gains_RK)
+        )
+        leads_RLS = steps_RSK[..., columns].transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return leads_RLS.sub_(baselines).div_(gains).masked_fill_((columns < 0)[:, None], 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Leads:
+    """The leads of records of one rate and length, before or on their way to a device.
+
+    Parameters
+    ----------
+    numbers : list of int of length R
+        Which records these are.
+    sampling_rate : float
+        Hz.
+    values : Tensor of shape (R, L, S), float32, or (R, S, K), int16
+        Millivolts, 0 where a lead is absent; or a digitizer's steps.
+    digitizer : _Digitizer, optional
+        What the steps mean.
+    sent : torch.cuda.Event, optional
+        What has happened once the values are there.
+    """
+
+    numbers: list[int]
+    sampling_rate: float
+    values: Tensor
+    digitizer: _Digitizer | None = None
+    sent: torch.cuda.Event | None = None
+
+    def send(self, device: torch.device) -> Leads:
+        """Begin the way to a device; a CUDA device goes on with what it does meanwhile.
+
+        Pinned values are fetched by the device itself, on a stream that it has for transfers. Others stay here until
+        they are asked for, and so do those that its memory has no room for now.
+
+        Parameters
+        ----------
+        device : torch.device
+            With its number where there are several: what the current one is, each thread has an opinion of its own.
+        """
+        if device.type != "cuda" or not self.values.is_pinned():
+            return self
+        stream = _transfers(device)
+        try:
+            with torch.cuda.device(device), torch.cuda.stream(stream):
+                values = self.values.to(device, non_blocking=True)
+        except torch.cuda.OutOfMemoryError:
+            return self
+        return replace(self, values=values, sent=stream.record_event())
+
+    def millivolts(self, device: torch.device) -> Tensor:
+        """Give the leads (R, L, S) on a device, to which they may have been sent before."""
+        if self.sent is not None:
+            stream = torch.cuda.current_stream(self.values.device)
+            stream.wait_event(self.sent)
+            self.values.record_stream(stream)  # or their memory would be the next transfer's before this stream is done
+        values = self.values.to(device, non_blocking=True)
+        return values if self.digitizer is None else self.digitizer.millivolts(values)
+
+
+@cache
+def _transfers(device: torch.device) -> torch.cuda.Stream:
+    """Give the stream on which a device fetches; memory is kept for each stream by itself, so it is always this one."""
+    return torch.cuda.Stream(device)
+
+
+def gather_groups(
+    records: Sequence[ECGRecord], screenings: Sequence[Screening], spec: InputSpec, n_bytes: int, *, pinned: bool
+) -> Iterator[Leads]:
+    """Gather leads, chosen by name or derived, with their gaps filled, as :func:`skecg.prepare` does.
+
+    Parameters
+    ----------
+    records, screenings, spec
+        As in :func:`skecg.preprocessing.windows.prepare_screened`.
+    n_bytes : int
+        What the leads of a group may take as millivolts.
+    pinned : bool
+        Whether they are for a CUDA device, which fetches them from memory that stays in its place.
+
+    Yields
+    ------
+    Leads
+    """
+    for alike in group_alike(records, spec, n_bytes):
+        by_columns: dict[tuple[int, ...], list[int]] = {}
+        for i in alike:
+            by_columns.setdefault(_columns(records[i], screenings[i]), []).append(i)
+        for columns, numbers in by_columns.items():
+            some, how = [records[i] for i in numbers], [screenings[i] for i in numbers]
+            rate = some[0].sampling_rate
+            if columns:
+                yield Leads(numbers, rate, *_steps(some, columns, pinned))
+            else:
+                yield Leads(numbers, rate, _millivolts(some, how, spec, pinned))
+
+
+def _columns(record: ECGRecord, screening: Screening) -> tuple[int, ...]:
+    """Give the number of columns of a record's steps and the one of each lead; nothing where steps are no gain."""
+    sources = screening.sources
+    if not isinstance(record, DigitizedRecord) or any(len(source) > 1 for source in sources):
+        return ()  # there are no steps, or none of a lead that is derived
+    n_columns = record.steps.shape[1]
+    if n_columns >= 2 * len(sources):
+        return ()  # most of it would be for nothing
+    return (n_columns, *(record.columns[source[0][0]] if source else -1 for source in sources))
+
+
+def _steps(records: Sequence[ECGRecord], columns: tuple[int, ...], pinned: bool) -> tuple[Tensor, _Digitizer]:
+    """Lay steps side by side."""
+    digitized = [record for record in records if isinstance(record, DigitizedRecord)]
+    n_columns, *columns_of_leads = columns
+    steps = _empty((len(digitized), digitized[0].n_samples, n_columns), torch.int16, pinned)
+    for out, record in zip(steps.numpy(), digitized, strict=True):
+        out[:] = record.steps
+    scale = [np.stack([getattr(record, name) for record in digitized]) for name in ("baselines", "gains")]
+    return steps, _Digitizer(tuple(columns_of_leads), *scale)
+
+
+def _millivolts(records: Sequence[ECGRecord], screenings: Sequence[Screening], spec: InputSpec, pinned: bool) -> Tensor:
+    """Lay leads side by side."""
+    leads = _empty((len(records), spec.n_leads, records[0].n_samples), torch.float32, pinned)
+    # By NumPy: torch would start threads to write zeros.
+    for out, record, screening in zip(leads.numpy(), records, screenings, strict=True):
+        out[:] = 0.0
+        gather_leads(record, screening, out)
+    return leads
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, pinned: bool) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=pinned)
+
+
+# What is held on the device beside the encoder: leads that are being prepared, a few times over, all windows, and the
+# leads of the next portion, which are no more than are read at once.
+_GROUP_BYTES = 2**25
+
+
+_WINDOWS_BYTES = 2**28
+
+
+@dataclass(frozen=True, eq=False)
+class WindowsOnDevice:
+    """Windows whose values lie on a device; everything else is as in :class:`skecg.preprocessing.windows.Windows`.
+
+    Parameters
+    ----------
+    values : Tensor of shape (W, L, T), float32
+    owner, start_samples, valid_samples, lead_mask, spec
+        As in :class:`skecg.preprocessing.windows.Windows`.
+    """
+
+    values: Tensor
+    owner: NDArray[np.int64]
+    start_samples: NDArray[np.int64]
+    valid_samples: NDArray[np.int64]
+    lead_mask: NDArray[np.bool_]
+    spec: InputSpec
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+
+@dataclass(frozen=True, eq=False)
+class GatheredLeads:
+    """The leads of records as they were recorded, for a device to make windows of.
+
+    Parameters
+    ----------
+    groups : list of Leads
+        Each leaves it when it is prepared.
+    places : Places
+        Where their windows will lie.
+    spec : InputSpec
+    """
+
+    groups: list[Leads]
+    places: Places
+    spec: InputSpec
+
+    def send(self, device: torch.device) -> GatheredLeads:
+        """Begin their way to a device, which may be at work on others; see :meth:`skecg.preprocessing.on_device.Leads.send`."""
+        return replace(self, groups=[leads.send(device) for leads in self.groups])
+
+    @torch.inference_mode()
+    def prepare(self, device: torch.device) -> WindowsOnDevice:
+        """Prepare the records on a device, once: group after group, letting go of the leads of each."""
+        places, spec = self.places, self.spec
+        shape = (len(places.owner), spec.n_leads, spec.window_samples)
+        values = torch.empty(shape, dtype=torch.float32, device=device)
+        with autocast(device, "fp32"):
+            while self.groups:
+                leads = self.groups.pop(0)
+                windows = [np.arange(places.first[i], places.first[i + 1]) for i in leads.numbers]
+                starts = torch.from_numpy(places.start_samples[windows[0]]).to(device)
+                rows = torch.from_numpy(np.concatenate(windows)).to(device)
+                present = torch.from_numpy(places.present[leads.numbers]).to(device)
+                signal = _resample(leads.millivolts(device), leads.sampling_rate, spec)
+                signal = _normalize(signal, present, spec)
+                values.index_copy_(0, rows, _cut(signal, starts, spec.window_samples))
+        return WindowsOnDevice(
+            values, places.owner, places.start_samples, places.valid_samples, places.lead_mask, self.spec
+        )
+
+
+def prepares(device: torch.device) -> bool:
+    """Say whether records are prepared on a device: those with memory of their own are worth the transfer."""
+    return device.type in ("cuda", "xpu")
+
+
+def can_prepare_on_device(records: Sequence[ECGRecord], spec: InputSpec, *, stride: float | None) -> bool:
+    """Say whether records can be prepared on a device: nothing recursive, short filters, no more than it can hold."""
+    if spec.highpass_hz is not None or spec.lowpass_hz is not None:
+        return False
+    if not all(_has_short_filter(rate, spec) for rate in {record.sampling_rate for record in records}):
+        return False
+    longest = max((max(r.n_samples, prepared_samples(r, spec)) for r in records), default=0)
+    n_windows = sum(count_windows(record, spec, stride=stride) for record in records)
+    window_bytes = 4 * spec.n_leads * spec.window_samples
+    return 4 * spec.n_leads * longest <= _GROUP_BYTES and window_bytes * n_windows <= _WINDOWS_BYTES
+
+
+def gather(
+    records: Sequence[ECGRecord],
+    screenings: Sequence[Screening],
+    spec: InputSpec,
+    *,
+    stride: float | None,
+    policies: Policies,
+    pinned: bool,
+) -> GatheredLeads:
+    """Gather the leads of records that :func:`skecg.preprocessing.quality.screen` has let through, on the CPU.
+
+    Leads are chosen by name, or derived, and their gaps filled, as :func:`skecg.prepare` does.
+
+    Parameters
+    ----------
+    records, screenings, spec, stride, policies
+        As in :func:`skecg.preprocessing.windows.prepare_screened`.
+    pinned : bool
+        Whether the leads are for a CUDA device, which fetches them from memory that stays in its place.
+    """
+    groups = list(gather_groups(records, screenings, spec, _GROUP_BYTES, pinned=pinned))
+    return GatheredLeads(groups, place_windows(records, screenings, spec, stride=stride, policies=policies), spec)
+
+
+def _has_short_filter(sampling_rate: float, spec: InputSpec) -> bool:
+    """Say whether records of a rate are resampled by their spectrum, or by a matrix on short frames, or not at all."""
+    if spec.resampling == "fourier" or sampling_rate == spec.sampling_rate:
+        return True
+    ratio = rate_ratio(sampling_rate, spec.sampling_rate)
+    return frame_layout(ratio.numerator, ratio.denominator)[1] > 0
+
+
+def _resample(signal_RLS: Tensor, sampling_rate: float, spec: InputSpec) -> Tensor:
+    """Change the sampling rate; the first sample is set aside, so that a constant lead stays exactly that constant."""
+    n_out = resampled_samples(signal_RLS.shape[-1], sampling_rate, spec.sampling_rate, spec.resampling)
+    ratio = rate_ratio(sampling_rate, spec.sampling_rate)
+    if sampling_rate == spec.sampling_rate or (spec.resampling == "polyphase" and ratio == 1):
+        return signal_RLS
+    first = signal_RLS[..., :1]
+    if spec.resampling == "polyphase":
+        return _polyphase(signal_RLS - first, ratio.numerator, ratio.denominator, n_out) + first
+    return _fourier(signal_RLS - first, n_out) + first
+
+
+def _polyphase(signal: Tensor, up: int, down: int, n_out: int) -> Tensor:
+    """Resample by up / down: frames of the input times a matrix, the edge values held before and after."""
+    margin, repeats = frame_layout(up, down)
+    step = down * repeats
+    length = -(-n_out // (up * repeats)) * step + 2 * margin
+    after = length - margin - signal.shape[-1]
+    padded = torch.cat([torch.zeros_like(signal[..., :1]).expand(*signal.shape[:-1], margin), signal], dim=-1)
+    if after > 0:
+        padded = torch.cat([padded, signal[..., -1:].expand(*signal.shape[:-1], after)], dim=-1)
+    frames = padded.unfold(-1, step + 2 * margin, step)
+    matrix = torch.from_numpy(frame_matrix(up, down, repeats)).to(signal.device)
+    return (frames @ matrix).flatten(-2)[..., :n_out]
+
+
+def _fourier(signal: Tensor, n_out: int) -> Tensor:
+    """Resample to `n_out` samples by cutting or extending the spectrum."""
+    n_samples = signal.shape[-1]
+    n_shared = min(n_samples, n_out)
+    spectrum = torch.fft.rfft(signal)[..., : n_shared // 2 + 1].clone()
+    if n_shared % 2 == 0 and n_samples != n_out:
+        # The bin at the lower Nyquist frequency stands for its mirror image too.
+        spectrum[..., -1] *= 2.0 if n_out < n_samples else 0.5
+    return torch.fft.irfft(spectrum, n=n_out) * (n_out / n_samples)
+
+
+def _normalize(signal_RLS: Tensor, present_RL: Tensor, spec: InputSpec) -> Tensor:
+    """Bring amplitudes to the encoder's scale, clip them, and put zeros in the place of absent leads."""
+    if spec.normalization == "statistics":
+        mean, std = (signal_RLS.new_tensor(value)[:, None] for value in (spec.mean, spec.std))
+        signal_RLS = (signal_RLS - mean) / std
+    elif spec.normalization in ("zscore", "record"):
+        signal_RLS = _standardize(signal_RLS, present_RL, pooled=spec.normalization == "record")
+    if spec.clip is not None:
+        signal_RLS = signal_RLS.clamp(-spec.clip, spec.clip)
+    return signal_RLS.masked_fill(~present_RL[..., None], 0.0)
+
+
+def _standardize(signal: Tensor, present: Tensor, *, pooled: bool) -> Tensor:
+    """Take away each lead's mean and divide by its own, or by the present leads' pooled, standard deviation."""
+    mean = signal.mean(dim=-1)
+    centred = signal - mean[..., None]
+    variance = centred.square().mean(dim=-1)
+    flat = variance.sqrt() <= FLAT * (mean.abs() + 1.0)
+    if pooled:
+        counted = present.sum(dim=-1, keepdim=True).clamp(min=1)
+        # Absent leads are flat too.
+        variance = (variance.masked_fill(flat, 0.0).sum(dim=-1, keepdim=True) / counted).expand_as(flat)
+    scale = variance.rsqrt().masked_fill(flat | (variance == 0), 0.0)
+    return centred * scale[..., None]
+
+
+def _cut(signal_RLS: Tensor, starts: Tensor, window_samples: int) -> Tensor:
+    """Cut windows (R · n_starts, L, T), holding the last value where the records are shorter than one."""
+    n_samples = signal_RLS.shape[-1]
+    valid = min(n_samples, window_samples)
+    windows = signal_RLS.unfold(-1, valid, 1)[:, :, starts].transpose(1, 2).flatten(0, 1)
+    if valid == window_samples:
+        return windows
+    return torch.cat([windows, windows[..., -1:].expand(*windows.shape[:-1], window_samples - valid)], dim=-1)

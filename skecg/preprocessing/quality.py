@@ -1,0 +1,300 @@
+"""What a record is good for: which leads it can feed, what makes it unusable, and what its user should hear about.
+
+Errors are raised for the first thing that stands in the way; what is merely odd is noted, so that a call over many
+records can warn once about each kind.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from skecg.errors import (
+    BadSignalError,
+    InputError,
+    LeadError,
+    ParameterError,
+    ShortRecordError,
+    SignalWarning,
+    SkecgWarning,
+    UnitsWarning,
+)
+from skecg.leads import LIMB_COEFFICIENTS, derivation_matrix, limb_lead_order
+from skecg.preprocessing.resampling import resampled_samples
+from skecg.records import ECGRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from skecg.spec import InputSpec
+
+__all__ = [
+    "MISSING_LEADS",
+    "SHORTEST_SECONDS",
+    "SHORT_RECORDS",
+    "Policies",
+    "Screening",
+    "record_label",
+    "screen",
+    "warn_once_a_kind",
+]
+
+#: What to do about leads that are absent, and about records of less than a second.
+MISSING_LEADS = ("raise", "zero", "subset")
+SHORT_RECORDS = ("raise", "pad")
+
+#: Records below it are refused unless padding is asked for, and must be whole.
+SHORTEST_SECONDS = 1.0
+# Statistics that need no more are taken from about so many samples of each lead.
+_GLANCE_SAMPLES = 500
+_RAILED_SHARE = 0.2
+_LARGEST_MV, _SMALLEST_MV = 20.0, 0.02
+_SLOWEST_HZ = 25.0  # nobody records so slowly, but kilohertz are easily passed as hertz
+# Beyond this, squares and sums leave the range of float32; no unit of voltage explains it.
+_IMPOSSIBLE_MV = 1e12
+# The full range that makes the robust one worth computing: artefacts may be this many times the signal.
+_ARTEFACT = 10.0
+
+_NOTES: dict[str, tuple[type[SkecgWarning], str]] = {
+    "flat": (SignalWarning, "with flat leads, which carry no signal. Check the electrodes, or leave the leads out."),
+    "railed": (
+        SignalWarning,
+        f"with leads at their limit for more than {_RAILED_SHARE:.0%} of the time (railed or clipped). "
+        "Check the electrodes, or leave the leads out.",
+    ),
+    "slow": (SignalWarning, f"at less than {_SLOWEST_HZ:g} Hz, too slow for an ECG. Check that the rate is in Hz."),
+    "gaps": (SignalWarning, "with gaps (NaN), filled by linear interpolation. Cut the records where gaps are long."),
+    "microvolts": (
+        UnitsWarning,
+        f'with amplitudes above {_LARGEST_MV:g} mV, which looks like microvolts: pass units="uV", or scale.',
+    ),
+    "volts": (
+        UnitsWarning,
+        f'with amplitudes below {_SMALLEST_MV:g} mV, which looks like volts: pass units="V", or scale to millivolts.',
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Policies:
+    """What to do about absent leads and short records; checked at birth."""
+
+    missing_leads: str = "raise"
+    short_records: str = "raise"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("missing_leads", MISSING_LEADS), ("short_records", SHORT_RECORDS)):
+            if getattr(self, name) not in allowed:
+                raise ParameterError(f"Got {name}={getattr(self, name)!r}, expected one of {str(allowed)[1:-1]}.")
+
+
+#: A lead of the encoder as a weighted sum of rows of the record: pairs of row and weight, none where it is absent.
+Sources = tuple[tuple[tuple[int, float], ...], ...]
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What :func:`screen` found: how to make each lead, and which notes to pass on."""
+
+    sources: Sources
+    notes: tuple[str, ...]
+
+
+def record_label(record: Any, position: int | None = None) -> str:
+    """Name a record in a message: by its name or, where it has none, by its place."""
+    name = getattr(record, "name", "")
+    if name:
+        return f"record {name!r}"
+    return "the record" if position is None else f"the record at position {position}"
+
+
+def screen(record: ECGRecord, spec: InputSpec, policies: Policies, label: str) -> Screening:
+    """Find how to make the encoder's leads from a record, or raise the InputError that says why not.
+
+    Parameters
+    ----------
+    record : ECGRecord
+    spec : InputSpec
+    policies : Policies
+    label : str
+        What to call the record in messages.
+    """
+    if not isinstance(record, ECGRecord):
+        raise InputError(
+            f"Got {type(record).__name__} for {label}, expected an ECGRecord. Make one, or use read_record."
+        )
+    resampled_samples(record.n_samples, record.sampling_rate, spec.sampling_rate, spec.resampling)
+    short = record.duration_seconds < SHORTEST_SECONDS
+    if short and policies.short_records == "raise":
+        raise ShortRecordError(_short_message(record, label))
+    limits = _limits(record.signal)
+    sources, missing, rows = _lead_sources(record.leads, tuple(np.isnan(limits.lowest).tolist()), spec.leads)
+    _check_leads(record, spec, policies, label, missing)
+    used = _Limits(limits.lowest[rows], limits.highest[rows], limits.gaps[rows])
+    _check_finite(record, rows, used, label)
+    if short:
+        _check_whole(used.gaps, label)
+        return Screening(sources, ())
+    ranges = np.sort(used.highest - used.lowest)
+    _check_changes(ranges, label)
+    glance = record.signal[:, :: max(1, record.n_samples // _GLANCE_SAMPLES)]
+    _check_limb_leads(record.leads, glance, rows, limits, label)
+    notes = _observe(glance[rows], used, ranges)
+    return Screening(sources, ("slow", *notes) if record.sampling_rate < _SLOWEST_HZ else notes)
+
+
+class _Limits(NamedTuple):
+    """The smallest and the largest value of each lead, NaN where it has none, and whether any is missing."""
+
+    lowest: NDArray[np.float32]
+    highest: NDArray[np.float32]
+    gaps: NDArray[np.bool_]
+
+
+def _limits(signal: NDArray[np.float32]) -> _Limits:
+    """Find the limits of each lead of a record."""
+    lowest, highest = signal.min(axis=1), signal.max(axis=1)
+    gaps = np.isnan(lowest)
+    if gaps.any():
+        lowest, highest = np.fmin.reduce(signal, axis=1), np.fmax.reduce(signal, axis=1)
+    return _Limits(lowest, highest, gaps)
+
+
+def warn_once_a_kind(notes: Sequence[Sequence[str]], labels: Sequence[str], stacklevel: int) -> None:
+    """Emit one warning for each kind of note, naming up to three of the records."""
+    for kind, (category, what) in _NOTES.items():
+        found = [label for label, kinds in zip(labels, notes, strict=True) if kind in kinds]
+        if found:
+            several = f"{len(found)} of {len(labels)} records" if len(labels) > 1 else "a record"
+            names = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+            warnings.warn(f"Got {several} {what} Found in {names}.", category, stacklevel=stacklevel + 1)
+
+
+@lru_cache(maxsize=256)
+def _lead_sources(
+    leads: tuple[str, ...], empty: tuple[bool, ...], wanted: tuple[str, ...]
+) -> tuple[Sources, tuple[str, ...], NDArray[np.intp]]:
+    """Say which rows make each lead wanted, which leads cannot be had, and which rows are needed for the others.
+
+    No lead is a sum of more than two rows, so that their order in the record does not change the rounding.
+    """
+    rows = [row for row, no_samples in enumerate(empty) if not no_samples]
+    matrix, missing = derivation_matrix([leads[row] for row in rows], wanted)
+    sources = [tuple((rows[i], float(weights[i])) for i in np.flatnonzero(weights)) for weights in matrix]
+    return tuple(sources), tuple(missing), np.unique([row for source in sources for row, _ in source]).astype(np.intp)
+
+
+def _short_message(record: ECGRecord, label: str) -> str:
+    """Say that a record is too short and, where it has more leads than samples, that it may lie transposed."""
+    message = (
+        f"Got {label} with {record.n_samples} samples ({record.duration_seconds:.3g} s at {record.sampling_rate:g} Hz)"
+        f', expected at least {SHORTEST_SECONDS:g} s. Pass short_records="pad" to embed it all the same.'
+    )
+    if record.n_leads > record.n_samples:
+        message += f" It has more leads ({record.n_leads}) than samples; if it lies transposed, pass signal.T."
+    return message
+
+
+def _check_leads(record: ECGRecord, spec: InputSpec, policies: Policies, label: str, missing: tuple[str, ...]) -> None:
+    """Refuse leads that are absent unless there is a policy, and always a record without a single lead."""
+    if not missing:
+        return
+    has = f"Got {label} with lead(s) {', '.join(record.leads)}"
+    silent = [lead for lead in missing if lead in record.leads]
+    if len(missing) == spec.n_leads:
+        if silent:
+            raise BadSignalError(f"{has}, of which {', '.join(silent)} hold nothing but NaN; expected samples.")
+        raise LeadError(
+            f"{has}, expected at least one of {', '.join(spec.leads)}. Name the rows as they are: leads=[...]."
+        )
+    if policies.missing_leads == "raise" and not spec.any_leads:
+        nothing = f" ({', '.join(silent)} hold nothing but NaN)" if silent else ""
+        raise LeadError(
+            f"{has}, expected also {', '.join(missing)}{nothing}. "
+            'Pass missing_leads="zero" to put zeros in their place, or "subset" to leave them out of the encoder.'
+        )
+
+
+def _check_finite(record: ECGRecord, rows: NDArray[np.intp], used: _Limits, label: str) -> None:
+    """Refuse infinite values, and those whose squares would be."""
+    impossible = (used.lowest < -_IMPOSSIBLE_MV) | (used.highest > _IMPOSSIBLE_MV)
+    if impossible.any():
+        names = ", ".join(record.leads[row] for row in rows[impossible])
+        raise BadSignalError(
+            f"Got {label} with infinite values, or values beyond {_IMPOSSIBLE_MV:g} mV, in lead(s) {names}; expected "
+            "millivolts. Replace them by NaN, which is taken as a gap."
+        )
+
+
+def _check_whole(gaps: NDArray[np.bool_], label: str) -> None:
+    """Refuse gaps where there is too little around them to bridge them."""
+    if gaps.any():
+        raise BadSignalError(
+            f"Got {label} with gaps (NaN) in less than a second, expected every sample. Leave the record out."
+        )
+
+
+def _check_changes(ranges: NDArray[np.float32], label: str) -> None:
+    """Refuse records in which nothing changes."""
+    if ranges[-1] == 0:
+        raise BadSignalError(
+            f"Got {label} with every lead flat, expected a signal that changes. Check how it was read."
+        )
+
+
+def _check_limb_leads(
+    leads: tuple[str, ...], glance: NDArray[np.float32], rows: NDArray[np.intp], limits: _Limits, label: str
+) -> None:
+    """Refuse limb leads whose names are exchanged: Einthoven's and Goldberger's laws give the true ones away."""
+    limb = [row for row, lead in enumerate(leads) if lead in LIMB_COEFFICIENTS]
+    unused = set(limb).difference(rows.tolist())
+    if len(unused) == len(limb) or not all(np.isfinite([limits.lowest[i], limits.highest[i]]).all() for i in unused):
+        return
+    order = limb_lead_order(glance, leads)
+    if order is not None:
+        given, true = [", ".join(names[row] for row in limb) for names in (leads, order)]
+        raise LeadError(
+            f"Got {label} with limb leads named {given}, but by Einthoven's law they are, in this order, {true}. "
+            "Name them so in ECGRecord, or pass leads=[...]."
+        )
+
+
+def _observe(glance: NDArray[np.float32], limits: _Limits, ranges: NDArray[np.float32]) -> tuple[str, ...]:
+    """List what is odd about the rows used: flat or railed leads, gaps, amplitudes of another unit."""
+    amplitude = _amplitude(glance, limits, ranges[ranges > 0])
+    findings = {
+        "flat": ranges[0] == 0,
+        "railed": _is_railed(glance, limits),
+        "gaps": limits.gaps.any(),
+        "microvolts": amplitude > _LARGEST_MV,
+        "volts": amplitude < _SMALLEST_MV,
+    }
+    return tuple([kind for kind, found in findings.items() if found])
+
+
+def _is_railed(glance: NDArray[np.float32], limits: _Limits) -> bool:
+    """Say whether a lead that changes is at one of its limits for long."""
+    at_limits = glance == limits.lowest[:, None], glance == limits.highest[:, None]
+    # What all leads together do not reach, none does; counting them all is the cheapest.
+    if max(map(np.count_nonzero, at_limits)) / glance.shape[1] <= _RAILED_SHARE:
+        return False
+    shares = np.maximum(*[at_limit.mean(axis=1) for at_limit in at_limits])
+    return bool((shares[limits.lowest != limits.highest] > _RAILED_SHARE).any())
+
+
+def _amplitude(glance: NDArray[np.float32], limits: _Limits, ranges: NDArray[np.float32]) -> float:
+    """Give the median over leads that change of the range between the 1st and the 99th percentile (mV).
+
+    The full range stands in for it where it is so ordinary that no percentile could make it another unit's.
+    """
+    largest = float((ranges[(len(ranges) - 1) // 2] + ranges[len(ranges) // 2]) / 2)  # they are in ascending order
+    if _ARTEFACT * _SMALLEST_MV < largest < _LARGEST_MV:
+        return largest
+    low, high = np.nanpercentile(glance[limits.lowest != limits.highest], (1, 99), axis=1)
+    return float(np.median(high - low))

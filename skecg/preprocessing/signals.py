@@ -1,0 +1,169 @@
+"""Gaps, resampling, filtering and normalization: pure functions on (..., n_leads, n_samples), float32 in and out.
+
+Every row is treated by itself, in an order of operations that depends on its own length alone. A record therefore
+comes out bit for bit the same whether it is prepared alone or among others.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.errors import ParameterError
+from skecg.preprocessing.resampling import resample, resampled_samples
+
+if TYPE_CHECKING:
+    from skecg.spec import InputSpec
+
+__all__ = ["FLAT", "butterworth", "fill_gaps", "normalize", "resample", "resampled_samples"]
+
+FloatArray = NDArray[np.float32]
+
+#: A lead whose standard deviation is below this share of its mean (or below this many mV) is rounding noise.
+FLAT = 1e-6
+
+
+def fill_gaps(signal: FloatArray) -> FloatArray:
+    """Interpolate missing samples linearly along time.
+
+    Parameters
+    ----------
+    signal : ndarray of shape (..., n_leads, n_samples), float32
+        NaN where samples are missing.
+
+    Returns
+    -------
+    ndarray of the same shape, float32
+        Gaps at either end take the nearest sample. Rows without a single sample stay NaN. The input itself when
+        nothing is missing.
+    """
+    missing = np.isnan(signal)
+    if not missing.any():
+        return signal
+    filled = np.array(signal, dtype=np.float32)
+    rows, gaps = filled.reshape(-1, filled.shape[-1]), missing.reshape(-1, filled.shape[-1])
+    for row in np.flatnonzero(gaps.any(axis=1) & ~gaps.all(axis=1)):
+        lost, kept = np.flatnonzero(gaps[row]), np.flatnonzero(~gaps[row])
+        rows[row, lost] = np.interp(lost, kept, rows[row, kept])
+    return filled
+
+
+def butterworth(
+    signal: FloatArray,
+    sampling_rate: float,
+    *,
+    highpass_hz: float | None = None,
+    lowpass_hz: float | None = None,
+    order: int = 4,
+) -> FloatArray:
+    """Filter forwards and backwards with Butterworth filters, so that no wave is delayed.
+
+    Parameters
+    ----------
+    signal : ndarray of shape (..., n_leads, n_samples), float32
+    sampling_rate : float
+        Hz.
+    highpass_hz, lowpass_hz : float or None, default=None
+        Cut-off frequencies. The two passes together attenuate by 6 dB there.
+    order : int, default=4
+        Order of each of the two filters in one pass.
+
+    Returns
+    -------
+    ndarray of the same shape, float32
+        The input itself when no cut-off is given.
+
+    Raises
+    ------
+    ParameterError
+        When a cut-off is not between 0 and half the sampling rate, or `order` is not positive.
+
+    Notes
+    -----
+    Second-order sections, continued at either end by an odd reflection of scipy's usual length, or of the whole signal
+    less one sample where that is shorter. Inside it is float64, which takes no longer: the poles of a high-pass lie so
+    close to 1 that float32 sections miss the float64 result by 0.8 µV for 0.5 Hz at 500 Hz, by 5 µV for 0.05 Hz.
+    """
+    if highpass_hz is None and lowpass_hz is None:
+        return signal
+    from scipy.signal import sosfiltfilt
+
+    sections, padding = _butterworth_sections(sampling_rate, highpass_hz, lowpass_hz, order)
+    filtered = sosfiltfilt(sections, signal, axis=-1, padlen=min(padding, signal.shape[-1] - 1))
+    return np.asarray(filtered, dtype=np.float32)
+
+
+@lru_cache(maxsize=16)
+def _butterworth_sections(
+    sampling_rate: float, highpass_hz: float | None, lowpass_hz: float | None, order: int
+) -> tuple[NDArray[np.float64], int]:
+    """Design the filters as one cascade of second-order sections, and say how far to continue the signal."""
+    from scipy.signal import butter
+
+    if order < 1:
+        raise ParameterError(f"Got order={order!r}, expected a positive integer.")
+    sections = []
+    cutoffs: list[tuple[Literal["highpass", "lowpass"], float | None]] = [
+        ("highpass", highpass_hz),
+        ("lowpass", lowpass_hz),
+    ]
+    for kind, cutoff in cutoffs:
+        if cutoff is not None and not 0 < cutoff < sampling_rate / 2:
+            raise ParameterError(
+                f"Got {kind}_hz={cutoff!r}, expected a frequency between 0 and {sampling_rate / 2:g} Hz."
+            )
+        if cutoff is not None:
+            sections.append(butter(order, cutoff, kind, fs=sampling_rate, output="sos"))
+    cascade = np.concatenate(sections)
+    first_order = min(int((cascade[:, 2] == 0).sum()), int((cascade[:, 5] == 0).sum()))
+    return cascade, 3 * (2 * len(cascade) + 1 - first_order)
+
+
+def normalize(signal: FloatArray, spec: InputSpec, *, lead_mask: NDArray[np.bool_] | None = None) -> FloatArray:
+    """Bring amplitudes to the scale that an encoder expects, and clip them.
+
+    Parameters
+    ----------
+    signal : ndarray of shape (..., n_leads, n_samples), float32
+        Whole records in millivolts, leads in the order of ``spec.leads``.
+    spec : InputSpec
+        Its `normalization`, `mean`, `std` and `clip` are used.
+    lead_mask : ndarray of shape (..., n_leads), bool, or None
+        False where a lead is absent: such leads take no part in the pooled standard deviation of ``"record"``.
+
+    Returns
+    -------
+    ndarray of the same shape, float32
+        Flat leads under ``"zscore"``, and records all flat under ``"record"``, become 0. The input itself when there is
+        nothing to do.
+    """
+    if spec.normalization == "statistics":
+        mean, std = (np.array(value, dtype=np.float32)[:, None] for value in (spec.mean, spec.std))
+        scaled = (signal - mean if mean.any() else signal) / std
+    elif spec.normalization in ("zscore", "record"):
+        scaled = _standardize(signal, spec.normalization == "record", lead_mask)
+    else:
+        scaled = signal
+    if spec.clip is None:
+        return scaled
+    clipped = None if scaled is signal else scaled  # the array passed in is never modified
+    return np.clip(scaled, np.float32(-spec.clip), np.float32(spec.clip), out=clipped)
+
+
+def _standardize(signal: FloatArray, pooled: bool, lead_mask: NDArray[np.bool_] | None) -> FloatArray:
+    """Take away each lead's mean and divide by its own, or by all leads' pooled, standard deviation."""
+    mean = signal.mean(axis=-1)
+    centred: FloatArray = signal - mean[..., None]
+    variance = np.square(centred).mean(axis=-1)
+    flat = np.sqrt(variance) <= FLAT * (np.abs(mean) + 1.0)
+    if pooled:
+        counted = np.ones(mean.shape, bool) if lead_mask is None else np.broadcast_to(lead_mask, mean.shape)
+        total = np.where(counted & ~flat, variance, np.float32(0.0)).sum(axis=-1, keepdims=True)
+        variance = np.broadcast_to(total / np.maximum(counted.sum(axis=-1, keepdims=True), 1), mean.shape)
+    flat = flat | (variance == 0)
+    scale = np.where(flat, np.float32(0.0), 1 / np.sqrt(np.where(flat, np.float32(1.0), variance)))
+    centred *= scale[..., None]
+    return centred

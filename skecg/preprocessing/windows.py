@@ -1,0 +1,337 @@
+"""Records to windows: the one road to any encoder.
+
+The steps follow the fields of :class:`skecg.spec.InputSpec`: gaps are filled, leads chosen by name and derived where
+they can be, the signal resampled, filtered, normalized, and cut.
+
+Where the windows of records lie: their starts, and what of them is signal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.compute.devices import in_order
+from skecg.errors import InputError, ParameterError, user_stacklevel
+from skecg.preprocessing.quality import Policies, Screening, record_label, screen, warn_once_a_kind
+from skecg.preprocessing.resampling import resampled_samples
+from skecg.preprocessing.signals import butterworth, fill_gaps, normalize, resample
+from skecg.records import ECGRecord
+from skecg.spec import InputSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from skecg.preprocessing.quality import Policies, Screening
+    from skecg.records import ECGRecord
+    from skecg.spec import InputSpec
+
+__all__ = [
+    "Places",
+    "Windows",
+    "check_stride",
+    "count_windows",
+    "gather_leads",
+    "group_alike",
+    "place_windows",
+    "prepare",
+    "prepare_screened",
+    "prepared_samples",
+]
+
+
+class Places(NamedTuple):
+    """Where the windows of R records lie, and what is there: all of W :class:`skecg.preprocessing.windows.Windows` but the values.
+
+    Parameters
+    ----------
+    owner, start_samples, valid_samples, lead_mask
+        As in :class:`skecg.preprocessing.windows.Windows`.
+    first : ndarray of shape (R + 1,), int64
+        Number of each record's first window, and of all windows.
+    present : ndarray of shape (R, n_leads), bool
+        False where a lead is absent, whether or not the encoder is told to leave it out.
+    """
+
+    owner: NDArray[np.int64]
+    start_samples: NDArray[np.int64]
+    valid_samples: NDArray[np.int64]
+    lead_mask: NDArray[np.bool_]
+    first: NDArray[np.int64]
+    present: NDArray[np.bool_]
+
+
+def place_windows(
+    records: Sequence[ECGRecord],
+    screenings: Sequence[Screening],
+    spec: InputSpec,
+    *,
+    stride: float | None,
+    policies: Policies,
+) -> Places:
+    """Say where the windows of records lie that :func:`skecg.preprocessing.quality.screen` has let through."""
+    stride_samples = check_stride(stride, spec)
+    lengths = [prepared_samples(record, spec) for record in records]
+    starts = [_window_starts(length, spec.window_samples, stride_samples) for length in lengths]
+    counts = np.array([len(some) for some in starts], dtype=np.int64)
+    present = np.array([[bool(source) for source in screening.sources] for screening in screenings], dtype=np.bool_)
+    present = present.reshape(len(records), spec.n_leads)
+    leave_out = policies.missing_leads == "subset" or (policies.missing_leads == "raise" and spec.any_leads)
+    return Places(
+        owner=np.repeat(np.arange(len(records)), counts),
+        start_samples=np.array([start for some in starts for start in some], dtype=np.int64),
+        valid_samples=np.repeat(np.minimum(np.array(lengths, dtype=np.int64), spec.window_samples), counts),
+        lead_mask=np.repeat(present | (not leave_out), counts, axis=0),
+        first=np.concatenate([[0], np.cumsum(counts)]),
+        present=present,
+    )
+
+
+def check_stride(stride: float | None, spec: InputSpec) -> int:
+    """Check a stride in seconds (None for the window's length) and give it in samples of the encoder."""
+    if stride is None:
+        return spec.window_samples
+    number = isinstance(stride, int | float | np.number) and not isinstance(stride, bool)
+    if not number or not 0 < stride <= spec.window_seconds * (1 + 1e-9):
+        raise ParameterError(
+            f"Got stride={stride!r}, expected seconds above 0 and no more than the window's {spec.window_seconds:g} s, "
+            "so that the windows cover the record."
+        )
+    return min(spec.window_samples, max(1, round(float(stride) * spec.sampling_rate)))
+
+
+def prepared_samples(record: ECGRecord, spec: InputSpec) -> int:
+    """Give the length of a record at the encoder's rate."""
+    return resampled_samples(record.n_samples, record.sampling_rate, spec.sampling_rate, spec.resampling)
+
+
+def count_windows(record: ECGRecord, spec: InputSpec, *, stride: float | None) -> int:
+    """Say how many windows a record has."""
+    last = max(0, prepared_samples(record, spec) - spec.window_samples)
+    return -(-last // check_stride(stride, spec)) + 1
+
+
+def _window_starts(n_samples: int, window_samples: int, stride_samples: int) -> list[int]:
+    """Say where windows start: at multiples of the stride, and the last one so that it ends with the record."""
+    last = max(0, n_samples - window_samples)
+    return [*range(0, last, stride_samples), last]
+
+
+FloatArray = NDArray[np.float32]
+
+
+# Records of one length are worked on together, but no more than stay in the processor's cache: four of 10 s take a
+# quarter less time each than sixteen.
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Windows of records, as an encoder takes them.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_windows, n_leads, window_samples), float32
+        In the order of the records and, within one, of time.
+    owner : ndarray of shape (n_windows,), int64
+        Which record each window is of.
+    start_samples : ndarray of shape (n_windows,), int64
+        Where it starts in the record, at the encoder's rate.
+    valid_samples : ndarray of shape (n_windows,), int64
+        How much of it is signal; less than `window_samples` only for a record shorter than the window, whose last
+        value is held from there on.
+    lead_mask : ndarray of shape (n_windows, n_leads), bool
+        False where a lead is absent: its values are 0 and the encoder leaves it out.
+    spec : InputSpec
+        What the windows were made for.
+    """
+
+    values: FloatArray
+    owner: NDArray[np.int64]
+    start_samples: NDArray[np.int64]
+    valid_samples: NDArray[np.int64]
+    lead_mask: NDArray[np.bool_]
+    spec: InputSpec
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def __repr__(self) -> str:
+        return (
+            f"Windows({len(self)} of {len(np.unique(self.owner))} records, {self.spec.n_leads} leads, "
+            f"{self.spec.window_samples} samples at {self.spec.sampling_rate:g} Hz)"
+        )
+
+
+def prepare(
+    records: Sequence[ECGRecord],
+    spec: InputSpec,
+    *,
+    stride: float | None = None,
+    missing_leads: str = "raise",
+    short_records: str = "raise",
+) -> Windows:
+    """Turn records into the windows that an encoder takes.
+
+    Parameters
+    ----------
+    records : sequence of ECGRecord
+        Of any leads, rates and lengths.
+    spec : InputSpec
+        What the encoder expects.
+    stride : float or None, default=None
+        Seconds from one window of a long record to the next, at most the window's length, which is the default. The
+        last window ends where the record ends, so that the windows cover it.
+    missing_leads : {"raise", "zero", "subset"}, default="raise"
+        What to do about leads that are absent and cannot be derived: refuse the record, put zeros in their place, or
+        tell the encoder to leave them out. Where ``spec.any_leads`` says that the encoder is made for it, ``"raise"``
+        leaves them out. A lead that holds nothing but NaN is absent; III, aVR, aVL, aVF, and I or II, follow from any
+        two other limb leads.
+    short_records : {"raise", "pad"}, default="raise"
+        What to do about records of less than a second. Records shorter than the window are padded in any case.
+
+    Returns
+    -------
+    Windows
+
+    Raises
+    ------
+    ParameterError
+        When `stride` or a policy is not allowed.
+    LeadError
+        When leads are absent and `missing_leads` does not provide for it, when no lead of the encoder is there, or when
+        the limb leads' names are exchanged.
+    ShortRecordError
+        When a record is shorter than a second and `short_records` does not provide for it.
+    BadSignalError
+        When a record has infinite values, or no values, or does not change.
+    SamplingRateError
+        When a rate is more than 1,000 times the encoder's, or less than a thousandth.
+
+    Warns
+    -----
+    SignalWarning
+        Once a call and kind: flat leads, railed leads, gaps.
+    UnitsWarning
+        Once a call and kind: amplitudes that look like microvolts or volts.
+
+    Notes
+    -----
+    The result for a record is bit for bit the same whatever other records are prepared with it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skecg.spec import InputSpec
+    >>> seconds = np.arange(6000) / 500
+    >>> record = ECGRecord([np.sin(6 * seconds), np.cos(6 * seconds)], 500, ["I", "II"])
+    >>> windows = prepare([record], InputSpec(("I", "II", "III"), 250, 2500))
+    >>> windows
+    Windows(2 of 1 records, 3 leads, 2500 samples at 250 Hz)
+    >>> windows.start_samples.tolist()
+    [0, 500]
+    """
+    policies = Policies(missing_leads, short_records)
+    if not isinstance(spec, InputSpec):
+        raise ParameterError(
+            f"Got spec of type {type(spec).__name__}, expected a skecg.spec.InputSpec. load_encoder gives that of "
+            "weights."
+        )
+    check_stride(stride, spec)
+    records = _listed(records)
+    labels = [record_label(record, position) for position, record in enumerate(records)]
+    screenings = [screen(record, spec, policies, label) for record, label in zip(records, labels, strict=True)]
+    warn_once_a_kind([screening.notes for screening in screenings], labels, stacklevel=user_stacklevel())
+    return prepare_screened(records, screenings, spec, stride=stride, policies=policies)
+
+
+def _listed(records: Sequence[ECGRecord]) -> list[ECGRecord]:
+    """List the records; what none of them is gets its error when it is screened."""
+    if isinstance(records, ECGRecord):
+        raise InputError("Got one ECGRecord, expected a sequence of them. Pass [record].")
+    if not isinstance(records, Iterable):
+        raise InputError(f"Got {type(records).__name__}, expected a sequence of ECGRecords.")
+    return list(records)
+
+
+def prepare_screened(
+    records: Sequence[ECGRecord],
+    screenings: Sequence[Screening],
+    spec: InputSpec,
+    *,
+    stride: float | None,
+    policies: Policies,
+    n_threads: int = 1,
+) -> Windows:
+    """Prepare records that :func:`skecg.preprocessing.quality.screen` has let through; it said what to warn of.
+
+    The result is bit for bit the same whatever the number of threads.
+    """
+    places = place_windows(records, screenings, spec, stride=stride, policies=policies)
+    values = np.empty((len(places.owner), spec.n_leads, spec.window_samples), dtype=np.float32)
+
+    def fill(chunk: list[int]) -> None:
+        signal = _signal([records[i] for i in chunk], [screenings[i] for i in chunk], places.present[chunk], spec)
+        for leads, i in zip(signal, chunk, strict=True):
+            rows = slice(places.first[i], places.first[i + 1])
+            _cut(leads, places.start_samples[rows], values[rows])
+
+    for _ in in_order(fill, list(group_alike(records, spec, _CHUNK_BYTES)), n_threads):
+        pass
+    return Windows(values, places.owner, places.start_samples, places.valid_samples, places.lead_mask, spec)
+
+
+def group_alike(records: Sequence[ECGRecord], spec: InputSpec, n_bytes: int) -> Iterator[list[int]]:
+    """Group records of one rate and length, so many that their leads take no more than `n_bytes`, or one."""
+    groups: dict[tuple[float, int], list[int]] = {}
+    for i, record in enumerate(records):
+        groups.setdefault((record.sampling_rate, record.n_samples), []).append(i)
+    for (_, n_samples), members in groups.items():
+        step = max(1, n_bytes // (4 * spec.n_leads * n_samples))
+        yield from (members[i : i + step] for i in range(0, len(members), step))
+
+
+def _signal(
+    records: Sequence[ECGRecord], screenings: Sequence[Screening], present: NDArray[np.bool_], spec: InputSpec
+) -> FloatArray:
+    """Take records of one rate and length to (n_records, n_leads, n_samples) as the encoder expects it."""
+    signal = np.zeros((len(records), spec.n_leads, records[0].n_samples), dtype=np.float32)
+    for leads, record, screening in zip(signal, records, screenings, strict=True):
+        gather_leads(record, screening, leads)
+    signal = resample(signal, records[0].sampling_rate, spec.sampling_rate, spec.resampling)
+    signal = butterworth(
+        signal,
+        spec.sampling_rate,
+        highpass_hz=spec.highpass_hz,
+        lowpass_hz=spec.lowpass_hz,
+        order=spec.filter_order,
+    )
+    signal = normalize(signal, spec, lead_mask=present)
+    if not present.all():
+        signal[~present] = 0.0
+    return signal
+
+
+def gather_leads(record: ECGRecord, screening: Screening, out: FloatArray) -> None:
+    """Write each lead of the encoder, taken as it is or as a sum of others, into `out` (n_leads, n_samples)."""
+    signal = fill_gaps(record.signal) if "gaps" in screening.notes else record.signal
+    for lead, source in zip(out, screening.sources, strict=True):
+        for position, (row, weight) in enumerate(source):
+            if position == 0 and weight == 1.0:
+                lead[:] = signal[row]
+            else:
+                lead += np.float32(weight) * signal[row]
+
+
+def _cut(signal: FloatArray, starts: Sequence[int] | NDArray[np.int64], windows: FloatArray) -> None:
+    """Write the windows of one record (n_leads, n_samples), holding its last value where it is shorter than one."""
+    valid = min(signal.shape[-1], windows.shape[-1])
+    for window, start in zip(windows, starts, strict=True):
+        window[:, :valid] = signal[:, start : start + valid]
+        window[:, valid:] = signal[:, -1:]

@@ -1,0 +1,94 @@
+"""What screening lets through, what it notes, and what it refuses, at the edges of each rule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from skecg.errors import BadSignalError, LeadError
+from skecg.leads import CANONICAL_LEADS, LIMB_COEFFICIENTS
+from skecg.preprocessing.quality import Policies, screen
+from skecg.records import ECGRecord
+from skecg.spec import InputSpec
+
+SPEC = InputSpec(CANONICAL_LEADS, 250, 2500)
+CHEST_SPEC = InputSpec(CANONICAL_LEADS[6:], 250, 2500)
+
+
+def twelve_leads(seed: int = 0) -> np.ndarray:
+    """Smooth waves of 1 to 2 mV that keep Einthoven's law, shape (12, 5000)."""
+    random = np.random.default_rng(seed)
+    times = np.arange(5000) / 500
+    eight = random.normal(size=(8, 6)) @ np.sin(
+        2 * np.pi * random.uniform(1, 9, (6, 1)) * times + np.arange(6)[:, None]
+    )
+    eight /= np.ptp(eight, axis=1, keepdims=True) / random.uniform(1, 2, (8, 1))
+    limb = [a * eight[0] + b * eight[1] for a, b in LIMB_COEFFICIENTS.values()]
+    return np.array([*limb, *eight[2:]], dtype=np.float32)
+
+
+def notes(signal: np.ndarray, spec: InputSpec = SPEC, leads: tuple[str, ...] = CANONICAL_LEADS) -> tuple[str, ...]:
+    return screen(ECGRecord(signal, 500, leads), spec, Policies(), "it").notes
+
+
+def test_a_sound_record_has_no_notes_and_each_lead_its_row() -> None:
+    screening = screen(ECGRecord(twelve_leads(), 500, CANONICAL_LEADS), SPEC, Policies(), "it")
+    assert screening.notes == ()
+    assert screening.sources == tuple(((row, 1.0),) for row in range(12))
+
+
+@pytest.mark.parametrize("limit", ["lowest", "highest"])
+@pytest.mark.parametrize(("share", "found"), [(0.19, ()), (0.25, ("railed",))])
+def test_a_lead_is_railed_by_the_time_that_it_alone_spends_at_a_limit(
+    limit: str, share: float, found: tuple[str, ...]
+) -> None:
+    """Nineteen hundredths in each of six leads are more than a fifth together, and in none of them."""
+    signal = twelve_leads()
+    for row in range(6, 12):
+        quantile = np.quantile(signal[row], share if limit == "lowest" else 1 - share)
+        signal[row] = np.maximum(signal[row], quantile) if limit == "lowest" else np.minimum(signal[row], quantile)
+    assert notes(signal) == found
+
+
+def test_a_flat_lead_is_flat_and_not_railed() -> None:
+    signal = twelve_leads()
+    signal[7] = 0.4
+    assert notes(signal) == ("flat",)
+
+
+@pytest.mark.parametrize(("millivolts", "found"), [(30.0, ("microvolts",)), (15.0, ()), (0.03, ()), (0.01, ("volts",))])
+def test_the_unit_is_told_by_the_middle_of_the_leads_that_change(millivolts: float, found: tuple[str, ...]) -> None:
+    """Flat leads have no say, be they half of all, and neither has one of another size."""
+    signal = twelve_leads()
+    signal *= np.float32(millivolts) / np.ptp(signal, axis=1, keepdims=True)
+    assert notes(signal[6:], CHEST_SPEC, CANONICAL_LEADS[6:]) == found
+    half_flat = signal.copy()
+    half_flat[[7, 8, 9]] = 1.0
+    assert notes(half_flat[6:], CHEST_SPEC, CANONICAL_LEADS[6:]) == ("flat", *found)
+    signal[10] *= 1000
+    assert notes(signal[6:], CHEST_SPEC, CANONICAL_LEADS[6:]) == found
+
+
+def test_a_single_spike_does_not_make_another_unit() -> None:
+    signal = twelve_leads()
+    signal[:, 123] = 500
+    assert notes(signal[6:], CHEST_SPEC, CANONICAL_LEADS[6:]) == ()
+
+
+def test_exchanged_limb_leads_are_refused_where_one_of_them_is_used() -> None:
+    names = ("II", "I", *CANONICAL_LEADS[2:])
+    with pytest.raises(LeadError, match=r"named II, I, III, .* by Einthoven's law they are, in this order, I, II, III"):
+        notes(twelve_leads(), leads=names)
+    assert notes(twelve_leads(), CHEST_SPEC, names) == ()
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e30, np.nan])
+def test_leads_that_are_not_used_may_hold_anything(value: float) -> None:
+    signal = twelve_leads()
+    signal[3, 50:90] = value
+    assert notes(signal, CHEST_SPEC) == ()
+    # Lead I is used, and aVR with it in the laws of the limb leads only.
+    assert notes(signal, InputSpec(("I", "V1"), 250, 2500)) == ()
+    if not np.isnan(value):
+        with pytest.raises(BadSignalError, match=r"in lead\(s\) aVR;"):
+            notes(signal)

@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_corpora import heart, write_arrays, write_wfdb
+
+from pretraining.data.corpora import Corpus, Item, open_corpus
+from pretraining.data.pack import ShardSet, open_shards, pack
+from pretraining.data.shards import quantize
+from skecg.errors import BadSignalError, DamagedRecordError, ParameterError, RecordNotFoundError, SkecgError
+from skecg.leads import CANONICAL_LEADS
+from skecg.preprocessing.windows import prepare
+from skecg.records import ECGRecord
+from skecg.spec import InputSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """Reads records that are at hand."""
+
+    records: tuple[ECGRecord | SkecgError, ...]
+
+    def __call__(self, items: Sequence[Item]) -> Iterator[ECGRecord | SkecgError]:
+        return (self.records[int(item.source)] for item in items)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interrupted(Given):
+    """Is killed when it comes to one of them."""
+
+    at: int = 0
+
+    def __call__(self, items: Sequence[Item]) -> Iterator[ECGRecord | SkecgError]:
+        for item in items:
+            if int(item.source) == self.at:
+                raise KeyboardInterrupt
+            yield self.records[int(item.source)]
+
+
+def corpus_of(*records: ECGRecord | SkecgError, name: str = "given") -> Corpus:
+    items = tuple(Item(name, str(i), f"p{i}") for i in range(len(records)))
+    return Corpus(name, items, Given(records))
+
+
+def record(seed: int, seconds: float = 10.0, rate: float = 500.0) -> ECGRecord:
+    return ECGRecord(heart(seed, seconds, rate), rate, CANONICAL_LEADS)
+
+
+def packed(folder: Path, *corpora: Corpus, **options: object) -> ShardSet:
+    settings: dict[str, object] = {"sampling_rate": 250, "progress": False, **options}
+    return pack(corpora, folder, **settings)  # type: ignore[arg-type]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_rows_are_what_prepare_makes_of_the_records(tmp_path: Path) -> None:
+    records = [record(0), record(1, 10, 250), record(2, 10, 1000)]
+    shards = packed(tmp_path, corpus_of(*records))
+    spec = InputSpec(CANONICAL_LEADS, 250, 2500, any_leads=True)
+
+    values = shards.gather([0, 1, 2]) * (shards.scale_uv[:, None, None] / 1000)
+
+    np.testing.assert_allclose(values, prepare(records, spec).values, atol=0.0005001)
+    assert shards.original_rates.tolist() == [500, 250, 1000]
+    assert (shards.sampling_rate, shards.segment_samples, shards.leads) == (250, 2500, CANONICAL_LEADS)
+    assert shards.patients.tolist() == ["p0", "p1", "p2"]
+
+
+def test_long_records_are_cut_into_rows_that_cover_them(tmp_path: Path) -> None:
+    long = record(0, 24)
+    shards = packed(tmp_path, corpus_of(long))
+
+    assert shards.start_samples.tolist() == [0, 2500, 3500]
+    assert shards.sources.tolist() == ["0"] * 3
+    assert shards.manifest["corpora"]["given"]["n_records"] == 1
+    last = shards.gather([2])[0]
+    np.testing.assert_array_equal(last[:, :1500], shards.gather([1])[0, :, 1000:])
+
+
+def test_short_records_are_padded_with_their_last_value_and_say_so(tmp_path: Path) -> None:
+    shards = packed(tmp_path, corpus_of(record(0, 7)))
+    row = shards.gather([0])[0]
+
+    assert shards.valid_samples.tolist() == [1750]
+    assert (row[:, 1750:] == row[:, 1749:1750]).all()
+
+
+def test_absent_leads_are_zero_and_limb_leads_are_derived(tmp_path: Path) -> None:
+    two = ECGRecord(heart(0)[[1, 0, 8]], 500, ["II", "I", "V3"])
+    shards = packed(tmp_path, corpus_of(two, record(0)))
+    some, whole = shards.gather([0, 1])
+
+    assert shards.lead_mask[0].tolist() == [True] * 6 + [False, False, True, False, False, False]
+    assert shards.lead_mask[1].all()
+    assert not some[~shards.lead_mask[0]].any()
+    assert np.abs(some[shards.lead_mask[0]] - whole[shards.lead_mask[0]]).max() <= 1
+
+
+def test_amplitudes_beyond_int16_take_larger_steps(tmp_path: Path) -> None:
+    large = ECGRecord(heart(0) * 100, 500, CANONICAL_LEADS)
+    shards = packed(tmp_path, corpus_of(large, record(0)))
+    steps = shards.gather([0, 1])
+
+    assert shards.scale_uv[1] == 1
+    assert shards.scale_uv[0] == pytest.approx(np.abs(heart(0)).max() * 1e5 / 32767, rel=0.01)
+    assert np.abs(steps[0]).max() == 32767
+    difference = steps[0] * shards.scale_uv[0] / 100 - steps[1]
+    assert np.abs(difference).max() < 1
+
+
+def test_quantizing_never_clips() -> None:
+    for largest in (0.0, 32.767, 32.7674, 32.768, 1e6, 1e12):
+        steps, scale = quantize(np.array([[-largest, largest]], np.float32))
+        np.testing.assert_allclose(steps * (scale / 1e3), [[-largest, largest]], rtol=1e-4)
+
+
+def test_everything_left_out_is_listed_with_its_reason(tmp_path: Path) -> None:
+    empty = ECGRecord(np.full((12, 5000), np.nan), 500, CANONICAL_LEADS)
+    swapped = ECGRecord(heart(0), 500, ["II", "I", *CANONICAL_LEADS[2:]])
+    strange = ECGRecord(heart(0)[:1], 500, ["Resp"])
+    flat = ECGRecord(np.ones((12, 5000)), 500, CANONICAL_LEADS)
+    unread = DamagedRecordError('It is torn, at "a, b".')
+    arrays = open_corpus("folds", write_arrays(tmp_path / "a.npz", 2, strat_fold=np.array([9, 1])))
+
+    shards = packed(tmp_path / "out", corpus_of(record(0), empty, swapped, strange, flat, unread, record(0, 3)), arrays)
+    with (tmp_path / "out" / "left_out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    assert [(row["corpus"], row["source"], row["reason"]) for row in rows] == [
+        ("folds", "r0#0", "fold 9"),
+        ("given", "1", "no usable signal"),
+        ("given", "2", "leads"),
+        ("given", "3", "leads"),
+        ("given", "4", "no usable signal"),
+        ("given", "5", "unreadable"),
+        ("given", "6", "too short"),
+    ]
+    assert rows[5]["message"] == str(unread)
+    assert shards.n_records == 2
+    assert "2 records packed as 2 segments; 7 left out" in shards.summary
+    assert "1 fold 9" in shards.summary
+
+
+def test_what_is_odd_is_packed_and_counted_or_refused_when_asked(tmp_path: Path) -> None:
+    gaps, railed = heart(0), heart(1)
+    gaps[:, 100:200] = np.nan
+    railed[7] = np.clip(railed[7], -0.01, 0.01)
+    corpus = corpus_of(*(ECGRecord(signal, 500, CANONICAL_LEADS) for signal in (gaps, railed)), record(2))
+
+    kept = packed(tmp_path / "kept", corpus)
+    refused = packed(tmp_path / "refused", corpus, refuse=["gaps"])
+
+    assert kept.manifest["corpora"]["given"]["notes"] == {"gaps": 1, "railed": 1}
+    assert "1 gaps, 1 railed" in kept.summary
+    assert refused.sources.tolist() == ["1", "2"]
+
+
+def test_nothing_to_pack_is_an_error_that_points_to_the_list(tmp_path: Path) -> None:
+    with pytest.raises(BadSignalError, match=r"left_out\.csv"):
+        packed(tmp_path, corpus_of(record(0, 2)))
+    assert "too short" in (tmp_path / "left_out.csv").read_text()
+
+
+def many() -> list[Corpus]:
+    first = corpus_of(*(record(seed, seconds) for seed, seconds in enumerate([10, 10, 23, 7, 10])), name="first")
+    return [first, corpus_of(*(record(seed, 10, 250) for seed in range(5, 9)), name="second")]
+
+
+def test_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
+    alone = packed(tmp_path / "alone", *many(), records_per_shard=2)
+    together = packed(tmp_path / "together", *many(), records_per_shard=2, n_jobs=2)
+
+    assert contents(tmp_path / "alone") == contents(tmp_path / "together")
+    assert alone.fingerprint == together.fingerprint
+    assert len(alone.manifest["shards"]) == 5
+
+
+def test_a_killed_pack_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    packed(whole, *many(), records_per_shard=2)
+    first, second = many()
+    killed = dataclasses.replace(first, reader=Interrupted(first.reader.records, at=3))  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        packed(broken, killed, second, records_per_shard=2)
+    with pytest.raises(RecordNotFoundError, match="not finished"):
+        open_shards(broken)
+    assert not list(broken.glob("*.partial"))
+    done = (broken / "00000.npy").stat().st_mtime_ns
+
+    # What the killed one was writing when the machine went down:
+    (broken / "00001.npy.partial").write_bytes(b"half")
+    (broken / "00001.npy").write_bytes(b"whole, but without its index")
+    packed(broken, *many(), records_per_shard=2)
+
+    assert (broken / "00000.npy").stat().st_mtime_ns == done
+    assert contents(broken) == contents(whole)
+
+
+def test_packing_again_changes_nothing_and_reads_nothing(tmp_path: Path) -> None:
+    packed(tmp_path, *many())
+    before = contents(tmp_path)
+    first, second = many()
+    unreadable = dataclasses.replace(first, reader=Interrupted(first.reader.records))  # type: ignore[attr-defined]
+
+    packed(tmp_path, unreadable, second)
+
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"sampling_rate": 500}, "input was"), ({"shortest_seconds": 8}, "shortest_seconds was 5"), ({}, "items_sha256")],
+)
+def test_a_folder_packed_otherwise_is_refused_saying_what_differs(
+    options: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    packed(tmp_path, corpus_of(record(0)))
+    other = corpus_of(record(0)) if options else corpus_of(record(0), record(1))
+
+    with pytest.raises(ParameterError, match=said):
+        packed(tmp_path, other, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"segment_seconds": 0.5},
+        {"shortest_seconds": 11},
+        {"records_per_shard": 0},
+        {"refuse": ["ugly"]},
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(options: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(ParameterError):
+        packed(tmp_path / "out", corpus_of(record(0)), **options)
+    with pytest.raises(ParameterError, match="name of its own"):
+        packed(tmp_path / "out", corpus_of(record(0)), corpus_of(record(1)))
+
+
+def test_gather_gives_rows_in_the_order_asked_for_however_often(tmp_path: Path) -> None:
+    shards = packed(tmp_path, *many(), records_per_shard=2)
+    everything = np.concatenate([np.load(tmp_path / f"{i:05d}.npy") for i in range(5)])
+    rows = np.random.default_rng(0).integers(0, shards.n_records, 40)
+
+    assert len(everything) == shards.n_records == 11
+    np.testing.assert_array_equal(shards.gather(rows), everything[rows])
+    assert shards.gather([]).shape == (0, 12, 2500)
+    for row in (-1, 11):
+        with pytest.raises(ParameterError, match="expected 0 to 10"):
+            shards.gather([row])
+
+
+def test_rows_know_their_corpus(tmp_path: Path) -> None:
+    shards = packed(tmp_path, *many(), records_per_shard=2)
+
+    assert shards.corpora == ("first", "second")
+    assert [shards.corpora[number] for number in shards.corpus_of] == ["first"] * 7 + ["second"] * 4
+    assert shards.rows_of("second").tolist() == [7, 8, 9, 10]
+
+
+def test_statistics_are_those_of_the_valid_samples(tmp_path: Path) -> None:
+    some = ECGRecord(heart(3, 7, 250)[6:7], 250, ["V1"])
+    shards = packed(tmp_path, corpus_of(record(0, 10, 250), some), records_per_shard=1)
+    found = shards.manifest["corpora"]["given"]
+    together = np.concatenate([heart(0, 10, 250)[6], heart(3, 7, 250)[6]]).astype(np.float64)
+
+    assert found["n_samples"] == [2500] * 6 + [4250] + [2500] * 5
+    assert found["mean"][6] == pytest.approx(together.mean(), abs=1e-6)
+    assert found["std"][6] == pytest.approx(together.std(), abs=1e-6)
+
+
+def test_a_fingerprint_changes_with_a_single_value(tmp_path: Path) -> None:
+    one, other = heart(0), heart(0)
+    other[3, 17] += 0.01
+
+    prints = [
+        packed(tmp_path / name, corpus_of(ECGRecord(signal, 500, CANONICAL_LEADS)), sampling_rate=500).fingerprint
+        for name, signal in (("a", one), ("b", other), ("c", one))
+    ]
+
+    assert prints[0] == prints[2] != prints[1]
+
+
+def test_filtered_shards_hold_what_prepare_would_filter(tmp_path: Path) -> None:
+    wandering = heart(0) + np.float32(5)
+    given = ECGRecord(wandering, 500, CANONICAL_LEADS)
+    shards = packed(tmp_path, corpus_of(given), highpass_hz=0.5, lowpass_hz=40, resampling="fourier")
+    spec = InputSpec(CANONICAL_LEADS, 250, 2500, resampling="fourier", highpass_hz=0.5, lowpass_hz=40)
+
+    np.testing.assert_allclose(shards.gather([0]) / 1000, prepare([given], spec).values, atol=0.0005001)
+
+
+def test_damage_is_found_when_shards_are_opened(tmp_path: Path) -> None:
+    packed(tmp_path, corpus_of(record(0), record(1)))
+    whole = (tmp_path / "00000.npy").read_bytes()
+
+    (tmp_path / "00000.npy").write_bytes(whole[:-1000])
+    with pytest.raises(DamagedRecordError, match=r"00000\.npy"):
+        open_shards(tmp_path)
+    np.save(tmp_path / "00000.npy", np.zeros((1, 12, 2500), np.int16))
+    with pytest.raises(DamagedRecordError, match="expected int16"):
+        open_shards(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+    with pytest.raises(DamagedRecordError, match="format 99"):
+        open_shards(tmp_path)
+    with pytest.raises(RecordNotFoundError, match="Make them"):
+        open_shards(tmp_path / "nowhere")
+
+
+def test_files_are_packed_through_their_readers_and_repairs_are_counted(tmp_path: Path) -> None:
+    write_wfdb(tmp_path / "in" / "a", heart(0), 500)
+    write_wfdb(tmp_path / "in" / "b", heart(1), 500)
+    header = tmp_path / "in" / "b.hea"
+    header.write_text(header.read_text().replace("b 12 500", "b.mat 12 500", 1))
+
+    shards = packed(tmp_path / "out", open_corpus("mine", tmp_path / "in"))
+
+    assert shards.sources.tolist() == ["a.hea", "b.hea"]
+    assert "1 malformed headers" in shards.summary
+
+
+def test_the_shared_recordings_pack(shared: Path, tmp_path: Path) -> None:
+    data = shared / "data"
+    corpora = [
+        open_corpus("ptbxl", data / "ptbxl_raw_250hz.npz"),
+        open_corpus("mixed", data / "raw" / "ptbxl"),
+        open_corpus("samitrop", data / "code15_samitrop_250hz.npz"),
+    ]
+
+    shards = packed(tmp_path, *corpora)
+
+    assert {name: found["n_segments"] for name, found in shards.manifest["corpora"].items()} == {
+        "mixed": 10,
+        "ptbxl": 72,
+        "samitrop": 199,
+    }
+    assert shards.manifest["left_out"] == {"ptbxl: fold 9": 9, "samitrop: too short": 1}

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pretraining.monitoring.online_probe import SUPERCLASSES, OnlineProbe, load_labelled, synthetic_labelled
+from skecg.datasets.packed import TYPICAL_MV
+from skecg.embedder import JEPAEmbedder
+from skecg.encoders import build_encoder
+from skecg.errors import ParameterError, ShapeError
+from skecg.spec import InputSpec, TemporalConfig
+from skecg.weights import save_encoder
+
+SPEC = InputSpec(("I", "II", "V1", "V5"), 100, 1000, normalization="zscore")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return build_encoder(TemporalConfig(4, 10, 100, 32, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    return synthetic_labelled(160, sampling_rate=100)
+
+
+@pytest.fixture(scope="module")
+def probe(labelled):
+    return OnlineProbe(*labelled)
+
+
+def write_npz(path: Path, **changes: object) -> Path:
+    rng = np.random.default_rng(0)
+    n = 60
+    values: dict[str, object] = {
+        "signals": rng.integers(-900, 900, size=(n, 12, 1000)).astype(np.int16),
+        "lsb": np.float64(0.001),
+        "units": np.array("mV"),
+        "fs": np.int64(100),
+        "leads": np.array(["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]),
+        "super_class": np.array([["NORM", "MI;CD", "STTC,HYP", ""][i % 4] for i in range(n)]),
+        "strat_fold": np.arange(n) % 10 + 1,
+    }
+    np.savez(path, **{k: v for k, v in (values | changes).items() if v is not None})
+    return path
+
+
+def test_random_features_tell_bundle_branch_blocks(probe, encoder):
+    found = probe.score(encoder, SPEC)
+    assert set(found) == {"probe", "probe_af", "probe_pvc", "probe_lbbb", "probe_rbbb"}
+    assert found["probe"] == pytest.approx(np.mean([v for k, v in found.items() if k != "probe"]))
+    assert found["probe_lbbb"] > 0.8
+    assert all(0 <= value <= 1 for value in found.values())
+
+
+def test_scores_are_the_same_every_time_and_leave_the_encoder_alone(probe, encoder):
+    encoder.train()
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    assert probe.score(encoder, SPEC) == pytest.approx(probe.score(encoder, SPEC), abs=1e-6)
+    assert encoder.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in encoder.state_dict().items())
+
+
+def test_labels_that_have_nothing_to_do_with_the_records_score_a_half(labelled, encoder):
+    scores = []
+    for seed in range(4):
+        labels = np.random.default_rng(seed).integers(0, 2, size=(160, 4))
+        scores.append(OnlineProbe(labelled.records, labels, *labelled[2:]).score(encoder, SPEC)["probe"])
+    assert np.mean(scores) == pytest.approx(0.5, abs=0.1)
+
+
+def test_its_features_are_those_of_the_embedder(probe, encoder, tmp_path):
+    save_encoder(tmp_path, encoder, SPEC, pooling="mean+std")
+    wanted = JEPAEmbedder(str(tmp_path), cache=None).fit_transform(probe.records)
+    np.testing.assert_allclose(probe.features(encoder, SPEC), wanted, atol=2e-6)
+
+
+def test_windows_are_prepared_once(probe, encoder, monkeypatch):
+    probe.score(encoder, SPEC)
+    monkeypatch.setattr("skecg.preprocessing.windows.prepare", pytest.fail)
+    probe.score(encoder, SPEC)
+
+
+def test_fewer_records_are_drawn_from_both_parts(labelled):
+    few = OnlineProbe(*labelled, max_records=80)
+    assert len(few.records) == 80
+    assert few.n_train == 60
+    again = OnlineProbe(*labelled, max_records=80)
+    assert [r.name for r in few.records] == [r.name for r in again.records]
+    assert len(OnlineProbe(*labelled, max_records=10_000).records) == 160
+
+
+def test_a_class_without_both_values_is_left_out(labelled, encoder):
+    labels = labelled.labels.copy()
+    labels[labelled.test, 1] = 0
+    found = OnlineProbe(labelled.records, labels, *labelled[2:]).score(encoder, SPEC)
+    assert set(found) == {"probe", "probe_af", "probe_lbbb", "probe_rbbb"}
+
+
+def test_what_cannot_be_scored_is_refused(labelled):
+    records, labels, train, test, classes = labelled
+    with pytest.raises(ShapeError, match="n_records, n_classes"):
+        OnlineProbe(records, labels[:, 0], train, test)
+    with pytest.raises(ParameterError, match="40 records in both"):
+        OnlineProbe(records, labels, np.arange(160), test)
+    with pytest.raises(ParameterError, match="No class has both values"):
+        OnlineProbe(records, np.zeros_like(labels), train, test, classes)
+    with pytest.raises(ParameterError, match="No class has both values"):
+        OnlineProbe(records, labels, train, [])
+
+
+def test_folds_nine_and_ten_are_never_read(tmp_path):
+    found = load_labelled(write_npz(tmp_path / "x.npz"))
+    assert (len(found.train), len(found.test)) == (42, 6)
+    assert len(found.records) == 48
+    assert found.classes == SUPERCLASSES
+    # Rows 0 to 3 are of folds 1 to 4 and have the four texts.
+    assert found.labels[:4].tolist() == [[0, 0, 0, 1, 0], [1, 0, 1, 0, 0], [0, 1, 0, 0, 1], [0, 0, 0, 0, 0]]
+
+
+def test_steps_become_millivolts(tmp_path):
+    path = write_npz(tmp_path / "x.npz")
+    with np.load(path) as data:
+        wanted = data["signals"][0] / 1000
+    np.testing.assert_allclose(load_labelled(path).records[0].signal, wanted, rtol=1e-6)
+    ratios = np.linspace(0.5, 1, 6, dtype=np.float32)[None].repeat(60, axis=0)
+    scaled = write_npz(tmp_path / "y.npz", units=np.array("per-lead standard deviation"), limb_sigma_rel=ratios)
+    signal = load_labelled(scaled).records[0].signal
+    np.testing.assert_allclose(signal[6], TYPICAL_MV["V1"] * wanted[6], rtol=1e-5)
+    first, last = (np.linalg.norm(signal[lead]) / np.linalg.norm(wanted[lead]) for lead in (0, 5))
+    assert last == pytest.approx(2 * first, rel=1e-3)
+
+
+def test_a_file_without_folds_is_refused(tmp_path):
+    with pytest.raises(ParameterError, match="lacks super_class or strat_fold"):
+        load_labelled(write_npz(tmp_path / "x.npz", strat_fold=None))
+    with pytest.raises(ParameterError, match="no file"):
+        load_labelled(tmp_path / "absent.npz")
+
+
+def test_real_records_can_be_scored(shared, encoder):
+    labelled = load_labelled(shared / "data" / "ptbxl_zscored_250hz.npz")
+    assert (len(labelled.train), len(labelled.test)) == (1282, 160)
+    found = OnlineProbe(*labelled, max_records=200).score(encoder, SPEC)
+    assert found["probe_NORM"] > 0.6
