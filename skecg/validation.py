@@ -1,0 +1,117 @@
+"""Check parameters one way: what was found, what was expected.
+
+Booleans are no numbers here, and neither are NaN and infinity. NumPy's scalars are as good as Python's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+from skecg.errors import ParameterError
+
+__all__ = ["check_choice", "check_integer", "check_number", "is_integer", "is_number", "suggestion"]
+
+
+def is_integer(value: object, minimum: int | None = None) -> bool:
+    """Return whether a value is a whole number, of at least `minimum` if that is given."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and (minimum is None or int(value) >= minimum)  # type: ignore[call-overload]
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite real number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:  # an integer beyond the range of floats
+        return False
+
+
+def check_integer(
+    name: str, value: Any, minimum: int, *, or_: str = "", error: type[Exception] = ParameterError
+) -> int:
+    """Return a whole number of at least `minimum`, or raise.
+
+    Parameters
+    ----------
+    name : str
+        Of the parameter, as users write it.
+    value : object
+        What was given.
+    minimum : int
+        The least that is allowed.
+    or_ : str, default=""
+        What else the caller allows, for the message: ``"None"``.
+    error : type, default=ParameterError
+        What is raised.
+    """
+    if not is_integer(value, minimum):
+        other = f" or {or_}" if or_ else ""
+        raise error(f"Got {name}={value!r}, expected an integer of at least {minimum}{other}.")
+    return int(value)
+
+
+def check_number(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    closed: str = "neither",
+    error: type[Exception] = ParameterError,
+) -> float:
+    """Return a finite number between `low` and `high`, or raise.
+
+    Parameters
+    ----------
+    name : str
+        Of the parameter, as users write it.
+    value : object
+        What was given.
+    low, high : float
+        Ends of the interval.
+    closed : {"neither", "left", "right", "both"}, default="neither"
+        Which ends belong to it, as in scikit-learn's ``Interval``.
+    error : type, default=ParameterError
+        What is raised.
+    """
+    fits = is_number(value)
+    if fits:
+        above = low <= value if closed in ("left", "both") else low < value
+        below = value <= high if closed in ("right", "both") else value < high
+        fits = above and below
+    if not fits:
+        raise error(
+            f"Got {name}={value!r}, expected a number {_interval(low, high, closed)}.".replace(
+                "number .", "finite number."
+            )
+        )
+    return float(value)
+
+
+def _interval(low: float, high: float, closed: str) -> str:
+    """Return an interval in words; nothing for all numbers."""
+    least = "of at least" if closed in ("left", "both") else "above"
+    most = "of at most" if closed in ("right", "both") else "below"
+    ends = [f"{least} {low:g}"] if low > -math.inf else []
+    ends += [f"{most} {high:g}"] if high < math.inf else []
+    return " and ".join(ends)
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[str], *, error: type[Exception] = ParameterError) -> str:
+    """Return one of the allowed words, or raise with the nearest of them."""
+    words = list(allowed)
+    if not isinstance(value, str) or value not in words:
+        raise error(f"Got {name}={value!r}, expected one of {', '.join(map(repr, words))}.{suggestion(value, words)}")
+    return value
+
+
+def suggestion(value: object, words: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" where a word is near what was given, and nothing otherwise."""
+    close = difflib.get_close_matches(value, list(words), n=1) if isinstance(value, str) else []
+    return f" Did you mean {close[0]!r}?" if close else ""
