@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports point down and never round, third parties have one door each, a file is one idea."""
+"""The house keeps its shape: imports point down and never round, third parties have one door, a file is one idea."""
 
 from __future__ import annotations
 
