@@ -15,6 +15,9 @@ from skecg.encoders.linear import Linear
 
 __all__ = ["Attention", "Block", "CropaAttention", "Mlp", "attend", "init_linear_", "init_xavier_", "sincos_positions"]
 
+# So many tokens' logits are 6 MB a head with their softmax, no more than an encoder's other arrays of so long a window.
+_MOST_TOKENS = 1024
+
 
 def attend(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
     """Compute softmax(q kᵀ / √d) v (Vaswani et al., 2017), which is torch's scaled_dot_product_attention to rounding.
@@ -29,9 +32,10 @@ def attend(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
     Tensor of shape (B, N, H · d)
         The heads side by side.
     """
-    # In bfloat16 torch's fused kernel for the CPU takes a tenth to a fifth more of an encoder's time than two products
-    # of oneDNN's do. The products hold all logits at once, which a gradient would keep for every block.
-    if q_BHNd.is_cpu and q_BHNd.dtype == torch.bfloat16 and not torch.is_grad_enabled():
+    # With torch's fused kernel for the CPU an encoder in bfloat16 takes 10 to 20 % more time than with two products of
+    # oneDNN's. These hold all logits at once, which a gradient would keep for every block.
+    few = q_BHNd.shape[2] <= _MOST_TOKENS and not torch.is_grad_enabled()
+    if few and q_BHNd.is_cpu and q_BHNd.dtype == torch.bfloat16:
         logits = (q_BHNd * (1.0 / math.sqrt(q_BHNd.shape[-1]))) @ k_BHNd.mT
         mixed = logits.softmax(dim=-1).to(v_BHNd.dtype) @ v_BHNd
     else:
