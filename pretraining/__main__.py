@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _place() -> str:
-    """Say which of several processes speaks."""
+    """Return the prefix of a process's messages, where there are several."""
     return f"[process {os.environ['RANK']}] " if _rank() > 0 else ""
 
 
@@ -138,7 +138,7 @@ def _pack(arguments: argparse.Namespace) -> None:
 
 
 def _preparation(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Give what decides how recordings are prepared: said one by one, or by a recipe."""
+    """Return what decides how recordings are prepared: option by option, or by a recipe."""
     names = ("sampling_rate", "resampling", "highpass_hz", "lowpass_hz")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if arguments.recipe:
@@ -189,13 +189,13 @@ def _train(arguments: argparse.Namespace) -> None:
         if getattr(arguments, option) is None:
             raise ParameterError(f"Got no --{option}, expected a folder. See python -m pretraining train --help.")
     from pretraining.data.pack import open_shards
-    from pretraining.distributed import let_go
+    from pretraining.distributed import collect_garbage
     from pretraining.trainer import Trainer
 
     shards = open_shards(arguments.data)
     probe = _open_probe(arguments.probe) if arguments.probe else None
     Trainer(config, shards, arguments.out, resume=arguments.resume, probe=probe, device=arguments.device).train()
-    let_go()
+    collect_garbage()
 
 
 def _print_recipes() -> None:
@@ -207,7 +207,7 @@ def _print_recipes() -> None:
 
 
 def _configuration(arguments: argparse.Namespace) -> PretrainConfig:
-    """Give the recipe, or what the run to resume was begun with, with the overrides."""
+    """Return the recipe, or what the run to resume was begun with, with the overrides."""
     from pretraining.recipes import load_recipe
 
     config = load_recipe(arguments.recipe) if arguments.recipe else _begun(arguments.out, arguments.resume)

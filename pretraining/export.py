@@ -138,7 +138,7 @@ def _encoder(tensors: Mapping[str, Any], config: PretrainConfig, kind: str) -> E
 
 
 def _provenance(run: Path, state: Mapping[str, Any], config: PretrainConfig, kind: str) -> dict[str, Any]:
-    """Say where the weights come from, as plain JSON values."""
+    """Return where the weights come from, as plain JSON values."""
     step = int(state["step"])
     seen = step * config.run.batch_size
     known: dict[str, Any] = {
@@ -168,7 +168,7 @@ def _provenance(run: Path, state: Mapping[str, Any], config: PretrainConfig, kin
 
 
 def _data(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Name the corpora and how many of their records were there to train on."""
+    """Return the corpora and how many of their records were there to train on."""
     known: dict[str, Any] = {}
     if path.is_file():
         corpora = json.loads(path.read_text(encoding="utf-8")).get("corpora")
@@ -179,7 +179,7 @@ def _data(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _last_gauges(run: Path, step: int) -> dict[str, float]:
-    """Give the gauges as they were last read, up to a step."""
+    """Return the gauges as they were last read, up to a step."""
     found: dict[str, float] = {}
     for entry in read_journal(run):
         if entry["step"] <= step:

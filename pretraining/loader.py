@@ -18,11 +18,11 @@ from pretraining.objectives import objective_class
 if TYPE_CHECKING:
     from pretraining.data.pack import ShardSet
 
-__all__ = ["Feed", "Part", "draw_part"]
+__all__ = ["BatchLoader", "TrainingBatch", "draw_training_batch"]
 
 
 @dataclass(frozen=True)
-class Part:
+class TrainingBatch:
     """The records at some places of a step's batch, still int16 and on the host, and what was drawn for them."""
 
     positions: range
@@ -30,13 +30,15 @@ class Part:
     drawn: Any
 
 
-def draw_part(config: PretrainConfig, shards: ShardSet, step: int, positions: range, tables: Any = None) -> Part:
+def draw_training_batch(
+    config: PretrainConfig, shards: ShardSet, step: int, positions: range, tables: Any = None
+) -> TrainingBatch:
     """Draw the records at some places of a step's batch, and what its objective wants of them."""
     batch = draw_batch(shards, config, step, positions)
-    return Part(positions, batch, objective_class(config).draw(config, tables, batch, step, positions))
+    return TrainingBatch(positions, batch, objective_class(config).draw(config, tables, batch, step, positions))
 
 
-class Feed:
+class BatchLoader:
     """The parts of one process, drawn one ahead.
 
     Parameters
@@ -51,10 +53,10 @@ class Feed:
 
     def __init__(self, config: PretrainConfig, shards: ShardSet, positions: list[range], tables: Any = None) -> None:
         self._config, self._shards, self._positions, self._tables = config, shards, positions, tables
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
-        self._drawn: dict[tuple[int, int], Future[Part]] = {}
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batch-loader")
+        self._drawn: dict[tuple[int, int], Future[TrainingBatch]] = {}
 
-    def parts(self, step: int) -> Iterator[Part]:
+    def batches(self, step: int) -> Iterator[TrainingBatch]:
         """Yield the parts of a step."""
         last = len(self._positions) - 1
         for number in range(last + 1):
@@ -63,11 +65,13 @@ class Feed:
             self._drawn = {following: self._submit(*following)} if following[0] < self._config.run.steps else {}
             yield part.result()
 
-    def _draw(self, step: int, number: int) -> Future[Part]:
+    def _draw(self, step: int, number: int) -> Future[TrainingBatch]:
         return self._drawn.pop((step, number), None) or self._submit(step, number)
 
-    def _submit(self, step: int, number: int) -> Future[Part]:
-        return self._thread.submit(draw_part, self._config, self._shards, step, self._positions[number], self._tables)
+    def _submit(self, step: int, number: int) -> Future[TrainingBatch]:
+        return self._thread.submit(
+            draw_training_batch, self._config, self._shards, step, self._positions[number], self._tables
+        )
 
     def __enter__(self) -> Self:
         return self

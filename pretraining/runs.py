@@ -47,7 +47,7 @@ __all__ = [
     "read_code",
     "read_config",
     "record_code",
-    "refuse_another_run",
+    "check_same_run",
     "save_checkpoint",
     "saved_steps",
     "what_changed",
@@ -154,19 +154,19 @@ def load_checkpoint(folder: str | Path, step: int | None = None) -> dict[str, An
 
 
 def latest(folder: str | Path) -> int | None:
-    """Give the newest checkpoint's step, None when there is none."""
+    """Return the newest checkpoint's step, None when there is none."""
     steps = saved_steps(folder)
     return steps[-1] if steps else None
 
 
 def saved_steps(folder: str | Path) -> list[int]:
-    """Give the steps that there are checkpoints of, ascending."""
+    """Return the steps that there are checkpoints of, ascending."""
     found = (_NAME.fullmatch(path.name) for path in Path(folder).glob("step-*.pt"))
     return sorted(int(match[1]) for match in found if match)
 
 
 def mark_best(folder: str | Path, step: int) -> Path:
-    """Let ``best.pt`` be the checkpoint of a step; it takes no further space where the file system has hard links."""
+    """Name the checkpoint of a step ``best.pt``, too; it takes no further space where the file system has hard links."""
     source, best = _path(Path(folder), step), Path(folder) / BEST
     temporary = _temporary(best)
     with contextlib.suppress(FileNotFoundError):
@@ -230,7 +230,7 @@ _SECONDS = 20
 
 
 def describe_code(root: Path | None = None) -> dict[str, Any]:
-    """Say which code runs here: skecg's version and, in a checkout of git, its commit and whether it was changed."""
+    """Describe which code runs here: skecg's version and, in a checkout of git, its commit and whether it was changed."""
     root = root or Path(__file__).resolve().parents[1]
     found: dict[str, Any] = {"skecg": __version__}
     commit = _git(root, "rev-parse", "HEAD")
@@ -251,7 +251,7 @@ def record_code(run: Path) -> None:
 
 
 def read_code(run: Path) -> dict[str, Any]:
-    """Give the code that a run was last trained with; dirty when any of it was. Empty when nothing was written down."""
+    """Return the code that a run was last trained with; dirty when any of it was. Empty when nothing was written down."""
     path = run / _FILE
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     if not known:
@@ -262,7 +262,7 @@ def read_code(run: Path) -> dict[str, Any]:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """Ask git; None when there is none, or it has nothing to say of this folder."""
+    """Run git; None where there is none, or this folder is none of its checkouts."""
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=_SECONDS, check=False
@@ -273,7 +273,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def checkpoints_of(run: str | Path) -> Path:
-    """Give the folder of a run's checkpoints."""
+    """Return the folder of a run's checkpoints."""
     return Path(run) / "checkpoints"
 
 
@@ -305,7 +305,7 @@ def open_run_folder(out: Path, config: PretrainConfig, shards: ShardSet, *, resu
 
 
 def describe_data(shards: ShardSet) -> dict[str, Any]:
-    """Say what data a run sees, as plain values."""
+    """Describe what data a run sees, as plain values."""
     counts = np.bincount(shards.corpus_of, minlength=len(shards.corpora)).tolist()
     return {
         "corpora": dict(zip(shards.corpora, counts, strict=True)),
@@ -317,7 +317,7 @@ def describe_data(shards: ShardSet) -> dict[str, Any]:
     }
 
 
-def refuse_another_run(state: Mapping[str, Any], config: PretrainConfig, shards: ShardSet) -> None:
+def check_same_run(state: Mapping[str, Any], config: PretrainConfig, shards: ShardSet) -> None:
     """Raise if a checkpoint is of another configuration or of other data, naming everything that differs."""
     began = PretrainConfig.from_dict(state["config"])
     changed = differences(began.to_dict(), config.to_dict())
@@ -333,7 +333,7 @@ def refuse_another_run(state: Mapping[str, Any], config: PretrainConfig, shards:
 
 
 def what_changed(state: Mapping[str, Any], world_size: int) -> list[str]:
-    """Say what is not as it was when a checkpoint was written, though it may be."""
+    """List what is not as it was when a checkpoint was written, though it may be."""
     found = []
     if state["world_size"] != world_size:
         found.append(
@@ -346,7 +346,7 @@ def what_changed(state: Mapping[str, Any], world_size: int) -> list[str]:
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Name each field in which two nested dicts of plain values differ, with both values."""
+    """List each field in which two nested dicts of plain values differ, with both values."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [*old, *(key for key in new if key not in old)]
         found = [differences(old.get(k, _ABSENT), new.get(k, _ABSENT), f"{name}.{k}" if name else k) for k in keys]
@@ -355,7 +355,7 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """Give tuples as the lists that they are once written."""
+    """Return tuples as the lists that they are once written."""
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 

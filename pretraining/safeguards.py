@@ -20,7 +20,7 @@ from skecg.errors import SkecgError
 if TYPE_CHECKING:
     from pretraining.data.pack import ShardSet
 
-__all__ = ["NonFiniteLossError", "StopRequest", "refuse_non_finite"]
+__all__ = ["NonFiniteLossError", "StopRequest", "check_finite"]
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -67,7 +67,7 @@ class NonFiniteLossError(SkecgError, ArithmeticError):
     """The loss or its gradient became infinite or NaN."""
 
 
-def refuse_non_finite(
+def check_finite(
     losses: Sequence[float],
     gradient_norm: float,
     *,
@@ -108,7 +108,7 @@ def refuse_non_finite(
 
 
 def _largest_inputs(config: PretrainConfig, shards: ShardSet, engine: Engine, step: int, ranks: Sequence[int]) -> str:
-    """Name the records of some processes' shares that have the largest values, and those that are not finite."""
+    """List the records of some processes' shares that have the largest values, and those that are not finite."""
     found: list[tuple[float, int]] = []
     for positions in (positions for rank in ranks for positions in engine.positions(rank)):
         batch = draw_batch(shards, config, step, positions)

@@ -27,10 +27,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretraining.config.base import refuse_unknown
 from skecg.errors import LeadError, LeadWarning, ParameterError, SignalWarning
 from skecg.leads import CANONICAL_LEADS, LIMB_COEFFICIENTS
 from skecg.preprocessing.signals import FLAT
+from skecg.validation import check_choice
 
 if TYPE_CHECKING:
     from pretraining.config import DataConfig, PretrainConfig
@@ -71,7 +71,7 @@ def to_values(batch: Batch, config: PretrainConfig, device: torch.device | str) 
 
 
 def _values(batch: Batch, config: PretrainConfig, device: torch.device | str) -> Tensor:
-    """Do all steps for some rows."""
+    """Take all steps for a chunk of rows."""
     spec = config.input
     columns = list(lead_columns(spec.leads))
     shown = (batch.lead_mask & batch.kept_leads)[:, columns]
@@ -102,7 +102,7 @@ def _finish_(values_BLT: Tensor, shown: NDArray[np.bool_], gain: NDArray[np.floa
 
 @lru_cache(maxsize=16)
 def lead_columns(leads: tuple[str, ...]) -> tuple[int, ...]:
-    """Say where an encoder's leads lie among the twelve of shards."""
+    """Return the places of an encoder's leads among the twelve of shards."""
     strange = [lead for lead in leads if lead not in CANONICAL_LEADS]
     if strange:
         raise LeadError(f"Got an encoder for lead(s) {', '.join(strange)}, expected some of the twelve.")
@@ -259,7 +259,7 @@ class Batch:
 
 
 def check_shards(shards: ShardSet, config: PretrainConfig) -> None:
-    """Say once, before a run, what does not fit between shards and configuration.
+    """Check, before a run, that shards and configuration fit each other.
 
     Raises
     ------
@@ -346,8 +346,8 @@ def draw_batch(shards: ShardSet, config: PretrainConfig, step: int, positions: r
 def _pools(
     shards: ShardSet, spec: InputSpec, weights: tuple[tuple[str, float], ...]
 ) -> tuple[list[NDArray[np.int64]], NDArray[np.float64]]:
-    """Give the rows to draw from, pool by pool, and where on [0, 1) each pool ends."""
-    _refuse_unfit(shards, spec)
+    """Return the rows to draw from, pool by pool, and where on [0, 1) each pool ends."""
+    _check_preparation(shards, spec)
     present = shards.lead_mask[:, list(lead_columns(spec.leads))]
     usable = np.any(present, axis=1) if spec.any_leads else np.all(present, axis=1)
     if not usable.any():
@@ -358,7 +358,7 @@ def _pools(
     if not weights:
         return [np.flatnonzero(usable)], np.ones(1)
     for corpus, _ in weights:
-        refuse_unknown(corpus, shards.corpora, "data.weights")
+        check_choice("data.weights", corpus, shards.corpora)
     pools = [rows[usable[rows]] for rows in (shards.rows_of(corpus) for corpus, _ in weights)]
     for (corpus, _), rows in zip(weights, pools, strict=True):
         if not len(rows):
@@ -367,8 +367,8 @@ def _pools(
     return pools, ends / ends[-1]
 
 
-def _refuse_unfit(shards: ShardSet, spec: InputSpec) -> None:
-    """Refuse shards that were prepared for another encoder."""
+def _check_preparation(shards: ShardSet, spec: InputSpec) -> None:
+    """Check that shards were prepared for this encoder."""
     for name in ("sampling_rate", "highpass_hz", "lowpass_hz", "filter_order"):
         found, wanted = getattr(shards.spec, name), getattr(spec, name)
         unused = name == "filter_order" and spec.highpass_hz is None and spec.lowpass_hz is None

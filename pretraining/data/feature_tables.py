@@ -151,7 +151,7 @@ def read_descriptors(shards: ShardSet) -> Descriptors:
 
 
 def _descriptors_path(shards: ShardSet) -> Path:
-    """Name the file after what it was computed from."""
+    """Return the path of the file, named after what it was computed from."""
     key = hashlib.sha256(f"{DESCRIPTORS_VERSION} {shards.fingerprint}".encode()).hexdigest()[:16]
     return shards.folder / f"descriptors-{key}.npz"
 
@@ -320,7 +320,7 @@ def read_beats(shards: ShardSet) -> BeatTable:
 
 
 def _beats_path(shards: ShardSet) -> Path:
-    """Name the file after what it was computed from."""
+    """Return the path of the file, named after what it was computed from."""
     key = hashlib.sha256(f"{BEATS_VERSION} {shards.fingerprint}".encode()).hexdigest()[:16]
     return shards.folder / f"beats-{key}.npz"
 
@@ -386,7 +386,7 @@ def _fit(shards: ShardSet, rows: Rows, beats: list[Rows]) -> tuple[_Fitted, tupl
 
 
 def _mean_distance(vectors: FloatArray) -> float:
-    """Give the mean squared distance of two of some vectors (n, d)."""
+    """Compute the mean squared distance of two of some vectors (n, d)."""
     return float(2 * vectors.var(axis=0).sum(dtype=np.float64)) or 1.0
 
 
@@ -409,7 +409,7 @@ def _describe(fitted: _Fitted, shards: ShardSet, row: int, beats: Rows) -> tuple
 def _each(
     work: Callable[..., Any], shards: ShardSet, items: list[tuple[Any, ...]], n_jobs: int | None, bar: tqdm[Any]
 ) -> Iterator[Any]:
-    """Do the work of each row, in order, in as many processes as asked for."""
+    """Yield the result of each row, in order, computed in as many processes as asked for."""
     from joblib import Parallel, delayed
 
     parts = [items[start : start + _BEATS_AT_ONCE] for start in range(0, len(items), _BEATS_AT_ONCE)]

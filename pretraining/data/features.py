@@ -132,7 +132,7 @@ def _describe(signal: NDArray[np.float32], sampling_rate: float) -> NDArray[np.f
 
 
 def _median_beat(signal: NDArray[np.float32], peaks: NDArray[np.intp], sampling_rate: float) -> NDArray[np.float32]:
-    """Give the median of the beats that lie wholly inside, flattened lead after lead."""
+    """Compute the median of the beats that lie wholly inside, flattened lead after lead."""
     n_points = round((_MEDIAN_BEFORE_SECONDS + _MEDIAN_AFTER_SECONDS) / _MEDIAN_STEP_SECONDS)
     offsets = np.rint((np.arange(n_points) * _MEDIAN_STEP_SECONDS - _MEDIAN_BEFORE_SECONDS) * sampling_rate).astype(
         np.intp
@@ -235,7 +235,7 @@ TO_VCG: dict[str, Floats] = {
 
 
 def to_vcg(leads: Sequence[str], matrix: str = "dower") -> Floats:
-    """Give the matrix from leads to the vectorcardiogram.
+    """Return the matrix from leads to the vectorcardiogram.
 
     Parameters
     ----------
@@ -265,7 +265,7 @@ def to_vcg(leads: Sequence[str], matrix: str = "dower") -> Floats:
 
 
 def from_vcg(leads: Sequence[str], matrix: str = "dower") -> Floats:
-    """Give the matrix (n_leads, 3) from the vectorcardiogram to leads.
+    """Return the matrix (n_leads, 3) from the vectorcardiogram to leads.
 
     Limb leads are derived from I and II, so that Einthoven's and Goldberger's laws hold. Parameters and errors are as
     in :func:`to_vcg`.

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pretraining.config.base import refuse_unknown
 from pretraining.data.corpus import Corpus, Item, LeftOut, Reader
 from pretraining.data.shards import (
     FORMAT_VERSION,
@@ -46,6 +45,7 @@ from skecg.preprocessing.quality import Policies, Screening, screen
 from skecg.preprocessing.windows import Windows, prepare_screened
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
+from skecg.validation import check_choice
 
 __all__ = [
     "INDEX_COLUMNS",
@@ -143,7 +143,7 @@ class _Sums:
         self.squares += np.where(counted, np.square(signal).sum(axis=1), 0.0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain values, which JSON keeps to the last bit."""
+        """Return plain values, which JSON keeps to the last bit."""
         return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()}
 
 
@@ -193,7 +193,7 @@ def pack_part(part: Part, folder: Path, how: Preparation) -> int:
 
 
 def is_complete(folder: Path, number: int) -> bool:
-    """Whether a shard is there with all its files."""
+    """Return whether a shard is there with all its files."""
     return all((folder / f"{number:05d}{suffix}").is_file() for suffix in (".npy", ".npz", ".json"))
 
 
@@ -266,7 +266,7 @@ def _screen(record: ECGRecord, how: Preparation, source: str) -> Screening:
 
 
 def _reason(error: SkecgError) -> str:
-    """Put an error into two or three words."""
+    """Describe an error in two or three words."""
     if isinstance(error, ShortRecordError):
         return "too short"
     words = {"BadSignalError": "no usable signal", "LeadError": "leads", "SamplingRateError": "sampling rate"}
@@ -377,7 +377,7 @@ def _segment_spec(
 
 
 def _check(corpora: Sequence[Corpus], how: Preparation, records_per_shard: int) -> None:
-    """Refuse what cannot be packed."""
+    """Check that there is something to pack, and how."""
     names = [corpus.name for corpus in corpora]
     if not names or len(set(names)) < len(names):
         raise ParameterError(f"Got corpora named {names}, expected one or more, each with a name of its own.")
@@ -385,7 +385,7 @@ def _check(corpora: Sequence[Corpus], how: Preparation, records_per_shard: int) 
     if not 1 <= how.shortest_seconds <= longest:
         raise ParameterError(f"Got shortest_seconds={how.shortest_seconds!r}, expected 1 to a segment's {longest:g}.")
     for note in how.refused:
-        refuse_unknown(note, REFUSABLE, "refuse")
+        check_choice("refuse", note, REFUSABLE)
     if records_per_shard < 1:
         raise ParameterError(f"Got records_per_shard={records_per_shard!r}, expected a positive integer.")
 
@@ -416,7 +416,7 @@ def _plan(corpora: Sequence[Corpus], parts: Sequence[Part], how: Preparation, re
 
 
 def _agree_on_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Refuse a folder whose shards were begun by another plan, saying what differs."""
+    """Raise for a folder whose shards were begun by another plan, naming what differs."""
     path = folder / PLAN
     if not path.is_file():
         foreign = next(folder.glob("[0-9]*.npy"), None)
@@ -499,7 +499,7 @@ def _summarize(
     corpora: Sequence[Corpus],
     summaries: Sequence[dict[str, Any]],
 ) -> str:
-    """Say in a few lines what was packed, what was left out and what was odd."""
+    """Describe in a few lines what was packed, what was left out and what was noticed."""
     n_records = sum(found["n_records"] for found in statistics.values())
     n_segments = sum(found["n_segments"] for found in statistics.values())
     reasons = Counter(row.reason for row in left_out)

@@ -31,11 +31,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from pretraining.config.base import refuse_unknown
 from pretraining.data.corpus import KEPT_OUT_FOLDS, Corpus, FileReader, Item, LeftOut, keep_folds_out
 from skecg.datasets.base import read_rows, whole_number
 from skecg.errors import ParameterError
 from skecg.io import find_records
+from skecg.validation import check_choice
 
 __all__ = ["SUBSETS", "open_challenge", "open_mimic", "open_ptbxl", "subset_of"]
 
@@ -116,7 +116,7 @@ def open_challenge(name: str, folder: Path, *, subset: str | None = None) -> Cor
         When there is no such sub-set, or a folder is none of theirs.
     """
     if subset is not None:
-        refuse_unknown(subset, list(SUBSETS), "the Challenge's sub-sets")
+        check_choice("the Challenge's sub-sets", subset, list(SUBSETS))
     own = _SUBSET_OF_FOLDER.get(_plain(folder.resolve().name))
     items, left_out, strange = [], [], []
     for path in sorted(path.relative_to(folder).as_posix() for path in find_records(folder)):
@@ -136,7 +136,7 @@ def open_challenge(name: str, folder: Path, *, subset: str | None = None) -> Cor
 
 
 def subset_of(path: str) -> str | None:
-    """Say which sub-set a file is of, by the folders above it; the innermost that bears a known name decides."""
+    """Return the sub-set that a file is of, by the folders above it; the innermost with a known name decides."""
     folders = map(_plain, reversed(PurePosixPath(path).parent.parts))
     return next((_SUBSET_OF_FOLDER[folder] for folder in folders if folder in _SUBSET_OF_FOLDER), None)
 

@@ -44,7 +44,7 @@ class Whitening:
     importance: NDArray[np.float64]
 
     def __call__(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give the components (n, n_components) of raw values (n, n_raw)."""
+        """Compute the components (n, n_components) of raw values (n, n_raw)."""
         return np.asarray((self._clipped(raw) - self.mean) @ self.components, dtype=np.float32)
 
     def _clipped(self, raw: NDArray[Any]) -> NDArray[np.float64]:
@@ -88,7 +88,7 @@ class Likeness:
     whitenings: tuple[Whitening, ...]
 
     def __call__(self, raw: FloatArray) -> FloatArray:
-        """Give vectors (n, n_components) of raw numbers (n, n_raw), of mean squared length about 1."""
+        """Compute vectors (n, n_components) of raw numbers (n, n_raw), of mean squared length about 1."""
         parts = np.split(raw, np.cumsum([kind.n_raw for kind in self.kinds])[:-1], axis=1)
         total = sum(kind.share for kind in self.kinds)
         weighted = [

@@ -158,7 +158,7 @@ class ShardSet:
         return self._column("lead_mask")
 
     def rows_of(self, corpus: str) -> NDArray[np.int64]:
-        """Give the rows of a corpus, ascending."""
+        """Return the rows of a corpus, ascending."""
         return self._rows[self.corpora.index(corpus)]
 
     def gather(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int16]:
@@ -310,7 +310,7 @@ def digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file that appears under its name only once it has been written whole."""
+    """Yield a file that appears under its name only once it has been written whole."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:

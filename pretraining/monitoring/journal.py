@@ -121,7 +121,7 @@ class Journal:
         print(line, file=self._stream or sys.stdout, flush=True)
 
     def _line(self, step: int) -> str:
-        """Put the latest values into a line."""
+        """Describe the latest values in a line."""
         total = str(self.total_steps) if self.total_steps else ""
         parts = [f"step {step:>{max(len(total), 6)}}" + (f"/{total}" if total else "")]
         for name, (label, form) in _SHOWN.items():
@@ -176,7 +176,7 @@ def read_events(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def duration(seconds: float) -> str:
-    """Put a duration into words.
+    """Return a duration in words.
 
     Examples
     --------

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pretraining.config import PretrainConfig
     from pretraining.objectives.base import Objective
 
-__all__ = ["build_model", "objective_class", "whole_model"]
+__all__ = ["build_model", "objective_class", "gather_model"]
 
 
 _CLASSES = {
@@ -31,7 +31,7 @@ _CLASSES = {
 
 
 def objective_class(config: PretrainConfig) -> type[Objective]:
-    """Give the class of a run's objective."""
+    """Return the class of a run's objective."""
     module, name = _CLASSES[config.objective.kind]
     found: type[Objective] = getattr(import_module(module), name)
     return found
@@ -53,8 +53,8 @@ def build_model(config: PretrainConfig, weights: Mapping[str, Tensor] | None = N
     return model
 
 
-def whole_model(model: Objective, config: PretrainConfig, engine: Engine) -> Objective | None:
-    """Give a model that the first process can use by itself, None elsewhere; all processes have to call this."""
+def gather_model(model: Objective, config: PretrainConfig, engine: Engine) -> Objective | None:
+    """Return a model that the first process can use by itself, None elsewhere; all processes have to call this."""
     weights = whole(model.state_dict()) if engine.is_sharded else None
     if not engine.is_first:
         return None

@@ -149,7 +149,7 @@ _COSINE_SHARE = 0.1
 
 
 def similarity(features_ND: Tensor, kind: str, scale: float = 1.0) -> Tensor:
-    """Say how alike things are by their features.
+    """Compute how alike things are by their features.
 
     Parameters
     ----------
@@ -175,12 +175,12 @@ def similarity(features_ND: Tensor, kind: str, scale: float = 1.0) -> Tensor:
 
 
 def same_class(classes_N: Tensor) -> Tensor:
-    """Give 1 for two things of one class, 0 for others, (N, N)."""
+    """Return 1 for two things of one class, 0 for others, (N, N)."""
     return (classes_N[:, None] == classes_N).float()
 
 
 def targets(likeness_NN: Tensor, exponent: float) -> Tensor:
-    """Give the distribution that each view is compared with.
+    """Compute the distribution that each view is compared with.
 
     Parameters
     ----------
@@ -200,12 +200,12 @@ def targets(likeness_NN: Tensor, exponent: float) -> Tensor:
 
 
 def guess(n_things: int) -> float:
-    """Give the cross-entropy (nats) of any targets and an answer that is the same for all others: log(2N - 1)."""
+    """Compute the cross-entropy (nats) of any targets and an answer that is the same for all others: log(2N - 1)."""
     return math.log(max(2 * n_things - 1, 1))
 
 
 def soft_contrast(views_VND: Tensor, targets_MM: Tensor, temperature: float) -> Tensor:
-    """Give the cross-entropy of targets and what cosines say, in nats.
+    """Compute the cross-entropy of targets and what cosines say, in nats.
 
     Parameters
     ----------
@@ -349,18 +349,18 @@ class BeatSsl(WithoutTarget):
         return BeatSslLoss(rhythm + beat, rhythm, beat, rhythm_gain, beat_gain)
 
     def _tokens(self, values_BLT: Tensor) -> Tensor:
-        """Give one token for each slice of time (B, N, D), the mean over leads where each has tokens of its own."""
+        """Return one token for each slice of time (B, N, D), the mean over leads where each has tokens of its own."""
         tokens = self.context_encoder(values_BLT)[:, self.context_encoder.num_registers :]
         slices = values_BLT.shape[-1] // self.patch_samples
         of_slices: Tensor = tokens.reshape(len(tokens), -1, slices, tokens.shape[-1]).mean(dim=1)
         return of_slices
 
     def _together(self, rows: Tensor) -> Tensor:
-        """Give the rows of all processes; but those of this one outside of training, where gauges measure on one."""
+        """Return the rows of all processes; those of this one outside of training, where gauges measure on one."""
         return gather_rows(rows) if self.training else rows
 
     def _contrast_recordings(self, tokens_VBND: Tensor, drawn: BeatDraw) -> tuple[Tensor, Tensor]:
-        """Give the loss of the rhythm and its gain on a guess."""
+        """Compute the loss of the rhythm and its gain on a guess."""
         projected_VBP = self.rhythm_projector(tokens_VBND.mean(dim=2))
         if self.objective.rhythm == "hard":
             likeness = same_class(self._together(drawn.rows))
@@ -369,7 +369,7 @@ class BeatSsl(WithoutTarget):
         return self._contrast(self._together(projected_VBP.float().transpose(0, 1)).transpose(0, 1), likeness)
 
     def _contrast_beats(self, projector: nn.Module, tokens_VBND: Tensor, drawn: BeatDraw) -> tuple[Tensor, Tensor]:
-        """Give the loss of the beats and its gain on a guess; where there are none they are 0, and so are gradients."""
+        """Compute the loss of the beats and its gain on a guess; where there are none they are 0, and so are gradients."""
         around = overlap_weights(drawn.samples, tokens_VBND.shape[2], self.patch_samples, self.sampling_rate)
         # (B, K S, N) times (V, B, N, D): each bin is an average of tokens.
         binned = around.flatten(1, 2).to(tokens_VBND.dtype) @ tokens_VBND
@@ -384,16 +384,16 @@ class BeatSsl(WithoutTarget):
         return self._contrast(beats_MVP.transpose(0, 1), likeness)
 
     def _contrast(self, projected_VMP: Tensor, likeness_MM: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the loss of a contrast and its gain on a guess."""
+        """Compute the loss of a contrast and its gain on a guess."""
         loss = soft_contrast(projected_VMP, targets(likeness_MM, self.objective.exponent), self.objective.temperature)
         return loss, guess(len(likeness_MM)) - loss.detach()
 
     def noted(self) -> tuple[str, ...]:
-        """Name both parts where there are two, and what is gained on a guess."""
+        """Return the names of both parts where there are two, and of what is gained on a guess."""
         return ("rhythm_gain",) if self.beat_projector is None else self.loss_names[1:]
 
     def gauged(self) -> tuple[str, ...]:
-        """Name what is gained on a guess."""
+        """Return the names of what is gained on a guess."""
         return ("rhythm_gain",) if self.beat_projector is None else ("rhythm_gain", "beat_gain")
 
     @classmethod
@@ -439,7 +439,7 @@ class BeatSsl(WithoutTarget):
 
     @classmethod
     def summary(cls, config: PretrainConfig) -> str:
-        """Name the views and the targets."""
+        """Describe the views and the targets."""
         objective = _objective(config)
         beats = (
             "no beats" if objective.beat == "none" else f"{objective.beat} between beats ({objective.beats} a record)"
@@ -460,7 +460,7 @@ def _projector(n_inputs: int, hidden: int, n_outputs: int) -> nn.Module:
 
 
 def overlap_weights(samples_BK: Tensor, n_slices: int, patch_samples: int, sampling_rate: float) -> Tensor:
-    """Say how much each slice of time has of each bin of beats, (B, K, S, N).
+    """Compute how much each slice of time has of each bin of beats, (B, K, S, N).
 
     Each bin's weights add up to 1; a bin beyond the ends of the window takes the slice there.
     """

@@ -94,7 +94,7 @@ class Describer(nn.Module):
 
 
 def description_loss(predicted_BN: Tensor, described: Described) -> Tensor:
-    """Give the weighted mean squared error; windows of which nothing is known count as none.
+    """Compute the weighted mean squared error; windows of which nothing is known count as none.
 
     The mean is over all windows, so it does not depend on how a batch is split.
     """
@@ -218,7 +218,7 @@ class Jepa(Objective):
 
     @torch.no_grad()
     def targets(self, values_BLT: Tensor) -> Tensor:
-        """Give the target encoder's tokens (B, N, D) of whole windows, normalized as the objective says."""
+        """Compute the target encoder's tokens (B, N, D) of whole windows, normalized as the objective says."""
         tokens = self.target_encoder(values_BLT)[:, self.target_encoder.num_registers :]
         kind = self.weights.target_norm
         if kind == "layer":
@@ -235,11 +235,11 @@ class Jepa(Objective):
         )
 
     def deep_parts(self) -> list[nn.Module]:
-        """Give the modules with ``blocks``: the published code trains with its target encoder in training mode."""
+        """Return the modules with ``blocks``: the published code trains with its target encoder in training mode."""
         return [self.context_encoder, self.target_encoder, self.predictor]
 
     def noted(self) -> tuple[str, ...]:
-        """Name the parts of the loss that count, if there are several."""
+        """Return the names of the parts of the loss that count, if there are several."""
         terms = {"sigreg": self.weights.sigreg_weight, "description": self.weights.describe_weight}
         others = tuple(name for name, weight in terms.items() if weight)
         return ("prediction", *others) if others else ()
@@ -277,7 +277,7 @@ class Jepa(Objective):
 
     @classmethod
     def summary(cls, config: PretrainConfig) -> str:
-        """Name the distance, the targets and the masks."""
+        """Describe the distance, the targets and the masks."""
         weights, predictor, masks = config.jepa
         normal = "layer-normed" if weights.target_norm == "layer" else weights.target_norm
         targets = "targets as they are" if normal == "none" else f"{normal} targets"
@@ -317,7 +317,7 @@ class Jepa(Objective):
         return F.smooth_l1_loss(predicted.float(), wanted.float(), beta=1.0)
 
     def _token_numbers(self, slices_BM: Tensor) -> Tensor:
-        """Give the numbers of the tokens of slices of time: themselves, or once for every lead."""
+        """Return the numbers of the tokens of slices of time: themselves, or once for every lead."""
         if not self.target_encoder.token_per_lead:
             return slices_BM
         leads = torch.arange(self.config.encoder.n_leads, device=slices_BM.device)

@@ -60,11 +60,11 @@ class Masks:
     target: Tensor
 
     def to(self, device: torch.device) -> Masks:
-        """Give the masks on a device."""
+        """Return the masks on a device."""
         return Masks(self.context.to(device, non_blocking=True), self.target.to(device, non_blocking=True))
 
     def take(self, rows: slice) -> Masks:
-        """Give the masks of some of the records."""
+        """Return the masks of some of the records."""
         return Masks(self.context[rows], self.target[rows])
 
 
@@ -269,16 +269,16 @@ class TokenMasks:
     asked: Tensor
 
     def to(self, device: torch.device) -> TokenMasks:
-        """Give the masks on a device."""
+        """Return the masks on a device."""
         return TokenMasks(self.visible.to(device, non_blocking=True), self.asked.to(device, non_blocking=True))
 
     def take(self, rows: slice) -> TokenMasks:
-        """Give the masks of some of the records."""
+        """Return the masks of some of the records."""
         return TokenMasks(self.visible[rows], self.asked[rows])
 
 
 def n_visible(n: int | NDArray[np.int64], ratio: float) -> NDArray[np.int64]:
-    """Say how many of `n` things stay visible: at least one, and all but one at most where there are two."""
+    """Compute how many of `n` things stay visible: at least one, and all but one at most where there are two."""
     n = np.asarray(n, dtype=np.int64)
     return np.clip(np.rint((1.0 - ratio) * n).astype(np.int64), 1, np.maximum(n - 1, 1))
 
@@ -333,6 +333,6 @@ def _choose(drawn_Bn: NDArray[np.float64], there_Bn: BoolArray, ratio: float) ->
 
 
 def _numbers(chosen_BN: BoolArray, n_most: int) -> NDArray[np.int64]:
-    """Give the numbers of what was chosen, ascending, filled with -1 to the same length."""
+    """Return the numbers of what was chosen, ascending, filled with -1 to the same length."""
     order = np.argsort(~chosen_BN, axis=1, kind="stable")[:, :n_most]
     return np.where(np.take_along_axis(chosen_BN, order, axis=1), order, -1)

@@ -157,7 +157,7 @@ class LeadwisePredictor(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Put visible tokens at their places and a learned one everywhere else, and let them talk.
+    """Visible tokens at their places and a learned one everywhere else, through transformer blocks.
 
     Parameters
     ----------

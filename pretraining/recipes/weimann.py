@@ -53,7 +53,7 @@ _STEPS = 100_000
 def weimann_vit(
     name: str, *, dim: int, depth: int, num_heads: int, batch_size: int, accumulation: int = 1
 ) -> PretrainConfig:
-    """Give the run of one size; the predictor has half the width and the same depth and heads."""
+    """Return the run of one size; the predictor has half the width and the same depth and heads."""
     mimic = [STATISTICS["mimic"][lead] for lead in CANONICAL_LEADS]
     return PretrainConfig(
         name=name,

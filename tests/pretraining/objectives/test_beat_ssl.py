@@ -22,7 +22,7 @@ from pretraining.data.features import BEAT_KINDS, RECORD_KINDS, describe_beats, 
 from pretraining.data.pack import ShardSet, pack
 from pretraining.data.scaling import Kind, fit_likeness
 from pretraining.monitoring.journal import read_events, read_journal
-from pretraining.monitoring.report import tell_story
+from pretraining.monitoring.report import describe_run
 from pretraining.objectives import beat_ssl, build_model
 from pretraining.objectives.beat_ssl import (
     BeatDraw,
@@ -333,7 +333,7 @@ def test_targets_without_sharpening_collapse_and_that_is_announced(
     for name in ("fixed_rhythm_gain", "fixed_beat_gain"):
         assert (abs(gauged[-1][name]) < 5e-4) == collapses
     assert not collapses or "told apart no better than by a guess" in announced[0]
-    assert "better than guessed by" in tell_story(tmp_path / "run")
+    assert "better than guessed by" in describe_run(tmp_path / "run")
 
 
 def test_shards_without_a_beat_are_refused_where_beats_are_asked_for(tmp_path: Path) -> None:
