@@ -6,7 +6,7 @@ are applied to the batch at once, wherever it is. Since every step before the ma
 leads by leads.
 
 Three axes hold less than eight leads: of these a view keeps what a dipole explains
-(:mod:`pretraining.data.features`).
+(:mod:`pretraining.data.vectorcardiogram`).
 
 Source: 3KG (Gopal et al., 2021, arXiv:2106.04452), whose views Beat-SSL takes.
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pretraining.data.batches import uniforms
-from pretraining.data.features import from_vcg, to_vcg
+from pretraining.data.vectorcardiogram import from_vcg, to_vcg
 
 __all__ = ["ViewMaker", "ViewRanges", "Views", "draw_views", "is_seen", "rotation"]
 

@@ -334,7 +334,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_says_where(
 ) -> None:
     config = small_config(run__steps=50, ema__before_step=True, watch__checkpoint_every=1)
     drawn = [
-        set(trainer.BatchLoader(config, shards, [range(8)]).batches(step).__next__().batch.rows.tolist()) for step in range(9)
+        set(trainer.BatchLoader(config, shards, [range(8)]).batches(step).__next__().batch.rows.tolist())
+        for step in range(9)
     ]
     row, broken_at = next((r, s) for s in range(2, 9) for r in drawn[s] if not any(r in d for d in drawn[:s]))
     break_row(monkeypatch, row, value)

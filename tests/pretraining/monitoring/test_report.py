@@ -8,7 +8,7 @@ import pytest
 
 from pretraining.config import MaskConfig, OptimConfig, PredictorConfig, PretrainConfig, RunConfig
 from pretraining.monitoring.journal import Journal
-from pretraining.monitoring.report import inspect_run, describe_run
+from pretraining.monitoring.report import describe_run, inspect_run
 from skecg.errors import ParameterError
 from skecg.spec import InputSpec, TemporalConfig
 
