@@ -188,7 +188,7 @@ def _train(arguments: argparse.Namespace) -> None:
     for option in ("data", "out"):
         if getattr(arguments, option) is None:
             raise ParameterError(f"Got no --{option}, expected a folder. See python -m pretraining train --help.")
-    from pretraining.data.pack import open_shards
+    from pretraining.data.shards import open_shards
     from pretraining.distributed import collect_garbage
     from pretraining.trainer import Trainer
 

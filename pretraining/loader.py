@@ -16,7 +16,7 @@ from pretraining.data.batches import Batch, draw_batch
 from pretraining.objectives import objective_class
 
 if TYPE_CHECKING:
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
 
 __all__ = ["BatchLoader", "TrainingBatch", "draw_training_batch"]
 

@@ -30,7 +30,7 @@ from skecg._version import __version__
 from skecg.errors import ParameterError, SkecgError
 
 if TYPE_CHECKING:
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
 
 __all__ = [
     "BEST",

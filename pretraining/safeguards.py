@@ -18,7 +18,7 @@ from pretraining.distributed import Engine
 from skecg.errors import SkecgError
 
 if TYPE_CHECKING:
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
 
 __all__ = ["NonFiniteLossError", "StopRequest", "check_finite"]
 

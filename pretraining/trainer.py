@@ -30,7 +30,7 @@ from pretraining.runs import (
 from pretraining.safeguards import NonFiniteLossError, StopRequest, check_finite
 
 if TYPE_CHECKING:
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
     from pretraining.monitoring.online_probe import OnlineProbe
 
 __all__ = ["Collapse", "Trainer"]

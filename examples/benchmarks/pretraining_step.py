@@ -33,7 +33,8 @@ from torch.utils.data import default_collate
 from pretraining.config import PretrainConfig
 from pretraining.data.batches import to_values
 from pretraining.data.corpora import open_corpus
-from pretraining.data.pack import ShardSet, pack
+from pretraining.data.pack import pack
+from pretraining.data.shards import ShardSet
 from pretraining.distributed import open_engine
 from pretraining.loader import draw_training_batch
 from pretraining.objectives.jepa import Jepa, JepaDraw

@@ -28,7 +28,8 @@ from side_by_side_methods import METHODS, STUDIES, UNTRAINED, method_config
 
 from pretraining.config import PretrainConfig
 from pretraining.data.corpora import parse_corpus
-from pretraining.data.pack import ShardSet, open_shards, pack
+from pretraining.data.pack import pack
+from pretraining.data.shards import ShardSet, open_shards
 from pretraining.export import export
 from pretraining.loader import draw_training_batch
 from pretraining.monitoring.journal import read_journal

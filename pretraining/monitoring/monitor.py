@@ -19,7 +19,7 @@ from pretraining.objectives.flops import pace
 from pretraining.optim import learning_rate, momentum, weight_decay
 
 if TYPE_CHECKING:
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
     from pretraining.monitoring.journal import Journal
     from pretraining.monitoring.online_probe import OnlineProbe
 

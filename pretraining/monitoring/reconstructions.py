@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pretraining.config import DataConfig, PretrainConfig
 from pretraining.config.objectives import MaeConfig
 from pretraining.data.batches import to_values
-from pretraining.data.pack import open_shards
+from pretraining.data.shards import open_shards
 from pretraining.loader import draw_training_batch
 from pretraining.objectives import build_model
 from pretraining.objectives.mae import Mae, parts_of, patch_moments

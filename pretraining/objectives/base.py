@@ -20,7 +20,7 @@ from skecg.encoders import Encoder, build_encoder
 if TYPE_CHECKING:
     from pretraining.config import PretrainConfig
     from pretraining.data.batches import Batch
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
 
 __all__ = ["Drawn", "Loss", "Objective", "WithoutTarget", "exported_encoder"]
 

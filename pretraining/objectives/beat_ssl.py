@@ -66,7 +66,7 @@ from skecg.errors import ParameterError
 if TYPE_CHECKING:
     from pretraining.data.batches import Batch
     from pretraining.data.feature_tables import BeatTable
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
 
 __all__ = [
     "BeatDraw",

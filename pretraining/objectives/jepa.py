@@ -41,7 +41,7 @@ from skecg.encoders.base import gather_tokens
 
 if TYPE_CHECKING:
     from pretraining.data.batches import Batch
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
 
 __all__ = ["Described", "Describer", "Jepa", "JepaDraw", "JepaLoss", "describe", "description_loss", "sigreg"]
 

@@ -14,7 +14,7 @@ from small_runs import SAMPLES, free_port, small_config, small_shards, start_pro
 
 from pretraining.config import ObjectiveConfig, PretrainConfig
 from pretraining.config.objectives import BeatSslConfig, MaeConfig
-from pretraining.data.pack import ShardSet
+from pretraining.data.shards import ShardSet
 from pretraining.distributed import Engine
 from pretraining.monitoring.journal import read_events, read_journal
 from pretraining.runs import load_checkpoint
@@ -75,7 +75,7 @@ import torch.distributed as dist
 from pathlib import Path
 from test_distributed import CONFIGS, UNEVEN, StubProbe, prepared
 from pretraining.distributed import collect_garbage, open_engine
-from pretraining.data.pack import open_shards
+from pretraining.data.shards import open_shards
 from pretraining.trainer import Trainer
 from skecg.errors import ParameterError
 

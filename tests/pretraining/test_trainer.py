@@ -17,7 +17,7 @@ from pretraining import safeguards as non_finite
 from pretraining import trainer
 from pretraining.config import ObjectiveConfig, PretrainConfig
 from pretraining.data.batches import Batch, to_values
-from pretraining.data.pack import ShardSet
+from pretraining.data.shards import ShardSet
 from pretraining.monitoring import monitor as watching
 from pretraining.monitoring.journal import read_events, read_journal
 from pretraining.objectives.jepa import Jepa
@@ -199,7 +199,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from small_runs import small_config
-from pretraining.data.pack import open_shards
+from pretraining.data.shards import open_shards
 from pretraining.trainer import Trainer
 
 class Killer:

@@ -16,8 +16,9 @@ from pretraining.data.batches import to_values
 from pretraining.data.corpora import open_corpus
 from pretraining.data.feature_tables import N_DESCRIPTORS, read_descriptors, write_descriptors
 from pretraining.data.features import beat_features, find_r_peaks
-from pretraining.data.pack import ShardSet, pack
+from pretraining.data.pack import pack
 from pretraining.data.scaling import fit_whitening
+from pretraining.data.shards import ShardSet
 from pretraining.loader import draw_training_batch
 from pretraining.monitoring.journal import read_journal
 from pretraining.objectives.jepa import Described, Describer, Jepa, JepaDraw, description_loss

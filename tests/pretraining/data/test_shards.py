@@ -11,8 +11,9 @@ import pytest
 from small_corpora import heart, write_arrays, write_wfdb
 
 from pretraining.data.corpora import Corpus, Item, open_corpus
-from pretraining.data.pack import ShardSet, open_shards, pack
-from pretraining.data.shards import quantize
+from pretraining.data.pack import pack
+from pretraining.data.shard_writer import quantize
+from pretraining.data.shards import ShardSet, open_shards
 from skecg.errors import BadSignalError, DamagedRecordError, ParameterError, RecordNotFoundError, SkecgError
 from skecg.leads import CANONICAL_LEADS
 from skecg.preprocessing.windows import prepare

@@ -19,8 +19,9 @@ from pretraining.data.batches import Batch, draw_batch, to_values
 from pretraining.data.corpora import open_corpus
 from pretraining.data.feature_tables import BeatTable, read_beats, write_beats
 from pretraining.data.features import BEAT_KINDS, RECORD_KINDS, describe_beats, describe_record, find_r_peaks
-from pretraining.data.pack import ShardSet, pack
+from pretraining.data.pack import pack
 from pretraining.data.scaling import Kind, fit_kinds
+from pretraining.data.shards import ShardSet
 from pretraining.monitoring.journal import read_events, read_journal
 from pretraining.monitoring.report import describe_run
 from pretraining.objectives import beat_ssl, build_model

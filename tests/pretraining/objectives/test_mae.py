@@ -19,7 +19,7 @@ import skecg
 from pretraining.config import DataConfig, PretrainConfig
 from pretraining.config.objectives import MaeConfig, ObjectiveConfig
 from pretraining.data.batches import draw_batch
-from pretraining.data.pack import ShardSet
+from pretraining.data.shards import ShardSet
 from pretraining.export import export
 from pretraining.monitoring.gauges import Gauges
 from pretraining.monitoring.journal import read_journal
