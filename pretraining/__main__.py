@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"skecg {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for add in (_add_pack, _add_train, _add_export, _add_inspect):
+    for add in (_add_pack, _add_train, _add_export, _add_inspect, _add_bundle):
         add(verbs)
     return parser
 
@@ -256,13 +256,14 @@ def _add_export(verbs: _Verbs) -> None:
     parser.add_argument("--blocks", type=int, metavar="N", help="the first N of its blocks (default: the recipe's)")
     parser.add_argument("--name", help="of the weights (default: the recipe's)")
     parser.add_argument("--licence", metavar="SPDX", help="licence of the weights; mind that of the data")
+    parser.add_argument("--force", action="store_true", help="write over a folder that is not empty")
     parser.set_defaults(run=_export)
 
 
 def _export(arguments: argparse.Namespace) -> None:
     from pretraining.export import export
 
-    options = {"which": arguments.which, "encoder": arguments.encoder, "blocks": arguments.blocks}
+    options = {name: getattr(arguments, name) for name in ("which", "encoder", "blocks", "force")}
     export(arguments.run_folder, arguments.out, name=arguments.name, licence=arguments.licence, **options)
     print(f"{arguments.out}: written. Check it with skecg verify {_as_model(arguments.out)}")
 
@@ -275,7 +276,7 @@ def _as_model(folder: Path) -> str:
 def _add_inspect(verbs: _Verbs) -> None:
     parser = verbs.add_parser(
         "inspect",
-        help="draw a run's curves and tell its story",
+        help="draw a run's curves and describe it",
         description="Draw the curves of a run into a PNG file and print what happened.",
     )
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
@@ -293,6 +294,34 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from pretraining.monitoring.report import inspect_run
 
     print(inspect_run(arguments.run_folder, arguments.out, data=arguments.data))
+
+
+def _add_bundle(verbs: _Verbs) -> None:
+    parser = verbs.add_parser(
+        "bundle",
+        help="put exported weights into the library",
+        description="Copy exported weights into skecg/pretrained, with their scores and the run's curves on the card, "
+        "and make them the default. For whoever maintains skecg.",
+    )
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="folder that export wrote")
+    parser.add_argument("--run", required=True, type=Path, metavar="RUN", dest="run_folder", help="folder of the run")
+    parser.add_argument(
+        "--evaluation",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="REPORT",
+        help="report of skecg evaluate; may be given several times",
+    )
+    parser.add_argument("--notes", type=Path, metavar="FILE", help="Markdown that is added to the card")
+    parser.set_defaults(run=_bundle)
+
+
+def _bundle(arguments: argparse.Namespace) -> None:
+    from pretraining.export import bundle
+
+    folder = bundle(arguments.weights, arguments.run_folder, arguments.evaluation, notes=arguments.notes)
+    print(f"{folder}: the default from now on")
 
 
 if __name__ == "__main__":

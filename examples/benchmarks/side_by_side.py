@@ -40,6 +40,7 @@ from skecg.annotations import wave_traces
 from skecg.datasets import read_packed
 from skecg.encoders import build_encoder
 from skecg.evaluation import compare
+from skecg.evaluation.baselines import random_convolutions
 from skecg.evaluation.delineation import (
     PredictedTrace,
     WaveProtocol,
