@@ -1,13 +1,8 @@
 """Where a step runs: device, precision, compilation, and the processes that share its batch.
 
 Several processes are started by ``torchrun``; each reads its place from the environment. The engine is all that knows
-of them: the loop calls it and reads the same with one process and with many.
-
-Weights spread over processes (FSDP2), and the way back to whole ones.
-
-Checkpoints hold whole tensors, so that a run may go on with another number of processes, spread or not.
-
-The rows of all processes, for objectives that compare the recordings of a batch with each other.
+of them: the loop calls it and reads the same with one process and with many. Weights may be sharded over the processes
+(FSDP2); checkpoints hold whole tensors, so that a run may go on with another number of processes, sharded or not.
 """
 
 from __future__ import annotations
@@ -277,10 +272,10 @@ class Engine:
 
 
 def collect_garbage() -> None:
-    """Free what no name holds any more, and with it the threads of a group of processes that is closed.
+    """Collect garbage, and with it the threads of a group of processes that is closed.
 
     Models and their hooks hold the group in cycles. Where it lives on to the end of Python, a thread of it that still
-    lets go of a tensor there brings the process down with SIGABRT, after everything was done well.
+    frees a tensor there brings the process down with SIGABRT, after everything was done well.
     """
     gc.collect()
 

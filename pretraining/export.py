@@ -1,7 +1,7 @@
 """Checkpoint to weights folder, as :class:`skecg.JEPAEmbedder` loads it, and weights into the library.
 
-An exported folder has its card and golden vectors. The library's own weights lie in ``skecg/pretrained``, with the scores
-and the run's curves on their card; their entry in the registry is the default. ``make weights`` ends with that.
+An exported folder has its card and golden vectors. The library's own weights lie in ``skecg/pretrained``, with the
+scores and the run's curves on their card; their entry in the registry is the default. ``make weights`` ends with that.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from skecg.weights.card import card_text
 
 if TYPE_CHECKING:
     from skecg.encoders import Encoder
-    from skecg.weights import WeightsInfo
 
 __all__ = ["bundle", "export"]
 

@@ -1,4 +1,4 @@
-"""What a step is fed, drawn ahead by a thread, so that reading is not what a step waits for.
+"""Batches drawn ahead by a thread, so that a step does not wait for reading.
 
 Batches and what goes with them are pure functions of the step, so drawing them early changes nothing.
 """
@@ -39,14 +39,14 @@ def draw_training_batch(
 
 
 class BatchLoader:
-    """The parts of one process, drawn one ahead.
+    """The batches of one process, drawn one ahead.
 
     Parameters
     ----------
     config : PretrainConfig
     shards : ShardSet
     positions : list of range
-        Places of the parts in the batch of a step.
+        Places of the process's batches, one for each accumulated, in the global batch of a step.
     tables : optional
         What the objective knows of the rows of the shards.
     """
@@ -57,13 +57,13 @@ class BatchLoader:
         self._drawn: dict[tuple[int, int], Future[TrainingBatch]] = {}
 
     def batches(self, step: int) -> Iterator[TrainingBatch]:
-        """Yield the parts of a step."""
+        """Yield the batches of a step."""
         last = len(self._positions) - 1
         for number in range(last + 1):
-            part = self._draw(step, number)
+            batch = self._draw(step, number)
             following = (step, number + 1) if number < last else (step + 1, 0)
             self._drawn = {following: self._submit(*following)} if following[0] < self._config.run.steps else {}
-            yield part.result()
+            yield batch.result()
 
     def _draw(self, step: int, number: int) -> Future[TrainingBatch]:
         return self._drawn.pop((step, number), None) or self._submit(step, number)

@@ -1,7 +1,4 @@
-"""AdamW, which parameters decay, and the schedules' values put in.
-
-Hyperparameters as functions of the optimizer step, counted from 0.
-"""
+"""AdamW, which parameters decay, and the schedules: hyperparameters as functions of the step, counted from 0."""
 
 from __future__ import annotations
 

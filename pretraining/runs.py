@@ -1,13 +1,8 @@
-"""A run's folder: what it is, its data, code, journal and checkpoints; begun once, resumed strictly.
+"""A run's folder: its configuration, data, code and checkpoints; begun once, resumed strictly.
 
-A run goes on only as what it was: the same configuration and the same data. What else differs is said.
-
-The state of a run on disk: written atomically, loaded strictly, the last few kept.
-
-A checkpoint is one file, ``step-00000500.pt``, of tensors and plain values only. It appears under its name when all of
-it is on the disk, so that a process killed at any moment leaves whole files behind.
-
-Which code trained a run: the commit of the checkout, and whether anything in it was changed.
+A run goes on only as what it was: the same configuration and the same data. What else differs is noted. A checkpoint is
+one file, ``step-00000500.pt``, of tensors and plain values only. It appears under its name when all of it is on the
+disk, so that a process killed at any moment leaves whole files behind.
 """
 
 from __future__ import annotations
@@ -166,7 +161,7 @@ def saved_steps(folder: str | Path) -> list[int]:
 
 
 def mark_best(folder: str | Path, step: int) -> Path:
-    """Name the checkpoint of a step ``best.pt``, too; it takes no further space where the file system has hard links."""
+    """Name the checkpoint of a step ``best.pt``, too; by a hard link where there are such."""
     source, best = _path(Path(folder), step), Path(folder) / BEST
     temporary = _temporary(best)
     with contextlib.suppress(FileNotFoundError):
@@ -230,7 +225,7 @@ _SECONDS = 20
 
 
 def describe_code(root: Path | None = None) -> dict[str, Any]:
-    """Describe which code runs here: skecg's version and, in a checkout of git, its commit and whether it was changed."""
+    """Describe the code that runs: skecg's version and, in a checkout of git, its commit and whether it was changed."""
     root = root or Path(__file__).resolve().parents[1]
     found: dict[str, Any] = {"skecg": __version__}
     commit = _git(root, "rev-parse", "HEAD")
@@ -251,7 +246,7 @@ def record_code(run: Path) -> None:
 
 
 def read_code(run: Path) -> dict[str, Any]:
-    """Return the code that a run was last trained with; dirty when any of it was. Empty when nothing was written down."""
+    """Return the code that a run was last trained with, dirty when any of it was; empty when nothing is known."""
     path = run / _FILE
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     if not known:

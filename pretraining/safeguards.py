@@ -1,6 +1,7 @@
-"""Being asked to stop: SIGTERM and SIGINT let the step under way finish, so that it can be saved.
+"""What ends a run safely: a request to stop, and a loss or gradient that is not finite.
 
-A loss or gradient that is not finite: stop before the step, and say where it came from.
+SIGTERM and SIGINT let the step under way finish, so that it can be saved. A step whose loss or gradient is not finite
+is not taken, and the records in question are named.
 """
 
 from __future__ import annotations

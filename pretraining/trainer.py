@@ -1,4 +1,4 @@
-"""The loop: draw, mask, predict, compare, step, average."""
+"""The training loop: draw, mask, predict, compare, step, average."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class Trainer:
         self.config, self.shards, self.out = config, shards, Path(out)
         self.engine = open_engine(config.run, device)
         self.engine.on_first(lambda: check_shards(shards, config))
-        found = self.engine.on_first(lambda: open_run_folder(self.out, config, shards, resume=resume))
-        self.resumed = None if found is None else load_checkpoint(checkpoints_of(self.out), found)
+        resume_step = self.engine.on_first(lambda: open_run_folder(self.out, config, shards, resume=resume))
+        self.resumed = None if resume_step is None else load_checkpoint(checkpoints_of(self.out), resume_step)
         state = self.resumed or _BEGINNING
         if self.resumed is not None:
             check_same_run(state, config, shards)
@@ -131,12 +131,12 @@ class Trainer:
         return objective.read_tables(self.config, self.shards)
 
     def _begin(self) -> None:
-        """Open the journal, say how the run begins, and measure what is not trained yet."""
+        """Open the journal, note how the run begins, and measure what is not trained yet."""
         resumed = self.resumed
         text = f"{self.config.name} on {self.shards.n_records} records, {self.engine.describe()}"
         changed = [] if resumed is None else what_changed(resumed, self.engine.world_size)
         if self.engine.is_first:
-            at = 0 if resumed is None else self.step  # a run killed before its first checkpoint is told anew
+            at = 0 if resumed is None else self.step  # a run killed before its first checkpoint is written anew
             self.monitor.journal = Journal(self.out, total_steps=self.config.run.steps, resume_step=at)
         self.monitor.note(self.step, "start" if resumed is None else "resume", "; ".join([text, *changed]))
         if resumed is None and self.monitor.measure(0, self.model).is_best:
@@ -166,31 +166,31 @@ class Trainer:
         if config.ema.before_step:
             self.model.update_target_(momentum(config, step))
         losses, flops = [], 0.0
-        for number, part in enumerate(loader.batches(step), start=1):
-            losses.append(self._learn_from(part, is_last=number == config.run.accumulation))
-            flops += self.model.flops(config, part.drawn) / config.run.accumulation
+        for number, batch in enumerate(loader.batches(step), start=1):
+            losses.append(self._learn_from(batch, is_last=number == config.run.accumulation))
+            flops += self.model.flops(config, batch.drawn) / config.run.accumulation
         norm = clip_gradients_(self.model, config.optim.gradient_clip)
         mean = torch.stack(losses).mean(dim=0)
-        found = self.engine.gather(torch.cat([mean, norm[None], norm.new_tensor([float(bool(stop))])]))
-        self._check_finite([values[0] for values in found], found[0][len(mean)])
+        by_process = self.engine.gather(torch.cat([mean, norm[None], norm.new_tensor([float(bool(stop))])]))
+        self._check_finite([values[0] for values in by_process], by_process[0][len(mean)])
         self.optimizer.step()
         self.optimizer.zero_grad()
         if not config.ema.before_step:
             self.model.update_target_(momentum(config, step))
         self.step += 1
-        *parts, norm_value, asked = (sum(values) / len(found) for values in zip(*found, strict=True))
+        *parts, norm_value, asked = (sum(values) / len(by_process) for values in zip(*by_process, strict=True))
         self.last_loss = parts[0]
         seconds = time.perf_counter() - begun
         named = dict(zip(self.model.loss_names, parts, strict=True))
         noted = {name: named[name] for name in ("total", *self.model.noted())}
         return StepStats(self.step, noted, norm_value, seconds, flops, asked > 0)
 
-    def _learn_from(self, part: TrainingBatch, *, is_last: bool) -> Tensor:
-        """Add up the gradients of a part of the batch; give its loss and the loss's parts."""
-        values = to_values(part.batch, self.config, self.engine.device)
-        drawn = part.drawn.to(self.engine.device)
+    def _learn_from(self, batch: TrainingBatch, *, is_last: bool) -> Tensor:
+        """Add up the gradients of a batch; return its loss and the loss's parts."""
+        values = to_values(batch.batch, self.config, self.engine.device)
+        drawn = batch.drawn.to(self.engine.device)
         with self.engine.joining(self.called, is_last=is_last):
-            with self.depth.active(self.step, part.positions), self.engine.computing():
+            with self.depth.active(self.step, batch.positions), self.engine.computing():
                 loss = self.called(values, drawn)
             (loss.total / self.config.run.accumulation).backward()
         return torch.stack([value.detach().float() for value in loss])

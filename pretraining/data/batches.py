@@ -1,15 +1,9 @@
 """The batch of a step: a pure function of (seed, step, positions in the global batch).
 
-Which rows, which crop, which leads are drawn as numbers (:func:`draw_batch`); the int16 rows then go to the device,
-where all else is done for the batch at once (:func:`to_values`).
-
-Shapes: B rows of a batch, S samples of a row.
-
-Random numbers by address: what is drawn for a position of a step depends on nothing drawn before.
-
-Int16 rows to what the encoder takes, on the device, for a batch at once.
-
-Normalization is that of :func:`skecg.prepare`, applied to the valid part of a row as to a record of its own.
+Which rows, which crop, which leads are drawn as numbers (:func:`draw_batch`), by address: what is drawn for a position
+of a step depends on nothing drawn before. The int16 rows then go to the device, where all else is done for the batch at
+once (:func:`to_values`). Normalization is that of :func:`skecg.prepare`, applied to the valid part of a row as to a
+record of its own.
 
 Shapes: B rows of a batch, L leads of the encoder, S samples of a row, T samples of a window.
 """

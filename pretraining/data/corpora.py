@@ -1,10 +1,7 @@
-"""Names and places to corpora.
+"""Names and places to corpora: ``open_corpus("ptbxl", folder)`` lists recordings without reading their signals.
 
-Corpora: where records lie, and which splits are theirs.
-
-``open_corpus("ptbxl", folder)`` lists recordings without reading their signals; ``corpus.read(items)`` reads some.
-
-Any folder or pattern of files that skecg reads, and Chapman/Ningbo, which is one.
+Known names bring their tables and splits along. Any other name stands for a folder or pattern of files that skecg
+reads, and Chapman/Ningbo is one of those.
 """
 
 from __future__ import annotations

@@ -1,17 +1,14 @@
 """Is it learning, or collapsing? What can be read off the encoders on a fixed batch, without labels.
 
-Loss alone lies: a run that collapses has a loss that falls beautifully, since a constant is easily predicted. So the
-spread of the features between records, their effective rank, and what tells records apart are measured beside it.
+Loss alone misleads: a run that collapses has a loss that falls beautifully, since a constant is easily predicted. So
+the spread of the features between records, their effective rank, and what tells records apart are measured beside it.
+:func:`collapse_reason` reads them in this order: the spread between records, which falls first and furthest; the
+effective rank; a loss too good to be true; and a contrast that gains nothing on a guess. The rank alone is blind to it:
+features that are constant up to a thousandth of their norm may keep a full centred rank. The spread is blind to a
+contrast whose targets say nothing: what is contrasted is then alike for all, while the encoder's features keep half of
+their spread, or all of it where another part of the loss holds them apart (docs/log.md).
 
 Shapes: n records, q views of each, B windows, L leads, T samples, N tokens, R registers, D width of a token.
-
-When gauges say that features have collapsed.
-
-Read off them in this order: the spread between records, which falls first and furthest; the effective rank; a loss
-too good to be true; and a contrast that gains nothing on a guess. The rank alone is blind to it: features that are
-constant up to a thousandth of their norm may keep a full centred rank. The spread is blind to a contrast whose targets
-say nothing: what is contrasted is then alike for all, while the encoder's features keep half of their spread, or all of
-it where another part of the loss holds them apart (docs/log.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What happened in a run: a line for people, a JSON line for machines, TensorBoard where it is installed.
 
-The file is the run's story. A resumed run takes back the lines written after the step it resumes from, so that no step
-is told twice.
+A resumed run drops the lines written after the step it resumes from, so that no step is written twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is seen of a run on the way: its pace in the journal, gauges, and the probe."""
+"""Monitor: a run's pace in the journal, its gauges and its probe, while it trains."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FIXED_RECORDS = 256
 
 @dataclass(frozen=True)
 class StepStats:
-    """What a step was like.
+    """Loss, gradient, time and arithmetic of a step.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Evaluation(NamedTuple):
 
 @dataclass
 class Monitor:
-    """Watches a run. The first process measures and writes, the others wait and learn what came of it.
+    """Measures a run on the way: the first process measures and writes, the others wait for what came of it.
 
     Parameters
     ----------
@@ -134,9 +134,9 @@ class Monitor:
         return line | {name: value for name, value in stats.loss.items() if name != "total"} | speed
 
     def measure(self, step: int, model: Objective) -> Evaluation:
-        """Measure the gauges every ``gauge_every`` steps and score every ``probe_every``, before the first and after the last.
+        """Measure the gauges every ``gauge_every`` steps and score every ``probe_every``.
 
-        All processes have to call this.
+        Both are also done before the first step and after the last. All processes have to call this.
         """
         gauges = self._is_due(step, self.config.watch.gauge_every)
         scores = self.probe is not None and self._is_due(step, self.config.watch.probe_every)

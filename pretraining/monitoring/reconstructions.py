@@ -153,7 +153,7 @@ def _millivolts(values_nLT: Tensor, spec: InputSpec) -> FloatArray:
 def _recordings(
     folder: Path, config: PretrainConfig, data: str | Path | None, n_records: int
 ) -> tuple[Tensor, TokenMasks, str]:
-    """Return windows with all their leads, never trained on as such, what is hidden of them, and where they are from."""
+    """Return windows with all leads, never trained on as such, what is hidden of them, and where they are from."""
     whole = dataclasses.replace(config, data=DataConfig(weights=config.data.weights))
     place = data if data is not None else _shards_of(folder)
     if place is not None:

@@ -1,7 +1,4 @@
-"""A run's story in words, read from its folder alone, while it trains or afterwards.
-
-A run's curves as a picture, beside its story in words: read from its folder alone.
-"""
+"""A run in words and as a picture of its curves, read from its folder alone, while it trains or afterwards."""
 
 from __future__ import annotations
 
@@ -213,7 +210,7 @@ _MANY_POINTS, _AVERAGED_SHARE = 100, 0.03
 
 
 def inspect_run(folder: str | Path, out: str | Path | None = None, *, data: str | Path | None = None) -> Path:
-    """Draw a run's curves and print its story; of a masked autoencoder draw reconstructions, too.
+    """Draw a run's curves and print its description; of a masked autoencoder draw reconstructions, too.
 
     Parameters
     ----------

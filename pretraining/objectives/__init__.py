@@ -1,13 +1,12 @@
-"""What the encoders are trained for: one file per objective, found by the kind of its configuration.
+"""What encoders are trained for: one file per objective, found by the kind of its configuration.
 
-The model of a run: drawn alike in each process, and made whole again where its weights are spread.
+A run's model is drawn alike in each process, and gathered where its weights are sharded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,10 +14,6 @@ from torch import Tensor
 from pretraining.config import PretrainConfig
 from pretraining.distributed import Engine, whole
 from pretraining.objectives.base import Objective
-
-if TYPE_CHECKING:
-    from pretraining.config import PretrainConfig
-    from pretraining.objectives.base import Objective
 
 __all__ = ["build_model", "objective_class", "gather_model"]
 

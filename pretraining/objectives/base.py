@@ -1,8 +1,6 @@
-"""What every objective offers to the loop, so that the loop need not know which one it is.
+"""Objective: what every objective offers to the loop, so that the loop need not know which one it is.
 
 Shapes: B windows, L leads, T samples.
-
-What of a trained encoder becomes weights: all of its blocks, or the first of them.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
 """Beat-SSL: recordings are told apart, and beats are, as far as they are unlike.
 
 After Rizqyawan, Macfarlane, Hadjidemetriou and Deligianni (ISBI 2026, arXiv:2601.16147). Two views of a recording
-(:mod:`pretraining.objectives.views`) go through one encoder. At the level of the rhythm the mean of all tokens, projected, is
-contrasted between recordings; at the level of the heartbeat the tokens about detected beats, projected by another head,
-are contrasted between beats. Targets are hard, or soft: a similarity of hand-crafted features, raised to a power.
+(:mod:`pretraining.objectives.views`) go through one encoder. At the level of the rhythm the mean of all tokens,
+projected, is contrasted between recordings; at the level of the heartbeat the tokens about detected beats, projected by
+another head, are contrasted between beats. Targets are hard, or soft: a similarity of hand-crafted features, raised to
+a power.
 
 The paper comes without code, and says neither which encoder, temperature, projectors and detector nor what exactly its
 two similarities and its beat classifier are. What is ours:
 
 - any encoder of skecg; projectors of two layers, temperature 0.1 and rotations as 3KG has them; the two losses are
   added as they are;
-- soft_1 is 0.9 + 0.1 cosine and soft_2 is exp(-d² / mean d²), of whitened features (:mod:`pretraining.data.feature_tables`): for
+- soft_1 is 0.9 + 0.1 cosine and soft_2 is exp(-d² / mean d²), of whitened features
+  (:mod:`pretraining.data.feature_tables`): for
   recordings the hand-crafted features that encoders are compared with, the median beat and the rhythm; for beats the
   shape in eight leads and the intervals. The paper's similarities are closer to 1: after a power of 50 most of its
   pairs keep more than 0.7, of ours those that are much alike;
@@ -22,23 +24,16 @@ two similarities and its beat classifier are. What is ours:
   only;
 - a recording that is drawn twice for a batch is one recording, whose four views are one another's target.
 
-Both losses are told beside what they gain on a guess, an answer that is the same for all: the cross-entropy alone can
-be near its least value, the entropy of the targets, while nothing is told apart.
+Both losses are reported beside what they gain on a guess, an answer that is the same for all: the cross-entropy alone
+can be near its least value, the entropy of the targets, while nothing is told apart.
+
+The contrast is InfoNCE with soft targets: each view of each thing is told apart from all others by a softmax over
+cosines. The plain loss (NT-Xent) wants all probability on the other view of the same thing; here it may be shared with
+what is like it: targets are similarities in [0, 1], raised to a power that sharpens them, made a distribution.
 
 Shapes: B windows, L leads, T samples, N slices of time, D width of a token, K beats a recording, S bins of a beat,
-V views, P width of what is contrasted.
-
-Contrast of two views with targets that need not be 0 or 1: InfoNCE with soft targets.
-
-Each view of each thing is told apart from all others by a softmax over cosines. The plain loss (NT-Xent) wants all
-probability on the other view of the same thing. Here it may be shared with what is like it: targets are similarities in
-[0, 1], raised to a power that sharpens them, made a distribution.
-
-Shapes: N things, 2N views of them, first one of each and then the other; D width.
-
-Which beats of a recording enter a step: those in its window that the views show, spread over it.
-
-Shapes: B windows, K beats of each.
+V views, P width of what is contrasted. In contrasts: N things, 2N views of them, first one of
+each and then the other; D width.
 """
 
 from __future__ import annotations
@@ -65,7 +60,6 @@ from skecg.errors import ParameterError
 
 if TYPE_CHECKING:
     from pretraining.data.batches import Batch
-    from pretraining.data.feature_tables import BeatTable
     from pretraining.data.shards import ShardSet
 
 __all__ = [
@@ -369,7 +363,7 @@ class BeatSsl(WithoutTarget):
         return self._contrast(self._together(projected_VBP.float().transpose(0, 1)).transpose(0, 1), likeness)
 
     def _contrast_beats(self, projector: nn.Module, tokens_VBND: Tensor, drawn: BeatDraw) -> tuple[Tensor, Tensor]:
-        """Compute the loss of the beats and its gain on a guess; where there are none they are 0, and so are gradients."""
+        """Compute the loss of the beats and its gain on a guess; both and the gradients are 0 where there are none."""
         around = overlap_weights(drawn.samples, tokens_VBND.shape[2], self.patch_samples, self.sampling_rate)
         # (B, K S, N) times (V, B, N, D): each bin is an average of tokens.
         binned = around.flatten(1, 2).to(tokens_VBND.dtype) @ tokens_VBND

@@ -1,20 +1,16 @@
 """The joint-embedding predictive objective: from what is visible, predict what the target encoder makes of the rest.
 
-Shapes: B windows, L leads, T samples, N tokens, K visible and M masked slices of time, R registers, D width.
+Two terms can stand beside it. Descriptions: numbers that describe the whole recording are predicted from what is
+visible of it. What a masked token will be can be told from its neighbours; what the whole recording is like cannot, so
+that features are learned in far fewer steps than by prediction of tokens alone (docs/log.md). SIGReg: how far
+embeddings are from an isotropic normal distribution, along random directions. It is the sketched Epps-Pulley statistic
+of LeJEPA (Balestriero and LeCun, arXiv:2511.08544), written from its formula: for K random unit directions the
+empirical characteristic function of the N projected embeddings is compared with that of the standard normal, ``T_k = N
+∫ |φ̂_k(t) - exp(-t²/2)|² w(t) dt`` over [-3, 3] with w(t) = exp(-t²/2), by the trapezoidal rule on 17 knots from 0 to
+3, doubled; the result is the mean over k.
 
-Predicting, from what is visible of a recording, numbers that describe the whole of it.
-
-What a masked token will be can be told from its neighbours; what the whole recording is like cannot, so that features
-are learned in far fewer steps than by prediction of tokens alone (docs/log.md).
-
-Shapes: B windows, K visible tokens, D width, N descriptors.
-
-SIGReg: how far embeddings are from an isotropic normal distribution, along random directions.
-
-The sketched Epps-Pulley statistic of LeJEPA (Balestriero and LeCun, arXiv:2511.08544), written from its formula: for K
-random unit directions the empirical characteristic function of the N projected embeddings is compared with that of
-the standard normal, ``T_k = N ∫ |φ̂_k(t) - exp(-t²/2)|² w(t) dt`` over [-3, 3] with w(t) = exp(-t²/2), by the
-trapezoidal rule on 17 knots from 0 to 3, doubled; the result is the mean over k.
+Shapes: B windows, L leads, T samples, N tokens (descriptors in a description), K visible and M masked slices of time, R
+registers, D width.
 """
 
 from __future__ import annotations

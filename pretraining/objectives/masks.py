@@ -1,15 +1,11 @@
-"""Which slices of time the context sees, and which it must predict.
+"""What is seen and what is asked for: slices of time for JEPA, tokens and patches for masked autoencoders.
 
 Masks are drawn for the whole batch of a step from (seed, step) and each record's place in it, so they are the same
-however the batch is split over processes.
-Shapes: N slices of time, B records, K visible slices, M = N - K masked ones.
+however the batch is split over processes. A patch is one slice of time of one lead. A recording has the patches of the
+leads that it is shown with, as far as it reaches: leads that are absent and padding are neither seen nor asked for.
 
-Which tokens an autoencoder sees, and which patches it has to give back: random over time, leads, or both.
-
-A patch is one slice of time of one lead. A recording has the patches of the leads that it is shown with, as far as it
-reaches: leads that are absent and padding are neither seen nor asked for.
-
-Shapes: B records, L leads, G lead groups (1, or one a lead), P slices of time, N = G P tokens, K visible tokens.
+Shapes: B records, L leads, G lead groups (1, or one a lead), K visible slices or tokens, M masked ones. For JEPA N = K
++ M slices of time; for autoencoders P slices of time and N = G P tokens.
 """
 
 from __future__ import annotations

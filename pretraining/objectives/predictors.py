@@ -1,7 +1,7 @@
 """From visible tokens to what is hidden: JEPA's predictors of tokens, the masked autoencoder's decoder of samples.
 
-Shapes: B windows, C leads, N tokens of whole windows, K visible and M masked ones, D width of the encoder, P width of the
-predictor, E width of the decoder.
+Shapes: B windows, C leads, N tokens of whole windows, K visible and M masked ones, D width of the encoder, P width of
+the predictor, E width of the decoder.
 """
 
 from __future__ import annotations

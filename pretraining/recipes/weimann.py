@@ -1,4 +1,4 @@
-"""What the three sizes of Weimann and Conrad's ECG-JEPA share (Comput. Biol. Med. 196:110809, 2025; arXiv:2410.13867).
+"""Weimann and Conrad's ECG-JEPA in its three sizes (Comput. Biol. Med. 196:110809, 2025; arXiv:2410.13867).
 
 Twelve leads at 500 Hz in windows of 10 s, tokens of 50 ms of all leads, 15 to 25 % of them seen, the others hidden in
 blocks of half a second and more; absolute distance to the target encoder's tokens as they are.
