@@ -12,10 +12,9 @@ two similarities and its beat classifier are. What is ours:
 - any encoder of skecg; projectors of two layers, temperature 0.1 and rotations as 3KG has them; the two losses are
   added as they are;
 - soft_1 is 0.9 + 0.1 cosine and soft_2 is exp(-d² / mean d²), of whitened features
-  (:mod:`pretraining.data.feature_tables`): for
-  recordings the hand-crafted features that encoders are compared with, the median beat and the rhythm; for beats the
-  shape in eight leads and the intervals. The paper's similarities are closer to 1: after a power of 50 most of its
-  pairs keep more than 0.7, of ours those that are much alike;
+  (:mod:`pretraining.data.feature_tables`): for recordings the hand-crafted features that encoders are compared with,
+  the median beat and the rhythm; for beats the shape in eight leads and the intervals. The paper's similarities are
+  closer to 1: after a power of 50 most of its pairs keep more than 0.7, of ours those that are much alike;
 - the hard target of beats: its classifier was trained on labels, which we do not have, so two beats are of one class
   when they fall into one of 24 clusters of these features;
 - the beats of a recording that enter are at most ``beats`` many, spread over it, of those whose QRS complex both views
@@ -32,8 +31,8 @@ cosines. The plain loss (NT-Xent) wants all probability on the other view of the
 what is like it: targets are similarities in [0, 1], raised to a power that sharpens them, made a distribution.
 
 Shapes: B windows, L leads, T samples, N slices of time, D width of a token, K beats a recording, S bins of a beat,
-V views, P width of what is contrasted. In contrasts: N things, 2N views of them, first one of
-each and then the other; D width.
+V views, P width of what is contrasted. In contrasts: N things, 2N views of them, first one of each and then the other;
+D width.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def test_exporting_the_first_blocks_gives_the_features_of_their_last_layer(tmp_p
 def test_a_folder_that_is_not_empty_is_written_over_only_when_forced(tmp_path):
     save(tmp_path / "run", make_model(tiny_config()), 50)
     export(tmp_path / "run", tmp_path / "weights", name="first")
-    with pytest.raises(ParameterError, match="not empty.*--force"):
+    with pytest.raises(ParameterError, match=r"not empty.*--force"):
         export(tmp_path / "run", tmp_path / "weights", name="second")
     assert json.loads((tmp_path / "weights" / "config.json").read_text())["provenance"]["name"] == "first"
     assert export(tmp_path / "run", tmp_path / "weights", name="second", force=True).provenance["name"] == "second"
