@@ -13,9 +13,9 @@ import os
 import pickle
 import re
 import subprocess
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ import torch
 from pretraining.config import PretrainConfig
 from skecg._version import __version__
 from skecg.errors import ParameterError, SkecgError
+from skecg.io.files import replacing
 
 if TYPE_CHECKING:
     from pretraining.data.shards import ShardSet
@@ -101,9 +102,11 @@ def save_checkpoint(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = _path(folder, step)
-    for torn in folder.glob(".*.tmp"):  # what a killed process left
+    for torn in folder.glob(".step-*"):  # what a killed process left
         torn.unlink()
-    _write_atomically(path, lambda file: torch.save(state, file))
+    with replacing(path) as file:
+        torch.save(state, file)
+    _sync_folder(folder)
     newest = saved_steps(folder)[-max(1, keep_last) :]
     for old in saved_steps(folder):
         if old not in newest and old not in protected and not (keep_every and old % keep_every == 0):
@@ -163,42 +166,29 @@ def saved_steps(folder: str | Path) -> list[int]:
 def mark_best(folder: str | Path, step: int) -> Path:
     """Name the checkpoint of a step ``best.pt``, too; by a hard link where there are such."""
     source, best = _path(Path(folder), step), Path(folder) / BEST
-    temporary = _temporary(best)
+    temporary = best.with_name(f".{best.name}.tmp")
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()
     try:
         os.link(source, temporary)
     except OSError:
-        _write_atomically(best, lambda file: file.write(source.read_bytes()))
+        with replacing(best) as file:
+            file.write(source.read_bytes())
     else:
         temporary.replace(best)
-        _sync_folder(best.parent)
+    _sync_folder(best.parent)
     return best
 
 
 def write_json(path: str | Path, value: object) -> None:
     """Write plain values as JSON, all or nothing."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    _write_atomically(Path(path), lambda file: file.write(text.encode()))
+    with replacing(Path(path)) as file:
+        file.write(text.encode())
 
 
 def _path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.pt"
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
-
-
-def _write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write beside the file, bring it to the disk, and only then give it its name."""
-    temporary = _temporary(path)
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -56,7 +56,7 @@ class Trainer:
         Go on from the newest checkpoint there, or begin if there is none yet. Configuration and data have to be the
         same; the number of processes need not.
     probe : OnlineProbe, optional
-        Scores the target encoder every ``watch.probe_every`` steps; the best checkpoint is ``best.pt``, too.
+        Scores the encoder that is exported every ``watch.probe_every`` steps; the best checkpoint is ``best.pt``, too.
     device : str or torch.device, optional
         The best one of this machine when not given.
 

@@ -2,12 +2,12 @@
 
     python examples/benchmarks/r_peaks.py --ludb ../shared/data/ludb_500hz.npz --qtdb ../shared/data/qtdb_250hz.npz
 
-A complex counts as found when a peak lies within 150 ms of it, one peak for one complex. LUDB's annotators marked each
-lead by itself and left the first and the last beat out: a complex is what was marked in six leads or more, at the
-median of its peaks, and peaks before the first and after the last mark are not judged. QTDB's marked some thirty beats a
-record, not always in a row: a peak is false when it lies between two marked beats that follow each other (no further
-apart than one and a half times the record's usual interval). The detectors of WFDB look at one lead, II or the first;
-XQRS also at the speed of the signal in all leads.
+A complex counts as found when a peak lies within 150 ms of it, one peak for one complex. LUDB's annotators marked
+each lead by itself and left the first and the last beat out: a complex is what was marked in six leads or more, at
+the median of its peaks, and peaks before the first and after the last mark are not judged. QTDB has some thirty
+marked beats a record, not always in a row: a peak is false when it lies between two marked beats that follow each
+other (no further apart than one and a half times the record's usual interval). The detectors of WFDB look at one
+lead, II or the first; XQRS also at the speed of the signal in all leads.
 """
 
 from __future__ import annotations

@@ -32,9 +32,10 @@ from pretraining.data.features import (
     find_r_peaks,
 )
 from pretraining.data.scaling import Kind, KindWhitening, fit_kinds
-from pretraining.data.shards import ShardSet, open_shards, replacing
+from pretraining.data.shards import ShardSet, open_shards
 from skecg.errors import ParameterError
 from skecg.evaluation.baselines import hand_crafted_features, random_convolution_features
+from skecg.io.files import replacing
 
 if TYPE_CHECKING:
     from sklearn.cluster import KMeans

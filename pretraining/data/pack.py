@@ -27,8 +27,9 @@ from pretraining.data.shard_writer import (
     read_summary,
     write_shard,
 )
-from pretraining.data.shards import FORMAT_VERSION, MANIFEST, ShardSet, open_shards, replacing
+from pretraining.data.shards import FORMAT_VERSION, MANIFEST, ShardSet, open_shards
 from skecg.errors import BadSignalError, ParameterError
+from skecg.io.files import replacing
 from skecg.leads import CANONICAL_LEADS
 from skecg.spec import InputSpec
 from skecg.validation import check_choice, check_integer
@@ -194,6 +195,8 @@ def _write_shards(
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
+    for torn in folder.glob(".[0-9]*"):  # what a killed pack left
+        torn.unlink()
     lacking = [shard for shard in planned if not is_complete(folder, shard.number)]
     total = sum(len(shard.items) for shard in planned)
     done = total - sum(len(shard.items) for shard in lacking)

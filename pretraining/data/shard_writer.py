@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretraining.data.corpus import Item, LeftOut, Reader
-from pretraining.data.shards import replacing
 from skecg.errors import BadSignalError, HeaderRepairWarning, InputError, ShortRecordError, SkecgError
+from skecg.io.files import replacing
 from skecg.preprocessing.quality import Policies, Screening, screen
 from skecg.preprocessing.windows import Windows, prepare_screened
 from skecg.records import ECGRecord

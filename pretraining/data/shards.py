@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +20,6 @@ __all__ = [
     "MANIFEST",
     "ShardSet",
     "open_shards",
-    "replacing",
 ]
 
 
@@ -242,17 +239,3 @@ def _map_signals(path: Path, shape: tuple[int, int, int]) -> NDArray[np.int16]:
         raise DamagedRecordError(f"Got {signals.dtype} of shape {signals.shape} in {path}, expected int16 of {shape}.")
     # The plain view of the same memory: np.memmap makes a Python object of every row that is read.
     return signals.view(np.ndarray)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file that appears under its name only once it has been written whole."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -190,13 +190,14 @@ def identity_ratio(views_nqD: Tensor) -> float:
 
 def record_spread(pooled_nD: Tensor) -> float:
     """Compute the deviation between records as a share of the features' norm; below 0.01 they are nearly constant."""
-    pooled = pooled_nD.detach().double()
+    # On the CPU: some devices (MPS) have no float64.
+    pooled = pooled_nD.detach().to("cpu", torch.float64)
     return _share(pooled - pooled.mean(dim=0), pooled)
 
 
 def token_spread(tokens_nND: Tensor) -> float:
     """Compute the deviation of tokens from the mean of their own record, as a share of their norm."""
-    tokens = tokens_nND.detach().double()
+    tokens = tokens_nND.detach().to("cpu", torch.float64)
     return _share(tokens - tokens.mean(dim=1, keepdim=True), tokens)
 
 
@@ -205,7 +206,7 @@ def position_share(tokens_nND: Tensor) -> float:
 
     At 1 all records have the same token at the same position, which can be predicted without looking.
     """
-    tokens = tokens_nND.detach().double()
+    tokens = tokens_nND.detach().to("cpu", torch.float64)
     at_position = (tokens - tokens.mean(dim=0)).square().sum()
     overall = (tokens - tokens.mean(dim=(0, 1))).square().sum()
     return float(1 - at_position / overall.clamp_min(1e-30))

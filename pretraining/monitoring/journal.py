@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections import deque
@@ -15,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
+
+from skecg.io.files import replacing
 
 __all__ = ["JOURNAL", "Journal", "duration", "read_events", "read_journal"]
 
@@ -210,12 +211,8 @@ def _keep_until(path: Path, step: int) -> list[dict[str, Any]]:
     """Drop what was written after a step, and a torn last line; the file is replaced in one go."""
     kept = [line for line in _read_lines(path) if line["step"] <= step]
     if path.is_file():
-        replacement = path.with_suffix(".tmp")
-        with replacement.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        replacement.replace(path)
+        with replacing(path) as file:
+            file.writelines((json.dumps(line, ensure_ascii=False) + "\n").encode() for line in kept)
     return kept
 
 

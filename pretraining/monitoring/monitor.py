@@ -166,15 +166,17 @@ class Monitor:
         return reason
 
     def _score(self, step: int, model: Objective | None) -> float:
-        """Score the target encoder, as it would be exported, with the probe."""
+        """Score what would be exported: that encoder, its first blocks, pooled as the weights will be."""
         assert model is not None
         assert self.journal is not None
         assert self.probe is not None
         begun = time.perf_counter()
-        encoder = exported_encoder(model.target_encoder.state_dict(), self.config).to(self.engine.device)
-        found = self.probe.score(encoder, self.config.input)
-        self.journal.write(step, found | {"probe_seconds": time.perf_counter() - begun})
-        return found["probe"]
+        is_context = self.config.export_encoder == "context"
+        trained = model.context_encoder if is_context else model.target_encoder
+        encoder = exported_encoder(trained.state_dict(), self.config).to(self.engine.device)
+        scores = self.probe.score(encoder, self.config.input, self.config.pooling)
+        self.journal.write(step, scores | {"probe_seconds": time.perf_counter() - begun})
+        return scores["probe"]
 
     def _fixed_batch(self) -> tuple[Tensor, Drawn]:
         """Return the batch that gauges measure on: that of the step after the last, which is never trained on."""

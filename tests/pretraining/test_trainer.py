@@ -64,7 +64,7 @@ class StubProbe:
     def __init__(self, scores: list[float] | None = None, then: Callable[[], Any] | None = None) -> None:
         self.scores, self.then, self.n_scored = scores or [0.5] * 99, then, 0
 
-    def score(self, encoder: Any, spec: Any) -> dict[str, float]:
+    def score(self, encoder: Any, spec: Any, pooling: str = "") -> dict[str, float]:
         self.n_scored += 1
         if self.then is not None and self.n_scored == 2:
             self.then()
@@ -204,7 +204,7 @@ from pretraining.trainer import Trainer
 
 class Killer:
     n_scored = 0
-    def score(self, encoder, spec):
+    def score(self, encoder, spec, pooling):
         self.n_scored += 1
         if self.n_scored == 6:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -193,11 +193,11 @@ def test_a_killed_pack_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> N
         packed(broken, killed, second, records_per_shard=2)
     with pytest.raises(RecordNotFoundError, match="not finished"):
         open_shards(broken)
-    assert not list(broken.glob("*.partial"))
+    assert not list(broken.glob(".*"))
     done = (broken / "00000.npy").stat().st_mtime_ns
 
     # What the killed one was writing when the machine went down:
-    (broken / "00001.npy.partial").write_bytes(b"half")
+    (broken / ".00001.npy.0a1b2c3d").write_bytes(b"half")
     (broken / "00001.npy").write_bytes(b"whole, but without its index")
     packed(broken, *many(), records_per_shard=2)
 
