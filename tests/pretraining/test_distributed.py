@@ -113,7 +113,7 @@ dist.destroy_process_group()
 class StubProbe:
     """Gives the mean weight, which is the same only if the weights are."""
 
-    def score(self, encoder: Any, spec: Any) -> dict[str, float]:
+    def score(self, encoder: Any, spec: Any, pooling: str) -> dict[str, float]:
         return {"probe": float(torch.cat([p.detach().flatten() for p in encoder.parameters()]).abs().mean())}
 
 

@@ -203,7 +203,7 @@ class StopAt:
     def __init__(self, at: int) -> None:
         self.left = at
 
-    def score(self, encoder: Any, spec: Any) -> dict[str, float]:
+    def score(self, encoder: Any, spec: Any, pooling: str) -> dict[str, float]:
         self.left -= 1
         if self.left == 0:
             signal.raise_signal(signal.SIGTERM)
