@@ -24,7 +24,8 @@ from pretraining.config import (
     WatchConfig,
 )
 from pretraining.data.corpora import open_corpus
-from pretraining.data.pack import ShardSet, pack
+from pretraining.data.pack import pack
+from pretraining.data.shards import ShardSet
 from skecg.datasets import make_ecg
 from skecg.spec import InputSpec, LeadwiseConfig, TemporalConfig
 
