@@ -385,7 +385,7 @@ class Report:
     def _geometry_notes(self) -> Iterator[str]:
         """Yield what the numbers without a classifier are."""
         near, normal = self.geometry["n_neighbours"], self.geometry["normal_class"]
-        yield f"Same classes nearby: share of the {near} nearest training records that have exactly the record's classes."
+        yield f"Same classes nearby: share of the {near} nearest training records with exactly its classes."
         if normal is not None:
             yield (
                 f"One class: abnormal against {normal} by the Mahalanobis distance from the {normal} training records "
