@@ -1,11 +1,8 @@
-"""How good scores are: one number a label, and their means over labels.
+"""Scores of a classifier, label by label: areas under curves, F1 at a threshold, calibration; and their means.
 
-Labels are (n_records, n_labels) zeros and ones, scores of the same shape. A label of which the records hold no positive
-or no negative has no value (NaN), and means over labels say over which they are taken.
-
-Whether probabilities mean what they say.
-
-Labels are (n_records, n_labels) zeros and ones, probabilities of the same shape.
+Labels are (n_records, n_labels) zeros and ones, scores or probabilities of the same shape. A label of which the records
+hold no positive or no negative has no value (NaN), and a mean over labels (:func:`macro`) is over those with a value:
+``macro(area_under_roc(labels, scores))`` is the macro AUROC everywhere in skecg.
 
 References
 ----------
@@ -18,12 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, special
 
 from skecg.errors import InputError, ShapeError
+from skecg.linear_model.newton import Sigmoid, minimize, whiten
 
 __all__ = [
-    "Calibration",
     "FEW_POSITIVES",
+    "Calibration",
     "area_under_precision_recall",
     "area_under_roc",
     "best_thresholds",
@@ -33,20 +32,23 @@ __all__ = [
     "weighted_area_under_roc",
 ]
 
-
 #: Labels with fewer test positives than this are reported apart: their scores say more of chance than of features.
 FEW_POSITIVES = 10
 
-
 FloatArray = NDArray[np.float64]
-
 
 # So many weights are worked on together, to stay in the processor's cache.
 _BLOCK_WEIGHTS = 64
 
+# Bins of the expected calibration error.
+_N_BINS = 10
+
+# Probabilities nearer to 0 or 1 are taken for this, so that their logits are finite.
+_LEAST_PROBABILITY = 1e-7
+
 
 def area_under_roc(labels: ArrayLike, scores: ArrayLike) -> FloatArray:
-    """Give the area under the receiver operating characteristic of each label.
+    """Compute the area under the receiver operating characteristic of each label.
 
     It is the share of pairs of a positive and a negative record in which the positive has the higher score, ties
     counting half (the Mann-Whitney statistic).
@@ -80,7 +82,7 @@ def area_under_roc(labels: ArrayLike, scores: ArrayLike) -> FloatArray:
 
 
 def weighted_area_under_roc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> FloatArray:
-    """Give the area under the curve of each label for many weightings of the same records, as the bootstrap needs it.
+    """Compute the area under the ROC curve of each label for many weightings of the same records, as a bootstrap needs.
 
     Scores are sorted once a label; what is left for each weighting are sums over records.
 
@@ -113,7 +115,7 @@ def weighted_area_under_roc(labels: ArrayLike, scores: ArrayLike, weights: Array
 
 
 def _areas(positive: NDArray[np.bool_], weights: FloatArray, starts: NDArray[np.int64]) -> FloatArray:
-    """Give the areas of one label from records in the order of their scores; `starts` is where new scores begin."""
+    """Compute the areas of one label from records in the order of their scores; `starts` is where new scores begin."""
     positives = np.where(positive, weights, 0.0)
     negatives = weights - positives
     if len(starts) < len(positive):  # records of equal score are one step of the curve
@@ -125,7 +127,7 @@ def _areas(positive: NDArray[np.bool_], weights: FloatArray, starts: NDArray[np.
 
 
 def area_under_precision_recall(labels: ArrayLike, scores: ArrayLike) -> FloatArray:
-    """Give the average precision of each label: the area under the steps of precision against recall.
+    """Compute the average precision of each label: the area under the steps of precision against recall.
 
     Parameters
     ----------
@@ -140,8 +142,8 @@ def area_under_precision_recall(labels: ArrayLike, scores: ArrayLike) -> FloatAr
     y, s = as_labels_and_scores(labels, scores)
     areas = np.full(y.shape[1], np.nan)
     for label in np.flatnonzero(y.any(axis=0)):
-        found, called = _counts_from_the_top(y[:, label], s[:, label])
-        areas[label] = np.sum(found / called * np.diff(found, prepend=0)) / found[-1]
+        hits, called = _counts_from_the_top(y[:, label], s[:, label])
+        areas[label] = np.sum(hits / called * np.diff(hits, prepend=0)) / hits[-1]
     return areas
 
 
@@ -153,7 +155,7 @@ def _counts_from_the_top(positive: NDArray[np.bool_], scores: FloatArray) -> tup
 
 
 def best_thresholds(labels: ArrayLike, scores: ArrayLike) -> FloatArray:
-    """Find for each label the threshold with the highest F1, on records that are not those of the test.
+    """Compute for each label the threshold with the highest F1, on records that are not those of the test.
 
     Parameters
     ----------
@@ -169,8 +171,8 @@ def best_thresholds(labels: ArrayLike, scores: ArrayLike) -> FloatArray:
     y, s = as_labels_and_scores(labels, scores)
     thresholds = np.full(y.shape[1], np.nan)
     for label in np.flatnonzero(y.any(axis=0)):
-        found, called = _counts_from_the_top(y[:, label], s[:, label])
-        best = int(np.argmax(2 * found / (called + found[-1])))
+        hits, called = _counts_from_the_top(y[:, label], s[:, label])
+        best = int(np.argmax(2 * hits / (called + hits[-1])))
         distinct = np.unique(s[:, label])[::-1]
         below = distinct[best + 1] if best + 1 < len(distinct) else distinct[best]
         thresholds[label] = (distinct[best] + below) / 2
@@ -178,7 +180,7 @@ def best_thresholds(labels: ArrayLike, scores: ArrayLike) -> FloatArray:
 
 
 def f1_scores(labels: ArrayLike, scores: ArrayLike, thresholds: ArrayLike) -> FloatArray:
-    """Give each label's F1 at its threshold.
+    """Compute each label's F1 at its threshold.
 
     Parameters
     ----------
@@ -200,7 +202,7 @@ def f1_scores(labels: ArrayLike, scores: ArrayLike, thresholds: ArrayLike) -> Fl
 
 
 def macro(values: ArrayLike, counted: ArrayLike | None = None) -> float:
-    """Give the mean over the labels that count and have a value; NaN when none does.
+    """Return the mean over the labels that count and have a value; NaN when none does.
 
     Parameters
     ----------
@@ -214,7 +216,7 @@ def macro(values: ArrayLike, counted: ArrayLike | None = None) -> float:
 
 
 def as_labels_and_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], FloatArray]:
-    """Check labels and scores, and give both as tables with one column a label."""
+    """Check labels and scores, and return both as tables with one column a label."""
     y, s = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if y.shape != s.shape or y.ndim not in (1, 2) or len(y) == 0:
         raise ShapeError(
@@ -228,15 +230,6 @@ def as_labels_and_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[
             "label. Leave out records that could not be embedded."
         )
     return (y == 1).reshape(len(y), -1), s.reshape(len(s), -1)
-
-
-N_BINS = 10
-
-
-_LEAST_PROBABILITY = 1e-7
-
-
-_STEPS = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +258,7 @@ class Calibration:
 
 
 def calibration(labels: ArrayLike, probabilities: ArrayLike) -> Calibration:
-    """Measure the calibration of each label.
+    """Compute the calibration of each label.
 
     Parameters
     ----------
@@ -298,51 +291,32 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike) -> Calibration:
 
 
 def _expected_error(labels: NDArray[np.bool_], probabilities: FloatArray) -> float:
-    """Weigh the distance of each bin by its records; records of one probability are in one bin."""
-    edges = np.quantile(probabilities, np.arange(1, N_BINS) / N_BINS)
+    """Average the distance of each bin, weighted by its records; records of one probability are in one bin."""
+    edges = np.quantile(probabilities, np.arange(1, _N_BINS) / _N_BINS)
     bins = np.searchsorted(edges, probabilities, side="right")
-    gaps = np.bincount(bins, weights=probabilities - labels, minlength=N_BINS)
+    gaps = np.bincount(bins, weights=probabilities - labels, minlength=_N_BINS)
     return float(np.abs(gaps).sum() / len(probabilities))
 
 
 def _slope(labels: NDArray[np.bool_], logits: FloatArray) -> float:
-    """Fit the intercept and the slope, and give the slope."""
+    """Compute the slope of an unpenalized logistic regression of the labels on the logits."""
     if labels.all() or not labels.any() or np.ptp(logits) == 0:
         return float("nan")
     # Without overlap the likelihood has no maximum.
     if logits[labels].min() > logits[~labels].max() or logits[labels].max() < logits[~labels].min():
         return float("nan")
-    scale = logits.std()
-    design = np.stack([np.ones(len(logits)), (logits - logits.mean()) / scale], axis=1)
-    weights = _fit(labels, design, np.zeros(len(logits)))
-    return float(weights[1] / scale)
+    design = whiten(logits[:, None], intercept=True)
+    loss = Sigmoid(labels[:, None], np.ones((1, 1)))
+    solution = minimize(design, loss, np.array([np.inf]), tol=1e-8, max_iter=100)
+    return float(design.weights(solution.u)[0][0, 0])
 
 
 def _intercept(labels: NDArray[np.bool_], logits: FloatArray) -> float:
-    """Fit the intercept alone, beside the logits as they are."""
-    if labels.all() or not labels.any():
+    """Compute the shift of all logits after which their probabilities add up to the number of positives."""
+    share = labels.mean()
+    if share in (0, 1):
         return float("nan")
-    return float(_fit(labels, np.ones((len(logits), 1)), logits)[0])
-
-
-def _fit(labels: NDArray[np.bool_], design: FloatArray, offset: FloatArray) -> FloatArray:
-    """Fit a logistic regression without penalty by Newton's method, halving steps that do not help."""
-    weights = np.zeros(design.shape[1])
-    loss = _log_loss(labels, offset)
-    for _ in range(_STEPS):
-        p = 1 / (1 + np.exp(-(design @ weights + offset)))
-        gradient = design.T @ (p - labels)
-        curvature = (design * (p * (1 - p))[:, None]).T @ design + 1e-12 * np.eye(len(weights))
-        step = np.linalg.solve(curvature, gradient)
-        new_loss = _log_loss(labels, design @ (weights - step) + offset)
-        while new_loss > loss + 1e-12 * abs(loss) and np.abs(step).max() > 1e-12:
-            step = step / 2
-            new_loss = _log_loss(labels, design @ (weights - step) + offset)
-        weights, loss = weights - step, new_loss
-        if np.abs(step).max() < 1e-10:
-            return weights
-    return np.full_like(weights, np.nan)
-
-
-def _log_loss(labels: NDArray[np.bool_], logits: FloatArray) -> float:
-    return float(np.sum(np.logaddexp(0, logits) - labels * logits))
+    # Where all shifted logits are on one side of the share's own, their mean probability is on that side, too.
+    target = special.logit(share)
+    low, high = target - logits.max() - 1, target - logits.min() + 1
+    return float(optimize.brentq(lambda shift: special.expit(logits + shift).mean() - share, low, high, xtol=1e-12))

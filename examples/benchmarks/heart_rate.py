@@ -17,8 +17,8 @@ import numpy as np
 
 from skecg.datasets import LabelledECGs, make_ecg, read_packed
 from skecg.evaluation import standard_sources
-from skecg.evaluation.delineation import annotated_waves, compare_regressions
-from skecg.evaluation.regression import heart_rates, qrs_durations, regression_table
+from skecg.evaluation.delineation import annotated_waves
+from skecg.evaluation.regression import compare_regressions, heart_rates, qrs_durations, regression_table
 
 
 def synthetic(n_records: int) -> tuple[LabelledECGs, np.ndarray]:

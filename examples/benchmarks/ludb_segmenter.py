@@ -17,7 +17,7 @@ import numpy as np
 from skecg import Segmenter
 from skecg.annotations import WAVE_CLASSES, boundaries, wave_traces
 from skecg.datasets import LabelledECGs, fetch_ludb, read_packed
-from skecg.evaluation.delineation import (
+from skecg.evaluation.delineation_scores import (
     PredictedTrace,
     boundary_table,
     match_boundaries,

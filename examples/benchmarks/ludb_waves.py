@@ -3,7 +3,7 @@
     python examples/benchmarks/ludb_waves.py --data ludb_500hz.npz [--model FOLDER ...] [--target majority|each|II]
 
 Background everywhere, the samples themselves and an untrained encoder of the same shape are in every table. What
-is done is described in skecg/evaluation/delineation.py, what the columns are in skecg/evaluation/delineation.py.
+is done is described in skecg/evaluation/delineation.py, what the columns are in skecg/evaluation/delineation_scores.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 
 from skecg.datasets import fetch_ludb, read_packed
 from skecg.evaluation import standard_sources
-from skecg.evaluation.delineation import WaveProtocol, boundary_table, compare_waves, wave_table
+from skecg.evaluation.delineation import WaveProtocol, compare_waves
+from skecg.evaluation.delineation_scores import boundary_table, wave_table
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -40,15 +40,9 @@ from skecg.annotations import wave_traces
 from skecg.datasets import read_packed
 from skecg.encoders import build_encoder
 from skecg.evaluation import compare
-from skecg.evaluation.baselines import random_convolutions
-from skecg.evaluation.delineation import (
-    PredictedTrace,
-    WaveProtocol,
-    annotated_waves,
-    predict_waves,
-    score_waves,
-)
-from skecg.evaluation.features import MODEL, EncoderFeatures, FeatureSource
+from skecg.evaluation.delineation import WaveProtocol, annotated_waves, predict_waves
+from skecg.evaluation.delineation_scores import PredictedTrace, score_waves
+from skecg.evaluation.features import MODEL, EncoderFeatures, FeatureSource, random_convolutions
 from skecg.splits import patient_folds
 
 CORPORA = {

@@ -39,7 +39,15 @@ def add_parser(verbs: Verbs) -> None:
         "--model", "-m", action="append", required=True, metavar="M", help="name, weights folder or owner/name; again"
     )
     parser.add_argument("--task", "-t", required=True, metavar="T", help=_TASKS)
-    parser.add_argument("--data", "-d", type=Path, required=True, metavar="DIR", help="where the data set lies")
+    parser.add_argument(
+        "--data",
+        "-d",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="where the data set lies; again for each packed file of one that lies in several",
+    )
     parser.add_argument("--out", "-o", type=Path, metavar="DIR", help="folder for report.json, report.md, report.png")
     parser.add_argument("--no-figure", action="store_true", help="write no report.png")
     parser.add_argument("--quiet", "-q", action="store_true", help="show no progress")
@@ -99,6 +107,7 @@ def _fractions(text: str) -> list[float]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the tables, and write the report."""
+    from skecg.datasets.packed import join_datasets
     from skecg.evaluation import compare, open_dataset, standard_sources
     from skecg.evaluation.tasks import check_task
     from skecg.splits import FRACTIONS
@@ -107,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_task(arguments.task)
     protocol, wants_tokens = _protocol(arguments.protocol)
     _check_cache(arguments.cache)
-    dataset = open_dataset(arguments.data, sampling_rate=arguments.data_rate)
+    dataset = join_datasets([open_dataset(path, sampling_rate=arguments.data_rate) for path in arguments.data])
     # A figure that cannot be drawn is no reason to compute for nothing.
     figure = _can_draw(arguments)
     with tempfile.TemporaryDirectory(prefix="skecg-untrained-") as folder:
@@ -203,7 +212,9 @@ def _command(arguments: argparse.Namespace) -> str:
     words: Sequence[str] = ["skecg", "evaluate"]
     for model in arguments.model:
         words = [*words, "--model", model]
-    words = [*words, "--task", arguments.task, "--data", str(arguments.data)]
+    words = [*words, "--task", arguments.task]
+    for path in arguments.data:
+        words = [*words, "--data", str(path)]
     defaults = {"protocol": "pooled", "draws": 5, "resamples": 1000, "seed": 0, "precision": "auto"}
     defaults |= {"batch_size": "auto", "device": "auto", "cache": "disk"}
     skipped = {"model", "task", "data", "run", "quiet", "no_figure", "local_files_only"}

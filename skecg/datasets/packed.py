@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from skecg.annotations import Waves
 from skecg.datasets.base import LabelledECGs, number, sex_of
-from skecg.errors import DamagedRecordError, RecordNotFoundError, UnitsError
+from skecg.errors import DamagedRecordError, ParameterError, RecordNotFoundError, UnitsError
 from skecg.leads import LIMB_COEFFICIENTS, canonical_leads
 from skecg.records import ECGRecord, millivolts_per_unit
 
-__all__ = ["STANDARDIZED", "TYPICAL_MV", "millivolts_a_step", "read_packed"]
+__all__ = ["STANDARDIZED", "TYPICAL_MV", "join_datasets", "millivolts_a_step", "read_packed"]
 
 
 #: The unit of recordings whose leads were each divided by their own standard deviation.
@@ -149,6 +149,67 @@ def read_packed(path: str | os.PathLike[str]) -> LabelledECGs:
         folder=path.parent,
         waves=_waves(arrays, ids, path),
         record_ids=ids,
+    )
+
+
+def join_datasets(parts: Sequence[LabelledECGs]) -> LabelledECGs:
+    """Join parts of one archive that lie in several files, such as the folds of PTB-XL.
+
+    Patients of the same name are the same person, in whatever file they are.
+
+    Parameters
+    ----------
+    parts : sequence of LabelledECGs
+        Of arrays of the same leads, rate and length, or of records that carry their own.
+
+    Returns
+    -------
+    LabelledECGs
+        All recordings, in the order of the parts.
+
+    Raises
+    ------
+    ParameterError
+        When there is no part, the parts' arrays differ in shape, or a recording is in two of them.
+    """
+    if not parts:
+        raise ParameterError("Got no data sets to join, expected at least one.")
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    shapes = {(part.leads, part.sampling_rate, np.shape(part.records)[1:] if part.leads else ()) for part in parts}
+    if len(shapes) > 1:
+        described = "; ".join(f"{part.name!r}: {part.leads} at {part.sampling_rate} Hz" for part in parts)
+        raise ParameterError(
+            f"Got parts of different leads, rate or length ({described}), expected the same in all. Evaluate each "
+            "by itself."
+        )
+    # Pieces of one recording have one name, so that a name may come several times in one part, but in no other.
+    ids, counts = np.unique(np.concatenate([np.unique(part.record_ids) for part in parts]), return_counts=True)
+    if counts.max() > 1:
+        raise ParameterError(
+            f"Got recording {str(ids[counts.argmax()])!r} in more than one of {', '.join(p.name for p in parts)}, "
+            "expected each once: tests would be trained on. Leave out the file that repeats it."
+        )
+    records: Any = (
+        np.concatenate([np.asarray(part.records) for part in parts])
+        if first.leads
+        else [record for part in parts for record in part.records]
+    )
+    return LabelledECGs(
+        name=" + ".join(part.name for part in parts),
+        records=records,
+        sampling_rate=first.sampling_rate,
+        leads=first.leads,
+        codes=tuple(codes for part in parts for codes in part.codes),
+        patients=np.concatenate([part.patients for part in parts]),
+        folds=np.concatenate([part.folds for part in parts]),
+        sexes=np.concatenate([part.sexes for part in parts]),
+        ages=np.concatenate([part.ages for part in parts]),
+        licence="; ".join(dict.fromkeys(part.licence for part in parts if part.licence)),
+        citation="; ".join(dict.fromkeys(part.citation for part in parts if part.citation)),
+        folder=first.folder,
+        record_ids=np.concatenate([part.record_ids for part in parts]),
     )
 
 

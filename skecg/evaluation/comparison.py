@@ -1,24 +1,27 @@
-"""One task, one split, one protocol, all rows: the table that tells which features are better, and by how much.
+"""The comparison of features: one task, one split, one protocol, all rows on the same draws of patients.
 
-What a piece of work takes: time, and memory where the system tells.
+Each row also has what it took: time, and memory where the system reports it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skecg.compute.progress import count_progress
+from skecg.datasets.base import LabelledECGs
 from skecg.embedding_cache import open_cache
 from skecg.errors import ParameterError
 from skecg.evaluation.bootstrap import Bootstrap, bootstrap_auroc
+from skecg.evaluation.features import FeatureSource
+from skecg.evaluation.geometry import Geometry, geometry_of, score_geometry
 from skecg.evaluation.protocols import LabelDraw, PooledProtocol, ProbeFit, label_draws
 from skecg.evaluation.report import FractionScores, LabelScores, Report, Row
 from skecg.evaluation.splitting import Split, split_by_folds
@@ -26,18 +29,16 @@ from skecg.evaluation.tasks import Task, task_labels
 from skecg.metrics import FEW_POSITIVES, area_under_precision_recall, area_under_roc, calibration, f1_scores, macro
 from skecg.splits import FRACTIONS, N_DRAWS
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from skecg.datasets.base import LabelledECGs
-    from skecg.evaluation.features import FeatureSource
-
 __all__ = ["Cost", "FittingProtocol", "compare", "measured"]
 
 
-_RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+Counted = NDArray[np.bool_]
 
+# Fewer resamples say nothing of how much they differ.
+_FEWEST_RESAMPLES = 10
 
+# Where Linux keeps the most memory that this process has held, and takes the order to begin anew.
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _KIB_PER_MIB = 1024
 
 
@@ -49,8 +50,7 @@ class Cost:
     ----------
     seconds : float
     peak_megabytes : float
-        The most memory that the whole process held meanwhile (MiB), NaN where the system does not tell (it does on
-        Linux).
+        The most memory that the whole process held meanwhile (MiB); NaN but on Linux, which keeps count.
     """
 
     seconds: float = float("nan")
@@ -70,7 +70,7 @@ def measured() -> Iterator[Cost]:
 
 
 def _reset_peak() -> bool:
-    """Let the kernel forget the greatest size so far."""
+    """Begin a new count of the greatest size, or return False where there is none."""
     try:
         _RESET.write_text("5")
     except OSError:
@@ -85,18 +85,11 @@ def _peak_megabytes() -> float:
     return float("nan")
 
 
-# Fewer say nothing of how much resamples differ.
-_FEWEST_RESAMPLES = 10
-
-
-Counted = NDArray[np.bool_]
-
-
 class FittingProtocol(Protocol):
-    """A protocol: from features, or whatever else a source gives, to one fitted probe for each draw."""
+    """A protocol: from features, or whatever else a source computes, to one fitted probe for each draw."""
 
     def describe(self) -> dict[str, Any]:
-        """Say what is done."""
+        """Return what is done, as plain values."""
 
     def fits(
         self, features: Any, labels: NDArray[np.int8], split: Split, draws: Iterable[LabelDraw]
@@ -106,11 +99,12 @@ class FittingProtocol(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What has been done for one row, before anything is compared."""
+    """What has been computed for one row, before anything is compared."""
 
     kind: str
     source: FeatureSource
     fits: list[ProbeFit]
+    geometry: Geometry | None
     costs: dict[str, float]
 
 
@@ -152,7 +146,7 @@ def compare(
     cache : as for :class:`skecg.JEPAEmbedder`
     verbose : int, default=0
     say : callable, optional
-        Told what is being done.
+        Called with a sentence on what is being done.
 
     Returns
     -------
@@ -180,10 +174,11 @@ def compare(
     place[used] = np.arange(len(used))
     inner = Split(place[split.train], place[split.selection], place[split.test], split.refit, split.description)
     inner_draws = [LabelDraw(d.fraction, d.draw, d.patients, place[d.rows]) for d in draws]
+    inner_task = replace(labelled, labels=labelled.labels[used], keep=labelled.keep[used])
     works = []
     for number, (kind, source) in enumerate(sources, start=1):
         say(f"[{number}/{len(sources)}] {source.name}: {source.note}")
-        works.append(_work(kind, source, part, labelled.labels[used], inner, inner_draws, chosen, cache, verbose))
+        works.append(_work(kind, source, part, inner_task, inner, inner_draws, chosen, cache, verbose))
     say(f"resampling {len(np.unique(dataset.patients[split.test]))} test patients {n_resamples} times")
     return _report(dataset, labelled, split, draws, chosen, works, n_resamples, seed)
 
@@ -192,32 +187,34 @@ def _work(
     kind: str,
     source: FeatureSource,
     dataset: LabelledECGs,
-    labels: NDArray[np.int8],
+    task: Task,
     split: Split,
     draws: list[LabelDraw],
     protocol: FittingProtocol,
     cache: Any,
     verbose: int,
 ) -> _Work:
-    """Compute features and fit all probes of one row, and measure what that takes."""
+    """Compute features and fit all probes of one row, measuring what that takes."""
     store = open_cache(cache)
     hits = store.info().hits if store is not None and hasattr(store, "info") else 0
     with measured() as embedding:
         features = source.features(dataset, cache=store, verbose=verbose)
-    found = store.info().hits - hits if store is not None and hasattr(store, "info") else 0
+    n_from_cache = store.info().hits - hits if store is not None and hasattr(store, "info") else 0
+    # Where chance has a part in the features, each draw of them is fitted by itself.
+    seeds = features if getattr(features, "ndim", 0) == 3 else [features]
     fits = []
-    with measured() as probing, count_progress(len(draws), "fitting", "fit", verbose=verbose) as shown:
-        for fit in protocol.fits(features, labels, split, draws):
+    with measured() as probing, count_progress(len(seeds) * len(draws), "fitting", "fit", verbose=verbose) as progress:
+        for fit in (fit for table in seeds for fit in protocol.fits(table, task.labels, split, draws)):
             fits.append(fit)
-            shown.update(1)
+            progress.update(1)
     costs = {
         "n_features": float(features.shape[-1]) if hasattr(features, "shape") else float("nan"),
-        "n_from_cache": float(found),
+        "n_from_cache": float(n_from_cache),
         "feature_seconds": embedding.seconds,
         "probe_seconds": probing.seconds,
         "peak_megabytes": float(np.fmax(embedding.peak_megabytes, probing.peak_megabytes)),
     }
-    return _Work(kind, source, fits, costs)
+    return _Work(kind, source, fits, geometry_of(features, task, split), costs)
 
 
 def _report(
@@ -259,6 +256,14 @@ def _report(
         draws=[draw.to_dict() for draw in draws],
         rows=rows,
         differences=_differences(works, counted, boots),
+        geometry=score_geometry(
+            {work.source.name: work.geometry for work in works if work.geometry is not None},
+            task,
+            split,
+            patients,
+            n_draws=n_resamples,
+            seed=seed,
+        ),
     )
 
 
@@ -270,16 +275,15 @@ def _row(work: _Work, task: Task, test: NDArray[np.int8], counted: Counted, boot
         for fraction, boot in boots.items()
     ]
     largest = max(boots)
-    last = next(fit for fit in work.fits if fit.fraction == largest)
-    return Row(
-        name, work.kind, work.source.note, work.costs, by_fraction, _labels(task, test, last, name, boots[largest])
-    )
+    last = [fit for fit in work.fits if fit.fraction == largest]
+    labels = _labels(task, test, last, name, boots[largest])
+    return Row(name, work.kind, work.source.note, work.costs, by_fraction, labels)
 
 
 def _fraction_scores(
     fraction: float, fits: list[ProbeFit], name: str, test: NDArray[np.int8], counted: Counted, boot: Bootstrap
 ) -> FractionScores:
-    """Average the scores of the draws of one share."""
+    """Average the scores of the draws of one share of the labels."""
     return FractionScores(
         fraction=fraction,
         macro_auroc=boot.macro(name, counted),
@@ -291,11 +295,16 @@ def _fraction_scores(
     )
 
 
-def _labels(task: Task, test: NDArray[np.int8], fit: ProbeFit, name: str, boot: Bootstrap) -> list[LabelScores]:
-    """Score each label by all measures."""
-    precision = area_under_precision_recall(test, fit.probabilities)
-    f1 = f1_scores(test, fit.probabilities, fit.thresholds)
-    fitted = calibration(test, fit.probabilities)
+def _labels(task: Task, test: NDArray[np.int8], fits: list[ProbeFit], name: str, boot: Bootstrap) -> list[LabelScores]:
+    """Score each label by all measures, averaged over fits."""
+    precision = _mean([area_under_precision_recall(test, fit.probabilities) for fit in fits])
+    f1 = _mean([f1_scores(test, fit.probabilities, fit.thresholds) for fit in fits])
+    thresholds = _mean([fit.thresholds for fit in fits])
+    calibrations = [calibration(test, fit.probabilities) for fit in fits]
+    brier, error, slope, intercept = (
+        _mean([getattr(one, measure) for one in calibrations])
+        for measure in ("brier", "expected_error", "slope", "intercept")
+    )
     return [
         LabelScores(
             label=label,
@@ -303,14 +312,19 @@ def _labels(task: Task, test: NDArray[np.int8], fit: ProbeFit, name: str, boot: 
             auroc=boot.label(name, k),
             auprc=float(precision[k]),
             f1=float(f1[k]),
-            threshold=float(fit.thresholds[k]),
-            brier=float(fitted.brier[k]),
-            calibration_error=float(fitted.expected_error[k]),
-            calibration_slope=float(fitted.slope[k]),
-            calibration_intercept=float(fitted.intercept[k]),
+            threshold=float(thresholds[k]),
+            brier=float(brier[k]),
+            calibration_error=float(error[k]),
+            calibration_slope=float(slope[k]),
+            calibration_intercept=float(intercept[k]),
         )
         for k, label in enumerate(task.classes)
     ]
+
+
+def _mean(tables: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Average over fits, label by label; NaN where one has no value."""
+    return np.asarray(np.mean(tables, axis=0))
 
 
 def _differences(works: list[_Work], counted: Counted, boots: dict[float, Bootstrap]) -> list[dict[str, Any]]:

@@ -1,36 +1,65 @@
-"""What is evaluated: a name and a way from recordings to features."""
+"""What is evaluated: a name and a way from recordings to features.
+
+The rows of the standard table are the baselines (the majority, hand-crafted features, random convolutions, an untrained
+encoder of each model's shape) and the models named. An encoder that does not beat the baselines has not learned what
+they lack.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from skecg.compute.progress import count_progress
+from skecg.datasets.base import LabelledECGs
 from skecg.embedder import JEPAEmbedder
-from skecg.evaluation.baselines import hand_crafted, random_convolutions, write_untrained_twin
-from skecg.weights import find_weights
+from skecg.embedding_cache import open_cache, record_key, salt_of
+from skecg.encoders import build_encoder
+from skecg.errors import SkecgError, SkecgWarning
+from skecg.evaluation.baselines import hand_crafted_features, random_convolution_features
+from skecg.inference.inputs import RecordSource
+from skecg.inference.pipeline import CHUNK_RECORDS
+from skecg.leads import CANONICAL_LEADS
+from skecg.preprocessing.windows import prepare
+from skecg.records import ECGRecord
+from skecg.spec import InputSpec
+from skecg.weights import WeightsInfo, find_weights, save_encoder
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from skecg.datasets.base import LabelledECGs
-    from skecg.weights import WeightsInfo
-
-__all__ = ["BASELINE", "MODEL", "EncoderFeatures", "FeatureSource", "MajorityFeatures", "standard_sources"]
-
-# Far from the seeds that people give, so that the twin of an untrained model is another draw and not its copy.
-_TWIN_SEED = 1_000_003
+__all__ = [
+    "BASELINE",
+    "MODEL",
+    "EncoderFeatures",
+    "FeatureSource",
+    "MajorityFeatures",
+    "SignalFeatures",
+    "hand_crafted",
+    "random_convolutions",
+    "standard_sources",
+    "write_untrained_twin",
+]
 
 #: Kinds of rows.
 BASELINE, MODEL = "baseline", "model"
 
+#: What the signals of all baselines are: twelve leads in millivolts at 250 Hz, windows of 10 s, no filter.
+BASELINE_INPUT = InputSpec(CANONICAL_LEADS, 250.0, 2500)
+
+#: Random convolutions are the mean over so many draws of the kernels.
+N_KERNEL_SEEDS = 5
+
+# Far from the seeds that people give, so that the twin of an untrained model is another draw and not its copy.
+_TWIN_SEED = 1_000_003
+
 
 class FeatureSource(Protocol):
-    """Anything that gives each recording features, known by its name and a note on how."""
+    """Anything that computes features of recordings, with a name and a note on how."""
 
     @property
     def name(self) -> str:
@@ -41,19 +70,130 @@ class FeatureSource(Protocol):
         """How features are made, in words."""
 
     def features(self, dataset: LabelledECGs, *, cache: Any = None, verbose: int = 0) -> NDArray[np.float32]:
-        """Give (n_records, n_features)."""
+        """Compute features, (n_records, n_features), or (n_seeds, n_records, n_features) where chance has a part."""
 
 
 @dataclass(frozen=True)
 class MajorityFeatures:
-    """No features: every recording is given the labels' shares in the training records."""
+    """No features: every recording has the labels' shares in the training records."""
 
     name: str = "majority"
     note: str = "no features: the share of each label among the training records"
 
     def features(self, dataset: LabelledECGs, *, cache: Any = None, verbose: int = 0) -> NDArray[np.float32]:
-        """Give a table without columns, (n_records, 0)."""
+        """Return a table without columns, (n_records, 0)."""
         return np.empty((len(dataset), 0), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class SignalFeatures:
+    """A baseline that computes features from prepared windows; a record's are the mean over its windows.
+
+    Parameters
+    ----------
+    name : str
+    note : str
+        In words, for reports.
+    version : int
+        Raised when the features change, so that stored ones are not taken for them.
+    compute : callable
+        Windows (n, 12, n_samples) in millivolts at 250 Hz to features (n, n_seeds * n_features).
+    n_seeds : int, default=1
+        Where chance has a part in the features: draws of it, whose scores are averaged.
+    """
+
+    name: str
+    note: str
+    version: int
+    compute: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    n_seeds: int = 1
+
+    def features(self, dataset: LabelledECGs, *, cache: Any = None, verbose: int = 0) -> NDArray[np.float32]:
+        """Compute the features of all recordings.
+
+        Parameters
+        ----------
+        dataset : LabelledECGs
+        cache : as for :class:`skecg.JEPAEmbedder`
+            Where features are kept, record by record.
+        verbose : int, default=0
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        ndarray of shape (n_records, n_features) or (n_seeds, n_records, n_features), float32
+        """
+        source = RecordSource(dataset.records, sampling_rate=dataset.sampling_rate, leads=dataset.leads, units="mV")
+        store = open_cache(cache)
+        salt = self._salt()
+        chunks = []
+        with count_progress(len(source), self.name, "record", verbose=verbose) as progress:
+            for start in range(0, len(source), CHUNK_RECORDS):
+                rows = range(start, min(start + CHUNK_RECORDS, len(source)))
+                chunks.append(self._looked_up(_without_errors(source.read(rows)), store, salt))
+                progress.update(len(rows))
+        features = np.concatenate(chunks)
+        return features if self.n_seeds == 1 else features.reshape(len(features), self.n_seeds, -1).swapaxes(0, 1)
+
+    def _salt(self) -> bytes:
+        """Return what sets these features apart from all others in a cache."""
+        return salt_of(baseline=self.name, version=self.version, input=BASELINE_INPUT.to_dict(), n_seeds=self.n_seeds)
+
+    def _looked_up(self, records: Sequence[ECGRecord], store: Any, salt: bytes) -> NDArray[np.float32]:
+        """Look features up, and compute and keep those that are not there."""
+        if store is None:
+            return self._computed(records)
+        keys = [record_key(record, salt) for record in records]
+        known = dict(store.get(keys))
+        fresh = {key: record for key, record in zip(keys, records, strict=True) if key not in known}
+        if fresh:
+            computed = dict(zip(fresh, self._computed(list(fresh.values())), strict=True))
+            store.put(computed)
+            known |= computed
+        return np.stack([known[key] for key in keys])
+
+    def _computed(self, records: Sequence[ECGRecord]) -> NDArray[np.float32]:
+        """Prepare records and compute their features, without the padding of those shorter than a window."""
+        with warnings.catch_warnings():
+            # The encoder that these are compared with warns of the same records.
+            warnings.simplefilter("ignore", SkecgWarning)
+            windows = prepare(records, BASELINE_INPUT, missing_leads="zero")
+        parts: dict[int, NDArray[np.float32]] = {}
+        for length in np.unique(windows.valid_samples):
+            rows = np.flatnonzero(windows.valid_samples == length)
+            parts |= dict(zip(rows.tolist(), self.compute(windows.values[rows, :, :length]), strict=True))
+        of_windows = np.stack([parts[row] for row in range(len(windows))])
+        counts = np.bincount(windows.owner, minlength=len(records))
+        sums = np.add.reduceat(of_windows, np.r_[0, np.cumsum(counts)[:-1]], axis=0)
+        return np.asarray(sums / counts[:, None], dtype=np.float32)
+
+
+def _without_errors(records: Sequence[ECGRecord | SkecgError]) -> list[ECGRecord]:
+    """Return the records, or raise the error of the first that could not be read."""
+    whole = []
+    for record in records:
+        if isinstance(record, SkecgError):
+            raise record
+        whole.append(record)
+    return whole
+
+
+def hand_crafted() -> SignalFeatures:
+    """Return the baseline of hand-crafted features."""
+    note = "quantiles, moments, slopes, bands and correlations of the leads"
+    rate = BASELINE_INPUT.sampling_rate
+    return SignalFeatures("hand-crafted", note, 1, lambda signals: hand_crafted_features(signals, rate))
+
+
+def random_convolutions(n_seeds: int = N_KERNEL_SEEDS) -> SignalFeatures:
+    """Return the baseline of random convolutions, of `n_seeds` draws of the kernels."""
+    note = "504 random kernels: greatest value, share of positive values, deviation"
+    draws = f"; mean of {n_seeds} draws of the kernels" if n_seeds > 1 else ""
+
+    def compute(signals: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.concatenate([random_convolution_features(signals, seed=seed) for seed in range(n_seeds)], axis=1)
+
+    return SignalFeatures("random convolutions", note + draws, 1, compute, n_seeds)
 
 
 @dataclass(frozen=True)
@@ -108,10 +248,40 @@ class EncoderFeatures:
         return embedder.fit_transform(dataset.records)
 
 
+def write_untrained_twin(info: WeightsInfo, folder: str | Path, *, seed: int = 0) -> Path:
+    """Write a weights folder with the architecture, input and pooling of another, and freshly drawn weights.
+
+    Parameters
+    ----------
+    info : WeightsInfo
+        The weights to be like.
+    folder : str or Path
+        Where to write it.
+    seed : int, default=0
+        Of the weights, drawn as they are before pre-training.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = build_encoder(info.encoder)
+    about = {"name": f"untrained, seed {seed}", "trained": False, "licence": "Apache-2.0", "data": "none"}
+    save_encoder(folder, encoder.eval(), info.spec, pooling=info.pooling, **about)
+    return Path(folder)
+
+
 def standard_sources(
-    models: Sequence[str | Path], twins_folder: Path, options: Mapping[str, Any] | None = None, *, seed: int = 0
+    models: Sequence[str | Path],
+    twins_folder: Path,
+    options: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    n_kernel_draws: int = N_KERNEL_SEEDS,
 ) -> list[tuple[str, FeatureSource]]:
-    """List the rows of the standard table: all baselines, and the models.
+    """Return the rows of the standard table: all baselines, and the models.
 
     Parameters
     ----------
@@ -123,6 +293,8 @@ def standard_sources(
         Further parameters of the embedder, for the models and their untrained twins alike.
     seed : int, default=0
         Of the untrained weights.
+    n_kernel_draws : int, default=5
+        Draws of the random convolutions, whose scores are averaged.
 
     Returns
     -------
@@ -146,12 +318,17 @@ def standard_sources(
         if shape not in twins:
             folder = write_untrained_twin(info, twins_folder / f"untrained-{len(twins)}", seed=_TWIN_SEED + seed)
             twins[shape] = EncoderFeatures(f"untrained, shape of {encoder.name}", folder, own)
-    baselines: list[FeatureSource] = [MajorityFeatures(), hand_crafted(), random_convolutions(), *twins.values()]
+    baselines: list[FeatureSource] = [
+        MajorityFeatures(),
+        hand_crafted(),
+        random_convolutions(n_kernel_draws),
+        *twins.values(),
+    ]
     return [(BASELINE, source) for source in baselines] + [(MODEL, encoder) for encoder in encoders]
 
 
 def _distinct_names(models: Sequence[str | Path]) -> dict[str, str | Path]:
-    """Call each model by the last part of its path, or by all of it where two would be called alike."""
+    """Name each model by the last part of its path, or by all of it where two would be called alike."""
     distinct = list(dict.fromkeys(map(str, models)))
     short = [Path(model).name or model for model in distinct]
     return {name if short.count(name) == 1 else model: model for name, model in zip(short, distinct, strict=True)}

@@ -20,13 +20,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skecg.annotations import WAVE_KINDS, Waves
+from skecg.datasets.base import LabelledECGs
 from skecg.errors import ParameterError, ShapeError
 from skecg.evaluation.bootstrap import Interval, patient_draws
+from skecg.evaluation.features import FeatureSource
 from skecg.splits import patient_folds
 
 __all__ = [
     "PENALTIES",
     "RegressionScores",
+    "compare_regressions",
     "heart_rates",
     "predict_by_ridge",
     "qrs_durations",
@@ -60,7 +63,7 @@ class RegressionScores:
 
 
 def heart_rates(waves: Sequence[Waves]) -> NDArray[np.float64]:
-    """Give each record's mean heart rate (bpm) over its annotated beats.
+    """Compute each record's mean heart rate (bpm) over its annotated beats.
 
     Parameters
     ----------
@@ -72,17 +75,17 @@ def heart_rates(waves: Sequence[Waves]) -> NDArray[np.float64]:
         From the mean interval between QRS peaks of each lead, of which the median lead counts: a beat that was
         forgotten in one lead does no harm. NaN where no lead has two beats.
     """
-    return np.array([_heart_rate(some) for some in waves])
+    return np.array([_heart_rate(of_record) for of_record in waves])
 
 
 def _heart_rate(waves: Waves) -> float:
     peaks = [np.sort(table[(table[:, 3] == _QRS) & (table[:, 1] >= 0), 1]) for table in waves.tables]
-    intervals = [np.diff(some).mean() / waves.sampling_rate for some in peaks if len(some) > 1]
+    intervals = [np.diff(of_lead).mean() / waves.sampling_rate for of_lead in peaks if len(of_lead) > 1]
     return 60.0 / float(np.median(intervals)) if intervals else float("nan")
 
 
 def qrs_durations(waves: Sequence[Waves]) -> NDArray[np.float64]:
-    """Give each record's QRS duration (ms): the median over beats and leads of offset minus onset.
+    """Compute each record's QRS duration (ms): the median over beats and leads of offset minus onset.
 
     Parameters
     ----------
@@ -94,7 +97,7 @@ def qrs_durations(waves: Sequence[Waves]) -> NDArray[np.float64]:
         NaN where no complex has both edges. Shorter than the duration that cardiologists give, which is from the first
         onset in any lead to the last offset in any.
     """
-    return np.array([_qrs_duration(some) for some in waves])
+    return np.array([_qrs_duration(of_record) for of_record in waves])
 
 
 def _qrs_duration(waves: Waves) -> float:
@@ -183,30 +186,68 @@ def score_regression(
     -------
     RegressionScores
     """
-    y, found, who = np.asarray(target, dtype=np.float64), np.asarray(predicted, dtype=np.float64), np.asarray(patients)
-    known = np.isfinite(y) & np.isfinite(found)
+    y, guess, who = np.asarray(target, dtype=np.float64), np.asarray(predicted, dtype=np.float64), np.asarray(patients)
+    known = np.isfinite(y) & np.isfinite(guess)
     if not known.any():
         raise ShapeError(f"Got no record of {len(y)} with a target and a prediction, expected at least one.")
-    y, found, who = y[known], found[known], who[known]
+    y, guess, who = y[known], guess[known], who[known]
     weights = np.concatenate([np.ones((1, len(y))), patient_draws(who, len(y), n_draws, seed)])
     counts = weights.sum(axis=1)
-    absolute = weights @ np.abs(found - y) / counts
+    absolute = weights @ np.abs(guess - y) / counts
     centre = weights @ y / counts
     total = np.einsum("dn,dn->d", weights, (y - centre[:, None]) ** 2)
     # A draw of equal targets has no variance to explain.
-    unexplained = np.divide(weights @ (found - y) ** 2, total, out=np.full(len(total), np.nan), where=total > 0)
+    unexplained = np.divide(weights @ (guess - y) ** 2, total, out=np.full(len(total), np.nan), where=total > 0)
     return RegressionScores(_interval(1 - unexplained), _interval(absolute), len(y))
 
 
 def _interval(values: NDArray[np.float64]) -> Interval:
-    """Make an interval of the value on the records (first) and those on the draws that have one."""
+    """Return the interval of the value on the records (first) and those on the draws that have one."""
     draws = values[1:][np.isfinite(values[1:])]
     low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) else (np.nan, np.nan)
     return Interval(float(values[0]), float(low), float(high))
 
 
+def compare_regressions(
+    dataset: LabelledECGs,
+    sources: Sequence[tuple[str, FeatureSource]],
+    targets: Mapping[str, ArrayLike],
+    *,
+    seed: int = 0,
+    verbose: int = 0,
+) -> dict[str, dict[str, RegressionScores]]:
+    """Probe pooled vectors for numbers such as the heart rate.
+
+    Parameters
+    ----------
+    dataset : LabelledECGs
+    sources : sequence of (kind, FeatureSource)
+        From :func:`skecg.evaluation.standard_sources`. ``"majority"``, which has no features, predicts the training
+        patients' mean.
+    targets : mapping of str to array-like of shape (n_records,)
+        By name, NaN where not known.
+    seed : int, default=0
+    verbose : int, default=0
+
+    Returns
+    -------
+    dict of str to dict of str to RegressionScores
+        By target and source.
+    """
+    scores: dict[str, dict[str, RegressionScores]] = {name: {} for name in targets}
+    for _, source in sources:
+        features = source.features(dataset, cache=None, verbose=verbose)
+        draws = features if features.ndim == 3 else features[None]
+        for name, target in targets.items():
+            # Where chance has a part in the features, the draws' predictions are averaged.
+            predicted = np.mean([predict_by_ridge(draw, target, dataset.patients, seed=seed) for draw in draws], axis=0)
+            label = source.name if features.shape[-1] else "mean of the training patients"
+            scores[name][label] = score_regression(target, predicted, dataset.patients, seed=seed)
+    return scores
+
+
 def regression_table(scores: Mapping[str, RegressionScores], unit: str) -> str:
-    """Write one row for each set of features."""
+    """Return a table with one row for each set of features."""
     width = max(map(len, ["features", *scores])) + 2
     lines = [f"{'features':<{width}}{'records':>8}{'R2 (95 %)':>28}{f'mean absolute error ({unit})':>30}"]
     for name, score in scores.items():

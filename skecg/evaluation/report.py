@@ -1,8 +1,6 @@
 """The result of an evaluation, for people (text, Markdown, a figure) and for machines (JSON).
 
-The tables of a report, as lines of cells.
-
-Tables of text: the first line is the head, the first column is set left, the others right.
+Tables are lists of lines of cells: the first line is the head, the first column is set left, the others right.
 """
 
 from __future__ import annotations
@@ -12,13 +10,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from skecg.errors import ParameterError
 from skecg.evaluation.bootstrap import Interval
-
-if TYPE_CHECKING:
-    from skecg.evaluation.bootstrap import Interval
 
 __all__ = [
     "FractionScores",
@@ -28,6 +23,7 @@ __all__ = [
     "aligned",
     "calibration_table",
     "fraction_table",
+    "geometry_table",
     "is_few",
     "label_table",
     "markdown",
@@ -93,8 +89,24 @@ def calibration_table(report: Report) -> Table:
     return table
 
 
+def geometry_table(report: Report) -> Table:
+    """Return one line a row that has vectors: one-class scores and retrieval, each with the reference's lead."""
+    rows, reference = report.geometry["rows"], report.reference.name
+    measures = {"one_class": "one-class AUROC", "retrieval": "same classes nearby"}
+    used = [measure for measure in measures if measure in next(iter(rows.values()))]
+    table = [["features", *[cell for m in used for cell in (measures[m], "interval", f"{reference} minus this")]]]
+    for name, scores in rows.items():
+        cells = []
+        for measure in used:
+            known = name != reference and reference in rows
+            against = _signed(report.geometry_difference(reference, name, measure)) if known else ""
+            cells += [_number(scores[measure].estimate), _limits(scores[measure]), against]
+        table.append([name, *cells])
+    return table
+
+
 def notes_of(report: Report) -> list[str]:
-    """Say what the numbers of a report are."""
+    """Return what the numbers of a report are."""
     few = report.split["few_positives"]
     largest = report.reference.largest
     n_draws = max(len(part.draws) for part in report.reference.by_fraction)
@@ -111,7 +123,7 @@ def notes_of(report: Report) -> list[str]:
 
 
 def is_few(report: Report, label: LabelScores) -> bool:
-    """Say whether a label has too few test positives, or negatives, to count."""
+    """Return whether a label has too few test positives, or negatives, to count."""
     few: int = report.split["few_positives"]
     negatives: int = report.split["n_test"] - label.test_positives
     return min(label.test_positives, negatives) < few
@@ -151,7 +163,7 @@ Cells = Sequence[Sequence[str]]
 
 
 def aligned(table: Cells) -> str:
-    """Write a table for a terminal."""
+    """Return a table for a terminal."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for cells in table:
@@ -164,7 +176,7 @@ def aligned(table: Cells) -> str:
 
 
 def markdown(table: Cells) -> str:
-    """Write a table in Markdown."""
+    """Return a table in Markdown."""
     head, *rows = [[cell.replace("|", "\\|") for cell in cells] for cells in table]
     rule = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *rows])
@@ -244,6 +256,9 @@ class Report:
     rows : list of Row
     differences : list of dict
         Of each pair of rows at each share: ``fraction``, ``of``, ``minus``, ``macro_auroc`` (Interval).
+    geometry : dict
+        What the places of records show without a classifier, see :func:`skecg.evaluation.geometry.score_geometry`;
+        empty where no row has vectors.
     run : dict
         The command, versions and whatever else belongs to the run.
     """
@@ -256,24 +271,32 @@ class Report:
     draws: list[dict[str, Any]]
     rows: list[Row]
     differences: list[dict[str, Any]]
+    geometry: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give everything as plain JSON values; numbers that are not there are null."""
+        """Return everything as plain JSON values; numbers that are not there are null."""
         return dict(_plain(asdict(self)))
 
     def difference(self, of: str, minus: str, fraction: float) -> Interval:
-        """Give by how much one row's macro area is above another's."""
+        """Return by how much one row's macro area is above another's."""
         for entry in self.differences:
             if entry["fraction"] == fraction and {entry["of"], entry["minus"]} == {of, minus}:
-                found: Interval = entry["macro_auroc"]
-                same = entry["of"] == of
-                return found if same else Interval(-found.estimate, -found.high, -found.low)
+                interval: Interval = entry["macro_auroc"]
+                return interval if entry["of"] == of else -interval
         names = ", ".join(row.name for row in self.rows)
         raise ParameterError(
             f"Got {of!r} and {minus!r} at a share of {fraction:g}, of which there is no difference; the reference "
             f"{self.reference.name!r} is compared with the others of {names}."
         )
+
+    def geometry_difference(self, of: str, minus: str, measure: str) -> Interval:
+        """Return by how much one row is above another, in ``"one_class"`` or ``"retrieval"``."""
+        for entry in self.geometry["differences"]:
+            if {entry["of"], entry["minus"]} == {of, minus}:
+                interval: Interval = entry[measure]
+                return interval if entry["of"] == of else -interval
+        raise ParameterError(f"Got {of!r} and {minus!r}, of which one has no vectors to compare.")
 
     @property
     def reference(self) -> Row:
@@ -281,11 +304,11 @@ class Report:
         return next((row for row in self.rows if row.kind == "model"), self.rows[-1])
 
     def to_text(self) -> str:
-        """Write the tables for a terminal."""
+        """Return the tables for a terminal."""
         return self._written(aligned, heading="{}")
 
     def to_markdown(self) -> str:
-        """Write the tables in Markdown, with what was done and the command."""
+        """Return the tables in Markdown, with what was done and the command."""
         return self._written(markdown, heading="## {}")
 
     def save(self, folder: str | Path, *, figure: bool = True) -> list[Path]:
@@ -319,7 +342,7 @@ class Report:
         return files
 
     def plot(self) -> Any:
-        """Draw the macro areas with their intervals at every share of the labels; gives matplotlib Axes."""
+        """Draw the macro areas with their intervals at every share of the labels; returns matplotlib Axes."""
         from skecg.plotting import plot_scores
 
         scores = {
@@ -352,13 +375,25 @@ class Report:
             few = f"fewer than {self.split['few_positives']} test positives or negatives"
             parts += [heading.format(f"Labels with {few}, not in any mean above"), table(label_table(self, few=True))]
         parts += [heading.format("Calibration, mean over labels"), table(calibration_table(self))]
+        if self.geometry:
+            parts += [heading.format("Without a classifier"), table(geometry_table(self)), *self._geometry_notes()]
         parts += [heading.format("Rows"), *[f"- {row.name}: {row.note}" for row in self.rows]]
         if command := self.run.get("command"):
             parts += [heading.format("Command"), f"    {command}"]
         return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"
 
+    def _geometry_notes(self) -> Iterator[str]:
+        """Yield what the numbers without a classifier are."""
+        near, normal = self.geometry["n_neighbours"], self.geometry["normal_class"]
+        yield f"Same classes nearby: share of the {near} nearest training records with exactly its classes."
+        if normal is not None:
+            yield (
+                f"One class: abnormal against {normal} by the Mahalanobis distance from the {normal} training records "
+                f"on their {self.geometry['n_components']} leading components."
+            )
+
     def _sentences(self) -> Iterator[str]:
-        """Say what was done."""
+        """Yield what was done."""
         data, split = self.dataset, self.split
         part = " (a part of those that train)" if split["refit"] else ""
         yield (

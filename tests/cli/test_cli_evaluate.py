@@ -48,7 +48,8 @@ def evaluate(run: Run, packed: Path) -> Run:
     """Run the command on the packed file with few resamples."""
 
     def call(*arguments: str) -> int:
-        common = ["--quiet", "--data", str(packed), "--resamples", "50", "--task", "superdiagnostic"]
+        data = [] if "--data" in arguments else ["--data", str(packed)]
+        common = ["--quiet", *data, "--resamples", "50", "--task", "superdiagnostic"]
         return run("evaluate", *common, *arguments)
 
     return call
@@ -96,6 +97,30 @@ def test_a_second_run_embeds_nothing_and_gives_the_same_scores(
     for one, other in zip(*(report["rows"] for report in reports), strict=True):
         assert one["by_fraction"] == other["by_fraction"]
     assert not (tmp_path / "first" / "report.png").exists()
+
+
+def test_a_data_set_in_two_files_is_one(
+    evaluate: Run, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(packed) as file:
+        arrays = {key: file[key] for key in file.files}
+    files = []
+    for name, chosen in (("train", arrays["strat_fold"] < 9), ("test", arrays["strat_fold"] == 9)):
+        files.append(tmp_path / f"{name}.npz")
+        np.savez(files[-1], **{k: v[chosen] if np.shape(v)[:1] == (N_RECORDS,) else v for k, v in arrays.items()})
+    both = [word for file in files for word in ("--data", str(file))]
+
+    tables = []
+    for data in ([], both):
+        assert evaluate("--model", TINY, "--fractions", "1", *data) == 0
+        tables.append(capsys.readouterr().out)
+
+    areas = [
+        next(line.split()[:3] for line in table.splitlines() if line.startswith(TINY.split("/")[-1]))
+        for table in tables
+    ]
+    assert areas[0] == areas[1]
+    assert "train + test" in tables[1]
 
 
 def test_several_models_are_rows_of_one_table(evaluate: Run, capsys: pytest.CaptureFixture[str]) -> None:

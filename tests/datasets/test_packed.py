@@ -7,8 +7,8 @@ import pytest
 
 from skecg import JEPAEmbedder
 from skecg.datasets import read_packed
-from skecg.datasets.packed import TYPICAL_MV
-from skecg.errors import DamagedRecordError, RecordNotFoundError, UnitsError
+from skecg.datasets.packed import TYPICAL_MV, join_datasets
+from skecg.errors import DamagedRecordError, ParameterError, RecordNotFoundError, UnitsError
 from skecg.leads import CANONICAL_LEADS
 
 N_RECORDS, N_SAMPLES = 4, 600
@@ -212,17 +212,55 @@ def test_objects_are_never_unpickled(tmp_path: Path) -> None:
         read_packed(pack(tmp_path, labels=np.array([{}, {}, {}, {}], dtype=object)))
 
 
+def part(folder: Path, name: str, fold: int, **more: object) -> object:
+    ids = np.array([f"{name}{row}" for row in range(N_RECORDS)])
+    path = pack(folder, **({"record_ids": ids, "strat_fold": np.full(N_RECORDS, fold)} | more))
+    return read_packed(path.rename(folder / f"{name}.npz"))
+
+
+def test_files_of_one_archive_are_joined_in_their_order(tmp_path: Path) -> None:
+    a, b = part(tmp_path, "a", 1, licence="CC0"), part(tmp_path, "b", 9, patient_ids=np.array(["a0", "p", "q", "r"]))
+
+    joined = join_datasets([a, b])
+
+    assert (joined.name, joined.licence, len(joined)) == ("a + b", "CC0", 2 * N_RECORDS)
+    np.testing.assert_array_equal(joined.records[N_RECORDS:], b.records)
+    assert joined.folds.tolist() == [1] * 4 + [9] * 4
+    assert joined.patients[4] == joined.patients[0] == "a0"  # the same person, who must not be on both sides
+    assert (joined.leads, joined.sampling_rate) == (a.leads, a.sampling_rate)
+    assert join_datasets([a]) is a
+
+
+def test_a_recording_in_two_files_and_files_of_different_rates_are_refused(tmp_path: Path) -> None:
+    a, slow = part(tmp_path, "a", 1), part(tmp_path, "slow", 2, fs=100)
+
+    with pytest.raises(ParameterError, match=r"recording 'a0' in more than one of a, a"):
+        join_datasets([a, a])
+    with pytest.raises(ParameterError, match="different leads, rate or length"):
+        join_datasets([a, slow])
+    with pytest.raises(ParameterError, match="expected at least one"):
+        join_datasets([])
+
+
+def test_the_whole_of_ptbxls_ninth_fold_is_read_with_eight_leads(shared: Path) -> None:
+    data = read_packed(shared / "data/ptbxl_full_fold9_100hz.npz")
+
+    assert (len(data), data.sampling_rate) == (2183, 100.0)
+    assert data.leads == ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+    assert set(data.folds) == {9}
+
+
 def test_the_sample_of_ptbxl_keeps_its_labels_folds_and_einthovens_law(shared: Path) -> None:
-    with np.load(shared / "data/ptbxl_zscored_250hz.npz") as file:
+    with np.load(shared / "data/ptbxl_zscored_sample_250hz.npz") as file:
         classes = [set(str(names).split(",")) for names in file["super_class"]]
 
-    data = read_packed(shared / "data/ptbxl_zscored_250hz.npz")
+    data = read_packed(shared / "data/ptbxl_zscored_sample_250hz.npz")
 
-    one, two, three = data.records[::50, :3].transpose(1, 0, 2)
+    one, two, three = data.records[:, :3].transpose(1, 0, 2)
     assert np.median(np.abs(one + three - two)) < 0.005 < np.median(np.abs(two))
     assert [{code[6:] for code in codes if code.startswith("super:")} for codes in data.codes] == classes
-    assert np.bincount(data.folds)[1:].min() > 100
-    assert len(data) == 1625
+    assert set(data.folds) == set(range(1, 10))
+    assert len(data) == 60
 
 
 @pytest.mark.parametrize(

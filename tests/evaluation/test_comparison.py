@@ -131,7 +131,7 @@ def test_records_of_no_side_are_never_read() -> None:
 def test_a_killed_run_finds_what_it_had_computed(tmp_path: Path) -> None:
     cache, said = MemoryCache(2**24), []
     options = {"fractions": (1.0,), "n_resamples": 10, "cache": cache}
-    sources = standard_sources([TINY], tmp_path / "a")
+    sources = standard_sources([TINY], tmp_path / "a", n_kernel_draws=1)
     first = compare(small_set(), "superdiagnostic", sources, **options)
     second = compare(small_set(), "superdiagnostic", sources, say=said.append, **options)
 
@@ -144,7 +144,7 @@ def test_a_killed_run_finds_what_it_had_computed(tmp_path: Path) -> None:
 
 
 def test_an_encoder_and_every_baseline_tell_blocks_from_normal_beats(tmp_path: Path) -> None:
-    sources = standard_sources(["untrained-temporal"], tmp_path)
+    sources = standard_sources(["untrained-temporal"], tmp_path, n_kernel_draws=1)
     task = task_labels(small_set(), "superdiagnostic")
 
     report = compare(small_set(), "superdiagnostic", sources, fractions=(1.0,), n_resamples=20)

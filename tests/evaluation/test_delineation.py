@@ -16,22 +16,18 @@ from skecg.annotations import OUTSIDE, UNCLEAR, Trace, Waves, boundaries, lead_l
 from skecg.datasets import read_packed
 from skecg.datasets.base import LabelledECGs
 from skecg.errors import LeadError, ParameterError, ShapeError
-from skecg.evaluation.delineation import (
+from skecg.evaluation.delineation import WaveProtocol, annotated_waves, compare_waves, predict_background, predict_waves
+from skecg.evaluation.delineation_scores import (
     PredictedTrace,
-    WaveProtocol,
-    annotated_waves,
     boundary_table,
-    compare_waves,
     match_boundaries,
-    patient_folds,
-    predict_background,
-    predict_waves,
     score_waves,
     wave_table,
 )
 from skecg.evaluation.features import standard_sources
 from skecg.evaluation.token_probe import TokenHead, raw_tokens, slices_of
 from skecg.inference.pipeline import RecordTokens
+from skecg.splits import patient_folds
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 CPU = torch.device("cpu")
@@ -392,7 +388,7 @@ def test_what_does_not_belong_together_is_refused(hearts: tuple) -> None:
     _, waves, _ = hearts
     with pytest.raises(ShapeError, match="expected one for each record"):
         predict_waves([], waves, [])
-    with pytest.raises(ParameterError, match="2 folds or more"):
+    with pytest.raises(ParameterError, match="n_folds=1, expected an integer of at least 2"):
         WaveProtocol(n_folds=1)
 
 

@@ -16,7 +16,7 @@ from skecg import Segmenter
 from skecg.annotations import wave_traces
 from skecg.datasets import make_ecg, make_waves, read_packed
 from skecg.evaluation import compare
-from skecg.evaluation.delineation import PredictedTrace
+from skecg.evaluation.delineation_scores import PredictedTrace
 from skecg.evaluation.features import MODEL, EncoderFeatures
 
 TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")

@@ -1,0 +1,233 @@
+"""The geometry of features: what the places of records show before any classifier is trained.
+
+Two questions, of which pre-training is the better answer the fewer labels there are:
+
+- **One class.** How far is a record from the normal ones? The distance is Mahalanobis' on the leading principal
+  components of the normal training records, of features standardized on these; its score is the area under the ROC
+  curve of abnormal against normal test records. No abnormal record is learned from.
+- **Retrieval.** Are the nearest records alike? Nearest are the training records at the least Euclidean distance from
+  the test record, in standardized features; the score is the share of the ten nearest that have exactly the same
+  classes, averaged over test records.
+
+Nothing is chosen on labels: components, standardization and the number of neighbours are the same for all features.
+Features in which chance has a part (random convolutions) have the mean over their draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.errors import ShapeError
+from skecg.evaluation.bootstrap import Bootstrap, bootstrap_auroc, bootstrap_mean
+from skecg.evaluation.splitting import Split
+from skecg.evaluation.tasks import Task
+
+__all__ = [
+    "N_COMPONENTS",
+    "N_NEIGHBOURS",
+    "Geometry",
+    "geometry_of",
+    "mahalanobis_distances",
+    "neighbour_agreement",
+    "score_geometry",
+]
+
+#: Leading components of the normal records that count.
+N_COMPONENTS = 128
+
+#: Training records that are compared with each test record.
+N_NEIGHBOURS = 10
+
+# What the tasks call records without a finding.
+_NORMAL_CLASSES = ("NORM", "Normal")
+
+# Fewer normal records have no covariance worth the name.
+_FEWEST_NORMAL = 10
+
+# Distances from all training records are held for so many test records at once.
+_ROWS_TOGETHER = 512
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Where one source of features puts the test records.
+
+    Parameters
+    ----------
+    distances : ndarray of shape (n_seeds, n_test), float64, or None
+        From the normal training records; None where the task has no normal class, or too few records of it.
+    agreement : ndarray of shape (n_test,), float64
+        Share of the nearest training records with the same classes, averaged over seeds.
+    """
+
+    distances: FloatArray | None
+    agreement: FloatArray
+
+
+def normal_class(task: Task) -> str | None:
+    """Return what a task calls records without a finding, or None where it has no such class."""
+    return next((name for name in task.classes if name in _NORMAL_CLASSES), None)
+
+
+def geometry_of(features: Any, task: Task, split: Split) -> Geometry | None:
+    """Compute distances and agreement of the test records.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n_records, n_features) or (n_seeds, n_records, n_features)
+        Of all records of the task. Anything else (tokens, or a table without columns) has no geometry.
+    task : Task
+    split : Split
+
+    Returns
+    -------
+    Geometry or None
+    """
+    if not isinstance(features, np.ndarray) or features.shape[-1] == 0:
+        return None
+    draws = features if features.ndim == 3 else features[None]
+    labels, name = task.labels, normal_class(task)
+    normal = split.train[labels[split.train, task.classes.index(name)] == 1] if name else split.train[:0]
+    enough = len(normal) >= _FEWEST_NORMAL
+    agreement = [
+        neighbour_agreement(draw[split.train], labels[split.train], draw[split.test], labels[split.test])
+        for draw in draws
+    ]
+    return Geometry(
+        np.stack([mahalanobis_distances(draw[normal], draw[split.test]) for draw in draws]) if enough else None,
+        np.mean(agreement, axis=0),
+    )
+
+
+def mahalanobis_distances(
+    normal: NDArray[np.floating], features: NDArray[np.floating], n_components: int = N_COMPONENTS
+) -> FloatArray:
+    """Compute how far records are from the normal ones, in deviations along their leading components.
+
+    Parameters
+    ----------
+    normal : ndarray of shape (n_normal, n_features)
+        Features of normal records.
+    features : ndarray of shape (n_records, n_features)
+    n_components : int, default=128
+        At most; components along which the normal records do not vary are left out.
+
+    Returns
+    -------
+    ndarray of shape (n_records,), float64
+    """
+    if normal.ndim != 2 or features.ndim != 2 or normal.shape[1] != features.shape[1] or len(normal) < 2:
+        raise ShapeError(
+            f"Got features of shape {features.shape} and of normal records {normal.shape}, expected two tables with "
+            "the same columns, and two normal records or more."
+        )
+    standard, others = _standardized(normal, normal), _standardized(normal, features)
+    _, lengths, axes = np.linalg.svd(standard, full_matrices=False)
+    used = lengths[:n_components] > 1e-6 * lengths[0]
+    deviations = lengths[:n_components][used] / np.sqrt(len(normal) - 1)
+    along = others @ axes[:n_components][used].T / deviations
+    return np.asarray(np.sqrt(np.square(along).sum(axis=1)))
+
+
+def neighbour_agreement(
+    reference: NDArray[np.floating],
+    reference_labels: NDArray[np.integer],
+    features: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    n_neighbours: int = N_NEIGHBOURS,
+) -> FloatArray:
+    """Compute which share of each record's nearest neighbours has exactly its classes.
+
+    Parameters
+    ----------
+    reference : ndarray of shape (n_reference, n_features)
+        Features of the records among which neighbours are sought.
+    reference_labels : ndarray of shape (n_reference, n_classes)
+        Zeros and ones.
+    features, labels
+        The same of the records whose neighbours are sought.
+    n_neighbours : int, default=10
+
+    Returns
+    -------
+    ndarray of shape (n_records,), float64
+    """
+    known, asked = (_standardized(reference, part) for part in (reference, features))
+    half_squares = 0.5 * np.square(known).sum(axis=1)
+    n_nearest = min(n_neighbours, len(known))
+    agreement = np.empty(len(asked))
+    for start in range(0, len(asked), _ROWS_TOGETHER):
+        rows = slice(start, start + _ROWS_TOGETHER)
+        nearest = np.argsort(half_squares - asked[rows] @ known.T, axis=1, kind="stable")[:, :n_nearest]
+        same = (reference_labels[nearest] == labels[rows, None]).all(axis=2)
+        agreement[rows] = same.mean(axis=1)
+    return agreement
+
+
+def _standardized(reference: NDArray[np.floating], features: NDArray[np.floating]) -> FloatArray:
+    """Center and scale features as the reference has it; what does not vary there counts nowhere."""
+    mean, deviation = reference.mean(axis=0, dtype=np.float64), reference.std(axis=0, dtype=np.float64)
+    return np.asarray((features - mean) / np.where(deviation > 1e-6 * np.abs(mean), deviation, np.inf))
+
+
+def score_geometry(
+    geometries: Mapping[str, Geometry],
+    task: Task,
+    split: Split,
+    patients: NDArray[np.generic],
+    *,
+    n_draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Score sources of features on the same draws of test patients.
+
+    Parameters
+    ----------
+    geometries : mapping of str to Geometry
+        By name of the source.
+    task : Task
+    split : Split
+    patients : ndarray of shape (n_test,)
+        Who each test record is of.
+    n_draws, seed : int
+        As for :func:`skecg.evaluation.bootstrap_auroc`.
+
+    Returns
+    -------
+    dict
+        ``rows``: by name, the Intervals ``one_class`` and ``retrieval``; ``differences``: the same of each pair,
+        ``of`` one ``minus`` the other; and what was done. ``one_class`` is absent where the task has no normal class.
+    """
+    if not geometries:
+        return {}
+    options: dict[str, Any] = {"n_draws": n_draws, "seed": seed}
+    boots = {"retrieval": bootstrap_mean({name: g.agreement for name, g in geometries.items()}, patients, **options)}
+    name = normal_class(task)
+    distances = {source: g.distances[..., None] for source, g in geometries.items() if g.distances is not None}
+    if name is not None and distances:
+        abnormal = 1 - task.labels[split.test, task.classes.index(name)]
+        boots["one_class"] = bootstrap_auroc(abnormal, distances, patients, **options)
+    names = list(geometries)
+    return {
+        "normal_class": name if "one_class" in boots else None,
+        "n_components": N_COMPONENTS,
+        "n_neighbours": N_NEIGHBOURS,
+        "rows": {source: _rows(boots, source) for source in names},
+        "differences": [
+            {"of": a, "minus": b} | {measure: boot.difference(a, b) for measure, boot in boots.items()}
+            for number, a in enumerate(names)
+            for b in names[:number]
+        ],
+    }
+
+
+def _rows(boots: Mapping[str, Bootstrap], source: str) -> dict[str, Any]:
+    """Return the scores of one source, with their intervals."""
+    return {measure: boot.macro(source) for measure, boot in boots.items()}
