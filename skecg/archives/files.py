@@ -17,7 +17,7 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skecg.errors import MissingDependencyError, ParameterError
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from skecg.archives.cluster import ChunkResult, Failure
-
 __all__ = [
+    "ChunkResult",
+    "Failure",
     "FeatureTable",
     "PartFormat",
     "check_feature_file",
@@ -37,6 +37,39 @@ __all__ = [
     "write_failures",
     "write_features",
 ]
+
+
+class Failure(NamedTuple):
+    """A record that could not be embedded: its number, the class of the error, what it says."""
+
+    row: int
+    error: str
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkResult:
+    """What became of a chunk.
+
+    Parameters
+    ----------
+    number : int
+        That of the chunk.
+    first : int
+        Number of its first record.
+    features : ndarray of shape (n_records, n_features), float32
+        NaN where a record failed.
+    failures : list of Failure
+        Sorted by row.
+    notes : dict of int to tuple of str
+        What is odd about the others, by row, as :class:`skecg.inference.pipeline.Chunk` has it.
+    """
+
+    number: int
+    first: int
+    features: NDArray[np.float32]
+    failures: list[Failure]
+    notes: dict[int, tuple[str, ...]]
 
 
 _BLOCK_ROWS = 2048
@@ -285,8 +318,6 @@ class PartFormat:
         """
         import pyarrow
         from pyarrow import parquet
-
-        from skecg.archives.cluster import Failure
 
         try:
             with parquet.ParquetFile(path) as file:

@@ -21,32 +21,24 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.archives.files import PartFormat, draft_of, move_into_place, write_failures
+from skecg.archives.files import ChunkResult, Failure, PartFormat, draft_of, move_into_place, write_failures
 from skecg.errors import ParameterError
 
 if TYPE_CHECKING:
-    from skecg.archives.cluster import ChunkPlan, ChunkResult
+    from skecg.archives.cluster import ChunkPlan
 
-__all__ = ["ArchiveFolder", "Failure", "UnfinishedRun"]
+__all__ = ["ArchiveFolder", "UnfinishedRun"]
 
 
 _FEATURES, _JOURNAL, _MANIFEST = "features.npy", "journal.jsonl", "manifest.json"
 
 
 _DRAFT = "draft"
-
-
-class Failure(NamedTuple):
-    """A record that could not be embedded: its number, the class of the error, what it says."""
-
-    row: int
-    error: str
-    message: str
 
 
 class UnfinishedRun:
