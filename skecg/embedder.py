@@ -21,13 +21,13 @@ from skecg.encoders.encode import Encoding
 from skecg.encoders.pooling import as_layers, check_pooling
 from skecg.errors import DamagedWeightsError, ParameterError, user_stacklevel
 from skecg.hub.publishing import PushMixin
-from skecg.inference.inputs import RecordSource, receive
+from skecg.inference.batches import EmbeddingConfig
+from skecg.inference.inputs import RecordSource, record_source
 from skecg.inference.pipeline import (
     CHUNK_RECORDS,
     ON_BAD_RECORD,
     Chunk,
     LeadsUsed,
-    Recipe,
     RecordTokens,
     embed_chunks,
     embed_tokens,
@@ -198,12 +198,12 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         """
         self._check_choices()
         info = find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)
-        recipe = self._combine(info)
+        config = self._combine(info)
         self._source(X, sampling_rate, reset=True)
         self.weights_sha256_ = info.sha256
         self.revision_ = info.revision
-        self._manners = info.digest, info.pooling
-        self.embedding_dim_ = self._n_features_out = recipe.n_features
+        self._settings = info.digest, info.pooling
+        self.embedding_dim_ = self._n_features_out = config.n_features
         self.bad_records_: dict[int, str] = {}
         self._used = LeadsUsed()
         return self
@@ -269,7 +269,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
             When a record cannot be embedded, whatever `on_bad_record` says: there is no row of NaN to give.
         """
         check_is_fitted(self)
-        return embed_tokens(self._source(X, sampling_rate, reset=False), self.recipe())
+        return embed_tokens(self._source(X, sampling_rate, reset=False), self.embedding_config())
 
     def transform_chunks(self, X: Any, *, first: int = 0, sampling_rate: ArrayLike | None = None) -> Iterator[Chunk]:
         """Embed records some at a time, for programs that keep what is done, as ``skecg embed`` does.
@@ -288,7 +288,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         """
         check_is_fitted(self)
         source = self._source(X, sampling_rate, reset=False)
-        return embed_chunks(source, self.recipe(), open_cache(self.cache), first=first, n_jobs=self.n_jobs)
+        return embed_chunks(source, self.embedding_config(), open_cache(self.cache), first=first, n_jobs=self.n_jobs)
 
     @property
     def leads_used_(self) -> list[tuple[str, ...]]:
@@ -296,13 +296,13 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         check_is_fitted(self)
         return list(self._used.leads)
 
-    def recipe(self) -> Recipe:
-        """Say everything that shapes the embeddings, for programs that keep them, as ``skecg embed`` does.
+    def embedding_config(self) -> EmbeddingConfig:
+        """Return everything that shapes the embeddings, for programs that keep them, as ``skecg embed`` does.
 
         Returns
         -------
-        :class:`skecg.inference.pipeline.Recipe`
-            The weights that ``fit`` settled, encoding and policies. Its ``salt`` differs when embeddings may.
+        :class:`skecg.inference.batches.EmbeddingConfig`
+            The weights that ``fit`` settled, encoding and policies. Its ``fingerprint`` differs when embeddings may.
 
         Raises
         ------
@@ -344,7 +344,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
             raise ParameterError(f"Got n_jobs={jobs!r}, expected None, a positive integer, or -1 for all cores.")
         open_cache(self.cache)
 
-    def _combine(self, info: WeightsInfo) -> Recipe:
+    def _combine(self, info: WeightsInfo) -> EmbeddingConfig:
         """Combine the parameters with what the weights say."""
         pooling = check_pooling(self.pooling or info.pooling, int(getattr(info.encoder, "num_registers", 0)))
         layers = as_layers(-1 if self.layer is None else self.layer)
@@ -358,11 +358,13 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         )
         devices = place(self.backend, self.device, encoding.precision)
         check_stride(self.stride, info.spec)
-        return Recipe(info, encoding, devices, self.stride, self.missing_leads, self.short_records, self.backend)
+        return EmbeddingConfig(
+            info, encoding, devices, self.stride, self.missing_leads, self.short_records, self.backend
+        )
 
     def _source(self, X: Any, sampling_rate: ArrayLike | None, *, reset: bool) -> RecordSource:
         """Make a source of records of X, checking arrays as scikit-learn does."""
-        return receive(self, X, sampling_rate, reset=reset, refuse_gaps=self.on_bad_record == "raise")
+        return record_source(self, X, sampling_rate, reset=reset, refuse_gaps=self.on_bad_record == "raise")
 
     def _settled_weights(self) -> WeightsInfo:
         """Find the weights that ``fit`` settled on, at the same commit."""
@@ -374,7 +376,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
                 f"The weights of {str(self.model)!r} are not those this embedder was fitted with (sha256 "
                 f"{info.sha256[:16]}…, expected {self.weights_sha256_[:16]}…). Restore them, or fit again."
             )
-        if (info.digest, info.pooling) != self._manners:
+        if (info.digest, info.pooling) != self._settings:
             raise DamagedWeightsError(
                 f"The configuration of {str(self.model)!r} is not the one this embedder was fitted with: "
                 f"config.json in {info.folder} was changed. Restore it, or fit again."
@@ -384,16 +386,16 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     def _embed(self, X: Any, sampling_rate: ArrayLike | None, report_to: Any) -> NDArray[np.float32]:
         """Embed all records into one table, with progress and warnings."""
         check_is_fitted(self)
-        source, recipe = self._source(X, sampling_rate, reset=False), self.recipe()
-        features = np.empty((len(source), recipe.n_features), dtype=np.float32)
-        chunks = embed_chunks(source, recipe, open_cache(self.cache), n_jobs=self.n_jobs)
+        source, config = self._source(X, sampling_rate, reset=False), self.embedding_config()
+        features = np.empty((len(source), config.n_features), dtype=np.float32)
+        chunks = embed_chunks(source, config, open_cache(self.cache), n_jobs=self.n_jobs)
         n_chunks = -(-len(source) // CHUNK_RECORDS)
         progress = Progress(len(source), n_chunks, verbose=self.verbose, estimator=report_to)
         self.bad_records_ = fill_features(
             chunks,
             features,
             progress,
-            recipe.info.spec,
+            config.info.spec,
             self._used.leads,
             on_bad_record=self.on_bad_record,
             stacklevel=user_stacklevel(),

@@ -83,7 +83,7 @@ class Assignment:
             portable.model = os.path.abspath(embedder.model)  # noqa: PTH100 (links stay links)
         if isinstance(embedder.cache, str | Path) and str(embedder.cache) != "disk":
             portable.cache = os.path.abspath(embedder.cache)  # noqa: PTH100
-        return cls(portable, embedder.recipe().salt, _versions())
+        return cls(portable, embedder.embedding_config().fingerprint, _versions())
 
 
 def embed_chunk(assignment: Assignment, job: ChunkJob) -> ChunkResult:
@@ -119,7 +119,7 @@ def _check(assignment: Assignment) -> None:
             f"Got a worker on {socket.gethostname()} with skecg {here[0]} and torch {here[1]}, expected skecg "
             f"{there[0]} and torch {there[1]} as where the command was given. Install the same on both."
         )
-    if assignment.embedder.recipe().salt != assignment.salt:
+    if assignment.embedder.embedding_config().fingerprint != assignment.salt:
         raise ParameterError(
             f"Got a worker on {socket.gethostname()} whose weights or options make other features than those where "
             "the command was given. Give both the same weights folder."

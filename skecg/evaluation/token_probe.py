@@ -247,13 +247,13 @@ def raw_tokens(embedder: JEPAEmbedder, X: Any) -> list[RecordTokens]:
     list of RecordTokens
         At the times and leads of the encoder's own, with as many values as samples.
     """
-    source, recipe = source_of(embedder, X), embedder.recipe()
-    shape = recipe.info.encoder
+    source, config = source_of(embedder, X), embedder.embedding_config()
+    shape = config.info.encoder
     by_lead = isinstance(shape, LeadwiseConfig) or (isinstance(shape, MultiscaleConfig) and shape.lead_groups > 1)
     found = []
     for row in range(len(source)):
         policies = {"missing_leads": embedder.missing_leads, "short_records": embedder.short_records}
-        windows = prepare([source[row]], recipe.info.spec, stride=embedder.stride, **policies)
+        windows = prepare([source[row]], config.info.spec, stride=embedder.stride, **policies)
         found.append(_cut(windows, shape.patch_samples, by_lead))
     return found
 

@@ -19,7 +19,7 @@ from skecg.finetuning.data import prepare_in_chunks
 from skecg.finetuning.heads import Network
 from skecg.finetuning.serialization import Origin, read_classifier, write_classifier
 from skecg.finetuning.stages import Course, run_stages
-from skecg.inference.inputs import receive
+from skecg.inference.inputs import record_source
 from skecg.preprocessing.quality import Policies
 from skecg.weights import WeightsInfo, find_weights
 
@@ -219,7 +219,7 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):
         """
         check_choices(self)
         info = find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)
-        source = receive(self, X, sampling_rate, reset=True)
+        source = record_source(self, X, sampling_rate, reset=True)
         targets = read_labels(y, len(source))
         self.__dict__.pop("network_", None)  # of an earlier fit, should this one be interrupted
         network, course = begin(self, info, source, targets, groups)
@@ -254,7 +254,7 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):
             When a record cannot be used; the message names it.
         """
         check_is_fitted(self)
-        source = receive(self, X, sampling_rate, reset=False)
+        source = record_source(self, X, sampling_rate, reset=False)
         chunks = prepare_in_chunks(
             source,
             self.spec_,

@@ -141,7 +141,7 @@ def prepare_in_chunks(
     title: str = "reading",
     verbose: int = 0,
 ) -> Iterator[tuple[list[ECGRecord], Windows]]:
-    """Read and prepare records, :data:`skecg.inference.pipeline.CHUNK_RECORDS` at a time, warning once a kind at the end.
+    """Read and prepare records chunk by chunk, warning once a kind at the end.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ from skecg.finetuning.sample_labels import check_tracks, read_track
 from skecg.finetuning.serialization import Origin, read_segmenter, write_segmenter
 from skecg.finetuning.stages import Training
 from skecg.finetuning.stages import run_segmenter_stages as run_stages
-from skecg.inference.inputs import receive
+from skecg.inference.inputs import record_source
 from skecg.preprocessing.quality import Policies
 from skecg.records import ECGRecord
 from skecg.weights import WeightsInfo, find_weights
@@ -233,7 +233,7 @@ class Segmenter(BaseEstimator):
         """
         check_choices(self)
         info = find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)
-        source = receive(self, X, sampling_rate, reset=True)
+        source = record_source(self, X, sampling_rate, reset=True)
         self.__dict__.pop("network_", None)  # of an earlier fit, should this one be interrupted
         network, training = begin(self, info, source, y, groups)
         try:
@@ -312,7 +312,7 @@ class Segmenter(BaseEstimator):
         float
         """
         check_is_fitted(self)
-        items = check_tracks(y, len(receive(self, X, sampling_rate, reset=False)))
+        items = check_tracks(y, len(record_source(self, X, sampling_rate, reset=False)))
         confusion = np.zeros((len(WAVE_CLASSES), len(WAVE_CLASSES)), dtype=np.int64)
         for row, (record, logits) in enumerate(self._ask(X, sampling_rate)):
             confusion += confusion_of(read_track(items[row], record, self.target, row), _labels(logits))
@@ -371,7 +371,7 @@ class Segmenter(BaseEstimator):
     def _ask(self, X: Any, sampling_rate: ArrayLike | None) -> Iterator[tuple[ECGRecord, NDArray[np.float32]]]:
         """Give each record and the logits (4, n_samples) of its samples."""
         check_is_fitted(self)
-        source = receive(self, X, sampling_rate, reset=False)
+        source = record_source(self, X, sampling_rate, reset=False)
         stride = self.spec_.window_seconds / 2 if self.stride is None else self.stride
         chunks = prepare_in_chunks(
             source,

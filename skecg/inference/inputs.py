@@ -24,7 +24,7 @@ from skecg.preprocessing.quality import SHORTEST_SECONDS
 from skecg.preprocessing.units import STANDARDIZED, with_typical_amplitudes
 from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, check_not_transposed, masked_to_nan
 
-__all__ = ["RecordSource", "as_items", "as_plain", "is_numeric_array", "receive"]
+__all__ = ["RecordSource", "as_items", "as_plain", "is_numeric_array", "record_source"]
 
 
 def is_numeric_array(X: Any) -> bool:
@@ -107,8 +107,8 @@ class RecordSource:
         Leads of the arrays and of files that do not name them; arrays of twelve rows may go without. A mapping says
         what leads of records and files with names of their own are.
     units : str
-        Unit of the arrays; with :data:`skecg.preprocessing.units.STANDARDIZED`, every lead of every record, whatever it comes from,
-        is given the amplitude that is typical of it.
+        Unit of the arrays; with ``"per-lead standard deviation"``, every lead of every record, wherever it is from, is
+        given the amplitude that is typical of it.
     refuse_gaps : bool, default=True
         Whether an array is refused at once for the gaps of a record of less than a second, or that record when it is
         embedded.
@@ -320,7 +320,7 @@ def _is_wfdb(item: Any) -> bool:
     return any(cls.__module__.startswith("wfdb.") for cls in type(item).__mro__)
 
 
-def receive(
+def record_source(
     estimator: Any, X: Any, sampling_rate: ArrayLike | None, *, reset: bool, refuse_gaps: bool = True
 ) -> RecordSource:
     """Make a source of records of X.

@@ -332,9 +332,10 @@ def check_bytes(info: WeightsInfo) -> None:
     try:
         state = (info.folder / MODEL_NAME).stat()
     except OSError:
-        state = None
-    key = None if state is None else (info.sha256, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-    if key is None or key not in _checked:
+        _compare_digests(info)  # says what is missing
+        return
+    key = info.sha256, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+    if key not in _checked:
         _compare_digests(info)
         _checked.add(key)
 

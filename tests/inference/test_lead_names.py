@@ -67,7 +67,7 @@ def test_the_leads_of_each_record_are_reported_from_the_cache_too() -> None:
     limbless = ECGRecord(TWELVE[1].signal[6:], TWELVE[1].sampling_rate, CANONICAL_LEADS[6:])
     two = ECGRecord(TWELVE[2].signal[:2], TWELVE[2].sampling_rate, ["I", "II"])
     embedder = JEPAEmbedder(TINY, missing_leads="subset").fit(TWELVE)
-    spec_leads = embedder.recipe().info.spec.leads
+    spec_leads = embedder.embedding_config().info.spec.leads
     for _ in range(2):
         embedder.transform([TWELVE[0], limbless, two])
         assert embedder.leads_used_ == [
