@@ -39,9 +39,9 @@ weights: $(VENV)/test-installed
 	$(BIN)/python -m pretraining pack $(addprefix --corpus ,$(CORPORA)) --out $(OUT)/shards --recipe skecg_default
 	$(BIN)/python -m pretraining train --recipe skecg_default --data $(OUT)/shards --out $(OUT)/run --resume \
 		--probe $(SAMPLE) watch.probe_every=600 'data.weights=$(SHARES)'
-	$(BIN)/python -m pretraining export --run $(OUT)/run --out $(OUT)/skecg-xs --name skecg-xs --licence CC-BY-4.0
+	$(BIN)/python -m pretraining export --run $(OUT)/run --out $(OUT)/skecg-xs --name skecg-xs --licence CC-BY-4.0 --force
 	$(BIN)/skecg evaluate --model $(OUT)/skecg-xs --task superdiagnostic --data $(SAMPLE) --test-fold 9 --out $(OUT)/evaluation
-	$(BIN)/python -m pretraining.export $(OUT)/skecg-xs --run $(OUT)/run --evaluation $(OUT)/evaluation \
+	$(BIN)/python -m pretraining bundle $(OUT)/skecg-xs --run $(OUT)/run --evaluation $(OUT)/evaluation \
 		--notes pretraining/recipes/skecg_default.md
 
 clean:

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _place() -> str:
-    """Say which of several processes speaks."""
+    """Return the prefix of a process's messages, where there are several."""
     return f"[process {os.environ['RANK']}] " if _rank() > 0 else ""
 
 
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"skecg {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for add in (_add_pack, _add_train, _add_export, _add_inspect):
+    for add in (_add_pack, _add_train, _add_export, _add_inspect, _add_bundle):
         add(verbs)
     return parser
 
@@ -138,7 +138,7 @@ def _pack(arguments: argparse.Namespace) -> None:
 
 
 def _preparation(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Give what decides how recordings are prepared: said one by one, or by a recipe."""
+    """Return what decides how recordings are prepared: option by option, or by a recipe."""
     names = ("sampling_rate", "resampling", "highpass_hz", "lowpass_hz")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if arguments.recipe:
@@ -188,14 +188,14 @@ def _train(arguments: argparse.Namespace) -> None:
     for option in ("data", "out"):
         if getattr(arguments, option) is None:
             raise ParameterError(f"Got no --{option}, expected a folder. See python -m pretraining train --help.")
-    from pretraining.data.pack import open_shards
-    from pretraining.distributed import let_go
+    from pretraining.data.shards import open_shards
+    from pretraining.distributed import collect_garbage
     from pretraining.trainer import Trainer
 
     shards = open_shards(arguments.data)
     probe = _open_probe(arguments.probe) if arguments.probe else None
     Trainer(config, shards, arguments.out, resume=arguments.resume, probe=probe, device=arguments.device).train()
-    let_go()
+    collect_garbage()
 
 
 def _print_recipes() -> None:
@@ -207,7 +207,7 @@ def _print_recipes() -> None:
 
 
 def _configuration(arguments: argparse.Namespace) -> PretrainConfig:
-    """Give the recipe, or what the run to resume was begun with, with the overrides."""
+    """Return the recipe, or what the run to resume was begun with, with the overrides."""
     from pretraining.recipes import load_recipe
 
     config = load_recipe(arguments.recipe) if arguments.recipe else _begun(arguments.out, arguments.resume)
@@ -256,13 +256,14 @@ def _add_export(verbs: _Verbs) -> None:
     parser.add_argument("--blocks", type=int, metavar="N", help="the first N of its blocks (default: the recipe's)")
     parser.add_argument("--name", help="of the weights (default: the recipe's)")
     parser.add_argument("--licence", metavar="SPDX", help="licence of the weights; mind that of the data")
+    parser.add_argument("--force", action="store_true", help="write over a folder that is not empty")
     parser.set_defaults(run=_export)
 
 
 def _export(arguments: argparse.Namespace) -> None:
     from pretraining.export import export
 
-    options = {"which": arguments.which, "encoder": arguments.encoder, "blocks": arguments.blocks}
+    options = {name: getattr(arguments, name) for name in ("which", "encoder", "blocks", "force")}
     export(arguments.run_folder, arguments.out, name=arguments.name, licence=arguments.licence, **options)
     print(f"{arguments.out}: written. Check it with skecg verify {_as_model(arguments.out)}")
 
@@ -275,7 +276,7 @@ def _as_model(folder: Path) -> str:
 def _add_inspect(verbs: _Verbs) -> None:
     parser = verbs.add_parser(
         "inspect",
-        help="draw a run's curves and tell its story",
+        help="draw a run's curves and describe it",
         description="Draw the curves of a run into a PNG file and print what happened.",
     )
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
@@ -293,6 +294,34 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from pretraining.monitoring.report import inspect_run
 
     print(inspect_run(arguments.run_folder, arguments.out, data=arguments.data))
+
+
+def _add_bundle(verbs: _Verbs) -> None:
+    parser = verbs.add_parser(
+        "bundle",
+        help="put exported weights into the library",
+        description="Copy exported weights into skecg/pretrained, with their scores and the run's curves on the card, "
+        "and make them the default. For whoever maintains skecg.",
+    )
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="folder that export wrote")
+    parser.add_argument("--run", required=True, type=Path, metavar="RUN", dest="run_folder", help="folder of the run")
+    parser.add_argument(
+        "--evaluation",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="REPORT",
+        help="report of skecg evaluate; may be given several times",
+    )
+    parser.add_argument("--notes", type=Path, metavar="FILE", help="Markdown that is added to the card")
+    parser.set_defaults(run=_bundle)
+
+
+def _bundle(arguments: argparse.Namespace) -> None:
+    from pretraining.export import bundle
+
+    folder = bundle(arguments.weights, arguments.run_folder, arguments.evaluation, notes=arguments.notes)
+    print(f"{folder}: the default from now on")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,8 @@
 """Where a step runs: device, precision, compilation, and the processes that share its batch.
 
 Several processes are started by ``torchrun``; each reads its place from the environment. The engine is all that knows
-of them: the loop calls it and reads the same with one process and with many.
-
-Weights spread over processes (FSDP2), and the way back to whole ones.
-
-Checkpoints hold whole tensors, so that a run may go on with another number of processes, spread or not.
-
-The rows of all processes, for objectives that compare the recordings of a batch with each other.
+of them: the loop calls it and reads the same with one process and with many. Weights may be sharded over the processes
+(FSDP2); checkpoints hold whole tensors, so that a run may go on with another number of processes, sharded or not.
 """
 
 from __future__ import annotations
@@ -37,7 +32,7 @@ __all__ = [
     "Engine",
     "NaiveAttention",
     "gather_rows",
-    "let_go",
+    "collect_garbage",
     "load_optimizer_",
     "open_engine",
     "resolve_training_precision",
@@ -75,7 +70,7 @@ def whole(tree: Any) -> Any:
 
 
 def load_optimizer_(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Put a whole state into an optimizer whose weights may be spread."""
+    """Load a whole state into an optimizer whose weights may be sharded."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     spread = {
         number: {name: _as_spread(value, parameters[number]) for name, value in values.items()}
@@ -100,7 +95,7 @@ _BACKENDS = {"cuda": "nccl", "cpu": "gloo"}
 
 
 def open_engine(run: RunConfig, device: str | torch.device | None = None) -> Engine:
-    """Take this process's place: its device, its rank, and the group of processes if there are several.
+    """Open this process's engine: its device, its rank, and the group of processes if there are several.
 
     Parameters
     ----------
@@ -115,7 +110,7 @@ def open_engine(run: RunConfig, device: str | torch.device | None = None) -> Eng
     """
     rank, world_size, local_rank = (int(os.environ.get(n, d)) for n, d in _PLACES)
     found = resolve_device("auto" if device is None else device)
-    refuse_uneven_split(run, world_size)
+    check_even_split(run, world_size)
     opened_group = False
     if world_size > 1:
         found = _own_device(found, local_rank)
@@ -128,8 +123,8 @@ def open_engine(run: RunConfig, device: str | torch.device | None = None) -> Eng
 _PLACES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 
-def refuse_uneven_split(run: RunConfig, world_size: int) -> None:
-    """Refuse a batch of which processes and accumulated parts could not have equally many records."""
+def check_even_split(run: RunConfig, world_size: int) -> None:
+    """Check that processes and accumulated micro-batches have equally many records."""
     parts = world_size * run.accumulation
     if run.batch_size % parts:
         nearest = max(1, round(run.batch_size / parts)) * parts
@@ -140,7 +135,7 @@ def refuse_uneven_split(run: RunConfig, world_size: int) -> None:
 
 
 def resolve_training_precision(precision: str, device: torch.device) -> str:
-    """Give ``"fp32"`` or ``"bf16"``; ``"auto"`` is bfloat16 on accelerators that compute in it."""
+    """Return ``"fp32"`` or ``"bf16"``; ``"auto"`` is bfloat16 on accelerators that compute in it."""
     if precision != "auto":
         return precision
     able = device.type == "xpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
@@ -148,7 +143,7 @@ def resolve_training_precision(precision: str, device: torch.device) -> str:
 
 
 def _own_device(device: torch.device, local_rank: int) -> torch.device:
-    """Give each process of a machine its own device."""
+    """Return the device of one of the processes of a machine."""
     if device.type not in _BACKENDS:
         raise ParameterError(f"Got several processes on {device.type!r}, expected 'cuda' or 'cpu'. Use one process.")
     if device.type == "cpu":
@@ -196,18 +191,18 @@ class Engine:
         return self.world_size > 1 and self.run.parallel == "fsdp2"
 
     def describe(self) -> str:
-        """Say in words where a run takes place."""
+        """Describe where a run takes place."""
         spread = f"{self.world_size} processes ({self.run.parallel})" if self.world_size > 1 else "one process"
         return f"{spread} on {self.device.type}, {self.precision}{', compiled' if self.run.compile else ''}"
 
     def positions(self, rank: int | None = None) -> list[range]:
-        """Give the places, in the batch of a step, of the parts that a process (by default this one) takes."""
+        """Return the places, in the batch of a step, of the micro-batches of a process, by default of this one."""
         size = self.run.batch_size // (self.world_size * self.run.accumulation)
         first = (self.rank if rank is None else rank) * self.run.accumulation
         return [range(n * size, (n + 1) * size) for n in range(first, first + self.run.accumulation)]
 
     def distribute(self, model: nn.Module) -> nn.Module:
-        """Give what is called in place of the model, whose passes are compiled and joined with the others' as asked."""
+        """Wrap the model: compiled, and joined with those of the other processes, as the run says."""
         if self.run.compile:
             for block in (module for module in model.modules() if isinstance(module, Block)):
                 block.compile()
@@ -232,7 +227,7 @@ class Engine:
             yield
 
     def joining(self, called: nn.Module, *, is_last: bool) -> contextlib.AbstractContextManager[object]:
-        """Let gradients be summed over processes with the last of a step's parts only."""
+        """Sum gradients over processes with the last of a step's micro-batches only."""
         if self.is_sharded:
             called.set_requires_gradient_sync(is_last)  # type: ignore[operator]
         elif self.world_size > 1 and not is_last:
@@ -245,7 +240,7 @@ class Engine:
         return torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
 
     def gather(self, values: Tensor) -> list[list[float]]:
-        """Give the values (n,) of each process, by rank; this waits for the device."""
+        """Return the values (n,) of each process, by rank; this waits for the device."""
         if self.world_size == 1:
             return [values.tolist()]
         gathered = [torch.empty_like(values) for _ in range(self.world_size)]
@@ -276,11 +271,11 @@ class Engine:
             dist.destroy_process_group()
 
 
-def let_go() -> None:
-    """Free what no name holds any more, and with it the threads of a group of processes that is closed.
+def collect_garbage() -> None:
+    """Collect garbage, and with it the threads of a group of processes that is closed.
 
     Models and their hooks hold the group in cycles. Where it lives on to the end of Python, a thread of it that still
-    lets go of a tensor there brings the process down with SIGABRT, after everything was done well.
+    frees a tensor there brings the process down with SIGABRT, after everything was done well.
     """
     gc.collect()
 
@@ -304,7 +299,7 @@ class NaiveAttention(TorchFunctionMode):
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Give the rows of all processes, rank after rank; all have to call this, with equally many.
+    """Gather the rows of all processes, rank after rank; all have to call this, with equally many.
 
     Parameters
     ----------

@@ -1,14 +1,11 @@
-"""Checkpoint to weights folder: what :class:`skecg.JEPAEmbedder` loads, with its card and golden vectors.
+"""Checkpoint to weights folder, as :class:`skecg.JEPAEmbedder` loads it, and weights into the library.
 
-Put trained weights into the library: ``python -m pretraining.export WEIGHTS --run RUN --evaluation REPORT``.
-
-The folder goes to ``skecg/pretrained``, with a card that has the scores and the run's curves; its entry in the registry
-becomes the default. ``make weights`` ends with it.
+An exported folder has its card and golden vectors. The library's own weights lie in ``skecg/pretrained``, with the
+scores and the run's curves on their card; their entry in the registry is the default. ``make weights`` ends with that.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import shutil
@@ -26,17 +23,14 @@ from skecg._version import __version__
 from skecg.errors import ParameterError
 from skecg.hub.licences import data_licences
 from skecg.hub.results import read_scores, registry_entry
+from skecg.validation import check_choice
 from skecg.weights import WeightsInfo, read_info, save_encoder
 from skecg.weights.card import card_text
 
 if TYPE_CHECKING:
     from skecg.encoders import Encoder
-    from skecg.weights import WeightsInfo
 
-__all__ = ["bundle", "export", "main"]
-
-
-_ENCODERS = ("target", "context")
+__all__ = ["bundle", "export"]
 
 
 _GAUGES = ("rank", "rank_uncentred", "record_spread", "token_spread", "position_share", "lidar", "identity", "drift")
@@ -51,6 +45,7 @@ def export(
     blocks: int | None = None,
     name: str | None = None,
     licence: str | None = None,
+    force: bool = False,
 ) -> WeightsInfo:
     """Write the encoder of a run as a weights folder.
 
@@ -70,6 +65,8 @@ def export(
         Of the weights; the recipe's when not given.
     licence : str, optional
         An identifier of SPDX, such as ``"Apache-2.0"``. Mind the data's.
+    force : bool, default=False
+        Write over the files of a folder that is not empty.
 
     Returns
     -------
@@ -79,13 +76,17 @@ def export(
     Raises
     ------
     ParameterError
-        When the run has no checkpoint, none was scored, or a choice is unknown.
+        When the run has no checkpoint, none was scored, a choice is unknown, or the folder is not empty.
     CheckpointError
         When the checkpoint is damaged.
     """
-    if encoder is not None and encoder not in _ENCODERS:
-        raise ParameterError(f"Got encoder={encoder!r}, expected 'target' or 'context'.")
+    if encoder is not None:
+        check_choice("encoder", encoder, ("target", "context"))
     run, out = Path(run), Path(out)
+    if not force and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ParameterError(
+            f"Got {str(out)!r}, which is not empty. Write over it with --force, or name another folder."
+        )
     state = _load(run, which)
     config = PretrainConfig.from_dict(state["config"])
     config = config if blocks is None else dataclasses.replace(config, export_blocks=blocks)
@@ -100,8 +101,7 @@ def export(
 
 def _load(run: Path, which: str) -> dict[str, Any]:
     """Load the checkpoint asked for."""
-    if which not in ("last", "best"):
-        raise ParameterError(f"Got which={which!r}, expected 'last' or 'best'.")
+    check_choice("which", which, ("last", "best"))
     folder = run / "checkpoints"
     steps = saved_steps(folder)
     if not steps:
@@ -138,7 +138,7 @@ def _encoder(tensors: Mapping[str, Any], config: PretrainConfig, kind: str) -> E
 
 
 def _provenance(run: Path, state: Mapping[str, Any], config: PretrainConfig, kind: str) -> dict[str, Any]:
-    """Say where the weights come from, as plain JSON values."""
+    """Return where the weights come from, as plain JSON values."""
     step = int(state["step"])
     seen = step * config.run.batch_size
     known: dict[str, Any] = {
@@ -168,7 +168,7 @@ def _provenance(run: Path, state: Mapping[str, Any], config: PretrainConfig, kin
 
 
 def _data(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Name the corpora and how many of their records were there to train on."""
+    """Return the corpora and how many of their records were there to train on."""
     known: dict[str, Any] = {}
     if path.is_file():
         corpora = json.loads(path.read_text(encoding="utf-8")).get("corpora")
@@ -179,7 +179,7 @@ def _data(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _last_gauges(run: Path, step: int) -> dict[str, float]:
-    """Give the gauges as they were last read, up to a step."""
+    """Return the gauges as they were last read, up to a step."""
     found: dict[str, float] = {}
     for entry in read_journal(run):
         if entry["step"] <= step:
@@ -255,20 +255,3 @@ def _register(path: Path, name: str, entry: dict[str, Any]) -> None:
     others = {other: {**known, "default": False} for other, known in registry["models"].items() if other != name}
     registry["models"] = {name: entry, **others}
     path.write_text(json.dumps(registry, indent=2) + "\n", encoding="utf-8")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m pretraining.export", description=__doc__)
-    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="folder that export wrote")
-    parser.add_argument("--run", required=True, type=Path, metavar="RUN", help="folder of the run")
-    parser.add_argument(
-        "--evaluation", action="append", default=[], type=Path, metavar="REPORT", help="of skecg evaluate; again"
-    )
-    parser.add_argument("--notes", type=Path, metavar="FILE", help="Markdown that is added to the card")
-    given = parser.parse_args(arguments)
-    print(f"{bundle(given.weights, given.run, given.evaluation, notes=given.notes)}: the default from now on")
-
-
-if __name__ == "__main__":
-    main()

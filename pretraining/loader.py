@@ -1,4 +1,4 @@
-"""What a step is fed, drawn ahead by a thread, so that reading is not what a step waits for.
+"""Batches drawn ahead by a thread, so that a step does not wait for reading.
 
 Batches and what goes with them are pure functions of the step, so drawing them early changes nothing.
 """
@@ -16,13 +16,13 @@ from pretraining.data.batches import Batch, draw_batch
 from pretraining.objectives import objective_class
 
 if TYPE_CHECKING:
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
 
-__all__ = ["Feed", "Part", "draw_part"]
+__all__ = ["BatchLoader", "TrainingBatch", "draw_training_batch"]
 
 
 @dataclass(frozen=True)
-class Part:
+class TrainingBatch:
     """The records at some places of a step's batch, still int16 and on the host, and what was drawn for them."""
 
     positions: range
@@ -30,44 +30,48 @@ class Part:
     drawn: Any
 
 
-def draw_part(config: PretrainConfig, shards: ShardSet, step: int, positions: range, tables: Any = None) -> Part:
+def draw_training_batch(
+    config: PretrainConfig, shards: ShardSet, step: int, positions: range, tables: Any = None
+) -> TrainingBatch:
     """Draw the records at some places of a step's batch, and what its objective wants of them."""
     batch = draw_batch(shards, config, step, positions)
-    return Part(positions, batch, objective_class(config).draw(config, tables, batch, step, positions))
+    return TrainingBatch(positions, batch, objective_class(config).draw(config, tables, batch, step, positions))
 
 
-class Feed:
-    """The parts of one process, drawn one ahead.
+class BatchLoader:
+    """The batches of one process, drawn one ahead.
 
     Parameters
     ----------
     config : PretrainConfig
     shards : ShardSet
     positions : list of range
-        Places of the parts in the batch of a step.
+        Places of the process's batches, one for each accumulated, in the global batch of a step.
     tables : optional
         What the objective knows of the rows of the shards.
     """
 
     def __init__(self, config: PretrainConfig, shards: ShardSet, positions: list[range], tables: Any = None) -> None:
         self._config, self._shards, self._positions, self._tables = config, shards, positions, tables
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
-        self._drawn: dict[tuple[int, int], Future[Part]] = {}
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batch-loader")
+        self._drawn: dict[tuple[int, int], Future[TrainingBatch]] = {}
 
-    def parts(self, step: int) -> Iterator[Part]:
-        """Yield the parts of a step."""
+    def batches(self, step: int) -> Iterator[TrainingBatch]:
+        """Yield the batches of a step."""
         last = len(self._positions) - 1
         for number in range(last + 1):
-            part = self._draw(step, number)
+            batch = self._draw(step, number)
             following = (step, number + 1) if number < last else (step + 1, 0)
             self._drawn = {following: self._submit(*following)} if following[0] < self._config.run.steps else {}
-            yield part.result()
+            yield batch.result()
 
-    def _draw(self, step: int, number: int) -> Future[Part]:
+    def _draw(self, step: int, number: int) -> Future[TrainingBatch]:
         return self._drawn.pop((step, number), None) or self._submit(step, number)
 
-    def _submit(self, step: int, number: int) -> Future[Part]:
-        return self._thread.submit(draw_part, self._config, self._shards, step, self._positions[number], self._tables)
+    def _submit(self, step: int, number: int) -> Future[TrainingBatch]:
+        return self._thread.submit(
+            draw_training_batch, self._config, self._shards, step, self._positions[number], self._tables
+        )
 
     def __enter__(self) -> Self:
         return self

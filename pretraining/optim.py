@@ -1,7 +1,4 @@
-"""AdamW, which parameters decay, and the schedules' values put in.
-
-Hyperparameters as functions of the optimizer step, counted from 0.
-"""
+"""AdamW, which parameters decay, and the schedules: hyperparameters as functions of the step, counted from 0."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ __all__ = ["build_optimizer", "learning_rate", "momentum", "set_schedule_", "wei
 
 
 def learning_rate(config: PretrainConfig, step: int) -> float:
-    """Give the learning rate: linear warm-up, then a cosine.
+    """Compute the learning rate: linear warm-up, then a cosine.
 
     With ``cosine_from="warmup"`` the cosine runs from the end of warm-up to the last step but one (Weimann); with
     ``"zero"`` it is read at the absolute step, so that the rate drops a little where warm-up ends (Kim, through timm's
@@ -31,12 +28,12 @@ def learning_rate(config: PretrainConfig, step: int) -> float:
 
 
 def weight_decay(config: PretrainConfig, step: int) -> float:
-    """Give the weight decay: a cosine between its two ends."""
+    """Compute the weight decay: a cosine between its two ends."""
     return _cosine(config.optim.weight_decay, config.optim.final_weight_decay, step / max(1, config.run.steps - 1))
 
 
 def momentum(config: PretrainConfig, step: int) -> float:
-    """Give the target encoder's momentum: linear from the start towards the end, which is reached after the run."""
+    """Compute the target encoder's momentum: linear from the start towards the end, which is reached after the run."""
     return config.ema.start + (config.ema.end - config.ema.start) * step / config.run.steps
 
 

@@ -1,13 +1,8 @@
-"""A run's folder: what it is, its data, code, journal and checkpoints; begun once, resumed strictly.
+"""A run's folder: its configuration, data, code and checkpoints; begun once, resumed strictly.
 
-A run goes on only as what it was: the same configuration and the same data. What else differs is said.
-
-The state of a run on disk: written atomically, loaded strictly, the last few kept.
-
-A checkpoint is one file, ``step-00000500.pt``, of tensors and plain values only. It appears under its name when all of
-it is on the disk, so that a process killed at any moment leaves whole files behind.
-
-Which code trained a run: the commit of the checkout, and whether anything in it was changed.
+A run goes on only as what it was: the same configuration and the same data. What else differs is noted. A checkpoint is
+one file, ``step-00000500.pt``, of tensors and plain values only. It appears under its name when all of it is on the
+disk, so that a process killed at any moment leaves whole files behind.
 """
 
 from __future__ import annotations
@@ -18,9 +13,9 @@ import os
 import pickle
 import re
 import subprocess
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,9 +23,10 @@ import torch
 from pretraining.config import PretrainConfig
 from skecg._version import __version__
 from skecg.errors import ParameterError, SkecgError
+from skecg.io.files import replacing
 
 if TYPE_CHECKING:
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
 
 __all__ = [
     "BEST",
@@ -47,7 +43,7 @@ __all__ = [
     "read_code",
     "read_config",
     "record_code",
-    "refuse_another_run",
+    "check_same_run",
     "save_checkpoint",
     "saved_steps",
     "what_changed",
@@ -106,9 +102,11 @@ def save_checkpoint(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = _path(folder, step)
-    for torn in folder.glob(".*.tmp"):  # what a killed process left
+    for torn in folder.glob(".step-*"):  # what a killed process left
         torn.unlink()
-    _write_atomically(path, lambda file: torch.save(state, file))
+    with replacing(path) as file:
+        torch.save(state, file)
+    _sync_folder(folder)
     newest = saved_steps(folder)[-max(1, keep_last) :]
     for old in saved_steps(folder):
         if old not in newest and old not in protected and not (keep_every and old % keep_every == 0):
@@ -154,56 +152,43 @@ def load_checkpoint(folder: str | Path, step: int | None = None) -> dict[str, An
 
 
 def latest(folder: str | Path) -> int | None:
-    """Give the newest checkpoint's step, None when there is none."""
+    """Return the newest checkpoint's step, None when there is none."""
     steps = saved_steps(folder)
     return steps[-1] if steps else None
 
 
 def saved_steps(folder: str | Path) -> list[int]:
-    """Give the steps that there are checkpoints of, ascending."""
+    """Return the steps that there are checkpoints of, ascending."""
     found = (_NAME.fullmatch(path.name) for path in Path(folder).glob("step-*.pt"))
     return sorted(int(match[1]) for match in found if match)
 
 
 def mark_best(folder: str | Path, step: int) -> Path:
-    """Let ``best.pt`` be the checkpoint of a step; it takes no further space where the file system has hard links."""
+    """Name the checkpoint of a step ``best.pt``, too; by a hard link where there are such."""
     source, best = _path(Path(folder), step), Path(folder) / BEST
-    temporary = _temporary(best)
+    temporary = best.with_name(f".{best.name}.tmp")
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()
     try:
         os.link(source, temporary)
     except OSError:
-        _write_atomically(best, lambda file: file.write(source.read_bytes()))
+        with replacing(best) as file:
+            file.write(source.read_bytes())
     else:
         temporary.replace(best)
-        _sync_folder(best.parent)
+    _sync_folder(best.parent)
     return best
 
 
 def write_json(path: str | Path, value: object) -> None:
     """Write plain values as JSON, all or nothing."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    _write_atomically(Path(path), lambda file: file.write(text.encode()))
+    with replacing(Path(path)) as file:
+        file.write(text.encode())
 
 
 def _path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.pt"
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
-
-
-def _write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write beside the file, bring it to the disk, and only then give it its name."""
-    temporary = _temporary(path)
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -230,7 +215,7 @@ _SECONDS = 20
 
 
 def describe_code(root: Path | None = None) -> dict[str, Any]:
-    """Say which code runs here: skecg's version and, in a checkout of git, its commit and whether it was changed."""
+    """Describe the code that runs: skecg's version and, in a checkout of git, its commit and whether it was changed."""
     root = root or Path(__file__).resolve().parents[1]
     found: dict[str, Any] = {"skecg": __version__}
     commit = _git(root, "rev-parse", "HEAD")
@@ -251,7 +236,7 @@ def record_code(run: Path) -> None:
 
 
 def read_code(run: Path) -> dict[str, Any]:
-    """Give the code that a run was last trained with; dirty when any of it was. Empty when nothing was written down."""
+    """Return the code that a run was last trained with, dirty when any of it was; empty when nothing is known."""
     path = run / _FILE
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     if not known:
@@ -262,7 +247,7 @@ def read_code(run: Path) -> dict[str, Any]:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """Ask git; None when there is none, or it has nothing to say of this folder."""
+    """Run git; None where there is none, or this folder is none of its checkouts."""
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=_SECONDS, check=False
@@ -273,7 +258,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def checkpoints_of(run: str | Path) -> Path:
-    """Give the folder of a run's checkpoints."""
+    """Return the folder of a run's checkpoints."""
     return Path(run) / "checkpoints"
 
 
@@ -305,7 +290,7 @@ def open_run_folder(out: Path, config: PretrainConfig, shards: ShardSet, *, resu
 
 
 def describe_data(shards: ShardSet) -> dict[str, Any]:
-    """Say what data a run sees, as plain values."""
+    """Describe what data a run sees, as plain values."""
     counts = np.bincount(shards.corpus_of, minlength=len(shards.corpora)).tolist()
     return {
         "corpora": dict(zip(shards.corpora, counts, strict=True)),
@@ -317,7 +302,7 @@ def describe_data(shards: ShardSet) -> dict[str, Any]:
     }
 
 
-def refuse_another_run(state: Mapping[str, Any], config: PretrainConfig, shards: ShardSet) -> None:
+def check_same_run(state: Mapping[str, Any], config: PretrainConfig, shards: ShardSet) -> None:
     """Raise if a checkpoint is of another configuration or of other data, naming everything that differs."""
     began = PretrainConfig.from_dict(state["config"])
     changed = differences(began.to_dict(), config.to_dict())
@@ -333,7 +318,7 @@ def refuse_another_run(state: Mapping[str, Any], config: PretrainConfig, shards:
 
 
 def what_changed(state: Mapping[str, Any], world_size: int) -> list[str]:
-    """Say what is not as it was when a checkpoint was written, though it may be."""
+    """List what is not as it was when a checkpoint was written, though it may be."""
     found = []
     if state["world_size"] != world_size:
         found.append(
@@ -346,7 +331,7 @@ def what_changed(state: Mapping[str, Any], world_size: int) -> list[str]:
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Name each field in which two nested dicts of plain values differ, with both values."""
+    """List each field in which two nested dicts of plain values differ, with both values."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [*old, *(key for key in new if key not in old)]
         found = [differences(old.get(k, _ABSENT), new.get(k, _ABSENT), f"{name}.{k}" if name else k) for k in keys]
@@ -355,7 +340,7 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """Give tuples as the lists that they are once written."""
+    """Return tuples as the lists that they are once written."""
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 

@@ -1,6 +1,7 @@
-"""Being asked to stop: SIGTERM and SIGINT let the step under way finish, so that it can be saved.
+"""What ends a run safely: a request to stop, and a loss or gradient that is not finite.
 
-A loss or gradient that is not finite: stop before the step, and say where it came from.
+SIGTERM and SIGINT let the step under way finish, so that it can be saved. A step whose loss or gradient is not finite
+is not taken, and the records in question are named.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from pretraining.distributed import Engine
 from skecg.errors import SkecgError
 
 if TYPE_CHECKING:
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
 
-__all__ = ["NonFiniteLossError", "StopRequest", "refuse_non_finite"]
+__all__ = ["NonFiniteLossError", "StopRequest", "check_finite"]
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -67,7 +68,7 @@ class NonFiniteLossError(SkecgError, ArithmeticError):
     """The loss or its gradient became infinite or NaN."""
 
 
-def refuse_non_finite(
+def check_finite(
     losses: Sequence[float],
     gradient_norm: float,
     *,
@@ -108,7 +109,7 @@ def refuse_non_finite(
 
 
 def _largest_inputs(config: PretrainConfig, shards: ShardSet, engine: Engine, step: int, ranks: Sequence[int]) -> str:
-    """Name the records of some processes' shares that have the largest values, and those that are not finite."""
+    """List the records of some processes' shares that have the largest values, and those that are not finite."""
     found: list[tuple[float, int]] = []
     for positions in (positions for rank in ranks for positions in engine.positions(rank)):
         batch = draw_batch(shards, config, step, positions)

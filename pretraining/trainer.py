@@ -1,4 +1,4 @@
-"""The loop: draw, mask, predict, compare, step, average."""
+"""The training loop: draw, mask, predict, compare, step, average."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import Tensor, nn
 from pretraining.config import PretrainConfig
 from pretraining.data.batches import check_shards, to_values
 from pretraining.distributed import load_optimizer_, open_engine, whole
-from pretraining.loader import Feed, Part
+from pretraining.loader import BatchLoader, TrainingBatch
 from pretraining.monitoring.journal import Journal
-from pretraining.monitoring.monitor import Taken, Watch
+from pretraining.monitoring.monitor import Monitor, StepStats
 from pretraining.objectives import build_model, objective_class
 from pretraining.objectives.stochastic_depth import StochasticDepth
 from pretraining.optim import build_optimizer, momentum, set_schedule_
 from pretraining.runs import (
+    check_same_run,
     checkpoints_of,
     load_checkpoint,
     mark_best,
     open_run_folder,
-    refuse_another_run,
     save_checkpoint,
     what_changed,
 )
-from pretraining.safeguards import NonFiniteLossError, StopRequest, refuse_non_finite
+from pretraining.safeguards import NonFiniteLossError, StopRequest, check_finite
 
 if TYPE_CHECKING:
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
     from pretraining.monitoring.online_probe import OnlineProbe
 
 __all__ = ["Collapse", "Trainer"]
@@ -56,7 +56,7 @@ class Trainer:
         Go on from the newest checkpoint there, or begin if there is none yet. Configuration and data have to be the
         same; the number of processes need not.
     probe : OnlineProbe, optional
-        Scores the target encoder every ``watch.probe_every`` steps; the best checkpoint is ``best.pt``, too.
+        Scores the encoder that is exported every ``watch.probe_every`` steps; the best checkpoint is ``best.pt``, too.
     device : str or torch.device, optional
         The best one of this machine when not given.
 
@@ -71,7 +71,7 @@ class Trainer:
     Notes
     -----
     What is drawn for a step does not depend on the number of processes or of parts (``run.accumulation``) that it is
-    taken in. Nor does its loss, but for what compares recordings with each other: target normalization "centre" and
+    stats in. Nor does its loss, but for what compares recordings with each other: target normalization "centre" and
     SIGReg see those that one process takes at once, Beat-SSL those that all processes take at once.
     """
 
@@ -88,11 +88,11 @@ class Trainer:
         self.config, self.shards, self.out = config, shards, Path(out)
         self.engine = open_engine(config.run, device)
         self.engine.on_first(lambda: check_shards(shards, config))
-        found = self.engine.on_first(lambda: open_run_folder(self.out, config, shards, resume=resume))
-        self.resumed = None if found is None else load_checkpoint(checkpoints_of(self.out), found)
+        resume_step = self.engine.on_first(lambda: open_run_folder(self.out, config, shards, resume=resume))
+        self.resumed = None if resume_step is None else load_checkpoint(checkpoints_of(self.out), resume_step)
         state = self.resumed or _BEGINNING
         if self.resumed is not None:
-            refuse_another_run(state, config, shards)
+            check_same_run(state, config, shards)
         self.model = build_model(config, state["model"]).to(self.engine.device)
         self.depth = StochasticDepth(self.model.deep_parts(), config.data.drop_path, config.run.seed)
         self.called = self.engine.distribute(self.model)
@@ -103,7 +103,7 @@ class Trainer:
         self.last_loss: float | None = state["last_loss"]
         self.tables = self._tabulate()
         gauged, scores = [*state["gauges"]], [*state["probe"]["history"]]
-        self.watch = Watch(config, shards, self.engine, None, probe, gauged, scores, self.tables)
+        self.monitor = Monitor(config, shards, self.engine, None, probe, gauged, scores, self.tables)
 
     def train(self) -> None:
         """Train to the last step, or until SIGTERM or SIGINT, after which everything is saved.
@@ -111,18 +111,18 @@ class Trainer:
         Raises
         ------
         NonFiniteLossError
-            When a loss or gradient is infinite or NaN; the step is not taken.
+            When a loss or gradient is infinite or NaN; the step is not stats.
         Collapse
             When the run has collapsed and ``watch.stop_on_collapse`` is set; everything is saved before.
         """
-        feeding = Feed(self.config, self.shards, self.engine.positions(), self.tables)
-        with self.engine, StopRequest() as stop, feeding as feed:
+        loading = BatchLoader(self.config, self.shards, self.engine.positions(), self.tables)
+        with self.engine, StopRequest() as stop, loading as loader:
             try:
                 self._begin()
-                self._loop(stop, feed)
+                self._loop(stop, loader)
             finally:
-                if self.watch.journal is not None:
-                    self.watch.journal.close()
+                if self.monitor.journal is not None:
+                    self.monitor.journal.close()
 
     def _tabulate(self) -> Any:
         """Work out what the objective asks of the records; the first process does, and all read what it wrote."""
@@ -131,75 +131,77 @@ class Trainer:
         return objective.read_tables(self.config, self.shards)
 
     def _begin(self) -> None:
-        """Open the journal, say how the run begins, and measure what is not trained yet."""
+        """Open the journal, note how the run begins, and measure what is not trained yet."""
         resumed = self.resumed
         text = f"{self.config.name} on {self.shards.n_records} records, {self.engine.describe()}"
         changed = [] if resumed is None else what_changed(resumed, self.engine.world_size)
         if self.engine.is_first:
-            at = 0 if resumed is None else self.step  # a run killed before its first checkpoint is told anew
-            self.watch.journal = Journal(self.out, total_steps=self.config.run.steps, resume_step=at)
-        self.watch.note(self.step, "start" if resumed is None else "resume", "; ".join([text, *changed]))
-        if resumed is None and self.watch.measure(0, self.model).is_best:
+            at = 0 if resumed is None else self.step  # a run killed before its first checkpoint is written anew
+            self.monitor.journal = Journal(self.out, total_steps=self.config.run.steps, resume_step=at)
+        self.monitor.note(self.step, "start" if resumed is None else "resume", "; ".join([text, *changed]))
+        if resumed is None and self.monitor.measure(0, self.model).is_best:
             self._save(is_best=True)
 
-    def _loop(self, stop: StopRequest, feed: Feed) -> None:
+    def _loop(self, stop: StopRequest, loader: BatchLoader) -> None:
         while self.step < self.config.run.steps:
-            taken = self._take_step(stop, feed)
-            self.watch.note_step(taken)
-            measured = self.watch.measure(self.step, self.model)
-            ends_early = taken.stopping or (measured.collapse and self.config.watch.stop_on_collapse)
-            if ends_early or measured.is_best or self._is_checkpoint_due():
-                self._save(is_best=measured.is_best)
-            if taken.stopping and self.step < self.config.run.steps:
-                return self.watch.note(self.step, "stop", "stopped as asked; everything is saved, go on with --resume")
-            if ends_early and not taken.stopping:
-                self.watch.note(self.step, "stop", "stopped for the collapse, as watch.stop_on_collapse asks")
+            stats = self._take_step(stop, loader)
+            self.monitor.note_step(stats)
+            evaluation = self.monitor.measure(self.step, self.model)
+            ends_early = stats.stopping or (evaluation.collapse and self.config.watch.stop_on_collapse)
+            if ends_early or evaluation.is_best or self._is_checkpoint_due():
+                self._save(is_best=evaluation.is_best)
+            if stats.stopping and self.step < self.config.run.steps:
+                return self.monitor.note(
+                    self.step, "stop", "stopped as asked; everything is saved, go on with --resume"
+                )
+            if ends_early and not stats.stopping:
+                self.monitor.note(self.step, "stop", "stopped for the collapse, as watch.stop_on_collapse asks")
                 raise Collapse
-        return self.watch.note(self.step, "end", f"{self.step} steps of {self.config.run.batch_size} records")
+        return self.monitor.note(self.step, "end", f"{self.step} steps of {self.config.run.batch_size} records")
 
-    def _take_step(self, stop: StopRequest, feed: Feed) -> Taken:
+    def _take_step(self, stop: StopRequest, loader: BatchLoader) -> StepStats:
         """Take one optimizer step."""
         begun, config, step = time.perf_counter(), self.config, self.step
         set_schedule_(self.optimizer, config, step)
         if config.ema.before_step:
             self.model.update_target_(momentum(config, step))
         losses, flops = [], 0.0
-        for number, part in enumerate(feed.parts(step), start=1):
-            losses.append(self._learn_from(part, is_last=number == config.run.accumulation))
-            flops += self.model.flops(config, part.drawn) / config.run.accumulation
+        for number, batch in enumerate(loader.batches(step), start=1):
+            losses.append(self._learn_from(batch, is_last=number == config.run.accumulation))
+            flops += self.model.flops(config, batch.drawn) / config.run.accumulation
         norm = clip_gradients_(self.model, config.optim.gradient_clip)
         mean = torch.stack(losses).mean(dim=0)
-        found = self.engine.gather(torch.cat([mean, norm[None], norm.new_tensor([float(bool(stop))])]))
-        self._refuse_non_finite([values[0] for values in found], found[0][len(mean)])
+        by_process = self.engine.gather(torch.cat([mean, norm[None], norm.new_tensor([float(bool(stop))])]))
+        self._check_finite([values[0] for values in by_process], by_process[0][len(mean)])
         self.optimizer.step()
         self.optimizer.zero_grad()
         if not config.ema.before_step:
             self.model.update_target_(momentum(config, step))
         self.step += 1
-        *parts, norm_value, asked = (sum(values) / len(found) for values in zip(*found, strict=True))
+        *parts, norm_value, asked = (sum(values) / len(by_process) for values in zip(*by_process, strict=True))
         self.last_loss = parts[0]
         seconds = time.perf_counter() - begun
         named = dict(zip(self.model.loss_names, parts, strict=True))
         noted = {name: named[name] for name in ("total", *self.model.noted())}
-        return Taken(self.step, noted, norm_value, seconds, flops, asked > 0)
+        return StepStats(self.step, noted, norm_value, seconds, flops, asked > 0)
 
-    def _learn_from(self, part: Part, *, is_last: bool) -> Tensor:
-        """Add up the gradients of a part of the batch; give its loss and the loss's parts."""
-        values = to_values(part.batch, self.config, self.engine.device)
-        drawn = part.drawn.to(self.engine.device)
+    def _learn_from(self, batch: TrainingBatch, *, is_last: bool) -> Tensor:
+        """Add up the gradients of a batch; return its loss and the loss's parts."""
+        values = to_values(batch.batch, self.config, self.engine.device)
+        drawn = batch.drawn.to(self.engine.device)
         with self.engine.joining(self.called, is_last=is_last):
-            with self.depth.active(self.step, part.positions), self.engine.computing():
+            with self.depth.active(self.step, batch.positions), self.engine.computing():
                 loss = self.called(values, drawn)
             (loss.total / self.config.run.accumulation).backward()
         return torch.stack([value.detach().float() for value in loss])
 
-    def _refuse_non_finite(self, losses: list[float], gradient_norm: float) -> None:
+    def _check_finite(self, losses: list[float], gradient_norm: float) -> None:
         """Stop before the step if something is not finite, leaving the reason in the journal."""
         run: dict[str, Any] = {"config": self.config, "shards": self.shards, "engine": self.engine}
         try:
-            refuse_non_finite(losses, gradient_norm, step=self.step, last_loss=self.last_loss, **run)
+            check_finite(losses, gradient_norm, step=self.step, last_loss=self.last_loss, **run)
         except NonFiniteLossError as error:
-            self.watch.note(self.step, "stop", str(error))
+            self.monitor.note(self.step, "stop", str(error))
             raise
 
     def _is_checkpoint_due(self) -> bool:
@@ -209,7 +211,7 @@ class Trainer:
     def _save(self, *, is_best: bool) -> None:
         """Write a checkpoint; all processes have to call this."""
         folder, watch = checkpoints_of(self.out), self.config.watch
-        best = self.watch.best_step
+        best = self.monitor.best_step
         state = self._state() if self.engine.is_first or self.engine.is_sharded else {}
 
         def write() -> None:
@@ -230,8 +232,8 @@ class Trainer:
             "step": self.step,
             "config": self.config.to_dict(),
             "fingerprint": self.shards.fingerprint,
-            "probe": {"history": self.watch.scores, "best_step": self.watch.best_step},
-            "gauges": self.watch.gauged,
+            "probe": {"history": self.monitor.scores, "best_step": self.monitor.best_step},
+            "gauges": self.monitor.gauged,
             "last_loss": self.last_loss,
             "torch": str(torch.__version__),
             "world_size": self.engine.world_size,

@@ -80,7 +80,6 @@ __all__ = [
     "WeightsError",
     "WeightsFormatError",
     "WeightsNotFoundError",
-    "user_stacklevel",
 ]
 
 

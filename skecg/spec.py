@@ -6,14 +6,13 @@ never edited; a new behaviour gets a new field whose default is the old behaviou
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import ClassVar
 
 from skecg.errors import LeadError, WeightsFormatError
 from skecg.leads import canonical_leads
+from skecg.validation import PlainFields
 
 __all__ = ["EncoderConfig", "InputSpec", "LeadwiseConfig", "MultiscaleConfig", "TemporalConfig"]
 
@@ -26,32 +25,17 @@ def _is_finite(value: object) -> bool:
 
 
 @dataclass(frozen=True)
-class _Value:
+class _Value(PlainFields):
     """Fields that read themselves from JSON strictly."""
 
     kind: ClassVar[str]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Give the fields as plain JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+    _error: ClassVar[type[Exception]] = WeightsFormatError
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the fields from plain values, refusing unknown keys with a suggestion."""
-        if not isinstance(values, Mapping):
-            raise WeightsFormatError(
-                f"Got {type(values).__name__} for the {cls.kind}, expected an object of named fields."
-            )
-        known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else f" Known fields: {', '.join(known)}."
-                raise WeightsFormatError(f"Got an unknown field {key!r} in the {cls.kind}.{hint}")
-        try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        except TypeError as error:
-            raise WeightsFormatError(f"The {cls.kind} lacks a field: {error}.") from error
+    def _title(cls) -> str:
+        """Return what messages call such a value."""
+        return f"the {cls.kind}"
 
     def _require(self, condition: bool, field: str, wanted: str) -> None:
         if not condition:

@@ -1,6 +1,7 @@
 """Check parameters one way: what was found, what was expected.
 
-Booleans are no numbers here, and neither are NaN and infinity. NumPy's scalars are as good as Python's.
+Booleans are no numbers here, and neither are NaN and infinity. NumPy's scalars are as good as Python's. Values that are
+written to JSON and read back strictly are dataclasses of :class:`PlainFields`.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from typing import Any, ClassVar, Self
 
 from skecg.errors import ParameterError
 
-__all__ = ["check_choice", "check_integer", "check_number", "is_integer", "is_number", "suggestion"]
+__all__ = ["PlainFields", "check_choice", "check_integer", "check_number", "is_integer", "is_number", "suggestion"]
 
 
 def is_integer(value: object, minimum: int | None = None) -> bool:
@@ -115,3 +117,34 @@ def suggestion(value: object, words: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" where a word is near what was given, and nothing otherwise."""
     close = difflib.get_close_matches(value, list(words), n=1) if isinstance(value, str) else []
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+class PlainFields:
+    """The fields of a frozen dataclass as plain JSON values, and back, strictly."""
+
+    _error: ClassVar[type[Exception]] = ParameterError
+
+    @classmethod
+    def _title(cls) -> str:
+        """Return what messages call such a value."""
+        return cls.__name__
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the fields from plain values; raise for unknown ones, with the nearest, and for those that lack."""
+        title = cls._title()
+        if not isinstance(values, Mapping):
+            raise cls._error(f"Got {type(values).__name__} for {title}, expected an object of named fields.")
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        for key in values:
+            if key not in known:
+                hint = suggestion(key, known) or f" Known fields: {', '.join(known)}."
+                raise cls._error(f"Got an unknown field {key!r} in {title}.{hint}")
+        try:
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        except TypeError as error:
+            raise cls._error(f"{title[0].upper()}{title[1:]} lacks a field: {error}.") from error

@@ -6,13 +6,14 @@ import os
 import platform
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import TextIO
 
 from skecg._version import __version__
 from skecg.embedding_cache import default_cache_folder
 from skecg.errors import CacheError
 
-__all__ = ["installed_version", "show_versions"]
+__all__ = ["installed_version", "processor", "show_versions"]
 
 _REQUIRED = ("torch", "scikit-learn", "numpy", "scipy", "wfdb", "safetensors", "huggingface-hub", "joblib", "tqdm")
 _OPTIONAL = ("matplotlib", "edfio", "pydicom", "ecgdatakit", "pyarrow", "pandas", "distributed")
@@ -53,6 +54,20 @@ def installed_version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def processor() -> str:
+    """Return the processor's name, with the family that tells AMD's generations apart where the system knows it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    name = facts.get("model name") or platform.machine()
+    family = (
+        f" (family {facts['cpu family']}, model {facts['model']})" if {"cpu family", "model"} <= facts.keys() else ""
+    )
+    return f"{name}{family}, {os.cpu_count()} cores"
 
 
 def _cache_folder() -> str:

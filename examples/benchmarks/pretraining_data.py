@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from pretraining.config import PretrainConfig
 from pretraining.data.batches import draw_batch, to_values
 from pretraining.data.corpora import Corpus, Item
-from pretraining.data.pack import ShardSet, pack
+from pretraining.data.pack import pack
+from pretraining.data.shards import ShardSet
 from pretraining.recipes import load_recipe
 from skecg.leads import CANONICAL_LEADS
 from skecg.records import ECGRecord

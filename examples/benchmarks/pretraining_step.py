@@ -33,9 +33,10 @@ from torch.utils.data import default_collate
 from pretraining.config import PretrainConfig
 from pretraining.data.batches import to_values
 from pretraining.data.corpora import open_corpus
-from pretraining.data.pack import ShardSet, pack
+from pretraining.data.pack import pack
+from pretraining.data.shards import ShardSet
 from pretraining.distributed import open_engine
-from pretraining.loader import draw_part
+from pretraining.loader import draw_training_batch
 from pretraining.objectives.jepa import Jepa, JepaDraw
 from pretraining.objectives.masks import Masks, draw_masks
 from pretraining.optim import build_optimizer, momentum, set_schedule_
@@ -115,7 +116,7 @@ class Ours:
 
     def feed(self, number: int) -> tuple[Tensor, list[Masks]]:
         """Read, crop, normalize, mask."""
-        part = draw_part(self.config, self.shards, number, range(self.config.run.batch_size))
+        part = draw_training_batch(self.config, self.shards, number, range(self.config.run.batch_size))
         return to_values(part.batch, self.config, "cpu"), part.drawn.masks
 
 

@@ -28,9 +28,10 @@ from side_by_side_methods import METHODS, STUDIES, UNTRAINED, method_config
 
 from pretraining.config import PretrainConfig
 from pretraining.data.corpora import parse_corpus
-from pretraining.data.pack import ShardSet, open_shards, pack
+from pretraining.data.pack import pack
+from pretraining.data.shards import ShardSet, open_shards
 from pretraining.export import export
-from pretraining.loader import draw_part
+from pretraining.loader import draw_training_batch
 from pretraining.monitoring.journal import read_journal
 from pretraining.objectives import objective_class
 from pretraining.trainer import Trainer
@@ -119,7 +120,7 @@ def train(config: PretrainConfig, shards: ShardSet, run: Path, weights: Path) ->
             raise SystemExit("Stopped as asked; give the same command again to go on.")
         export(run, weights, name=weights.name, licence="CC-BY-4.0")
     objective = objective_class(config)
-    part = draw_part(config, shards, 0, range(config.run.batch_size), objective.read_tables(config, shards))
+    part = draw_training_batch(config, shards, 0, range(config.run.batch_size), objective.read_tables(config, shards))
     speeds = [entry["records_per_second"] for entry in read_journal(run) if "records_per_second" in entry]
     return {
         "gflop_per_view": objective.flops(config, part.drawn) / 1e9,

@@ -6,19 +6,30 @@ It is written next to whatever it made, read back strictly, and changed by typed
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from pretraining.config.base import Part, refuse_unknown, require
 from pretraining.config.objectives import AnyObjectiveConfig, ObjectiveConfig, read_objective
+from pretraining.config.parts import (
+    DataConfig,
+    EmaConfig,
+    MaskConfig,
+    OptimConfig,
+    PredictorConfig,
+    RunConfig,
+    WatchConfig,
+    require,
+)
 from skecg.encoders import read_encoder_config
 from skecg.errors import ParameterError
 from skecg.spec import EncoderConfig, InputSpec
+from skecg.validation import PlainFields, check_choice
 
 __all__ = [
-    "DataConfig",
     "AnyObjectiveConfig",
+    "DataConfig",
     "EmaConfig",
     "MaskConfig",
     "ObjectiveConfig",
@@ -28,191 +39,6 @@ __all__ = [
     "RunConfig",
     "WatchConfig",
 ]
-
-
-@dataclass(frozen=True)
-class PredictorConfig(Part):
-    """Shape of the predictor."""
-
-    dim: int
-    depth: int
-    num_heads: int
-    mlp_ratio: float = 4.0
-
-    def __post_init__(self) -> None:
-        require(self.dim > 0 and self.dim % self.num_heads == 0, "predictor.dim", self.dim, "a multiple of num_heads")
-        require(self.depth > 0, "predictor.depth", self.depth, "a positive integer")
-
-
-@dataclass(frozen=True)
-class MaskConfig(Part):
-    """Which slices of time the context sees.
-
-    Parameters
-    ----------
-    kind : {"random", "multiblock", "blocks"}
-        Kim's single random slices or several overlapping blocks, one draw for the whole batch; Weimann and Conrad's
-        contiguous blocks, drawn for each record, their total shared by the batch.
-    low, high : float
-        Range that a ratio is drawn from: of slices masked ("random"), of one block's length ("multiblock"), of slices
-        kept ("blocks").
-    n_blocks : int
-        Blocks of "multiblock".
-    last_slice : bool
-        Whether a block of "multiblock" may reach the last slice. The published code never masks it (off by one).
-    min_block : int
-        Shortest block of "blocks".
-    masks_per_target : int
-        Masks of the same record that one pass of the target encoder serves.
-    """
-
-    kind: str
-    low: float
-    high: float
-    n_blocks: int = 4
-    last_slice: bool = True
-    min_block: int = 10
-    masks_per_target: int = 1
-
-    def __post_init__(self) -> None:
-        kinds = ("random", "multiblock", "blocks")
-        require(self.kind in kinds, "masks.kind", self.kind, f"one of {', '.join(map(repr, kinds))}")
-        require(0 < self.low <= self.high < 1, "masks.low, high", (self.low, self.high), "0 < low <= high < 1")
-        for name in ("n_blocks", "min_block", "masks_per_target"):
-            require(getattr(self, name) >= 1, f"masks.{name}", getattr(self, name), "a positive integer")
-
-
-@dataclass(frozen=True)
-class OptimConfig(Part):
-    """AdamW and its schedules.
-
-    Parameters
-    ----------
-    lr, warmup_lr, final_lr : float
-        Peak of the learning rate, where warm-up begins, where the cosine ends.
-    warmup_steps : int
-    cosine_from : {"warmup", "zero"}
-        Whether the cosine begins at its top when warm-up ends (Weimann), or is read at the absolute step (Kim), so that
-        the rate drops a little there.
-    weight_decay, final_weight_decay : float
-        Ends of a cosine over the run; equal for a constant.
-    betas : tuple of float
-    eps : float
-    gradient_clip : float
-        Largest norm of the gradient; 0 for none.
-    """
-
-    lr: float
-    warmup_lr: float = 1e-6
-    final_lr: float = 1e-6
-    warmup_steps: int = 0
-    cosine_from: str = "warmup"
-    weight_decay: float = 0.05
-    final_weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    gradient_clip: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(self.lr > 0, "optim.lr", self.lr, "a positive number")
-        require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "0 or more")
-        require(self.cosine_from in ("warmup", "zero"), "optim.cosine_from", self.cosine_from, "'warmup' or 'zero'")
-
-
-@dataclass(frozen=True)
-class EmaConfig(Part):
-    """The target encoder's momentum, linear over the run.
-
-    `before_step` says whether the average is taken before the step's forward pass (Weimann) or after the optimizer's
-    step (Kim).
-    """
-
-    start: float = 0.996
-    end: float = 1.0
-    before_step: bool = False
-
-    def __post_init__(self) -> None:
-        require(0 <= self.start <= self.end <= 1, "ema.start, end", (self.start, self.end), "0 <= start <= end <= 1")
-
-
-@dataclass(frozen=True)
-class DataConfig(Part):
-    """How records become a batch.
-
-    Parameters
-    ----------
-    weights : dict of str to float
-        Share of each corpus in a batch; empty for shares by number of records.
-    roll : bool
-        Whether a record of exactly one window is rolled in time by a random number of samples.
-    gain : tuple of float
-        Range of a factor drawn for each record.
-    lead_dropout : float
-        Probability that a record is shown with a random subset of its leads, absent ones being zero.
-    drop_path : float
-        Probability of leaving out the last block's branches, falling linearly to 0 at the first, in both encoders and
-        the predictor (Kim).
-    """
-
-    weights: dict[str, float] = field(default_factory=dict)
-    roll: bool = False
-    gain: tuple[float, float] = (1.0, 1.0)
-    lead_dropout: float = 0.0
-    drop_path: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(all(w > 0 for w in self.weights.values()), "data.weights", self.weights, "positive shares")
-        require(0 < self.gain[0] <= self.gain[1], "data.gain", self.gain, "0 < low <= high")
-        for name in ("lead_dropout", "drop_path"):
-            require(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "0 or more, below 1")
-
-
-@dataclass(frozen=True)
-class RunConfig(Part):
-    """How long, how much at once, on what.
-
-    Parameters
-    ----------
-    steps : int
-        Optimizer steps.
-    batch_size : int
-        Records of one optimizer step, over all processes and accumulation.
-    accumulation : int
-        Parts that a process's share of the batch is taken in, one after the other.
-    precision : {"auto", "fp32", "bf16"}
-        bfloat16 autocast where asked; "auto" takes it on accelerators.
-    compile : bool
-    parallel : {"ddp", "fsdp2"}
-        Used when there are several processes.
-    seed : int
-    """
-
-    steps: int
-    batch_size: int
-    accumulation: int = 1
-    precision: str = "auto"
-    compile: bool = False
-    parallel: str = "ddp"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation"):
-            require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "a positive integer")
-        require(self.precision in ("auto", "fp32", "bf16"), "run.precision", self.precision, "auto, fp32 or bf16")
-        require(self.parallel in ("ddp", "fsdp2"), "run.parallel", self.parallel, "'ddp' or 'fsdp2'")
-
-
-@dataclass(frozen=True)
-class WatchConfig(Part):
-    """What is written down on the way, counted in optimizer steps; 0 for never."""
-
-    log_every: int = 20
-    gauge_every: int = 200
-    probe_every: int = 0
-    checkpoint_every: int = 500
-    keep_last: int = 2
-    keep_every: int = 0
-    stop_on_collapse: bool = False
 
 
 @dataclass(frozen=True)
@@ -263,8 +89,7 @@ class PretrainConfig:
     export_blocks: int = 0
 
     def __post_init__(self) -> None:
-        exported = ("target", "context")
-        require(self.export_encoder in exported, "export_encoder", self.export_encoder, f"one of {exported}")
+        check_choice("export_encoder", self.export_encoder, ("target", "context"))
         depth = self.encoder.depth
         require(0 <= self.export_blocks <= depth, "export_blocks", self.export_blocks, f"0 to {depth}")
         same = (self.encoder.n_leads, self.encoder.window_samples) == (self.input.n_leads, self.input.window_samples)
@@ -275,7 +100,7 @@ class PretrainConfig:
         self._check_objective()
 
     def _check_objective(self) -> None:
-        """Refuse parts that are missing for the objective, or that it has no use for."""
+        """Check that the objective has the parts that it needs, and no others."""
         kind = self.objective.kind
         if isinstance(self.objective, ObjectiveConfig):
             require(self.predictor is not None, "predictor", None, "its shape, which JEPA needs")
@@ -284,25 +109,25 @@ class PretrainConfig:
         require(self.export_encoder == "context", "export_encoder", self.export_encoder, f"'context' with {kind!r}")
         require(self.masks is None, "masks", self.masks, f"None with {kind!r}, whose masks are in its own part")
         require(self.data.drop_path == 0, "data.drop_path", self.data.drop_path, f"0 with {kind!r}")
-        self.objective.check_run(self)
+        self.objective.check_run(self.input, self.encoder, self.data, self.predictor)
 
     @property
     def jepa(self) -> tuple[ObjectiveConfig, PredictorConfig, MaskConfig]:
         """The parts that only JEPA has."""
-        assert isinstance(self.objective, ObjectiveConfig), "asked of another objective"
-        assert self.predictor is not None, "checked at birth"
-        assert self.masks is not None, "checked at birth"
+        assert isinstance(self.objective, ObjectiveConfig), "the objective is another one"
+        assert self.predictor is not None, "checked by __post_init__"
+        assert self.masks is not None, "checked by __post_init__"
         return self.objective, self.predictor, self.masks
 
     def to_dict(self) -> dict[str, Any]:
-        """Give everything as plain JSON values."""
-        found: dict[str, Any] = {"name": self.name, "architecture": self.encoder.architecture, "pooling": self.pooling}
-        found |= {"export_encoder": self.export_encoder, "export_blocks": self.export_blocks}
+        """Return everything as plain JSON values."""
+        values: dict[str, Any] = {"name": self.name, "architecture": self.encoder.architecture, "pooling": self.pooling}
+        values |= {"export_encoder": self.export_encoder, "export_blocks": self.export_blocks}
         for part in fields(self):
             value = getattr(self, part.name)
             if hasattr(value, "to_dict"):
-                found[part.name] = value.to_dict()
-        return found
+                values[part.name] = value.to_dict()
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -310,7 +135,7 @@ class PretrainConfig:
         parts = dict(values)
         architecture = parts.pop("architecture")
         for key in parts:
-            refuse_unknown(key, [f.name for f in fields(cls)], cls.__name__)
+            check_choice("a part of the configuration", key, [part.name for part in fields(cls)])
         parts["encoder"] = read_encoder_config(architecture, parts["encoder"])
         parts["input"] = InputSpec.from_dict(parts["input"])
         for name, kind in _PARTS.items():
@@ -331,7 +156,7 @@ class PretrainConfig:
             part, dot, key = name.partition(".")
             if not separator or not dot:
                 raise ParameterError(f"Got {assignment!r}, expected part.field=value, for example optim.lr=5e-4.")
-            refuse_unknown(part, ["input", "encoder", "objective", *_PARTS], "the configuration")
+            check_choice("a part of the configuration", part, ["input", "encoder", "objective", *_PARTS])
             old = getattr(self, part)
             is_used = old is not None and (part != "ema" or isinstance(self.objective, ObjectiveConfig))
             if not is_used:
@@ -339,7 +164,7 @@ class PretrainConfig:
                     f"Got {assignment!r} for a run of {self.objective.kind!r}, which uses no {part!r}."
                 )
             types = {f.name: str(f.type) for f in fields(old)}
-            refuse_unknown(key, list(types), part)
+            check_choice(f"a field of {part}", key, types)
             may_be_none = "None" in types[key] and text.lower() == "none"
             value = None if may_be_none else _typed(text, getattr(old, key), name)
             changed.setdefault(part, {})[key] = value
@@ -347,7 +172,7 @@ class PretrainConfig:
         return dataclasses.replace(self, **parts)
 
 
-_PARTS: dict[str, type[Part]] = {
+_PARTS: dict[str, type[PlainFields]] = {
     "predictor": PredictorConfig,
     "masks": MaskConfig,
     "optim": OptimConfig,
@@ -360,8 +185,6 @@ _PARTS: dict[str, type[Part]] = {
 
 def _typed(text: str, old: Any, name: str) -> Any:
     """Read a value as the kind of thing it replaces."""
-    import json
-
     try:
         if isinstance(old, bool):
             return {"true": True, "false": False}[text.lower()]

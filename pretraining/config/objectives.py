@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from pretraining.config.base import Part, refuse_unknown, require
+from pretraining.config.parts import DataConfig, PredictorConfig, require
 from skecg.leads import EIGHT_LEADS
-from skecg.spec import MultiscaleConfig
-
-if TYPE_CHECKING:
-    from pretraining.config import PretrainConfig
+from skecg.spec import EncoderConfig, InputSpec, MultiscaleConfig
+from skecg.validation import PlainFields, check_choice, check_integer, check_number
 
 __all__ = ["OBJECTIVES", "AnyObjectiveConfig", "BeatSslConfig", "MaeConfig", "ObjectiveConfig", "read_objective"]
 
 
-class AnyObjectiveConfig(Part):
-    """The configuration of some objective."""
+class AnyObjectiveConfig(PlainFields):
+    """The configuration of one of the objectives."""
 
     kind: ClassVar[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the kind and the fields as plain JSON values."""
+        """Return the kind and the fields as plain JSON values."""
         return {"kind": self.kind} | super().to_dict()
 
-    def check_run(self, config: PretrainConfig) -> None:
-        """Refuse other parts of a run that cannot go together with this objective."""
+    def check_run(
+        self, spec: InputSpec, encoder: EncoderConfig, data: DataConfig, predictor: PredictorConfig | None
+    ) -> None:
+        """Check that the other parts of a run go together with this objective."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,12 @@ class ObjectiveConfig(AnyObjectiveConfig):
     describe_share: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.loss in ("l1", "smooth_l1"), "objective.loss", self.loss, "'l1' or 'smooth_l1'")
-        norms = ("none", "layer", "centre")
-        require(self.target_norm in norms, "objective.target_norm", self.target_norm, f"one of {norms}")
+        check_choice("objective.loss", self.loss, ("l1", "smooth_l1"))
+        check_choice("objective.target_norm", self.target_norm, ("none", "layer", "centre"))
         weights = {name: getattr(self, name) for name in ("predict_weight", "sigreg_weight", "describe_weight")}
         for name, weight in weights.items():
-            require(weight >= 0, f"objective.{name}", weight, "0 or more")
-        require(0 <= self.describe_share <= 1, "objective.describe_share", self.describe_share, "0 to 1")
+            check_number(f"objective.{name}", weight, 0, closed="left")
+        check_number("objective.describe_share", self.describe_share, 0, 1, closed="both")
         require(any(weights.values()), "objective's weights", tuple(weights.values()), "one that is not 0")
 
 
@@ -95,22 +94,23 @@ class MaeConfig(AnyObjectiveConfig):
     target_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        kinds = ("time", "leads", "both")
-        require(self.masks in kinds, "objective.masks", self.masks, f"one of {kinds}")
-        require(0 < self.ratio < 1, "objective.ratio", self.ratio, "a share above 0 and below 1")
-        require(self.target_eps > 0, "objective.target_eps", self.target_eps, "a positive number")
+        check_choice("objective.masks", self.masks, ("time", "leads", "both"))
+        check_number("objective.ratio", self.ratio, 0, 1)
+        check_number("objective.target_eps", self.target_eps, 0)
 
-    def check_run(self, config: PretrainConfig) -> None:
-        """Refuse what cannot go together."""
-        shape, seen = config.encoder, "'multiscale' with 'mae', which hides patches from its convolutions"
-        require(isinstance(shape, MultiscaleConfig), "encoder.architecture", shape.architecture, seen)
-        assert isinstance(shape, MultiscaleConfig)
-        apart = self.masks == "time" or shape.lead_groups == shape.n_leads
-        wanted = f"n_leads={shape.n_leads} with objective.masks={self.masks!r}: a token of all leads cannot miss some"
-        require(apart, "encoder.lead_groups", shape.lead_groups, wanted)
-        require(config.predictor is not None, "predictor", None, "the shape of the decoder")
-        assert config.predictor is not None
-        require(config.predictor.dim % 4 == 0, "predictor.dim", config.predictor.dim, "a multiple of 4")
+    def check_run(
+        self, spec: InputSpec, encoder: EncoderConfig, data: DataConfig, predictor: PredictorConfig | None
+    ) -> None:
+        """Check that encoder and decoder go together with the masks."""
+        seen = "'multiscale' with 'mae', which hides patches from its convolutions"
+        require(isinstance(encoder, MultiscaleConfig), "encoder.architecture", encoder.architecture, seen)
+        assert isinstance(encoder, MultiscaleConfig)
+        n_leads, apart = encoder.n_leads, self.masks == "time" or encoder.lead_groups == encoder.n_leads
+        wanted = f"n_leads={n_leads} with objective.masks={self.masks!r}: a token of all leads cannot miss some"
+        require(apart, "encoder.lead_groups", encoder.lead_groups, wanted)
+        require(predictor is not None, "predictor", None, "the shape of the decoder")
+        assert predictor is not None
+        require(predictor.dim % 4 == 0, "predictor.dim", predictor.dim, "a multiple of 4")
 
 
 @dataclass(frozen=True)
@@ -157,29 +157,31 @@ class BeatSslConfig(AnyObjectiveConfig):
     def __post_init__(self) -> None:
         soft = ("soft_1", "soft_2")
         for name, kinds in (("rhythm", ("hard", *soft)), ("beat", ("none", "hard", *soft)), ("vcg", ("dower", "kors"))):
-            require(getattr(self, name) in kinds, f"objective.{name}", getattr(self, name), f"one of {kinds}")
+            check_choice(f"objective.{name}", getattr(self, name), kinds)
         for name in ("exponent", "temperature"):
-            require(getattr(self, name) > 0, f"objective.{name}", getattr(self, name), "a positive number")
+            check_number(f"objective.{name}", getattr(self, name), 0)
         for name in ("beats", "projected_dim"):
-            require(getattr(self, name) >= 1, f"objective.{name}", getattr(self, name), "a positive integer")
-        require(0 <= self.degrees <= 180, "objective.degrees", self.degrees, "0 to 180")
+            check_integer(f"objective.{name}", getattr(self, name), 1)
+        check_number("objective.degrees", self.degrees, 0, 180, closed="both")
         require(0 < self.scale[0] <= self.scale[1], "objective.scale", self.scale, "0 < low <= high")
-        require(0 <= self.masked_share < 1, "objective.masked_share", self.masked_share, "0 or more, below 1")
+        check_number("objective.masked_share", self.masked_share, 0, 1, closed="left")
 
-    def check_run(self, config: PretrainConfig) -> None:
-        """Refuse what cannot go together: views mix leads, so they have to be there, and in one scale."""
-        spec, why = config.input, "with 'beat_ssl', whose views mix leads"
+    def check_run(
+        self, spec: InputSpec, encoder: EncoderConfig, data: DataConfig, predictor: PredictorConfig | None
+    ) -> None:
+        """Check what views need: they mix leads, so all have to be there, and in one scale."""
+        why = "with 'beat_ssl', whose views mix leads"
         absent = [lead for lead in EIGHT_LEADS if lead not in spec.leads]
         require(not absent, "input.leads", spec.leads, f"{', '.join(absent)} among them {why}")
         require(not spec.any_leads, "input.any_leads", True, f"False {why}")
-        require(config.data.lead_dropout == 0, "data.lead_dropout", config.data.lead_dropout, f"0 {why}")
+        require(data.lead_dropout == 0, "data.lead_dropout", data.lead_dropout, f"0 {why}")
         require(spec.normalization != "zscore", "input.normalization", "zscore", f"one scale for all leads {why}")
         if spec.normalization == "statistics":
             assert spec.mean is not None, "checked by InputSpec"
             assert spec.std is not None, "checked by InputSpec"
             require(not any(spec.mean), "input.mean", spec.mean, f"zeros {why}")
             require(len(set(spec.std)) == 1, "input.std", spec.std, f"the same for all leads {why}")
-        require(config.predictor is None, "predictor", config.predictor, "None with 'beat_ssl', which has none")
+        require(predictor is None, "predictor", predictor, "None with 'beat_ssl', which has none")
 
 
 OBJECTIVES: dict[str, type[AnyObjectiveConfig]] = {one.kind: one for one in (ObjectiveConfig, MaeConfig, BeatSslConfig)}
@@ -189,5 +191,4 @@ def read_objective(values: Mapping[str, Any]) -> AnyObjectiveConfig:
     """Read the configuration of the objective that is named, which is JEPA where none is."""
     fields = dict(values)
     kind = fields.pop("kind", ObjectiveConfig.kind)
-    refuse_unknown(kind, list(OBJECTIVES), "objective.kind")
-    return OBJECTIVES[kind].from_dict(fields)
+    return OBJECTIVES[check_choice("objective.kind", kind, OBJECTIVES)].from_dict(fields)

@@ -27,7 +27,7 @@ _NEEDED = ("signals", "lsb", "units", "fs", "leads")
 
 
 def is_packed_array(path: Path) -> bool:
-    """Whether a file is an ``.npz`` with the keys of packed arrays."""
+    """Return whether a file is an ``.npz`` with the keys of packed arrays."""
     if path.suffix.lower() != ".npz" or not path.is_file():
         return False
     with _open(path) as file:
@@ -110,7 +110,7 @@ def _items(name: str, n_records: int, columns: Mapping[str, NDArray[Any]]) -> li
 
 
 def _notes(name: str, units: str) -> tuple[str, ...]:
-    """Say what was done to recordings that are not in a unit of voltage."""
+    """Describe what was done to recordings that are not in a unit of voltage."""
     if units != STANDARDIZED:
         return ()
     typical = ", ".join(f"{lead} {value:g}" for lead, value in TYPICAL_MV.items())

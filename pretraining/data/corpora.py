@@ -1,10 +1,7 @@
-"""Names and places to corpora.
+"""Names and places to corpora: ``open_corpus("ptbxl", folder)`` lists recordings without reading their signals.
 
-Corpora: where records lie, and which splits are theirs.
-
-``open_corpus("ptbxl", folder)`` lists recordings without reading their signals; ``corpus.read(items)`` reads some.
-
-Any folder or pattern of files that skecg reads, and Chapman/Ningbo, which is one.
+Known names bring their tables and splits along. Any other name stands for a folder or pattern of files that skecg
+reads, and Chapman/Ningbo is one of those.
 """
 
 from __future__ import annotations
@@ -13,13 +10,13 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path, PurePath
 
-from pretraining.config.base import refuse_unknown
 from pretraining.data.arrays import is_packed_array, open_arrays
 from pretraining.data.code15 import open_code15
 from pretraining.data.corpus import Corpus, FileReader, Item, LeftOut
 from pretraining.data.physionet import SUBSETS, open_challenge, open_mimic, open_ptbxl
 from skecg.errors import ParameterError, RecordNotFoundError
 from skecg.io import find_records
+from skecg.validation import check_choice
 
 __all__ = ["CORPORA", "Corpus", "Item", "LeftOut", "open_chapman_ningbo", "open_corpus", "open_files", "parse_corpus"]
 
@@ -60,7 +57,7 @@ def open_chapman_ningbo(name: str, folder: Path) -> Corpus:
 
 
 def _anchor(source: Path) -> Path:
-    """Give the folder that sources are named within."""
+    """Return the folder that sources are named within."""
     if source.is_dir():
         return source
     parts = source.parts
@@ -122,7 +119,7 @@ def open_corpus(name: str, source: str | Path) -> Corpus:
     if not path.is_dir():
         raise RecordNotFoundError(f"There is no folder {str(path)!r} to read the corpus {name!r} from.")
     if subset:
-        refuse_unknown(subset, list(SUBSETS), f"the sub-sets of {known}")
+        check_choice(f"the sub-sets of {known}", subset, list(SUBSETS))
         return open_challenge(known, path, subset=subset)
     return CORPORA[known](name, path)
 
@@ -136,6 +133,6 @@ def parse_corpus(assignment: str) -> Corpus:
 
 
 def _check_name(name: str) -> None:
-    """Refuse names that would not do in tables and weights."""
+    """Check that a name will do in tables and weights."""
     if not name.strip() or "/" in name or "," in name or "=" in name:
         raise ParameterError(f"Got a corpus named {name!r}, expected a word, or one of {', '.join(CORPORA)}.")

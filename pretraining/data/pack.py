@@ -1,287 +1,40 @@
-"""Pack records into int16 memory-mapped shards; open them.
+"""Corpora to a folder of shards: what is packed, what is left out and why, and a manifest of all of it.
 
-Records go the one road, :mod:`skecg.preprocessing.windows`, up to normalization, which is done when a batch is drawn. What cannot be
-packed is listed in ``left_out.csv``.
-
-One shard: read some items, prepare them, write their int16 segments and an index of them.
-
-A shard is three files of one number: ``00000.npy`` (n, 12, segment_samples), ``00000.npz`` with the index, and, written
-last and in one stroke, ``00000.json`` with the sums, the checksums and what was left out. A shard that has the third is
-complete.
+Records go the one road of :mod:`skecg.preprocessing.windows` up to normalization, which is done when a batch is drawn.
+What cannot be packed is listed in ``left_out.csv``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import io
 import json
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pretraining.config.base import refuse_unknown
-from pretraining.data.corpus import Corpus, Item, LeftOut, Reader
-from pretraining.data.shards import (
-    FORMAT_VERSION,
-    MANIFEST,
-    ShardSet,
-    digest_of,
-    open_shards,
-    quantize,
-    replacing,
-    write_segments,
+from pretraining.data.corpus import Corpus, LeftOut
+from pretraining.data.shard_writer import (
+    REFUSABLE,
+    Preparation,
+    ShardPlan,
+    is_complete,
+    plan_shards,
+    read_summary,
+    write_shard,
 )
-from skecg.errors import BadSignalError, HeaderRepairWarning, InputError, ParameterError, ShortRecordError, SkecgError
+from pretraining.data.shards import FORMAT_VERSION, MANIFEST, ShardSet, open_shards
+from skecg.errors import BadSignalError, ParameterError
+from skecg.io.files import replacing
 from skecg.leads import CANONICAL_LEADS
-from skecg.preprocessing.quality import Policies, Screening, screen
-from skecg.preprocessing.windows import Windows, prepare_screened
-from skecg.records import ECGRecord
 from skecg.spec import InputSpec
+from skecg.validation import check_choice, check_integer
 
-__all__ = [
-    "INDEX_COLUMNS",
-    "Part",
-    "Preparation",
-    "REFUSABLE",
-    "ShardSet",
-    "is_complete",
-    "open_shards",
-    "pack",
-    "pack_part",
-    "parts_of",
-    "read_summary",
-]
-
-
-#: Columns of the index, each with one row a segment.
-INDEX_COLUMNS = (
-    "corpus",
-    "source",
-    "patient",
-    "fold",
-    "start_samples",
-    "rate",
-    "valid_samples",
-    "scale_uv",
-    "lead_mask",
-)
-
-
-#: What :func:`skecg.preprocessing.quality.screen` notes about records, and what they may be refused for.
-REFUSABLE = ("flat", "railed", "gaps", "microvolts", "volts")
-
-
-# Records of one rate are prepared some at a time, which is faster than one by one and holds few in memory.
-_RECORDS_AT_ONCE = 16
-
-
-_POLICIES = Policies(missing_leads="raise", short_records="pad")
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one shard is made of.
-
-    Parameters
-    ----------
-    number : int
-    items : tuple of Item
-    reader : callable
-        Of their corpus.
-    """
-
-    number: int
-    items: tuple[Item, ...]
-    reader: Reader
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How records become segments.
-
-    Parameters
-    ----------
-    spec : InputSpec
-        Leads, rate, filter and window of the segments, without normalization.
-    shortest_seconds : float
-        Records below it are left out.
-    refused : tuple of str
-        Of :data:`REFUSABLE`: records of which one is true are left out.
-    """
-
-    spec: InputSpec
-    shortest_seconds: float
-    refused: tuple[str, ...] = ()
-
-
-@dataclass
-class _Sums:
-    """Sums over the valid samples of leads that are there and not flat, for means and standard deviations."""
-
-    n_segments: int = 0
-    n_records: int = 0
-    n_samples: NDArray[np.int64] = field(default_factory=lambda: np.zeros(12, np.int64))
-    total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(12))
-    squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(12))
-
-    def add_(self, values: NDArray[np.float32], valid: int) -> None:
-        """Add a segment (12, segment_samples) in mV."""
-        signal = values[:, :valid].astype(np.float64)
-        counted = signal.max(axis=1) > signal.min(axis=1)  # absent leads are flat, too
-        self.n_segments += 1
-        self.n_samples += np.where(counted, valid, 0)
-        self.total += np.where(counted, signal.sum(axis=1), 0.0)
-        self.squares += np.where(counted, np.square(signal).sum(axis=1), 0.0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give plain values, which JSON keeps to the last bit."""
-        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()}
-
-
-@dataclass
-class _Findings:
-    """What gathers while a shard is written."""
-
-    index: dict[str, list[Any]] = field(default_factory=lambda: {column: [] for column in INDEX_COLUMNS})
-    sums: dict[str, _Sums] = field(default_factory=dict)
-    notes: dict[str, dict[str, int]] = field(default_factory=dict)
-    left_out: list[LeftOut] = field(default_factory=list)
-
-
-def parts_of(items: Sequence[Item], reader: Reader, first: int, size: int) -> list[Part]:
-    """Share out the items of a corpus into parts of so many, numbered from `first`."""
-    return [
-        Part(first + number, tuple(items[start : start + size]), reader)
-        for number, start in enumerate(range(0, len(items), size))
-    ]
-
-
-def pack_part(part: Part, folder: Path, how: Preparation) -> int:
-    """Write one shard into a folder; give the number of items seen."""
-    from threadpoolctl import threadpool_limits
-
-    stem = folder / f"{part.number:05d}"
-    findings = _Findings()
-    segments = _segments(part, how, findings)
-    # One thread a part: sums are then taken in one order whatever machine packs.
-    with threadpool_limits(1), _repairs_counted() as repaired, replacing(stem.with_suffix(".npy")) as file:
-        digest = write_segments(file, segments, (how.spec.n_leads, how.spec.window_samples))
-    index = _index_arrays(findings.index)
-    with replacing(stem.with_suffix(".npz")) as file:
-        np.savez(file, allow_pickle=False, **index)
-    summary = {
-        "n_segments": len(index["corpus"]),
-        "signals_sha256": digest,
-        "index_sha256": digest_of(index),
-        "sums": {corpus: sums.to_dict() for corpus, sums in sorted(findings.sums.items())},
-        "notes": {corpus: dict(sorted(notes.items())) for corpus, notes in sorted(findings.notes.items())},
-        "repaired_headers": len(repaired),
-        "left_out": [list(row) for row in findings.left_out],
-    }
-    with replacing(stem.with_suffix(".json")) as file:
-        file.write(json.dumps(summary).encode())
-    return len(part.items)
-
-
-def is_complete(folder: Path, number: int) -> bool:
-    """Whether a shard is there with all its files."""
-    return all((folder / f"{number:05d}{suffix}").is_file() for suffix in (".npy", ".npz", ".json"))
-
-
-def read_summary(folder: Path, number: int) -> dict[str, Any]:
-    """Read what a shard says about itself."""
-    summary: dict[str, Any] = json.loads((folder / f"{number:05d}.json").read_bytes())
-    return summary
-
-
-def _segments(part: Part, how: Preparation, findings: _Findings) -> Iterator[NDArray[np.int16]]:
-    """Read, prepare and quantize the items of a part, noting what is found on the way."""
-    usable = _usable(part, how, findings)
-    while group := list(islice(usable, _RECORDS_AT_ONCE)):
-        items, records, screenings = zip(*group, strict=True)
-        windows = prepare_screened(records, screenings, how.spec, stride=None, policies=_POLICIES)
-        for item in items:
-            findings.sums.setdefault(item.corpus, _Sums()).n_records += 1
-        for row in range(len(windows)):
-            owner = int(windows.owner[row])
-            yield _note_segment(windows, row, items[owner], records[owner].sampling_rate, findings)
-
-
-def _note_segment(windows: Windows, row: int, item: Item, rate: float, findings: _Findings) -> NDArray[np.int16]:
-    """Quantize one segment and enter it into the index and the sums."""
-    lead_mask, valid = windows.lead_mask[row], int(windows.valid_samples[row])
-    findings.sums[item.corpus].add_(windows.values[row], valid)
-    steps, scale = quantize(windows.values[row])
-    entry = (*item, int(windows.start_samples[row]), rate, valid, scale, lead_mask)
-    # The fields of an Item are the index' first columns.
-    for column, value in zip(INDEX_COLUMNS, entry, strict=True):
-        findings.index[column].append(value)
-    return steps
-
-
-def _usable(part: Part, how: Preparation, findings: _Findings) -> Iterator[tuple[Item, ECGRecord, Screening]]:
-    """Read the items of a part, passing on what can be prepared and noting why the rest cannot."""
-    for item, record in zip(part.items, part.reader(part.items), strict=True):
-        if isinstance(record, SkecgError):
-            findings.left_out.append(LeftOut(item.corpus, item.source, _reason(record), str(record)))
-            continue
-        try:
-            screening = _screen(record, how, item.source)
-        except InputError as error:
-            findings.left_out.append(LeftOut(item.corpus, item.source, _reason(error), str(error)))
-            continue
-        counts = findings.notes.setdefault(item.corpus, {})
-        for note in screening.notes:
-            counts[note] = counts.get(note, 0) + 1
-        yield item, record, screening
-
-
-@contextlib.contextmanager
-def _repairs_counted() -> Iterator[list[warnings.WarningMessage]]:
-    """Gather the warnings about headers that were repaired, of which there may be one a file."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", HeaderRepairWarning)
-        yield caught
-
-
-def _screen(record: ECGRecord, how: Preparation, source: str) -> Screening:
-    """Find how to make the leads of a record, or raise what stands in the way of packing it."""
-    if record.duration_seconds < how.shortest_seconds:
-        raise ShortRecordError(f"Lasts {record.duration_seconds:.2f} s, expected at least {how.shortest_seconds:g} s.")
-    screening = screen(record, how.spec, _POLICIES, source)
-    refused = [note for note in screening.notes if note in how.refused]
-    if refused:
-        raise BadSignalError(f"Found to be {', '.join(refused)}, which was to be left out.")
-    return screening
-
-
-def _reason(error: SkecgError) -> str:
-    """Put an error into two or three words."""
-    if isinstance(error, ShortRecordError):
-        return "too short"
-    words = {"BadSignalError": "no usable signal", "LeadError": "leads", "SamplingRateError": "sampling rate"}
-    return words.get(type(error).__name__, "unusable" if isinstance(error, InputError) else "unreadable")
-
-
-def _index_arrays(index: dict[str, list[Any]]) -> dict[str, NDArray[Any]]:
-    """Turn the columns of an index into arrays that need no pickle."""
-    kinds: dict[str, type] = {"fold": np.int16, "start_samples": np.int64, "rate": np.float64}
-    kinds |= {"valid_samples": np.int32, "scale_uv": np.float32, "lead_mask": np.bool_}
-    arrays: dict[str, NDArray[Any]] = {
-        column: np.array(values, dtype=kinds.get(column, np.str_)) for column, values in index.items()
-    }
-    arrays["lead_mask"] = arrays["lead_mask"].reshape(-1, 12)
-    return arrays
+__all__ = ["LEFT_OUT", "PLAN", "pack"]
 
 
 PLAN = "plan.json"
@@ -350,13 +103,13 @@ def pack(
     folder = Path(out)
     spec = _segment_spec(sampling_rate, segment_seconds, resampling, highpass_hz, lowpass_hz)
     shortest = segment_seconds / 2 if shortest_seconds is None else float(shortest_seconds)
-    how = Preparation(spec, shortest, tuple(sorted(set(refuse))))
-    _check(corpora, how, records_per_shard)
-    parts = _share_out(corpora, records_per_shard)
+    preparation = Preparation(spec, shortest, tuple(sorted(set(refuse))))
+    _check(corpora, preparation, records_per_shard)
+    planned = _plan_all(corpora, records_per_shard)
     folder.mkdir(parents=True, exist_ok=True)
-    _agree_on_plan(folder, _plan(corpora, parts, how, records_per_shard))
-    _pack_parts(parts, folder, how, n_jobs, progress)
-    return _finish(folder, corpora, parts, spec)
+    _agree_on_plan(folder, _plan(corpora, planned, preparation, records_per_shard))
+    _write_shards(planned, folder, preparation, n_jobs, progress)
+    return _finish(folder, corpora, planned, spec)
 
 
 def _segment_spec(
@@ -376,47 +129,50 @@ def _segment_spec(
     )
 
 
-def _check(corpora: Sequence[Corpus], how: Preparation, records_per_shard: int) -> None:
-    """Refuse what cannot be packed."""
+def _check(corpora: Sequence[Corpus], preparation: Preparation, records_per_shard: int) -> None:
+    """Check that there is something to pack, and preparation."""
     names = [corpus.name for corpus in corpora]
     if not names or len(set(names)) < len(names):
         raise ParameterError(f"Got corpora named {names}, expected one or more, each with a name of its own.")
-    longest = how.spec.window_seconds
-    if not 1 <= how.shortest_seconds <= longest:
-        raise ParameterError(f"Got shortest_seconds={how.shortest_seconds!r}, expected 1 to a segment's {longest:g}.")
-    for note in how.refused:
-        refuse_unknown(note, REFUSABLE, "refuse")
-    if records_per_shard < 1:
-        raise ParameterError(f"Got records_per_shard={records_per_shard!r}, expected a positive integer.")
+    longest = preparation.spec.window_seconds
+    if not 1 <= preparation.shortest_seconds <= longest:
+        raise ParameterError(
+            f"Got shortest_seconds={preparation.shortest_seconds!r}, expected 1 to a segment's {longest:g}."
+        )
+    for note in preparation.refused:
+        check_choice("refuse", note, REFUSABLE)
+    check_integer("records_per_shard", records_per_shard, 1)
 
 
-def _share_out(corpora: Sequence[Corpus], records_per_shard: int) -> list[Part]:
-    """Cut all corpora into parts with numbers."""
-    parts: list[Part] = []
+def _plan_all(corpora: Sequence[Corpus], records_per_shard: int) -> list[ShardPlan]:
+    """Plan the shards of all corpora, numbered."""
+    planned: list[ShardPlan] = []
     for corpus in corpora:
-        parts += parts_of(corpus.items, corpus.reader, len(parts), records_per_shard)
-    return parts
+        planned += plan_shards(corpus.items, corpus.reader, len(planned), records_per_shard)
+    return planned
 
 
-def _plan(corpora: Sequence[Corpus], parts: Sequence[Part], how: Preparation, records_per_shard: int) -> dict[str, Any]:
+def _plan(
+    corpora: Sequence[Corpus], planned: Sequence[ShardPlan], preparation: Preparation, records_per_shard: int
+) -> dict[str, Any]:
     """Write down everything that decides the bytes of the shards."""
     listing = hashlib.sha256()
-    for part in parts:
-        for item in part.items:
+    for shard in planned:
+        for item in shard.items:
             listing.update("\0".join(map(str, item)).encode() + b"\n")
     return {
         "format": FORMAT_VERSION,
         "corpora": {corpus.name: len(corpus.items) for corpus in corpora},
         "items_sha256": listing.hexdigest(),
-        "input": how.spec.to_dict(),
-        "shortest_seconds": how.shortest_seconds,
-        "refused": list(how.refused),
+        "input": preparation.spec.to_dict(),
+        "shortest_seconds": preparation.shortest_seconds,
+        "refused": list(preparation.refused),
         "records_per_shard": records_per_shard,
     }
 
 
 def _agree_on_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Refuse a folder whose shards were begun by another plan, saying what differs."""
+    """Raise for a folder whose shards were begun by another plan, naming what differs."""
     path = folder / PLAN
     if not path.is_file():
         foreign = next(folder.glob("[0-9]*.npy"), None)
@@ -432,23 +188,27 @@ def _agree_on_plan(folder: Path, plan: dict[str, Any]) -> None:
         raise ParameterError(f"Got {folder}, which holds shards packed otherwise: {changes}. Name another folder.")
 
 
-def _pack_parts(parts: Sequence[Part], folder: Path, how: Preparation, n_jobs: int | None, progress: bool) -> None:
+def _write_shards(
+    planned: Sequence[ShardPlan], folder: Path, preparation: Preparation, n_jobs: int | None, progress: bool
+) -> None:
     """Write the shards that are lacking, in as many processes as asked for."""
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
-    lacking = [part for part in parts if not is_complete(folder, part.number)]
-    total = sum(len(part.items) for part in parts)
-    done = total - sum(len(part.items) for part in lacking)
+    for torn in folder.glob(".[0-9]*"):  # what a killed pack left
+        torn.unlink()
+    lacking = [shard for shard in planned if not is_complete(folder, shard.number)]
+    total = sum(len(shard.items) for shard in planned)
+    done = total - sum(len(shard.items) for shard in lacking)
     with tqdm(total=total, initial=done, unit="record", desc="packing", disable=not progress) as bar:
-        tasks = (delayed(pack_part)(part, folder, how) for part in lacking)
+        tasks = (delayed(write_shard)(shard, folder, preparation) for shard in lacking)
         for n_items in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
             bar.update(n_items)
 
 
-def _finish(folder: Path, corpora: Sequence[Corpus], parts: Sequence[Part], spec: InputSpec) -> ShardSet:
+def _finish(folder: Path, corpora: Sequence[Corpus], planned: Sequence[ShardPlan], spec: InputSpec) -> ShardSet:
     """Write the manifest and the list of what was left out."""
-    summaries = [read_summary(folder, part.number) for part in parts]
+    summaries = [read_summary(folder, shard.number) for shard in planned]
     left_out = [row for corpus in corpora for row in corpus.left_out]
     left_out += [LeftOut(*row) for summary in summaries for row in summary["left_out"]]
     _write_left_out(folder / LEFT_OUT, left_out)
@@ -499,7 +259,7 @@ def _summarize(
     corpora: Sequence[Corpus],
     summaries: Sequence[dict[str, Any]],
 ) -> str:
-    """Say in a few lines what was packed, what was left out and what was odd."""
+    """Describe in a few lines what was packed, what was left out and what was noticed."""
     n_records = sum(found["n_records"] for found in statistics.values())
     n_segments = sum(found["n_segments"] for found in statistics.values())
     reasons = Counter(row.reason for row in left_out)

@@ -1,27 +1,17 @@
-"""PTB-XL: 21,799 recordings of 10 seconds, ten folds that no patient crosses.
+"""Corpora of PhysioNet with tables or sub-sets of their own: PTB-XL, MIMIC-IV-ECG, the Challenges 2020 and 2021.
+
+PTB-XL [1]_ has 21,799 recordings of 10 seconds in ten folds that no patient crosses. MIMIC-IV-ECG [2]_ has 800,035; its
+files carry aVF before aVL, which does not matter, since leads are known by their names. Of the Challenges' training
+sets [3]_ [4]_ each sub-set is a corpus of its own. Their sub-set ``ptb-xl`` does not say which recording is in which of
+PTB-XL's folds, and so may hold what encoders are evaluated on: it is left out unless it is asked for by name.
 
 References
 ----------
 .. [1] Wagner P. et al. (2020). PTB-XL, a large publicly available electrocardiography dataset. Scientific Data 7, 154.
-
-MIMIC-IV-ECG: 800,035 recordings of 10 seconds.
-
-Its files carry aVF before aVL; leads are known by their names here, so that this does not matter.
-
-References
-----------
-.. [1] Gow B. et al. (2023). MIMIC-IV-ECG: Diagnostic Electrocardiogram Matched Subset. PhysioNet.
-
-The training sets of the PhysioNet Challenges 2020 and 2021, of which each sub-set is a corpus of its own.
-
-The sub-set ``ptb-xl`` does not say which recording is in which of PTB-XL's folds, and so may hold what encoders are
-evaluated on. It is left out unless it is asked for by name.
-
-References
-----------
-.. [1] Perez Alday E. A. et al. (2020). Classification of 12-lead ECGs: the PhysioNet/Computing in Cardiology Challenge
+.. [2] Gow B. et al. (2023). MIMIC-IV-ECG: Diagnostic Electrocardiogram Matched Subset. PhysioNet.
+.. [3] Perez Alday E. A. et al. (2020). Classification of 12-lead ECGs: the PhysioNet/Computing in Cardiology Challenge
        2020. Physiological Measurement 41.
-.. [2] Reyna M. A. et al. (2021). Will two do? Varying dimensions in electrocardiography: the PhysioNet/Computing in
+.. [4] Reyna M. A. et al. (2021). Will two do? Varying dimensions in electrocardiography: the PhysioNet/Computing in
        Cardiology Challenge 2021. Computing in Cardiology 48.
 """
 
@@ -31,11 +21,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from pretraining.config.base import refuse_unknown
 from pretraining.data.corpus import KEPT_OUT_FOLDS, Corpus, FileReader, Item, LeftOut, keep_folds_out
 from skecg.datasets.base import read_rows, whole_number
 from skecg.errors import ParameterError
 from skecg.io import find_records
+from skecg.validation import check_choice
 
 __all__ = ["SUBSETS", "open_challenge", "open_mimic", "open_ptbxl", "subset_of"]
 
@@ -116,7 +106,7 @@ def open_challenge(name: str, folder: Path, *, subset: str | None = None) -> Cor
         When there is no such sub-set, or a folder is none of theirs.
     """
     if subset is not None:
-        refuse_unknown(subset, list(SUBSETS), "the Challenge's sub-sets")
+        check_choice("the Challenge's sub-sets", subset, list(SUBSETS))
     own = _SUBSET_OF_FOLDER.get(_plain(folder.resolve().name))
     items, left_out, strange = [], [], []
     for path in sorted(path.relative_to(folder).as_posix() for path in find_records(folder)):
@@ -136,7 +126,7 @@ def open_challenge(name: str, folder: Path, *, subset: str | None = None) -> Cor
 
 
 def subset_of(path: str) -> str | None:
-    """Say which sub-set a file is of, by the folders above it; the innermost that bears a known name decides."""
+    """Return the sub-set that a file is of, by the folders above it; the innermost with a known name decides."""
     folders = map(_plain, reversed(PurePosixPath(path).parent.parts))
     return next((_SUBSET_OF_FOLDER[folder] for folder in folders if folder in _SUBSET_OF_FOLDER), None)
 

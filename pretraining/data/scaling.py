@@ -1,24 +1,23 @@
-"""From raw numbers of different kinds to few targets of unit variance.
+"""Whitening: raw numbers of different kinds to few components of unit variance, weighted by how much they say.
 
-From raw numbers to vectors of which the angle and the distance say how alike two things are.
+Shapes: n things, R raw numbers of one kind or of all kinds side by side, C components.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Kind", "Likeness", "Whitening", "fit_likeness", "fit_whitening"]
+__all__ = ["Kind", "KindWhitening", "Whitening", "fit_kinds", "fit_whitening"]
 
+FloatArray = NDArray[np.float32]
 
 # Artefacts reach hundreds of deviations; what lies beyond these few says no more than that it is one.
 _CLIP_DEVIATIONS = 5.0
-
-
 _SMALL = 1e-6
 
 
@@ -28,11 +27,11 @@ class Whitening:
 
     Attributes
     ----------
-    centre, scale : ndarray of shape (n_raw,)
-    mean : ndarray of shape (n_raw,)
+    centre, scale : ndarray of shape (R,)
+    mean : ndarray of shape (R,)
         Of the clipped values.
-    components : ndarray of shape (n_raw, n_components)
-    importance : ndarray of shape (n_components,)
+    components : ndarray of shape (R, C)
+    importance : ndarray of shape (C,)
         Square root of each component's singular value, summing to 1: a compromise between all components alike, which
         is mostly noise, and by variance, which is little but the first few.
     """
@@ -43,18 +42,18 @@ class Whitening:
     components: NDArray[np.float64]
     importance: NDArray[np.float64]
 
-    def __call__(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give the components (n, n_components) of raw values (n, n_raw)."""
-        return np.asarray((self._clipped(raw) - self.mean) @ self.components, dtype=np.float32)
+    def __call__(self, raw_nR: FloatArray) -> FloatArray:
+        """Compute the components (n, C) of raw values."""
+        return np.asarray((self._clipped(raw_nR) - self.mean) @ self.components, dtype=np.float32)
 
     def _clipped(self, raw: NDArray[Any]) -> NDArray[np.float64]:
         standard = (np.nan_to_num(raw.astype(np.float64)) - self.centre) / self.scale
         return np.clip(standard, -_CLIP_DEVIATIONS, _CLIP_DEVIATIONS)
 
 
-def fit_whitening(raw: NDArray[np.float32], n_components: int) -> Whitening:
-    """Fit on raw values (n, n_raw); at most `n_components` are kept, and none without variance."""
-    values = np.nan_to_num(raw.astype(np.float64))
+def fit_whitening(raw_nR: FloatArray, n_components: int) -> Whitening:
+    """Fit on raw values; at most `n_components` are kept, and none without variance."""
+    values = np.nan_to_num(raw_nR.astype(np.float64))
     centre, scale = np.median(values, axis=0), values.std(axis=0) + _SMALL
     clipped = np.clip((values - centre) / scale, -_CLIP_DEVIATIONS, _CLIP_DEVIATIONS)
     mean = clipped.mean(axis=0)
@@ -68,11 +67,7 @@ def fit_whitening(raw: NDArray[np.float32], n_components: int) -> Whitening:
     return Whitening(centre, scale, mean, vectors.T / deviation, importance / max(importance.sum(), _SMALL))
 
 
-FloatArray = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """One kind of numbers: how many there are, how many components are kept, and their share of the whole."""
 
     n_raw: int
@@ -81,25 +76,43 @@ class Kind:
 
 
 @dataclass(frozen=True, eq=False)
-class Likeness:
-    """Each kind whitened by itself; components weighted, so that those which are mostly noise count for little."""
+class KindWhitening:
+    """Raw numbers of several kinds side by side, each kind whitened by itself."""
 
     kinds: tuple[Kind, ...]
     whitenings: tuple[Whitening, ...]
 
-    def __call__(self, raw: FloatArray) -> FloatArray:
-        """Give vectors (n, n_components) of raw numbers (n, n_raw), of mean squared length about 1."""
-        parts = np.split(raw, np.cumsum([kind.n_raw for kind in self.kinds])[:-1], axis=1)
+    def components(self, raw_nR: FloatArray) -> FloatArray:
+        """Compute the components (n, sum of n_components), of unit variance; 0 where a kind has fewer."""
+        parts = zip(self.whitenings, _by_kind(raw_nR, self.kinds), strict=True)
+        return np.concatenate(self._padded([whiten(part) for whiten, part in parts]), axis=1)
+
+    def importance(self) -> NDArray[np.float64]:
+        """Return the weight of each component, which add up to the kind's share; 0 where a kind has fewer."""
+        weights = self._padded([whiten.importance for whiten in self.whitenings])
+        return np.concatenate([part * kind.share for part, kind in zip(weights, self.kinds, strict=True)])
+
+    def __call__(self, raw_nR: FloatArray) -> FloatArray:
+        """Compute vectors (n, C) whose angle and distance say how alike two things are, of mean squared length 1.
+
+        Components that are mostly noise count for little.
+        """
         total = sum(kind.share for kind in self.kinds)
-        weighted = [
-            whiten(part) * np.sqrt(whiten.importance * kind.share / total)
-            for part, kind, whiten in zip(parts, self.kinds, self.whitenings, strict=True)
-        ]
+        parts = zip(_by_kind(raw_nR, self.kinds), self.kinds, self.whitenings, strict=True)
+        weighted = [whiten(part) * np.sqrt(whiten.importance * kind.share / total) for part, kind, whiten in parts]
         return np.concatenate(weighted, axis=1).astype(np.float32)
 
+    def _padded(self, parts: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Fill up components (..., C) of each kind that are fewer than asked for."""
+        lacking = [kind.n_components - part.shape[-1] for kind, part in zip(self.kinds, parts, strict=True)]
+        return [np.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, n)]) for part, n in zip(parts, lacking, strict=True)]
 
-def fit_likeness(raw: FloatArray, kinds: Sequence[Kind]) -> Likeness:
-    """Fit on raw numbers (n, n_raw) of all kinds side by side."""
-    parts = np.split(raw, np.cumsum([kind.n_raw for kind in kinds])[:-1], axis=1)
-    fitted = [fit_whitening(part, kind.n_components) for part, kind in zip(parts, kinds, strict=True)]
-    return Likeness(tuple(kinds), tuple(fitted))
+
+def fit_kinds(raw_nR: FloatArray, kinds: Sequence[Kind]) -> KindWhitening:
+    """Fit on raw numbers of all kinds side by side."""
+    parts = zip(_by_kind(raw_nR, kinds), kinds, strict=True)
+    return KindWhitening(tuple(kinds), tuple(fit_whitening(part, kind.n_components) for part, kind in parts))
+
+
+def _by_kind(raw_nR: FloatArray, kinds: Sequence[Kind]) -> list[FloatArray]:
+    return np.split(raw_nR, np.cumsum([kind.n_raw for kind in kinds])[:-1], axis=1)

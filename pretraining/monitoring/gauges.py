@@ -1,17 +1,14 @@
 """Is it learning, or collapsing? What can be read off the encoders on a fixed batch, without labels.
 
-Loss alone lies: a run that collapses has a loss that falls beautifully, since a constant is easily predicted. So the
-spread of the features between records, their effective rank, and what tells records apart are measured beside it.
+Loss alone misleads: a run that collapses has a loss that falls beautifully, since a constant is easily predicted. So
+the spread of the features between records, their effective rank, and what tells records apart are measured beside it.
+:func:`collapse_reason` reads them in this order: the spread between records, which falls first and furthest; the
+effective rank; a loss too good to be true; and a contrast that gains nothing on a guess. The rank alone is blind to it:
+features that are constant up to a thousandth of their norm may keep a full centred rank. The spread is blind to a
+contrast whose targets say nothing: what is contrasted is then alike for all, while the encoder's features keep half of
+their spread, or all of it where another part of the loss holds them apart (docs/log.md).
 
 Shapes: n records, q views of each, B windows, L leads, T samples, N tokens, R registers, D width of a token.
-
-When gauges say that features have collapsed.
-
-Read off them in this order: the spread between records, which falls first and furthest; the effective rank; a loss
-too good to be true; and a contrast that gains nothing on a guess. The rank alone is blind to it: features that are
-constant up to a thousandth of their norm may keep a full centred rank. The spread is blind to a contrast whose targets
-say nothing: what is contrasted is then alike for all, while the encoder's features keep half of their spread, or all of
-it where another part of the loss holds them apart (docs/log.md).
 """
 
 from __future__ import annotations
@@ -71,7 +68,7 @@ _TIMES = 2
 
 
 def collapse_reason(history: Sequence[Mapping[str, Any]]) -> str | None:
-    """Say why features have collapsed, if they have.
+    """Return why features have collapsed, if they have.
 
     Parameters
     ----------
@@ -114,7 +111,7 @@ def _why_collapsed(measured: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _what_is_guessed(entry: Mapping[str, Any]) -> str | None:
-    """Say which things are contrasted in vain, if some are."""
+    """Return which contrast gains nothing on a guess, if one does."""
     for name, things in _CONTRASTED.items():
         if abs(entry.get(name, math.inf)) < _GAIN_NONE:
             return f"{things} are told apart no better than by a guess ({entry[name]:.5f} nats)"
@@ -182,7 +179,7 @@ def lidar(views_nqD: Tensor) -> float:
 
 
 def identity_ratio(views_nqD: Tensor) -> float:
-    """Say how much more records differ than chance would have it, given how much views of one record differ.
+    """Compute how much more records differ than chance would have it, given how much views of one record differ.
 
     The variance of the records' means times q over the variance within records, summed over features (the F ratio of
     an analysis of variance): 1 for features that know nothing of the record, the more the better.
@@ -192,30 +189,31 @@ def identity_ratio(views_nqD: Tensor) -> float:
 
 
 def record_spread(pooled_nD: Tensor) -> float:
-    """Give the deviation between records as a share of the features' norm; below 0.01 they are nearly constant."""
-    pooled = pooled_nD.detach().double()
+    """Compute the deviation between records as a share of the features' norm; below 0.01 they are nearly constant."""
+    # On the CPU: some devices (MPS) have no float64.
+    pooled = pooled_nD.detach().to("cpu", torch.float64)
     return _share(pooled - pooled.mean(dim=0), pooled)
 
 
 def token_spread(tokens_nND: Tensor) -> float:
-    """Give the deviation of tokens from the mean of their own record, as a share of their norm."""
-    tokens = tokens_nND.detach().double()
+    """Compute the deviation of tokens from the mean of their own record, as a share of their norm."""
+    tokens = tokens_nND.detach().to("cpu", torch.float64)
     return _share(tokens - tokens.mean(dim=1, keepdim=True), tokens)
 
 
 def position_share(tokens_nND: Tensor) -> float:
-    """Give the share of the tokens' variance that their position alone explains.
+    """Compute the share of the tokens' variance that their position alone explains.
 
     At 1 all records have the same token at the same position, which can be predicted without looking.
     """
-    tokens = tokens_nND.detach().double()
+    tokens = tokens_nND.detach().to("cpu", torch.float64)
     at_position = (tokens - tokens.mean(dim=0)).square().sum()
     overall = (tokens - tokens.mean(dim=(0, 1))).square().sum()
     return float(1 - at_position / overall.clamp_min(1e-30))
 
 
 def relative_distance(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
-    """Give the norm of the difference of two lists of tensors over the norm of the second."""
+    """Compute the norm of the difference of two lists of tensors over the norm of the second."""
     difference = reference = 0.0
     for a, b in zip(ours, theirs, strict=True):
         x, y = _whole(a), _whole(b)
@@ -225,13 +223,13 @@ def relative_distance(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
-    """Give the norm of all gradients together."""
+    """Compute the norm of all gradients together."""
     squares = [float(_whole(p.grad).square().sum()) for p in parameters if p.grad is not None]
     return math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.nan
 
 
 def memory_gib(device: torch.device) -> float:
-    """Give the most memory (GiB) used so far: of the device, or of this process on a CPU."""
+    """Return the most memory (GiB) used so far: of the device, or of this process on a CPU."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
@@ -293,7 +291,7 @@ class Gauges:
             return found | self._measure_views(model.target_encoder, values_nLT) | self._measure_drift(model)
 
     def _measure_loss(self, model: Objective, values_nLT: Tensor, drawn: Drawn) -> dict[str, float]:
-        """Give the means of parts of the loss over batches, which differ in size at most at the end."""
+        """Compute the means of parts of the loss over batches, which differ in size at most at the end."""
         parts = {"fixed_loss": 1} | {f"fixed_{name}": model.loss_names.index(name) for name in model.gauged()}
         sums: dict[str, list[float]] = {name: [] for name in parts}
         for start in range(0, len(values_nLT), _BATCH):
@@ -329,7 +327,7 @@ class Gauges:
 
 
 def _exp_entropy(spectrum: Tensor, eps: float) -> float:
-    """Give the exponential of the entropy of a spectrum over its sum."""
+    """Compute the exponential of the entropy of a spectrum over its sum."""
     total = float(spectrum.sum())
     if total <= 0:
         return 0.0
@@ -338,7 +336,7 @@ def _exp_entropy(spectrum: Tensor, eps: float) -> float:
 
 
 def _scatters(views_nqD: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the covariance of the records' means and the mean covariance within records, each (D, D)."""
+    """Compute the covariance of the records' means and the mean covariance within records, each (D, D)."""
     views = views_nqD.detach().to("cpu", torch.float64)
     n, q, _ = views.shape
     means = views.mean(dim=1)
@@ -348,12 +346,12 @@ def _scatters(views_nqD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _share(part: Tensor, whole: Tensor) -> float:
-    """Give the root mean square of one tensor over that of another."""
+    """Compute the root mean square of one tensor over that of another."""
     return float((part.square().sum() / whole.square().sum().clamp_min(1e-30)).sqrt())
 
 
 def _tokens(encoder: Encoder, values_nLT: Tensor) -> Tensor:
-    """Give the tokens (n, N, D) without registers, batch by batch."""
+    """Compute the tokens (n, N, D) without registers, batch by batch."""
     batches = [encoder(batch)[:, encoder.num_registers :].float() for batch in values_nLT.split(_BATCH)]
     return torch.cat(batches)
 
@@ -365,7 +363,7 @@ def _crop(values_nLT: Tensor, starts_n: Tensor, n_samples: int) -> Tensor:
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    """Give a tensor's values, gathered from all processes where it is spread over them."""
+    """Return a tensor's values, gathered from all processes where it is spread over them."""
     gather = getattr(tensor, "full_tensor", None)
     return (tensor if gather is None else gather()).detach()
 

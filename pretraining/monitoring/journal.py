@@ -1,14 +1,12 @@
 """What happened in a run: a line for people, a JSON line for machines, TensorBoard where it is installed.
 
-The file is the run's story. A resumed run takes back the lines written after the step it resumes from, so that no step
-is told twice.
+A resumed run drops the lines written after the step it resumes from, so that no step is written twice.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections import deque
@@ -16,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
+
+from skecg.io.files import replacing
 
 __all__ = ["JOURNAL", "Journal", "duration", "read_events", "read_journal"]
 
@@ -121,7 +121,7 @@ class Journal:
         print(line, file=self._stream or sys.stdout, flush=True)
 
     def _line(self, step: int) -> str:
-        """Put the latest values into a line."""
+        """Describe the latest values in a line."""
         total = str(self.total_steps) if self.total_steps else ""
         parts = [f"step {step:>{max(len(total), 6)}}" + (f"/{total}" if total else "")]
         for name, (label, form) in _SHOWN.items():
@@ -176,7 +176,7 @@ def read_events(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def duration(seconds: float) -> str:
-    """Put a duration into words.
+    """Return a duration in words.
 
     Examples
     --------
@@ -211,12 +211,8 @@ def _keep_until(path: Path, step: int) -> list[dict[str, Any]]:
     """Drop what was written after a step, and a torn last line; the file is replaced in one go."""
     kept = [line for line in _read_lines(path) if line["step"] <= step]
     if path.is_file():
-        replacement = path.with_suffix(".tmp")
-        with replacement.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        replacement.replace(path)
+        with replacing(path) as file:
+            file.writelines((json.dumps(line, ensure_ascii=False) + "\n").encode() for line in kept)
     return kept
 
 

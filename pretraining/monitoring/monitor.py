@@ -1,4 +1,4 @@
-"""What is seen of a run on the way: its pace in the journal, gauges, and the probe."""
+"""Monitor: a run's pace in the journal, its gauges and its probe, while it trains."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch import Tensor
 from pretraining.config import PretrainConfig
 from pretraining.data.batches import to_values
 from pretraining.distributed import Engine
-from pretraining.loader import draw_part
+from pretraining.loader import draw_training_batch
 from pretraining.monitoring.gauges import Gauges, collapse_reason, memory_gib
-from pretraining.objectives import whole_model
+from pretraining.objectives import gather_model
 from pretraining.objectives.base import Drawn, Objective, exported_encoder
 from pretraining.objectives.flops import pace
 from pretraining.optim import learning_rate, momentum, weight_decay
 
 if TYPE_CHECKING:
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
     from pretraining.monitoring.journal import Journal
     from pretraining.monitoring.online_probe import OnlineProbe
 
-__all__ = ["Measured", "Taken", "Watch"]
+__all__ = ["Evaluation", "StepStats", "Monitor"]
 
 # Ranks cannot exceed the number of records that they are measured on.
 _FIXED_RECORDS = 256
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What a step was like.
+class StepStats:
+    """Loss, gradient, time and arithmetic of a step.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Taken:
     stopping: bool
 
 
-class Measured(NamedTuple):
+class Evaluation(NamedTuple):
     """What a measurement led to: why the run has collapsed, if so, and whether the probe never scored higher."""
 
     collapse: str | None = None
@@ -64,8 +64,8 @@ class Measured(NamedTuple):
 
 
 @dataclass
-class Watch:
-    """Watches a run. The first process measures and writes, the others wait and learn what came of it.
+class Monitor:
+    """Measures a run on the way: the first process measures and writes, the others wait for what came of it.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class Watch:
     gauged: list[dict[str, float]]
     scores: list[list[float]]
     tables: Any = None
-    _recent: list[Taken] = field(default_factory=list)
+    _recent: list[StepStats] = field(default_factory=list)
     _gauges: Gauges = field(default_factory=Gauges)
     _fixed: tuple[Tensor, Drawn] | None = None
 
@@ -105,17 +105,17 @@ class Watch:
         if self.journal is not None:
             self.journal.note(step, event, text)
 
-    def note_step(self, taken: Taken) -> None:
+    def note_step(self, stats: StepStats) -> None:
         """Write the journal's line every ``log_every`` steps, and of the first and last."""
         if self.journal is None:
             return
-        self._recent.append(taken)
-        if taken.step == 1 or self._is_due(taken.step, self.config.watch.log_every):
-            self.journal.write(taken.step, self._line(taken))
+        self._recent.append(stats)
+        if stats.step == 1 or self._is_due(stats.step, self.config.watch.log_every):
+            self.journal.write(stats.step, self._line(stats))
             self._recent.clear()
 
-    def _line(self, taken: Taken) -> dict[str, float]:
-        """Put together what the journal says of a step; the loss is the mean since the last line."""
+    def _line(self, stats: StepStats) -> dict[str, float]:
+        """Return the journal's line of a step; the loss is the mean since the last line."""
         config, recent = self.config, self._recent
         seconds = sum(step.seconds for step in recent)
         flops = sum(step.flops for step in recent) / len(recent)
@@ -123,31 +123,31 @@ class Watch:
         speed = pace(share * len(recent), seconds, flops, self.engine.device, self.engine.precision)
         line = {
             "loss": sum(step.loss["total"] for step in recent) / len(recent),
-            "gradient_norm": taken.gradient_norm,
-            "lr": learning_rate(config, taken.step - 1),
-            "weight_decay": weight_decay(config, taken.step - 1),
+            "gradient_norm": stats.gradient_norm,
+            "lr": learning_rate(config, stats.step - 1),
+            "weight_decay": weight_decay(config, stats.step - 1),
             "memory_gib": memory_gib(self.engine.device),
         }
         if config.masks is not None:  # only JEPA averages
-            line["momentum"] = momentum(config, taken.step - 1)
+            line["momentum"] = momentum(config, stats.step - 1)
         speed["records_per_second"] *= self.engine.world_size
-        return line | {name: value for name, value in taken.loss.items() if name != "total"} | speed
+        return line | {name: value for name, value in stats.loss.items() if name != "total"} | speed
 
-    def measure(self, step: int, model: Objective) -> Measured:
-        """Take gauges every ``gauge_every`` steps and score every ``probe_every``, before the first and after the last.
+    def measure(self, step: int, model: Objective) -> Evaluation:
+        """Measure the gauges every ``gauge_every`` steps and score every ``probe_every``.
 
-        All processes have to call this.
+        Both are also done before the first step and after the last. All processes have to call this.
         """
         gauges = self._is_due(step, self.config.watch.gauge_every)
         scores = self.probe is not None and self._is_due(step, self.config.watch.probe_every)
         if not gauges and not scores:
-            return Measured()
-        usable = whole_model(model, self.config, self.engine)
+            return Evaluation()
+        usable = gather_model(model, self.config, self.engine)
         with self.engine.measuring():
             reason = self.engine.on_first(lambda: self._gauge(step, usable)) if gauges else None
             if scores:
                 self.scores.append([step, self.engine.on_first(lambda: self._score(step, usable))])
-        return Measured(reason, scores and self.best_step == step)
+        return Evaluation(reason, scores and self.best_step == step)
 
     def _is_due(self, step: int, every: int) -> bool:
         return every > 0 and (step % every == 0 or step == self.config.run.steps)
@@ -166,20 +166,24 @@ class Watch:
         return reason
 
     def _score(self, step: int, model: Objective | None) -> float:
-        """Score the target encoder, as it would be exported, with the probe."""
+        """Score what would be exported: that encoder, its first blocks, pooled as the weights will be."""
         assert model is not None
         assert self.journal is not None
         assert self.probe is not None
         begun = time.perf_counter()
-        encoder = exported_encoder(model.target_encoder.state_dict(), self.config).to(self.engine.device)
-        found = self.probe.score(encoder, self.config.input)
-        self.journal.write(step, found | {"probe_seconds": time.perf_counter() - begun})
-        return found["probe"]
+        is_context = self.config.export_encoder == "context"
+        trained = model.context_encoder if is_context else model.target_encoder
+        encoder = exported_encoder(trained.state_dict(), self.config).to(self.engine.device)
+        scores = self.probe.score(encoder, self.config.input, self.config.pooling)
+        self.journal.write(step, scores | {"probe_seconds": time.perf_counter() - begun})
+        return scores["probe"]
 
     def _fixed_batch(self) -> tuple[Tensor, Drawn]:
-        """Give the batch that gauges measure on: that of the step after the last, which is never trained on."""
+        """Return the batch that gauges measure on: that of the step after the last, which is never trained on."""
         if self._fixed is None:
-            part = draw_part(self.config, self.shards, self.config.run.steps, range(_FIXED_RECORDS), self.tables)
+            part = draw_training_batch(
+                self.config, self.shards, self.config.run.steps, range(_FIXED_RECORDS), self.tables
+            )
             values = to_values(part.batch, self.config, self.engine.device)
             self._fixed = values, part.drawn.to(self.engine.device)
         return self._fixed

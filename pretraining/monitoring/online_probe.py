@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skecg.datasets import LabelledECGs, read_packed
 from skecg.errors import ParameterError, ShapeError
+from skecg.metrics import area_under_roc
 from skecg.records import ECGRecord
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class OnlineProbe:
             raise ParameterError(f"Got {shared} records in both train and test, expected none.")
         if max_records is not None:
             share = min(1.0, max_records / max(1, sum(map(len, parts))))
-            parts = [_some(part, int(len(part) * share)) for part in parts]
+            parts = [_sample(part, int(len(part) * share)) for part in parts]
         chosen = np.concatenate(parts)
         self.records = [records[row] for row in chosen]
         self.labels = table[chosen].astype(np.int64)
@@ -243,7 +244,7 @@ def synthetic_labelled(n_records: int = 400, *, sampling_rate: float = 250.0, se
     return Labelled(records, table, rows[:n_train], rows[n_train:], tuple(name for _, name in kinds))
 
 
-def _some(rows: NDArray[np.int64], n_kept: int) -> NDArray[np.int64]:
+def _sample(rows: NDArray[np.int64], n_kept: int) -> NDArray[np.int64]:
     """Pick rows at random, always the same ones."""
     return np.sort(np.random.default_rng(0).permutation(rows)[:n_kept])
 
@@ -253,11 +254,10 @@ def _auroc(
 ) -> float:
     """Fit a logistic regression on standardized features and give the area under its ROC curve elsewhere."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     # Double precision: the features of a collapsed encoder differ by little more than float32 can tell apart.
     model = make_pipeline(StandardScaler(), LogisticRegression(C=_INVERSE_STRENGTH, max_iter=2000))
     model.fit(fitted.astype(np.float64), labels)
-    return float(roc_auc_score(truth, model.decision_function(judged.astype(np.float64))))
+    return float(area_under_roc(truth, model.decision_function(judged.astype(np.float64)))[0])

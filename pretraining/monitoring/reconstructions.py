@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pretraining.config import DataConfig, PretrainConfig
 from pretraining.config.objectives import MaeConfig
 from pretraining.data.batches import to_values
-from pretraining.data.pack import open_shards
-from pretraining.loader import draw_part
+from pretraining.data.shards import open_shards
+from pretraining.loader import draw_training_batch
 from pretraining.objectives import build_model
 from pretraining.objectives.mae import Mae, parts_of, patch_moments
 from pretraining.objectives.masks import TokenMasks, draw_token_masks
@@ -153,12 +153,12 @@ def _millivolts(values_nLT: Tensor, spec: InputSpec) -> FloatArray:
 def _recordings(
     folder: Path, config: PretrainConfig, data: str | Path | None, n_records: int
 ) -> tuple[Tensor, TokenMasks, str]:
-    """Give windows with all their leads, never trained on as such, what is hidden of them, and where they are from."""
+    """Return windows with all leads, never trained on as such, what is hidden of them, and where they are from."""
     whole = dataclasses.replace(config, data=DataConfig(weights=config.data.weights))
     place = data if data is not None else _shards_of(folder)
     if place is not None:
         shards = open_shards(place)
-        part = draw_part(whole, shards, config.run.steps, range(n_records))
+        part = draw_training_batch(whole, shards, config.run.steps, range(n_records))
         return to_values(part.batch, whole, "cpu"), part.drawn, "recordings of its data" if data is None else str(data)
     spec, (objective, shape, _) = config.input, parts_of(config)
     how: dict[str, Any] = {"sampling_rate": spec.sampling_rate, "duration_seconds": spec.window_seconds}
@@ -184,7 +184,7 @@ def _shards_of(folder: Path) -> Path | None:
 
 
 def _draw(found: list[Reconstruction], title: str, config: PretrainConfig) -> Any:
-    """Put the recordings beneath each other, each on paper of its own."""
+    """Draw the recordings beneath each other, each on paper of its own."""
     sizes = [_paper_mm(one.record) for one in found]
     width = max(size[0] for size in sizes) + 2 * _SIDE_MM
     height = sum(size[1] + _TITLE_MM for size in sizes) + _HEAD_MM + _FOOT_MM
@@ -226,7 +226,7 @@ def _draw_one(ax: Axes, one: Reconstruction, heading: str) -> None:
 
 
 def _widened(hidden: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Let a hidden stretch begin with the sample before it, so that no gap is left in the curve."""
+    """Widen hidden stretches by a sample on either side, so that no gap is left in the curve."""
     return hidden | np.append(hidden[1:], False) | np.append(False, hidden[:-1])
 
 
@@ -239,7 +239,7 @@ def _shade(ax: Axes, seconds: NDArray[np.float64], hidden: NDArray[np.bool_], le
 
 
 def _write_legend(figure: Any, config: PretrainConfig, x: float, y: float) -> None:
-    """Say beneath what the colours mean."""
+    """Write beneath what the colours mean."""
     line = import_matplotlib("lines").Line2D
     objective = parts_of(config)[0]
     what = {"time": "slices of time", "leads": "leads", "both": "patches"}[objective.masks]

@@ -1,7 +1,4 @@
-"""A run's story in words, read from its folder alone, while it trains or afterwards.
-
-A run's curves as a picture, beside its story in words: read from its folder alone.
-"""
+"""A run in words and as a picture of its curves, read from its folder alone, while it trains or afterwards."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from skecg.plotting.axes import import_matplotlib
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Entries", "inspect_run", "tell_story", "values_of"]
+__all__ = ["Entries", "inspect_run", "describe_run", "values_of"]
 
 
 _GAINS = (("fixed_rhythm_gain", "recordings better than guessed by "), ("fixed_beat_gain", "beats by "))
@@ -34,8 +31,8 @@ _GAINS = (("fixed_rhythm_gain", "recordings better than guessed by "), ("fixed_b
 Entries = Sequence[Mapping[str, Any]]
 
 
-def tell_story(folder: str | Path) -> str:
-    """Tell a run in words: what it is, what it saw, how far it came, how good it got, whether it collapsed.
+def describe_run(folder: str | Path) -> str:
+    """Describe a run: what it is, what it saw, how far it came, how good it got, whether it collapsed.
 
     Parameters
     ----------
@@ -55,13 +52,17 @@ def tell_story(folder: str | Path) -> str:
     config, entries = read_config(folder), read_journal(folder)
     if not entries:
         raise ParameterError(f"The journal of {str(folder)!r} holds nothing yet. Wait for the run's first line.")
-    told = [*_tell_config(config), *_tell_data(folder, config, entries), *_tell_progress(config, entries)]
-    told += [*_tell_probe(entries), *_tell_collapse(entries, read_events(folder)), *_tell_events(read_events(folder))]
+    told = [*_describe_config(config), *_describe_data(folder, config, entries), *_describe_progress(config, entries)]
+    told += [
+        *_describe_probe(entries),
+        *_describe_collapse(entries, read_events(folder)),
+        *_describe_events(read_events(folder)),
+    ]
     return "\n".join(f"{label:<10} {text}".rstrip() for label, text in told)
 
 
-def _tell_config(config: PretrainConfig) -> list[tuple[str, str]]:
-    """Put the configuration into five lines."""
+def _describe_config(config: PretrainConfig) -> list[tuple[str, str]]:
+    """Describe the configuration in five lines."""
     spec, shape, optim, run = config.input, config.encoder, config.optim, config.run
     slice_ms = 1000 * shape.patch_samples / spec.sampling_rate
     warmup = f" after {optim.warmup_steps:,} steps of warm-up" if optim.warmup_steps else ""
@@ -87,7 +88,7 @@ def _tell_config(config: PretrainConfig) -> list[tuple[str, str]]:
     ]
 
 
-def _tell_data(folder: Path, config: PretrainConfig, entries: Entries) -> list[tuple[str, str]]:
+def _describe_data(folder: Path, config: PretrainConfig, entries: Entries) -> list[tuple[str, str]]:
     path = folder / "data.json"
     corpora = json.loads(path.read_text(encoding="utf-8")).get("corpora", {}) if path.is_file() else {}
     if not corpora:
@@ -97,7 +98,7 @@ def _tell_data(folder: Path, config: PretrainConfig, entries: Entries) -> list[t
     return [("Data", f"{n_records:,} records ({names}); {seen:,} seen, {seen / n_records:.1f} times each")]
 
 
-def _tell_progress(config: PretrainConfig, entries: Entries) -> list[tuple[str, str]]:
+def _describe_progress(config: PretrainConfig, entries: Entries) -> list[tuple[str, str]]:
     step, elapsed = entries[-1]["step"], entries[-1].get("elapsed_seconds", 0.0)
     speed = values_of(entries, "records_per_second")
     pace = f", {speed[-1][1]:,.0f} records a second" if speed else ""
@@ -116,7 +117,7 @@ def _tell_progress(config: PretrainConfig, entries: Entries) -> list[tuple[str, 
     return told
 
 
-def _tell_probe(entries: Entries) -> list[tuple[str, str]]:
+def _describe_probe(entries: Entries) -> list[tuple[str, str]]:
     curve = values_of(entries, "probe")
     if not curve:
         return [("Probe", "none")]
@@ -126,8 +127,8 @@ def _tell_probe(entries: Entries) -> list[tuple[str, str]]:
     return [("Probe", f"best macro AUROC {best:.3f} {when} ({ends})")]
 
 
-def _tell_collapse(entries: Entries, events: Entries) -> list[tuple[str, str]]:
-    """Say what was announced, or what the gauges say now."""
+def _describe_collapse(entries: Entries, events: Entries) -> list[tuple[str, str]]:
+    """Describe the collapse that was announced, or that the gauges show now."""
     announced = [event for event in events if event["event"] == "collapse"]
     if announced:
         return [("Collapse", f"announced at step {announced[0]['step']:,}: {announced[0]['text']}")]
@@ -138,13 +139,13 @@ def _tell_collapse(entries: Entries, events: Entries) -> list[tuple[str, str]]:
     return [("Collapse", next((reason for reason in reasons if reason), "no sign of it"))]
 
 
-def _tell_events(events: Entries) -> list[tuple[str, str]]:
+def _describe_events(events: Entries) -> list[tuple[str, str]]:
     told = [event for event in events if event["event"] != "collapse"]
     return [("", f"step {event['step']:,}: {event['event']}: {event['text']}") for event in told]
 
 
 def values_of(entries: Entries, name: str) -> list[tuple[int, float]]:
-    """Give the steps and values of one quantity, finite ones only, of a journal's entries."""
+    """Return the steps and values of one quantity, finite ones only, of a journal's entries."""
     return [(e["step"], float(e[name])) for e in entries if name in e and math.isfinite(e[name])]
 
 
@@ -209,7 +210,7 @@ _MANY_POINTS, _AVERAGED_SHARE = 100, 0.03
 
 
 def inspect_run(folder: str | Path, out: str | Path | None = None, *, data: str | Path | None = None) -> Path:
-    """Draw a run's curves and print its story; of a masked autoencoder draw reconstructions, too.
+    """Draw a run's curves and print its description; of a masked autoencoder draw reconstructions, too.
 
     Parameters
     ----------
@@ -234,7 +235,7 @@ def inspect_run(folder: str | Path, out: str | Path | None = None, *, data: str 
         When matplotlib is not installed.
     """
     folder = Path(folder)
-    print(tell_story(folder))
+    print(describe_run(folder))
     entries, events = read_journal(folder), read_events(folder)
     panels = [panel for panel in _PANELS if _has_curves(panel, entries)]
     rows = -(-len(panels) // _COLUMNS)
@@ -261,7 +262,7 @@ def _title(folder: Path, entries: Entries) -> str:
 
 
 def _curves(panel: _Panel, entries: Entries) -> list[tuple[str, list[tuple[int, float]]]]:
-    """Give the curves of a panel that have points, by label; the probe's are one for each class."""
+    """Return the curves of a panel that have points, by label; the probe's are one for each class."""
     if panel.curves:
         found = [(label, values_of(entries, name)) for name, label in panel.curves]
     else:
@@ -326,7 +327,7 @@ def _draw_curve(ax: Axes, label: str, points: Sequence[tuple[int, float]], numbe
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
-    """Give the mean of the values around each."""
+    """Compute the mean of the values around each."""
     reach = max(1, round(_AVERAGED_SHARE * len(values) / 2))
     around = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
     return [math.fsum(part) / len(part) for part in around]

@@ -1,13 +1,12 @@
-"""What the encoders are trained for: one file per objective, found by the kind of its configuration.
+"""What encoders are trained for: one file per objective, found by the kind of its configuration.
 
-The model of a run: drawn alike in each process, and made whole again where its weights are spread.
+A run's model is drawn alike in each process, and gathered where its weights are sharded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,11 +15,7 @@ from pretraining.config import PretrainConfig
 from pretraining.distributed import Engine, whole
 from pretraining.objectives.base import Objective
 
-if TYPE_CHECKING:
-    from pretraining.config import PretrainConfig
-    from pretraining.objectives.base import Objective
-
-__all__ = ["build_model", "objective_class", "whole_model"]
+__all__ = ["build_model", "objective_class", "gather_model"]
 
 
 _CLASSES = {
@@ -31,7 +26,7 @@ _CLASSES = {
 
 
 def objective_class(config: PretrainConfig) -> type[Objective]:
-    """Give the class of a run's objective."""
+    """Return the class of a run's objective."""
     module, name = _CLASSES[config.objective.kind]
     found: type[Objective] = getattr(import_module(module), name)
     return found
@@ -53,8 +48,8 @@ def build_model(config: PretrainConfig, weights: Mapping[str, Tensor] | None = N
     return model
 
 
-def whole_model(model: Objective, config: PretrainConfig, engine: Engine) -> Objective | None:
-    """Give a model that the first process can use by itself, None elsewhere; all processes have to call this."""
+def gather_model(model: Objective, config: PretrainConfig, engine: Engine) -> Objective | None:
+    """Return a model that the first process can use by itself, None elsewhere; all processes have to call this."""
     weights = whole(model.state_dict()) if engine.is_sharded else None
     if not engine.is_first:
         return None

@@ -1,8 +1,6 @@
-"""What every objective offers to the loop, so that the loop need not know which one it is.
+"""Objective: what every objective offers to the loop, so that the loop need not know which one it is.
 
 Shapes: B windows, L leads, T samples.
-
-What of a trained encoder becomes weights: all of its blocks, or the first of them.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from skecg.encoders import Encoder, build_encoder
 if TYPE_CHECKING:
     from pretraining.config import PretrainConfig
     from pretraining.data.batches import Batch
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
 
 __all__ = ["Drawn", "Loss", "Objective", "WithoutTarget", "exported_encoder"]
 
@@ -76,22 +74,22 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, values_BLT: Tensor, drawn: Any) -> Any:
-        """Give the loss of prepared windows (B, L, T) and of what was drawn for them."""
+        """Compute the loss of prepared windows (B, L, T) and of what was drawn for them."""
 
     @abstractmethod
     def update_target_(self, momentum: float) -> None:
         """Move the target encoder towards the context encoder, where there is one."""
 
     def deep_parts(self) -> list[nn.Module]:
-        """Give the modules with ``blocks`` that stochastic depth acts on."""
+        """Return the modules with ``blocks`` that stochastic depth acts on."""
         return [self.context_encoder]
 
     def noted(self) -> tuple[str, ...]:
-        """Name the parts of the loss that are worth a place in the journal; none where there is but one."""
+        """Return the names of the parts of the loss that the journal notes; none where there is but one."""
         return self.loss_names[1:] if len(self.loss_names) > 2 else ()
 
     def gauged(self) -> tuple[str, ...]:
-        """Name the parts of the loss that gauges measure on the fixed batch beside the first."""
+        """Return the names of the parts of the loss that gauges measure on the fixed batch beside the first."""
         return ()
 
     @classmethod
@@ -119,7 +117,7 @@ class Objective(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def summary(cls, config: PretrainConfig) -> str:
-        """Say in words what is minimized."""
+        """Describe what is minimized."""
 
 
 class WithoutTarget(Objective):

@@ -1,19 +1,20 @@
 """Beat-SSL: recordings are told apart, and beats are, as far as they are unlike.
 
 After Rizqyawan, Macfarlane, Hadjidemetriou and Deligianni (ISBI 2026, arXiv:2601.16147). Two views of a recording
-(:mod:`pretraining.objectives.views`) go through one encoder. At the level of the rhythm the mean of all tokens, projected, is
-contrasted between recordings; at the level of the heartbeat the tokens about detected beats, projected by another head,
-are contrasted between beats. Targets are hard, or soft: a similarity of hand-crafted features, raised to a power.
+(:mod:`pretraining.objectives.views`) go through one encoder. At the level of the rhythm the mean of all tokens,
+projected, is contrasted between recordings; at the level of the heartbeat the tokens about detected beats, projected by
+another head, are contrasted between beats. Targets are hard, or soft: a similarity of hand-crafted features, raised to
+a power.
 
 The paper comes without code, and says neither which encoder, temperature, projectors and detector nor what exactly its
 two similarities and its beat classifier are. What is ours:
 
 - any encoder of skecg; projectors of two layers, temperature 0.1 and rotations as 3KG has them; the two losses are
   added as they are;
-- soft_1 is 0.9 + 0.1 cosine and soft_2 is exp(-d² / mean d²), of whitened features (:mod:`pretraining.data.feature_tables`): for
-  recordings the hand-crafted features that encoders are compared with, the median beat and the rhythm; for beats the
-  shape in eight leads and the intervals. The paper's similarities are closer to 1: after a power of 50 most of its
-  pairs keep more than 0.7, of ours those that are much alike;
+- soft_1 is 0.9 + 0.1 cosine and soft_2 is exp(-d² / mean d²), of whitened features
+  (:mod:`pretraining.data.feature_tables`): for recordings the hand-crafted features that encoders are compared with,
+  the median beat and the rhythm; for beats the shape in eight leads and the intervals. The paper's similarities are
+  closer to 1: after a power of 50 most of its pairs keep more than 0.7, of ours those that are much alike;
 - the hard target of beats: its classifier was trained on labels, which we do not have, so two beats are of one class
   when they fall into one of 24 clusters of these features;
 - the beats of a recording that enter are at most ``beats`` many, spread over it, of those whose QRS complex both views
@@ -22,23 +23,16 @@ two similarities and its beat classifier are. What is ours:
   only;
 - a recording that is drawn twice for a batch is one recording, whose four views are one another's target.
 
-Both losses are told beside what they gain on a guess, an answer that is the same for all: the cross-entropy alone can
-be near its least value, the entropy of the targets, while nothing is told apart.
+Both losses are reported beside what they gain on a guess, an answer that is the same for all: the cross-entropy alone
+can be near its least value, the entropy of the targets, while nothing is told apart.
+
+The contrast is InfoNCE with soft targets: each view of each thing is told apart from all others by a softmax over
+cosines. The plain loss (NT-Xent) wants all probability on the other view of the same thing; here it may be shared with
+what is like it: targets are similarities in [0, 1], raised to a power that sharpens them, made a distribution.
 
 Shapes: B windows, L leads, T samples, N slices of time, D width of a token, K beats a recording, S bins of a beat,
-V views, P width of what is contrasted.
-
-Contrast of two views with targets that need not be 0 or 1: InfoNCE with soft targets.
-
-Each view of each thing is told apart from all others by a softmax over cosines. The plain loss (NT-Xent) wants all
-probability on the other view of the same thing. Here it may be shared with what is like it: targets are similarities in
-[0, 1], raised to a power that sharpens them, made a distribution.
-
-Shapes: N things, 2N views of them, first one of each and then the other; D width.
-
-Which beats of a recording enter a step: those in its window that the views show, spread over it.
-
-Shapes: B windows, K beats of each.
+V views, P width of what is contrasted. In contrasts: N things, 2N views of them, first one of each and then the other;
+D width.
 """
 
 from __future__ import annotations
@@ -65,8 +59,7 @@ from skecg.errors import ParameterError
 
 if TYPE_CHECKING:
     from pretraining.data.batches import Batch
-    from pretraining.data.feature_tables import BeatTable
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
 
 __all__ = [
     "BeatDraw",
@@ -149,7 +142,7 @@ _COSINE_SHARE = 0.1
 
 
 def similarity(features_ND: Tensor, kind: str, scale: float = 1.0) -> Tensor:
-    """Say how alike things are by their features.
+    """Compute how alike things are by their features.
 
     Parameters
     ----------
@@ -175,12 +168,12 @@ def similarity(features_ND: Tensor, kind: str, scale: float = 1.0) -> Tensor:
 
 
 def same_class(classes_N: Tensor) -> Tensor:
-    """Give 1 for two things of one class, 0 for others, (N, N)."""
+    """Return 1 for two things of one class, 0 for others, (N, N)."""
     return (classes_N[:, None] == classes_N).float()
 
 
 def targets(likeness_NN: Tensor, exponent: float) -> Tensor:
-    """Give the distribution that each view is compared with.
+    """Compute the distribution that each view is compared with.
 
     Parameters
     ----------
@@ -200,12 +193,12 @@ def targets(likeness_NN: Tensor, exponent: float) -> Tensor:
 
 
 def guess(n_things: int) -> float:
-    """Give the cross-entropy (nats) of any targets and an answer that is the same for all others: log(2N - 1)."""
+    """Compute the cross-entropy (nats) of any targets and an answer that is the same for all others: log(2N - 1)."""
     return math.log(max(2 * n_things - 1, 1))
 
 
 def soft_contrast(views_VND: Tensor, targets_MM: Tensor, temperature: float) -> Tensor:
-    """Give the cross-entropy of targets and what cosines say, in nats.
+    """Compute the cross-entropy of targets and what cosines say, in nats.
 
     Parameters
     ----------
@@ -349,18 +342,18 @@ class BeatSsl(WithoutTarget):
         return BeatSslLoss(rhythm + beat, rhythm, beat, rhythm_gain, beat_gain)
 
     def _tokens(self, values_BLT: Tensor) -> Tensor:
-        """Give one token for each slice of time (B, N, D), the mean over leads where each has tokens of its own."""
+        """Return one token for each slice of time (B, N, D), the mean over leads where each has tokens of its own."""
         tokens = self.context_encoder(values_BLT)[:, self.context_encoder.num_registers :]
         slices = values_BLT.shape[-1] // self.patch_samples
         of_slices: Tensor = tokens.reshape(len(tokens), -1, slices, tokens.shape[-1]).mean(dim=1)
         return of_slices
 
     def _together(self, rows: Tensor) -> Tensor:
-        """Give the rows of all processes; but those of this one outside of training, where gauges measure on one."""
+        """Return the rows of all processes; those of this one outside of training, where gauges measure on one."""
         return gather_rows(rows) if self.training else rows
 
     def _contrast_recordings(self, tokens_VBND: Tensor, drawn: BeatDraw) -> tuple[Tensor, Tensor]:
-        """Give the loss of the rhythm and its gain on a guess."""
+        """Compute the loss of the rhythm and its gain on a guess."""
         projected_VBP = self.rhythm_projector(tokens_VBND.mean(dim=2))
         if self.objective.rhythm == "hard":
             likeness = same_class(self._together(drawn.rows))
@@ -369,7 +362,7 @@ class BeatSsl(WithoutTarget):
         return self._contrast(self._together(projected_VBP.float().transpose(0, 1)).transpose(0, 1), likeness)
 
     def _contrast_beats(self, projector: nn.Module, tokens_VBND: Tensor, drawn: BeatDraw) -> tuple[Tensor, Tensor]:
-        """Give the loss of the beats and its gain on a guess; where there are none they are 0, and so are gradients."""
+        """Compute the loss of the beats and its gain on a guess; both and the gradients are 0 where there are none."""
         around = overlap_weights(drawn.samples, tokens_VBND.shape[2], self.patch_samples, self.sampling_rate)
         # (B, K S, N) times (V, B, N, D): each bin is an average of tokens.
         binned = around.flatten(1, 2).to(tokens_VBND.dtype) @ tokens_VBND
@@ -384,16 +377,16 @@ class BeatSsl(WithoutTarget):
         return self._contrast(beats_MVP.transpose(0, 1), likeness)
 
     def _contrast(self, projected_VMP: Tensor, likeness_MM: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the loss of a contrast and its gain on a guess."""
+        """Compute the loss of a contrast and its gain on a guess."""
         loss = soft_contrast(projected_VMP, targets(likeness_MM, self.objective.exponent), self.objective.temperature)
         return loss, guess(len(likeness_MM)) - loss.detach()
 
     def noted(self) -> tuple[str, ...]:
-        """Name both parts where there are two, and what is gained on a guess."""
+        """Return the names of both parts where there are two, and of what is gained on a guess."""
         return ("rhythm_gain",) if self.beat_projector is None else self.loss_names[1:]
 
     def gauged(self) -> tuple[str, ...]:
-        """Name what is gained on a guess."""
+        """Return the names of what is gained on a guess."""
         return ("rhythm_gain",) if self.beat_projector is None else ("rhythm_gain", "beat_gain")
 
     @classmethod
@@ -439,7 +432,7 @@ class BeatSsl(WithoutTarget):
 
     @classmethod
     def summary(cls, config: PretrainConfig) -> str:
-        """Name the views and the targets."""
+        """Describe the views and the targets."""
         objective = _objective(config)
         beats = (
             "no beats" if objective.beat == "none" else f"{objective.beat} between beats ({objective.beats} a record)"
@@ -460,7 +453,7 @@ def _projector(n_inputs: int, hidden: int, n_outputs: int) -> nn.Module:
 
 
 def overlap_weights(samples_BK: Tensor, n_slices: int, patch_samples: int, sampling_rate: float) -> Tensor:
-    """Say how much each slice of time has of each bin of beats, (B, K, S, N).
+    """Compute how much each slice of time has of each bin of beats, (B, K, S, N).
 
     Each bin's weights add up to 1; a bin beyond the ends of the window takes the slice there.
     """

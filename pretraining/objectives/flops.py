@@ -119,7 +119,7 @@ def _block_flops(dim: int, hidden_dim: int, keys: float) -> float:
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """Give the dense peak of a known accelerator in bfloat16; None for anything else."""
+    """Return the dense peak of a known accelerator in bfloat16; None for anything else."""
     import torch
 
     if device.type != "cuda" or precision != "bf16":
@@ -131,7 +131,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 def pace(
     n_records: int, seconds: float, flops_of_record: float, device: torch.device, precision: str = "fp32"
 ) -> dict[str, float]:
-    """Say how fast a process trains.
+    """Compute how fast a process trains.
 
     Parameters
     ----------

@@ -1,20 +1,16 @@
 """The joint-embedding predictive objective: from what is visible, predict what the target encoder makes of the rest.
 
-Shapes: B windows, L leads, T samples, N tokens, K visible and M masked slices of time, R registers, D width.
+Two terms can stand beside it. Descriptions: numbers that describe the whole recording are predicted from what is
+visible of it. What a masked token will be can be told from its neighbours; what the whole recording is like cannot, so
+that features are learned in far fewer steps than by prediction of tokens alone (docs/log.md). SIGReg: how far
+embeddings are from an isotropic normal distribution, along random directions. It is the sketched Epps-Pulley statistic
+of LeJEPA (Balestriero and LeCun, arXiv:2511.08544), written from its formula: for K random unit directions the
+empirical characteristic function of the N projected embeddings is compared with that of the standard normal, ``T_k = N
+∫ |φ̂_k(t) - exp(-t²/2)|² w(t) dt`` over [-3, 3] with w(t) = exp(-t²/2), by the trapezoidal rule on 17 knots from 0 to
+3, doubled; the result is the mean over k.
 
-Predicting, from what is visible of a recording, numbers that describe the whole of it.
-
-What a masked token will be can be told from its neighbours; what the whole recording is like cannot, so that features
-are learned in far fewer steps than by prediction of tokens alone (docs/log.md).
-
-Shapes: B windows, K visible tokens, D width, N descriptors.
-
-SIGReg: how far embeddings are from an isotropic normal distribution, along random directions.
-
-The sketched Epps-Pulley statistic of LeJEPA (Balestriero and LeCun, arXiv:2511.08544), written from its formula: for K
-random unit directions the empirical characteristic function of the N projected embeddings is compared with that of
-the standard normal, ``T_k = N ∫ |φ̂_k(t) - exp(-t²/2)|² w(t) dt`` over [-3, 3] with w(t) = exp(-t²/2), by the
-trapezoidal rule on 17 knots from 0 to 3, doubled; the result is the mean over k.
+Shapes: B windows, L leads, T samples, N tokens (descriptors in a description), K visible and M masked slices of time, R
+registers, D width.
 """
 
 from __future__ import annotations
@@ -41,7 +37,7 @@ from skecg.encoders.base import gather_tokens
 
 if TYPE_CHECKING:
     from pretraining.data.batches import Batch
-    from pretraining.data.pack import ShardSet
+    from pretraining.data.shards import ShardSet
 
 __all__ = ["Described", "Describer", "Jepa", "JepaDraw", "JepaLoss", "describe", "description_loss", "sigreg"]
 
@@ -94,7 +90,7 @@ class Describer(nn.Module):
 
 
 def description_loss(predicted_BN: Tensor, described: Described) -> Tensor:
-    """Give the weighted mean squared error; windows of which nothing is known count as none.
+    """Compute the weighted mean squared error; windows of which nothing is known count as none.
 
     The mean is over all windows, so it does not depend on how a batch is split.
     """
@@ -218,7 +214,7 @@ class Jepa(Objective):
 
     @torch.no_grad()
     def targets(self, values_BLT: Tensor) -> Tensor:
-        """Give the target encoder's tokens (B, N, D) of whole windows, normalized as the objective says."""
+        """Compute the target encoder's tokens (B, N, D) of whole windows, normalized as the objective says."""
         tokens = self.target_encoder(values_BLT)[:, self.target_encoder.num_registers :]
         kind = self.weights.target_norm
         if kind == "layer":
@@ -235,11 +231,11 @@ class Jepa(Objective):
         )
 
     def deep_parts(self) -> list[nn.Module]:
-        """Give the modules with ``blocks``: the published code trains with its target encoder in training mode."""
+        """Return the modules with ``blocks``: the published code trains with its target encoder in training mode."""
         return [self.context_encoder, self.target_encoder, self.predictor]
 
     def noted(self) -> tuple[str, ...]:
-        """Name the parts of the loss that count, if there are several."""
+        """Return the names of the parts of the loss that count, if there are several."""
         terms = {"sigreg": self.weights.sigreg_weight, "description": self.weights.describe_weight}
         others = tuple(name for name, weight in terms.items() if weight)
         return ("prediction", *others) if others else ()
@@ -277,7 +273,7 @@ class Jepa(Objective):
 
     @classmethod
     def summary(cls, config: PretrainConfig) -> str:
-        """Name the distance, the targets and the masks."""
+        """Describe the distance, the targets and the masks."""
         weights, predictor, masks = config.jepa
         normal = "layer-normed" if weights.target_norm == "layer" else weights.target_norm
         targets = "targets as they are" if normal == "none" else f"{normal} targets"
@@ -317,7 +313,7 @@ class Jepa(Objective):
         return F.smooth_l1_loss(predicted.float(), wanted.float(), beta=1.0)
 
     def _token_numbers(self, slices_BM: Tensor) -> Tensor:
-        """Give the numbers of the tokens of slices of time: themselves, or once for every lead."""
+        """Return the numbers of the tokens of slices of time: themselves, or once for every lead."""
         if not self.target_encoder.token_per_lead:
             return slices_BM
         leads = torch.arange(self.config.encoder.n_leads, device=slices_BM.device)

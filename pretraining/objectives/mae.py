@@ -90,7 +90,7 @@ class Mae(WithoutTarget):
         return MaeLoss(loss, loss.detach().clone())
 
     def reconstruct(self, values_BLT: Tensor, drawn: TokenMasks) -> Tensor:
-        """Give all patches (B, L, P, S), as normalized targets, from those that are seen."""
+        """Return all patches (B, L, P, S), as normalized targets, from those that are seen."""
         n_leads, n_samples = values_BLT.shape[1:]
         tokens = self.context_encoder(values_BLT, visible_BK=drawn.visible)[:, self.context_encoder.num_registers :]
         samples_BNX = self.decoder(tokens, drawn.visible)
@@ -117,7 +117,7 @@ class Mae(WithoutTarget):
 
     @classmethod
     def summary(cls, config: PretrainConfig) -> str:
-        """Name what is hidden and what is reconstructed."""
+        """Describe what is hidden and what is reconstructed."""
         objective, _, decoder = parts_of(config)
         over = {"time": "of the slices", "leads": "of the leads", "both": "of the patches"}[objective.masks]
         return (
@@ -127,7 +127,7 @@ class Mae(WithoutTarget):
 
 
 def parts_of(config: PretrainConfig) -> tuple[MaeConfig, MultiscaleConfig, PredictorConfig]:
-    """Give what only autoencoders have: the objective, the shapes of encoder and decoder."""
+    """Return what only autoencoders have: the objective, the shapes of encoder and decoder."""
     assert isinstance(config.objective, MaeConfig), "asked of another objective"
     assert isinstance(config.encoder, MultiscaleConfig), "checked at birth"
     assert config.predictor is not None, "checked at birth"
@@ -141,7 +141,7 @@ def patch_targets(values_BLT: Tensor, patch_samples: int, eps: float) -> Tensor:
 
 
 def patch_moments(values_BLT: Tensor, patch_samples: int, eps: float) -> tuple[Tensor, Tensor]:
-    """Give each patch's mean and the root of its variance and `eps`, both (B, L, P, 1)."""
+    """Compute each patch's mean and the root of its variance and `eps`, both (B, L, P, 1)."""
     patches = values_BLT.unflatten(2, (-1, patch_samples)).float()
     variance = patches.var(dim=-1, keepdim=True, correction=0)
     return patches.mean(dim=-1, keepdim=True), (variance + eps).sqrt()

@@ -1,15 +1,11 @@
-"""Which slices of time the context sees, and which it must predict.
+"""What is seen and what is asked for: slices of time for JEPA, tokens and patches for masked autoencoders.
 
 Masks are drawn for the whole batch of a step from (seed, step) and each record's place in it, so they are the same
-however the batch is split over processes.
-Shapes: N slices of time, B records, K visible slices, M = N - K masked ones.
+however the batch is split over processes. A patch is one slice of time of one lead. A recording has the patches of the
+leads that it is shown with, as far as it reaches: leads that are absent and padding are neither seen nor asked for.
 
-Which tokens an autoencoder sees, and which patches it has to give back: random over time, leads, or both.
-
-A patch is one slice of time of one lead. A recording has the patches of the leads that it is shown with, as far as it
-reaches: leads that are absent and padding are neither seen nor asked for.
-
-Shapes: B records, L leads, G lead groups (1, or one a lead), P slices of time, N = G P tokens, K visible tokens.
+Shapes: B records, L leads, G lead groups (1, or one a lead), K visible slices or tokens, M masked ones. For JEPA N = K
++ M slices of time; for autoencoders P slices of time and N = G P tokens.
 """
 
 from __future__ import annotations
@@ -60,11 +56,11 @@ class Masks:
     target: Tensor
 
     def to(self, device: torch.device) -> Masks:
-        """Give the masks on a device."""
+        """Return the masks on a device."""
         return Masks(self.context.to(device, non_blocking=True), self.target.to(device, non_blocking=True))
 
     def take(self, rows: slice) -> Masks:
-        """Give the masks of some of the records."""
+        """Return the masks of some of the records."""
         return Masks(self.context[rows], self.target[rows])
 
 
@@ -269,16 +265,16 @@ class TokenMasks:
     asked: Tensor
 
     def to(self, device: torch.device) -> TokenMasks:
-        """Give the masks on a device."""
+        """Return the masks on a device."""
         return TokenMasks(self.visible.to(device, non_blocking=True), self.asked.to(device, non_blocking=True))
 
     def take(self, rows: slice) -> TokenMasks:
-        """Give the masks of some of the records."""
+        """Return the masks of some of the records."""
         return TokenMasks(self.visible[rows], self.asked[rows])
 
 
 def n_visible(n: int | NDArray[np.int64], ratio: float) -> NDArray[np.int64]:
-    """Say how many of `n` things stay visible: at least one, and all but one at most where there are two."""
+    """Compute how many of `n` things stay visible: at least one, and all but one at most where there are two."""
     n = np.asarray(n, dtype=np.int64)
     return np.clip(np.rint((1.0 - ratio) * n).astype(np.int64), 1, np.maximum(n - 1, 1))
 
@@ -333,6 +329,6 @@ def _choose(drawn_Bn: NDArray[np.float64], there_Bn: BoolArray, ratio: float) ->
 
 
 def _numbers(chosen_BN: BoolArray, n_most: int) -> NDArray[np.int64]:
-    """Give the numbers of what was chosen, ascending, filled with -1 to the same length."""
+    """Return the numbers of what was chosen, ascending, filled with -1 to the same length."""
     order = np.argsort(~chosen_BN, axis=1, kind="stable")[:, :n_most]
     return np.where(np.take_along_axis(chosen_BN, order, axis=1), order, -1)

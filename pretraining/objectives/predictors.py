@@ -1,10 +1,7 @@
-"""Context tokens and positions to predicted tokens.
+"""From visible tokens to what is hidden: JEPA's predictors of tokens, the masked autoencoder's decoder of samples.
 
-Shapes: B windows, C leads, K visible and M masked slices of time, D width of the encoder, P width of the predictor.
-
-Visible tokens to the samples of all patches: the light decoder of masked autoencoders.
-
-Shapes: B windows, N tokens of whole windows, K visible ones, D width of the encoder, E width of the decoder.
+Shapes: B windows, C leads, N tokens of whole windows, K visible and M masked ones, D width of the encoder, P width of
+the predictor, E width of the decoder.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ from skecg.encoders.blocks import Attention, Block, init_linear_, init_xavier_, 
 from skecg.encoders.leadwise import grid_positions
 from skecg.encoders.multiscale import token_positions
 from skecg.errors import ParameterError
-from skecg.spec import LeadwiseConfig, MultiscaleConfig, TemporalConfig
+from skecg.spec import EncoderConfig, LeadwiseConfig, MultiscaleConfig, TemporalConfig
 
 __all__ = ["Decoder", "LeadwisePredictor", "TemporalPredictor", "build_predictor"]
 
@@ -43,21 +40,31 @@ def build_predictor(config: PretrainConfig) -> TemporalPredictor | LeadwisePredi
     return TemporalPredictor(config.jepa[1], config.encoder)
 
 
-class TemporalPredictor(nn.Module):
-    """All slices of time together; positions are added once (Weimann and Conrad, 2025).
+class _Stack(nn.Module):
+    """What predictors and the decoder share: tokens embedded, a learned mask token, transformer blocks, a linear map.
 
     Parameters
     ----------
     config : PredictorConfig
-    encoder : TemporalConfig or MultiscaleConfig
-        Whose tokens it reads and predicts; biases and norms follow it.
+        Shape of the blocks.
+    encoder : EncoderConfig
+        Whose tokens are read.
+    n_outputs : int
+        Numbers that each token becomes.
+    bias, norm_bias : bool, default=True
+        Whether linear layers and norms have biases.
     """
 
-    positions_NP: Tensor
-
-    def __init__(self, config: PredictorConfig, encoder: TemporalConfig | MultiscaleConfig) -> None:
+    def __init__(
+        self,
+        config: PredictorConfig,
+        encoder: EncoderConfig,
+        n_outputs: int,
+        *,
+        bias: bool = True,
+        norm_bias: bool = True,
+    ) -> None:
         super().__init__()
-        bias, norm_bias = (encoder.bias, encoder.norm_bias) if isinstance(encoder, TemporalConfig) else (True, True)
         self.embed = nn.Linear(encoder.dim, config.dim, bias=bias)
         self.mask_token = nn.Parameter(torch.empty(config.dim))
         self.blocks = nn.ModuleList(
@@ -71,7 +78,24 @@ class TemporalPredictor(nn.Module):
             for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.dim, eps=encoder.norm_eps, bias=norm_bias)
-        self.proj = nn.Linear(config.dim, encoder.dim, bias=bias)
+        self.proj = nn.Linear(config.dim, n_outputs, bias=bias)
+
+
+class TemporalPredictor(_Stack):
+    """All slices of time together; positions are added once (Weimann and Conrad, 2025).
+
+    Parameters
+    ----------
+    config : PredictorConfig
+    encoder : TemporalConfig or MultiscaleConfig
+        Whose tokens it reads and predicts; biases and norms follow it.
+    """
+
+    positions_NP: Tensor
+
+    def __init__(self, config: PredictorConfig, encoder: TemporalConfig | MultiscaleConfig) -> None:
+        bias, norm_bias = (encoder.bias, encoder.norm_bias) if isinstance(encoder, TemporalConfig) else (True, True)
+        super().__init__(config, encoder, encoder.dim, bias=bias, norm_bias=norm_bias)
         table = sincos_positions(torch.arange(encoder.n_patches), config.dim, torch.float32).flatten(1)
         self.register_buffer("positions_NP", table, persistent=False)
         self.reset_parameters(encoder.depth)
@@ -96,7 +120,7 @@ class TemporalPredictor(nn.Module):
         return self.proj(self.norm(tokens)[:, visible.shape[1] :])
 
 
-class LeadwisePredictor(nn.Module):
+class LeadwisePredictor(_Stack):
     """Every lead by itself; positions join the stream before every block (Kim, arXiv:2410.08559).
 
     Parameters
@@ -109,21 +133,7 @@ class LeadwisePredictor(nn.Module):
     positions_NP: Tensor
 
     def __init__(self, config: PredictorConfig, encoder: LeadwiseConfig) -> None:
-        super().__init__()
-        self.embed = nn.Linear(encoder.dim, config.dim)
-        self.mask_token = nn.Parameter(torch.empty(config.dim))
-        self.blocks = nn.ModuleList(
-            Block(
-                Attention(config.dim, config.num_heads, proj_bias=True),
-                int(config.dim * config.mlp_ratio),
-                bias=True,
-                norm_bias=True,
-                norm_eps=encoder.norm_eps,
-            )
-            for _ in range(config.depth)
-        )
-        self.norm = nn.LayerNorm(config.dim, eps=encoder.norm_eps)
-        self.proj = nn.Linear(config.dim, encoder.dim)
+        super().__init__(config, encoder, encoder.dim)
         table = grid_positions(1, encoder.n_patches, config.dim)[0]
         self.register_buffer("positions_NP", table.to(torch.float32), persistent=False)
         self.reset_parameters()
@@ -156,8 +166,8 @@ class LeadwisePredictor(nn.Module):
         return predicted.unflatten(0, (n_windows, n_leads)).flatten(1, 2)
 
 
-class Decoder(nn.Module):
-    """Put visible tokens at their places and a learned one everywhere else, and let them talk.
+class Decoder(_Stack):
+    """Visible tokens at their places and a learned one everywhere else, through transformer blocks.
 
     Parameters
     ----------
@@ -170,21 +180,7 @@ class Decoder(nn.Module):
     positions_NE: Tensor
 
     def __init__(self, config: PredictorConfig, encoder: MultiscaleConfig) -> None:
-        super().__init__()
-        self.embed = nn.Linear(encoder.dim, config.dim)
-        self.mask_token = nn.Parameter(torch.empty(config.dim))
-        self.blocks = nn.ModuleList(
-            Block(
-                Attention(config.dim, config.num_heads, proj_bias=True),
-                int(config.dim * config.mlp_ratio),
-                bias=True,
-                norm_bias=True,
-                norm_eps=encoder.norm_eps,
-            )
-            for _ in range(config.depth)
-        )
-        self.norm = nn.LayerNorm(config.dim, eps=encoder.norm_eps)
-        self.proj = nn.Linear(config.dim, encoder.n_leads // encoder.lead_groups * encoder.patch_samples)
+        super().__init__(config, encoder, encoder.n_leads // encoder.lead_groups * encoder.patch_samples)
         table = token_positions(encoder.lead_groups, encoder.n_patches, config.dim).flatten(0, 1)
         self.register_buffer("positions_NE", table, persistent=False)
         self.reset_parameters()

@@ -81,7 +81,7 @@ class _PartDraws:
         self._factors_kbR = None
 
     def factors(self, place: int, branch: int, n_rows: int, like: Tensor) -> Tensor | None:
-        """Give each row's factor, 0 or 1 / keep; None outside of a step."""
+        """Return each row's factor, 0 or 1 / keep; None outside of a step."""
         if not self._positions:
             return None
         if self._factors_kbR is None:

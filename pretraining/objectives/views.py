@@ -6,7 +6,7 @@ are applied to the batch at once, wherever it is. Since every step before the ma
 leads by leads.
 
 Three axes hold less than eight leads: of these a view keeps what a dipole explains
-(:mod:`pretraining.data.features`).
+(:mod:`pretraining.data.vectorcardiogram`).
 
 Source: 3KG (Gopal et al., 2021, arXiv:2106.04452), whose views Beat-SSL takes.
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pretraining.data.batches import uniforms
-from pretraining.data.features import from_vcg, to_vcg
+from pretraining.data.vectorcardiogram import from_vcg, to_vcg
 
 __all__ = ["ViewMaker", "ViewRanges", "Views", "draw_views", "is_seen", "rotation"]
 
@@ -96,13 +96,13 @@ def draw_views(
 
 
 def is_seen(views: Views, samples_BK: Tensor) -> Tensor:
-    """Say of samples (B, K) of windows whether all views show them."""
+    """Return whether all views show samples (B, K) of windows."""
     since_BVK = samples_BK[:, None] - views.mask_start[:, :, None]
     return ((since_BVK < 0) | (since_BVK >= views.masked_samples)).all(dim=1)
 
 
 def rotation(radians: Tensor) -> Tensor:
-    """Give the matrices (..., 3, 3) that turn about X, then Y, then Z by angles (..., 3)."""
+    """Compute the matrices (..., 3, 3) that turn about X, then Y, then Z by angles (..., 3)."""
     turned = torch.eye(_AXES, device=radians.device, dtype=radians.dtype).expand(*radians.shape[:-1], _AXES, _AXES)
     for axis in range(_AXES):
         turned = _about(axis, radians[..., axis]) @ turned
@@ -110,7 +110,7 @@ def rotation(radians: Tensor) -> Tensor:
 
 
 def _about(axis: int, radians: Tensor) -> Tensor:
-    """Give the matrices (..., 3, 3) that turn about one axis."""
+    """Compute the matrices (..., 3, 3) that turn about one axis."""
     first, second = (axis + 1) % _AXES, (axis + 2) % _AXES
     matrix = torch.zeros(*radians.shape, _AXES, _AXES, device=radians.device, dtype=radians.dtype)
     matrix[..., axis, axis] = 1.0
@@ -163,7 +163,7 @@ class ViewMaker(torch.nn.Module):
             return turned_VBLT.masked_fill(self._hidden(values.shape[-1], views)[:, :, None], 0.0)
 
     def matrices(self, views: Views) -> Tensor:
-        """Give the matrix (V, B, L, L) of each view."""
+        """Return the matrix (V, B, L, L) of each view."""
         turned = rotation(views.radians) * views.scale[..., :, None]
         return (self.back @ turned @ self.there).transpose(0, 1)
 

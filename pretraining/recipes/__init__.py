@@ -46,7 +46,7 @@ RECIPES: tuple[str, ...] = tuple(_MODULES)
 
 
 def load_recipe(name: str) -> PretrainConfig:
-    """Give the configuration of a recipe.
+    """Return the configuration of a recipe.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ ABLATION: dict[str, Row] = {
 
 
 def row_config(name: str) -> PretrainConfig:
-    """Give the run of a row by its recipe's name."""
+    """Return the run of a row by its recipe's name."""
     row, base = ABLATION[name], skecg_default()
     return dataclasses.replace(
         base,
@@ -79,7 +79,7 @@ def row_config(name: str) -> PretrainConfig:
 
 
 def describe(name: str) -> str:
-    """Say in a line which row it is."""
+    """Describe in a line which row it is."""
     row = ABLATION[name]
     beats = "no beats" if row.beat == "none" else f"{row.beat} between beats"
     return (

@@ -45,7 +45,7 @@ _EPOCHS, _WARMUP_EPOCHS, _EPOCHS_A_CHECKPOINT = 100, 5, 5
 
 
 def kim_leadwise(name: str, masks: MaskConfig, *, lr: float, batch_size: int) -> PretrainConfig:
-    """Give the run with one kind of mask."""
+    """Return the run with one kind of mask."""
     epoch = math.ceil(N_RECORDS / batch_size)
     return PretrainConfig(
         name=name,

@@ -84,7 +84,7 @@ def skecg_default() -> PretrainConfig:
 
 
 def skecg_multiscale() -> PretrainConfig:
-    """skecg_default with the multiscale encoder: convolutions of 20 to 204 ms look at the signal before the transformer.
+    """skecg_default with the multiscale encoder: convolutions of 20 to 204 ms see the signal before the transformer.
 
     Everything else is that recipe's: prediction of hidden tokens and of label-free descriptions, data, length. The
     reason: left as it was drawn, this encoder's tokens tell the waves of LUDB and the superclasses of PTB-XL better

@@ -1,4 +1,4 @@
-"""What the three sizes of Weimann and Conrad's ECG-JEPA share (Comput. Biol. Med. 196:110809, 2025; arXiv:2410.13867).
+"""Weimann and Conrad's ECG-JEPA in its three sizes (Comput. Biol. Med. 196:110809, 2025; arXiv:2410.13867).
 
 Twelve leads at 500 Hz in windows of 10 s, tokens of 50 ms of all leads, 15 to 25 % of them seen, the others hidden in
 blocks of half a second and more; absolute distance to the target encoder's tokens as they are.
@@ -53,7 +53,7 @@ _STEPS = 100_000
 def weimann_vit(
     name: str, *, dim: int, depth: int, num_heads: int, batch_size: int, accumulation: int = 1
 ) -> PretrainConfig:
-    """Give the run of one size; the predictor has half the width and the same depth and heads."""
+    """Return the run of one size; the predictor has half the width and the same depth and heads."""
     mimic = [STATISTICS["mimic"][lead] for lead in CANONICAL_LEADS]
     return PretrainConfig(
         name=name,

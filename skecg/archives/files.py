@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from skecg.archives import ChunkResult, Failure
+    from skecg.archives.cluster import ChunkResult, Failure
 
 __all__ = [
     "FeatureTable",
@@ -286,7 +286,7 @@ class PartFormat:
         import pyarrow
         from pyarrow import parquet
 
-        from skecg.archives import Failure
+        from skecg.archives.cluster import Failure
 
         try:
             with parquet.ParquetFile(path) as file:

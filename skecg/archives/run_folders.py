@@ -30,7 +30,7 @@ from skecg.archives.files import PartFormat, draft_of, move_into_place, write_fa
 from skecg.errors import ParameterError
 
 if TYPE_CHECKING:
-    from skecg.archives import ChunkPlan, ChunkResult
+    from skecg.archives.cluster import ChunkPlan, ChunkResult
 
 __all__ = ["ArchiveFolder", "Failure", "UnfinishedRun"]
 

@@ -14,8 +14,7 @@ from skecg.cli.console import say
 from skecg.errors import ParameterError, SkecgError
 
 if TYPE_CHECKING:
-    from skecg.archives import Assignment, ChunkJob, ChunkPlan, ChunkResult, Share
-    from skecg.archives.cluster import LostChunk
+    from skecg.archives.cluster import Assignment, ChunkJob, ChunkPlan, ChunkResult, LostChunk, Share
     from skecg.archives.run_folders import ArchiveFolder
     from skecg.embedder import JEPAEmbedder
 
@@ -69,7 +68,7 @@ def check_archive(arguments: argparse.Namespace) -> None:
     MissingDependencyError
         When Dask or pyarrow is not installed.
     """
-    from skecg.archives import ChunkPlan, Share, check_scheduler
+    from skecg.archives.cluster import ChunkPlan, Share, check_scheduler
     from skecg.archives.files import check_parquet
 
     out: Path = arguments.out
@@ -117,7 +116,7 @@ class Archive:
 
 def embed_archive(arguments: argparse.Namespace, archive: Archive) -> int:
     """Embed the chunks of this process's share that are not done yet; give the exit code."""
-    from skecg.archives import Assignment, ChunkPlan, Share
+    from skecg.archives.cluster import Assignment, ChunkPlan, Share
     from skecg.archives.run_folders import ArchiveFolder
 
     plan = ChunkPlan(len(archive.paths), _chunk_records(arguments))
@@ -154,7 +153,7 @@ def _take_up(folder: ArchiveFolder, plan: ChunkPlan, share: Share, *, retry_fail
 
 
 def _job(paths: Sequence[str], plan: ChunkPlan, chunk: int) -> ChunkJob:
-    from skecg.archives import ChunkJob
+    from skecg.archives.cluster import ChunkJob
 
     rows = plan.rows(chunk)
     # Absolute: workers stand in other folders.
@@ -165,7 +164,7 @@ def _results(
     arguments: argparse.Namespace, assignment: Assignment, jobs: Iterator[ChunkJob]
 ) -> Generator[ChunkResult | LostChunk]:
     """Embed chunks, here or on the cluster, and give them as they come."""
-    from skecg.archives import Cluster, embed_chunk
+    from skecg.archives.cluster import Cluster, embed_chunk
 
     if arguments.scheduler is None:
         for job in jobs:
@@ -191,7 +190,7 @@ def _collect(
     """Write a part file for every chunk that comes; give those that were lost."""
     from tqdm import tqdm
 
-    from skecg.archives import ChunkResult
+    from skecg.archives.cluster import ChunkResult
     from skecg.preprocessing.quality import warn_once_a_kind
 
     lost = []

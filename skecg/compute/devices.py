@@ -4,7 +4,7 @@ Work in threads: many things at once in their order, or the next thing while thi
 
 What is worked on has to let go of Python's lock, as NumPy, torch, hashing and reading do.
 
-NumPy's library for products of matrices: whether it is a fast OpenBLAS, and how many threads it takes.
+NumPy's library for products of matrices, and how many threads it takes.
 """
 
 from __future__ import annotations
@@ -43,10 +43,6 @@ __all__ = [
 ]
 
 
-# What OpenBLAS calls its kernels for processors with AVX-512, of which Zen 4 and 5 take one, and with AVX2.
-_FAST_KERNELS = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids", "Haswell", "Zen"})
-
-
 class OpenBLAS:
     """An OpenBLAS in this process.
 
@@ -57,7 +53,6 @@ class OpenBLAS:
 
     def __init__(self, library: Any) -> None:
         self._library = library
-        self.is_fast = getattr(library, "architecture", None) in _FAST_KERNELS
 
     @property
     def n_threads(self) -> int:

@@ -1,208 +1,45 @@
-"""The files of a data set over HTTP, several at a time and politely.
-
-One file over HTTP: resumed where it broke off, checked by SHA-256.
+"""The files of a data set over HTTP: several at a time, politely, resumed where they broke off, checked by SHA-256.
 
 A file grows under its name with ``.part`` behind it and gets its own name when its checksum is right, so whatever
 bears the name of a file is whole. An interrupted transfer leaves its part and continues from it.
 
-What a data set's files must be, and which of those on disk have been looked at.
-
-PhysioNet lists the SHA-256 of every file of a data set in ``SHA256SUMS.txt``. Hashing gigabytes each time a data set
-is opened would be waste: files that were found right are remembered by size and time of change.
-
-When to ask a server again: after which pause, how often, and that nobody asks while it wants its rest.
-
-GET over HTTP with connections that stay open: a data set is tens of thousands of small files.
-
-Python's ``urllib.request`` opens a connection for each file, which costs more than the file. Proxies named in the
-environment (``HTTPS_PROXY``, ``NO_PROXY``) are used as it would use them.
+When to try again is decided here and not by `urllib3`, because a file that came in half is asked for by its other half,
+and because a server's wish for a rest (``Retry-After``) holds for all threads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import http.client
-import json
-import os
 import re
-import socket
-import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import quote
+
+import requests
+from urllib3.exceptions import HTTPError
 
 from skecg.compute.progress import TransferProgress
+from skecg.datasets.checksums import SUMS_FILE
+from skecg.datasets.session import MOST_REDIRECTS, Session, check_url, retry_after_seconds
 from skecg.errors import DownloadError, ParameterError
+from skecg.io.files import sha256_of
 
-__all__ = [
-    "Connections",
-    "Downloader",
-    "MOST_CONNECTIONS",
-    "Pace",
-    "Patience",
-    "SUMS_FILE",
-    "StoppedError",
-    "Transfer",
-    "Verified",
-    "asked_seconds",
-    "check_url",
-    "disk_errors",
-    "read_sums",
-    "safe_name",
-    "sha256_of",
-]
+__all__ = ["MOST_CONNECTIONS", "Downloader", "Patience", "disk_errors", "safe_name"]
 
+_CHUNK_BYTES = 1 << 16
+_TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# A server that sends other bytes twice in a row will send them a third time.
+_WRONG_BYTES_ALLOWED = 2
 
-_MOST_REDIRECTS = 5
-
-
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-
-
-#: What a server that has closed an idle connection looks like when it is written to again.
-_GONE = (http.client.RemoteDisconnected, ConnectionError, http.client.CannotSendRequest)
-
-
-def check_url(url: str) -> str:
-    """Refuse what is no web address, and end it with a slash."""
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise ParameterError(f"Got base_url={url!r}, expected an address that begins with https:// or http://.")
-    return url.rstrip("/") + "/"
-
-
-class Connections:
-    """Open connections of all threads, one for each thread and server.
-
-    Parameters
-    ----------
-    timeout_seconds : float
-        How long a server may be silent.
-    headers : mapping of str to str
-        Sent with every request.
-    """
-
-    def __init__(self, timeout_seconds: float, headers: Mapping[str, str]) -> None:
-        self._timeout_seconds = timeout_seconds
-        self._headers = dict(headers)
-        self._open: dict[tuple[int, str, str], http.client.HTTPConnection] = {}
-        self._lock = threading.Lock()
-
-    @contextlib.contextmanager
-    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[http.client.HTTPResponse]:
-        """Give the answer to a request, following redirects.
-
-        A connection whose answer was read to its end is kept for the next request.
-
-        Raises
-        ------
-        OSError, http.client.HTTPException
-            When there is no connection, or it breaks.
-        DownloadError
-            When redirects lead nowhere.
-        """
-        for _ in range(_MOST_REDIRECTS + 1):
-            address = urlsplit(url)
-            response = self._ask(address, {**self._headers, **(headers or {})})
-            location = response.getheader("Location")
-            if response.status not in _REDIRECTS or not location:
-                try:
-                    yield response
-                finally:
-                    self._finish(address, response)
-                return
-            self._drop(self._key(address))
-            url = urljoin(url, location)
-            check_url(url)
-        raise DownloadError(f"Got more than {_MOST_REDIRECTS} redirects, the last to {url}. Check base_url=.")
-
-    def abort(self) -> None:
-        """Wake the threads that wait for an answer: they read the end of it, now."""
-        with self._lock:
-            connections = list(self._open.values())
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                if connection.sock is not None:
-                    connection.sock.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Close all connections, when no thread uses them any more."""
-        with self._lock:
-            connections, self._open = list(self._open.values()), {}
-        for connection in connections:
-            connection.close()
-
-    def _ask(self, address: SplitResult, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-        """Send a request, a second time on a new connection when an old one turns out to be gone."""
-        key = self._key(address)
-        with self._lock:
-            is_old = key in self._open
-        try:
-            return self._send(key, address, headers)
-        except _GONE:
-            self._drop(key)
-            if not is_old:
-                raise
-        except BaseException:
-            self._drop(key)
-            raise
-        return self._send(key, address, headers)
-
-    def _send(
-        self, key: tuple[int, str, str], address: SplitResult, headers: Mapping[str, str]
-    ) -> http.client.HTTPResponse:
-        with self._lock:
-            connection = self._open.get(key)
-            if connection is None:
-                connection = self._open[key] = self._connection(address)
-        target = (address.path or "/") + (f"?{address.query}" if address.query else "")
-        if address.scheme == "http" and _proxy(address) is not None:
-            target = f"http://{address.netloc}{target}"
-        connection.request("GET", target, headers=dict(headers))
-        return connection.getresponse()
-
-    def _connection(self, address: SplitResult) -> http.client.HTTPConnection:
-        """Make a connection, through the proxy that the environment names."""
-        kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-        proxy = _proxy(address)
-        if proxy is None:
-            return kind(str(address.hostname), address.port, timeout=self._timeout_seconds)
-        connection = kind(str(proxy.hostname), proxy.port, timeout=self._timeout_seconds)
-        if address.scheme == "https":
-            connection.set_tunnel(str(address.hostname), address.port)
-        return connection
-
-    def _finish(self, address: SplitResult, response: http.client.HTTPResponse) -> None:
-        """Keep a connection that is clean, drop one with bytes left in it."""
-        if not response.isclosed() or response.will_close:
-            self._drop(self._key(address))
-
-    def _drop(self, key: tuple[int, str, str]) -> None:
-        with self._lock:
-            connection = self._open.pop(key, None)
-        if connection is not None:
-            connection.close()
-
-    @staticmethod
-    def _key(address: SplitResult) -> tuple[int, str, str]:
-        return threading.get_ident(), address.scheme, address.netloc
-
-
-def _proxy(address: SplitResult) -> SplitResult | None:
-    """Give the proxy that leads to an address, None where there is none."""
-    named = getproxies().get(address.scheme)
-    if not named or proxy_bypass(str(address.hostname)):
-        return None
-    return urlsplit(named if "://" in named else f"http://{named}")
+#: Connections at a time that one user may open: the servers of public data are everybody's.
+MOST_CONNECTIONS = 8
 
 
 @dataclass(frozen=True)
@@ -230,15 +67,15 @@ class Patience:
     timeout_seconds: float = 30.0
 
     def wait_seconds(self, n_failures: int) -> float:
-        """Say how long to pause after so many failures in a row."""
+        """Return how long to pause after so many failures in a row."""
         return min(self.first_wait_seconds * 2.0 ** min(n_failures - 1, 30), self.longest_wait_seconds)
 
 
-class StoppedError(Exception):
+class _StoppedError(Exception):
     """Another thread failed, or the user interrupted: what this one does is wanted no more."""
 
 
-class Pace:
+class _Pace:
     """What the threads of one download share: pauses that the server asked for, and the sign to stop.
 
     Parameters
@@ -250,6 +87,8 @@ class Pace:
         self.patience = patience
         self._stop = threading.Event()
         self._pause_until = 0.0
+        self._responses: set[requests.Response] = set()
+        self._lock = threading.Lock()
 
     @property
     def is_stopped(self) -> bool:
@@ -257,15 +96,31 @@ class Pace:
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """Wake the threads and have them end."""
+        """Have all threads end, those that wait for a server too."""
         self._stop.set()
+        with self._lock:
+            responses = list(self._responses)
+        for response in responses:
+            with contextlib.suppress(OSError, ValueError, RuntimeError):  # ended meanwhile
+                response.raw.shutdown()
+
+    @contextlib.contextmanager
+    def watching(self, response: requests.Response) -> Iterator[None]:
+        """End the wait for a response's body when all are to stop."""
+        with self._lock:
+            self._responses.add(response)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._responses.discard(response)
 
     def pause(self, seconds: float = 0.0) -> None:
         """Sleep, and for as long as the server asked all of us to; a stop ends it.
 
         Raises
         ------
-        StoppedError
+        _StoppedError
             When there is nothing to wait for any more.
         """
         until = max(time.monotonic() + seconds, self._pause_until)
@@ -276,129 +131,13 @@ class Pace:
         self.check_stopped()
 
     def check_stopped(self) -> None:
-        """Leave a thread that works for nothing."""
+        """Raise when there is nothing to work for any more."""
         if self._stop.is_set():
-            raise StoppedError
+            raise _StoppedError
 
     def pause_all(self, seconds: float) -> None:
-        """Let no thread ask the server anything for a while."""
+        """Send the server no request for a while, from any thread."""
         self._pause_until = max(self._pause_until, time.monotonic() + seconds)
-
-
-def asked_seconds(retry_after: str | None) -> float:
-    """Read ``Retry-After``: seconds, or a date."""
-    if retry_after is None:
-        return 0.0
-    if retry_after.strip().isdigit():
-        return float(retry_after)
-    try:
-        date = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return 0.0
-    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-
-
-#: Name of the list of checksums, on the server and on disk.
-SUMS_FILE = "SHA256SUMS.txt"
-
-
-_LINE = re.compile(r"([0-9a-fA-F]{64})\s+\*?(.+)")
-
-
-_DIGESTED_BYTES = 1 << 20
-
-
-def sha256_of(path: Path) -> str:
-    """Hash a file (as 64 hexadecimal digits)."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_DIGESTED_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def read_sums(path: Path) -> dict[str, str]:
-    """Read a list of checksums: the SHA-256 of each file, by name.
-
-    Raises
-    ------
-    DownloadError
-        When the file is anything but such a list, such as the page of a login.
-    """
-    found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        if not line.strip():
-            continue
-        match = _LINE.fullmatch(line.strip())
-        if match is None:
-            raise DownloadError(
-                f"Line {number} of {path} is no checksum and name, expected a list of SHA-256 sums. A login page or "
-                "proxy may have answered in its place: delete the file, check base_url= and try again."
-            )
-        found[match[2].removeprefix("./")] = match[1].lower()
-    if not found:
-        raise DownloadError(f"Got {path} without a line, expected a list of SHA-256 sums. Delete it and try again.")
-    return found
-
-
-class Verified:
-    """Remembers which files of a folder were found right, in a small file beside them.
-
-    Parameters
-    ----------
-    folder : Path
-        Nothing is written before :meth:`save`.
-    """
-
-    FILE = ".skecg-verified.json"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._lock = threading.Lock()
-        self._known: dict[str, list[int]] = {}
-        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
-            known = json.loads((folder / self.FILE).read_text(encoding="utf-8"))
-            self._known = {str(name): list(state) for name, state in known["files"].items()}
-
-    def __contains__(self, name: str) -> bool:
-        """Whether a file was found right and has not changed since, by its size and time of change."""
-        return name in self._known and self._known[name] == self._state(name)
-
-    def add(self, name: str) -> None:
-        """Remember a file that was just found right."""
-        state = self._state(name)
-        if state is not None:
-            with self._lock:
-                self._known[name] = state
-
-    def save(self) -> None:
-        """Write down what is known, whole or not at all; a folder that cannot be written to is hashed again."""
-        with self._lock:
-            text = json.dumps({"about": "files found right: bytes, nanoseconds of change", "files": self._known})
-        path = self.folder / self.FILE
-        with contextlib.suppress(OSError):
-            new = path.with_name(f"{path.name}.{os.getpid()}")
-            new.write_text(text, encoding="utf-8")
-            new.replace(path)
-
-    def _state(self, name: str) -> list[int] | None:
-        try:
-            status = (self.folder / name).stat()
-        except OSError:
-            return None
-        return [status.st_size, status.st_mtime_ns]
-
-
-_CHUNK_BYTES = 1 << 16
-
-
-_TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-_WRONG_BYTES_ALLOWED = 2
 
 
 class _BrokenOffError(Exception):
@@ -409,7 +148,7 @@ class _BrokenOffError(Exception):
         self.asked_seconds = asked_seconds
 
 
-class Transfer:
+class _Transfer:
     """One file on its way.
 
     Parameters
@@ -421,8 +160,8 @@ class Transfer:
     sha256 : str or None
         What the file must be; None takes any.
     folder : Path
-    connections : Connections
-    pace : Pace
+    session : requests.Session
+    pace : _Pace
     progress : TransferProgress
     """
 
@@ -433,15 +172,15 @@ class Transfer:
         sha256: str | None,
         folder: Path,
         *,
-        connections: Connections,
-        pace: Pace,
+        session: requests.Session,
+        pace: _Pace,
         progress: TransferProgress,
     ) -> None:
         self.url = base_url + quote(name)
         self.folder, self.sha256 = folder, sha256
         self.path = folder / safe_name(name)
         self.part = self.path.with_name(self.path.name + ".part")
-        self._connections, self._pace, self._progress = connections, pace, progress
+        self._session, self._pace, self._progress = session, pace, progress
 
     def fetch(self) -> None:
         """Transfer until the file is whole, or patience ends."""
@@ -479,9 +218,9 @@ class Transfer:
             try:
                 self._transfer(before)
                 return
-            except (_BrokenOffError, OSError, http.client.HTTPException) as error:
+            except (_BrokenOffError, OSError, HTTPError) as error:  # requests' own errors are OSErrors
                 self._pace.check_stopped()
-                if isinstance(error, (DownloadError, ssl.SSLCertVerificationError)):
+                if isinstance(error, DownloadError | requests.exceptions.SSLError | requests.TooManyRedirects):
                     raise self._given_up(error, 1) from error
                 n_failures = 1 if _size(self.part) > before else n_failures + 1
                 asked = error.asked_seconds if isinstance(error, _BrokenOffError) else 0.0
@@ -491,9 +230,11 @@ class Transfer:
             self._pace.pause(patience.wait_seconds(n_failures))
 
     def _given_up(self, error: Exception, n_failures: int) -> DownloadError:
-        """Say why a file cannot be had, and what to do."""
+        """Return why a file cannot be had, and what to do."""
         if isinstance(error, DownloadError):
             return error
+        if isinstance(error, requests.TooManyRedirects):
+            return DownloadError(f"Got more than {MOST_REDIRECTS} redirects for {self.url}. Check base_url=.")
         asked = getattr(error, "asked_seconds", 0.0)
         again = f" The server asks to come again in {asked:g} s." if asked else ""
         return DownloadError(
@@ -503,43 +244,39 @@ class Transfer:
         )
 
     def _transfer(self, start: int) -> None:
-        """Ask for what is lacking, and append it."""
+        """Request what is lacking, and append it."""
         headers = {"Range": f"bytes={start}-"} if start else {}
-        with self._connections.get(self.url, headers) as response:
-            if response.status == 416:  # nothing lies behind what is there: the checksum says whether that is all
-                response.read()
+        timeout = self._pace.patience.timeout_seconds
+        with self._session.get(self.url, headers=headers, stream=True, timeout=timeout) as response:
+            if response.status_code == 416:  # nothing lies behind what is there: the checksum says whether that is all
                 return
-            if response.status == 206 and _first_byte(response) != start:
+            if response.status_code == 206 and _first_byte(response) != start:
                 with disk_errors(self.folder):
                     self.part.unlink(missing_ok=True)
                 raise _BrokenOffError(f"bytes from {_first_byte(response)} on came for those from {start} on")
-            if response.status not in (200, 206):
+            if response.status_code not in (200, 206):
                 raise self._refused(response)
-            self._save(response, "ab" if response.status == 206 else "wb")
+            with self._pace.watching(response):
+                self._save(response, "ab" if response.status_code == 206 else "wb")
 
-    def _save(self, response: http.client.HTTPResponse, mode: str) -> None:
-        """Write the body to the part."""
-        length = response.getheader("Content-Length")
-        n_bytes = 0
+    def _save(self, response: requests.Response, mode: str) -> None:
+        """Write the body to the part; urllib3 raises when less comes than was announced."""
         with disk_errors(self.folder):
             file = self.part.open(mode)
         with file:
-            while chunk := response.read1(_CHUNK_BYTES):
+            # read1 hands over what has come, so that what an interrupted transfer has received is on the disk.
+            while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
                 self._pace.check_stopped()
                 with disk_errors(self.folder):
                     file.write(chunk)
                     file.flush()
-                n_bytes += len(chunk)
                 self._progress.add_bytes(len(chunk))
-        if length is not None and n_bytes != int(length):
-            raise _BrokenOffError(f"{n_bytes} of {length} bytes came")
-        response.read()  # lets the connection see its end
 
-    def _refused(self, response: http.client.HTTPResponse) -> Exception:
-        """Tell an answer that may change from one that will not."""
-        status = f"{response.status} {response.reason}"
-        if response.status in _TRY_AGAIN:
-            return _BrokenOffError(status, asked_seconds(response.getheader("Retry-After")))
+    def _refused(self, response: requests.Response) -> Exception:
+        """Return the error for an answer that may change, or for one that will not."""
+        status = f"{response.status_code} {response.reason}"
+        if response.status_code in _TRY_AGAIN:
+            return _BrokenOffError(status, retry_after_seconds(response.headers.get("Retry-After")))
         return DownloadError(
             f"Got the answer {status} for {self.url}, expected a file. Check base_url= and whether the data set has "
             "moved; a copy that you have is read with data_home=."
@@ -547,7 +284,7 @@ class Transfer:
 
 
 def safe_name(name: str) -> PurePosixPath:
-    """Refuse a name that leads out of the folder."""
+    """Return a name as a path within the folder, or raise when it leads out."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not path.parts:
         raise DownloadError(f"Got the file name {name!r} in a data set's lists, expected one within its folder.")
@@ -555,16 +292,16 @@ def safe_name(name: str) -> PurePosixPath:
 
 
 def _size(path: Path) -> int:
-    """Give the bytes of a file, 0 where there is none."""
+    """Return the bytes of a file, 0 where there is none."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
 
 
-def _first_byte(response: http.client.HTTPResponse) -> int | None:
-    """Say where the part that a server sends begins."""
-    match = re.match(r"bytes (\d+)-", response.getheader("Content-Range") or "")
+def _first_byte(response: requests.Response) -> int | None:
+    """Return where the part that a server sends begins."""
+    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range") or "")
     return int(match[1]) if match else None
 
 
@@ -584,12 +321,8 @@ def disk_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-#: Connections at a time that one user may open: the servers of public data are everybody's.
-MOST_CONNECTIONS = 8
-
-
 class Downloader:
-    """Fetches files of one address into one folder.
+    """Fetch files of one address into one folder.
 
     Parameters
     ----------
@@ -651,9 +384,9 @@ class Downloader:
         DownloadError
             When a file cannot be had. What came in stays.
         """
-        names, pace = deque(files), Pace(self.patience)
+        names, pace = deque(files), _Pace(self.patience)
         progress = TransferProgress(len(files), title=title, verbose=self.verbose)
-        connections = Connections(self.patience.timeout_seconds, {"User-Agent": _user_agent()})
+        session = Session(self.n_connections)
 
         def work() -> None:
             while names and not pace.is_stopped:
@@ -664,24 +397,17 @@ class Downloader:
                 fetch_one(name)
 
         def fetch_one(name: str) -> None:
-            Transfer(
-                self.base_url,
-                name,
-                files[name],
-                self.folder,
-                connections=connections,
-                pace=pace,
-                progress=progress,
-            ).fetch()
+            sha256 = files[name]
+            _Transfer(self.base_url, name, sha256, self.folder, session=session, pace=pace, progress=progress).fetch()
             if when_there is not None:
                 when_there(name)
             progress.add_file()
 
-        with contextlib.closing(progress), contextlib.closing(connections):
-            _run(work, min(self.n_connections, max(len(files), 1)), connections, pace)
+        with contextlib.closing(progress), session:
+            _run(work, min(self.n_connections, max(len(files), 1)), pace)
 
 
-def _run(work: Callable[[], None], n_threads: int, connections: Connections, pace: Pace) -> None:
+def _run(work: Callable[[], None], n_threads: int, pace: _Pace) -> None:
     """Work in threads; when one fails or the user interrupts, end the others at once."""
     with ThreadPoolExecutor(n_threads, thread_name_prefix="skecg-download") as pool:
         futures = [pool.submit(work) for _ in range(n_threads)]
@@ -690,19 +416,11 @@ def _run(work: Callable[[], None], n_threads: int, connections: Connections, pac
         finally:
             if not all(future.done() and future.exception() is None for future in futures):
                 pace.stop()
-                connections.abort()
     _raise_first(futures)
-
-
-def _user_agent() -> str:
-    """Say who asks."""
-    import skecg
-
-    return f"skecg/{skecg.__version__} (Python package for self-supervised ECG encoders; skecg.datasets)"
 
 
 def _raise_first(futures: Iterable[Future[None]]) -> None:
     """Raise what went wrong, rather than that others were stopped for it."""
     errors = [error for future in futures if (error := future.exception()) is not None]
-    for error in sorted(errors, key=lambda error: isinstance(error, StoppedError)):
+    for error in sorted(errors, key=lambda error: isinstance(error, _StoppedError)):
         raise error

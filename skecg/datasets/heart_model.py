@@ -44,6 +44,7 @@ __all__ = [
     "CONDUCTIONS",
     "DOWER",
     "Heart",
+    "INVERSE_DOWER",
     "ST_TERRITORIES",
     "about_feet_axis",
     "beat_waves",
@@ -70,6 +71,17 @@ DOWER: Floats = np.array(
         [1.213, 0.127, -0.601],
         [1.125, 0.127, -0.086],
         [0.831, 0.076, 0.230],
+    ]
+)
+
+
+#: The way back, X, Y and Z from these eight leads, as published (Edenbrandt and Pahlm, 1988): the pseudo-inverse of
+#: `DOWER` to within 0.002.
+INVERSE_DOWER: Floats = np.array(
+    [
+        [0.156, -0.010, -0.172, -0.074, 0.122, 0.231, 0.239, 0.194],
+        [-0.227, 0.887, 0.057, -0.019, -0.106, -0.022, 0.041, 0.048],
+        [0.022, 0.102, -0.229, -0.310, -0.246, -0.063, 0.055, 0.108],
     ]
 )
 

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skecg.datasets.download import SUMS_FILE, Downloader, Patience, Verified, disk_errors, read_sums, sha256_of
+from skecg.datasets.checksums import SUMS_FILE, Verified, read_sums
+from skecg.datasets.download import Downloader, Patience, disk_errors
 from skecg.errors import DatasetNotFoundError, DownloadError, ParameterError
+from skecg.io.files import sha256_of
 
 __all__ = ["Copy", "Fetching", "Source", "default_data_home", "find_copy"]
 

@@ -233,9 +233,9 @@ def make_ecg(
     The model is that of McSharry et al. (2003) for the heart's dipole on three axes as in Sameni et al. (2007), seen
     through the matrix of Dower et al. (1980). Its differential equation without the relaxation to the baseline has a
     closed solution, sums of Gaussians in the phase of the beat, which is what is evaluated; see
-    :mod:`skecg.datasets.heart_model`. I, II and V1 to V6 are projected and the other limb leads computed from I and II, so
-    Einthoven's and Goldberger's laws hold to the rounding of float32 (one unit in the last place of the greatest term),
-    with noise too, since noise enters at the electrodes.
+    :mod:`skecg.datasets.heart_model`. I, II and V1 to V6 are projected and the other limb leads computed from I and II,
+    so Einthoven's and Goldberger's laws hold to the rounding of float32 (one unit in the last place of the greatest
+    term), with noise too, since noise enters at the electrodes.
 
     These are drawings of disease, not samples of it: good to test code and to teach, not to train a diagnosis.
 

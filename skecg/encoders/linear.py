@@ -5,19 +5,15 @@ arithmetic unused: on one core of family 26 (Zen 5) it reaches 110 GFLOP/s where
 250. Which of the two multiplies is decided by the processor and by the layer's shape, never by the clock and never by
 the batch, so that the same machine always computes the same.
 
-Linear layers whose weights are laid out once, the way oneDNN multiplies them.
-
-oneDNN lays out a weight anew for every product, in blocks of its own; in bfloat16 it is rounded anew, too. For eight
-windows of the default encoder that takes some 4 % of the time in float32 and 6 % in bfloat16, for one window 5 to
-20 %. Layers that are not trained can do it once, and compute the same bits. (A lone row of float32 is multiplied by
-another kernel where weights are plain.)
+oneDNN lays out a weight anew for every product, in blocks of its own; in bfloat16 it is rounded anew, too. Layers that
+are not trained do it once (:class:`PackedLinear`), and compute the same bits; a lone row of float32 is the exception,
+which plain weights multiply by another kernel.
 """
 
 from __future__ import annotations
 
 import functools
 import platform
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +26,9 @@ __all__ = [
     "Linear",
     "PackedLinear",
     "can_multiply_bfloat16",
-    "gelu_linear",
     "goes_to_onednn",
     "has_faster_products",
-    "is_computed_now",
     "linear",
-    "multiply_with_onednn",
-    "needs_grad",
     "pack_linear_layers_",
 ]
 
@@ -53,12 +45,12 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
     def gelu(self, x: Tensor) -> Tensor:
-        """Give the exact (erf) GELU of :meth:`forward`, through :func:`gelu_linear`."""
-        return gelu_linear(x, self.weight, self.bias)
+        """Compute the exact (erf) GELU of :meth:`forward`."""
+        return F.gelu(self(x))
 
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """Give ``x @ weight.T + bias``, which is ``torch.nn.functional.linear`` to rounding.
+    """Compute ``x @ weight.T + bias``, which is ``torch.nn.functional.linear`` to rounding.
 
     Parameters
     ----------
@@ -77,31 +69,9 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor
     return F.linear(x, weight_OI, bias_O)
 
 
-def gelu_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """Give the exact (erf) GELU of :func:`linear`, without a second array of its size when no gradient is wanted.
-
-    Parameters
-    ----------
-    x : Tensor of shape (..., n_in)
-    weight_OI : Tensor of shape (n_out, n_in)
-    bias_O : Tensor of shape (n_out,), optional
-
-    Returns
-    -------
-    Tensor of shape (..., n_out)
-    """
-    if not needs_grad(x, weight_OI, bias_O):
-        if _is_for_onednn(x, weight_OI):
-            return multiply_with_onednn(x, weight_OI, bias_O, gelu=True)
-        if _is_cast_to_bfloat16(x):
-            bias_O = None if bias_O is None else bias_O.bfloat16()
-            return multiply_with_onednn(x.bfloat16(), weight_OI.bfloat16(), bias_O, gelu=True)
-    return F.gelu(linear(x, weight_OI, bias_O))
-
-
 @functools.cache
 def has_faster_products() -> bool:
-    """Say whether this machine's linear layers in float32 go to oneDNN: AMD's processors with AVX-512."""
+    """Check whether this machine's linear layers in float32 go to oneDNN: AMD's processors with AVX-512."""
     return (
         torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
@@ -112,7 +82,7 @@ def has_faster_products() -> bool:
 
 
 def _processor() -> str:
-    """Describe the processor; its vendor is in it."""
+    """Return what the system says of the processor; its vendor is in it."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")[:4096]
     except OSError:
@@ -121,7 +91,7 @@ def _processor() -> str:
 
 def _is_for_onednn(x: Tensor, weight_OI: Tensor) -> bool:
     return (
-        is_computed_now(x)  # first: a compiler could not look further
+        _is_computed_now(x)  # first: a compiler could not look further
         and not torch.is_autocast_enabled("cpu")
         and goes_to_onednn(weight_OI)
         and x.is_cpu
@@ -132,26 +102,13 @@ def _is_for_onednn(x: Tensor, weight_OI: Tensor) -> bool:
 
 
 def goes_to_onednn(weight_OI: Tensor) -> bool:
-    """Say whether this machine multiplies by a weight of float32 with oneDNN, rather than with MKL."""
+    """Check whether this machine multiplies by a weight of float32 with oneDNN, rather than with MKL."""
     return has_faster_products() and weight_OI.numel() >= _FEWEST_WEIGHTS
-
-
-def _is_cast_to_bfloat16(x: Tensor) -> bool:
-    """Say whether autocast lets this CPU multiply in bfloat16, which oneDNN does in any case."""
-    return (
-        is_computed_now(x)
-        and x.is_cpu
-        and x.ndim > 1
-        and x.numel() > 0
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        and can_multiply_bfloat16()
-    )
 
 
 @functools.cache
 def can_multiply_bfloat16() -> bool:
-    """Say whether oneDNN multiplies in bfloat16 on this machine."""
+    """Check whether oneDNN multiplies in bfloat16 on this machine."""
     return (
         torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -159,8 +116,8 @@ def can_multiply_bfloat16() -> bool:
     )
 
 
-def is_computed_now(x: Tensor) -> bool:
-    """Say whether torch runs operations as they come, instead of watching, rewriting or lowering them."""
+def _is_computed_now(x: Tensor) -> bool:
+    """Check whether torch runs operations as they come, instead of watching, rewriting or lowering them."""
     return (
         not torch.compiler.is_compiling()
         and type(x) is Tensor
@@ -173,21 +130,21 @@ def is_computed_now(x: Tensor) -> bool:
 
 def _product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """Multiply with oneDNN, differentiably if need be."""
-    if not is_computed_now(x):
+    if not _is_computed_now(x):
         return F.linear(x, weight_OI, bias_O)  # a gradient whose derivative somebody takes in a way of their own
-    if needs_grad(x, weight_OI, bias_O):
+    if _needs_grad(x, weight_OI, bias_O):
         differentiable: Tensor = _Product.apply(x, weight_OI, bias_O)
         return differentiable
-    return multiply_with_onednn(x, weight_OI, bias_O)
+    return _multiply_with_onednn(x, weight_OI, bias_O)
 
 
-def needs_grad(*tensors: Tensor | None) -> bool:
-    """Say whether torch has to remember what becomes of tensors, for a gradient."""
+def _needs_grad(*tensors: Tensor | None) -> bool:
+    """Check whether torch has to remember what becomes of tensors, for a gradient."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def multiply_with_onednn(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, *, gelu: bool = False) -> Tensor:
-    """Give ``x @ weight.T + bias``, or its GELU; this operation of torch's has no gradient of its own.
+def _multiply_with_onednn(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, *, gelu: bool = False) -> Tensor:
+    """Compute ``x @ weight.T + bias``, or its GELU; this operation of torch's has no gradient of its own.
 
     Parameters
     ----------
@@ -209,7 +166,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight_OI)
-        return multiply_with_onednn(x, weight_OI, bias_O)
+        return _multiply_with_onednn(x, weight_OI, bias_O)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -249,11 +206,11 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform the last dimension."""
-        return multiply_with_onednn(x.to(self._dtype), self._packed_OI, self._bias_O)
+        return _multiply_with_onednn(x.to(self._dtype), self._packed_OI, self._bias_O)
 
     def gelu(self, x: Tensor) -> Tensor:
-        """Give the exact (erf) GELU of :meth:`forward`."""
-        return multiply_with_onednn(x.to(self._dtype), self._packed_OI, self._bias_O, gelu=True)
+        """Compute the exact (erf) GELU of :meth:`forward`."""
+        return _multiply_with_onednn(x.to(self._dtype), self._packed_OI, self._bias_O, gelu=True)
 
 
 def pack_linear_layers_(module: nn.Module, precision: str) -> None:
@@ -274,16 +231,16 @@ def pack_linear_layers_(module: nn.Module, precision: str) -> None:
 
 
 def _gains(layer: Linear, dtype: torch.dtype) -> bool:
-    """Say whether oneDNN would multiply a layer's weights in any case, and can pack them."""
+    """Check whether oneDNN would multiply a layer's weights in any case, and can pack them."""
     if layer.weight.dtype != torch.float32:
         return False
     multiplies = can_multiply_bfloat16() if dtype == torch.bfloat16 else goes_to_onednn(layer.weight)
     return multiplies and _can_pack(dtype)
 
 
-@cache
+@functools.cache
 def _can_pack(dtype: torch.dtype) -> bool:
-    """Say whether this torch packs weights of a type for this processor, by doing it."""
+    """Check whether this torch packs weights of a type for this processor, by doing it."""
     try:
         # Not initialized: that would take random numbers which are the user's.
         PackedLinear(nn.utils.skip_init(Linear, 16, 16), dtype)(torch.zeros(2, 16))

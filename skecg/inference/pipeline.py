@@ -310,7 +310,7 @@ class Chunk:
     failures : dict of int to SkecgError
         Why, by the record's number.
     notes : dict of int to tuple of str
-        What is odd about the records that were encoded; :func:`skecg.preprocessing.quality.warn_once_a_kind` puts it in words.
+        What is odd about the records that were encoded, in the words of :mod:`skecg.preprocessing.quality`.
     """
 
     rows: Sequence[int]
@@ -349,8 +349,8 @@ def embed_chunks(
     -----
     Cores share the work on a CPU: they name and prepare a portion of records, then encode it. Where an accelerator
     encodes, the next portion is read and made ready meanwhile, so that two are held at a time; and it prepares records
-    itself where it can (:mod:`skecg.preprocessing.on_device`). Neither changes errors, their order or, but for rounding,
-    results.
+    itself where it can (:mod:`skecg.preprocessing.on_device`). Neither changes errors, their order or, but for
+    rounding, results.
     """
     chunks = chunk_rows(len(source), first)
     parts: list[Chunk] = []

@@ -1,19 +1,16 @@
 """Records to windows on an accelerator: leads gathered by the CPU, everything after them on the device, in float32.
 
-The steps are those of :mod:`skecg.preprocessing.signals` and :mod:`skecg.preprocessing.resampling`, and equal to them but for rounding, which here
-depends on the other records too. Butterworth filters are recursive, sample after sample, which suits no accelerator:
-where an encoder wants one, its records are prepared on the CPU. So are those whose rates ask for long filters, and
-those that are too long to be kept on the device.
-
-Shapes: R records of one rate and length, L leads, S samples of a record, W windows, T samples of a window.
-
-The leads of records, gathered by the CPU and sent to a device that prepares them.
+The steps are those of :mod:`skecg.preprocessing.signals` and :mod:`skecg.preprocessing.resampling`, and equal to them
+but for rounding, which here depends on the other records too. Butterworth filters are recursive, sample after sample,
+which suits no accelerator: where an encoder wants one, its records are prepared on the CPU. So are those whose rates
+ask for long filters, and those that are too long to be kept on the device.
 
 Where a record still has its digitizer's steps, those travel, sample after sample as in the file: half the bytes of
 millivolts where all of them are leads, and nothing to turn around on the CPU. Everything else travels as millivolts in
 float32.
 
-Shapes: R records of one rate and length, L leads of the encoder, S samples, K columns of a file.
+Shapes: R records of one rate and length, L leads of the encoder, S samples of a record, K columns of a file,
+W windows, T samples of a window.
 """
 
 from __future__ import annotations
@@ -241,7 +238,7 @@ class GatheredLeads:
     spec: InputSpec
 
     def send(self, device: torch.device) -> GatheredLeads:
-        """Begin their way to a device, which may be at work on others; see :meth:`skecg.preprocessing.on_device.Leads.send`."""
+        """Begin their way to a device, which may be at work on others; see :meth:`Leads.send`."""
         return replace(self, groups=[leads.send(device) for leads in self.groups])
 
     @torch.inference_mode()

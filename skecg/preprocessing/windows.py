@@ -47,12 +47,12 @@ __all__ = [
 
 
 class Places(NamedTuple):
-    """Where the windows of R records lie, and what is there: all of W :class:`skecg.preprocessing.windows.Windows` but the values.
+    """Where the windows of R records lie, and what is there: all of W :class:`Windows` but the values.
 
     Parameters
     ----------
     owner, start_samples, valid_samples, lead_mask
-        As in :class:`skecg.preprocessing.windows.Windows`.
+        As in :class:`Windows`.
     first : ndarray of shape (R + 1,), int64
         Number of each record's first window, and of all windows.
     present : ndarray of shape (R, n_leads), bool

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skecg.archives import ChunkPlan, Share
+from skecg.archives.cluster import ChunkPlan, Share
 from skecg.errors import ParameterError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skecg import JEPAEmbedder
-from skecg.archives import Assignment, ChunkJob, embed_chunk
+from skecg.archives.cluster import Assignment, ChunkJob, embed_chunk
 from skecg.datasets import make_ecg
 from skecg.errors import ParameterError
 

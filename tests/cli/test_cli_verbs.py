@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -242,6 +243,34 @@ def test_versions_print_where_they_are_told(run: Run, capsys: Capture) -> None:
     assert run("info") == 0
 
     assert text.getvalue() == capsys.readouterr().out
+
+
+def test_the_speed_of_this_machine_is_measured_and_adds_up(
+    run: Run, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skecg.cli import info
+
+    monkeypatch.setattr(info, "_N_RECORDS", 4)
+    monkeypatch.setattr(info, "_SECONDS", 0.05)
+    assert run("info", "--speed") == 0
+
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert list(lines) == ["processor", "torch", "measured", "preparing", "fp32", "bf16"]
+    preparing = float(lines["preparing"].split()[0])
+    for precision in ("fp32", "bf16"):
+        windows, each, hourly = (
+            float(number.replace(",", "")) for number in re.findall(r"[\d,.]*\d", lines[precision])
+        )
+        assert each == pytest.approx(preparing + 1e3 / windows, rel=0.02, abs=0.02), "one window a record"
+        assert hourly == pytest.approx(3.6e6 / each, rel=0.02)
+
+
+def test_the_processor_is_named_where_the_system_describes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from skecg import versions
+
+    monkeypatch.setattr(versions, "Path", lambda _: Path("no such file"))
+    monkeypatch.setattr(versions.platform, "processor", lambda: "")
+    assert versions.processor() == versions.platform.machine()
 
 
 def test_a_package_that_is_not_installed_is_said_to_be_missing(

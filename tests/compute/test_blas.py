@@ -17,7 +17,7 @@ def found(monkeypatch):
     """Whatever libraries a process has loaded, by their paths."""
 
     def pretend(*paths: str) -> OpenBLAS | None:
-        libraries = [SimpleNamespace(filepath=path, architecture="Zen") for path in paths]
+        libraries = [SimpleNamespace(filepath=path) for path in paths]
         controller = SimpleNamespace(select=lambda **_: SimpleNamespace(lib_controllers=libraries))
         monkeypatch.setattr(blas, "ThreadpoolController", lambda: controller)
         return find_openblas.__wrapped__()
@@ -37,13 +37,6 @@ def test_a_library_for_everybody_is_numpys_too(found):
 def test_without_a_library_that_may_be_numpys_there_is_none(found):
     assert found() is None
     assert found(SCIPYS, "/lib/faiss.libs/libopenblas.so") is None
-
-
-@pytest.mark.parametrize(
-    ("kernels", "is_fast"), [("SkylakeX", True), ("Zen", True), ("Prescott", False), (None, False)]
-)
-def test_the_kernels_name_tells_whether_they_are_fast(kernels, is_fast):
-    assert OpenBLAS(SimpleNamespace(architecture=kernels)).is_fast is is_fast
 
 
 def test_threads_are_given_back_after_an_error():

@@ -18,7 +18,9 @@ import pytest
 from local_server import Site, serve
 
 import skecg
-from skecg.datasets.download import MOST_CONNECTIONS, Downloader, Patience, Verified, asked_seconds, read_sums
+from skecg.datasets.checksums import Verified, read_sums
+from skecg.datasets.download import MOST_CONNECTIONS, Downloader, Patience
+from skecg.datasets.session import check_redirect, retry_after_seconds
 from skecg.errors import DownloadError, ParameterError
 
 QUICK = Patience(n_retries=3, first_wait_seconds=0.01, longest_wait_seconds=0.02, timeout_seconds=0.3)
@@ -189,10 +191,10 @@ def test_a_server_that_asks_for_hours_is_given_up(site: Site, tmp_path: Path) ->
 
 def test_a_pause_may_be_asked_for_as_a_date() -> None:
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
-    assert 95 < asked_seconds(soon) <= 100
-    assert asked_seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    assert asked_seconds("30") == 30
-    assert asked_seconds("whenever") == asked_seconds(None) == 0
+    assert 95 < retry_after_seconds(soon) <= 100
+    assert retry_after_seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert retry_after_seconds("30") == 30
+    assert retry_after_seconds("whenever") == retry_after_seconds(None) == 0
 
 
 def test_redirects_are_followed_but_not_for_ever(site: Site, tmp_path: Path) -> None:
@@ -203,6 +205,45 @@ def test_redirects_are_followed_but_not_for_ever(site: Site, tmp_path: Path) -> 
     site.always["two.dat"] = ("redirect", site.url + "two.dat")
     with pytest.raises(DownloadError, match="more than 5 redirects"):
         fetch(site, tmp_path, "two.dat")
+
+
+@pytest.mark.parametrize(
+    ("origin", "target", "why"),
+    [
+        ("https://8.8.8.8/a", "http://8.8.8.8/a", "gives up encryption"),
+        ("https://8.8.8.8/a", "https://127.0.0.1/a", "local network"),
+        ("https://8.8.8.8/a", "https://localhost/a", "local network"),
+        ("http://8.8.8.8/a", "http://[::1]:80/a", "local network"),
+        ("http://8.8.8.8/a", "http://10.1.2.3/a", "local network"),
+        ("http://8.8.8.8/a", "http://169.254.169.254/latest", "local network"),
+        ("http://8.8.8.8/a", "http://[::ffff:10.0.0.1]/a", "local network"),
+        ("http://8.8.8.8/a", "ftp://8.8.4.4/a", "no web address"),
+        ("http://8.8.8.8/a", "file:///etc/passwd", "no web address"),
+    ],
+)
+def test_redirects_that_leave_the_open_or_encrypted_web_are_refused(origin: str, target: str, why: str) -> None:
+    with pytest.raises(DownloadError, match=why):
+        check_redirect(origin, target)
+
+
+@pytest.mark.parametrize(
+    ("origin", "target"),
+    [
+        ("http://8.8.8.8/a", "https://8.8.8.8/a"),
+        ("https://8.8.8.8/a", "https://8.8.4.4/b"),
+        ("http://127.0.0.1:80/a", "http://127.0.0.1:81/a"),  # a mirror at home, as the user said
+        ("https://8.8.8.8/a", "https://nowhere.invalid/a"),  # connecting will tell
+    ],
+)
+def test_other_redirects_are_followed(origin: str, target: str) -> None:
+    check_redirect(origin, target)
+
+
+def test_a_server_cannot_redirect_a_download_off_the_web(site: Site, tmp_path: Path) -> None:
+    site.mishaps["a/one.dat"] = [("redirect", "file:///etc/passwd")]
+
+    with pytest.raises(DownloadError, match=r"Got a redirect from .* no web address"):
+        fetch(site, tmp_path, "a/one.dat")
 
 
 def test_no_network_is_said_with_what_to_do(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from small_sets import ptbxl_files, steps, write
 
 from skecg import JEPAEmbedder, read_record
 from skecg.datasets import default_data_home, fetch_ptbxl, read_scp_statements
-from skecg.datasets.download import Verified
+from skecg.datasets.checksums import Verified
 from skecg.datasets.physionet import Fetching
 from skecg.datasets.ptbxl import PTBXL
 from skecg.errors import (

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from skecg.encoders import linear as products
-from skecg.encoders.linear import Linear, gelu_linear, has_faster_products, linear
+from skecg.encoders.linear import Linear, has_faster_products, linear
 
 # Of widths that are no multiples of a processor's, above and below the size from which oneDNN takes over.
 SHAPES = [((2, 37, 150), 130), ((101, 192), 576), ((3, 5, 7, 300), 129), ((1, 257), 64), ((6, 20), 30)]
@@ -31,13 +31,13 @@ def faster(monkeypatch):
 def counted(monkeypatch, faster):
     """How often oneDNN was asked."""
     calls: list[tuple[int, ...]] = []
-    original = products.multiply_with_onednn
+    original = products._multiply_with_onednn
 
     def count(x: Tensor, *rest: Tensor | None, **how: bool) -> Tensor:
         calls.append(tuple(x.shape))
         return original(x, *rest, **how)
 
-    monkeypatch.setattr(products, "multiply_with_onednn", count)
+    monkeypatch.setattr(products, "_multiply_with_onednn", count)
     return calls
 
 
@@ -53,8 +53,6 @@ def layer(shape: tuple[int, ...], n_out: int, *, bias: bool = True) -> tuple[Ten
 def test_products_are_torchs_to_rounding(faster, shape, n_out, bias):
     x, weight, offset = layer(shape, n_out, bias=bias)
     torch.testing.assert_close(linear(x, weight, offset), F.linear(x, weight, offset), rtol=1e-5, atol=1e-5)
-    wanted = F.gelu(F.linear(x, weight, offset))
-    torch.testing.assert_close(gelu_linear(x, weight, offset), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_strides_do_not_matter(faster):
@@ -67,20 +65,11 @@ def test_strides_do_not_matter(faster):
     torch.testing.assert_close(linear(x, columns, offset), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_the_gelu_is_the_exact_one(faster):
-    x, weight, _ = layer((64, 200), 130, bias=False)
-    exact, approximate = (F.gelu(F.linear(x, weight), approximate=kind) for kind in ("none", "tanh"))
-    found = gelu_linear(x, weight)
-    assert (found - exact).abs().max() < 1e-5 < 1e-4 < (found - approximate).abs().max()
-
-
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("function", [linear, gelu_linear])
 @pytest.mark.parametrize(("shape", "n_out"), SHAPES)
-def test_gradients_are_torchs_to_rounding(faster, function, shape, n_out, bias):
-    plain = {linear: F.linear, gelu_linear: lambda *parts: F.gelu(F.linear(*parts))}[function]
+def test_gradients_are_torchs_to_rounding(faster, shape, n_out, bias):
     found, wanted = [], []
-    for gradients, call in ((found, function), (wanted, plain)):
+    for gradients, call in ((found, linear), (wanted, F.linear)):
         leaves = [part.requires_grad_() for part in layer(shape, n_out, bias=bias) if part is not None]
         gradients += torch.autograd.grad(call(*leaves).sin().sum(), leaves)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
@@ -145,31 +134,11 @@ def test_other_types_other_machines_and_empty_batches_are_left_to_torch(counted,
 def test_autocast_reduces_precision_as_everywhere(counted):
     x, weight, bias = layer((30, 150), 130)
     with torch.autocast("cpu", torch.bfloat16):
-        assert linear(x, weight, bias).dtype == gelu_linear(x, weight, bias).dtype == torch.bfloat16
-    assert len(counted) == 1  # the GELU, where no gradient is wanted
+        assert linear(x, weight, bias).dtype == torch.bfloat16
+    assert counted == []
     with torch.autocast("cpu", torch.bfloat16, enabled=False):
         assert linear(x, weight, bias).dtype == torch.float32
-    assert len(counted) == 2
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("shape", "n_out"), SHAPES)
-def test_the_gelu_of_a_product_in_bfloat16_is_that_in_float32_to_bfloat16s_rounding(counted, shape, n_out, bias):
-    x, weight, offset = layer(shape, n_out, bias=bias)
-    wanted = F.gelu(F.linear(x, weight, offset))
-    with torch.autocast("cpu", torch.bfloat16):
-        found = gelu_linear(x, weight, offset)
-        assert gelu_linear(x[:0], weight, offset).shape == (0, *wanted.shape[1:])
     assert len(counted) == 1
-    assert (found - wanted).square().mean() < 1e-5 * wanted.square().mean() + 1e-5
-
-
-def test_the_gelu_of_a_product_in_bfloat16_has_a_gradient(counted):
-    x, weight, bias = layer((30, 150), 130)
-    with torch.autocast("cpu", torch.bfloat16):
-        gelu_linear(x, weight.requires_grad_(), bias).sum().backward()
-    assert weight.grad is not None
-    assert counted == []
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch traces and scripts of its own accord
@@ -230,10 +199,9 @@ def test_a_processor_that_no_file_describes_is_described_by_python(monkeypatch):
     assert "AuthenticAMD" in products._processor()
 
 
-@pytest.mark.parametrize("multiply", [linear, gelu_linear])
-def test_what_is_compiled_is_one_graph_of_torchs_own_operations(multiply):
+def test_what_is_compiled_is_one_graph_of_torchs_own_operations():
     weight, x = torch.randn(192, 200), torch.randn(4, 200)
     has_faster_products.cache_clear()
     torch.compiler.reset()
-    found = torch.compile(lambda x: multiply(x, weight), backend="eager", fullgraph=True)(x)
-    torch.testing.assert_close(found, multiply(x, weight))
+    found = torch.compile(lambda x: linear(x, weight), backend="eager", fullgraph=True)(x)
+    torch.testing.assert_close(found, linear(x, weight))

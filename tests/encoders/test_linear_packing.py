@@ -53,7 +53,6 @@ def test_packed_layers_compute_the_same_bits(precision, bias, n_in, n_out):
             x = torch.randn(n_rows, n_in)
             assert torch.equal(packed(x), source(x))
             assert packed(x).dtype == source(x).dtype
-            assert torch.equal(packed.gelu(x), source.gelu(x))
         x = torch.randn(2, 5, n_in)
         assert torch.equal(packed(x), source(x))
 
@@ -69,14 +68,23 @@ def test_a_row_is_the_same_bits_whatever_stands_beside_it(precision):
             assert torch.equal(packed.gelu(x[rows]), gelu[rows])
 
 
-def test_gelu_is_that_of_the_layer():
-    source, x = layer(192, 576), torch.randn(4, 192)
-    torch.testing.assert_close(source.gelu(x), F.gelu(F.linear(x, source.weight, source.bias)), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("n_in", "n_out"), SHAPES)
+def test_the_gelu_is_the_exact_one_in_any_layer(precision, bias, n_in, n_out):
+    source, x = layer(n_in, n_out, bias=bias), torch.randn(64, n_in)
+    packed = PackedLinear(source, torch.bfloat16 if precision == "bf16" else torch.float32)
+    exact, approximate = (
+        F.gelu(F.linear(x, source.weight, source.bias), approximate=kind) for kind in ("none", "tanh")
+    )
+    torch.testing.assert_close(source.gelu(x), exact, rtol=1e-5, atol=1e-5)
+    off = (packed.gelu(x) - exact).abs().max()
+    assert off < 1e-5 < 1e-4 < (packed.gelu(x) - approximate).abs().max() if precision == "fp32" else off < 0.03
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @CONFIGS
-def test_an_encoders_tokens_are_the_same_bits(config, precision):
+def test_an_encoders_tokens_are_the_same_to_rounding(config, precision):
     torch.manual_seed(0)
     plain = build_encoder(config).eval().requires_grad_(False)
     packed = copy.deepcopy(plain)
@@ -87,7 +95,8 @@ def test_an_encoders_tokens_are_the_same_bits(config, precision):
         for n_windows, leads in [(1, None), (5, None), (3, [0, 2])]:
             x = torch.randn(n_windows, config.n_leads, config.window_samples)
             for found, wanted in zip(packed.layers(x, (0, -1), leads), plain.layers(x, (0, -1), leads), strict=True):
-                assert torch.equal(found, wanted)
+                tolerance = {"rtol": 1e-5, "atol": 1e-5} if precision == "fp32" else {"rtol": 0.02, "atol": 0.1}
+                torch.testing.assert_close(found, wanted, **tolerance)
 
 
 def test_small_layers_and_other_types_stay_as_they_are():

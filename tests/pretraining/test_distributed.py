@@ -14,11 +14,11 @@ from small_runs import SAMPLES, free_port, small_config, small_shards, start_pro
 
 from pretraining.config import ObjectiveConfig, PretrainConfig
 from pretraining.config.objectives import BeatSslConfig, MaeConfig
-from pretraining.data.pack import ShardSet
+from pretraining.data.shards import ShardSet
 from pretraining.distributed import Engine
 from pretraining.monitoring.journal import read_events, read_journal
 from pretraining.runs import load_checkpoint
-from pretraining.safeguards import NonFiniteLossError, refuse_non_finite
+from pretraining.safeguards import NonFiniteLossError, check_finite
 from pretraining.trainer import Trainer
 from skecg.leads import CANONICAL_LEADS
 from skecg.spec import InputSpec, MultiscaleConfig, TemporalConfig
@@ -74,8 +74,8 @@ import dataclasses, os, signal, sys
 import torch.distributed as dist
 from pathlib import Path
 from test_distributed import CONFIGS, UNEVEN, StubProbe, prepared
-from pretraining.distributed import let_go, open_engine
-from pretraining.data.pack import open_shards
+from pretraining.distributed import collect_garbage, open_engine
+from pretraining.data.shards import open_shards
 from pretraining.trainer import Trainer
 from skecg.errors import ParameterError
 
@@ -105,7 +105,7 @@ stopped.train()
 (out / f"step{rank}.txt").write_text(str(stopped.step))
 Trainer(prepared(CONFIGS["fsdp2"]), shards, out / "stopped", probe=StubProbe(), device="cpu", resume=True).train()
 del stopped, take_step, then_ask
-let_go()
+collect_garbage()
 dist.destroy_process_group()
 """
 
@@ -113,7 +113,7 @@ dist.destroy_process_group()
 class StubProbe:
     """Gives the mean weight, which is the same only if the weights are."""
 
-    def score(self, encoder: Any, spec: Any) -> dict[str, float]:
+    def score(self, encoder: Any, spec: Any, pooling: str) -> dict[str, float]:
         return {"probe": float(torch.cat([p.detach().flatten() for p in encoder.parameters()]).abs().mean())}
 
 
@@ -204,7 +204,7 @@ def test_a_loss_that_is_broken_in_all_processes_names_the_records_of_all(shards:
     engine = Engine(torch.device("cpu"), "fp32", run, rank=1, world_size=2)
     known: dict[str, Any] = {"config": BEAT_SSL, "shards": shards, "engine": engine, "step": 0, "last_loss": None}
     with pytest.raises(NonFiniteLossError, match=r"process 0, 1 of 2.*Of its 8 records"):
-        refuse_non_finite([math.nan, math.nan], 1.0, **known)
+        check_finite([math.nan, math.nan], 1.0, **known)
 
 
 def test_both_stop_when_one_is_asked_to_and_go_on_where_they_were(ran: Path) -> None:

@@ -141,9 +141,9 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     save(run, make_model(tiny_config()), 50)
     with pytest.raises(ParameterError, match="no probe has scored"):
         export(run, tmp_path / "w", which="best")
-    with pytest.raises(ParameterError, match="'last' or 'best'"):
+    with pytest.raises(ParameterError, match="one of 'last', 'best'"):
         export(run, tmp_path / "w", which="first")
-    with pytest.raises(ParameterError, match="'target' or 'context'"):
+    with pytest.raises(ParameterError, match="one of 'target', 'context'"):
         export(run, tmp_path / "w", encoder="student")
     save(run, make_model(tiny_config()), 60, {"history": [[10, 0.9]], "best_step": 10})
     with pytest.raises(ParameterError, match="step 10, and it is no longer there"):
@@ -183,3 +183,12 @@ def test_exporting_the_first_blocks_gives_the_features_of_their_last_layer(tmp_p
         torch.testing.assert_close(cut(values), model.target_encoder.eval().layers(values, (0,))[0], rtol=0, atol=0)
     with pytest.raises(ParameterError, match="export_blocks"):
         dataclasses.replace(whole, export_blocks=whole.encoder.depth + 1)
+
+
+def test_a_folder_that_is_not_empty_is_written_over_only_when_forced(tmp_path):
+    save(tmp_path / "run", make_model(tiny_config()), 50)
+    export(tmp_path / "run", tmp_path / "weights", name="first")
+    with pytest.raises(ParameterError, match=r"not empty.*--force"):
+        export(tmp_path / "run", tmp_path / "weights", name="second")
+    assert json.loads((tmp_path / "weights" / "config.json").read_text())["provenance"]["name"] == "first"
+    assert export(tmp_path / "run", tmp_path / "weights", name="second", force=True).provenance["name"] == "second"

@@ -10,7 +10,8 @@ import pytest
 from small_runs import small_config, small_shards
 
 import skecg
-from pretraining.export import bundle, export, main
+from pretraining.__main__ import main
+from pretraining.export import bundle, export
 from pretraining.trainer import Trainer
 from skecg.weights import read_info, verify_weights
 
@@ -61,5 +62,5 @@ def test_weights_that_were_bundled_before_are_replaced(trained: Path, package: P
 
 def test_the_command_wants_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["weights"])
+        main(["bundle", "weights"])
     assert "--run" in capsys.readouterr().err

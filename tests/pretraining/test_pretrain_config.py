@@ -120,7 +120,7 @@ def test_the_last_of_two_overrides_counts(config: PretrainConfig) -> None:
         ("run.steps=1.5", "run.steps='1.5'"),
         ("run.steps=many", "run.steps='many'"),
         ("run.compile=yes", "run.compile='yes'"),
-        ("run.steps=0", "positive integer"),
+        ("run.steps=0", "an integer of at least 1"),
         ("masks.kind=diagonal", "masks.kind"),
         ("data.gain=2,1", "data.gain"),
         ("ema.start=0.9999", "ema.start"),

@@ -17,7 +17,7 @@ from pretraining import safeguards as non_finite
 from pretraining import trainer
 from pretraining.config import ObjectiveConfig, PretrainConfig
 from pretraining.data.batches import Batch, to_values
-from pretraining.data.pack import ShardSet
+from pretraining.data.shards import ShardSet
 from pretraining.monitoring import monitor as watching
 from pretraining.monitoring.journal import read_events, read_journal
 from pretraining.objectives.jepa import Jepa
@@ -64,7 +64,7 @@ class StubProbe:
     def __init__(self, scores: list[float] | None = None, then: Callable[[], Any] | None = None) -> None:
         self.scores, self.then, self.n_scored = scores or [0.5] * 99, then, 0
 
-    def score(self, encoder: Any, spec: Any) -> dict[str, float]:
+    def score(self, encoder: Any, spec: Any, pooling: str = "") -> dict[str, float]:
         self.n_scored += 1
         if self.then is not None and self.n_scored == 2:
             self.then()
@@ -199,12 +199,12 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from small_runs import small_config
-from pretraining.data.pack import open_shards
+from pretraining.data.shards import open_shards
 from pretraining.trainer import Trainer
 
 class Killer:
     n_scored = 0
-    def score(self, encoder, spec):
+    def score(self, encoder, spec, pooling):
         self.n_scored += 1
         if self.n_scored == 6:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -334,7 +334,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_says_where(
 ) -> None:
     config = small_config(run__steps=50, ema__before_step=True, watch__checkpoint_every=1)
     drawn = [
-        set(trainer.Feed(config, shards, [range(8)]).parts(step).__next__().batch.rows.tolist()) for step in range(9)
+        set(trainer.BatchLoader(config, shards, [range(8)]).batches(step).__next__().batch.rows.tolist())
+        for step in range(9)
     ]
     row, broken_at = next((r, s) for s in range(2, 9) for r in drawn[s] if not any(r in d for d in drawn[:s]))
     break_row(monkeypatch, row, value)

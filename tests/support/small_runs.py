@@ -24,7 +24,8 @@ from pretraining.config import (
     WatchConfig,
 )
 from pretraining.data.corpora import open_corpus
-from pretraining.data.pack import ShardSet, pack
+from pretraining.data.pack import pack
+from pretraining.data.shards import ShardSet
 from skecg.datasets import make_ecg
 from skecg.spec import InputSpec, LeadwiseConfig, TemporalConfig
 
@@ -87,7 +88,9 @@ def start_process(script: str, *arguments: str, rank: int = 0, world_size: int =
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
     environment = os.environ | {name: str(value) for name, value in place.items()}
     environment |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), str(Path(__file__).parent)])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(CHECKOUT), str(Path(__file__).parent), str(CHECKOUT / "tests" / "pretraining")]
+    )
     return subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
         env=environment,

@@ -14,7 +14,8 @@ from small_corpora import heart, write_arrays
 from pretraining.config import DataConfig, PretrainConfig
 from pretraining.data.batches import Batch, check_shards, draw_batch, to_values, uniforms
 from pretraining.data.corpora import open_corpus
-from pretraining.data.pack import ShardSet, pack
+from pretraining.data.pack import pack
+from pretraining.data.shards import ShardSet
 from pretraining.recipes import load_recipe
 from skecg.errors import LeadError, LeadWarning, ParameterError, SignalWarning
 from skecg.leads import CANONICAL_LEADS, EIGHT_LEADS

@@ -16,9 +16,10 @@ from pretraining.data.batches import to_values
 from pretraining.data.corpora import open_corpus
 from pretraining.data.feature_tables import N_DESCRIPTORS, read_descriptors, write_descriptors
 from pretraining.data.features import beat_features, find_r_peaks
-from pretraining.data.pack import ShardSet, pack
+from pretraining.data.pack import pack
 from pretraining.data.scaling import fit_whitening
-from pretraining.loader import draw_part
+from pretraining.data.shards import ShardSet
+from pretraining.loader import draw_training_batch
 from pretraining.monitoring.journal import read_journal
 from pretraining.objectives.jepa import Described, Describer, Jepa, JepaDraw, description_loss
 from pretraining.runs import load_checkpoint
@@ -161,7 +162,7 @@ def test_the_describer_reads_mean_and_deviation_of_the_tokens_in_any_order() -> 
 def test_describing_reaches_the_context_encoder_and_only_it(shards: ShardSet) -> None:
     config = twelve_leads()
     write_descriptors(shards, progress=False)
-    part = draw_part(config, shards, 0, range(8), read_descriptors(shards))
+    part = draw_training_batch(config, shards, 0, range(8), read_descriptors(shards))
     model = Jepa(config)
     values = to_values(part.batch, config, "cpu")
 
@@ -181,8 +182,8 @@ def test_a_description_can_be_made_from_slices_of_its_own(shards: ShardSet) -> N
     whole = twelve_leads()
     config = dataclasses.replace(whole, objective=dataclasses.replace(whole.objective, describe_share=0.5))
     write_descriptors(shards, progress=False)
-    part = draw_part(config, shards, 5, range(8), read_descriptors(shards))
-    later = draw_part(config, shards, 5, range(3, 8), read_descriptors(shards))
+    part = draw_training_batch(config, shards, 5, range(8), read_descriptors(shards))
+    later = draw_training_batch(config, shards, 5, range(3, 8), read_descriptors(shards))
     model = Jepa(config)
     values = to_values(part.batch, config, "cpu")
 
@@ -205,7 +206,7 @@ def test_descriptions_can_be_all_that_is_learned(shards: ShardSet) -> None:
     whole = twelve_leads()
     config = dataclasses.replace(whole, objective=dataclasses.replace(whole.objective, predict_weight=0.0))
     write_descriptors(shards, progress=False)
-    part = draw_part(config, shards, 0, range(8), read_descriptors(shards))
+    part = draw_training_batch(config, shards, 0, range(8), read_descriptors(shards))
     model = Jepa(config)
 
     loss = model(to_values(part.batch, config, "cpu"), part.drawn)
@@ -221,7 +222,7 @@ def test_descriptions_can_be_all_that_is_learned(shards: ShardSet) -> None:
 def test_each_row_is_compared_with_its_own_description(shards: ShardSet) -> None:
     write_descriptors(shards, progress=False)
     descriptors = read_descriptors(shards)
-    part = draw_part(twelve_leads(), shards, 3, range(2, 6), descriptors)
+    part = draw_training_batch(twelve_leads(), shards, 3, range(2, 6), descriptors)
     assert part.drawn.described is not None
     np.testing.assert_array_equal(part.drawn.described.values.numpy(), descriptors.values[part.batch.rows])
 

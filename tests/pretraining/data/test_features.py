@@ -1,79 +1,74 @@
-"""The two matrices say the same of a heart, and the way back keeps the laws of the limb leads."""
+"""R peaks are found where hearts beat, whatever the unit, the leads and their order; beats are described by them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from pretraining.data.features import TO_VCG, from_vcg, to_vcg
+from pretraining.data.features import beat_features, describe_beats, find_r_peaks
 from skecg.datasets import make_ecg
-from skecg.datasets.heart_model import DOWER
-from skecg.errors import LeadError, ParameterError
-from skecg.leads import CANONICAL_LEADS, EIGHT_LEADS
 
-NAMES = sorted(TO_VCG)
+RATE = 250.0
 
 
-def correlations(signal: np.ndarray) -> np.ndarray:
-    """Of X, Y and Z by the two matrices."""
-    dower, kors = (to_vcg(CANONICAL_LEADS, name) @ signal for name in ("dower", "kors"))
-    return np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(dower, kors, strict=True)])
+@pytest.fixture(scope="module")
+def heart() -> np.ndarray:
+    """Ten seconds at one beat a second."""
+    return make_ecg(1, sampling_rate=RATE, heart_rate=60.0, noise=0.02, random_state=1)[0][0].signal
 
 
-def test_dower_and_kors_agree_on_synthetic_hearts() -> None:
-    records, _ = make_ecg(8, sampling_rate=250.0, random_state=0)
-    found = np.array([correlations(record.signal) for record in records])
-    assert np.median(found, axis=0).min() > 0.9
+@pytest.mark.parametrize(
+    ("name", "least_sensitivity", "least_precision"), [("ludb", 0.999, 0.999), ("qtdb", 0.999, 0.99)]
+)
+def test_peaks_are_where_annotators_marked_qrs_complexes(
+    shared: Path, benchmark: Callable[[str], ModuleType], name: str, least_sensitivity: float, least_precision: float
+) -> None:
+    path = shared / "data" / {"ludb": "ludb_500hz.npz", "qtdb": "qtdb_250hz.npz"}[name]
+    module = benchmark("r_peaks")
+    result = module.score(find_r_peaks, list(getattr(module, f"read_{name}")(path)))
+    assert result.complexes > 1000
+    assert result.found / result.complexes >= least_sensitivity
+    assert result.found / result.peaks >= least_precision
 
 
-def test_dower_and_kors_agree_on_real_recordings(shared: Path) -> None:
-    with np.load(shared / "data" / "ptbxl_raw_250hz.npz", allow_pickle=True) as data:
-        assert [str(lead).upper() for lead in data["leads"]] == [lead.upper() for lead in CANONICAL_LEADS]
-        found = np.array([correlations(signal.astype(float)) for signal in data["signals"][:60]])
-    assert np.median(found, axis=0).min() > 0.8
+def test_a_peak_is_counted_for_one_complex_only(benchmark: Callable[[str], ModuleType]) -> None:
+    has_peak, is_true = benchmark("r_peaks").matched(np.array([100, 110, 300]), np.array([50, 105, 301, 303]), 20)
+    assert has_peak.tolist() == [True, False, True]
+    assert is_true.tolist() == [False, True, True, False]
 
 
-def test_the_inverse_dower_matrix_is_the_inverse_of_dowers() -> None:
-    np.testing.assert_allclose(TO_VCG["dower"], np.linalg.pinv(DOWER), atol=0.002)
-    np.testing.assert_allclose(from_vcg(EIGHT_LEADS), DOWER, atol=0.02)
+def test_peaks_follow_the_heart(heart: np.ndarray) -> None:
+    peaks = find_r_peaks(heart, RATE)
+    assert 9 <= len(peaks) <= 11
+    assert np.abs(np.diff(peaks) / RATE - 1.0).max() < 0.15
 
 
-def test_kors_matrix_finds_the_dipole_of_dowers_torso() -> None:
-    found = TO_VCG["kors"] @ DOWER
-    np.testing.assert_allclose(found, np.eye(3), atol=0.4)
-    np.testing.assert_allclose(
-        found, [[0.970, -0.111, 0.129], [0.088, 1.005, -0.082], [0.002, -0.378, 0.894]], atol=2e-3
-    )
+def test_neither_unit_nor_order_nor_offset_of_the_leads_matters(heart: np.ndarray) -> None:
+    peaks = find_r_peaks(heart, RATE)
+    offsets = np.arange(12, dtype=np.float32)[:, None]
+    for changed in (1000 * heart, heart[::-1], heart + offsets):
+        assert np.abs(find_r_peaks(np.ascontiguousarray(changed), RATE) - peaks).max() <= 1
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_there_and_back_again_is_a_projection_on_three_dimensions(name: str) -> None:
-    made = from_vcg(CANONICAL_LEADS, name) @ to_vcg(CANONICAL_LEADS, name)
-    np.testing.assert_allclose(made @ made, made, atol=1e-12)
-    assert np.linalg.matrix_rank(made) == 3
+def test_a_lead_without_a_signal_hides_no_beat(heart: np.ndarray) -> None:
+    lacking = heart.copy()
+    lacking[:8] = 0
+    assert len(find_r_peaks(lacking, RATE)) == len(find_r_peaks(heart, RATE))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_leads_that_come_back_obey_einthoven_and_goldberger(name: str) -> None:
-    one, two, three, avr, avl, avf = from_vcg(CANONICAL_LEADS, name)[:6]
-    np.testing.assert_allclose(two, one + three, atol=1e-7)
-    np.testing.assert_allclose(avr + avl + avf, 0, atol=1e-7)
+@pytest.mark.parametrize("level", [0.0, 1.0, 0.1])
+def test_what_does_not_move_or_only_drifts_has_no_beats(level: float) -> None:
+    still = np.full((12, 2500), level, np.float32)
+    assert not len(find_r_peaks(still, RATE))
+    assert not len(find_r_peaks(still + np.arange(2500, dtype=np.float32) * 1e-3, RATE))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_order_of_leads_does_not_matter(name: str) -> None:
-    order = np.random.default_rng(0).permutation(12)
-    leads = [CANONICAL_LEADS[place] for place in order]
-    np.testing.assert_array_equal(to_vcg(leads, name), to_vcg(CANONICAL_LEADS, name)[:, order])
-    np.testing.assert_array_equal(from_vcg(leads, name), from_vcg(CANONICAL_LEADS, name)[order])
-
-
-def test_leads_that_lack_and_matrices_that_are_not_known_are_refused() -> None:
-    with pytest.raises(LeadError, match="V6"):
-        to_vcg(CANONICAL_LEADS[:-1])
-    with pytest.raises(LeadError, match="MLII"):
-        from_vcg(["I", "MLII"])
-    with pytest.raises(ParameterError, match="'frank'"):
-        to_vcg(CANONICAL_LEADS, "frank")
+def test_the_baseline_of_a_beat_does_not_matter(heart: np.ndarray) -> None:
+    peaks = find_r_peaks(heart, RATE)
+    lifted = heart + np.float32(0.5)
+    np.testing.assert_allclose(describe_beats(lifted, peaks, RATE), describe_beats(heart, peaks, RATE), atol=1e-5)
+    np.testing.assert_allclose(beat_features(lifted[None], RATE), beat_features(heart[None], RATE), atol=1e-5)

@@ -11,8 +11,9 @@ import pytest
 from small_corpora import heart, write_arrays, write_wfdb
 
 from pretraining.data.corpora import Corpus, Item, open_corpus
-from pretraining.data.pack import ShardSet, open_shards, pack
-from pretraining.data.shards import quantize
+from pretraining.data.pack import pack
+from pretraining.data.shard_writer import quantize
+from pretraining.data.shards import ShardSet, open_shards
 from skecg.errors import BadSignalError, DamagedRecordError, ParameterError, RecordNotFoundError, SkecgError
 from skecg.leads import CANONICAL_LEADS
 from skecg.preprocessing.windows import prepare
@@ -192,11 +193,11 @@ def test_a_killed_pack_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> N
         packed(broken, killed, second, records_per_shard=2)
     with pytest.raises(RecordNotFoundError, match="not finished"):
         open_shards(broken)
-    assert not list(broken.glob("*.partial"))
+    assert not list(broken.glob(".*"))
     done = (broken / "00000.npy").stat().st_mtime_ns
 
     # What the killed one was writing when the machine went down:
-    (broken / "00001.npy.partial").write_bytes(b"half")
+    (broken / ".00001.npy.0a1b2c3d").write_bytes(b"half")
     (broken / "00001.npy").write_bytes(b"whole, but without its index")
     packed(broken, *many(), records_per_shard=2)
 

@@ -5,14 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_runs import small_config, small_shards
 
+from pretraining.export import export
+from pretraining.monitoring.journal import read_journal
 from pretraining.monitoring.online_probe import SUPERCLASSES, OnlineProbe, load_labelled, synthetic_labelled
+from pretraining.trainer import Trainer
 from skecg.datasets.packed import TYPICAL_MV
 from skecg.embedder import JEPAEmbedder
 from skecg.encoders import build_encoder
 from skecg.errors import ParameterError, ShapeError
 from skecg.spec import InputSpec, TemporalConfig
-from skecg.weights import save_encoder
+from skecg.weights import load_encoder, save_encoder
 
 SPEC = InputSpec(("I", "II", "V1", "V5"), 100, 1000, normalization="zscore")
 
@@ -147,3 +151,16 @@ def test_real_records_can_be_scored(shared, encoder):
     assert (len(labelled.train), len(labelled.test)) == (1992, 312)
     found = OnlineProbe(*labelled, max_records=200).score(encoder, SPEC)
     assert found["probe_NORM"] > 0.6
+
+
+@pytest.mark.parametrize(("kind", "pooling"), [("context", "mean"), ("target", "mean+std"), ("context", "max")])
+def test_a_run_scores_what_it_exports(tmp_path: Path, kind: str, pooling: str) -> None:
+    config = small_config(export_encoder=kind, pooling=pooling, export_blocks=1, watch__probe_every=6)
+    probe = OnlineProbe(*synthetic_labelled(60, sampling_rate=100.0))
+    Trainer(config, small_shards(tmp_path / "data"), tmp_path / "run", probe=probe, device="cpu").train()
+    export(tmp_path / "run", tmp_path / "weights")
+    scored = read_journal(tmp_path / "run")[-1]
+
+    ours = probe.score(load_encoder(tmp_path / "weights")[0], config.input, pooling)
+
+    assert scored["probe"] == pytest.approx(ours["probe"], abs=1e-6)

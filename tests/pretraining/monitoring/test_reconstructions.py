@@ -12,7 +12,7 @@ from small_mae import KINDS, LEADS, PATCH, SLICES, a_model, small
 from small_runs import small_config, small_shards
 
 from pretraining.config import PretrainConfig
-from pretraining.data.pack import ShardSet
+from pretraining.data.shards import ShardSet
 from pretraining.monitoring import reconstructions
 from pretraining.monitoring.reconstructions import Reconstruction, draw_reconstructions, reconstruct
 from pretraining.monitoring.report import inspect_run

@@ -8,7 +8,7 @@ import pytest
 
 from pretraining.config import MaskConfig, OptimConfig, PredictorConfig, PretrainConfig, RunConfig
 from pretraining.monitoring.journal import Journal
-from pretraining.monitoring.report import inspect_run, tell_story
+from pretraining.monitoring.report import describe_run, inspect_run
 from skecg.errors import ParameterError
 from skecg.spec import InputSpec, TemporalConfig
 
@@ -59,7 +59,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def test_the_story_names_what_was_run_and_how_it_went(tmp_path):
-    story = tell_story(write_run(tmp_path / "run"))
+    story = describe_run(write_run(tmp_path / "run"))
     for words in (
         "tiny: temporal encoder of width 16, 2 blocks",
         "4 leads at 100 Hz, windows of 2.5 s, 25 slices of 100 ms; normalization: zscore",
@@ -77,11 +77,11 @@ def test_the_story_names_what_was_run_and_how_it_went(tmp_path):
 
 def test_a_collapse_is_told_from_the_gauges_or_from_what_was_announced(tmp_path):
     run = write_run(tmp_path / "run", collapsing=True)
-    assert "records differ by" in tell_story(run)
+    assert "records differ by" in describe_run(run)
     with Journal(run, print_every=0, resume_step=1500) as journal:
         journal.note(700, "collapse", "Warning: no spread.")
         journal.note(1500, "stop", "asked to")
-    story = tell_story(run)
+    story = describe_run(run)
     assert "Collapse   announced at step 700: Warning: no spread." in story
     assert "step 1,500: stop: asked to" in story
 
@@ -100,8 +100,8 @@ def test_a_run_with_a_single_line_can_be_inspected(tmp_path):
     with Journal(tmp_path, print_every=0) as journal:
         journal.write(1, {"loss": float("nan"), "lr": 0.0, "gradient_norm": 0.0})
     assert inspect_run(tmp_path).is_file()
-    assert "Probe      none" in tell_story(tmp_path)
-    assert "not watched" in tell_story(tmp_path)
+    assert "Probe      none" in describe_run(tmp_path)
+    assert "not watched" in describe_run(tmp_path)
 
 
 def test_what_is_no_run_is_refused(tmp_path):

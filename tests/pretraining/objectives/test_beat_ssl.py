@@ -18,11 +18,12 @@ from pretraining.config.objectives import BeatSslConfig
 from pretraining.data.batches import Batch, draw_batch, to_values
 from pretraining.data.corpora import open_corpus
 from pretraining.data.feature_tables import BeatTable, read_beats, write_beats
-from pretraining.data.features import BEAT_KINDS, RECORD_KINDS, describe_beats, describe_record, find_beats
-from pretraining.data.pack import ShardSet, pack
-from pretraining.data.scaling import Kind, fit_likeness
+from pretraining.data.features import BEAT_KINDS, RECORD_KINDS, describe_beats, describe_record, find_r_peaks
+from pretraining.data.pack import pack
+from pretraining.data.scaling import Kind, fit_kinds
+from pretraining.data.shards import ShardSet
 from pretraining.monitoring.journal import read_events, read_journal
-from pretraining.monitoring.report import tell_story
+from pretraining.monitoring.report import describe_run
 from pretraining.objectives import beat_ssl, build_model
 from pretraining.objectives.beat_ssl import (
     BeatDraw,
@@ -101,7 +102,7 @@ def drawn_for(config: PretrainConfig, shards: ShardSet, tables: BeatTable, n: in
 def test_beats_are_found_where_the_heart_is_fastest() -> None:
     records, _ = make_ecg(4, sampling_rate=250.0, heart_rate=60.0, random_state=1)
     for record in records:
-        beats = find_beats(record.signal, 250.0)
+        beats = find_r_peaks(record.signal, 250.0)
         assert 8 <= len(beats) <= 11
         assert np.abs(np.diff(beats) / 250.0 - 1.0).max() < 0.15
         sizes = np.abs(np.gradient(record.signal, axis=1)).sum(axis=0)
@@ -109,8 +110,8 @@ def test_beats_are_found_where_the_heart_is_fastest() -> None:
 
 
 def test_nothing_and_hardly_anything_have_no_beats() -> None:
-    assert not len(find_beats(np.zeros((12, 2500), np.float32), 250.0))
-    assert not len(find_beats(np.ones((12, 300), np.float32), 250.0))
+    assert not len(find_r_peaks(np.zeros((12, 2500), np.float32), 250.0))
+    assert not len(find_r_peaks(np.ones((12, 300), np.float32), 250.0))
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
@@ -127,7 +128,7 @@ def test_each_kind_of_numbers_has_its_share_of_a_length_of_one_and_strong_compon
     raw = np.concatenate(
         [rng.normal(size=(500, 6)) @ np.diag([9, 1, 1, 1, 1, 1]) @ rng.normal(size=(6, 6))] * 2, axis=1
     )
-    vectors = fit_likeness(raw.astype(np.float32), (Kind(6, 4, 1.0), Kind(6, 3, 0.3)))(raw.astype(np.float32))
+    vectors = fit_kinds(raw.astype(np.float32), (Kind(6, 4, 1.0), Kind(6, 3, 0.3)))(raw.astype(np.float32))
     squares = (vectors.astype(float) ** 2).mean(axis=0)
     assert squares[:4].sum() == pytest.approx(1.0 / 1.3, rel=1e-3)
     assert squares[4:].sum() == pytest.approx(0.3 / 1.3, rel=1e-3)
@@ -141,7 +142,7 @@ def test_each_row_has_its_own_beats_in_the_table(shards: ShardSet, tables: BeatT
     row = 5
     signal = shards.gather([row])[0] * np.float32(1e-3)
     ours = tables.samples[tables.first[row] : tables.first[row + 1]]
-    np.testing.assert_array_equal(ours, find_beats(signal, RATE))
+    np.testing.assert_array_equal(ours, find_r_peaks(signal, RATE))
     squared = (tables.features[:-1, None] - tables.features[:-1]) ** 2
     assert squared.sum(axis=-1).mean() == pytest.approx(tables.beat_scale, rel=1e-3)
 
@@ -333,7 +334,7 @@ def test_targets_without_sharpening_collapse_and_that_is_announced(
     for name in ("fixed_rhythm_gain", "fixed_beat_gain"):
         assert (abs(gauged[-1][name]) < 5e-4) == collapses
     assert not collapses or "told apart no better than by a guess" in announced[0]
-    assert "better than guessed by" in tell_story(tmp_path / "run")
+    assert "better than guessed by" in describe_run(tmp_path / "run")
 
 
 def test_shards_without_a_beat_are_refused_where_beats_are_asked_for(tmp_path: Path) -> None:

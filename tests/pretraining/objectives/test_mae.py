@@ -19,11 +19,11 @@ import skecg
 from pretraining.config import DataConfig, PretrainConfig
 from pretraining.config.objectives import MaeConfig, ObjectiveConfig
 from pretraining.data.batches import draw_batch
-from pretraining.data.pack import ShardSet
+from pretraining.data.shards import ShardSet
 from pretraining.export import export
 from pretraining.monitoring.gauges import Gauges
 from pretraining.monitoring.journal import read_journal
-from pretraining.monitoring.report import tell_story
+from pretraining.monitoring.report import describe_run
 from pretraining.objectives import build_model, objective_class
 from pretraining.objectives.flops import encoder_flops, mae_flops
 from pretraining.objectives.mae import Mae, parts_of, patch_targets
@@ -203,7 +203,7 @@ class StopAt:
     def __init__(self, at: int) -> None:
         self.left = at
 
-    def score(self, encoder: Any, spec: Any) -> dict[str, float]:
+    def score(self, encoder: Any, spec: Any, pooling: str) -> dict[str, float]:
         self.left -= 1
         if self.left == 0:
             signal.raise_signal(signal.SIGTERM)
@@ -278,7 +278,7 @@ def test_gauges_measure_an_encoder_without_a_second_one(kind: str) -> None:
 def test_the_story_says_what_is_hidden(shards: ShardSet, tmp_path: Path) -> None:
     train(small("both"), shards, tmp_path / "run")
     assert not any("momentum" in line for line in read_journal(tmp_path / "run")), "there is nothing to average"
-    assert "75 % of the patches hidden; decoder of width 8, 2 blocks" in tell_story(tmp_path / "run")
+    assert "75 % of the patches hidden; decoder of width 8, 2 blocks" in describe_run(tmp_path / "run")
 
 
 # --- configuration ------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.data.features import from_vcg, to_vcg
+from pretraining.data.vectorcardiogram import from_vcg, to_vcg
 from pretraining.objectives.views import ViewMaker, ViewRanges, Views, draw_views, is_seen, rotation
 from skecg.datasets import make_ecg
 from skecg.leads import CANONICAL_LEADS

@@ -1,0 +1,210 @@
+"""The parts of a run's configuration, but for its objective: each a frozen value with checked fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from skecg.errors import ParameterError
+from skecg.validation import PlainFields, check_choice, check_integer, check_number
+
+__all__ = [
+    "DataConfig",
+    "EmaConfig",
+    "MaskConfig",
+    "OptimConfig",
+    "PredictorConfig",
+    "RunConfig",
+    "WatchConfig",
+    "require",
+]
+
+
+def require(condition: bool, where: str, value: object, wanted: str) -> None:
+    """Raise for a value that is not what it has to be."""
+    if not condition:
+        raise ParameterError(f"Got {where}={value!r}, expected {wanted}.")
+
+
+@dataclass(frozen=True)
+class PredictorConfig(PlainFields):
+    """Shape of the predictor."""
+
+    dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "depth", "num_heads"):
+            check_integer(f"predictor.{name}", getattr(self, name), 1)
+        require(self.dim % self.num_heads == 0, "predictor.dim", self.dim, "a multiple of num_heads")
+
+
+@dataclass(frozen=True)
+class MaskConfig(PlainFields):
+    """Which slices of time the context sees.
+
+    Parameters
+    ----------
+    kind : {"random", "multiblock", "blocks"}
+        Kim's single random slices or several overlapping blocks, one draw for the whole batch; Weimann and Conrad's
+        contiguous blocks, drawn for each record, their total shared by the batch.
+    low, high : float
+        Range that a ratio is drawn from: of slices masked ("random"), of one block's length ("multiblock"), of slices
+        kept ("blocks").
+    n_blocks : int
+        Blocks of "multiblock".
+    last_slice : bool
+        Whether a block of "multiblock" may reach the last slice. The published code never masks it (off by one).
+    min_block : int
+        Shortest block of "blocks".
+    masks_per_target : int
+        Masks of the same record that one pass of the target encoder serves.
+    """
+
+    kind: str
+    low: float
+    high: float
+    n_blocks: int = 4
+    last_slice: bool = True
+    min_block: int = 10
+    masks_per_target: int = 1
+
+    def __post_init__(self) -> None:
+        check_choice("masks.kind", self.kind, ("random", "multiblock", "blocks"))
+        require(0 < self.low <= self.high < 1, "masks.low, high", (self.low, self.high), "0 < low <= high < 1")
+        for name in ("n_blocks", "min_block", "masks_per_target"):
+            check_integer(f"masks.{name}", getattr(self, name), 1)
+
+
+@dataclass(frozen=True)
+class OptimConfig(PlainFields):
+    """AdamW and its schedules.
+
+    Parameters
+    ----------
+    lr, warmup_lr, final_lr : float
+        Peak of the learning rate, where warm-up begins, where the cosine ends.
+    warmup_steps : int
+    cosine_from : {"warmup", "zero"}
+        Whether the cosine begins at its top when warm-up ends (Weimann), or is read at the absolute step (Kim), so that
+        the rate drops a little there.
+    weight_decay, final_weight_decay : float
+        Ends of a cosine over the run; equal for a constant.
+    betas : tuple of float
+    eps : float
+    gradient_clip : float
+        Largest norm of the gradient; 0 for none.
+    """
+
+    lr: float
+    warmup_lr: float = 1e-6
+    final_lr: float = 1e-6
+    warmup_steps: int = 0
+    cosine_from: str = "warmup"
+    weight_decay: float = 0.05
+    final_weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    gradient_clip: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number("optim.lr", self.lr, 0)
+        check_integer("optim.warmup_steps", self.warmup_steps, 0)
+        check_choice("optim.cosine_from", self.cosine_from, ("warmup", "zero"))
+
+
+@dataclass(frozen=True)
+class EmaConfig(PlainFields):
+    """The target encoder's momentum, linear over the run.
+
+    `before_step` says whether the average is taken before the step's forward pass (Weimann) or after the optimizer's
+    step (Kim).
+    """
+
+    start: float = 0.996
+    end: float = 1.0
+    before_step: bool = False
+
+    def __post_init__(self) -> None:
+        require(0 <= self.start <= self.end <= 1, "ema.start, end", (self.start, self.end), "0 <= start <= end <= 1")
+
+
+@dataclass(frozen=True)
+class DataConfig(PlainFields):
+    """How records become a batch.
+
+    Parameters
+    ----------
+    weights : dict of str to float
+        Share of each corpus in a batch; empty for shares by number of records.
+    roll : bool
+        Whether a record of exactly one window is rolled in time by a random number of samples.
+    gain : tuple of float
+        Range of a factor drawn for each record.
+    lead_dropout : float
+        Probability that a record is shown with a random subset of its leads, absent ones being zero.
+    drop_path : float
+        Probability of leaving out the last block's branches, falling linearly to 0 at the first, in both encoders and
+        the predictor (Kim).
+    """
+
+    weights: dict[str, float] = field(default_factory=dict)
+    roll: bool = False
+    gain: tuple[float, float] = (1.0, 1.0)
+    lead_dropout: float = 0.0
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(all(w > 0 for w in self.weights.values()), "data.weights", self.weights, "positive shares")
+        require(0 < self.gain[0] <= self.gain[1], "data.gain", self.gain, "0 < low <= high")
+        for name in ("lead_dropout", "drop_path"):
+            check_number(f"data.{name}", getattr(self, name), 0, 1, closed="left")
+
+
+@dataclass(frozen=True)
+class RunConfig(PlainFields):
+    """How long, how much at once, on what.
+
+    Parameters
+    ----------
+    steps : int
+        Optimizer steps.
+    batch_size : int
+        Records of one optimizer step, over all processes and accumulation.
+    accumulation : int
+        Parts that a process's share of the batch is taken in, one after the other.
+    precision : {"auto", "fp32", "bf16"}
+        bfloat16 autocast where asked; "auto" takes it on accelerators.
+    compile : bool
+    parallel : {"ddp", "fsdp2"}
+        Used when there are several processes.
+    seed : int
+    """
+
+    steps: int
+    batch_size: int
+    accumulation: int = 1
+    precision: str = "auto"
+    compile: bool = False
+    parallel: str = "ddp"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation"):
+            check_integer(f"run.{name}", getattr(self, name), 1)
+        check_choice("run.precision", self.precision, ("auto", "fp32", "bf16"))
+        check_choice("run.parallel", self.parallel, ("ddp", "fsdp2"))
+
+
+@dataclass(frozen=True)
+class WatchConfig(PlainFields):
+    """What is written down on the way, counted in optimizer steps; 0 for never."""
+
+    log_every: int = 20
+    gauge_every: int = 200
+    probe_every: int = 0
+    checkpoint_every: int = 500
+    keep_last: int = 2
+    keep_every: int = 0
+    stop_on_collapse: bool = False

@@ -1,0 +1,56 @@
+"""Files written whole or not at all, and their digests."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+__all__ = ["replacing", "sha256_of"]
+
+_DIGESTED_BYTES = 1 << 20
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
+    """Write a file that appears under its name when all of it is on the disk.
+
+    A process killed at any moment leaves the old file or the new one, and at worst a hidden file beside it. A link is
+    followed, so that what it points to is replaced.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder exists.
+    private : bool, default=False
+        Whether only the user may read it: what holds embeddings of patients is personal.
+
+    Yields
+    ------
+    binary file
+    """
+    path = path.resolve()
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def sha256_of(path: Path) -> str:
+    """Compute the SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_DIGESTED_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
