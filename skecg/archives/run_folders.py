@@ -32,7 +32,7 @@ from skecg.errors import ParameterError
 if TYPE_CHECKING:
     from skecg.archives.cluster import ChunkPlan
 
-__all__ = ["ArchiveFolder", "Failure", "UnfinishedRun"]
+__all__ = ["ArchiveFolder", "UnfinishedRun"]
 
 
 _FEATURES, _JOURNAL, _MANIFEST = "features.npy", "journal.jsonl", "manifest.json"

@@ -213,7 +213,7 @@ def _embed(embedder: JEPAEmbedder, paths: Sequence[str], unfinished: UnfinishedR
     """Embed what is not done yet, chunk by chunk."""
     from tqdm import tqdm
 
-    from skecg.archives.run_folders import Failure
+    from skecg.archives.files import Failure
     from skecg.preprocessing.quality import warn_once_a_kind
 
     first = unfinished.n_done

@@ -4,7 +4,7 @@ Letters in shapes: N records, D columns of the design (rotated features, then th
 
 Each label's objective is the sum of its log-losses plus ``0.5 / C * ||w||^2``. All labels share the features, so that
 the products that cost time are matrix times matrix. Two things keep the conjugate gradients short: the features are
-whitened (:mod:`skecg.linear_model.newton`), and each label's system is preconditioned by the exact diagonal of its Hessian.
+whitened, and each label's system is preconditioned by the exact diagonal of its Hessian.
 Gradients and objectives are float64 whatever the features are; products with the Hessian are in the features' own
 precision, which costs steps at worst, not accuracy.
 
