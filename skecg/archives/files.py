@@ -75,39 +75,6 @@ class ChunkResult:
 _BLOCK_ROWS = 2048
 
 
-class Failure(NamedTuple):
-    """A record that could not be embedded: its number, the class of the error, what it says."""
-
-    row: int
-    error: str
-    message: str
-
-
-@dataclass(frozen=True, eq=False)
-class ChunkResult:
-    """What became of a chunk.
-
-    Parameters
-    ----------
-    number : int
-        That of the chunk.
-    first : int
-        Number of its first record.
-    features : ndarray of shape (n_records, n_features), float32
-        NaN where a record failed.
-    failures : list of Failure
-        Sorted by row.
-    notes : dict of int to tuple of str
-        What is odd about the others, by row, as :class:`skecg.inference.pipeline.Chunk` has it.
-    """
-
-    number: int
-    first: int
-    features: NDArray[np.float32]
-    failures: list[Failure]
-    notes: dict[int, tuple[str, ...]]
-
-
 @dataclass(frozen=True, eq=False)
 class FeatureTable:
     """Features and what they are of.
