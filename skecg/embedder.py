@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ from skecg.inference.pipeline import (
     CHUNK_RECORDS,
     ON_BAD_RECORD,
     Chunk,
+    LeadsUsed,
     Recipe,
     RecordTokens,
     embed_chunks,
@@ -52,11 +53,13 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     sampling_rate : float, default=None
         Samples a second (Hz) of arrays, and of files that do not carry their own. Records, and files that do, keep
         theirs.
-    leads : list of str, default=None
+    leads : list of str or dict of str to str, default=None
         Names of the rows of arrays, and of files that do not name theirs. Arrays of twelve rows may go without when
-        they are in the order I, II, III, aVR, aVL, aVF, V1 to V6.
-    units : {"mV", "uV", "V", "nV"}, default="mV"
-        Unit of arrays, and of files that do not carry theirs.
+        they are in the order I, II, III, aVR, aVL, aVF, V1 to V6. ``{"MLII": "II"}`` says which of the twelve leads
+        one with another name is, in records and files of any kind.
+    units : {"mV", "uV", "V", "nV", "per-lead standard deviation"}, default="mV"
+        Unit of arrays, and of files that do not carry theirs. ``"per-lead standard deviation"`` is for records, of any
+        kind, whose leads were each divided by their own: each gets the amplitude back that is typical of it.
     pooling : {"mean", "max", "mean+std", "cls"}, default=None
         How a window's tokens become one vector; None leaves it to the weights. A record's vector is the mean over its
         windows.
@@ -109,6 +112,9 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     bad_records_ : dict of int to str
         Reasons of the rows of NaN in the last ``transform``, by row.
 
+    leads_used_ : list of tuple of str
+        Leads of the encoder that each record of the last ``transform`` had, or had others to derive them from.
+
     See Also
     --------
     skecg.read_records : Files to records.
@@ -137,7 +143,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         model: str | Path = "default",
         *,
         sampling_rate: float | None = None,
-        leads: Sequence[str] | None = None,
+        leads: Sequence[str] | Mapping[str, str] | None = None,
         units: str = "mV",
         pooling: str | None = None,
         layer: int | Sequence[int] | str | None = None,
@@ -199,6 +205,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         self._manners = info.digest, info.pooling
         self.embedding_dim_ = self._n_features_out = recipe.n_features
         self.bad_records_: dict[int, str] = {}
+        self._used = LeadsUsed()
         return self
 
     def transform(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> NDArray[np.float32]:
@@ -282,6 +289,12 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         check_is_fitted(self)
         source = self._source(X, sampling_rate, reset=False)
         return embed_chunks(source, self.recipe(), open_cache(self.cache), first=first, n_jobs=self.n_jobs)
+
+    @property
+    def leads_used_(self) -> list[tuple[str, ...]]:
+        """Leads of the encoder that each record of the last ``transform`` had, or had others to derive them from."""
+        check_is_fitted(self)
+        return list(self._used.leads)
 
     def recipe(self) -> Recipe:
         """Say everything that shapes the embeddings, for programs that keep them, as ``skecg embed`` does.
@@ -377,6 +390,12 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         n_chunks = -(-len(source) // CHUNK_RECORDS)
         progress = Progress(len(source), n_chunks, verbose=self.verbose, estimator=report_to)
         self.bad_records_ = fill_features(
-            chunks, features, progress, on_bad_record=self.on_bad_record, stacklevel=user_stacklevel()
+            chunks,
+            features,
+            progress,
+            recipe.info.spec,
+            self._used.leads,
+            on_bad_record=self.on_bad_record,
+            stacklevel=user_stacklevel(),
         )
         return features

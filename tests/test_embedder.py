@@ -216,6 +216,7 @@ def test_a_long_record_is_the_mean_of_its_windows() -> None:
     assert_same_features(embed(halves).mean(axis=0, keepdims=True), embed([long]))
 
 
+@pytest.mark.filterwarnings("ignore::skecg.errors.SignalWarning")
 def test_a_short_records_padding_changes_nothing() -> None:
     short = ECGRecord(RECORDS[0].signal[:, :1000], 250, CANONICAL_LEADS)
     held = np.concatenate([short.signal, np.repeat(short.signal[:, -1:], 1500, axis=1)], axis=1)

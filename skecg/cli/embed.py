@@ -215,7 +215,9 @@ def _embed(embedder: JEPAEmbedder, paths: Sequence[str], unfinished: UnfinishedR
 
     from skecg.archives.files import Failure
     from skecg.preprocessing.quality import warn_once_a_kind
+    from skecg.preprocessing.units import Amplitude, warn_about_units
 
+    amplitudes: list[Amplitude] = []
     first = unfinished.n_done
     if first:
         say(f"continuing in {str(unfinished.folder)!r}: {first} of {len(paths)} records are done")
@@ -229,7 +231,9 @@ def _embed(embedder: JEPAEmbedder, paths: Sequence[str], unfinished: UnfinishedR
             unfinished.add(chunk.features, failures)
             # As they come and not at the end: millions of records would be remembered for a handful of warnings.
             warn_once_a_kind(list(chunk.notes.values()), [repr(paths[row]) for row in chunk.notes], stacklevel=1)
+            amplitudes += [amplitude for amplitude in chunk.amplitudes.values() if amplitude is not None]
             bar.update(len(chunk.rows))
+    warn_about_units(amplitudes, embedder.recipe().info.spec, stacklevel=1)
 
 
 def _finish(

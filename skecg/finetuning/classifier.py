@@ -145,7 +145,7 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):
         validation_fraction: float = 0.15,
         class_weight: str | Mapping[Any, float] | Sequence[Mapping[int, float]] | None = None,
         sampling_rate: float | None = None,
-        leads: Sequence[str] | None = None,
+        leads: Sequence[str] | Mapping[str, str] | None = None,
         units: str = "mV",
         stride: float | None = None,
         missing_leads: str = "raise",

@@ -38,6 +38,7 @@ from skecg.finetuning.sample_labels import View, draw_view
 from skecg.inference.inputs import RecordSource
 from skecg.inference.pipeline import CHUNK_RECORDS
 from skecg.preprocessing.quality import Policies, Screening, record_label, screen, warn_once_a_kind
+from skecg.preprocessing.units import Amplitude, warn_about_units
 from skecg.preprocessing.windows import Windows, prepare_screened
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
@@ -168,14 +169,17 @@ def prepare_in_chunks(
         For the first record that cannot be used; a note says which it is.
     """
     notes: list[tuple[str, ...]] = []
+    amplitudes: list[Amplitude | None] = []
     with count_progress(len(source), title, "record", verbose=verbose) as shown:
         for start in range(0, len(source), CHUNK_RECORDS):
             rows = range(start, min(start + CHUNK_RECORDS, len(source)))
             records, screenings = _read(source, rows, spec, policies, n_jobs)
             notes += [screening.notes for screening in screenings]
+            amplitudes += [screening.amplitude for screening in screenings]
             yield records, prepare_screened(records, screenings, spec, stride=stride_seconds, policies=policies)
             shown.update(len(rows))
     warn_once_a_kind(notes, [f"record {row}" for row in range(len(notes))], stacklevel=user_stacklevel())
+    warn_about_units(amplitudes, spec, stacklevel=user_stacklevel())
 
 
 def _read(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -156,7 +156,7 @@ class Segmenter(BaseEstimator):
         augment: bool = True,
         stride: float | None = None,
         sampling_rate: float | None = None,
-        leads: Sequence[str] | None = None,
+        leads: Sequence[str] | Mapping[str, str] | None = None,
         units: str = "mV",
         missing_leads: str = "raise",
         short_records: str = "raise",

@@ -33,7 +33,8 @@ from skecg.errors import BadSignalError, InputError, SignalWarning, SkecgError, 
 from skecg.inference.inputs import RecordSource
 from skecg.io.wfdb_signals import held_bytes
 from skecg.preprocessing.on_device import GatheredLeads, WindowsOnDevice, can_prepare_on_device, gather, prepares
-from skecg.preprocessing.quality import Policies, Screening, record_label, screen, warn_once_a_kind
+from skecg.preprocessing.quality import Policies, Screening, leads_used, record_label, screen, warn_once_a_kind
+from skecg.preprocessing.units import Amplitude, warn_about_units
 from skecg.preprocessing.windows import Windows, prepare_screened
 from skecg.records import ECGRecord
 from skecg.weights import WeightsInfo
@@ -43,10 +44,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from skecg.compute.progress import Progress
+    from skecg.preprocessing.units import Amplitude
+    from skecg.spec import InputSpec
 
 __all__ = [
     "CHUNK_RECORDS",
     "Chunk",
+    "LeadsUsed",
     "ON_BAD_RECORD",
     "Portion",
     "Recipe",
@@ -146,6 +150,8 @@ class Portion:
         What cannot be, and why.
     notes : dict of bytes to tuple of str
         What is odd about the fresh ones.
+    amplitudes : dict of bytes to Amplitude or None
+        What tells of the unit of the batch: of the fresh ones and, in the first chunk, of those that were known.
     windows : Windows, GatheredLeads or None
         The windows of the fresh ones, or what a device makes them of; None where there are none.
     """
@@ -158,6 +164,7 @@ class Portion:
     fresh: dict[bytes, ECGRecord]
     refused: dict[bytes, SkecgError]
     notes: dict[bytes, tuple[str, ...]]
+    amplitudes: dict[bytes, Amplitude | None]
     windows: Windows | GatheredLeads | None
 
     def windows_on(self, device: torch.device) -> Windows | WindowsOnDevice | None:
@@ -248,10 +255,14 @@ def _ready(
             if names[row] not in known:
                 fresh.setdefault(names[row], record)
         screenings, refused = _screened(fresh, recipe)
+        # What a cache knows is judged, too, or a wrong unit would be told of once only; a chunk is enough for that.
+        again = {names[row]: record for row, record in read.items() if chunk.start == 0 and names[row] in known}
+        judged = {**screenings, **_screened(again, recipe)[0]}
         fresh = {name: fresh[name] for name in screenings}
         windows = _prepared(list(fresh.values()), list(screenings.values()), recipe, n_threads) if fresh else None
     notes = {name: screening.notes for name, screening in screenings.items()}
-    return Portion(chunk, rows, records, names, known, fresh, refused, notes, windows)
+    amplitudes = {name: screening.amplitude for name, screening in judged.items()}
+    return Portion(chunk, rows, records, names, known, fresh, refused, notes, amplitudes, windows)
 
 
 def _numbered(records: dict[int, ECGRecord]) -> dict[int, bytes]:
@@ -311,12 +322,18 @@ class Chunk:
         Why, by the record's number.
     notes : dict of int to tuple of str
         What is odd about the records that were encoded, in the words of :mod:`skecg.preprocessing.quality`.
+    amplitudes : dict of int to Amplitude or None
+        What the records tell of the unit of their batch; :func:`skecg.preprocessing.units.warn_about_units` judges it.
+    leads : dict of int to tuple of str
+        Leads of the encoder that each record has, or has others to derive them from; none where a record failed.
     """
 
     rows: Sequence[int]
     features: NDArray[np.float32]
     failures: dict[int, SkecgError] = field(default_factory=dict)
     notes: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    amplitudes: dict[int, Amplitude | None] = field(default_factory=dict)
+    leads: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 def embed_chunks(
@@ -378,6 +395,8 @@ def _joined(rows: Sequence[int], parts: Sequence[Chunk]) -> Chunk:
         np.concatenate([part.features for part in parts]),
         {row: error for part in parts for row, error in part.failures.items()},
         {row: note for part in parts for row, note in part.notes.items()},
+        {row: amplitude for part in parts for row, amplitude in part.amplitudes.items()},
+        {row: leads for part in parts for row, leads in part.leads.items()},
     )
 
 
@@ -402,7 +421,13 @@ def _embed(
         else:
             failures[row] = refused[name]
     odd = {row: portion.notes[n] for row, n in portion.names.items() if n in portion.notes and n not in lately}
-    return Chunk(portion.rows, features, failures, odd), news
+    amplitudes = {row: portion.amplitudes[n] for row, n in portion.names.items() if n in portion.amplitudes}
+    leads = {
+        row: leads_used(record, recipe.info.spec)
+        for row, record in zip(portion.rows, portion.records, strict=True)
+        if isinstance(record, ECGRecord) and row not in failures
+    }
+    return Chunk(portion.rows, features, failures, odd, amplitudes, leads), news
 
 
 def _encode_fresh(portion: Portion, recipe: Recipe) -> tuple[dict[bytes, NDArray[np.float32]], dict[bytes, SkecgError]]:
@@ -457,6 +482,7 @@ def embed_tokens(source: RecordSource, recipe: Recipe) -> list[RecordTokens]:
     chunks, n_jobs = chunk_rows(len(source)), recipe.encoding.n_jobs
     found: list[RecordTokens] = []
     notes: dict[int, tuple[str, ...]] = {}
+    amplitudes: list[Amplitude | None] = []
     with contextlib.closing(ready_portions(source, chunks, recipe, None, n_jobs)) as portions:
         for portion in portions:
             _raise_first(portion)
@@ -468,8 +494,10 @@ def embed_tokens(source: RecordSource, recipe: Recipe) -> list[RecordTokens]:
                 for i in range(len(portion.rows))
             ]
             notes |= {row: portion.notes[name] for row, name in portion.names.items()}
+            amplitudes += portion.amplitudes.values()
             del portion, windows, tokens  # they would stay in memory while others are read
     warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes], stacklevel=user_stacklevel())
+    warn_about_units(amplitudes, recipe.info.spec, stacklevel=user_stacklevel())
     return found
 
 
@@ -506,10 +534,26 @@ ON_BAD_RECORD = ("raise", "warn", "nan")
 _SHOWN = 3
 
 
+class LeadsUsed:
+    """Which leads the records of the last call had.
+
+    Held apart from the estimator, which scikit-learn wants unchanged by ``transform``; pickles do not carry it.
+    """
+
+    def __init__(self) -> None:
+        self.leads: list[tuple[str, ...]] = []
+
+    def __reduce__(self) -> tuple[type[LeadsUsed], tuple[()]]:
+        """Return what makes an empty one."""
+        return LeadsUsed, ()
+
+
 def fill_features(
     chunks: Iterable[Chunk],
     features: NDArray[np.float32],
     progress: Progress,
+    spec: InputSpec,
+    leads_used: list[tuple[str, ...]],
     *,
     on_bad_record: str,
     stacklevel: int,
@@ -520,13 +564,18 @@ def fill_features(
     """
     bad_records: dict[int, str] = {}
     notes: dict[int, tuple[str, ...]] = {}
+    amplitudes: list[Amplitude | None] = []
+    leads_used.clear()
     with progress.whole():
         for chunk in chunks:
             with progress.chunk(len(chunk.rows)):
                 bad_records |= _reasons(chunk, on_bad_record)
                 notes |= chunk.notes
+                amplitudes += chunk.amplitudes.values()
+                leads_used += [chunk.leads.get(row, ()) for row in chunk.rows]
                 features[chunk.rows[0] : chunk.rows[-1] + 1] = chunk.features
     warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes], stacklevel=stacklevel + 1)
+    warn_about_units(amplitudes, spec, stacklevel=stacklevel + 1)
     if bad_records and on_bad_record == "warn":
         shown = "; ".join(f"{row}: {reason}" for row, reason in list(bad_records.items())[:_SHOWN])
         warnings.warn(

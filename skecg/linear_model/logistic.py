@@ -245,7 +245,8 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         ParameterError
             When a parameter has a value that is not allowed, or does not go with `y`.
         InputError
-            When `y` holds one class only, or is neither classes nor an indicator.
+            When `y` holds one class only, or is neither classes nor an indicator; or when features are so large that
+            their squares are not finite.
         """
         self._check_parameters()
         _fit_in_turn([self], X, y, sample_weight)
@@ -293,10 +294,21 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (n_records,) or (n_records, n_labels)
             Of the second of two classes; of each of more classes, up to a constant; or of each label.
+
+        Raises
+        ------
+        InputError
+            When features are so large that the log-odds are not finite.
         """
         check_is_fitted(self)
         features: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        logits: NDArray[np.float64] = features @ self.coef_.T + self.intercept_
+        with np.errstate(over="ignore", invalid="ignore"):  # said below, in words
+            logits: NDArray[np.float64] = features @ self.coef_.T + self.intercept_
+        if not np.isfinite(logits).all():
+            raise InputError(
+                f"Got features of up to {np.abs(features).max():.3g}, whose log-odds are not finite; expected features "
+                "like those of the fit. Standardize both."
+            )
         return logits if self.multilabel_ or logits.shape[1] > 1 else logits[:, 0]
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:

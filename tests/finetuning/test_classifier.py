@@ -134,6 +134,7 @@ def test_training_lowers_the_loss(head: str, stages: str, weights: str) -> None:
     assert found.history_.scores == []
 
 
+@pytest.mark.filterwarnings("ignore::skecg.errors.UnitsWarning")  # a sine is larger than a heart
 def test_what_a_head_cannot_learn_the_encoder_learns() -> None:
     # Whether the two halves of a record are the same way up: nothing that is linear in pooled tokens of one lead shows.
     rng = np.random.default_rng(0)

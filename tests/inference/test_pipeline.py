@@ -453,11 +453,12 @@ def test_of_several_bad_records_the_first_is_raised_with_its_number(recipe: Reci
         assert caught.value.__notes__ == ["This is record 7 of X."]
 
 
+@pytest.mark.filterwarnings("ignore:Got 8 of 8 records with (an offset|a baseline)")
 def test_odd_records_are_warned_of_once_with_their_numbers(recipe: Recipe) -> None:
     odd = [replace(record, signal=np.where(np.arange(12)[:, None] == 7, 0, record.signal)) for record in GOOD[:1] * 8]
     with pytest.warns(SkecgWarning, match=r"8 of 8 records with flat leads.*record 0, record 1, record 2") as caught:
         embed_tokens(source_of(odd), recipe)
-    assert len(caught) == 1
+    assert len([w for w in caught if "flat leads" in str(w.message)]) == 1
 
 
 def test_no_records_have_no_tokens(recipe: Recipe) -> None:
