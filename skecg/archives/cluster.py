@@ -356,12 +356,12 @@ class ChunkPlan:
         return -(-self.n_records // self.chunk_records)
 
     def rows(self, chunk: int) -> range:
-        """Give the numbers of the records of a chunk."""
+        """Return the numbers of the records of a chunk."""
         first = chunk * self.chunk_records
         return range(first, min(first + self.chunk_records, self.n_records))
 
     def of(self, share: Share) -> range:
-        """Give the numbers of the chunks of a share.
+        """Return the numbers of the chunks of a share.
 
         Neighbours go to different shares: folders often hold one kind of record, and the long ones lie together.
         """

@@ -331,7 +331,7 @@ class PartFormat:
         return [Failure(row, error, message) for row, error, message in found if error is not None]
 
     def _schema(self) -> Any:
-        """Give the columns; the metadata is the same in all parts, so that readers take them for one table."""
+        """Return the columns; the metadata is the same in all parts, so that readers take them for one table."""
         import pyarrow
 
         texts = [(name, pyarrow.string()) for name in ("path", "error", "message")]
