@@ -452,7 +452,12 @@ def test_any_record_becomes_finite_windows_or_an_error_of_ours(
 
 @pytest.mark.parametrize(
     ("name", "largest_share"),
-    [("ptbxl_raw_250hz", 0.0), ("ptbxl_zscored_sample_250hz", 0.01), ("ludb_500hz", 0.0), ("code15_samitrop_250hz", 0.01)],
+    [
+        ("ptbxl_raw_250hz", 0.0),
+        ("ptbxl_zscored_sample_250hz", 0.01),
+        ("ludb_500hz", 0.0),
+        ("code15_samitrop_250hz", 0.01),
+    ],
 )
 def test_sound_recordings_hardly_ever_warn(shared: Path, name: str, largest_share: float) -> None:
     odd, records = 0, _shared_records(shared, name)
