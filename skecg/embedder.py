@@ -27,7 +27,6 @@ from skecg.inference.pipeline import (
     CHUNK_RECORDS,
     ON_BAD_RECORD,
     Chunk,
-    LeadsUsed,
     RecordTokens,
     embed_chunks,
     embed_tokens,
@@ -205,7 +204,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         self._settings = info.digest, info.pooling
         self.embedding_dim_ = self._n_features_out = config.n_features
         self.bad_records_: dict[int, str] = {}
-        self._used = LeadsUsed()
+        self._leads_used: list[tuple[str, ...]] = []
         return self
 
     def transform(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> NDArray[np.float32]:
@@ -294,7 +293,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     def leads_used_(self) -> list[tuple[str, ...]]:
         """Leads of the encoder that each record of the last ``transform`` had, or had others to derive them from."""
         check_is_fitted(self)
-        return list(self._used.leads)
+        return list(self._leads_used)
 
     def embedding_config(self) -> EmbeddingConfig:
         """Return everything that shapes the embeddings, for programs that keep them, as ``skecg embed`` does.
@@ -320,6 +319,11 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         Verification
         """
         return verify_weights(find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the leads of the last records behind: they are those records', not the embedder's."""
+        state = super().__getstate__()
+        return {**state, "_leads_used": []} if "_leads_used" in state else state
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -396,7 +400,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
             features,
             progress,
             config.info.spec,
-            self._used.leads,
+            self._leads_used,
             on_bad_record=self.on_bad_record,
             stacklevel=user_stacklevel(),
         )

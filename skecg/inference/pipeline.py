@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CHUNK_RECORDS",
     "Chunk",
-    "LeadsUsed",
     "ON_BAD_RECORD",
     "RecordTokens",
     "chunk_rows",
@@ -275,20 +274,6 @@ ON_BAD_RECORD = ("raise", "warn", "nan")
 
 
 _SHOWN = 3
-
-
-class LeadsUsed:
-    """Which leads the records of the last call had.
-
-    Held apart from the estimator, which scikit-learn wants unchanged by ``transform``; pickles do not carry it.
-    """
-
-    def __init__(self) -> None:
-        self.leads: list[tuple[str, ...]] = []
-
-    def __reduce__(self) -> tuple[type[LeadsUsed], tuple[()]]:
-        """Return what makes an empty one."""
-        return LeadsUsed, ()
 
 
 def fill_features(

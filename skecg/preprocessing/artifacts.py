@@ -31,8 +31,10 @@ _OFFSET_MV, _OFFSET_SHARE = 0.3, 1.5
 # At volts of offset, the steps of float32 are no longer small beside a heart's deviation of this share of a millivolt.
 _COARSE_MV = 1e4
 _WANDER_MV, _WANDER_SHARE = 0.5, 2.5
-# Of a lead; where leads are divided by their own deviation, high peaks of sound ones lie beyond what is usual, too.
-_CLIPPED_SHARE, _CLIPPED_SHARE_OF_STANDARDIZED = 0.01, 0.03
+# Share of a lead. High peaks of sound leads lie beyond the limits of encoders that divide by each lead's own deviation,
+# and of those that were made to clip below 2 mV: there a larger share is not the heart's any more.
+_CLIPPED_SHARE, _CLIPPED_SHARE_OF_STANDARDIZED, _CLIPPED_SHARE_OF_TIGHT = 0.01, 0.03, 0.1
+_TIGHT_MV = 2.0
 # A filter may overshoot a step by so much.
 _OVERSHOOT = 1.5
 # Longer recordings are looked at in pieces.
@@ -146,12 +148,19 @@ def _clipped(used: Used, levels: Levels, spec: InputSpec) -> Note | None:
         n_samples += leads.shape[1]
     shares = beyond / n_samples
     worst = int(shares.argmax())
-    standardized = spec.normalization in ("zscore", "record")
-    others = int((shares >= (_CLIPPED_SHARE_OF_STANDARDIZED if standardized else _CLIPPED_SHARE)).sum()) - 1
+    others = int((shares >= _clipped_share(spec)).sum()) - 1
     if others < 0:
         return None
     more = f" and {others} more leads" if others else ""
     return Note("clipped", f"{shares[worst]:.0%} of {spec.leads[worst]}{more}")
+
+
+def _clipped_share(spec: InputSpec) -> float:
+    """Return the share of a lead beyond the limits from which it matters."""
+    if spec.normalization in ("zscore", "record"):
+        return _CLIPPED_SHARE_OF_STANDARDIZED
+    limit_mv = float(spec.clip or 0) * min(spec.std or (1.0,))
+    return _CLIPPED_SHARE_OF_TIGHT if limit_mv < _TIGHT_MV else _CLIPPED_SHARE
 
 
 def _may_clip(used: Used, levels: Levels, spec: InputSpec) -> bool:

@@ -192,12 +192,15 @@ def screen(record: ECGRecord, spec: InputSpec, policies: Policies, label: str) -
     # Loose electrodes swing as far, but not second after second in half of the leads, or they end at a limit.
     if "railed" in notes or np.median(levels.local[used.highest > used.lowest]) < _LEAST_MICROVOLTS:
         notes = tuple([note for note in notes if note != "microvolts"])
+    wrong_unit = not {"microvolts", "volts"}.isdisjoint(notes)
+    if wrong_unit:  # whatever lies beyond the encoder's limits does so for that reason
+        notes = tuple([note for note in notes if note not in ("clipped", "offset", "wander")])
     amplitude = describe_amplitude(
         [record.leads[row] for row in rows],
         levels,
         used.lowest,
         used.highest,
-        is_named=not {"microvolts", "volts"}.isdisjoint(notes),
+        is_named=wrong_unit,
     )
     return Screening(sources, ("slow", *notes) if record.sampling_rate < _SLOWEST_HZ else notes, amplitude)
 

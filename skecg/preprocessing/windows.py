@@ -232,7 +232,7 @@ def prepare(
     >>> import numpy as np
     >>> from skecg.spec import InputSpec
     >>> seconds = np.arange(6000) / 500
-    >>> record = ECGRecord([np.sin(6 * seconds), np.cos(6 * seconds)], 500, ["I", "II"])
+    >>> record = ECGRecord([0.3 * np.sin(9 * seconds), 0.3 * np.cos(9 * seconds)], 500, ["I", "II"])
     >>> windows = prepare([record], InputSpec(("I", "II", "III"), 250, 2500))
     >>> windows
     Windows(2 of 1 records, 3 leads, 2500 samples at 250 Hz)

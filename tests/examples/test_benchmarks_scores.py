@@ -33,7 +33,11 @@ SUPERCLASSES = {
 AREA = r"([\d.]+) \(([\d.]+) to ([\d.]+)\)"
 
 
-pytestmark = pytest.mark.usefixtures("threads_as_before")
+pytestmark = [
+    pytest.mark.usefixtures("threads_as_before"),
+    # Noise and wander stand in for recordings; what is odd about them is tested elsewhere.
+    pytest.mark.filterwarnings("ignore::skecg.errors.SignalWarning", "ignore::skecg.errors.UnitsWarning"),
+]
 
 
 def steps_of(records: list) -> dict[str, object]:

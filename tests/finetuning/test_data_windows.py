@@ -19,6 +19,9 @@ from skecg.preprocessing.windows import prepare
 from skecg.records import ECGRecord
 from skecg.weights import find_weights
 
+# Noise, offsets and wander stand in for recordings here; what is odd about them is tested elsewhere.
+pytestmark = pytest.mark.filterwarnings("ignore::skecg.errors.SignalWarning", "ignore::skecg.errors.UnitsWarning")
+
 
 def test_the_loss_does_not_depend_on_what_is_said_where_nothing_is_known() -> None:
     logits = torch.randn(2, 4, 50, generator=torch.Generator().manual_seed(0), requires_grad=True)
