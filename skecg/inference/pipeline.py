@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from skecg.backends import encoder_on
 from skecg.compute.devices import in_order, one_ahead
+from skecg.compute.progress import count_progress
 from skecg.embedding_cache import EmbeddingCache, key_function, salt_of
 from skecg.encoders import Encoder
 from skecg.encoders.encode import Encoding, encode_tokens, encode_windows, token_grid, workers
@@ -36,6 +37,7 @@ from skecg.preprocessing.on_device import GatheredLeads, WindowsOnDevice, can_pr
 from skecg.preprocessing.quality import Policies, Screening, record_label, screen, warn_once_a_kind
 from skecg.preprocessing.windows import Windows, prepare_screened
 from skecg.records import ECGRecord
+from skecg.spec import InputSpec
 from skecg.weights import WeightsInfo
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ __all__ = [
     "embed_chunks",
     "embed_tokens",
     "fill_features",
+    "prepare_chunks",
     "ready_portions",
 ]
 
@@ -112,6 +115,8 @@ class Recipe:
             backend=self.backend,
         )
 
+
+_Key = TypeVar("_Key")
 
 # No more than this of signal is held at once: a chunk of day-long recordings would not fit into memory.
 _HELD_BYTES = 2**28
@@ -247,7 +252,7 @@ def _ready(
         for row, record in read.items():
             if names[row] not in known:
                 fresh.setdefault(names[row], record)
-        screenings, refused = _screened(fresh, recipe)
+        screenings, refused = _screened(fresh, recipe.info.spec, recipe.policies)
         fresh = {name: fresh[name] for name in screenings}
         windows = _prepared(list(fresh.values()), list(screenings.values()), recipe, n_threads) if fresh else None
     notes = {name: screening.notes for name, screening in screenings.items()}
@@ -268,14 +273,14 @@ def _named(records: dict[int, ECGRecord], cache: EmbeddingCache, salt: bytes, n_
 
 
 def _screened(
-    records: dict[bytes, ECGRecord], recipe: Recipe
-) -> tuple[dict[bytes, Screening], dict[bytes, SkecgError]]:
+    records: Mapping[_Key, ECGRecord], spec: InputSpec, policies: Policies
+) -> tuple[dict[_Key, Screening], dict[_Key, SkecgError]]:
     """Screen records: many small steps that hold on to Python's lock, so that more threads would not be faster."""
-    screenings: dict[bytes, Screening] = {}
-    refused: dict[bytes, SkecgError] = {}
+    screenings: dict[_Key, Screening] = {}
+    refused: dict[_Key, SkecgError] = {}
     for name, record in records.items():
         try:
-            screenings[name] = screen(record, recipe.info.spec, recipe.policies, record_label(record))
+            screenings[name] = screen(record, spec, policies, record_label(record))
         except InputError as error:
             refused[name] = error
     return screenings, refused
@@ -371,6 +376,57 @@ def chunk_rows(n_records: int, first: int = 0) -> list[range]:
     return [range(i, min(i + CHUNK_RECORDS, n_records)) for i in range(first, n_records, CHUNK_RECORDS)]
 
 
+def prepare_chunks(
+    source: RecordSource,
+    spec: InputSpec,
+    policies: Policies,
+    *,
+    stride_seconds: float | None = None,
+    n_jobs: int | None = None,
+    title: str = "reading",
+    verbose: int = 0,
+) -> Iterator[tuple[list[ECGRecord], Windows]]:
+    """Read, screen and prepare records on the CPU, chunk by chunk; warn once a kind at the end.
+
+    Parameters
+    ----------
+    source : RecordSource
+    spec : InputSpec
+    policies : Policies
+    stride_seconds : float, optional
+        From one window of a long record to the next; the window's length when not given.
+    n_jobs : int, optional
+        Files read at once.
+    title : str, default="reading"
+        What the progress bar is called.
+    verbose : int, default=0
+        Whether to show it; a chunk is done when the next is asked for.
+
+    Yields
+    ------
+    records : list of ECGRecord
+    windows : Windows
+        Of these records.
+
+    Raises
+    ------
+    InputError, RecordReadError
+        For the first record that cannot be used; a note says which it is.
+    """
+    notes: list[tuple[str, ...]] = []
+    with count_progress(len(source), title, "record", verbose=verbose) as bar:
+        for chunk in chunk_rows(len(source)):
+            for rows, read in _read(source, chunk, n_jobs, keep_steps=False):
+                records = {row: record for row, record in zip(rows, read, strict=True) if isinstance(record, ECGRecord)}
+                screenings, refused = _screened(records, spec, policies)
+                _raise_first(rows, read, refused)
+                notes += [screening.notes for screening in screenings.values()]
+                usable, screened = list(records.values()), list(screenings.values())
+                yield usable, prepare_screened(usable, screened, spec, stride=stride_seconds, policies=policies)
+                bar.update(len(rows))
+    warn_once_a_kind(notes, [f"record {row}" for row in range(len(notes))], stacklevel=user_stacklevel())
+
+
 def _joined(rows: Sequence[int], parts: Sequence[Chunk]) -> Chunk:
     """Put the portions of a chunk together again."""
     return Chunk(
@@ -459,7 +515,11 @@ def embed_tokens(source: RecordSource, recipe: Recipe) -> list[RecordTokens]:
     notes: dict[int, tuple[str, ...]] = {}
     with contextlib.closing(ready_portions(source, chunks, recipe, None, n_jobs)) as portions:
         for portion in portions:
-            _raise_first(portion)
+            _raise_first(
+                portion.rows,
+                portion.records,
+                {row: portion.refused[name] for row, name in portion.names.items() if name in portion.refused},
+            )
             windows = portion.windows_on(recipe.devices[0])
             assert windows is not None, "every record is fresh where there is no cache"
             tokens = encode_tokens(encoders, windows, recipe.encoding)
@@ -473,10 +533,12 @@ def embed_tokens(source: RecordSource, recipe: Recipe) -> list[RecordTokens]:
     return found
 
 
-def _raise_first(portion: Portion) -> None:
-    """Raise the error of the first record that has one."""
-    for row, record in zip(portion.rows, portion.records, strict=True):
-        error = record if isinstance(record, SkecgError) else portion.refused.get(portion.names[row])
+def _raise_first(
+    rows: Sequence[int], records: Sequence[ECGRecord | SkecgError], refused: Mapping[int, SkecgError]
+) -> None:
+    """Raise the error of the first record that has one, from reading or from screening."""
+    for row, record in zip(rows, records, strict=True):
+        error = record if isinstance(record, SkecgError) else refused.get(row)
         if error is not None:
             error.add_note(f"This is record {row} of X.")
             raise error

@@ -29,7 +29,7 @@ from skecg.errors import (
     WeightsNotFoundError,
 )
 from skecg.finetuning import classifier as module
-from skecg.finetuning.loop import Plan
+from skecg.finetuning.loop import TrainingConfig
 from skecg.finetuning.stages import Course
 from skecg.leads import CANONICAL_LEADS
 from skecg.linear_model.logistic import read_targets
@@ -162,7 +162,7 @@ def test_a_layer_decay_near_zero_trains_the_head_alone() -> None:
 @pytest.mark.parametrize("y", [BINARY, RHYTHM, INDICATOR], ids=["binary", "classes", "labels"])
 def test_balanced_classes_weigh_the_same_among_those_learned_from(y: np.ndarray) -> None:
     targets, train = read_targets(y), np.arange(5, 36)
-    course = Course(None, targets, "balanced", train, np.arange(5), "two", None, Plan(), torch.device("cpu"))
+    course = Course(None, targets, "balanced", train, np.arange(5), "two", None, TrainingConfig(), torch.device("cpu"))
 
     weight, has = course.lessons(None).weight[train], targets.has[train]
 
@@ -178,7 +178,9 @@ def test_balanced_classes_weigh_the_same_among_those_learned_from(y: np.ndarray)
 )
 def test_however_classes_weigh_the_loss_keeps_its_size(y: np.ndarray, class_weight: dict) -> None:
     train = np.arange(5, 36)
-    course = Course(None, read_targets(y), class_weight, train, np.arange(5), "two", None, Plan(), torch.device("cpu"))
+    course = Course(
+        None, read_targets(y), class_weight, train, np.arange(5), "two", None, TrainingConfig(), torch.device("cpu")
+    )
 
     weight = course.lessons(None).weight
 
@@ -217,13 +219,13 @@ def test_held_out_records_are_not_learned_from(monkeypatch: pytest.MonkeyPatch) 
     from skecg.finetuning import data as lessons
 
     seen: set[int] = set()
-    loss = lessons.RecordLessons.loss
+    loss = lessons.RecordBatches.loss
 
     def noted(self, network, part):
         seen.update(self.inputs.windows.owner[part.rows].tolist())
         return loss(self, network, part)
 
-    monkeypatch.setattr(lessons.RecordLessons, "loss", noted)
+    monkeypatch.setattr(lessons.RecordBatches, "loss", noted)
     found = classifier().fit(RECORDS, RHYTHM)
 
     assert seen == set(range(36)) - set(found.validation_rows_.tolist())
@@ -249,16 +251,16 @@ def test_too_few_patients_to_spare_any_are_warned_of() -> None:
 def test_an_interruption_leaves_the_best_so_far_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from skecg.finetuning import data as lessons
 
-    loss, epochs = lessons.RecordLessons.loss, []
-    epoch = lessons.RecordLessons.epoch
-    monkeypatch.setattr(lessons.RecordLessons, "epoch", lambda self, rng: epochs.append(1) or epoch(self, rng))
+    loss, epochs = lessons.RecordBatches.loss, []
+    epoch = lessons.RecordBatches.epoch
+    monkeypatch.setattr(lessons.RecordBatches, "epoch", lambda self, rng: epochs.append(1) or epoch(self, rng))
 
     def interrupted(self, network, part):
         if len(epochs) in (2, 3):
             raise KeyboardInterrupt
         return loss(self, network, part)
 
-    monkeypatch.setattr(lessons.RecordLessons, "loss", interrupted)
+    monkeypatch.setattr(lessons.RecordBatches, "loss", interrupted)
     found = classifier(epochs=5)
     with pytest.raises(KeyboardInterrupt):
         found.fit(RECORDS, RHYTHM)

@@ -10,7 +10,7 @@ import torch
 
 from skecg import ECGRecord
 from skecg.datasets import make_ecg
-from skecg.finetuning.data import PreparedWindows, RecordLessons, TokenInputs, WindowInputs, record_logits
+from skecg.finetuning.data import PreparedWindows, RecordBatches, TokenInputs, WindowInputs, record_logits
 from skecg.finetuning.heads import Network, build_head, copied_encoder
 from skecg.finetuning.losses import validation_score
 from skecg.preprocessing.windows import prepare
@@ -39,10 +39,10 @@ def network(head: str = "linear") -> Network:
     return made
 
 
-def lessons(inputs: WindowInputs, **parameters) -> RecordLessons:
+def lessons(inputs: WindowInputs, **parameters) -> RecordBatches:
     has = np.arange(18).reshape(9, 2) % 3 == 0
     options = {"weight": np.ones((9, 1)), "joint": False, "batch_size": 4, "records": np.arange(1, 9)} | parameters
-    return RecordLessons(inputs, has=has, **options)
+    return RecordBatches(inputs, has=has, **options)
 
 
 def test_an_epoch_shows_each_record_once_and_epochs_show_all_its_windows(inputs: WindowInputs) -> None:
@@ -96,7 +96,7 @@ def test_windows_of_several_chunks_are_found_by_their_numbers(inputs: WindowInpu
 
     np.testing.assert_array_equal(inputs.windows.owner, together.owner)
     assert inputs.windows.n_records == 9
-    for part in inputs.windows.parts(np.arange(len(together)), 3):
+    for part in inputs.windows.micro_batches(np.arange(len(together)), 3):
         assert len(part) <= 3
         values, leads = inputs.windows.take(part)
         assert torch.equal(values, together.take(part)[0])

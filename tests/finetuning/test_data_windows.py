@@ -10,7 +10,7 @@ import torch
 
 from skecg.encoders import build_encoder
 from skecg.finetuning import sample_labels as augmenting
-from skecg.finetuning.data import LabelledWindows, PreparedWindows, WaveLessons, WindowInputs
+from skecg.finetuning.data import LabelledWindows, PreparedWindows, WindowBatches, WindowInputs
 from skecg.finetuning.data import window_loss_of as loss_of
 from skecg.finetuning.heads import SegmentingNetwork, build_decoder, copied_encoder
 from skecg.finetuning.sample_labels import View, draw_view
@@ -53,8 +53,8 @@ def test_the_losses_of_parts_add_up_to_the_mean_over_known_samples(
     prepared = PreparedWindows([windows], info.encoder.patch_samples)
     some = LabelledWindows(WindowInputs(prepared, torch.device("cpu")), labels, 100.0)
 
-    (batch,) = WaveLessons(some, np.arange(len(windows)), batch_size=8).epoch(np.random.default_rng(1))
-    loss = sum(WaveLessons(some, np.arange(0), 8).loss(network, part).item() for part in batch)
+    (batch,) = WindowBatches(some, np.arange(len(windows)), batch_size=8).epoch(np.random.default_rng(1))
+    loss = sum(WindowBatches(some, np.arange(0), 8).loss(network, part).item() for part in batch)
 
     total = 0.0
     for row in range(len(windows)):
@@ -70,7 +70,7 @@ def test_views_are_the_windows_themselves_but_for_size_and_wandering() -> None:
     values[1, 2] = 0  # an absent lead
     for seed in range(20):
         view = draw_view(np.random.default_rng(seed), 10)
-        seen, span = view.show(values, 10, 100.0), view.span(100, 10)
+        seen, span = view.apply(values, 10, 100.0), view.span(100, 10)
 
         assert seen.shape == (3, 4, 90)
         assert 0 <= view.shift < 10
@@ -79,7 +79,7 @@ def test_views_are_the_windows_themselves_but_for_size_and_wandering() -> None:
         for window, other in zip(seen.flatten(0, 1), values[:, :, span].flatten(0, 1), strict=True):
             if other.any():
                 assert np.corrcoef(np.diff(window), np.diff(other))[0, 1] > 0.95
-        assert torch.equal(seen, view.show(values, 10, 100.0))
+        assert torch.equal(seen, view.apply(values, 10, 100.0))
 
 
 def test_labels_are_shifted_with_their_windows(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_labels_are_shifted_with_their_windows(tiny: Path, monkeypatch: pytest.M
     labels = rng.integers(0, 4, (1, 250)).astype(np.int8)
     windows.values[:, 0] = labels
     inputs = WindowInputs(PreparedWindows([windows], info.encoder.patch_samples), torch.device("cpu"))
-    taught = WaveLessons(LabelledWindows(inputs, labels, 100.0), np.arange(1), batch_size=8, augment=True)
+    taught = WindowBatches(LabelledWindows(inputs, labels, 100.0), np.arange(1), batch_size=8, augment=True)
 
     def reads_the_labels(values_BLT: torch.Tensor, leads: object) -> torch.Tensor:
         return 50.0 * torch.nn.functional.one_hot(values_BLT[:, 0].long(), 4).transpose(1, 2)
