@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,12 +21,12 @@ from skecg.encoders.encode import Encoding
 from skecg.encoders.pooling import as_layers, check_pooling
 from skecg.errors import DamagedWeightsError, ParameterError, user_stacklevel
 from skecg.hub.publishing import PushMixin
-from skecg.inference.inputs import RecordSource, receive
+from skecg.inference.batches import EmbeddingConfig
+from skecg.inference.inputs import RecordSource, record_source
 from skecg.inference.pipeline import (
     CHUNK_RECORDS,
     ON_BAD_RECORD,
     Chunk,
-    Recipe,
     RecordTokens,
     embed_chunks,
     embed_tokens,
@@ -52,11 +52,13 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     sampling_rate : float, default=None
         Samples a second (Hz) of arrays, and of files that do not carry their own. Records, and files that do, keep
         theirs.
-    leads : list of str, default=None
+    leads : list of str or dict of str to str, default=None
         Names of the rows of arrays, and of files that do not name theirs. Arrays of twelve rows may go without when
-        they are in the order I, II, III, aVR, aVL, aVF, V1 to V6.
-    units : {"mV", "uV", "V", "nV"}, default="mV"
-        Unit of arrays, and of files that do not carry theirs.
+        they are in the order I, II, III, aVR, aVL, aVF, V1 to V6. ``{"MLII": "II"}`` says which of the twelve leads
+        one with another name is, in records and files of any kind.
+    units : {"mV", "uV", "V", "nV", "per-lead standard deviation"}, default="mV"
+        Unit of arrays, and of files that do not carry theirs. ``"per-lead standard deviation"`` is for records, of any
+        kind, whose leads were each divided by their own: each gets the amplitude back that is typical of it.
     pooling : {"mean", "max", "mean+std", "cls"}, default=None
         How a window's tokens become one vector; None leaves it to the weights. A record's vector is the mean over its
         windows.
@@ -109,6 +111,9 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     bad_records_ : dict of int to str
         Reasons of the rows of NaN in the last ``transform``, by row.
 
+    leads_used_ : list of tuple of str
+        Leads of the encoder that each record of the last ``transform`` had, or had others to derive them from.
+
     See Also
     --------
     skecg.read_records : Files to records.
@@ -137,7 +142,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         model: str | Path = "default",
         *,
         sampling_rate: float | None = None,
-        leads: Sequence[str] | None = None,
+        leads: Sequence[str] | Mapping[str, str] | None = None,
         units: str = "mV",
         pooling: str | None = None,
         layer: int | Sequence[int] | str | None = None,
@@ -192,13 +197,14 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         """
         self._check_choices()
         info = find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)
-        recipe = self._combine(info)
+        config = self._combine(info)
         self._source(X, sampling_rate, reset=True)
         self.weights_sha256_ = info.sha256
         self.revision_ = info.revision
-        self._manners = info.digest, info.pooling
-        self.embedding_dim_ = self._n_features_out = recipe.n_features
+        self._settings = info.digest, info.pooling
+        self.embedding_dim_ = self._n_features_out = config.n_features
         self.bad_records_: dict[int, str] = {}
+        self._leads_used: list[tuple[str, ...]] = []
         return self
 
     def transform(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> NDArray[np.float32]:
@@ -262,7 +268,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
             When a record cannot be embedded, whatever `on_bad_record` says: there is no row of NaN to give.
         """
         check_is_fitted(self)
-        return embed_tokens(self._source(X, sampling_rate, reset=False), self.recipe())
+        return embed_tokens(self._source(X, sampling_rate, reset=False), self.embedding_config())
 
     def transform_chunks(self, X: Any, *, first: int = 0, sampling_rate: ArrayLike | None = None) -> Iterator[Chunk]:
         """Embed records some at a time, for programs that keep what is done, as ``skecg embed`` does.
@@ -281,15 +287,21 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         """
         check_is_fitted(self)
         source = self._source(X, sampling_rate, reset=False)
-        return embed_chunks(source, self.recipe(), open_cache(self.cache), first=first, n_jobs=self.n_jobs)
+        return embed_chunks(source, self.embedding_config(), open_cache(self.cache), first=first, n_jobs=self.n_jobs)
 
-    def recipe(self) -> Recipe:
-        """Say everything that shapes the embeddings, for programs that keep them, as ``skecg embed`` does.
+    @property
+    def leads_used_(self) -> list[tuple[str, ...]]:
+        """Leads of the encoder that each record of the last ``transform`` had, or had others to derive them from."""
+        check_is_fitted(self)
+        return list(self._leads_used)
+
+    def embedding_config(self) -> EmbeddingConfig:
+        """Return everything that shapes the embeddings, for programs that keep them, as ``skecg embed`` does.
 
         Returns
         -------
-        :class:`skecg.inference.pipeline.Recipe`
-            The weights that ``fit`` settled, encoding and policies. Its ``salt`` differs when embeddings may.
+        :class:`skecg.inference.batches.EmbeddingConfig`
+            The weights that ``fit`` settled, encoding and policies. Its ``fingerprint`` differs when embeddings may.
 
         Raises
         ------
@@ -307,6 +319,11 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         Verification
         """
         return verify_weights(find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the leads of the last records behind: they are those records', not the embedder's."""
+        state = super().__getstate__()
+        return {**state, "_leads_used": []} if "_leads_used" in state else state
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -331,7 +348,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
             raise ParameterError(f"Got n_jobs={jobs!r}, expected None, a positive integer, or -1 for all cores.")
         open_cache(self.cache)
 
-    def _combine(self, info: WeightsInfo) -> Recipe:
+    def _combine(self, info: WeightsInfo) -> EmbeddingConfig:
         """Combine the parameters with what the weights say."""
         pooling = check_pooling(self.pooling or info.pooling, int(getattr(info.encoder, "num_registers", 0)))
         layers = as_layers(-1 if self.layer is None else self.layer)
@@ -345,11 +362,13 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         )
         devices = place(self.backend, self.device, encoding.precision)
         check_stride(self.stride, info.spec)
-        return Recipe(info, encoding, devices, self.stride, self.missing_leads, self.short_records, self.backend)
+        return EmbeddingConfig(
+            info, encoding, devices, self.stride, self.missing_leads, self.short_records, self.backend
+        )
 
     def _source(self, X: Any, sampling_rate: ArrayLike | None, *, reset: bool) -> RecordSource:
         """Make a source of records of X, checking arrays as scikit-learn does."""
-        return receive(self, X, sampling_rate, reset=reset, refuse_gaps=self.on_bad_record == "raise")
+        return record_source(self, X, sampling_rate, reset=reset, refuse_gaps=self.on_bad_record == "raise")
 
     def _settled_weights(self) -> WeightsInfo:
         """Find the weights that ``fit`` settled on, at the same commit."""
@@ -361,7 +380,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
                 f"The weights of {str(self.model)!r} are not those this embedder was fitted with (sha256 "
                 f"{info.sha256[:16]}…, expected {self.weights_sha256_[:16]}…). Restore them, or fit again."
             )
-        if (info.digest, info.pooling) != self._manners:
+        if (info.digest, info.pooling) != self._settings:
             raise DamagedWeightsError(
                 f"The configuration of {str(self.model)!r} is not the one this embedder was fitted with: "
                 f"config.json in {info.folder} was changed. Restore it, or fit again."
@@ -371,12 +390,18 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     def _embed(self, X: Any, sampling_rate: ArrayLike | None, report_to: Any) -> NDArray[np.float32]:
         """Embed all records into one table, with progress and warnings."""
         check_is_fitted(self)
-        source, recipe = self._source(X, sampling_rate, reset=False), self.recipe()
-        features = np.empty((len(source), recipe.n_features), dtype=np.float32)
-        chunks = embed_chunks(source, recipe, open_cache(self.cache), n_jobs=self.n_jobs)
+        source, config = self._source(X, sampling_rate, reset=False), self.embedding_config()
+        features = np.empty((len(source), config.n_features), dtype=np.float32)
+        chunks = embed_chunks(source, config, open_cache(self.cache), n_jobs=self.n_jobs)
         n_chunks = -(-len(source) // CHUNK_RECORDS)
         progress = Progress(len(source), n_chunks, verbose=self.verbose, estimator=report_to)
         self.bad_records_ = fill_features(
-            chunks, features, progress, on_bad_record=self.on_bad_record, stacklevel=user_stacklevel()
+            chunks,
+            features,
+            progress,
+            config.info.spec,
+            self._leads_used,
+            on_bad_record=self.on_bad_record,
+            stacklevel=user_stacklevel(),
         )
         return features

@@ -13,10 +13,11 @@ References
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
 
 import numpy as np
@@ -30,6 +31,8 @@ __all__ = [
     "LIMB_COEFFICIENTS",
     "canonical_lead",
     "canonical_leads",
+    "known_leads",
+    "lead_names",
     "derivation_matrix",
     "limb_lead_order",
 ]
@@ -49,6 +52,12 @@ LIMB_COEFFICIENTS: dict[str, tuple[float, float]] = {
     "aVL": (1.0, -0.5),
     "aVF": (-0.5, 1.0),
 }
+
+# Leads that exist and are none of the twelve: further chest leads, Frank's, monitors' and Holters', generic names.
+_OTHER_LEADS = {f"V{n}" for n in (7, 8, 9)} | {f"V{n}R" for n in range(1, 10)} | {"X", "Y", "Z", "VX", "VY", "VZ"}
+_OTHER_LEADS |= {"MLI", "MLII", "MLIII", "MCL1", "MCL5", "MCL6", "CM1", "CM2", "CM4", "CM5", "CC5", "ML5", "CH", "NASA"}
+_OTHER_LEADS |= {"MV1", "MV2", "MV5", "MV6", "EASI", "ES", "AS", "AI", "ECG", "EKG", "ECG1", "ECG2", "ECG3"}
+_OTHER_LEADS |= {"D3", "MOD.V1", "V1-V2", "V2-V3", "V4-V5", "-AVR", "AVRNEG"}
 
 _ALIASES = {lead.upper(): lead for lead in CANONICAL_LEADS}
 _ALIASES |= {"D1": "I", "D2": "II", "D3": "III", "DI": "I", "DII": "II", "DIII": "III"}
@@ -129,6 +138,54 @@ def canonical_leads(names: Sequence[str]) -> tuple[str, ...]:
             f"Got lead(s) {', '.join(twice)} more than once in {list(names)}, expected every row to have its own name."
         )
     return leads
+
+
+def known_leads(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the standard spelling of leads that a user names, refusing what nobody knows.
+
+    Raises
+    ------
+    LeadError
+        When a name is no lead's; the message suggests one. And as :func:`canonical_leads` does.
+
+    Examples
+    --------
+    >>> known_leads(["MLII", "v1"])
+    ('MLII', 'V1')
+    """
+    leads = canonical_leads(names)
+    for lead in leads:
+        if lead not in CANONICAL_LEADS and lead.upper() not in _OTHER_LEADS:
+            close = difflib.get_close_matches(lead.upper(), [name.upper() for name in CANONICAL_LEADS], n=1, cutoff=0.0)
+            raise LeadError(
+                f"Got a lead named {lead!r}, which nobody knows; expected names such as {', '.join(CANONICAL_LEADS)}. "
+                f"Did you mean {canonical_lead(close[0])!r}?"
+            )
+    return leads
+
+
+def lead_names(mapping: Mapping[str, str]) -> dict[str, str]:
+    """Check what a user says leads with other names are, such as ``{"MLII": "II"}``.
+
+    Returns
+    -------
+    dict of str to str
+        Names in capitals, to standard names.
+
+    Raises
+    ------
+    LeadError
+        When nothing is named, what is named is none of the twelve leads, or two names stand for one lead.
+    """
+    if not mapping:
+        raise LeadError("Got leads={}, expected names and what they stand for. Pass for example leads={'MLII': 'II'}.")
+    standard = known_leads(list(mapping.values()))
+    for lead in standard:
+        if lead not in CANONICAL_LEADS:
+            raise LeadError(
+                f"Got leads={dict(mapping)!r}, expected each to stand for one of {', '.join(CANONICAL_LEADS)}."
+            )
+    return dict(zip([canonical_lead(name).upper() for name in mapping], standard, strict=True))
 
 
 def derivation_matrix(available: Sequence[str], wanted: Sequence[str]) -> tuple[NDArray[np.float32], list[str]]:

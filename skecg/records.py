@@ -109,13 +109,21 @@ def as_sampling_rate(value: Any, where: str = "") -> float:
     """Check a sampling rate (Hz) and give it as a float."""
     try:
         rate = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         rate = float("nan")
     if isinstance(value, bool | np.bool_) or not np.isfinite(rate) or rate <= 0:
         raise SamplingRateError(
-            f"Got sampling_rate={value!r}{where}, expected a positive number of samples a second (Hz)."
+            f"Got sampling_rate={_shown(value)}{where}, expected a positive number of samples a second (Hz)."
         )
     return rate
+
+
+def _shown(value: Any) -> str:
+    """Write a value for a message, which a number of a thousand digits would fill."""
+    if isinstance(value, int) and abs(value) > 10**20:
+        return "an integer of more than 20 digits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def millivolts_per_unit(unit: Any) -> float | None:

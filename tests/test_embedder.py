@@ -36,9 +36,9 @@ from skecg.errors import (
     SignalWarning,
     WeightsNotFoundError,
 )
+from skecg.inference import batches
 from skecg.inference import pipeline as embedding
-from skecg.inference import pipeline as portions
-from skecg.inference.pipeline import Portion, Recipe
+from skecg.inference.batches import EmbeddingConfig, PreparedBatch
 from skecg.leads import CANONICAL_LEADS
 
 RECORDS = make_ecg(8, noise=0.02, random_state=1).records
@@ -216,6 +216,7 @@ def test_a_long_record_is_the_mean_of_its_windows() -> None:
     assert_same_features(embed(halves).mean(axis=0, keepdims=True), embed([long]))
 
 
+@pytest.mark.filterwarnings("ignore::skecg.errors.SignalWarning")
 def test_a_short_records_padding_changes_nothing() -> None:
     short = ECGRecord(RECORDS[0].signal[:, :1000], 250, CANONICAL_LEADS)
     held = np.concatenate([short.signal, np.repeat(short.signal[:, -1:], 1500, axis=1)], axis=1)
@@ -355,7 +356,7 @@ def test_equal_records_are_embedded_once(counted: CountingEncoder) -> None:
 def test_without_a_cache_no_record_is_named_and_each_is_embedded(
     counted: CountingEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skecg.inference.pipeline.key_function", lambda *_: pytest.fail("named for nothing"))
+    monkeypatch.setattr("skecg.inference.batches.key_function", lambda *_: pytest.fail("named for nothing"))
 
     features = JEPAEmbedder(cache=None).fit_transform([RECORDS[0]] * 5)
 
@@ -437,19 +438,19 @@ def test_the_process_keeps_one_encoder_for_all(monkeypatch: pytest.MonkeyPatch) 
     assert len(reads) == 1
 
 
-def test_portions_of_a_chunk_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_a_chunk_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     flat = ECGRecord(np.zeros((12, 5000)), 500, CANONICAL_LEADS)
     records = [*RECORDS, flat, *(ECGRecord(record.signal[:, 500:], 500, CANONICAL_LEADS) for record in RECORDS)]
     expected = embed(records, on_bad_record="nan")
     held: list[int] = []
     encode_fresh = embedding._encode_fresh
 
-    def counted_fresh(portion: Portion, recipe: Recipe) -> object:
-        held.append(len(portion.names))
-        return encode_fresh(portion, recipe)
+    def counted_fresh(batch: PreparedBatch, config: EmbeddingConfig) -> object:
+        held.append(len(batch.keys))
+        return encode_fresh(batch, config)
 
     monkeypatch.setattr(embedding, "_encode_fresh", counted_fresh)
-    monkeypatch.setattr(portions, "_HELD_BYTES", 1)
+    monkeypatch.setattr(batches, "_HELD_BYTES", 1)
     embedder = JEPAEmbedder(cache=None, on_bad_record="nan")
 
     assert np.allclose(embedder.fit_transform(records), expected, rtol=0, atol=ROUNDING, equal_nan=True)

@@ -117,7 +117,24 @@ def test_the_number_of_names_is_the_number_of_rows():
         ECGRecord(np.zeros((2, 50)), 50, ["I", "II", "V1"], name="r7")
 
 
-@pytest.mark.parametrize("rate", [0, -250, float("nan"), float("inf"), "fast", None, True, np.True_, [250, 250], 1j])
+@pytest.mark.parametrize(
+    "rate",
+    [
+        0,
+        -250,
+        float("nan"),
+        float("inf"),
+        "fast",
+        None,
+        True,
+        np.True_,
+        [250, 250],
+        1j,
+        2**1500,
+        -(2**1500),
+        "9" * 999,
+    ],
+)
 def test_a_rate_that_is_no_positive_number_is_refused(rate):
     with pytest.raises(SamplingRateError, match="expected a positive number"):
         ECGRecord(np.zeros((1, 50)), rate, ["I"])
@@ -185,3 +202,8 @@ def test_values_that_float32_cannot_hold_become_infinite_and_are_refused_as_that
 
 def test_the_record_is_public():
     assert skecg.ECGRecord is ECGRecord
+
+
+def test_a_rate_of_more_digits_than_python_writes_is_refused():
+    with pytest.raises(SamplingRateError, match="an integer of more than 20 digits, expected a positive number"):
+        as_sampling_rate(10**5000)

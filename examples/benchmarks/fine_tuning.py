@@ -1,6 +1,6 @@
 """What fine-tuning gives over a linear head on the frozen encoder, and what it costs, on PTB-XL's superclasses.
 
-    python examples/benchmarks/fine_tuning.py --data ptbxl_zscored_250hz.npz [--model default] [--test-fold 8]
+    python examples/benchmarks/fine_tuning.py --data ptbxl_raw500_folds1-8_250hz.npz [--model default] [--test-fold 8]
 
 FILE is a packed sample of PTB-XL, or its folder. Training takes the folds below the one that is tested, of whose
 patients FineTunedClassifier holds some out by itself. Macro AUROC with 95 % intervals over the tested patients, paired

@@ -38,6 +38,7 @@ from pretraining.trainer import Trainer
 from skecg import JEPAEmbedder, Segmenter, save_encoder
 from skecg.annotations import wave_traces
 from skecg.datasets import read_packed
+from skecg.datasets.packed import join_datasets
 from skecg.encoders import build_encoder
 from skecg.evaluation import compare
 from skecg.evaluation.delineation import WaveProtocol, annotated_waves, predict_waves
@@ -47,12 +48,12 @@ from skecg.splits import patient_folds
 
 CORPORA = {
     "ptbxl-raw": "ptbxl_raw_250hz.npz",
-    "ptbxl-standardized": "ptbxl_zscored_250hz.npz",
+    "ptbxl": "ptbxl_full_folds1-8_100hz.npz",
     "cinc2020-2021": "cinc2020_2021_mix_250hz.npz",
     "code15-samitrop": "code15_samitrop_250hz.npz",
     "cinc2011": "cinc2011_seta_250hz.npz",
 }
-LABELLED, WAVES = "ptbxl_zscored_250hz.npz", "ludb_500hz.npz"
+LABELLED, WAVES = ("ptbxl_full_folds1-8_100hz.npz", "ptbxl_full_fold9_100hz.npz"), "ludb_500hz.npz"
 FRACTIONS = (1.0, 0.1, 0.01)
 CONVOLUTIONS = "random convolutions"
 NAMES = [*METHODS, *UNTRAINED]
@@ -141,7 +142,7 @@ def classify(weights: Path, arguments: argparse.Namespace) -> dict[str, float]:
 
 def auroc(source: FeatureSource, arguments: argparse.Namespace) -> dict[str, float]:
     """Give the macro AUROC with each share of the labels, and the interval with all of them."""
-    dataset = read_packed(arguments.data / LABELLED)
+    dataset = join_datasets([read_packed(arguments.data / name) for name in LABELLED])
     report = compare(dataset, "superdiagnostic", [(MODEL, source)], fractions=FRACTIONS, test_fold=9)
     found = {f"auroc_{scores.fraction:g}": scores.macro_auroc.estimate for scores in report.rows[0].by_fraction}
     largest = report.rows[0].largest.macro_auroc

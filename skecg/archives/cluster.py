@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skecg._version import __version__
+from skecg.archives.files import ChunkResult, Failure
 from skecg.embedder import JEPAEmbedder
 from skecg.errors import ClusterError, MissingDependencyError, ParameterError
 from skecg.versions import installed_version
@@ -39,22 +39,12 @@ __all__ = [
     "Assignment",
     "ChunkJob",
     "ChunkPlan",
-    "ChunkResult",
     "Cluster",
-    "Failure",
     "LostChunk",
     "Share",
     "check_scheduler",
     "embed_chunk",
 ]
-
-
-class Failure(NamedTuple):
-    """A record that could not be embedded: its number, the class of the error, what it says."""
-
-    row: int
-    error: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -64,31 +54,6 @@ class ChunkJob:
     number: int
     first: int
     paths: Sequence[str]
-
-
-@dataclass(frozen=True, eq=False)
-class ChunkResult:
-    """What became of a chunk.
-
-    Parameters
-    ----------
-    number : int
-        That of the chunk.
-    first : int
-        Number of its first record.
-    features : ndarray of shape (n_records, n_features), float32
-        NaN where a record failed.
-    failures : list of Failure
-        Sorted by row.
-    notes : dict of int to tuple of str
-        What is odd about the others, by row, as :class:`skecg.inference.pipeline.Chunk` has it.
-    """
-
-    number: int
-    first: int
-    features: NDArray[np.float32]
-    failures: list[Failure]
-    notes: dict[int, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -118,7 +83,7 @@ class Assignment:
             portable.model = os.path.abspath(embedder.model)  # noqa: PTH100 (links stay links)
         if isinstance(embedder.cache, str | Path) and str(embedder.cache) != "disk":
             portable.cache = os.path.abspath(embedder.cache)  # noqa: PTH100
-        return cls(portable, embedder.recipe().salt, _versions())
+        return cls(portable, embedder.embedding_config().fingerprint, _versions())
 
 
 def embed_chunk(assignment: Assignment, job: ChunkJob) -> ChunkResult:
@@ -154,7 +119,7 @@ def _check(assignment: Assignment) -> None:
             f"Got a worker on {socket.gethostname()} with skecg {here[0]} and torch {here[1]}, expected skecg "
             f"{there[0]} and torch {there[1]} as where the command was given. Install the same on both."
         )
-    if assignment.embedder.recipe().salt != assignment.salt:
+    if assignment.embedder.embedding_config().fingerprint != assignment.salt:
         raise ParameterError(
             f"Got a worker on {socket.gethostname()} whose weights or options make other features than those where "
             "the command was given. Give both the same weights folder."
@@ -391,12 +356,12 @@ class ChunkPlan:
         return -(-self.n_records // self.chunk_records)
 
     def rows(self, chunk: int) -> range:
-        """Give the numbers of the records of a chunk."""
+        """Return the numbers of the records of a chunk."""
         first = chunk * self.chunk_records
         return range(first, min(first + self.chunk_records, self.n_records))
 
     def of(self, share: Share) -> range:
-        """Give the numbers of the chunks of a share.
+        """Return the numbers of the chunks of a share.
 
         Neighbours go to different shares: folders often hold one kind of record, and the long ones lie together.
         """

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skecg.errors import MissingDependencyError, ParameterError
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from skecg.archives.cluster import ChunkResult, Failure
-
 __all__ = [
+    "ChunkResult",
+    "Failure",
     "FeatureTable",
     "PartFormat",
     "check_feature_file",
@@ -37,6 +37,39 @@ __all__ = [
     "write_failures",
     "write_features",
 ]
+
+
+class Failure(NamedTuple):
+    """A record that could not be embedded: its number, the class of the error, what it says."""
+
+    row: int
+    error: str
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkResult:
+    """What became of a chunk.
+
+    Parameters
+    ----------
+    number : int
+        That of the chunk.
+    first : int
+        Number of its first record.
+    features : ndarray of shape (n_records, n_features), float32
+        NaN where a record failed.
+    failures : list of Failure
+        Sorted by row.
+    notes : dict of int to tuple of str
+        What is odd about the others, by row, as :class:`skecg.inference.pipeline.Chunk` has it.
+    """
+
+    number: int
+    first: int
+    features: NDArray[np.float32]
+    failures: list[Failure]
+    notes: dict[int, tuple[str, ...]]
 
 
 _BLOCK_ROWS = 2048
@@ -286,8 +319,6 @@ class PartFormat:
         import pyarrow
         from pyarrow import parquet
 
-        from skecg.archives.cluster import Failure
-
         try:
             with parquet.ParquetFile(path) as file:
                 belongs = file.schema_arrow.equals(self._schema()) and _run_of(file.schema_arrow.metadata) == self.run
@@ -300,7 +331,7 @@ class PartFormat:
         return [Failure(row, error, message) for row, error, message in found if error is not None]
 
     def _schema(self) -> Any:
-        """Give the columns; the metadata is the same in all parts, so that readers take them for one table."""
+        """Return the columns; the metadata is the same in all parts, so that readers take them for one table."""
         import pyarrow
 
         texts = [(name, pyarrow.string()) for name in ("path", "error", "message")]

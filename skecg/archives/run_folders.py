@@ -21,32 +21,24 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.archives.files import PartFormat, draft_of, move_into_place, write_failures
+from skecg.archives.files import ChunkResult, Failure, PartFormat, draft_of, move_into_place, write_failures
 from skecg.errors import ParameterError
 
 if TYPE_CHECKING:
-    from skecg.archives.cluster import ChunkPlan, ChunkResult
+    from skecg.archives.cluster import ChunkPlan
 
-__all__ = ["ArchiveFolder", "Failure", "UnfinishedRun"]
+__all__ = ["ArchiveFolder", "UnfinishedRun"]
 
 
 _FEATURES, _JOURNAL, _MANIFEST = "features.npy", "journal.jsonl", "manifest.json"
 
 
 _DRAFT = "draft"
-
-
-class Failure(NamedTuple):
-    """A record that could not be embedded: its number, the class of the error, what it says."""
-
-    row: int
-    error: str
-    message: str
 
 
 class UnfinishedRun:
@@ -206,7 +198,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give values as they come back from JSON."""
+    """Return values as they come back from JSON."""
     return dict(json.loads(json.dumps(dict(values))))
 
 
@@ -290,7 +282,7 @@ class ArchiveFolder:
         return self.folder / f"part-{chunk:06d}.parquet"
 
     def done(self) -> set[int]:
-        """Give the numbers of the chunks that are done."""
+        """Return the numbers of the chunks that are done."""
         found = (_PART.fullmatch(name) for name in self._names())
         return {number for match in found if match and (number := int(match[1])) < len(self._plan)}
 
@@ -300,7 +292,7 @@ class ArchiveFolder:
         self._format.write(result, self._paths[rows.start : rows.stop], self.path_of(result.number))
 
     def failures(self, chunk: int) -> list[Failure]:
-        """Give the records of a chunk that failed; an error when its file is damaged or another run's."""
+        """Return the records of a chunk that failed; an error when its file is damaged or another run's."""
         return self._format.read_failures(self.path_of(chunk), self._plan.rows(chunk))
 
     def reopen(self, chunks: Iterable[int] = ()) -> None:

@@ -19,7 +19,7 @@ from skecg.errors import ParameterError, RecordNotFoundError
 if TYPE_CHECKING:
     from skecg.archives.run_folders import UnfinishedRun
     from skecg.embedder import JEPAEmbedder
-    from skecg.inference.pipeline import Recipe
+    from skecg.inference.batches import EmbeddingConfig
 
 __all__ = ["add_parser", "run"]
 
@@ -108,19 +108,19 @@ def run(arguments: argparse.Namespace) -> int:
         _check_file(arguments)
     paths = _find(arguments)
     embedder = _embedder(arguments).fit(paths)
-    recipe = embedder.recipe()
+    config = embedder.embedding_config()
     if archive:
-        provenance = _provenance(embedder, recipe, len(paths))
-        return embed_archive(arguments, Archive(paths, embedder, _manifest(paths, recipe, embedder), provenance))
+        provenance = _provenance(embedder, config, len(paths))
+        return embed_archive(arguments, Archive(paths, embedder, _manifest(paths, config, embedder), provenance))
 
     from skecg.archives.run_folders import UnfinishedRun
 
     partial = out.with_name(out.name + ".partial")
-    shape = (len(paths), recipe.n_features)
-    with UnfinishedRun(partial, _manifest(paths, recipe, embedder), shape, anew=arguments.force) as unfinished:
+    shape = (len(paths), config.n_features)
+    with UnfinishedRun(partial, _manifest(paths, config, embedder), shape, anew=arguments.force) as unfinished:
         try:
             _embed(embedder, paths, unfinished, quiet=arguments.quiet)
-            return _finish(embedder, recipe, paths, unfinished, out)
+            return _finish(embedder, config, paths, unfinished, out)
         except KeyboardInterrupt:
             say(
                 f"interrupted after {unfinished.n_done} of {len(paths)} records. Give the same command again to "
@@ -192,7 +192,7 @@ def _embedder(arguments: argparse.Namespace) -> JEPAEmbedder:
     return JEPAEmbedder(arguments.model, units=arguments.units or "mV", **options)
 
 
-def _manifest(paths: Sequence[str], recipe: Recipe, embedder: JEPAEmbedder) -> dict[str, Any]:
+def _manifest(paths: Sequence[str], config: EmbeddingConfig, embedder: JEPAEmbedder) -> dict[str, Any]:
     """Say what shapes the result, in the words of messages."""
     from skecg.versions import installed_version
 
@@ -202,7 +202,7 @@ def _manifest(paths: Sequence[str], recipe: Recipe, embedder: JEPAEmbedder) -> d
         digest.update(os.fsencode(path) + b"\0" + os.fsencode(os.path.abspath(path)) + b"\0")  # noqa: PTH100
     return {
         "records": digest.hexdigest(),
-        "weights or options": recipe.salt.hex(),
+        "weights or options": config.fingerprint.hex(),
         "sampling rate, leads or units": [embedder.sampling_rate, embedder.leads, embedder.units],
         "version of skecg": __version__,
         "version of torch": installed_version("torch"),
@@ -213,9 +213,11 @@ def _embed(embedder: JEPAEmbedder, paths: Sequence[str], unfinished: UnfinishedR
     """Embed what is not done yet, chunk by chunk."""
     from tqdm import tqdm
 
-    from skecg.archives.run_folders import Failure
+    from skecg.archives.files import Failure
     from skecg.preprocessing.quality import warn_once_a_kind
+    from skecg.preprocessing.units import Amplitude, warn_about_units
 
+    amplitudes: list[Amplitude] = []
     first = unfinished.n_done
     if first:
         say(f"continuing in {str(unfinished.folder)!r}: {first} of {len(paths)} records are done")
@@ -229,12 +231,14 @@ def _embed(embedder: JEPAEmbedder, paths: Sequence[str], unfinished: UnfinishedR
             unfinished.add(chunk.features, failures)
             # As they come and not at the end: millions of records would be remembered for a handful of warnings.
             warn_once_a_kind(list(chunk.notes.values()), [repr(paths[row]) for row in chunk.notes], stacklevel=1)
+            amplitudes += [amplitude for amplitude in chunk.amplitudes.values() if amplitude is not None]
             bar.update(len(chunk.rows))
+    warn_about_units(amplitudes, embedder.embedding_config().info.spec, stacklevel=1)
 
 
 def _finish(
     embedder: JEPAEmbedder,
-    recipe: Recipe,
+    config: EmbeddingConfig,
     paths: Sequence[str],
     unfinished: UnfinishedRun,
     out: Path,
@@ -242,7 +246,7 @@ def _finish(
     """Write the file of features and the list of failures, and say how it went."""
     failures = unfinished.failures
     names = [str(name) for name in embedder.get_feature_names_out()]
-    provenance = {**_provenance(embedder, recipe, len(paths)), "n_failed": len(failures)}
+    provenance = {**_provenance(embedder, config, len(paths)), "n_failed": len(failures)}
     table = FeatureTable(paths, unfinished.features(), names, provenance)
     listed = out.with_name(out.name + ".failures.csv")
     write_failures([(paths[f.row], f.error, f.message) for f in failures], listed, unfinished.draft)
@@ -255,7 +259,7 @@ def _finish(
     return 1 if failures else 0
 
 
-def _provenance(embedder: JEPAEmbedder, recipe: Recipe, n_records: int) -> dict[str, Any]:
+def _provenance(embedder: JEPAEmbedder, config: EmbeddingConfig, n_records: int) -> dict[str, Any]:
     """Say how the features came about: nothing about time or machine, so that the same features are the same file."""
     from skecg.versions import installed_version
 
@@ -263,17 +267,17 @@ def _provenance(embedder: JEPAEmbedder, recipe: Recipe, n_records: int) -> dict[
         "skecg": __version__,
         "torch": installed_version("torch"),
         "model": str(embedder.model),
-        "weights_sha256": recipe.info.sha256,
-        "revision": recipe.info.revision,
-        "trained": recipe.info.provenance.get("trained"),
-        "recipe": recipe.salt.hex(),
-        "pooling": recipe.encoding.pooling,
-        "layers": list(recipe.encoding.layers),
-        "precision": recipe.encoding.precision,
-        "backend": recipe.backend,
-        "stride_seconds": recipe.stride_seconds,
-        "missing_leads": recipe.missing_leads,
-        "short_records": recipe.short_records,
+        "weights_sha256": config.info.sha256,
+        "revision": config.info.revision,
+        "trained": config.info.provenance.get("trained"),
+        "recipe": config.fingerprint.hex(),
+        "pooling": config.encoding.pooling,
+        "layers": list(config.encoding.layers),
+        "precision": config.encoding.precision,
+        "backend": config.backend,
+        "stride_seconds": config.stride_seconds,
+        "missing_leads": config.missing_leads,
+        "short_records": config.short_records,
         "sampling_rate": embedder.sampling_rate,
         "leads": None if embedder.leads is None else list(embedder.leads),
         "units": embedder.units,

@@ -14,7 +14,8 @@ from skecg.cli.console import say
 from skecg.errors import ParameterError, SkecgError
 
 if TYPE_CHECKING:
-    from skecg.archives.cluster import Assignment, ChunkJob, ChunkPlan, ChunkResult, LostChunk, Share
+    from skecg.archives.cluster import Assignment, ChunkJob, ChunkPlan, LostChunk, Share
+    from skecg.archives.files import ChunkResult
     from skecg.archives.run_folders import ArchiveFolder
     from skecg.embedder import JEPAEmbedder
 
@@ -190,7 +191,7 @@ def _collect(
     """Write a part file for every chunk that comes; give those that were lost."""
     from tqdm import tqdm
 
-    from skecg.archives.cluster import ChunkResult
+    from skecg.archives.files import ChunkResult
     from skecg.preprocessing.quality import warn_once_a_kind
 
     lost = []

@@ -24,18 +24,10 @@ from skecg.annotations import Waves
 from skecg.datasets.base import LabelledECGs, number, sex_of
 from skecg.errors import DamagedRecordError, ParameterError, RecordNotFoundError, UnitsError
 from skecg.leads import LIMB_COEFFICIENTS, canonical_leads
+from skecg.preprocessing.units import STANDARDIZED, TYPICAL_MV
 from skecg.records import ECGRecord, millivolts_per_unit
 
 __all__ = ["STANDARDIZED", "TYPICAL_MV", "join_datasets", "millivolts_a_step", "read_packed"]
-
-
-#: The unit of recordings whose leads were each divided by their own standard deviation.
-STANDARDIZED = "per-lead standard deviation"
-
-
-#: Standard deviations (mV) that such leads are given back: medians over 81 PTB-XL recordings, filtered to 0.5-40 Hz;
-#: for the limb leads that of the root mean square over the six.
-TYPICAL_MV = {"limb": 0.118, "V1": 0.147, "V2": 0.262, "V3": 0.262, "V4": 0.228, "V5": 0.212, "V6": 0.173}
 
 
 def millivolts_a_step(units: str, lsb: float, leads: Sequence[str], limb_ratios: Any = None) -> NDArray[np.float64]:

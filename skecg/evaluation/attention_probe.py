@@ -4,8 +4,6 @@ What Weimann and Conrad (2025) call "linear evaluation". It is no linear classif
 where to look, so its numbers are to be compared with theirs and with nobody's pooled ones. Different from theirs: crops
 begin every 1.25 s in training too (theirs begin anywhere), since tokens of a frozen encoder are computed once; the
 register token is not among the tokens; the last layer has a bias.
-
-Batches of crops for the attention head: drawn for training, padded where crops differ in length.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.model_selection import GroupShuffleSplit
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.nn import functional
@@ -28,6 +25,7 @@ from skecg.compute.progress import count_progress
 from skecg.errors import ParameterError, ShapeError
 from skecg.finetuning.heads import AttentionHead
 from skecg.metrics import area_under_roc, macro
+from skecg.splits import hold_out
 
 __all__ = ["AttentionProbe", "Tokens", "collate_crops", "draw_batch"]
 
@@ -195,17 +193,17 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: Tokens) -> NDArray[np.float32]:
-        """Give the logits (n_records, n_classes or n_labels), averaged over the crops of each record."""
+        """Compute the logits (n_records, n_classes or n_labels), averaged over the crops of each record."""
         check_is_fitted(self)
         return self._logits(self.head_, X)
 
     def predict_proba(self, X: Tokens) -> NDArray[np.float32]:
-        """Give probabilities (n_records, n_classes), or (n_records, n_labels) when trained on an indicator."""
+        """Compute probabilities (n_records, n_classes), or (n_records, n_labels) when trained on an indicator."""
         logits = torch.from_numpy(self.decision_function(X))
         return (logits.sigmoid() if self.multilabel_ else logits.softmax(dim=1)).numpy()
 
     def predict(self, X: Tokens) -> NDArray[Any]:
-        """Give the most probable class, or for each label whether it is more probable than not."""
+        """Return the most probable class, or for each label whether it is more probable than not."""
         logits = self.decision_function(X)
         return (logits > 0).astype(np.int64) if self.multilabel_ else self.classes_[logits.argmax(axis=1)]
 
@@ -222,7 +220,7 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
             )
 
     def _encode(self, y: ArrayLike, n_records: int, learn: bool = False) -> NDArray[np.int64]:
-        """Check labels, and give class numbers or the indicator."""
+        """Check labels, and return class numbers or the indicator."""
         values = np.asarray(y)
         if len(values) != n_records or values.ndim not in (1, 2):
             raise ShapeError(f"Got labels of shape {values.shape} for {n_records} records, expected one row for each.")
@@ -239,9 +237,14 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
     def _hold_out(
         self, X: Tokens, y: NDArray[np.int64], groups: ArrayLike | None
     ) -> tuple[Tokens, NDArray[np.int64], Tokens, NDArray[np.int64]]:
-        """Split the records, patient by patient."""
-        split = GroupShuffleSplit(1, test_size=self.validation_fraction, random_state=self.random_state)
-        train, held = next(split.split(y, groups=np.arange(len(y)) if groups is None else np.asarray(groups)))
+        """Hold out whole patients, with the labels in the shares that they have."""
+        has = y if self.multilabel_ else np.eye(len(self.classes_), dtype=np.int64)[y]
+        train, held = hold_out(has, groups, self.validation_fraction, np.random.default_rng(self.random_state))
+        if not len(held):
+            raise ParameterError(
+                f"Got {len(y)} records of which training needs every patient, so that none can be held out. Pass "
+                "validation=(X, y), or more patients."
+            )
         return [X[i] for i in train], y[train], [X[i] for i in held], y[held]
 
     def _train(self, X: Tokens, y: NDArray[np.int64], validation_X: Tokens, validation_y: NDArray[np.int64]) -> None:
@@ -290,14 +293,14 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
         optimizer.step()
 
     def _rate(self, step: int) -> float:
-        """Give the learning rate of a step, counted from 1."""
+        """Compute the learning rate of a step, counted from 1."""
         if step <= self.warmup_steps:
             return self.learning_rate * step / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, self.n_steps - self.warmup_steps)
         return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * _half_cosine(done)
 
     def _score(self, head: AttentionHead, X: Tokens, y: NDArray[np.int64]) -> float:
-        """Give the macro AUROC; where no label has both positives and negatives, minus the loss."""
+        """Compute the macro AUROC; where no label has both positives and negatives, minus the loss."""
         logits = self._logits(head, X)
         truth = y if self.multilabel_ else np.eye(len(self.classes_), dtype=np.int64)[y]
         score = macro(area_under_roc(truth, logits))

@@ -1,13 +1,9 @@
 """Protocol (b): a frozen encoder under an attention-pooling head, on crops of 2.5 s.
 
-What has no tokens (the majority, hand-crafted features, random convolutions) is scored by protocol (a) in the same
-table, as a floor.
-
-Tokens of short crops: what protocol (b), the frozen encoder under an attention head, is fed.
-
 Every record is cut into crops of 2.5 s, a new one every 1.25 s, and each crop is embedded as if it were a record: with
 normalization, filters and windows as the weights ask for them. Crops shorter than the encoder's window are short
-windows, whose padding the encoder never sees.
+windows, whose padding the encoder never sees. What has no tokens (the majority, hand-crafted features, random
+convolutions) is scored by protocol (a) in the same table, as a floor.
 """
 
 from __future__ import annotations
@@ -132,7 +128,7 @@ def crop_tokens(
         raise ParameterError(f"Got dtype={dtype!r}, expected 'float32' or 'float16'.")
     source = source_of(embedder, X, sampling_rate)
     found: list[NDArray[np.floating]] = []
-    for records in _some_at_a_time(source):
+    for records in _chunks(source):
         crops = [crop_record(record, crop_seconds, stride_seconds) for record in records]
         tokens = iter(embedder.transform_tokens([crop for some in crops for crop in some]))
         found += [np.stack([next(tokens).values for _ in some]).astype(dtype) for some in crops]
@@ -140,7 +136,7 @@ def crop_tokens(
 
 
 def source_of(embedder: JEPAEmbedder, X: Any, sampling_rate: ArrayLike | None = None) -> RecordSource:
-    """Give the records that an embedder makes of X, for what has to cut or count them before they are embedded."""
+    """Return the records that an embedder makes of X, for what has to cut or count them before they are embedded."""
     X = as_plain(X)
     return RecordSource(
         X if is_numeric_array(X) else as_items(X),
@@ -150,8 +146,8 @@ def source_of(embedder: JEPAEmbedder, X: Any, sampling_rate: ArrayLike | None = 
     )
 
 
-def _some_at_a_time(source: RecordSource) -> Iterator[Sequence[ECGRecord]]:
-    """Read the records in groups that fit into memory, raising the first error there is."""
+def _chunks(source: RecordSource) -> Iterator[Sequence[ECGRecord]]:
+    """Yield the records in chunks that fit into memory, raising the first error there is."""
     for start in range(0, len(source), _RECORDS_TOGETHER):
         records = source.read(range(start, min(start + _RECORDS_TOGETHER, len(source))), None)
         for record in records:
@@ -182,7 +178,7 @@ class EncoderTokens:
         return f"{self.encoder.note}; tokens of crops of {CROP_SECONDS:g} s every {CROP_STRIDE_SECONDS:g} s"
 
     def features(self, dataset: LabelledECGs, *, cache: Any = None, verbose: int = 0) -> list[NDArray[np.floating]]:
-        """Give for each recording (n_crops, n_tokens, D), in half precision."""
+        """Return for each recording (n_crops, n_tokens, D), in half precision."""
         options = {name: value for name, value in self.encoder.options.items() if name not in ("pooling", "stride")}
         embedder = JEPAEmbedder(
             self.encoder.model, sampling_rate=dataset.sampling_rate, leads=dataset.leads, cache=None, **options
@@ -191,7 +187,7 @@ class EncoderTokens:
 
 
 def with_tokens(sources: Sequence[tuple[str, FeatureSource]]) -> list[tuple[str, Any]]:
-    """Let the encoders among the sources give tokens."""
+    """Return the sources, with tokens instead of vectors from the encoders."""
     return [
         (kind, EncoderTokens(source) if isinstance(source, EncoderFeatures) else source) for kind, source in sources
     ]
@@ -199,7 +195,7 @@ def with_tokens(sources: Sequence[tuple[str, FeatureSource]]) -> list[tuple[str,
 
 @dataclass(frozen=True)
 class AttendedProtocol:
-    """Protocol (b), for what gives tokens; protocol (a) for what gives one vector a record.
+    """Protocol (b), for sources of tokens; protocol (a) for sources of one vector a record.
 
     The step at which training stops, and the thresholds, are chosen on the selection records. Where these are a part of
     the training patients, the head is not trained again with them: stopping needs records that were not trained on.
@@ -224,7 +220,7 @@ class AttendedProtocol:
     pooled: PooledProtocol = field(default_factory=PooledProtocol)
 
     def describe(self) -> dict[str, Any]:
-        """Say what is done, for reports."""
+        """Return what is done, for reports."""
         return {
             "name": (
                 "(b) frozen encoder + attention-pooling head on 2.5 s crops, logits averaged over crops; rows without "

@@ -9,7 +9,8 @@ Two questions, of which pre-training is the better answer the fewer labels there
   the test record, in standardized features; the score is the share of the ten nearest that have exactly the same
   classes, averaged over test records.
 
-Nothing is chosen on labels: components, standardization and the number of neighbours are the same for all features.
+Components, standardization and the number of neighbours are the same for all features. The 128 components and the
+Euclidean distance were chosen by a look at PTB-XL's fold 9, where they were better for encoders and baselines alike.
 Features in which chance has a part (random convolutions) have the mean over their draws.
 """
 

@@ -50,7 +50,7 @@ class LabelDraw:
     rows: Rows
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the draw as plain JSON values, with the names of the patients unless it is all of them."""
+        """Return the draw as plain JSON values, with the names of the patients unless it is all of them."""
         digest = digest_of_patients(self.patients)
         return {
             "fraction": self.fraction,
@@ -139,7 +139,7 @@ class PooledProtocol:
     further_Cs: tuple[float, ...] = (10.0**1.5, 100.0, 1000.0, 10000.0)
 
     def describe(self) -> dict[str, Any]:
-        """Say what is done, for reports."""
+        """Return what is done, for reports."""
         return {
             "name": "(a) pooled vector + logistic regression",
             "features": "frozen, one vector a record: pooled over tokens, then the mean over windows",
@@ -208,7 +208,7 @@ class _Try:
 
 
 def _best(tries: Sequence[_Try]) -> _Try:
-    """Give the first of those with the highest area; the first of all where none has one."""
+    """Return the first of those with the highest area; the first of all where none has one."""
     known = [one for one in tries if np.isfinite(one.auroc)]
     return max(known, key=lambda one: one.auroc) if known else tries[0]
 
@@ -251,7 +251,7 @@ def _fit_path(features: NDArray[np.float32], labels: NDArray[np.int8], Cs: Seque
 def _prediction(
     probe: LogisticProbe, standardized: Callable[[NDArray[np.float32]], FloatArray], shares: FloatArray, varying: Rows
 ) -> Predict:
-    """Give the function from features to the probabilities of all labels."""
+    """Return the function from features to the probabilities of all labels."""
 
     def predict(X: NDArray[np.float32]) -> FloatArray:
         probabilities = np.tile(shares, (len(X), 1))

@@ -143,7 +143,7 @@ def _rows(dataset: LabelledECGs, task: Task, folds: list[int]) -> Rows:
 
 
 def _check_patients(dataset: LabelledECGs, some: Rows, others: Rows) -> None:
-    """Refuse folds that share patients: their scores would be those of recognizing patients."""
+    """Raise where folds share patients: their scores would be those of recognizing patients."""
     both = np.intersect1d(dataset.patients[some], dataset.patients[others])
     if len(both):
         raise ParameterError(

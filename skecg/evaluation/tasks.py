@@ -119,7 +119,7 @@ class Task:
 
 
 def task_labels(dataset: LabelledECGs, name: str) -> Task:
-    """Give the labels of a data set's recordings in a task.
+    """Return the labels of a data set's recordings in a task.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def task_labels(dataset: LabelledECGs, name: str) -> Task:
 
 
 def make_task(codes: Sequence[Mapping[str, float]], name: str, of: str = "the data") -> Task:
-    """Give the labels of recordings by their statements; as :func:`task_labels`, for whoever has statements only."""
+    """Return the labels of recordings by their statements; as :func:`task_labels`, for whoever has statements only."""
     rule = _find_rule(name)
     column = {label: number for number, label in enumerate(rule.classes)}
     column |= {statement: column[label] for statement, label in rule.class_of.items()}
@@ -166,7 +166,7 @@ def make_task(codes: Sequence[Mapping[str, float]], name: str, of: str = "the da
 
 
 def check_task(name: str) -> None:
-    """Refuse the name of a task that there is not, with the nearest that there is."""
+    """Raise for the name of a task that does not exist, with the nearest that does."""
     _find_rule(name)
 
 
@@ -316,7 +316,7 @@ def _copy_of(source: Source, where: Path) -> Path | None:
 
 
 def _part(record_id: str) -> int:
-    """Give the number of the Challenge's part, 0 where the copy does not say."""
+    """Return the number of the Challenge's part, 0 where the copy does not say."""
     found = re.match(r"g(\d+)/", record_id)
     return int(found[1]) if found else 0
 

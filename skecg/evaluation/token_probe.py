@@ -106,13 +106,13 @@ class TokenHead:
         return self
 
     def log_probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give the log-probabilities (n, S, K) of tokens' instants."""
+        """Return the log-probabilities (n, S, K) of tokens' instants."""
         with torch.no_grad():
             logits = self._standardized(features) @ self.weights + self.bias
             return logits.view(len(features), self.n_instants, -1).log_softmax(dim=-1).cpu().numpy()
 
     def cross_entropy(self, features: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
-        """Give the mean of minus the log-probabilities of the true classes."""
+        """Return the mean of minus the log-probabilities of the true classes."""
         found = self.log_probabilities(features)
         return -float(np.take_along_axis(found, labels[..., None].astype(np.int64), axis=-1).mean())
 
@@ -120,7 +120,7 @@ class TokenHead:
         return torch.from_numpy((features - self.mean) / self.scale).to(self.device)
 
     def _root(self, X: Tensor) -> Tensor:
-        """Give the upper triangular root of curvature and penalty together; features times its inverse are white."""
+        """Return the upper triangular root of curvature and penalty together; features times its inverse are white."""
         unit = torch.eye(X.shape[1], device=X.device)
         curvature = _CURVATURE / len(X) * (X.T @ X) + (self.penalty + 1e-6) * unit
         return torch.linalg.cholesky(curvature).T
@@ -150,13 +150,13 @@ def _minimize_(weights: Tensor, bias: Tensor, white: Tensor, whitening: Tensor, 
 
 
 def _log_shares(y: Tensor, n_classes: int) -> Tensor:
-    """Give the biases (S * K,) that predict each instant's shares of the classes."""
+    """Return the biases (S * K,) that predict each instant's shares of the classes."""
     counts = functional.one_hot(y, n_classes).sum(dim=0).float() + 0.5
     return (counts / counts.sum(dim=-1, keepdim=True)).log().reshape(-1)
 
 
 def _objective(logits: Tensor, y: Tensor, weights: Tensor, penalty: float) -> Tensor:
-    """Give the objective of the module's first paragraph."""
+    """Return the objective of the module's first paragraph."""
     n_classes = logits.shape[1] // y.shape[1]
     entropy = functional.cross_entropy(logits.view(-1, n_classes), y.reshape(-1))
     return entropy + 0.5 * penalty / y.shape[1] * weights.square().sum()
@@ -231,7 +231,7 @@ def _with_neighbours(
 
 
 def raw_tokens(embedder: JEPAEmbedder, X: Any) -> list[RecordTokens]:
-    """Give in the place of tokens the samples that each token sees, prepared as the encoder wants them.
+    """Return in the place of tokens the samples that each token sees, prepared as the encoder wants them.
 
     What a linear head finds in these it did not need an encoder for.
 
@@ -247,13 +247,13 @@ def raw_tokens(embedder: JEPAEmbedder, X: Any) -> list[RecordTokens]:
     list of RecordTokens
         At the times and leads of the encoder's own, with as many values as samples.
     """
-    source, recipe = source_of(embedder, X), embedder.recipe()
-    shape = recipe.info.encoder
+    source, config = source_of(embedder, X), embedder.embedding_config()
+    shape = config.info.encoder
     by_lead = isinstance(shape, LeadwiseConfig) or (isinstance(shape, MultiscaleConfig) and shape.lead_groups > 1)
     found = []
     for row in range(len(source)):
         policies = {"missing_leads": embedder.missing_leads, "short_records": embedder.short_records}
-        windows = prepare([source[row]], recipe.info.spec, stride=embedder.stride, **policies)
+        windows = prepare([source[row]], config.info.spec, stride=embedder.stride, **policies)
         found.append(_cut(windows, shape.patch_samples, by_lead))
     return found
 

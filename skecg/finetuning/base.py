@@ -29,7 +29,7 @@ from skecg.finetuning.heads import Head, Network, copied_encoder
 from skecg.finetuning.loop import TrainingConfig
 from skecg.finetuning.serialization import Layout, Origin, parameters_of, read_description, read_head, write_fitted
 from skecg.finetuning.stages import STAGES, Training
-from skecg.inference.inputs import RecordSource, receive
+from skecg.inference.inputs import RecordSource, record_source
 from skecg.inference.pipeline import prepare_chunks
 from skecg.preprocessing.quality import Policies
 from skecg.preprocessing.windows import Windows, check_stride
@@ -187,7 +187,7 @@ class FineTunedEstimator(BaseEstimator, ABC):
         """Read, hold out, train, and become fitted; an interruption after an epoch leaves what was learned."""
         self._check_parameters()
         info = find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)
-        source = receive(self, X, sampling_rate, reset=True)
+        source = record_source(self, X, sampling_rate, reset=True)
         labels = self._read_y(y, len(source))
         self.__dict__.pop("network_", None)  # of an earlier fit, should this one be interrupted
         network, training = self._prepare_training(info, source, labels, groups)
@@ -265,7 +265,7 @@ class FineTunedEstimator(BaseEstimator, ABC):
     ) -> Iterator[tuple[list[ECGRecord], Any]]:
         """Yield records and their logits, chunk by chunk, in flat memory; the network itself stays where it is."""
         check_is_fitted(self)
-        source = receive(self, X, sampling_rate, reset=False)
+        source = record_source(self, X, sampling_rate, reset=False)
         device, precision = resolve_device(self.device), resolve_precision(self.precision)
         network = self.network_ if device.type == "cpu" else copy.deepcopy(self.network_).to(device)
         chunks = prepare_chunks(

@@ -30,7 +30,7 @@ from skecg.finetuning.sample_labels import (
 )
 from skecg.finetuning.serialization import SEGMENTER, Layout
 from skecg.finetuning.stages import SegmenterTraining
-from skecg.inference.inputs import receive
+from skecg.inference.inputs import record_source
 from skecg.leads import canonical_lead
 from skecg.preprocessing.windows import Windows
 from skecg.records import ECGRecord
@@ -310,7 +310,7 @@ class Segmenter(FineTunedEstimator):
         float
         """
         check_is_fitted(self)
-        items = check_sample_labels(y, len(receive(self, X, sampling_rate, reset=False)))
+        items = check_sample_labels(y, len(record_source(self, X, sampling_rate, reset=False)))
         confusion = np.zeros((len(WAVE_CLASSES), len(WAVE_CLASSES)), dtype=np.int64)
         for row, (record, logits) in enumerate(self._sample_logits(X, sampling_rate)):
             confusion += confusion_of(read_sample_labels(items[row], record, self.target, row), _labels(logits))

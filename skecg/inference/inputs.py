@@ -7,7 +7,7 @@ What a user passes to an estimator as X, checked as scikit-learn checks and made
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from sklearn.utils.validation import _check_n_features, validate_data
 
 from skecg.compute.devices import in_order
 from skecg.errors import BadSignalError, LeadError, ParameterError, SamplingRateError, ShapeError, SkecgError
-from skecg.leads import CANONICAL_LEADS, canonical_leads
+from skecg.leads import CANONICAL_LEADS, known_leads, lead_names
 from skecg.preprocessing.quality import SHORTEST_SECONDS
+from skecg.preprocessing.units import STANDARDIZED, with_typical_amplitudes
 from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, check_not_transposed, masked_to_nan
 
-__all__ = ["RecordSource", "as_items", "as_plain", "is_numeric_array", "receive"]
+__all__ = ["RecordSource", "as_items", "as_plain", "is_numeric_array", "record_source"]
 
 
 def is_numeric_array(X: Any) -> bool:
@@ -102,10 +103,12 @@ class RecordSource:
         whose rows are such arrays.
     sampling_rate : float, array-like of shape (n_records,) or None
         Rate of the arrays and of files that do not carry one.
-    leads : sequence of str or None
-        Leads of the arrays and of files that do not name them; arrays of twelve rows may go without.
+    leads : sequence of str, mapping of str to str, or None
+        Leads of the arrays and of files that do not name them; arrays of twelve rows may go without. A mapping says
+        what leads of records and files with names of their own are.
     units : str
-        Unit of the arrays.
+        Unit of the arrays; with ``"per-lead standard deviation"``, every lead of every record, wherever it is from, is
+        given the amplitude that is typical of it.
     refuse_gaps : bool, default=True
         Whether an array is refused at once for the gaps of a record of less than a second, or that record when it is
         embedded.
@@ -121,16 +124,19 @@ class RecordSource:
         items: Sequence[Any] | NDArray[Any],
         *,
         sampling_rate: Any,
-        leads: Sequence[str] | None,
+        leads: Sequence[str] | Mapping[str, str] | None,
         units: str,
         refuse_gaps: bool = True,
     ) -> None:
         self.items = items
         self.refuse_gaps = refuse_gaps
-        self.leads = None if leads is None else canonical_leads(leads)
+        self._renamed: dict[str, str] = lead_names(leads) if isinstance(leads, Mapping) else {}
+        self.leads = None if leads is None or isinstance(leads, Mapping) else known_leads(leads)
         self.units = units
         self._rates = _as_rates(sampling_rate, len(items))
-        as_millivolts(np.zeros((len(units) if isinstance(units, list | tuple) else 1, 1), dtype=np.float32), units)
+        self._standardized = isinstance(units, str) and units == STANDARDIZED
+        if not self._standardized:
+            as_millivolts(np.zeros((len(units) if isinstance(units, list | tuple) else 1, 1), dtype=np.float32), units)
         if isinstance(items, np.ndarray) and items.dtype.kind != "O" and items.dtype.kind not in "US":
             self._check_array(items)
 
@@ -154,6 +160,18 @@ class RecordSource:
         return self._make(row, keep_steps=False)
 
     def _make(self, row: int, keep_steps: bool) -> ECGRecord:
+        record = self._read_item(row, keep_steps and not self._standardized and not self._renamed)
+        if self._renamed:
+            leads = tuple([self._renamed.get(lead.upper(), lead) for lead in record.leads])
+            record = ECGRecord(record.signal, record.sampling_rate, leads, record.name)
+        return with_typical_amplitudes(record) if self._standardized else record
+
+    @property
+    def _voltage(self) -> str:
+        """The unit of arrays and tables; standardized leads get their amplitudes once their names are known."""
+        return "mV" if self._standardized else self.units
+
+    def _read_item(self, row: int, keep_steps: bool) -> ECGRecord:
         item = self.items[row]
         if isinstance(item, ECGRecord):
             return item
@@ -174,7 +192,7 @@ class RecordSource:
 
         if Path(path).suffix.lower() not in TABLE_SUFFIXES:
             return read_digitized(path) if keep_steps else read_record(path)
-        return read_record(path, sampling_rate=self._rate(row), leads=self.leads, units=self.units)
+        return read_record(path, sampling_rate=self._rate(row), leads=self.leads, units=self._voltage)
 
     def _from_array(self, item: Any, row: int) -> ECGRecord:
         array = _to_numpy(item)
@@ -191,7 +209,7 @@ class RecordSource:
         if array.dtype.kind not in "fiub":
             raise ShapeError(f"Got values of dtype {array.dtype}{where}, expected real numbers.")
         leads = self._leads_of(array.shape, where)
-        return ECGRecord(as_millivolts(array, self.units), self._required_rate(row, where), leads, f"X[{row}]")
+        return ECGRecord(as_millivolts(array, self._voltage), self._required_rate(row, where), leads, f"X[{row}]")
 
     def _check_array(self, array: NDArray[Any]) -> None:
         if array.ndim == 3:
@@ -302,7 +320,7 @@ def _is_wfdb(item: Any) -> bool:
     return any(cls.__module__.startswith("wfdb.") for cls in type(item).__mro__)
 
 
-def receive(
+def record_source(
     estimator: Any, X: Any, sampling_rate: ArrayLike | None, *, reset: bool, refuse_gaps: bool = True
 ) -> RecordSource:
     """Make a source of records of X.

@@ -1,13 +1,4 @@
-"""What comes before the encoder: records read, named, looked up, screened and prepared, a portion at a time.
-
-Records to features: make ready, encode, pool, remember; chunk by chunk, in flat memory.
-
-Everything that shapes an embedding, as one value.
-
-Features token by token, each with its lead and its place in time.
-
-Chunks of embeddings to one table, with what a user should hear about on the way.
-"""
+"""Records to features: batches made ready, encoded, pooled and kept; chunk by chunk, in flat memory."""
 
 from __future__ import annotations
 
@@ -15,287 +6,37 @@ import contextlib
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from joblib import effective_n_jobs
 from numpy.typing import NDArray
 
 from skecg.backends import encoder_on
-from skecg.compute.devices import in_order, one_ahead
-from skecg.compute.progress import count_progress
-from skecg.embedding_cache import EmbeddingCache, key_function, salt_of
+from skecg.compute.progress import Progress, count_progress
+from skecg.embedding_cache import EmbeddingCache
 from skecg.encoders import Encoder
-from skecg.encoders.encode import Encoding, encode_tokens, encode_windows, token_grid, workers
-from skecg.encoders.pooling import n_pooled_features, pool_windows
-from skecg.errors import BadSignalError, InputError, SignalWarning, SkecgError, user_stacklevel
+from skecg.encoders.encode import encode_tokens, encode_windows, token_grid
+from skecg.encoders.pooling import pool_windows
+from skecg.errors import BadSignalError, SignalWarning, SkecgError, user_stacklevel
+from skecg.inference.batches import EmbeddingConfig, PreparedBatch, prepare_batches, read_batches, screen_records
 from skecg.inference.inputs import RecordSource
-from skecg.io.wfdb_signals import held_bytes
-from skecg.preprocessing.on_device import GatheredLeads, WindowsOnDevice, can_prepare_on_device, gather, prepares
-from skecg.preprocessing.quality import Policies, Screening, record_label, screen, warn_once_a_kind
+from skecg.preprocessing.on_device import WindowsOnDevice
+from skecg.preprocessing.quality import Policies, leads_used, warn_once_a_kind
+from skecg.preprocessing.units import Amplitude, warn_about_units
 from skecg.preprocessing.windows import Windows, prepare_screened
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
-from skecg.weights import WeightsInfo
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from skecg.compute.progress import Progress
 
 __all__ = [
     "CHUNK_RECORDS",
     "Chunk",
     "ON_BAD_RECORD",
-    "Portion",
-    "Recipe",
     "RecordTokens",
     "chunk_rows",
     "embed_chunks",
     "embed_tokens",
     "fill_features",
     "prepare_chunks",
-    "ready_portions",
 ]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that shapes an embedding.
-
-    Parameters
-    ----------
-    info : WeightsInfo
-        The weights.
-    encoding : Encoding
-        Pooling, layers, precision (these count) and batch size, workers (these do not).
-    devices : tuple of torch.device
-        Where encoders run, one on each.
-    stride_seconds : float or None
-    missing_leads, short_records : str
-        Policies of :func:`skecg.prepare`.
-    backend : {"torch", "onnx", "openvino"}
-        What runs the encoder; it counts, for the last digits are its own.
-    """
-
-    info: WeightsInfo
-    encoding: Encoding
-    devices: tuple[torch.device, ...]
-    stride_seconds: float | None = None
-    missing_leads: str = "raise"
-    short_records: str = "raise"
-    backend: str = "torch"
-
-    @property
-    def policies(self) -> Policies:
-        """What to do about absent leads and short records."""
-        return Policies(self.missing_leads, self.short_records)
-
-    @property
-    def n_features(self) -> int:
-        """Number of features of a record."""
-        registers = int(getattr(self.info.encoder, "num_registers", 0))
-        return n_pooled_features(self.encoding.pooling, self.info.encoder.dim, len(self.encoding.layers), registers)
-
-    @property
-    def salt(self) -> bytes:
-        """What sets embeddings of this recipe apart from those of any other."""
-        depth = self.info.encoder.depth
-        return salt_of(
-            weights=self.info.digest,
-            pooling=self.encoding.pooling,
-            layers=[layer % depth for layer in self.encoding.layers],
-            precision=self.encoding.precision,
-            stride_seconds=self.stride_seconds,
-            missing_leads=self.missing_leads,
-            short_records=self.short_records,
-            backend=self.backend,
-        )
-
-
-_Key = TypeVar("_Key")
-
-# No more than this of signal is held at once: a chunk of day-long recordings would not fit into memory.
-_HELD_BYTES = 2**28
-
-
-_READ_TOGETHER = 8
-
-
-_NAMED_TOGETHER = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Portion:
-    """Some consecutive records, ready for the encoder.
-
-    Parameters
-    ----------
-    chunk : range
-        Numbers of the records of the chunk that these belong to.
-    rows : sequence of int
-        Their own numbers.
-    records : sequence of ECGRecord or SkecgError
-        What was read, or why nothing was.
-    names : dict of int to bytes
-        What each record goes by, by its number. Equal records have equal names where there is a cache to look them up
-        in. Without one nothing is digested: each goes by its number, and equal ones are embedded each.
-    known : dict of bytes to ndarray of shape (n_features,)
-        What the cache had.
-    fresh : dict of bytes to ECGRecord
-        What is to be embedded: the first of each name.
-    refused : dict of bytes to SkecgError
-        What cannot be, and why.
-    notes : dict of bytes to tuple of str
-        What is odd about the fresh ones.
-    windows : Windows, GatheredLeads or None
-        The windows of the fresh ones, or what a device makes them of; None where there are none.
-    """
-
-    chunk: range
-    rows: Sequence[int]
-    records: Sequence[ECGRecord | SkecgError]
-    names: dict[int, bytes]
-    known: dict[bytes, NDArray[np.float32]]
-    fresh: dict[bytes, ECGRecord]
-    refused: dict[bytes, SkecgError]
-    notes: dict[bytes, tuple[str, ...]]
-    windows: Windows | GatheredLeads | None
-
-    def windows_on(self, device: torch.device) -> Windows | WindowsOnDevice | None:
-        """Give the windows of the fresh ones, once, prepared on a device if they are to be."""
-        return self.windows.prepare(device) if isinstance(self.windows, GatheredLeads) else self.windows
-
-    @property
-    def ends_chunk(self) -> bool:
-        """Whether no more portions of the chunk follow."""
-        return self.rows[-1] == self.chunk[-1]
-
-
-def ready_portions(
-    source: RecordSource,
-    chunks: Iterable[range],
-    recipe: Recipe,
-    cache: EmbeddingCache | None,
-    n_jobs: int | None,
-) -> Generator[Portion, None, None]:
-    """Make portions ready: each when it is asked for or, where an accelerator encodes, while the last one is in use.
-
-    Parameters
-    ----------
-    source : RecordSource
-    chunks : iterable of range
-        Numbers of the records, chunk by chunk.
-    recipe : Recipe
-    cache : EmbeddingCache or None
-    n_jobs : int or None
-        Files read at once.
-
-    Yields
-    ------
-    Portion
-    """
-    salt, keep_steps, overlaps = recipe.salt, prepares(recipe.devices[0]), _overlaps(recipe)
-    if overlaps:
-        # A thread takes over torch's number of threads when it first asks: this one before another works with its own.
-        torch.get_num_threads()
-        # What joblib's parallel_config says holds in the caller's thread alone.
-        n_jobs = effective_n_jobs(n_jobs)
-    portions = (
-        _ready(chunk, *some, recipe, cache, salt)
-        for chunk in chunks
-        for some in _read(source, chunk, n_jobs, keep_steps)
-    )
-    return one_ahead(portions) if overlaps else portions
-
-
-def _overlaps(recipe: Recipe) -> bool:
-    """Say whether the next portion is made ready while this one is encoded: an accelerator leaves the CPU to it."""
-    return any(device.type != "cpu" for device in recipe.devices)
-
-
-def _read(
-    source: RecordSource, rows: Sequence[int], n_jobs: int | None, keep_steps: bool
-) -> Iterator[tuple[Sequence[int], list[ECGRecord | SkecgError]]]:
-    """Read the records of a chunk, in as many portions as keep each within bounds: one, unless records are long.
-
-    The portions depend on what records take alone, so that a run that is continued computes what one in one go does.
-    """
-    held: list[ECGRecord | SkecgError] = []
-    first = 0
-    for start in range(0, len(rows), _READ_TOGETHER):
-        held += source.read(rows[start : start + _READ_TOGETHER], n_jobs, keep_steps=keep_steps)
-        stop = first + len(held)
-        n_bytes = sum(held_bytes(record) for record in held if isinstance(record, ECGRecord))
-        if n_bytes > _HELD_BYTES or stop == len(rows):
-            yield rows[first:stop], held
-            held, first = [], stop
-
-
-def _ready(
-    chunk: range,
-    rows: Sequence[int],
-    records: Sequence[ECGRecord | SkecgError],
-    recipe: Recipe,
-    cache: EmbeddingCache | None,
-    salt: bytes,
-) -> Portion:
-    """Name records, look them up, and screen and prepare those that are not known."""
-    read = {row: record for row, record in zip(rows, records, strict=True) if isinstance(record, ECGRecord)}
-    with workers(recipe.encoding.n_jobs) as n_threads:
-        names = _numbered(read) if cache is None else _named(read, cache, salt, n_threads)
-        known = {} if cache is None else cache.get(list(names.values()))
-        fresh: dict[bytes, ECGRecord] = {}
-        for row, record in read.items():
-            if names[row] not in known:
-                fresh.setdefault(names[row], record)
-        screenings, refused = _screened(fresh, recipe.info.spec, recipe.policies)
-        fresh = {name: fresh[name] for name in screenings}
-        windows = _prepared(list(fresh.values()), list(screenings.values()), recipe, n_threads) if fresh else None
-    notes = {name: screening.notes for name, screening in screenings.items()}
-    return Portion(chunk, rows, records, names, known, fresh, refused, notes, windows)
-
-
-def _numbered(records: dict[int, ECGRecord]) -> dict[int, bytes]:
-    """Name records by their numbers."""
-    return {row: row.to_bytes(8, "little") for row in records}
-
-
-def _named(records: dict[int, ECGRecord], cache: EmbeddingCache, salt: bytes, n_threads: int) -> dict[int, bytes]:
-    """Name records by digests of what they hold."""
-    rows, name_of = list(records), key_function(cache)
-    groups = [rows[i : i + _NAMED_TOGETHER] for i in range(0, len(rows), _NAMED_TOGETHER)]
-    names = in_order(lambda group: [name_of(records[row], salt) for row in group], groups, n_threads)
-    return dict(zip(rows, chain.from_iterable(names), strict=True))
-
-
-def _screened(
-    records: Mapping[_Key, ECGRecord], spec: InputSpec, policies: Policies
-) -> tuple[dict[_Key, Screening], dict[_Key, SkecgError]]:
-    """Screen records: many small steps that hold on to Python's lock, so that more threads would not be faster."""
-    screenings: dict[_Key, Screening] = {}
-    refused: dict[_Key, SkecgError] = {}
-    for name, record in records.items():
-        try:
-            screenings[name] = screen(record, spec, policies, record_label(record))
-        except InputError as error:
-            refused[name] = error
-    return screenings, refused
-
-
-def _prepared(
-    records: Sequence[ECGRecord], screenings: Sequence[Screening], recipe: Recipe, n_threads: int
-) -> Windows | GatheredLeads:
-    """Prepare records, or gather what the device where they are encoded prepares."""
-    spec, stride, device = recipe.info.spec, recipe.stride_seconds, recipe.devices[0]
-    if prepares(device) and can_prepare_on_device(records, spec, stride=stride):
-        pinned = device.type == "cuda"
-        gathered = gather(records, screenings, spec, stride=stride, policies=recipe.policies, pinned=pinned)
-        return gathered.send(device)
-    return prepare_screened(records, screenings, spec, stride=stride, policies=recipe.policies, n_threads=n_threads)
 
 
 #: Records read, prepared and encoded together.
@@ -316,17 +57,23 @@ class Chunk:
         Why, by the record's number.
     notes : dict of int to tuple of str
         What is odd about the records that were encoded, in the words of :mod:`skecg.preprocessing.quality`.
+    amplitudes : dict of int to Amplitude or None
+        What the records tell of the unit of their batch; :func:`skecg.preprocessing.units.warn_about_units` judges it.
+    leads : dict of int to tuple of str
+        Leads of the encoder that each record has, or has others to derive them from; none where a record failed.
     """
 
     rows: Sequence[int]
     features: NDArray[np.float32]
     failures: dict[int, SkecgError] = field(default_factory=dict)
     notes: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    amplitudes: dict[int, Amplitude | None] = field(default_factory=dict)
+    leads: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 def embed_chunks(
     source: RecordSource,
-    recipe: Recipe,
+    config: EmbeddingConfig,
     cache: EmbeddingCache | None = None,
     *,
     first: int = 0,
@@ -337,7 +84,7 @@ def embed_chunks(
     Parameters
     ----------
     source : RecordSource
-    recipe : Recipe
+    config : EmbeddingConfig
     cache : EmbeddingCache, optional
         Where embeddings are looked up and remembered, record by record. Equal records are embedded once with it, and
         each by itself without: that they are equal would cost a digest of every record to know.
@@ -352,20 +99,20 @@ def embed_chunks(
 
     Notes
     -----
-    Cores share the work on a CPU: they name and prepare a portion of records, then encode it. Where an accelerator
-    encodes, the next portion is read and made ready meanwhile, so that two are held at a time; and it prepares records
+    Cores share the work on a CPU: they digest and prepare a batch of records, then encode it. Where an accelerator
+    encodes, the next batch is read and made ready meanwhile, so that two are held at a time; and it prepares records
     itself where it can (:mod:`skecg.preprocessing.on_device`). Neither changes errors, their order or, but for
     rounding, results.
     """
     chunks = chunk_rows(len(source), first)
     parts: list[Chunk] = []
-    lately: dict[bytes, NDArray[np.float32]] = {}
-    with contextlib.closing(ready_portions(source, chunks, recipe, cache, n_jobs)) as portions:
-        for portion in portions:
-            part, lately = _embed(portion, recipe, cache, lately)
+    previous: dict[bytes, NDArray[np.float32]] = {}
+    with contextlib.closing(prepare_batches(source, chunks, config, cache, n_jobs)) as batches:
+        for batch in batches:
+            part, previous = _embed(batch, config, cache, previous)
             parts.append(part)
-            chunk, ends = portion.chunk, portion.ends_chunk
-            del portion  # its records would stay in memory while others are read
+            chunk, ends = batch.chunk, batch.ends_chunk
+            del batch  # its records would stay in memory while others are read
             if ends:
                 yield part if len(parts) == 1 else _joined(chunk, parts)
                 parts = []
@@ -414,60 +161,76 @@ def prepare_chunks(
         For the first record that cannot be used; a note says which it is.
     """
     notes: list[tuple[str, ...]] = []
+    amplitudes: list[Amplitude | None] = []
     with count_progress(len(source), title, "record", verbose=verbose) as bar:
         for chunk in chunk_rows(len(source)):
-            for rows, read in _read(source, chunk, n_jobs, keep_steps=False):
+            for rows, read in read_batches(source, chunk, n_jobs, keep_steps=False):
                 records = {row: record for row, record in zip(rows, read, strict=True) if isinstance(record, ECGRecord)}
-                screenings, refused = _screened(records, spec, policies)
+                screenings, refused = screen_records(records, spec, policies)
                 _raise_first(rows, read, refused)
                 notes += [screening.notes for screening in screenings.values()]
+                amplitudes += [screening.amplitude for screening in screenings.values()]
                 usable, screened = list(records.values()), list(screenings.values())
                 yield usable, prepare_screened(usable, screened, spec, stride=stride_seconds, policies=policies)
                 bar.update(len(rows))
     warn_once_a_kind(notes, [f"record {row}" for row in range(len(notes))], stacklevel=user_stacklevel())
+    warn_about_units(amplitudes, spec, stacklevel=user_stacklevel())
 
 
 def _joined(rows: Sequence[int], parts: Sequence[Chunk]) -> Chunk:
-    """Put the portions of a chunk together again."""
+    """Put the batches of a chunk together again."""
     return Chunk(
         rows,
         np.concatenate([part.features for part in parts]),
         {row: error for part in parts for row, error in part.failures.items()},
         {row: note for part in parts for row, note in part.notes.items()},
+        {row: amplitude for part in parts for row, amplitude in part.amplitudes.items()},
+        {row: leads for part in parts for row, leads in part.leads.items()},
     )
 
 
 def _embed(
-    portion: Portion, recipe: Recipe, cache: EmbeddingCache | None, lately: Mapping[bytes, NDArray[np.float32]]
+    batch: PreparedBatch,
+    config: EmbeddingConfig,
+    cache: EmbeddingCache | None,
+    previous: Mapping[bytes, NDArray[np.float32]],
 ) -> tuple[Chunk, dict[bytes, NDArray[np.float32]]]:
-    """Embed a portion, and give what is new with it.
+    """Embed a batch; return its chunk and the features that are new.
 
-    A portion may have been looked up before the last one was embedded: `lately` is what the cache could not know yet.
+    A batch may have been looked up before the last one was embedded: `previous` is what the cache could not know yet.
     """
-    vectors, not_finite = _encode_fresh(portion, recipe)
-    news = {name: vector for name, vector in vectors.items() if name not in lately}
-    if cache is not None and news:
-        cache.put(news)
-    found = {**news, **lately, **portion.known}
-    refused = {**portion.refused, **not_finite}
-    failures = {row: r for row, r in zip(portion.rows, portion.records, strict=True) if isinstance(r, SkecgError)}
-    features = np.full((len(portion.rows), recipe.n_features), np.nan, dtype=np.float32)
-    for row, name in portion.names.items():
+    vectors, not_finite = _encode_fresh(batch, config)
+    new = {name: vector for name, vector in vectors.items() if name not in previous}
+    if cache is not None and new:
+        cache.put(new)
+    found = {**new, **previous, **batch.known}
+    refused = {**batch.refused, **not_finite}
+    failures = {row: r for row, r in zip(batch.rows, batch.records, strict=True) if isinstance(r, SkecgError)}
+    features = np.full((len(batch.rows), config.n_features), np.nan, dtype=np.float32)
+    for row, name in batch.keys.items():
         if name in found:
-            features[row - portion.rows[0]] = found[name]
+            features[row - batch.rows[0]] = found[name]
         else:
             failures[row] = refused[name]
-    odd = {row: portion.notes[n] for row, n in portion.names.items() if n in portion.notes and n not in lately}
-    return Chunk(portion.rows, features, failures, odd), news
+    notes = {row: batch.notes[n] for row, n in batch.keys.items() if n in batch.notes and n not in previous}
+    amplitudes = {row: batch.amplitudes[n] for row, n in batch.keys.items() if n in batch.amplitudes}
+    leads = {
+        row: leads_used(record, config.info.spec)
+        for row, record in zip(batch.rows, batch.records, strict=True)
+        if isinstance(record, ECGRecord) and row not in failures
+    }
+    return Chunk(batch.rows, features, failures, notes, amplitudes, leads), new
 
 
-def _encode_fresh(portion: Portion, recipe: Recipe) -> tuple[dict[bytes, NDArray[np.float32]], dict[bytes, SkecgError]]:
+def _encode_fresh(
+    batch: PreparedBatch, config: EmbeddingConfig
+) -> tuple[dict[bytes, NDArray[np.float32]], dict[bytes, SkecgError]]:
     """Encode what is fresh: features of the records that have any, and reasons of those that do not."""
-    windows, fresh = portion.windows_on(recipe.devices[0]), portion.fresh
+    windows, fresh = batch.windows_on(config.devices[0]), batch.fresh
     if windows is None:
         return {}, {}
-    encoders = [encoder_on(recipe.backend, recipe.info, device, recipe.encoding.precision) for device in recipe.devices]
-    pooled = pool_windows(encode_windows(encoders, windows, recipe.encoding), windows.owner, len(fresh))
+    encoders = [encoder_on(config.backend, config.info, device, config.encoding.precision) for device in config.devices]
+    pooled = pool_windows(encode_windows(encoders, windows, config.encoding), windows.owner, len(fresh))
     vectors, refused = {}, {}
     for (name, record), vector in zip(fresh.items(), pooled, strict=True):
         if np.isfinite(vector).all():
@@ -507,29 +270,28 @@ class RecordTokens:
         return len(self.values)
 
 
-def embed_tokens(source: RecordSource, recipe: Recipe) -> list[RecordTokens]:
+def embed_tokens(source: RecordSource, config: EmbeddingConfig) -> list[RecordTokens]:
     """Embed records without pooling, raising the first error there is."""
-    encoders = [encoder_on(recipe.backend, recipe.info, device, recipe.encoding.precision) for device in recipe.devices]
-    chunks, n_jobs = chunk_rows(len(source)), recipe.encoding.n_jobs
+    encoders = [encoder_on(config.backend, config.info, device, config.encoding.precision) for device in config.devices]
+    chunks, n_jobs = chunk_rows(len(source)), config.encoding.n_jobs
     found: list[RecordTokens] = []
     notes: dict[int, tuple[str, ...]] = {}
-    with contextlib.closing(ready_portions(source, chunks, recipe, None, n_jobs)) as portions:
-        for portion in portions:
-            _raise_first(
-                portion.rows,
-                portion.records,
-                {row: portion.refused[name] for row, name in portion.names.items() if name in portion.refused},
-            )
-            windows = portion.windows_on(recipe.devices[0])
+    amplitudes: list[Amplitude | None] = []
+    with contextlib.closing(prepare_batches(source, chunks, config, None, n_jobs)) as batches:
+        for batch in batches:
+            refused = {row: batch.refused[key] for row, key in batch.keys.items() if key in batch.refused}
+            _raise_first(batch.rows, batch.records, refused)
+            windows = batch.windows_on(config.devices[0])
             assert windows is not None, "every record is fresh where there is no cache"
-            tokens = encode_tokens(encoders, windows, recipe.encoding)
+            tokens = encode_tokens(encoders, windows, config.encoding)
             found += [
-                _join(encoders[0], windows, tokens, np.flatnonzero(windows.owner == i))
-                for i in range(len(portion.rows))
+                _join(encoders[0], windows, tokens, np.flatnonzero(windows.owner == i)) for i in range(len(batch.rows))
             ]
-            notes |= {row: portion.notes[name] for row, name in portion.names.items()}
-            del portion, windows, tokens  # they would stay in memory while others are read
+            notes |= {row: batch.notes[name] for row, name in batch.keys.items()}
+            amplitudes += batch.amplitudes.values()
+            del batch, windows, tokens  # they would stay in memory while others are read
     warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes], stacklevel=user_stacklevel())
+    warn_about_units(amplitudes, config.info.spec, stacklevel=user_stacklevel())
     return found
 
 
@@ -572,23 +334,30 @@ def fill_features(
     chunks: Iterable[Chunk],
     features: NDArray[np.float32],
     progress: Progress,
+    spec: InputSpec,
+    leads_used: list[tuple[str, ...]],
     *,
     on_bad_record: str,
     stacklevel: int,
 ) -> dict[int, str]:
-    """Write the features of chunks into a table (n_records, n_features) and give the reasons of its rows of NaN.
+    """Write the features of chunks into a table (n_records, n_features) and return the reasons of its rows of NaN.
 
     Warnings come at the end, one a kind; errors at once, unless `on_bad_record` makes rows of NaN of them.
     """
     bad_records: dict[int, str] = {}
     notes: dict[int, tuple[str, ...]] = {}
+    amplitudes: list[Amplitude | None] = []
+    leads_used.clear()
     with progress.whole():
         for chunk in chunks:
             with progress.chunk(len(chunk.rows)):
                 bad_records |= _reasons(chunk, on_bad_record)
                 notes |= chunk.notes
+                amplitudes += chunk.amplitudes.values()
+                leads_used += [chunk.leads.get(row, ()) for row in chunk.rows]
                 features[chunk.rows[0] : chunk.rows[-1] + 1] = chunk.features
     warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes], stacklevel=stacklevel + 1)
+    warn_about_units(amplitudes, spec, stacklevel=stacklevel + 1)
     if bad_records and on_bad_record == "warn":
         shown = "; ".join(f"{row}: {reason}" for row, reason in list(bad_records.items())[:_SHOWN])
         warnings.warn(
@@ -601,7 +370,7 @@ def fill_features(
 
 
 def _reasons(chunk: Chunk, on_bad_record: str) -> dict[int, str]:
-    """Say why records failed, or raise the first failure with a hint at what else can be done."""
+    """Return why records failed, or raise the first failure with a hint at what else can be done."""
     for row, error in chunk.failures.items():
         if on_bad_record == "raise":
             error.add_note(f"This is record {row} of X. on_bad_record='warn' gives such records a row of NaN instead.")

@@ -40,7 +40,7 @@ class Targets:
         return not self.multilabel and self.has.shape[1] > 1
 
     def find_learnable(self, intercept: bool) -> NDArray[np.bool_]:
-        """Say which labels have a best regression, (L,), and warn of the others.
+        """Return which labels have a best regression, (L,), and warn of the others.
 
         Where all records have a label, or none has, an intercept would go to infinity.
         """
@@ -56,7 +56,7 @@ class Targets:
         return np.asarray(~constant)
 
     def spread(self, C: ArrayLike) -> NDArray[np.float64]:
-        """Give C for each label, (L,)."""
+        """Return C for each label, (L,)."""
         n_labels, strengths = self.has.shape[1], np.asarray(C, dtype=np.float64)
         if strengths.size > 1 and strengths.shape != (n_labels if self.multilabel else 1,):
             expected = f"one for each of {n_labels} labels" if self.multilabel else "one number for all classes"
@@ -86,7 +86,7 @@ class Targets:
 
 
 def _factors(class_weight: Any, classes: NDArray[Any], totals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give what each class weighs, of which the records weigh `totals`."""
+    """Return what each class weighs, of which the records weigh `totals`."""
     if isinstance(class_weight, str) and class_weight == "balanced":
         return totals.sum() / (len(classes) * np.where(totals > 0, totals, np.inf))
     if not isinstance(class_weight, Mapping):
@@ -102,7 +102,7 @@ def _factors(class_weight: Any, classes: NDArray[Any], totals: NDArray[np.float6
 
 
 def read_weights(sample_weight: ArrayLike | None, n_records: int) -> NDArray[np.float64]:
-    """Give the weights of records, (N,), none of them negative and not all 0."""
+    """Return the weights of records, (N,), none of them negative and not all 0."""
     weight = np.ones(n_records) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     if weight.shape not in {(), (n_records,)}:
         raise InputError(f"Got sample_weight.shape == {weight.shape}, expected {(n_records,)}, one number a record.")
@@ -245,7 +245,8 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         ParameterError
             When a parameter has a value that is not allowed, or does not go with `y`.
         InputError
-            When `y` holds one class only, or is neither classes nor an indicator.
+            When `y` holds one class only, or is neither classes nor an indicator; or when features are so large that
+            their squares are not finite.
         """
         self._check_parameters()
         _fit_in_turn([self], X, y, sample_weight)
@@ -282,7 +283,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         return probes
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Give the log-odds.
+        """Return the log-odds.
 
         Parameters
         ----------
@@ -293,14 +294,25 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (n_records,) or (n_records, n_labels)
             Of the second of two classes; of each of more classes, up to a constant; or of each label.
+
+        Raises
+        ------
+        InputError
+            When features are so large that the log-odds are not finite.
         """
         check_is_fitted(self)
         features: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        logits: NDArray[np.float64] = features @ self.coef_.T + self.intercept_
+        with np.errstate(over="ignore", invalid="ignore"):  # said below, in words
+            logits: NDArray[np.float64] = features @ self.coef_.T + self.intercept_
+        if not np.isfinite(logits).all():
+            raise InputError(
+                f"Got features of up to {np.abs(features).max():.3g}, whose log-odds are not finite; expected features "
+                "like those of the fit. Standardize both."
+            )
         return logits if self.multilabel_ or logits.shape[1] > 1 else logits[:, 0]
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Give probabilities.
+        """Return probabilities.
 
         Parameters
         ----------
@@ -320,7 +332,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         return special.softmax(logits, axis=1)
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Give the logarithms of the probabilities.
+        """Return the logarithms of the probabilities.
 
         Parameters
         ----------
@@ -340,7 +352,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         return special.log_softmax(logits, axis=1)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Give the most probable class, or the labels that are more probable than not.
+        """Return the most probable class, or the labels that are more probable than not.
 
         Parameters
         ----------
@@ -363,7 +375,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         return tags
 
     def _check_parameters(self) -> None:
-        """Refuse values that are wrong whatever the data."""
+        """Raise for values that are wrong whatever the data."""
         try:
             strengths = np.asarray(self.C, dtype=np.float64)
         except (TypeError, ValueError) as error:

@@ -4,7 +4,7 @@ Letters in shapes: N records, D columns of the design (rotated features, then th
 
 Each label's objective is the sum of its log-losses plus ``0.5 / C * ||w||^2``. All labels share the features, so that
 the products that cost time are matrix times matrix. Two things keep the conjugate gradients short: the features are
-whitened (:mod:`skecg.linear_model.newton`), and each label's system is preconditioned by the exact diagonal of its Hessian.
+whitened, and each label's system is preconditioned by the exact diagonal of its Hessian.
 Gradients and objectives are float64 whatever the features are; products with the Hessian are in the features' own
 precision, which costs steps at worst, not accuracy.
 
@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, special
 
+from skecg.errors import InputError
+
 __all__ = ["Array", "Design", "Sigmoid", "Softmax", "Solution", "minimize", "whiten"]
 
 
@@ -32,6 +34,9 @@ Array = NDArray[np.floating]
 
 
 ROWS = 512  # so many rows stay in the processor's cache between the two products that they take part in
+
+
+LARGEST_FEATURE = 1e100  # sums of many squares stay finite
 
 
 LARGEST_ROTATION = 4096  # an eigendecomposition takes seconds up to here; beyond, columns are only scaled
@@ -93,7 +98,13 @@ def whiten(X: Array, intercept: bool) -> Design:
 
     Nothing is approximated: centering moves into the intercept, and the penalty follows the scales. Only the space that
     the records span is kept, since a penalized weight outside it is 0.
+
+    Raises
+    ------
+    InputError
+        When features are so large that their squares are not finite.
     """
+    _check_size(X)
     center = X.mean(axis=0, dtype=np.float64) if intercept else np.zeros(X.shape[1])
     basis = _principal_axes(X, center)
     n_columns = X.shape[1] if basis is None else basis.shape[1]
@@ -104,14 +115,28 @@ def whiten(X: Array, intercept: bool) -> Design:
         projected = centered if basis is None else centered @ basis
         values[rows, :n_columns] = projected
         norms += np.square(projected).sum(axis=0)
-    scales = _powers_of_two(np.sqrt(norms / len(X)))
+    scales = _powers_of_two(np.sqrt(norms / len(X)), X.dtype)
     values[:, :n_columns] *= scales.astype(X.dtype)
     return Design(values, np.append(scales**2, np.zeros(int(intercept))), basis, scales, center, intercept)
 
 
-def _powers_of_two(deviations: Array) -> Array:
-    """Give the factors that bring deviations near 1 without rounding what they multiply; 1 where there is no spread."""
+def _check_size(X: Array) -> None:
+    """Raise where the squares of features would be infinite."""
+    largest = float(np.abs(X).max(initial=0))
+    if largest > LARGEST_FEATURE:
+        raise InputError(
+            f"Got features of up to {largest:.3g} (column {int(np.abs(X).max(axis=0).argmax())}), expected none beyond "
+            f"{LARGEST_FEATURE:g}: their squares are not finite. Standardize the features."
+        )
+
+
+def _powers_of_two(deviations: Array, dtype: np.dtype) -> Array:
+    """Return the factors that bring deviations near 1 without rounding what they multiply; 1 where there is no spread.
+
+    A deviation among the smallest numbers of the type stays below 1: its factor would be infinite.
+    """
     floor = 1e-12 * deviations.max(initial=0)
+    floor = max(floor, 2.0 ** (-126 if dtype == np.float32 else -500)) if floor > 0 else 0.0
     return np.exp2(-np.round(np.log2(np.maximum(deviations, floor)))) if floor > 0 else np.ones(len(deviations))
 
 

@@ -44,7 +44,7 @@ class Strip:
     stop_seconds: float
 
     def overlaps(self, other: Strip) -> bool:
-        """Say whether two strips of different rows stand one above the other."""
+        """Return whether two strips of different rows stand one above the other."""
         return self.start_seconds < other.stop_seconds and other.start_seconds < self.stop_seconds
 
 
@@ -72,7 +72,7 @@ class Paper:
 
 
 def arrange_strips(leads: Sequence[str], layout: str, seconds: float) -> list[list[Strip]]:
-    """Say which strips each row holds.
+    """Return which strips each row holds.
 
     Raises
     ------
@@ -239,7 +239,7 @@ def _centred(signal: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _extent(strip: NDArray[np.float32]) -> tuple[float, float]:
-    """Give the lowest and the highest voltage of a strip."""
+    """Return the lowest and the highest voltage of a strip."""
     values = strip[np.isfinite(strip)]
     return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 

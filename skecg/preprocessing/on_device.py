@@ -191,7 +191,7 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, pinned: bool) -> Tensor:
 
 
 # What is held on the device beside the encoder: leads that are being prepared, a few times over, all windows, and the
-# leads of the next portion, which are no more than are read at once.
+# leads of the next batch, which are no more than are read at once.
 _GROUP_BYTES = 2**25
 
 

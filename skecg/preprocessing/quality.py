@@ -6,6 +6,7 @@ records can warn once about each kind.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,14 +18,17 @@ from skecg.errors import (
     BadSignalError,
     InputError,
     LeadError,
+    LeadWarning,
     ParameterError,
     ShortRecordError,
     SignalWarning,
     SkecgWarning,
     UnitsWarning,
 )
-from skecg.leads import LIMB_COEFFICIENTS, derivation_matrix, limb_lead_order
+from skecg.leads import CANONICAL_LEADS, LIMB_COEFFICIENTS, derivation_matrix, limb_lead_order
+from skecg.preprocessing.artifacts import Note, Used, find_artifacts
 from skecg.preprocessing.resampling import resampled_samples
+from skecg.preprocessing.units import Amplitude, Levels, describe_amplitude
 from skecg.records import ECGRecord
 
 if TYPE_CHECKING:
@@ -40,6 +44,7 @@ __all__ = [
     "SHORT_RECORDS",
     "Policies",
     "Screening",
+    "leads_used",
     "record_label",
     "screen",
     "warn_once_a_kind",
@@ -53,8 +58,10 @@ SHORT_RECORDS = ("raise", "pad")
 SHORTEST_SECONDS = 1.0
 # Statistics that need no more are taken from about so many samples of each lead.
 _GLANCE_SAMPLES = 500
-_RAILED_SHARE = 0.2
+# What is measured second by second is measured in so many of them.
+_PIECES = 10
 _LARGEST_MV, _SMALLEST_MV = 20.0, 0.02
+_LEAST_MICROVOLTS = 3.0  # standard deviation within a second; that of the smallest hearts is 30 µV
 _SLOWEST_HZ = 25.0  # nobody records so slowly, but kilohertz are easily passed as hertz
 # Beyond this, squares and sums leave the range of float32; no unit of voltage explains it.
 _IMPOSSIBLE_MV = 1e12
@@ -62,11 +69,39 @@ _IMPOSSIBLE_MV = 1e12
 _ARTEFACT = 10.0
 
 _NOTES: dict[str, tuple[type[SkecgWarning], str]] = {
+    "unused_leads": (
+        LeadWarning,
+        "with leads that the weights do not know by their names and leave out. If one is a lead of the twelve, say so: "
+        'leads={"MLII": "II"}.',
+    ),
     "flat": (SignalWarning, "with flat leads, which carry no signal. Check the electrodes, or leave the leads out."),
+    "flat_segments": (
+        SignalWarning,
+        "with leads that stand still for a second or more. Check the electrodes, and whether the records were padded.",
+    ),
     "railed": (
         SignalWarning,
-        f"with leads at their limit for more than {_RAILED_SHARE:.0%} of the time (railed or clipped). "
-        "Check the electrodes, or leave the leads out.",
+        "with leads held at their limit (railed or saturated). Check the electrodes and the recorder's range, or leave "
+        "the leads out.",
+    ),
+    "offset": (
+        SignalWarning,
+        "with an offset that changes their features. Take it away: X - np.median(X, axis=-1, keepdims=True).",
+    ),
+    "wander": (
+        SignalWarning,
+        "with a baseline that moves more than the heart does. Take it away with a high-pass of 0.5 Hz, or leave the "
+        "records out.",
+    ),
+    "clipped": (
+        SignalWarning,
+        "beyond the limits at which the encoder clips, so that what lies there is lost. Check the unit, take offsets "
+        "away, or leave the records out.",
+    ),
+    "spikes": (
+        SignalWarning,
+        "with spikes that rise and fall faster than a heart's, as a pacemaker's do. Remove them, or leave the records "
+        "out.",
     ),
     "slow": (SignalWarning, f"at less than {_SLOWEST_HZ:g} Hz, too slow for an ECG. Check that the rate is in Hz."),
     "gaps": (SignalWarning, "with gaps (NaN), filled by linear interpolation. Cut the records where gaps are long."),
@@ -100,10 +135,11 @@ Sources = tuple[tuple[tuple[int, float], ...], ...]
 
 @dataclass(frozen=True)
 class Screening:
-    """What :func:`screen` found: how to make each lead, and which notes to pass on."""
+    """What :func:`screen` found: how to make each lead, which notes to pass on, and what tells of a batch's unit."""
 
     sources: Sources
     notes: tuple[str, ...]
+    amplitude: Amplitude | None = None
 
 
 def record_label(record: Any, position: int | None = None) -> str:
@@ -136,17 +172,58 @@ def screen(record: ECGRecord, spec: InputSpec, policies: Policies, label: str) -
     limits = _limits(record.signal)
     sources, missing, rows = _lead_sources(record.leads, tuple(np.isnan(limits.lowest).tolist()), spec.leads)
     _check_leads(record, spec, policies, label, missing)
+    unused = [lead for lead in record.leads if lead not in CANONICAL_LEADS and lead not in spec.leads]
+    unknown = (Note("unused_leads", ", ".join(unused)),) if unused and missing else ()
     used = _Limits(limits.lowest[rows], limits.highest[rows], limits.gaps[rows])
     _check_finite(record, rows, used, label)
     if short:
         _check_whole(used.gaps, label)
-        return Screening(sources, ())
+        return Screening(sources, unknown)
     ranges = np.sort(used.highest - used.lowest)
     _check_changes(ranges, label)
     glance = record.signal[:, :: max(1, record.n_samples // _GLANCE_SAMPLES)]
     _check_limb_leads(record.leads, glance, rows, limits, label)
-    notes = _observe(glance[rows], used, ranges)
-    return Screening(sources, ("slow", *notes) if record.sampling_rate < _SLOWEST_HZ else notes)
+    levels = Levels.of(_pieces(record, glance, rows))
+    notes = (*unknown, *_observe(glance[rows], used, ranges))
+    view = Used(
+        record.signal, record.sampling_rate, record.leads, rows, sources, glance[rows], used.lowest, used.highest
+    )
+    notes += tuple(find_artifacts(view, levels, spec))
+    # Loose electrodes swing as far, but not second after second in half of the leads, or they end at a limit.
+    if "railed" in notes or np.median(levels.local[used.highest > used.lowest]) < _LEAST_MICROVOLTS:
+        notes = tuple([note for note in notes if note != "microvolts"])
+    wrong_unit = not {"microvolts", "volts"}.isdisjoint(notes)
+    if wrong_unit:  # whatever lies beyond the encoder's limits does so for that reason
+        notes = tuple([note for note in notes if note not in ("clipped", "offset", "wander")])
+    amplitude = describe_amplitude(
+        [record.leads[row] for row in rows],
+        levels,
+        used.lowest,
+        used.highest,
+        is_named=wrong_unit,
+    )
+    return Screening(sources, ("slow", *notes) if record.sampling_rate < _SLOWEST_HZ else notes, amplitude)
+
+
+def _pieces(record: ECGRecord, glance: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Return seconds of the rows used, (n_rows, n_pieces, n_samples): of the glance, or of a long record itself."""
+    n_pieces = int(min(_PIECES, record.duration_seconds))
+    if record.duration_seconds > 2 * _PIECES:
+        second = math.ceil(record.sampling_rate)
+        step = max(1, second * _PIECES // _GLANCE_SAMPLES)
+        starts = np.linspace(0, record.n_samples - second, _PIECES).astype(int)
+        return np.stack([record.signal[rows, start : start + second : step] for start in starts], axis=1)
+    n_samples = glance.shape[1] // n_pieces
+    return glance[rows, : n_pieces * n_samples].reshape(len(rows), n_pieces, n_samples)
+
+
+def leads_used(record: ECGRecord, spec: InputSpec) -> tuple[str, ...]:
+    """Return which of the encoder's leads a record has, or has others to derive them from."""
+    empty: NDArray[np.bool_] = np.zeros(record.n_leads, np.bool_)
+    if np.isnan(record.signal[:, 0]).any():
+        empty = np.asarray(np.isnan(record.signal).all(axis=1))
+    sources, _, _ = _lead_sources(record.leads, tuple(empty.tolist()), spec.leads)
+    return tuple([lead for lead, source in zip(spec.leads, sources, strict=True) if source])
 
 
 class _Limits(NamedTuple):
@@ -169,11 +246,17 @@ def _limits(signal: NDArray[np.float32]) -> _Limits:
 def warn_once_a_kind(notes: Sequence[Sequence[str]], labels: Sequence[str], stacklevel: int) -> None:
     """Emit one warning for each kind of note, naming up to three of the records."""
     for kind, (category, what) in _NOTES.items():
-        found = [label for label, kinds in zip(labels, notes, strict=True) if kind in kinds]
+        found = [_with_detail(label, kind, of) for label, of in zip(labels, notes, strict=True) if kind in of]
         if found:
             several = f"{len(found)} of {len(labels)} records" if len(labels) > 1 else "a record"
             names = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
             warnings.warn(f"Got {several} {what} Found in {names}.", category, stacklevel=stacklevel + 1)
+
+
+def _with_detail(label: str, kind: str, notes: Sequence[str]) -> str:
+    """Name a record with the numbers of what was found in it, where the note has any."""
+    detail = getattr(notes[list(notes).index(kind)], "detail", "")
+    return f"{label} ({detail})" if detail else label
 
 
 @lru_cache(maxsize=256)
@@ -211,7 +294,8 @@ def _check_leads(record: ECGRecord, spec: InputSpec, policies: Policies, label: 
         if silent:
             raise BadSignalError(f"{has}, of which {', '.join(silent)} hold nothing but NaN; expected samples.")
         raise LeadError(
-            f"{has}, expected at least one of {', '.join(spec.leads)}. Name the rows as they are: leads=[...]."
+            f"{has}, expected at least one of {', '.join(spec.leads)}. Say what they are, for example "
+            f"leads={{{record.leads[0]!r}: 'II'}}."
         )
     if policies.missing_leads == "raise" and not spec.any_leads:
         nothing = f" ({', '.join(silent)} hold nothing but NaN)" if silent else ""
@@ -266,26 +350,15 @@ def _check_limb_leads(
 
 
 def _observe(glance: NDArray[np.float32], limits: _Limits, ranges: NDArray[np.float32]) -> tuple[str, ...]:
-    """List what is odd about the rows used: flat or railed leads, gaps, amplitudes of another unit."""
+    """List what is odd about the rows used at first sight: flat leads, gaps, amplitudes of another unit."""
     amplitude = _amplitude(glance, limits, ranges[ranges > 0])
     findings = {
         "flat": ranges[0] == 0,
-        "railed": _is_railed(glance, limits),
         "gaps": limits.gaps.any(),
         "microvolts": amplitude > _LARGEST_MV,
         "volts": amplitude < _SMALLEST_MV,
     }
     return tuple([kind for kind, found in findings.items() if found])
-
-
-def _is_railed(glance: NDArray[np.float32], limits: _Limits) -> bool:
-    """Say whether a lead that changes is at one of its limits for long."""
-    at_limits = glance == limits.lowest[:, None], glance == limits.highest[:, None]
-    # What all leads together do not reach, none does; counting them all is the cheapest.
-    if max(map(np.count_nonzero, at_limits)) / glance.shape[1] <= _RAILED_SHARE:
-        return False
-    shares = np.maximum(*[at_limit.mean(axis=1) for at_limit in at_limits])
-    return bool((shares[limits.lowest != limits.highest] > _RAILED_SHARE).any())
 
 
 def _amplitude(glance: NDArray[np.float32], limits: _Limits, ranges: NDArray[np.float32]) -> float:

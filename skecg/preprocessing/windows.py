@@ -20,6 +20,7 @@ from skecg.errors import InputError, ParameterError, user_stacklevel
 from skecg.preprocessing.quality import Policies, Screening, record_label, screen, warn_once_a_kind
 from skecg.preprocessing.resampling import resampled_samples
 from skecg.preprocessing.signals import butterworth, fill_gaps, normalize, resample
+from skecg.preprocessing.units import warn_about_units
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
 
@@ -217,9 +218,10 @@ def prepare(
     Warns
     -----
     SignalWarning
-        Once a call and kind: flat leads, railed leads, gaps.
+        Once a call and kind: flat leads and segments, saturated leads, gaps, offsets, wander, clipping, spikes.
     UnitsWarning
-        Once a call and kind: amplitudes that look like microvolts or volts.
+        Once a call and kind: amplitudes that look like microvolts or volts; a batch that is standardized, scaled to
+        limits, or several times too large or small.
 
     Notes
     -----
@@ -230,7 +232,7 @@ def prepare(
     >>> import numpy as np
     >>> from skecg.spec import InputSpec
     >>> seconds = np.arange(6000) / 500
-    >>> record = ECGRecord([np.sin(6 * seconds), np.cos(6 * seconds)], 500, ["I", "II"])
+    >>> record = ECGRecord([0.3 * np.sin(9 * seconds), 0.3 * np.cos(9 * seconds)], 500, ["I", "II"])
     >>> windows = prepare([record], InputSpec(("I", "II", "III"), 250, 2500))
     >>> windows
     Windows(2 of 1 records, 3 leads, 2500 samples at 250 Hz)
@@ -248,6 +250,7 @@ def prepare(
     labels = [record_label(record, position) for position, record in enumerate(records)]
     screenings = [screen(record, spec, policies, label) for record, label in zip(records, labels, strict=True)]
     warn_once_a_kind([screening.notes for screening in screenings], labels, stacklevel=user_stacklevel())
+    warn_about_units([screening.amplitude for screening in screenings], spec, stacklevel=user_stacklevel())
     return prepare_screened(records, screenings, spec, stride=stride, policies=policies)
 
 

@@ -15,7 +15,7 @@ from skecg.encoders.linear import pack_linear_layers_
 from skecg.errors import ParameterError
 from skecg.spec import InputSpec
 from skecg.weights.card import write_card
-from skecg.weights.folder import FORMAT_VERSION, WeightsInfo, read_info, read_state, write_weights
+from skecg.weights.folder import FORMAT_VERSION, WeightsInfo, check_bytes, read_info, read_state, write_weights
 from skecg.weights.golden import Verification, verify_weights, write_golden
 from skecg.weights.registry import find_weights, list_models
 
@@ -63,6 +63,8 @@ def loaded_encoder(info: WeightsInfo, device: torch.device, *, packed_for: str |
         On the CPU: another encoder, which only ever computes in this precision, and is faster at it
         (:mod:`skecg.encoders.linear`).
     """
+    # The digest is what a folder says of itself: an encoder loaded from another one vouches for that one alone.
+    check_bytes(info)
     key = (info.digest, str(device))
     with _lock:
         if packed_for not in _encoders.get(key, {}):

@@ -33,6 +33,7 @@ __all__ = [
     "GOLDEN_NAME",
     "MODEL_NAME",
     "WeightsInfo",
+    "check_bytes",
     "check_limits",
     "fewest_parameters",
     "load_tensors",
@@ -194,6 +195,10 @@ _SMALL = 2**22
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
+# Files of tensors whose bytes were found to be those of a digest, by what changes when they do.
+_checked: set[tuple[str, int, int, int, int]] = set()
+
+
 @dataclass(frozen=True)
 class WeightsInfo:
     """What a weights folder says of itself.
@@ -306,12 +311,7 @@ def read_state(info: WeightsInfo) -> Encoder:
         finite.
     """
     path = info.folder / MODEL_NAME
-    found = _sha256(path)
-    if found != info.sha256:
-        raise DamagedWeightsError(
-            f"{path} has sha256 {found[:16]}…, its {CONFIG_NAME} says {info.sha256[:16]}…: the file was truncated or "
-            f"altered. {_restore(info)}"
-        )
+    _compare_digests(info)
     state = load_tensors(path)
     _check_room(path, info, sum(tensor.numel() for tensor in state.values()))
     encoder = build_encoder(info.encoder)
@@ -319,6 +319,36 @@ def read_state(info: WeightsInfo) -> Encoder:
     encoder.load_state_dict(state, strict=True)
     # Torch's default type, which users may set, is not the encoder's.
     return encoder.float().eval().requires_grad_(False)
+
+
+def check_bytes(info: WeightsInfo) -> None:
+    """Check the tensors' file against its digest when it is first named in this process, and when it has changed.
+
+    Raises
+    ------
+    DamagedWeightsError
+        When the file is missing or fails its checksum.
+    """
+    try:
+        state = (info.folder / MODEL_NAME).stat()
+    except OSError:
+        _compare_digests(info)  # says what is missing
+        return
+    key = info.sha256, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+    if key not in _checked:
+        _compare_digests(info)
+        _checked.add(key)
+
+
+def _compare_digests(info: WeightsInfo) -> None:
+    """Raise where the tensors' file is not the one that the configuration was written for."""
+    path = info.folder / MODEL_NAME
+    found = _sha256(path)
+    if found != info.sha256:
+        raise DamagedWeightsError(
+            f"{path} has sha256 {found[:16]}…, its {CONFIG_NAME} says {info.sha256[:16]}…: the file was truncated or "
+            f"altered. {_restore(info)}"
+        )
 
 
 def _restore(info: WeightsInfo) -> str:

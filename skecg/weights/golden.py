@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from skecg.encoders import Encoder
 from skecg.encoders.encode import Encoding, encode_windows
 from skecg.errors import DamagedWeightsError
-from skecg.preprocessing.windows import prepare
+from skecg.preprocessing.quality import Policies, screen
+from skecg.preprocessing.windows import prepare_screened
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
 from skecg.weights.folder import GOLDEN_NAME, WeightsInfo, load_tensors, read_state, save_tensors
@@ -104,7 +105,10 @@ def _features(info: WeightsInfo, encoder: Encoder, microvolts: list[NDArray[np.i
         ECGRecord(x * np.float32(1e-3), rate, info.spec.leads)
         for x, (rate, _) in zip(microvolts, _records_of(info.spec), strict=True)
     ]
-    windows = prepare(records, info.spec, short_records="pad")
+    policies = Policies(short_records="pad")
+    # They are made of formulas: what would be odd about recordings is of no concern here.
+    screenings = [screen(record, info.spec, policies, "the golden record") for record in records]
+    windows = prepare_screened(records, screenings, info.spec, stride=None, policies=policies)
     return encode_windows(encoder, windows, Encoding(info.pooling, n_jobs=1))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsNotFoundError
 from skecg.weights.fetching import fetch_weights
-from skecg.weights.folder import WeightsInfo, read_info
+from skecg.weights.folder import WeightsInfo, check_bytes, read_info
 
 __all__ = ["find_weights", "list_models", "repository_of"]
 
@@ -63,7 +63,16 @@ def find_weights(model: str | Path, *, revision: str | None = None, local_files_
         When nothing answers to the name.
     WeightsFormatError
         When what answers is no weights folder.
+    DamagedWeightsError
+        When its tensors are not those that its configuration was written for.
     """
+    info = _find(model, revision=revision, local_files_only=local_files_only)
+    check_bytes(info)
+    return info
+
+
+def _find(model: str | Path, *, revision: str | None, local_files_only: bool) -> WeightsInfo:
+    """Find a model's weights without looking at their tensors."""
     if not isinstance(model, str | Path) or not str(model):
         raise ParameterError(f"Got model={model!r}, expected a model's name, a folder, or 'owner/name' on the Hub.")
     registered = _registered(str(model))

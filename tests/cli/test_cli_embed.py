@@ -107,7 +107,7 @@ def test_files_folders_and_patterns_name_each_record_once(embed: Run, archive: P
 
 def test_tables_take_their_rate_and_leads_from_the_command(embed: Run) -> None:
     time = np.arange(1000) / 250
-    signal = np.stack([np.sin(7 * time), np.cos(7 * time)]).astype(np.float32)
+    signal = np.stack([0.8 * np.sin(7 * time), 0.7 * np.cos(7 * time)]).astype(np.float32)
     np.save("a.npy", signal)
     np.save("b.npy", 1000 * signal)
 

@@ -113,17 +113,21 @@ def test_classes_keep_their_names() -> None:
 
 
 def test_validation_patients_are_never_trained_on() -> None:
-    tokens, _ = needles(40, 0)
+    tokens, y = needles(40, 0)
     probe = AttentionProbe(num_heads=2, n_steps=1, validation_fraction=0.25)
     patients = np.repeat(np.arange(10), 4)
-    order = np.arange(40)
-    probe._check(tokens)
+    numbered = [np.full((1, 1, 2), row) for row in range(40)]
+    probe._encode(y, 40, learn=True)
 
-    train, train_rows, held, held_rows = probe._hold_out(tokens, order, patients)
+    train, train_y, held, held_y = probe._hold_out(numbered, y, patients)
 
-    assert len(train) == len(train_rows)
-    assert len(held) == len(held_rows) > 0
+    train_rows, held_rows = ([int(tokens[0, 0, 0]) for tokens in part] for part in (train, held))
+    assert sorted(train_rows + held_rows) == list(range(40))
     assert not set(patients[train_rows]) & set(patients[held_rows])
+    np.testing.assert_array_equal(train_y, y[train_rows])
+    assert 0 < np.mean(held_y) < 1
+    with pytest.raises(ParameterError, match="none can be held out"):
+        AttentionProbe(num_heads=2, n_steps=1).fit(tokens[:2], [0, 1])
 
 
 def test_the_step_kept_is_the_best_on_validation_and_patience_ends_the_rest() -> None:

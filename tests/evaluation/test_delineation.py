@@ -369,7 +369,9 @@ def test_each_lead_has_a_trace_for_both_architectures(hearts: tuple) -> None:
         found = predict_waves(embedder.transform_tokens(records), waves, patients, how)
 
         assert len(found) == 4 * n_leads
-        assert {trace.truth.lead for trace in found if trace.record == 3} == set(embedder.recipe().info.spec.leads)
+        assert {trace.truth.lead for trace in found if trace.record == 3} == set(
+            embedder.embedding_config().info.spec.leads
+        )
         assert all(len(trace.labels) == 500 for trace in found)
 
 

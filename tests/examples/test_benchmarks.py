@@ -22,7 +22,11 @@ def encoders(benchmark) -> ModuleType:
     return benchmark("encoders")
 
 
-pytestmark = pytest.mark.usefixtures("threads_as_before")
+pytestmark = [
+    pytest.mark.usefixtures("threads_as_before"),
+    # Noise and wander stand in for recordings; what is odd about them is tested elsewhere.
+    pytest.mark.filterwarnings("ignore::skecg.errors.SignalWarning", "ignore::skecg.errors.UnitsWarning"),
+]
 
 
 def test_the_published_structure_gives_the_same_tokens(encoders):

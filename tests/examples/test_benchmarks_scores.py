@@ -33,7 +33,11 @@ SUPERCLASSES = {
 AREA = r"([\d.]+) \(([\d.]+) to ([\d.]+)\)"
 
 
-pytestmark = pytest.mark.usefixtures("threads_as_before")
+pytestmark = [
+    pytest.mark.usefixtures("threads_as_before"),
+    # Noise and wander stand in for recordings; what is odd about them is tested elsewhere.
+    pytest.mark.filterwarnings("ignore::skecg.errors.SignalWarning", "ignore::skecg.errors.UnitsWarning"),
+]
 
 
 def steps_of(records: list) -> dict[str, object]:
@@ -223,8 +227,14 @@ def side_by_side(benchmark, monkeypatch) -> ModuleType:
 def test_methods_are_trained_and_probed_once_and_stand_beside_untrained_encoders(
     side_by_side, waved, labelled, tmp_path, monkeypatch, capsys
 ):
-    for name in {*side_by_side.CORPORA.values(), side_by_side.LABELLED}:
+    for name in side_by_side.CORPORA.values():
         shutil.copy(labelled, tmp_path / name)
+    with np.load(labelled) as file:
+        arrays = {key: file[key] for key in file.files}
+    arrays["record_ids"] = np.arange(len(arrays["signals"])).astype(str)
+    for name, chosen in zip(side_by_side.LABELLED, (arrays["strat_fold"] < 9, arrays["strat_fold"] == 9), strict=True):
+        rows = {key: array[chosen] if array.shape[:1] == chosen.shape else array for key, array in arrays.items()}
+        np.savez(tmp_path / name, **rows)
     shutil.copy(waved, tmp_path / side_by_side.WAVES)
     asked = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--views", "4", "--seeds", "1"]
     asked += ["--only", "jepa-temporal", "untrained-temporal"]

@@ -18,7 +18,11 @@ from skecg.spec import InputSpec
 TINY = Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal"
 
 
-pytestmark = pytest.mark.usefixtures("threads_as_before")
+pytestmark = [
+    pytest.mark.usefixtures("threads_as_before"),
+    # Noise and wander stand in for recordings; what is odd about them is tested elsewhere.
+    pytest.mark.filterwarnings("ignore::skecg.errors.SignalWarning", "ignore::skecg.errors.UnitsWarning"),
+]
 
 
 def is_ratio(ratio: str, over: str, under: str) -> bool:

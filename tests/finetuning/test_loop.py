@@ -17,7 +17,7 @@ CONFIG = TrainingConfig(epochs=4, batch_size=8, learning_rate=0.05, warmup_epoch
 
 
 class Line:
-    """Lessons of a straight line: 32 points in batches of 8, each in parts of three."""
+    """Batches of a straight line: 32 points, 8 in a batch, three in a micro-batch."""
 
     def __init__(self) -> None:
         self.x = torch.linspace(-1, 1, 32)[:, None]
@@ -44,9 +44,9 @@ def groups(network: nn.Module, rate: float = 0.05) -> list[dict]:
     return [{"params": list(network.parameters()), "lr": rate, "weight_decay": 0.0}]
 
 
-def trained(config: TrainingConfig = CONFIG, lessons: Line | None = None, **options) -> tuple[nn.Linear, History]:
+def trained(config: TrainingConfig = CONFIG, batches: Line | None = None, **options) -> tuple[nn.Linear, History]:
     network = line()
-    history = train_network(network, lessons or Line(), plan, groups(network), **options)
+    history = train_network(network, batches or Line(), config, groups(network), **options)
     return network, history
 
 
@@ -56,17 +56,17 @@ def weights(network: nn.Module) -> np.ndarray:
 
 @pytest.mark.parametrize("clip", [0.0, 0.5])
 def test_parts_add_up_to_the_steps_of_whole_batches(clip: float) -> None:
-    lessons = Line()
-    network, history = trained(replace(CONFIG, gradient_clip=clip), lessons)
+    points = Line()
+    network, history = trained(replace(CONFIG, gradient_clip=clip), points)
 
     plain = line()
     optimizer = torch.optim.AdamW(plain.parameters(), lr=0.05, weight_decay=0.0)
     losses = []
-    for epoch, order in enumerate(lessons.seen):
+    for epoch, order in enumerate(points.seen):
         for i, batch in enumerate(np.reshape(order, (4, 8))):
             for group in optimizer.param_groups:
                 group["lr"] = 0.05 * CONFIG.rate_factor(epoch + (i + 1) / 4)
-            loss = (plain(lessons.x[batch]) - lessons.y[batch]).square().mean()
+            loss = (plain(points.x[batch]) - points.y[batch]).square().mean()
             optimizer.zero_grad()
             loss.backward()
             if clip:
@@ -165,7 +165,7 @@ def test_a_loss_that_is_no_number_ends_training_with_the_best_so_far() -> None:
             return super().loss(network, part) * (float("nan") if len(self.seen) > 2 else 1.0)
 
     with pytest.warns(SkecgWarning, match="no number in epoch 3 .* weights of epoch 2 were kept. Lower learning_rate"):
-        network, history = trained(lessons=Astray())
+        network, history = trained(batches=Astray())
 
     assert np.isfinite(weights(network)).all()
     assert len(history.losses) == history.best_epoch == 2
@@ -191,13 +191,13 @@ def test_gradients_are_clipped_by_the_norm_of_the_batch() -> None:
 
 
 def test_rates_rise_and_fall_along_half_a_cosine() -> None:
-    plan = TrainingConfig(epochs=11, warmup_epochs=1, final_share=0.1)
+    config = TrainingConfig(epochs=11, warmup_epochs=1, final_share=0.1)
 
-    assert plan.rate_factor(0) == 0
-    assert plan.rate_factor(0.5) == 0.5
-    assert plan.rate_factor(1) == 1
-    assert plan.rate_factor(6) == pytest.approx(0.55)
-    assert plan.rate_factor(11) == pytest.approx(0.1)
+    assert config.rate_factor(0) == 0
+    assert config.rate_factor(0.5) == 0.5
+    assert config.rate_factor(1) == 1
+    assert config.rate_factor(6) == pytest.approx(0.55)
+    assert config.rate_factor(11) == pytest.approx(0.1)
     assert TrainingConfig(epochs=2, warmup_epochs=0).rate_factor(0) == 1
     assert 0 < TrainingConfig(epochs=1, warmup_epochs=3).rate_factor(1) < 1
 
@@ -205,18 +205,18 @@ def test_rates_rise_and_fall_along_half_a_cosine() -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"epochs": 0}, "epochs=0, expected a positive integer"),
-        ({"epochs": 2.5}, r"epochs=2\.5, expected a positive integer"),
-        ({"batch_size": True}, "batch_size=True, expected a positive integer"),
-        ({"learning_rate": 0}, "learning_rate=0, expected a positive number"),
-        ({"learning_rate": "fast"}, "learning_rate='fast', expected a number"),
-        ({"layer_decay": 1.1}, r"layer_decay=1\.1, expected a number above 0 and at most 1"),
+        ({"epochs": 0}, "epochs=0, expected an integer of at least 1"),
+        ({"epochs": 2.5}, r"epochs=2\.5, expected an integer of at least 1"),
+        ({"batch_size": True}, "batch_size=True, expected an integer of at least 1"),
+        ({"learning_rate": 0}, "learning_rate=0, expected a number above 0"),
+        ({"learning_rate": "fast"}, "learning_rate='fast', expected a number above 0"),
+        ({"layer_decay": 1.1}, r"layer_decay=1\.1, expected a number above 0 and of at most 1"),
         ({"weight_decay": -1}, "weight_decay=-1, expected a number of at least 0"),
         ({"warmup_epochs": float("nan")}, "warmup_epochs=nan, expected a number"),
-        ({"patience": 0}, "patience=0, expected a positive integer or None"),
+        ({"patience": 0}, "patience=0, expected an integer of at least 1 or None"),
         ({"precision": "fp16"}, "precision='fp16', expected one of"),
         ({"n_jobs": 0}, "n_jobs=0, expected"),
-        ({"final_share": 2}, "final_share=2, expected a share"),
+        ({"final_share": 2}, "final_share=2, expected a number of at least 0 and of at most 1"),
     ],
 )
 def test_wrong_plans_are_named_with_what_is_allowed(parameters: dict, message: str) -> None:

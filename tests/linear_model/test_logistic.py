@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -313,3 +314,32 @@ def test_a_wrong_target_is_named() -> None:
     with pytest.warns(DataConversionWarning) as warned:
         LogisticProbe().fit(X, Y[:, :1])
     assert warned[0].filename == __file__
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1e-45, 1e-42, 1e-38, 1e-20, 1e20, 1e37])
+@pytest.mark.parametrize("columns", [[3], range(16)])
+def test_probabilities_are_finite_however_small_or_large_columns_are(
+    dtype: type, size: float, columns: Sequence[int]
+) -> None:
+    """The inverse of a denormal deviation leaves float32; a column of another size comes to predictions, too."""
+    ordinary = np.random.default_rng(0).normal(size=(40, 16)).astype(dtype)
+    X = ordinary.copy()
+    X[:, columns] *= dtype(size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        probe = LogisticProbe().fit(X, np.arange(40) % 2)
+    assert np.isfinite(probe.coef_).all()
+    for features in (X, ordinary):
+        assert np.isfinite(probe.predict_proba(features)).all()
+
+
+def test_features_whose_squares_or_log_odds_are_infinite_are_refused() -> None:
+    X = np.random.default_rng(0).normal(size=(40, 4))
+    y = np.arange(40) % 2
+    huge = X.copy()
+    huge[:, 2] *= 1e200
+    with pytest.raises(InputError, match=r"column 2.*Standardize"):
+        LogisticProbe().fit(huge, y)
+    with pytest.raises(InputError, match=r"log-odds are not finite"):
+        LogisticProbe().fit(X / 1e5, y, sample_weight=np.full(40, 1e30)).predict_proba(X * 1e307)

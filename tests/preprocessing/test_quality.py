@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 
-from skecg.errors import BadSignalError, LeadError
+from skecg.errors import BadSignalError, LeadError, SignalWarning
 from skecg.leads import CANONICAL_LEADS, LIMB_COEFFICIENTS
 from skecg.preprocessing.quality import Policies, screen
+from skecg.preprocessing.windows import prepare
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
 
@@ -23,6 +28,7 @@ def twelve_leads(seed: int = 0) -> np.ndarray:
         2 * np.pi * random.uniform(1, 9, (6, 1)) * times + np.arange(6)[:, None]
     )
     eight /= np.ptp(eight, axis=1, keepdims=True) / random.uniform(1, 2, (8, 1))
+    eight -= np.median(eight, axis=1, keepdims=True)
     limb = [a * eight[0] + b * eight[1] for a, b in LIMB_COEFFICIENTS.values()]
     return np.array([*limb, *eight[2:]], dtype=np.float32)
 
@@ -38,11 +44,11 @@ def test_a_sound_record_has_no_notes_and_each_lead_its_row() -> None:
 
 
 @pytest.mark.parametrize("limit", ["lowest", "highest"])
-@pytest.mark.parametrize(("share", "found"), [(0.19, ()), (0.25, ("railed",))])
+@pytest.mark.parametrize(("share", "found"), [(0.002, ()), (0.03, ("railed",)), (0.25, ("railed",))])
 def test_a_lead_is_railed_by_the_time_that_it_alone_spends_at_a_limit(
     limit: str, share: float, found: tuple[str, ...]
 ) -> None:
-    """Nineteen hundredths in each of six leads are more than a fifth together, and in none of them."""
+    """Two thousandths in each of six leads are more than a hundredth together, and in none of them."""
     signal = twelve_leads()
     for row in range(6, 12):
         quantile = np.quantile(signal[row], share if limit == "lowest" else 1 - share)
@@ -52,7 +58,7 @@ def test_a_lead_is_railed_by_the_time_that_it_alone_spends_at_a_limit(
 
 def test_a_flat_lead_is_flat_and_not_railed() -> None:
     signal = twelve_leads()
-    signal[7] = 0.4
+    signal[7] = 0.1
     assert notes(signal) == ("flat",)
 
 
@@ -63,7 +69,7 @@ def test_the_unit_is_told_by_the_middle_of_the_leads_that_change(millivolts: flo
     signal *= np.float32(millivolts) / np.ptp(signal, axis=1, keepdims=True)
     assert notes(signal[6:], CHEST_SPEC, CANONICAL_LEADS[6:]) == found
     half_flat = signal.copy()
-    half_flat[[7, 8, 9]] = 1.0
+    half_flat[[7, 8, 9]] = 0.01
     assert notes(half_flat[6:], CHEST_SPEC, CANONICAL_LEADS[6:]) == ("flat", *found)
     signal[10] *= 1000
     assert notes(signal[6:], CHEST_SPEC, CANONICAL_LEADS[6:]) == found
@@ -92,3 +98,83 @@ def test_leads_that_are_not_used_may_hold_anything(value: float) -> None:
     if not np.isnan(value):
         with pytest.raises(BadSignalError, match=r"in lead\(s\) aVR;"):
             notes(signal)
+
+
+DEFAULT = InputSpec(
+    CANONICAL_LEADS, 250, 2500, normalization="statistics", mean=(0.0,) * 12, std=(0.2,) * 12, clip=20.0
+)
+STANDARDIZING = InputSpec(CANONICAL_LEADS, 250, 2500, normalization="zscore", clip=5.0)
+HIGH_PASS = InputSpec(
+    CANONICAL_LEADS,
+    250,
+    2500,
+    highpass_hz=0.5,
+    normalization="statistics",
+    mean=(0.0,) * 12,
+    std=(0.2,) * 12,
+    clip=20.0,
+)
+
+
+def beats() -> np.ndarray:
+    """Beats of 1 mV with a noise of 10 µV, that keep Einthoven's law, shape (12, 5000)."""
+    times = np.arange(5000) / 500
+    random = np.random.default_rng(0)
+    waves = sum(
+        np.exp(-0.5 * ((times % 0.8 - at) / width) ** 2) * h for at, width, h in ((0.4, 0.012, 1), (0.6, 0.04, 0.3))
+    )
+    eight = waves * random.uniform(0.4, 1.0, (8, 1)) + 0.01 * random.normal(size=(8, 5000))
+    limb = [a * eight[0] + b * eight[1] for a, b in LIMB_COEFFICIENTS.values()]
+    return np.array([*limb, *eight[2:]], dtype=np.float32)
+
+
+def with_spikes(signal: np.ndarray) -> np.ndarray:
+    signal[:, 37::400] += 3.0
+    return signal
+
+
+def with_a_pause(signal: np.ndarray) -> np.ndarray:
+    signal[7, 1000:1600] = signal[7, 1000]
+    return signal
+
+
+TIMES = np.arange(5000, dtype=np.float32) / 500
+
+
+@pytest.mark.parametrize(
+    ("change", "found", "detail"),
+    [
+        (lambda x: x, set(), ""),
+        (lambda x: x + np.float32(0.5), {"offset"}, r"0\.\d+ mV in"),
+        (lambda x: x + np.float32(10), {"offset", "clipped"}, r"100% of I and 11 more leads"),
+        (lambda x: x + np.sin(2 * np.pi * 0.2 * TIMES), {"wander"}, r"mV within a second"),
+        (lambda x: np.minimum(x, 0.3), {"railed"}, r"\d+% of .* at 0\.3 mV"),
+        (with_a_pause, {"flat_segments"}, r"1\.\d* s of V2"),
+        (with_spikes, {"spikes"}, r"\d+ of up to [34]\.?\d* mV"),
+    ],
+)
+def test_what_is_no_heart_is_noted_with_its_numbers(change: Any, found: set[str], detail: str) -> None:
+    noted = notes(change(beats()), DEFAULT)
+    assert set(noted) == found
+    if found:
+        assert any(re.search(detail, note.detail) for note in noted)
+    again = pickle.loads(pickle.dumps(noted))
+    assert [(note, note.detail) for note in again] == [(note, note.detail) for note in noted]
+
+
+def test_what_a_high_pass_or_a_standardization_takes_away_is_not_noted() -> None:
+    assert notes(beats() + np.float32(10), HIGH_PASS) == ()
+    assert notes(beats() + np.sin(2 * np.pi * 0.1 * TIMES), HIGH_PASS) == ()
+    assert notes(beats() + np.float32(10), STANDARDIZING) == ()
+
+
+def test_what_a_high_pass_leaves_beyond_the_limits_is_noted() -> None:
+    assert "clipped" in notes(beats() + 6 * np.sin(2 * np.pi * 1.5 * TIMES), HIGH_PASS)
+
+
+def test_two_hearts_that_are_clipped_to_one_row_are_warned_of_by_number_and_lead() -> None:
+    records = [ECGRecord(signal + np.float32(10), 500, CANONICAL_LEADS) for signal in (beats(), 1.5 * beats())]
+    with pytest.warns(SignalWarning) as caught:
+        prepare(records, DEFAULT)
+    assert [str(w.message) for w in caught if "2 of 2 records beyond the limits" in str(w.message)]
+    assert any("the record at position 1 (100% of I and 11 more leads)" in str(w.message) for w in caught)

@@ -5,11 +5,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from skecg import JEPAEmbedder
 from skecg import weights as loaded
 from skecg.encoders.linear import PackedLinear, can_multiply_bfloat16, has_faster_products
+from skecg.errors import DamagedWeightsError
 from skecg.weights import find_weights, forget_encoders, loaded_encoder, read_info
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -100,3 +103,35 @@ def test_an_encoder_that_is_packed_is_another_one(reads, precision, monkeypatch)
     able = has_faster_products() if precision == "fp32" else can_multiply_bfloat16()
     assert any(isinstance(module, PackedLinear) for module in packed.modules()) == able
     assert not any(isinstance(module, PackedLinear) for module in plain.modules())
+
+
+def damage(folder: Path) -> None:
+    """Flip one bit of the last tensor."""
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+
+
+def test_a_damaged_copy_is_refused_though_its_digest_names_an_encoder_that_is_loaded(tmp_path):
+    sound = find_weights(FIXTURES / "tiny-temporal")
+    loaded_encoder(sound, CPU)
+    damage(shutil.copytree(FIXTURES / "tiny-temporal", tmp_path / "copy"))
+    with pytest.raises(DamagedWeightsError, match="truncated or altered"):
+        loaded_encoder(read_info(tmp_path / "copy"), CPU)
+    with pytest.raises(DamagedWeightsError, match="truncated or altered"):
+        JEPAEmbedder(tmp_path / "copy", sampling_rate=250).fit(np.ones((1, 12, 500)))
+
+
+def test_a_folder_that_is_damaged_after_it_was_believed_is_refused(tmp_path):
+    folder = shutil.copytree(FIXTURES / "tiny-temporal", tmp_path / "copy")
+    find_weights(folder)
+    damage(folder)
+    with pytest.raises(DamagedWeightsError, match="truncated or altered"):
+        find_weights(folder)
+
+
+def test_the_bytes_of_a_folder_are_read_once_while_they_stay_the_same(tmp_path, monkeypatch):
+    folder = shutil.copytree(FIXTURES / "tiny-temporal", tmp_path / "copy")
+    find_weights(folder)
+    monkeypatch.setattr("skecg.weights.folder._sha256", lambda path: pytest.fail("read again"))
+    find_weights(folder)

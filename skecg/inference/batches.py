@@ -1,0 +1,275 @@
+"""Records read, looked up in the cache, screened and prepared: batches that are ready for the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
+
+import numpy as np
+import torch
+from joblib import effective_n_jobs
+from numpy.typing import NDArray
+
+from skecg.compute.devices import in_order, one_ahead
+from skecg.embedding_cache import EmbeddingCache, key_function, salt_of
+from skecg.encoders.encode import Encoding, workers
+from skecg.encoders.pooling import n_pooled_features
+from skecg.errors import InputError, SkecgError
+from skecg.inference.inputs import RecordSource
+from skecg.io.wfdb_signals import held_bytes
+from skecg.preprocessing.on_device import GatheredLeads, WindowsOnDevice, can_prepare_on_device, gather, prepares
+from skecg.preprocessing.quality import Policies, Screening, record_label, screen
+from skecg.preprocessing.units import Amplitude
+from skecg.preprocessing.windows import Windows, prepare_screened
+from skecg.records import ECGRecord
+from skecg.spec import InputSpec
+from skecg.weights import WeightsInfo
+
+__all__ = ["EmbeddingConfig", "PreparedBatch", "prepare_batches", "read_batches", "screen_records"]
+
+_Key = TypeVar("_Key")
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """Everything that shapes an embedding: weights, encoding, where and how.
+
+    Parameters
+    ----------
+    info : WeightsInfo
+        The weights.
+    encoding : Encoding
+        Pooling, layers, precision (these count) and batch size, workers (these do not).
+    devices : tuple of torch.device
+        Where encoders run, one on each.
+    stride_seconds : float or None
+    missing_leads, short_records : str
+        Policies of :func:`skecg.prepare`.
+    backend : {"torch", "onnx", "openvino"}
+        What runs the encoder; it counts, for the last digits are its own.
+    """
+
+    info: WeightsInfo
+    encoding: Encoding
+    devices: tuple[torch.device, ...]
+    stride_seconds: float | None = None
+    missing_leads: str = "raise"
+    short_records: str = "raise"
+    backend: str = "torch"
+
+    @property
+    def policies(self) -> Policies:
+        """What to do about absent leads and short records."""
+        return Policies(self.missing_leads, self.short_records)
+
+    @property
+    def n_features(self) -> int:
+        """Number of features of a record."""
+        registers = int(getattr(self.info.encoder, "num_registers", 0))
+        return n_pooled_features(self.encoding.pooling, self.info.encoder.dim, len(self.encoding.layers), registers)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What sets embeddings of this config apart from those of any other."""
+        depth = self.info.encoder.depth
+        return salt_of(
+            weights=self.info.digest,
+            pooling=self.encoding.pooling,
+            layers=[layer % depth for layer in self.encoding.layers],
+            precision=self.encoding.precision,
+            stride_seconds=self.stride_seconds,
+            missing_leads=self.missing_leads,
+            short_records=self.short_records,
+            backend=self.backend,
+        )
+
+
+# No more than this of signal is held at once: a chunk of day-long recordings would not fit into memory.
+_HELD_BYTES = 2**28
+
+
+_READ_TOGETHER = 8
+
+
+_KEYS_TOGETHER = 8
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedBatch:
+    """Consecutive records of a chunk, ready for the encoder: all of them, unless records are long.
+
+    Parameters
+    ----------
+    chunk : range
+        Numbers of the records of the chunk that these belong to.
+    rows : sequence of int
+        Their own numbers.
+    records : sequence of ECGRecord or SkecgError
+        What was read, or why nothing was.
+    keys : dict of int to bytes
+        The key of each record, by its number. Equal records have equal keys where there is a cache to look them up
+        in. Without one nothing is digested: each record's key is its number, and equal ones are embedded each.
+    known : dict of bytes to ndarray of shape (n_features,)
+        What the cache had.
+    fresh : dict of bytes to ECGRecord
+        What is to be embedded: the first of each key.
+    refused : dict of bytes to SkecgError
+        What cannot be, and why.
+    notes : dict of bytes to tuple of str
+        What is odd about the fresh ones.
+    amplitudes : dict of bytes to Amplitude or None
+        What tells of the unit of the batch: of the fresh ones and, in the first chunk, of those that were known.
+    windows : Windows, GatheredLeads or None
+        The windows of the fresh ones, or what a device makes them of; None where there are none.
+    """
+
+    chunk: range
+    rows: Sequence[int]
+    records: Sequence[ECGRecord | SkecgError]
+    keys: dict[int, bytes]
+    known: dict[bytes, NDArray[np.float32]]
+    fresh: dict[bytes, ECGRecord]
+    refused: dict[bytes, SkecgError]
+    notes: dict[bytes, tuple[str, ...]]
+    amplitudes: dict[bytes, Amplitude | None]
+    windows: Windows | GatheredLeads | None
+
+    def windows_on(self, device: torch.device) -> Windows | WindowsOnDevice | None:
+        """Return the windows of the fresh ones, once, prepared on a device if they are to be."""
+        return self.windows.prepare(device) if isinstance(self.windows, GatheredLeads) else self.windows
+
+    @property
+    def ends_chunk(self) -> bool:
+        """Whether no more batches of the chunk follow."""
+        return self.rows[-1] == self.chunk[-1]
+
+
+def prepare_batches(
+    source: RecordSource,
+    chunks: Iterable[range],
+    config: EmbeddingConfig,
+    cache: EmbeddingCache | None,
+    n_jobs: int | None,
+) -> Generator[PreparedBatch, None, None]:
+    """Prepare batches: each when it is asked for or, where an accelerator encodes, while the last one is in use.
+
+    Parameters
+    ----------
+    source : RecordSource
+    chunks : iterable of range
+        Numbers of the records, chunk by chunk.
+    config : EmbeddingConfig
+    cache : EmbeddingCache or None
+    n_jobs : int or None
+        Files read at once.
+
+    Yields
+    ------
+    PreparedBatch
+    """
+    fingerprint, keep_steps, overlaps = config.fingerprint, prepares(config.devices[0]), _overlaps(config)
+    if overlaps:
+        # A thread takes over torch's number of threads when it first asks: this one before another works with its own.
+        torch.get_num_threads()
+        # What joblib's parallel_config says holds in the caller's thread alone.
+        n_jobs = effective_n_jobs(n_jobs)
+    batches = (
+        _prepare_batch(chunk, *records, config, cache, fingerprint)
+        for chunk in chunks
+        for records in read_batches(source, chunk, n_jobs, keep_steps)
+    )
+    return one_ahead(batches) if overlaps else batches
+
+
+def _overlaps(config: EmbeddingConfig) -> bool:
+    """Return whether the next batch is made ready while this one is encoded: an accelerator leaves the CPU to it."""
+    return any(device.type != "cpu" for device in config.devices)
+
+
+def read_batches(
+    source: RecordSource, rows: Sequence[int], n_jobs: int | None, keep_steps: bool
+) -> Iterator[tuple[Sequence[int], list[ECGRecord | SkecgError]]]:
+    """Read the records of a chunk, in as many batches as keep each within bounds: one, unless records are long.
+
+    The batches depend on what records take alone, so that a run that is continued computes what one in one go does.
+    """
+    held: list[ECGRecord | SkecgError] = []
+    first = 0
+    for start in range(0, len(rows), _READ_TOGETHER):
+        held += source.read(rows[start : start + _READ_TOGETHER], n_jobs, keep_steps=keep_steps)
+        stop = first + len(held)
+        n_bytes = sum(held_bytes(record) for record in held if isinstance(record, ECGRecord))
+        if n_bytes > _HELD_BYTES or stop == len(rows):
+            yield rows[first:stop], held
+            held, first = [], stop
+
+
+def _prepare_batch(
+    chunk: range,
+    rows: Sequence[int],
+    records: Sequence[ECGRecord | SkecgError],
+    config: EmbeddingConfig,
+    cache: EmbeddingCache | None,
+    fingerprint: bytes,
+) -> PreparedBatch:
+    """Compute keys of records, look them up, and screen and prepare those that are not known."""
+    read = {row: record for row, record in zip(rows, records, strict=True) if isinstance(record, ECGRecord)}
+    with workers(config.encoding.n_jobs) as n_threads:
+        keys = _row_keys(read) if cache is None else _content_keys(read, cache, fingerprint, n_threads)
+        known = {} if cache is None else cache.get(list(keys.values()))
+        fresh: dict[bytes, ECGRecord] = {}
+        for row, record in read.items():
+            if keys[row] not in known:
+                fresh.setdefault(keys[row], record)
+        screenings, refused = screen_records(fresh, config.info.spec, config.policies)
+        # What a cache knows is judged, too, or a wrong unit would be reported once only; a chunk is enough for that.
+        again = {keys[row]: record for row, record in read.items() if chunk.start == 0 and keys[row] in known}
+        judged = {**screenings, **screen_records(again, config.info.spec, config.policies)[0]}
+        fresh = {name: fresh[name] for name in screenings}
+        windows = _prepare(list(fresh.values()), list(screenings.values()), config, n_threads) if fresh else None
+    notes = {name: screening.notes for name, screening in screenings.items()}
+    amplitudes = {name: screening.amplitude for name, screening in judged.items()}
+    return PreparedBatch(chunk, rows, records, keys, known, fresh, refused, notes, amplitudes, windows)
+
+
+def _row_keys(records: dict[int, ECGRecord]) -> dict[int, bytes]:
+    """Return the numbers of records as their keys."""
+    return {row: row.to_bytes(8, "little") for row in records}
+
+
+def _content_keys(
+    records: dict[int, ECGRecord], cache: EmbeddingCache, fingerprint: bytes, n_threads: int
+) -> dict[int, bytes]:
+    """Return digests of what records hold as their keys."""
+    rows, key_of = list(records), key_function(cache)
+    groups = [rows[i : i + _KEYS_TOGETHER] for i in range(0, len(rows), _KEYS_TOGETHER)]
+    keys = in_order(lambda group: [key_of(records[row], fingerprint) for row in group], groups, n_threads)
+    return dict(zip(rows, chain.from_iterable(keys), strict=True))
+
+
+def screen_records(
+    records: Mapping[_Key, ECGRecord], spec: InputSpec, policies: Policies
+) -> tuple[dict[_Key, Screening], dict[_Key, SkecgError]]:
+    """Screen records: many small steps that hold on to Python's lock, so that more threads would not be faster."""
+    screenings: dict[_Key, Screening] = {}
+    refused: dict[_Key, SkecgError] = {}
+    for key, record in records.items():
+        try:
+            screenings[key] = screen(record, spec, policies, record_label(record))
+        except InputError as error:
+            refused[key] = error
+    return screenings, refused
+
+
+def _prepare(
+    records: Sequence[ECGRecord], screenings: Sequence[Screening], config: EmbeddingConfig, n_threads: int
+) -> Windows | GatheredLeads:
+    """Prepare records, or gather what the device where they are encoded prepares."""
+    spec, stride, device = config.info.spec, config.stride_seconds, config.devices[0]
+    if prepares(device) and can_prepare_on_device(records, spec, stride=stride):
+        pinned = device.type == "cuda"
+        gathered = gather(records, screenings, spec, stride=stride, policies=config.policies, pinned=pinned)
+        return gathered.send(device)
+    return prepare_screened(records, screenings, spec, stride=stride, policies=config.policies, n_threads=n_threads)

@@ -1,0 +1,77 @@
+"""Leads with other names: refused where nobody knows them, named where they are left out, renamed where one says so."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skecg import ECGRecord, JEPAEmbedder
+from skecg.datasets import make_ecg
+from skecg.errors import LeadError, LeadWarning
+from skecg.leads import CANONICAL_LEADS
+
+TINY = Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal"
+TWELVE = make_ecg(3, random_state=0).records
+
+
+def holter(record: ECGRecord, first: str = "MLII") -> ECGRecord:
+    rows = [CANONICAL_LEADS.index(lead) for lead in ("II", "V1")]
+    return ECGRecord(record.signal[rows], record.sampling_rate, [first, "V1"], record.name)
+
+
+def embed(records: list[ECGRecord], **how: object) -> np.ndarray:
+    return JEPAEmbedder(TINY, missing_leads="subset", **{"cache": None} | how).fit_transform(records)
+
+
+@pytest.mark.parametrize(("name", "suggestion"), [("V7x", "V"), ("aVX", "aV"), ("IL", "I")])
+def test_a_lead_that_the_user_names_and_nobody_knows_is_an_error_with_a_suggestion(name: str, suggestion: str) -> None:
+    for leads in (["I", "II", name], {"MLII": name}):
+        with pytest.raises(LeadError, match=rf"named '{name}', which nobody knows.*Did you mean '{suggestion}"):
+            JEPAEmbedder(TINY, sampling_rate=500, leads=leads).fit(np.ones((1, 3, 5000)))
+
+
+def test_a_lead_that_cannot_be_used_is_named_once_with_the_way_out() -> None:
+    with pytest.warns(LeadWarning, match=r"3 of 3 records .*record 0 \(MLII\)") as caught:
+        embed([holter(record) for record in TWELVE])
+    assert sum(issubclass(w.category, LeadWarning) for w in caught) == 1
+    assert 'leads={"MLII": "II"}' in str(caught[0].message)
+
+
+def test_a_lead_that_is_said_to_be_another_is_embedded_as_that_one() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LeadWarning)
+        renamed = embed([holter(record) for record in TWELVE], leads={"mlii": "ii"})
+        alone = [ECGRecord(record.signal[:1], record.sampling_rate, ["ECG"]) for record in TWELVE]
+        only = embed(alone, leads={"ECG": "II"})
+    np.testing.assert_array_equal(renamed, embed([holter(record, "II") for record in TWELVE]))
+    np.testing.assert_array_equal(only, embed([ECGRecord(r.signal, r.sampling_rate, ["II"]) for r in alone]))
+
+
+def test_a_record_of_one_unknown_lead_says_how_to_name_it() -> None:
+    alone = ECGRecord(TWELVE[0].signal[:1], TWELVE[0].sampling_rate, ["ECG"])
+    with pytest.raises(LeadError, match=r"leads=\{'ECG': 'II'\}"):
+        embed([alone])
+
+
+@pytest.mark.parametrize("leads", [{}, {"MLII": "MLI"}, {"MLII": "II", "ECG": "II"}])
+def test_a_mapping_that_names_no_lead_of_the_twelve_or_one_twice_is_refused(leads: dict[str, str]) -> None:
+    with pytest.raises(LeadError):
+        JEPAEmbedder(TINY, leads=leads).fit(TWELVE)
+
+
+def test_the_leads_of_each_record_are_reported_from_the_cache_too() -> None:
+    limbless = ECGRecord(TWELVE[1].signal[6:], TWELVE[1].sampling_rate, CANONICAL_LEADS[6:])
+    two = ECGRecord(TWELVE[2].signal[:2], TWELVE[2].sampling_rate, ["I", "II"])
+    embedder = JEPAEmbedder(TINY, missing_leads="subset").fit(TWELVE)
+    spec_leads = embedder.embedding_config().info.spec.leads
+    for _ in range(2):
+        embedder.transform([TWELVE[0], limbless, two])
+        assert embedder.leads_used_ == [
+            tuple(lead for lead in spec_leads if lead in names)
+            for names in (CANONICAL_LEADS, CANONICAL_LEADS[6:], CANONICAL_LEADS[:6])
+        ]
+    assert pickle.loads(pickle.dumps(embedder)).leads_used_ == []

@@ -1,0 +1,98 @@
+"""Batches that are not in millivolts are warned of; batches that are, are not."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skecg import JEPAEmbedder
+from skecg.datasets import make_ecg
+from skecg.datasets.packed import read_packed
+from skecg.errors import UnitsError, UnitsWarning
+from skecg.preprocessing.units import STANDARDIZED
+
+TINY = Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal"
+X = np.stack([record.signal for record in make_ecg(8, random_state=0).records])
+RATE = float(make_ecg(1, random_state=0).records[0].sampling_rate)
+
+
+def standardized(X: np.ndarray) -> np.ndarray:
+    return (X - X.mean(axis=-1, keepdims=True)) / X.std(axis=-1, keepdims=True)
+
+
+def to_one(X: np.ndarray, axis: tuple[int, ...] = (-1,)) -> np.ndarray:
+    low, high = X.min(axis=axis, keepdims=True), X.max(axis=axis, keepdims=True)
+    return (X - low) / (high - low)
+
+
+def warnings_of(X: np.ndarray, model: str | Path = TINY, **how: object) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        JEPAEmbedder(model, sampling_rate=RATE, missing_leads="subset", **{"cache": None} | how).fit_transform(X)
+    return [str(w.message) for w in caught if issubclass(w.category, UnitsWarning)]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (standardized, "standard deviation of about 1 in 96 of 96 leads"),
+        (to_one, "a scale from 0 to 1"),
+        (lambda X: to_one(X, (-2, -1)), "a scale from 0 to 1"),
+        (lambda X: 2 * to_one(X) - 1, "a scale from -1 to 1"),
+        (lambda X: X / np.abs(X).max(axis=(-2, -1), keepdims=True), "a scale from -1 to 1"),
+        (lambda X: X * 5, "times those typical of an ECG"),
+        (lambda X: X / 5, "times those typical of an ECG"),
+    ],
+)
+def test_a_batch_of_another_scale_is_named_with_numbers_and_the_way_out(
+    spoil: Callable[[np.ndarray], np.ndarray], words: str
+) -> None:
+    (message,) = warnings_of(spoil(X))
+    assert "Got 8 records" in message
+    assert words in message
+    assert f"units={STANDARDIZED!r}" in message
+
+
+def test_millivolts_are_not_warned_of() -> None:
+    assert warnings_of(X) == []
+
+
+def test_a_wrong_scale_is_named_again_when_the_cache_knows_the_records() -> None:
+    assert len(warnings_of(X * 5, cache="memory")) == len(warnings_of(X * 5, cache="memory")) == 1
+
+
+def test_gain_is_a_matter_of_the_batch_not_of_a_record() -> None:
+    assert warnings_of(X[:1] * 5) == []
+    assert warnings_of(np.concatenate([X[:1] * 5, X[1:]])) == []
+
+
+def test_standardized_leads_get_typical_amplitudes_at_the_door() -> None:
+    values = standardized(X)
+    typical = np.array([0.118] * 6 + [0.147, 0.262, 0.262, 0.228, 0.212, 0.173])[:, None]
+    how = {"sampling_rate": RATE, "cache": None}
+    restored = JEPAEmbedder(TINY, units=STANDARDIZED, **how).fit_transform(values)
+    np.testing.assert_allclose(
+        restored, JEPAEmbedder(TINY, **how).fit_transform(values * typical), rtol=1e-4, atol=1e-5
+    )
+    assert warnings_of(values, units=STANDARDIZED) == []
+
+
+def test_a_unit_that_is_none_is_still_refused() -> None:
+    with pytest.raises(UnitsError, match="expected one of"):
+        JEPAEmbedder(TINY, sampling_rate=RATE, units="standard deviation").fit(X)
+
+
+@pytest.mark.parametrize("name", ["ptbxl_raw_250hz", "ludb_500hz"])
+def test_true_millivolts_of_real_recordings_are_not_warned_of(shared: Path, name: str) -> None:
+    records = read_packed(shared / "data" / f"{name}.npz")
+    for first in (0, 32):
+        batch = np.asarray(records.records)[first : first + 32]
+        how = {"sampling_rate": records.sampling_rate, "leads": list(records.leads), "missing_leads": "subset"}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", UnitsWarning)
+            JEPAEmbedder(TINY, cache=None, **how).fit_transform(batch)
