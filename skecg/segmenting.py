@@ -1,4 +1,4 @@
-"""Another name for what :mod:`skecg.finetuning` has for P, QRS and T waves."""
+"""The former name of what :mod:`skecg.finetuning` has for P, QRS and T waves."""
 
 from skecg.finetuning import WAVE_CLASSES, Segmenter, WaveAnnotations, waves_of
 

@@ -25,7 +25,7 @@ from skecg.encoders.pooling import n_pooled_features, pool_tokens
 from skecg.preprocessing.on_device import WindowsOnDevice
 from skecg.preprocessing.windows import Windows
 
-__all__ = ["Encoding", "encode_tokens", "encode_windows", "token_grid", "workers"]
+__all__ = ["Encoding", "encode_tokens", "encode_windows", "micro_batches", "number_shapes", "token_grid", "workers"]
 
 # A CPU gains nothing from more windows at once, and what is larger than 32 MB the allocator fetches afresh from the
 # system for every operation, page by page.
@@ -127,7 +127,8 @@ def _run(
     default_size = _cpu_batch(replicas[0]) if device.type == "cpu" else _ACCELERATOR_BATCH
     # No device is left idle while others encode a batch that could be divided.
     default_size = min(default_size, max(1, -(-len(windows.values) // len(replicas))))
-    batches = list(_micro_batches(replicas[0], windows, how.batch_size or default_size))
+    shapes = number_shapes(windows.lead_mask, windows.valid_samples, replicas[0].config.patch_samples)
+    batches = micro_batches(shapes, np.arange(len(shapes)), how.batch_size or default_size)
 
     def work(encoder: Encoder, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         device = _device_of(encoder)
@@ -213,14 +214,21 @@ def _cpu_batch(encoder: Encoder) -> int:
     return min(_CPU_BATCH, max(1, _CPU_ARRAY_BYTES // window_bytes))
 
 
-def _micro_batches(encoder: Encoder, windows: Windows | WindowsOnDevice, batch_size: int) -> Iterator[NDArray[np.intp]]:
-    """Yield the numbers of windows that share leads and length, at most `batch_size` at once."""
-    patches = -(-windows.valid_samples // encoder.config.patch_samples)
-    kinds = np.column_stack([windows.lead_mask, patches])
-    _, kind = np.unique(kinds, axis=0, return_inverse=True)
-    for number in range(int(kind.max(initial=-1)) + 1):
-        rows = np.flatnonzero(kind.ravel() == number)
-        yield from (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
+def number_shapes(
+    lead_mask: NDArray[np.bool_], valid_samples: NDArray[np.integer], patch_samples: int
+) -> NDArray[np.intp]:
+    """Return a number for each window, the same where windows share leads and length in whole patches."""
+    shapes = np.column_stack([lead_mask, -(-valid_samples // patch_samples)])
+    return np.unique(shapes, axis=0, return_inverse=True)[1].ravel()
+
+
+def micro_batches(shapes: NDArray[np.intp], rows: NDArray[np.intp], batch_size: int) -> list[NDArray[np.intp]]:
+    """Divide windows, by their numbers, into batches of one shape and of at most `batch_size`."""
+    batches: list[NDArray[np.intp]] = []
+    for shape in np.unique(shapes[rows]):
+        alike = rows[shapes[rows] == shape]
+        batches += [alike[i : i + batch_size] for i in range(0, len(alike), batch_size)]
+    return batches
 
 
 def _shape_of(encoder: Encoder, windows: Windows | WindowsOnDevice, row: int) -> tuple[Sequence[int] | None, int]:

@@ -23,8 +23,7 @@ from torch.nn import functional
 from skecg.compute.devices import resolve_device
 from skecg.compute.progress import count_progress
 from skecg.errors import ParameterError, ShapeError
-from skecg.finetuning.heads import CropAttentionHead as AttentionHead
-from skecg.finetuning.heads import decayed_groups
+from skecg.finetuning.heads import AttentionHead
 from skecg.metrics import area_under_roc, macro
 from skecg.splits import hold_out
 
@@ -251,9 +250,10 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
     def _train(self, X: Tokens, y: NDArray[np.int64], validation_X: Tokens, validation_y: NDArray[np.int64]) -> None:
         """Draw, step, and now and then validate; leave the best weights."""
         rng, device = np.random.default_rng(self.random_state), resolve_device(self.device)
-        generator = torch.Generator().manual_seed(self.random_state)
-        head = AttentionHead(X[0].shape[2], len(self.classes_), self.num_heads, generator).to(device)
-        optimizer = torch.optim.AdamW(decayed_groups(head, self.weight_decay), lr=self.learning_rate)
+        head = AttentionHead(
+            dim=X[0].shape[2], num_heads=self.num_heads, n_outputs=len(self.classes_), seed=self.random_state
+        ).to(device)
+        optimizer = torch.optim.AdamW(_decayed_groups(head, self.weight_decay), lr=self.learning_rate)
         self.validation_scores_: list[tuple[int, float]] = []
         best, self.best_step_, state = -math.inf, 0, _copy(head)
         with count_progress(self.n_steps, "attention probe", "step", verbose=self.verbose) as shown:
@@ -281,7 +281,7 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
         tokens, absent, y = batch
         for group in optimizer.param_groups:
             group["lr"] = self._rate(step)
-        logits = head(tokens, absent)
+        logits = head(tokens, absent_BN=absent)
         if self.multilabel_:
             loss = functional.binary_cross_entropy_with_logits(logits, y.float())
         else:
@@ -318,9 +318,16 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
             records = [X[row] for row in range(start, min(start + _SCORED_TOGETHER, len(X)))]
             tokens, absent = collate_crops([crop for record in records for crop in record], device)
             with torch.inference_mode():
-                logits = head(tokens, absent).split([len(record) for record in records])
+                logits = head(tokens, absent_BN=absent).split([len(record) for record in records])
             found[start : start + len(records)] = torch.stack([some.mean(dim=0) for some in logits]).cpu().numpy()
         return found
+
+
+def _decayed_groups(head: AttentionHead, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the optimizer's groups: matrices are decayed, the query and the bias are not."""
+    matrices = [p for p in head.parameters() if p.ndim > 1]
+    vectors = [p for p in head.parameters() if p.ndim == 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def _half_cosine(done: float) -> float:

@@ -1,8 +1,7 @@
 """Fine-tuning: a head on an encoder, and gradients through both.
 
-What is trained is always a copy; the encoders that the process shares stay as they are.
-
-Segmenting: P, QRS and T waves sample by sample, as labels and as WFDB annotations.
+What is trained is always a copy; the encoders that the process shares stay as they are. Labels are of records
+(:class:`skecg.FineTunedClassifier`) or of samples (:class:`Segmenter`: P, QRS and T waves, also as WFDB annotations).
 """
 
 from __future__ import annotations

@@ -1,326 +1,358 @@
-"""From an estimator's parameters to a fine-tuning that can begin: what is checked, read, split and built.
+"""What all fine-tuned estimators share: parameters, reading, holding out, training, predicting, saving and loading.
 
-From a Segmenter's parameters to a training that can begin: what is read, labelled, split and built.
-
-What a Segmenter was constructed with, checked before anything is read.
-
-Records to logits, chunk by chunk, in flat memory.
-
-Records to the logits of their samples, chunk by chunk.
-
-What the user says of the records, checked as scikit-learn checks it.
+A kind of estimator adds which head it has, which labels it reads, what its training is, and what becomes of logits;
+see :class:`skecg.FineTunedClassifier` and :class:`skecg.Segmenter`.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-import numbers
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_array
+from sklearn.base import BaseEstimator
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
-from skecg.annotations import WAVE_CLASSES
-from skecg.compute.devices import resolve_device
-from skecg.encoders.pooling import check_pooling
-from skecg.errors import InputError, ParameterError, SkecgWarning, user_stacklevel
-from skecg.finetuning.data import PreparedWindows, WindowInputs, prepare_in_chunks, record_logits, window_logits
-from skecg.finetuning.heads import HEADS, Network, SegmentingNetwork, build_decoder, build_head, copied_encoder
-from skecg.finetuning.loop import Plan
-from skecg.finetuning.sample_labels import at_own_rate, check_tracks, label_windows, stitch
-from skecg.finetuning.stages import STAGES, Course, Training
-from skecg.inference.inputs import RecordSource
-from skecg.leads import canonical_lead
-from skecg.linear_model.logistic import Targets, read_targets
+from skecg.compute.devices import resolve_device, resolve_precision
+from skecg.encoders import Encoder
+from skecg.errors import SkecgWarning, WeightsFormatError, user_stacklevel
+from skecg.finetuning.data import PreparedWindows, WindowInputs, record_logits
+from skecg.finetuning.heads import Head, Network, copied_encoder
+from skecg.finetuning.loop import TrainingConfig
+from skecg.finetuning.serialization import Layout, Origin, parameters_of, read_description, read_head, write_fitted
+from skecg.finetuning.stages import STAGES, Training
+from skecg.inference.inputs import RecordSource, record_source
+from skecg.inference.pipeline import prepare_chunks
 from skecg.preprocessing.quality import Policies
 from skecg.preprocessing.windows import Windows, check_stride
 from skecg.records import ECGRecord
+from skecg.spec import InputSpec
 from skecg.splits import check_fraction, hold_out
-from skecg.weights import WeightsInfo
+from skecg.validation import check_choice
+from skecg.weights import WeightsInfo, find_weights, load_encoder
 
-if TYPE_CHECKING:
-    from skecg.finetuning.classifier import FineTunedClassifier
-    from skecg.finetuning.segmenter import Segmenter
+__all__ = ["Examples", "FineTunedEstimator"]
 
-__all__ = [
-    "ask_records",
-    "ask_sample_probabilities",
-    "begin",
-    "begin_segmenter",
-    "check_choices",
-    "check_segmenter_choices",
-    "plans_of",
-    "read_labels",
-]
+Rows = NDArray[np.intp]
 
 
-def check_choices(estimator: FineTunedClassifier) -> None:
-    """Refuse what the constructor stored unseen, before anything is read."""
-    Policies(estimator.missing_leads, estimator.short_records)
-    _plan_of(estimator, 0)
-    for name, allowed in (("head", HEADS), ("stages", STAGES)):
-        if getattr(estimator, name) not in allowed:
-            expected = ", ".join(map(repr, allowed))
-            raise ParameterError(f"Got {name}={getattr(estimator, name)!r}, expected one of {expected}.")
-    check_fraction(estimator.validation_fraction)
-    C = estimator.C
-    number = isinstance(C, numbers.Real) and not isinstance(C, bool) and math.isfinite(C)
-    if C is not None and not (number and C > 0):
-        raise ParameterError(f"Got C={estimator.C!r}, expected a positive number, or None to have it chosen.")
-
-
-def _plan_of(estimator: FineTunedClassifier, seed: int) -> Plan:
-    return Plan(
-        epochs=estimator.epochs,
-        batch_size=estimator.batch_size,
-        learning_rate=estimator.learning_rate,
-        layer_decay=estimator.layer_decay,
-        weight_decay=estimator.weight_decay,
-        warmup_epochs=estimator.warmup_epochs,
-        patience=estimator.patience,
-        precision=estimator.precision,
-        random_state=seed,
-        n_jobs=estimator.n_jobs,
-    )
-
-
-def begin(
-    estimator: FineTunedClassifier, info: WeightsInfo, source: RecordSource, targets: Targets, groups: ArrayLike | None
-) -> tuple[Network, Course]:
-    """Read the records, hold patients out, and copy the encoder.
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """What a training reads.
 
     Parameters
     ----------
-    estimator : FineTunedClassifier
-        Checked.
-    info : WeightsInfo
-        Where training starts.
-    source : RecordSource
-    targets : Targets
-    groups : array-like of shape (n_records,) or None
+    windows : PreparedWindows
+        Of all N records.
+    labels : object
+        What is known of the records or of their samples, as the estimator's training takes it.
+    strata : ndarray of shape (N, L), bool
+        Labels of the records of which the patients held out have their share.
+    known : ndarray of shape (N,), bool
+        Of which records anything is known.
     """
-    targets.weigh(np.ones((len(targets.has), 1)), estimator.class_weight)  # refuses what does not go with y
-    seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
-    share = float(estimator.validation_fraction)
-    train, held = hold_out(targets.has, groups, share, np.random.default_rng(seed))
-    if share > 0 and not len(held):
-        warnings.warn(
-            "Got too few patients to hold any out: each is the last with or without some label. Training goes on for "
-            "all epochs. Pass more records, or validation_fraction=0.",
-            SkecgWarning,
-            stacklevel=user_stacklevel(),
+
+    windows: PreparedWindows
+    labels: Any
+    strata: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+
+
+class FineTunedEstimator(BaseEstimator, ABC):
+    """An encoder and a head, trained together, behind scikit-learn's fit and predict.
+
+    Subclasses have these parameters and their own, all in the signature of their constructor, as scikit-learn wants it;
+    :class:`skecg.FineTunedClassifier` describes them.
+    """
+
+    model: str | Path
+    stages: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    layer_decay: float
+    weight_decay: float
+    warmup_epochs: float
+    patience: int | None
+    validation_fraction: float
+    sampling_rate: float | None
+    leads: Sequence[str] | Mapping[str, str] | None
+    units: str
+    stride: float | None
+    missing_leads: str
+    short_records: str
+    device: str
+    precision: str
+    n_jobs: int | None
+    random_state: int | np.random.RandomState | None
+    revision: str | None
+    local_files_only: bool
+    verbose: int
+
+    network_: Network
+    spec_: InputSpec
+    pooling_: str
+    origin_: Origin
+    validation_rows_: Rows
+
+    #: How it is laid out on disk.
+    _layout: ClassVar[Layout]
+    #: What the progress bar of predictions is called.
+    _predicting: ClassVar[str] = "predicting"
+
+    # --- what a kind of estimator has of its own
+
+    @abstractmethod
+    def _read_y(self, y: Any, n_records: int) -> Any:
+        """Read what is known of each record, and check it as far as that goes without the records."""
+
+    @abstractmethod
+    def _build_head(self, encoder: Encoder, info: WeightsInfo, labels: Any, seed: int) -> Head:
+        """Build an untrained head for an encoder and labels that were read."""
+
+    @abstractmethod
+    def _build_training(self, examples: Examples, **shared: Any) -> Training:
+        """Build the training of what was read; `shared` is what :class:`skecg.finetuning.stages.Training` takes."""
+
+    @abstractmethod
+    def _keep_own(self, training: Any) -> None:
+        """Set the fitted attributes that are not those of all."""
+
+    @abstractmethod
+    def _describe(self) -> dict[str, Any]:
+        """Return the fields of the description on disk that are not those of all, and those of "fitted"."""
+
+    @abstractmethod
+    def _restore(self, values: dict[str, Any], encoder: Encoder, state: dict[str, Tensor]) -> Head:
+        """Set the fitted attributes from a description, and build the head that the tensors are of."""
+
+    # --- what labels of records have in common
+
+    def _read_examples(self, chunks: Iterator[tuple[list[ECGRecord], Windows]], labels: Any, patch: int) -> Examples:
+        """Gather the windows of all records, with what was read of their labels."""
+        windows = PreparedWindows([windows for _, windows in chunks], patch)
+        return Examples(windows, labels, self._strata(labels, windows.n_records), np.ones(windows.n_records, np.bool_))
+
+    def _strata(self, labels: Any, n_records: int) -> NDArray[np.bool_]:
+        """Return the labels (n_records, n_strata) of which the patients held out have their share."""
+        return np.zeros((n_records, 0), dtype=np.bool_)
+
+    def _logits_of(self, network: Network, inputs: WindowInputs, records: list[ECGRecord], precision: str) -> Any:
+        """Compute the logits of a chunk of records."""
+        return record_logits(network, inputs, range(len(records)), precision=precision, n_jobs=self.n_jobs)
+
+    # --- parameters
+
+    def _check_parameters(self) -> None:
+        """Check what the constructor stored unseen, before anything is read."""
+        self._policies()
+        self._config(0)
+        self._head_config(0)
+        check_choice("stages", self.stages, STAGES)
+        check_fraction(self.validation_fraction)
+
+    def _policies(self) -> Policies:
+        return Policies(self.missing_leads, self.short_records)
+
+    def _config(self, seed: int) -> TrainingConfig:
+        """Return how all is trained."""
+        return TrainingConfig(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            layer_decay=self.layer_decay,
+            weight_decay=self.weight_decay,
+            warmup_epochs=self.warmup_epochs,
+            patience=self.patience,
+            precision=self.precision,
+            random_state=seed,
+            n_jobs=self.n_jobs,
         )
-    device = resolve_device(estimator.device)
-    pooling = check_pooling(estimator.pooling or info.pooling, int(getattr(info.encoder, "num_registers", 0)))
-    check_stride(estimator.stride, info.spec)
-    encoder = copied_encoder(info)
-    head = build_head(estimator.head, encoder, targets.has.shape[1], pooling, seed)
-    network = Network(encoder, head).to(device).eval()
-    course = Course(
-        _read(estimator, info, source),
-        targets,
-        estimator.class_weight,
-        train,
-        held,
-        estimator.stages,
-        None if estimator.C is None else float(estimator.C),
-        _plan_of(estimator, seed),
-        device,
-        estimator.verbose,
-    )
-    return network, course
 
+    def _head_config(self, seed: int) -> TrainingConfig:
+        """Return how the head alone is trained."""
+        return self._config(seed)
 
-def _read(estimator: FineTunedClassifier, info: WeightsInfo, source: RecordSource) -> PreparedWindows:
-    """Read and prepare all records."""
-    policies = Policies(estimator.missing_leads, estimator.short_records)
-    chunks = prepare_in_chunks(
-        source,
-        info.spec,
-        policies,
-        stride_seconds=estimator.stride,
-        n_jobs=estimator.n_jobs,
-        verbose=estimator.verbose,
-    )
-    return PreparedWindows([windows for _, windows in chunks], info.encoder.patch_samples)
+    # --- training
 
+    def _fit(self, X: Any, y: Any, groups: ArrayLike | None, sampling_rate: ArrayLike | None) -> Self:
+        """Read, hold out, train, and become fitted; an interruption after an epoch leaves what was learned."""
+        self._check_parameters()
+        info = find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)
+        source = record_source(self, X, sampling_rate, reset=True)
+        labels = self._read_y(y, len(source))
+        self.__dict__.pop("network_", None)  # of an earlier fit, should this one be interrupted
+        network, training = self._prepare_training(info, source, labels, groups)
+        try:
+            training.run(network)
+        except KeyboardInterrupt:
+            if training.has_learned:
+                self._keep(network, training, info)
+            raise
+        self._keep(network, training, info)
+        return self
 
-def check_segmenter_choices(segmenter: Segmenter) -> None:
-    """Refuse what the constructor stored unseen."""
-    Policies(segmenter.missing_leads, segmenter.short_records)
-    plans_of(segmenter, 0)
-    if segmenter.stages not in STAGES:
-        expected = ", ".join(map(repr, STAGES))
-        raise ParameterError(f"Got stages={segmenter.stages!r}, expected one of {expected}.")
-    check_fraction(segmenter.validation_fraction)
-    width = segmenter.width
-    if not isinstance(width, numbers.Integral) or isinstance(width, bool) or width < 1:
-        raise ParameterError(f"Got width={width!r}, expected a positive integer.")
-    if not isinstance(segmenter.augment, bool | np.bool_):
-        raise ParameterError(f"Got augment={segmenter.augment!r}, expected True or False.")
-    canonical_lead(segmenter.target)
-
-
-def plans_of(segmenter: Segmenter, seed: int) -> tuple[Plan, Plan]:
-    """Say how the decoder alone is trained, and how all is."""
-    plan = Plan(
-        epochs=segmenter.epochs,
-        batch_size=segmenter.batch_size,
-        learning_rate=segmenter.learning_rate,
-        layer_decay=segmenter.layer_decay,
-        weight_decay=segmenter.weight_decay,
-        warmup_epochs=segmenter.warmup_epochs,
-        patience=segmenter.patience,
-        precision=segmenter.precision,
-        random_state=seed,
-        n_jobs=segmenter.n_jobs,
-    )
-    return replace(plan, epochs=segmenter.head_epochs, learning_rate=segmenter.head_learning_rate), plan
-
-
-def begin_segmenter(
-    segmenter: Segmenter, info: WeightsInfo, source: RecordSource, y: Any, groups: ArrayLike | None
-) -> tuple[SegmentingNetwork, Training]:
-    """Read records and labels, hold patients out, and copy the encoder.
-
-    Parameters
-    ----------
-    segmenter : Segmenter
-        Checked.
-    info : WeightsInfo
-        Where training starts.
-    source : RecordSource
-    y : sequence
-        What is known of each record.
-    groups : array-like of shape (n_records,) or None
-    """
-    check_stride(segmenter.stride, info.spec)
-    seed = int(check_random_state(segmenter.random_state).randint(2**31 - 1))
-    share = float(segmenter.validation_fraction)
-    hold_out(np.zeros((len(source), 0)), groups, share, np.random.default_rng(seed))  # refuses groups of other records
-    windows, labels = _read_annotated(segmenter, info, source, check_tracks(y, len(source)))
-    has = _kinds_of_records(labels, windows.owner, len(source))
-    train, held = _split(has, groups, share, seed)
-    encoder = copied_encoder(info)
-    device = resolve_device(segmenter.device)
-    network = SegmentingNetwork(encoder, build_decoder(encoder, len(WAVE_CLASSES), int(segmenter.width), seed))
-    network.to(device).eval()
-    head_plan, plan = plans_of(segmenter, seed)
-    return network, Training(
-        windows, labels, train, held, segmenter.stages, head_plan, plan, segmenter.augment, device, segmenter.verbose
-    )
-
-
-def _read_annotated(
-    segmenter: Segmenter, info: WeightsInfo, source: RecordSource, items: Sequence[Any]
-) -> tuple[PreparedWindows, NDArray[np.int8]]:
-    """Read and prepare all records, and label the samples of their windows, which do not overlap but at the end."""
-    policies = Policies(segmenter.missing_leads, segmenter.short_records)
-    chunks, labels, row = [], [], 0
-    prepared = prepare_in_chunks(source, info.spec, policies, n_jobs=segmenter.n_jobs, verbose=segmenter.verbose)
-    for records, windows in prepared:
-        chunks.append(windows)
-        labels.append(label_windows(records, windows, items[row : row + len(records)], segmenter.target, row))
-        row += len(records)
-    return PreparedWindows(chunks, info.encoder.patch_samples), np.concatenate(labels)
-
-
-def _kinds_of_records(labels: NDArray[np.int8], owner: NDArray[np.int64], n_records: int) -> NDArray[np.bool_]:
-    """Say which classes each record holds, (n_records, n_classes), refusing labels that say nothing at all."""
-    if not (labels >= 0).any():
-        raise InputError("Got y without a single label, all are negative; expected some that are known.")
-    has = np.zeros((n_records, len(WAVE_CLASSES)), dtype=np.bool_)
-    for number in range(len(WAVE_CLASSES)):
-        np.logical_or.at(has[:, number], owner, (labels == number).any(axis=1))
-    return has
-
-
-def _split(
-    has: NDArray[np.bool_], groups: ArrayLike | None, share: float, seed: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Hold patients out, warning where that was asked for and cannot be."""
-    # A class in all records or none of them is no matter of chance.
-    varied = has[:, has.any(axis=0) & ~has.all(axis=0)]
-    train, held = hold_out(varied, groups, share, np.random.default_rng(seed))
-    if share > 0 and not (len(held) and len(train) and has[held].any() and has[train].any()):
-        warnings.warn(
-            "Got too few patients to hold any out. Training goes on for all epochs. Pass more records, or "
-            "validation_fraction=0.",
-            SkecgWarning,
-            stacklevel=user_stacklevel(),
+    def _prepare_training(
+        self, info: WeightsInfo, source: RecordSource, labels: Any, groups: ArrayLike | None
+    ) -> tuple[Network, Training]:
+        """Copy the encoder, read the records, and hold patients out."""
+        check_stride(self.stride, info.spec)
+        device = resolve_device(self.device)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        # Groups of other records are found before the records are read, which may take long.
+        hold_out(np.zeros((len(source), 0)), groups, float(self.validation_fraction), np.random.default_rng(seed))
+        encoder = copied_encoder(info)
+        network = Network(encoder, self._build_head(encoder, info, labels, seed)).to(device).eval()
+        chunks = prepare_chunks(
+            source,
+            info.spec,
+            self._policies(),
+            stride_seconds=self._training_stride(),
+            n_jobs=self.n_jobs,
+            verbose=self.verbose,
         )
-        return np.arange(len(has)), np.arange(0)
-    return train, held
+        examples = self._read_examples(chunks, labels, info.encoder.patch_samples)
+        train, held = self._hold_out(examples, groups, seed)
+        return network, self._build_training(
+            examples,
+            windows=examples.windows,
+            train=train,
+            held=held,
+            stages=self.stages,
+            head_config=self._head_config(seed),
+            config=self._config(seed),
+            device=device,
+            verbose=self.verbose,
+        )
 
+    def _training_stride(self) -> float | None:
+        """Return the seconds from one window to the next in training; None for the window's length."""
+        return self.stride
 
-def ask_records(
-    network: Network, chunks: Iterable[Windows], *, device: torch.device, precision: str, n_jobs: int | None
-) -> NDArray[np.float64]:
-    """Give the logits (n_records, L) of records that are prepared in chunks; the network itself stays where it is."""
-    if device.type != "cpu":
-        network = copy.deepcopy(network).to(device)
-    patch = network.encoder.config.patch_samples
-    found = []
-    for chunk in chunks:
-        windows = PreparedWindows([chunk], patch)
-        inputs = WindowInputs(windows, device)
-        found.append(record_logits(network, inputs, range(windows.n_records), precision=precision, n_jobs=n_jobs))
-    return np.concatenate(found)
+    def _hold_out(self, examples: Examples, groups: ArrayLike | None, seed: int) -> tuple[Rows, Rows]:
+        """Hold patients out, with a warning where that was asked for and cannot be."""
+        share, known = float(self.validation_fraction), examples.known
+        train, held = hold_out(examples.strata, groups, share, np.random.default_rng(seed))
+        if share > 0 and not (known[train].any() and known[held].any()):
+            warnings.warn(
+                "Got too few patients to hold any out: each is the last with or without some label. Training goes on "
+                "for all epochs. Pass more records, or validation_fraction=0.",
+                SkecgWarning,
+                stacklevel=user_stacklevel(),
+            )
+            return np.arange(len(known)), np.arange(0)
+        return train, held
 
+    def _keep(self, network: Network, training: Training, info: WeightsInfo) -> None:
+        """Become fitted."""
+        self.network_ = network.cpu().requires_grad_(False).eval()
+        self.spec_, self.pooling_, self.origin_ = info.spec, info.pooling, Origin.of(info)
+        self.validation_rows_ = training.held
+        self._keep_own(training)
 
-def ask_sample_probabilities(
-    network: SegmentingNetwork,
-    chunks: Iterable[tuple[list[ECGRecord], Windows]],
-    *,
-    device: torch.device,
-    precision: str,
-    n_jobs: int | None,
-) -> Iterator[tuple[ECGRecord, NDArray[np.float32]]]:
-    """Give each record and the logits (n_classes, n_samples) of its samples; the network itself stays where it is."""
-    if device.type != "cpu":
-        network = copy.deepcopy(network).to(device)
-    patch = network.encoder.config.patch_samples
-    for records, windows in chunks:
-        inputs = WindowInputs(PreparedWindows([windows], patch), device)
-        rows = np.arange(len(windows))
-        answers = dict(window_logits(network, inputs, rows, precision=precision, n_jobs=n_jobs))
-        for number, record in enumerate(records):
-            own = np.flatnonzero(windows.owner == number).tolist()
-            parts = [answers[row][:, : windows.valid_samples[row]] for row in own]
-            whole = stitch(parts, windows.start_samples[own].tolist())
-            yield record, at_own_rate(whole, windows.spec.sampling_rate, record.sampling_rate, record.n_samples)
+    # --- predicting
 
+    def _predict_logits(
+        self, X: Any, sampling_rate: ArrayLike | None, *, stride_seconds: float | None
+    ) -> Iterator[tuple[list[ECGRecord], Any]]:
+        """Yield records and their logits, chunk by chunk, in flat memory; the network itself stays where it is."""
+        check_is_fitted(self)
+        source = record_source(self, X, sampling_rate, reset=False)
+        device, precision = resolve_device(self.device), resolve_precision(self.precision)
+        network = self.network_ if device.type == "cpu" else copy.deepcopy(self.network_).to(device)
+        chunks = prepare_chunks(
+            source,
+            self.spec_,
+            self._policies(),
+            stride_seconds=stride_seconds,
+            n_jobs=self.n_jobs,
+            title=self._predicting,
+            verbose=self.verbose,
+        )
+        for records, windows in chunks:
+            inputs = WindowInputs(PreparedWindows([windows], network.encoder.config.patch_samples), device)
+            yield records, self._logits_of(network, inputs, records, precision)
 
-def read_labels(y: Any, n_records: int) -> Targets:
-    """Read classes or an indicator of labels, one row for each record, and warn of labels that cannot be learned.
+    # --- on disk
 
-    Raises
-    ------
-    InputError
-        When there is no `y`, it is of another length, holds NaN, one class only, or neither classes nor an indicator.
-    """
-    if y is None:
-        raise InputError("This classifier requires y to be passed, but the target y is None. Pass y, a label a record.")
-    try:
-        y = check_array(y, accept_sparse="csr", dtype=None, ensure_2d=False, ensure_min_samples=0, input_name="y")
-        if y.shape[0] != n_records:
-            raise InputError(f"Got y of {y.shape[0]} rows for {n_records} records, expected one for each.")
-        targets = read_targets(y)
-    except InputError:
-        raise
-    except TypeError as error:
-        raise InputError(
-            f"Got y whose classes cannot be compared ({error}), expected text, numbers or booleans, of one kind and "
-            "none missing."
-        ) from error
-    except ValueError as error:
-        raise InputError(str(error).partition("\n[")[0]) from error
-    targets.find_learnable(intercept=True)
-    return targets
+    def save(self, folder: str | Path, **provenance: Any) -> None:
+        """Write a weights folder of the encoder, with what was trained on top beside it.
+
+        ``JEPAEmbedder(folder)`` computes the encoder's features, :meth:`load` reads the estimator. There is no pickle
+        in it.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Created when absent; files of these names in it are replaced.
+        **provenance
+            As of :func:`skecg.save_encoder`; what is known of the weights that training started from is taken over.
+
+        Raises
+        ------
+        ParameterError
+            When `folder` is a file, or classes or parameters cannot be written as JSON.
+        """
+        check_is_fitted(self)
+        described = self._describe()
+        described["fitted"] |= {"n_features_in": getattr(self, "n_features_in_", None)}
+        write_fitted(self._layout, self, folder, provenance, described)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read an estimator that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        folder : str or Path
+
+        Returns
+        -------
+        self
+            Fitted, with the parameters that it had but for `device`, `n_jobs`, `verbose` and a `random_state` that was
+            no int, which are as by default; `history_` and `validation_rows_` stay behind.
+
+        Raises
+        ------
+        WeightsError
+            When the folder holds no such estimator, or a damaged one.
+        """
+        folder, layout = Path(folder), cls._layout
+        values, info = read_description(layout, folder)
+        encoder, spec = load_encoder(folder)
+        state = read_head(layout, folder)
+        try:
+            estimator = cls(**parameters_of(values))
+            estimator.spec_, estimator.pooling_ = spec, info.pooling
+            estimator.origin_ = Origin(**values["origin"])
+            head = estimator._restore(values, encoder, state)
+            head.load_state_dict(state, strict=True)
+            n_features = values["fitted"]["n_features_in"]
+            if n_features is not None:
+                estimator.n_features_in_ = int(n_features)
+        except (AttributeError, TypeError, ValueError, KeyError, RuntimeError) as error:
+            path = folder / layout.description
+            raise WeightsFormatError(
+                f"{path} is malformed, or not of {layout.tensors} ({error}). Save the {layout.noun} again."
+            ) from error
+        estimator.network_ = Network(encoder, head.float()).requires_grad_(False).eval()
+        return estimator
+
+    # --- scikit-learn
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = True
+        return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "network_")

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_array
+from torch import Tensor
 
-from skecg.compute.devices import resolve_device, resolve_precision
-from skecg.finetuning.base import ask_records, begin, check_choices, read_labels
-from skecg.finetuning.data import prepare_in_chunks
-from skecg.finetuning.heads import Network
-from skecg.finetuning.serialization import Origin, read_classifier, write_classifier
-from skecg.finetuning.stages import Course, run_stages
-from skecg.inference.inputs import record_source
-from skecg.preprocessing.quality import Policies
-from skecg.weights import WeightsInfo, find_weights
+from skecg.encoders import Encoder
+from skecg.encoders.pooling import check_pooling
+from skecg.errors import InputError, ParameterError
+from skecg.finetuning.base import Examples, FineTunedEstimator
+from skecg.finetuning.heads import HEADS, Head, build_head
+from skecg.finetuning.loop import TrainingConfig
+from skecg.finetuning.serialization import CLASSIFIER, Layout, classes_from_json, classes_to_json
+from skecg.finetuning.stages import ClassifierTraining
+from skecg.linear_model.logistic import Targets, read_targets
+from skecg.validation import check_choice, is_number
+from skecg.weights import WeightsInfo
 
-__all__ = ["FineTunedClassifier"]
+__all__ = ["FineTunedClassifier", "read_labels"]
+
+# What is published for a head that is trained on a frozen encoder.
+_HEAD_EPOCHS, _HEAD_RATE, _HEAD_DECAY = 30, 1e-3, 0.1
 
 
-class FineTunedClassifier(ClassifierMixin, BaseEstimator):
+class FineTunedClassifier(ClassifierMixin, FineTunedEstimator):
     """Classify electrocardiograms with an encoder that is trained for the task.
 
     First the head alone is fitted on the frozen encoder, then head and encoder are trained together, gently, for as
@@ -114,8 +121,8 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):
     A record's logit is the mean over its windows; in training a record shows one of them, drawn anew in every epoch.
     All prepared windows are held in memory: 12 leads of 10 s at 250 Hz are 120 kB.
 
-    A `fit` that is interrupted (Ctrl-C) while all is trained leaves the estimator fitted with the best weights until
-    then, and the KeyboardInterrupt goes on.
+    A `fit` that is interrupted (Ctrl-C) after an epoch leaves the estimator fitted with the best weights until then,
+    and the KeyboardInterrupt goes on.
 
     Examples
     --------
@@ -126,6 +133,8 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):
     >>> classifier.predict_proba(records).shape
     (24, 2)
     """
+
+    _layout: ClassVar[Layout] = CLASSIFIER
 
     def __init__(
         self,
@@ -217,23 +226,10 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):
         WeightsError
             When the weights cannot be found or are damaged.
         """
-        check_choices(self)
-        info = find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)
-        source = record_source(self, X, sampling_rate, reset=True)
-        targets = read_labels(y, len(source))
-        self.__dict__.pop("network_", None)  # of an earlier fit, should this one be interrupted
-        network, course = begin(self, info, source, targets, groups)
-        try:
-            run_stages(network, course)
-        except KeyboardInterrupt:
-            if course.history.losses:
-                self._keep(network, course, info)
-            raise
-        self._keep(network, course, info)
-        return self
+        return self._fit(X, y, groups, sampling_rate)
 
     def decision_function(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Give the log-odds.
+        """Compute the log-odds.
 
         Parameters
         ----------
@@ -253,28 +249,12 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):
         InputError, RecordReadError
             When a record cannot be used; the message names it.
         """
-        check_is_fitted(self)
-        source = record_source(self, X, sampling_rate, reset=False)
-        chunks = prepare_in_chunks(
-            source,
-            self.spec_,
-            Policies(self.missing_leads, self.short_records),
-            stride_seconds=self.stride,
-            n_jobs=self.n_jobs,
-            title="predicting",
-            verbose=self.verbose,
-        )
-        logits = ask_records(
-            self.network_,
-            (windows for _, windows in chunks),
-            device=resolve_device(self.device),
-            precision=resolve_precision(self.precision),
-            n_jobs=self.n_jobs,
-        )
+        chunks = self._predict_logits(X, sampling_rate, stride_seconds=self.stride)
+        logits: NDArray[np.float64] = np.concatenate([logits for _, logits in chunks])
         return logits if self.multilabel_ or logits.shape[1] > 1 else logits[:, 0]
 
     def predict_proba(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Give probabilities.
+        """Compute probabilities.
 
         Parameters
         ----------
@@ -294,7 +274,7 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):
         return special.softmax(logits, axis=1)
 
     def predict(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> NDArray[Any]:
-        """Give the most probable class, or the labels that are more probable than not.
+        """Return the most probable class, or the labels that are more probable than not.
 
         Parameters
         ----------
@@ -311,61 +291,84 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):
             return (logits > 0).astype(np.int64)
         return self.classes_[logits.argmax(axis=1) if logits.ndim > 1 else (logits > 0).astype(np.int64)]
 
-    def save(self, folder: str | Path, **provenance: Any) -> None:
-        """Write a weights folder of the encoder, with the head and the classes beside it.
-
-        ``JEPAEmbedder(folder)`` gives the encoder's features, :meth:`load` the classifier. There is no pickle in it.
-
-        Parameters
-        ----------
-        folder : str or Path
-            Created when absent; files of these names in it are replaced.
-        **provenance
-            As of :func:`skecg.save_encoder`; what is known of the weights that training started from is taken over.
-
-        Raises
-        ------
-        ParameterError
-            When `folder` is a file, or classes or parameters cannot be written as JSON.
-        """
-        check_is_fitted(self)
-        write_classifier(self, folder, provenance)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read a classifier that :meth:`save` wrote.
-
-        Parameters
-        ----------
-        folder : str or Path
-
-        Returns
-        -------
-        FineTunedClassifier
-            Fitted, with the parameters that it had but for `device`, `n_jobs`, `verbose` and a `random_state` that was
-            no int, which are as by default; `history_` and `validation_rows_` stay behind.
-
-        Raises
-        ------
-        WeightsError
-            When the folder holds no classifier, or a damaged one.
-        """
-        return read_classifier(cls, folder)
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
         tags.classifier_tags.multi_label = True
         return tags
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "network_")
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_choice("head", self.head, HEADS)
+        if self.C is not None and not (is_number(self.C) and self.C > 0):
+            raise ParameterError(f"Got C={self.C!r}, expected a positive number, or None to have it chosen.")
 
-    def _keep(self, network: Network, course: Course, info: WeightsInfo) -> None:
-        """Become fitted."""
-        self.classes_, self.multilabel_ = course.targets.classes, course.targets.multilabel
-        self.network_ = network.cpu().requires_grad_(False).eval()
-        self.spec_, self.pooling_ = info.spec, self.pooling or info.pooling
-        self.history_, self.C_ = course.history, course.history.C
-        self.validation_rows_ = course.held
-        self.origin_ = Origin.of(info)
+    def _head_config(self, seed: int) -> TrainingConfig:
+        config = self._config(seed)
+        return replace(config, epochs=_HEAD_EPOCHS, learning_rate=_HEAD_RATE, weight_decay=_HEAD_DECAY, warmup_epochs=0)
+
+    def _read_y(self, y: Any, n_records: int) -> Targets:
+        targets = read_labels(y, n_records)
+        targets.weigh(np.ones((n_records, 1)), self.class_weight)  # raises for weights that do not go with the classes
+        return targets
+
+    def _strata(self, labels: Targets, n_records: int) -> NDArray[np.bool_]:
+        return labels.has
+
+    def _build_head(self, encoder: Encoder, info: WeightsInfo, labels: Targets, seed: int) -> Head:
+        pooling = check_pooling(self.pooling or info.pooling, encoder.num_registers)
+        return build_head(self.head, encoder, labels.has.shape[1], pooling, seed)
+
+    def _build_training(self, examples: Examples, **shared: Any) -> ClassifierTraining:
+        C = None if self.C is None else float(self.C)
+        return ClassifierTraining(targets=examples.labels, class_weight=self.class_weight, C=C, **shared)
+
+    def _keep_own(self, training: ClassifierTraining) -> None:
+        self.classes_, self.multilabel_ = training.targets.classes, training.targets.multilabel
+        self.pooling_ = self.pooling or self.pooling_
+        self.history_, self.C_ = training.history, training.fitted_C
+
+    def _describe(self) -> dict[str, Any]:
+        names = getattr(self, "feature_names_in_", None)
+        return {
+            "head": self.network_.head.kind,
+            "classes": classes_to_json(self.classes_, multilabel=self.multilabel_),
+            "multilabel": self.multilabel_,
+            "fitted": {"C": self.C_, "feature_names_in": None if names is None else [str(name) for name in names]},
+        }
+
+    def _restore(self, values: dict[str, Any], encoder: Encoder, state: dict[str, Tensor]) -> Head:
+        n_outputs, self.multilabel_ = len(state["linear.bias"]), bool(values["multilabel"])
+        self.classes_ = classes_from_json(values["classes"], multilabel=self.multilabel_, n_outputs=n_outputs)
+        self.C_ = values["fitted"]["C"]
+        names = values["fitted"]["feature_names_in"]
+        if names is not None:
+            self.feature_names_in_ = np.array(names, dtype=object)
+        return build_head(values["head"], encoder, n_outputs, self.pooling_, seed=0)
+
+
+def read_labels(y: Any, n_records: int) -> Targets:
+    """Read classes or an indicator of labels, one row for each record, and warn of labels that cannot be learned.
+
+    Raises
+    ------
+    InputError
+        When there is no `y`, it is of another length, holds NaN, one class only, or neither classes nor an indicator.
+    """
+    if y is None:
+        raise InputError("This classifier requires y to be passed, but the target y is None. Pass y, a label a record.")
+    try:
+        y = check_array(y, accept_sparse="csr", dtype=None, ensure_2d=False, ensure_min_samples=0, input_name="y")
+        if y.shape[0] != n_records:
+            raise InputError(f"Got y of {y.shape[0]} rows for {n_records} records, expected one for each.")
+        targets = read_targets(y)
+    except InputError:
+        raise
+    except TypeError as error:
+        raise InputError(
+            f"Got y whose classes cannot be compared ({error}), expected text, numbers or booleans, of one kind and "
+            "none missing."
+        ) from error
+    except ValueError as error:
+        raise InputError(str(error).partition("\n[")[0]) from error
+    targets.find_learnable(intercept=True)
+    return targets

@@ -1,22 +1,7 @@
-"""What turns the tokens of a window into logits.
+"""Heads on an encoder: from the tokens of windows to the logits of windows, or of each of their samples.
 
-Shapes: B windows, R registers, N tokens, D width of a token, F pooled features, H heads, d = D / H, C outputs.
-
-An encoder under a head: windows to outputs.
-
-Shapes: B windows, L leads, T samples, R registers, N tokens, D width of a token.
-
-From tokens, each a tenth of a second or so, back to samples.
-
-A token is unfolded by a linear layer into as many instants as its slice of time has; convolutions then look at these
-and at the signal itself, which knows better than any token at which instant a wave begins.
-
-Shapes: B windows, L leads, T samples, R registers, N tokens, P slices of time, p samples of a slice, D width of a
-token, W width of the decoder, C classes.
-
-One learned query that looks at all tokens of a crop: the head of protocol (b).
-
-Shapes: B crops, N tokens, D width of a token, H heads, C classes.
+Shapes: B windows, L leads, T samples, R registers, N tokens, D width of a token, F pooled features, H attention heads,
+d = D / H, P slices of time, p samples of a slice, W width of the decoder, C outputs.
 """
 
 from __future__ import annotations
@@ -39,17 +24,14 @@ from skecg.weights import WeightsInfo, loaded_encoder
 
 __all__ = [
     "AttentionHead",
-    "CropAttentionHead",
     "HEADS",
     "Head",
     "LinearHead",
     "Network",
-    "SegmentingNetwork",
     "WaveDecoder",
     "build_decoder",
     "build_head",
     "copied_encoder",
-    "decayed_groups",
 ]
 
 
@@ -70,8 +52,8 @@ class Head(nn.Module):
         super().__init__()
         self.arguments = arguments
 
-    def forward(self, tokens_BND: Tensor) -> Tensor:
-        """Give the outputs of windows."""
+    def forward(self, tokens_BND: Tensor, values_BLT: Tensor | None = None) -> Tensor:
+        """Compute the outputs of windows from their tokens and, where a head looks at it, their signal."""
         raise NotImplementedError
 
 
@@ -94,12 +76,12 @@ class Network(nn.Module):
         self.head = head
 
     def forward(self, values_BLT: Tensor, leads: Sequence[int] | None = None) -> Tensor:
-        """Give the outputs of windows that have these leads (all when not given)."""
-        outputs: Tensor = self.head(self.encoder(values_BLT, leads))
+        """Compute the outputs of windows that have these leads (all when not given)."""
+        outputs: Tensor = self.head(self.encoder(values_BLT, leads), values_BLT)
         return outputs
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Give copies of all tensors as arrays."""
+        """Return copies of all tensors as arrays."""
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.state_dict().items()}
 
     def __reduce__(self) -> Any:
@@ -110,6 +92,7 @@ def _rebuild(
     config: EncoderConfig, head: type[Head], arguments: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
 ) -> Network:
     """Build a network of the arrays of another."""
+    # Building draws first weights, from generators that belong to the user.
     with torch.random.fork_rng(devices=[]):
         network = Network(build_encoder(config), head(**arguments))
     # Copied: what a memory map holds must not be written to.
@@ -118,12 +101,12 @@ def _rebuild(
 
 
 def copied_encoder(info: WeightsInfo) -> Encoder:
-    """Give an encoder of one's own on the CPU, to be trained; the one that the process shares is left alone."""
+    """Return an encoder of one's own on the CPU, to be trained; the one that the process shares is left alone."""
     encoder = copy.deepcopy(loaded_encoder(info, torch.device("cpu")))
     return encoder.requires_grad_(True)
 
 
-#: What the name of a head stands for.
+#: Heads of a classifier, by name.
 HEADS = ("linear", "attention")
 
 
@@ -153,8 +136,8 @@ class LinearHead(Head):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, tokens_BND: Tensor) -> Tensor:
-        """Give the logits (B, C) of windows."""
+    def forward(self, tokens_BND: Tensor, values_BLT: Tensor | None = None) -> Tensor:
+        """Compute the logits (B, C) of windows."""
         pooled_BF = pool_tokens([tokens_BND], self.num_registers, self.pooling)
         logits: Tensor = self.linear((pooled_BF - self.center) / self.scale)
         return logits
@@ -163,10 +146,13 @@ class LinearHead(Head):
 class AttentionHead(Head):
     """One learned query that looks at all tokens, registers too, and a linear layer (Weimann and Conrad, 2025).
 
+    Neither normalization nor hidden layer. The last layer has a bias, which the published head lacks: the shares of
+    rare labels are then known from the first steps on.
+
     Parameters
     ----------
     dim : int
-        Of the encoder, a multiple of `num_heads`.
+        Width of a token, a multiple of `num_heads`.
     num_heads : int
     n_outputs : int
     seed : int
@@ -191,14 +177,17 @@ class AttentionHead(Head):
             nn.init.xavier_uniform_(layer.weight, generator=generator)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, tokens_BND: Tensor) -> Tensor:
-        """Give the logits (B, C) of windows."""
+    def forward(
+        self, tokens_BND: Tensor, values_BLT: Tensor | None = None, *, absent_BN: Tensor | None = None
+    ) -> Tensor:
+        """Compute the logits (B, C) of windows; tokens that are absent (padding) get no attention."""
         B, N, D = tokens_BND.shape
         H = self.num_heads
-        query_BHd = self.to_query(self.query).view(1, H, 1, D // H).expand(B, -1, -1, -1)
+        query_BH1d = self.to_query(self.query).view(1, H, 1, D // H).expand(B, -1, -1, -1)
         keys_BHNd, values_BHNd = self.to_keys_values(tokens_BND).view(B, N, 2, H, D // H).permute(2, 0, 3, 1, 4)
-        gathered_BHd = nn.functional.scaled_dot_product_attention(query_BHd, keys_BHNd, values_BHNd)
-        logits: Tensor = self.linear(gathered_BHd.flatten(1))
+        mask = None if absent_BN is None else ~absent_BN[:, None, None]
+        gathered_BH1d = F.scaled_dot_product_attention(query_BH1d, keys_BHNd, values_BHNd, attn_mask=mask)
+        logits: Tensor = self.linear(gathered_BH1d.flatten(1))
         return logits
 
 
@@ -214,13 +203,15 @@ def build_head(kind: str, encoder: Encoder, n_outputs: int, pooling: str, seed: 
 
 # Of the convolution that sees the signal (60 ms at 250 Hz), and of those that follow.
 _SIGNAL_KERNEL, _KERNEL = 15, 9
-
-
 _DILATIONS = (1, 2, 4)
 
 
 class WaveDecoder(Head):
     """Tokens and signal to the logits of every sample.
+
+    A token, of a tenth of a second or so, is unfolded by a linear layer into as many instants as its slice of time has;
+    convolutions then look at these and at the signal itself, which knows better than any token at which instant a wave
+    begins.
 
     Parameters
     ----------
@@ -279,8 +270,8 @@ class WaveDecoder(Head):
             nn.init.zeros_(layer.bias)
 
     def forward(self, tokens_BND: Tensor, values_BLT: Tensor | None = None) -> Tensor:
-        """Give the logits (B, C, T) of every sample of windows; absent leads of `values_BLT` are zeros."""
-        assert values_BLT is not None
+        """Compute the logits (B, C, T) of every sample of windows; absent leads of `values_BLT` are zeros."""
+        assert values_BLT is not None, "a decoder looks at the signal"
         tokens_BPD = self._by_slice(tokens_BND[:, self.num_registers :], values_BLT.shape[2] // self.patch_samples)
         unfolded_BPWp = self.unfold(tokens_BPD).unflatten(2, (-1, self.patch_samples))
         x_BWT = unfolded_BPWp.transpose(1, 2).flatten(2) + self.look(values_BLT)
@@ -292,27 +283,6 @@ class WaveDecoder(Head):
     def _by_slice(self, tokens_BND: Tensor, n_slices: int) -> Tensor:
         """Average the tokens of each slice of time over the leads that are there."""
         return tokens_BND.unflatten(1, (-1, n_slices)).mean(dim=1) if self.token_per_lead else tokens_BND
-
-
-class SegmentingNetwork(Network):
-    """An encoder and a decoder that sees the signal as well.
-
-    Parameters
-    ----------
-    encoder : Encoder
-        One of its own, see :func:`skecg.finetuning.heads.copied_encoder`.
-    head : WaveDecoder
-    """
-
-    head: WaveDecoder
-
-    def forward(self, values_BLT: Tensor, leads: Sequence[int] | None = None) -> Tensor:
-        """Give the logits (B, C, T) of windows that have these leads (all when not given)."""
-        logits: Tensor = self.head(self.encoder(values_BLT, leads), values_BLT)
-        return logits
-
-    def __reduce__(self) -> Any:
-        return _rebuild_segmenter, (self.encoder.config, self.head.arguments, self.arrays())
 
 
 def build_decoder(encoder: Encoder, n_classes: int, width: int, seed: int) -> WaveDecoder:
@@ -328,65 +298,3 @@ def build_decoder(encoder: Encoder, n_classes: int, width: int, seed: int) -> Wa
         width=width,
         seed=seed,
     )
-
-
-def _rebuild_segmenter(
-    config: EncoderConfig, arguments: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
-) -> SegmentingNetwork:
-    """Build a network of the arrays of another."""
-    with torch.random.fork_rng(devices=[]):
-        network = SegmentingNetwork(build_encoder(config), WaveDecoder(**arguments))
-    # Copied: what a memory map holds must not be written to.
-    network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, strict=True)
-    return network.float().eval().requires_grad_(False)
-
-
-class CropAttentionHead(nn.Module):
-    """Cross-attention of one learned query over tokens, and a linear layer (Weimann and Conrad, 2025).
-
-    Neither normalization nor hidden layer: the query, its projection, keys and values without biases, and the map from
-    what the query gathered to the classes (with a bias, which the published head lacks: the shares of rare labels are
-    then known from the first steps on).
-
-    Parameters
-    ----------
-    dim : int
-        Width of a token, a multiple of `num_heads`.
-    n_classes, num_heads : int
-    generator : torch.Generator
-        Draws the first weights.
-    """
-
-    def __init__(self, dim: int, n_classes: int, num_heads: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.query = nn.Parameter(torch.empty(dim))
-        # Left empty: what torch would fill them with comes from a generator that belongs to the user.
-        empty = nn.utils.skip_init
-        self.to_query = empty(nn.Linear, dim, dim, bias=False)
-        self.to_keys_values = empty(nn.Linear, dim, 2 * dim, bias=False)
-        self.to_classes = empty(nn.Linear, dim, n_classes)
-        # A small query attends evenly at first: training starts from the mean over tokens.
-        nn.init.normal_(self.query, std=0.02, generator=generator)
-        for layer in (self.to_query, self.to_keys_values, self.to_classes):
-            nn.init.xavier_uniform_(layer.weight, generator=generator)
-        nn.init.zeros_(self.to_classes.bias)
-
-    def forward(self, tokens_BND: Tensor, absent_BN: Tensor | None = None) -> Tensor:
-        """Give the logits (B, C) of crops; tokens that are absent (padding) get no attention."""
-        B, N, D = tokens_BND.shape
-        H = self.num_heads
-        query_HD = self.to_query(self.query).view(H, D // H)
-        keys_BNHD, values_BNHD = self.to_keys_values(tokens_BND).view(B, N, 2, H, D // H).unbind(2)
-        logits_BHN = torch.einsum("hd,bnhd->bhn", query_HD, keys_BNHD) * (D // H) ** -0.5
-        if absent_BN is not None:
-            logits_BHN = logits_BHN.masked_fill(absent_BN[:, None], float("-inf"))
-        gathered_BHD = torch.einsum("bhn,bnhd->bhd", logits_BHN.softmax(dim=-1), values_BNHD)
-        return self.to_classes(gathered_BHD.reshape(B, D))
-
-
-def decayed_groups(head: CropAttentionHead, weight_decay: float) -> list[dict[str, object]]:
-    """Give the optimizer's groups: matrices are decayed, the query and the bias are not."""
-    matrices = [p for p in head.parameters() if p.ndim > 1]
-    vectors = [p for p in head.parameters() if p.ndim == 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

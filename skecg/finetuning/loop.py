@@ -1,53 +1,48 @@
 """The loop of fine-tuning: draw, compute, step, validate, and keep the best.
 
-A batch is computed in parts, on as many cores as there are; gradients are added in the parts' order, so that the result
-depends neither on the number of cores nor on who finishes first.
-
-How to train: the numbers of a fine-tuning, checked at birth.
-
-Parts of a batch on all cores that there are, their results in order.
-
-Which parameters learn how fast: learning rates that fall from the head down to the patches.
-
-Early layers hold what serves every task and need to move least (Howard and Ruder, 2018; Bao, Dong and Wei, 2022).
+A batch is computed in micro-batches, on as many cores as there are; gradients are added in their order, so that the
+result depends neither on the number of cores nor on which finishes first. Learning rates fall from the head down to the
+patches: early layers hold what serves every task and need to move least (Howard and Ruder, 2018; Bao, Dong and Wei,
+2022).
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import numbers
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed, effective_n_jobs
 from torch import Tensor, nn
 
-from skecg.compute.devices import autocast, keep_to_one_thread, one_thread_per_worker, resolve_precision
+from skecg.compute.devices import autocast, in_order, keep_to_one_thread, resolve_precision
 from skecg.compute.progress import count_progress
+from skecg.encoders.encode import workers
 from skecg.errors import ParameterError, SkecgWarning, user_stacklevel
 from skecg.finetuning.heads import Network
+from skecg.finetuning.losses import Score
+from skecg.validation import check_integer, check_number, is_integer
 
 __all__ = [
+    "Batches",
     "History",
-    "Lessons",
-    "OverParts",
-    "Plan",
-    "Score",
+    "OrderedMap",
+    "TrainingConfig",
     "layered_groups",
     "levels_of",
-    "over_parts",
+    "ordered_map",
     "train_network",
 ]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingConfig:
     """How to train.
 
     Parameters
@@ -55,7 +50,7 @@ class Plan:
     epochs : int
         Passes over the training records, at most.
     batch_size : int
-        Records in a step.
+        Records, or windows, in a step.
     learning_rate : float
         Peak rate of the head.
     layer_decay : float
@@ -77,7 +72,7 @@ class Plan:
     random_state : int
         Seed of the batches.
     n_jobs : int or None
-        Parts of a batch in flight at once on a CPU; None takes the cores that torch may use.
+        Micro-batches in flight at once on a CPU; None takes the cores that torch may use.
 
     Raises
     ------
@@ -100,48 +95,34 @@ class Plan:
     n_jobs: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "n_jobs"):
-            self._require_integer(name, may_be_none=name in ("patience", "n_jobs"), may_be_negative=name == "n_jobs")
-        self._require(self._number("learning_rate") > 0, "learning_rate", "a positive number")
-        self._require(0 < self._number("layer_decay") <= 1, "layer_decay", "a number above 0 and at most 1")
+        check_integer("epochs", self.epochs, 1)
+        check_integer("batch_size", self.batch_size, 1)
+        if self.patience is not None:
+            check_integer("patience", self.patience, 1, or_="None")
+        if self.n_jobs is not None and not (is_integer(self.n_jobs) and self.n_jobs != 0):
+            raise ParameterError(f"Got n_jobs={self.n_jobs!r}, expected an integer other than 0, or None.")
+        check_number("learning_rate", self.learning_rate, 0)
+        check_number("layer_decay", self.layer_decay, 0, 1, closed="right")
         for name in ("weight_decay", "warmup_epochs", "gradient_clip"):
-            self._require(self._number(name) >= 0, name, "a number of at least 0")
-        self._require(0 <= self._number("final_share") <= 1, "final_share", "a share from 0 to 1")
+            check_number(name, getattr(self, name), 0, closed="left")
+        check_number("final_share", self.final_share, 0, 1, closed="both")
         object.__setattr__(self, "precision", resolve_precision(self.precision))
 
-    def factor(self, progress: float) -> float:
-        """Give the share of its peak that a learning rate has after so many epochs."""
+    def rate_factor(self, progress: float) -> float:
+        """Compute the share of its peak that a learning rate has after so many epochs."""
         if progress < self.warmup_epochs:
             return progress / self.warmup_epochs
         done = (progress - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9)
         return self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
-    def _number(self, name: str) -> float:
-        value = getattr(self, name)
-        whole = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-        self._require(whole, name, "a number")
-        return float(value)
 
-    def _require_integer(self, name: str, *, may_be_none: bool, may_be_negative: bool) -> None:
-        value = getattr(self, name)
-        if value is None and may_be_none:
-            return
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        wanted = "a positive integer" + (" or None" if may_be_none else "")
-        self._require(whole and (value > 0 or (may_be_negative and value != 0)), name, wanted)
-
-    def _require(self, condition: bool, name: str, wanted: str) -> None:
-        if not condition:
-            raise ParameterError(f"Got {name}={getattr(self, name)!r}, expected {wanted}.")
-
-
-#: Calls a function with each of some parts and gives what it gave, in their order.
-OverParts = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
+#: Calls a function with each of some items and returns what came of them, in their order.
+OrderedMap = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 
 
 @contextlib.contextmanager
-def over_parts(device: torch.device, n_jobs: int | None) -> Iterator[OverParts]:
-    """Give what works on parts: threads on a CPU, of one core each, and one after the other on anything else.
+def ordered_map(device: torch.device, n_jobs: int | None) -> Iterator[OrderedMap]:
+    """Yield a map over micro-batches: threads of one core each on a CPU, one after the other on anything else.
 
     Parameters
     ----------
@@ -151,45 +132,32 @@ def over_parts(device: torch.device, n_jobs: int | None) -> Iterator[OverParts]:
         Threads at once; None takes the cores that torch may use.
     """
     if device.type != "cpu":
-        yield _one_by_one
+        yield lambda work, items: list(map(work, items))
         return
-    with one_thread_per_worker() as cores:
-        workers = cores if n_jobs is None else effective_n_jobs(n_jobs)
-        if workers <= 1:
-            yield _one_by_one
-            return
-        with Parallel(n_jobs=workers, backend="threading") as pool:
-            yield lambda work, parts: list(pool(delayed(_alone)(work, part) for part in parts))
+    with workers(n_jobs) as n_threads:
+
+        def single_threaded(work: Callable[[Any], Any], item: Any) -> Any:
+            keep_to_one_thread()
+            return work(item)
+
+        yield lambda work, items: list(in_order(partial(single_threaded, work), items, n_threads))
 
 
-def _alone(work: Callable[[Any], Any], part: Any) -> Any:
-    keep_to_one_thread()
-    return work(part)
+Item = TypeVar("Item")
 
 
-def _one_by_one(work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-    return [work(part) for part in parts]
+class Batches(Protocol[Item]):
+    """What a network learns from, in batches of micro-batches."""
 
+    def epoch(self, rng: np.random.Generator) -> Sequence[Sequence[Item]]:
+        """Draw the batches of an epoch, each as the micro-batches that go through the network at once.
 
-Part = TypeVar("Part")
-
-
-#: What validation gives: a number, higher is better, and others that decide where it is the same.
-Score = float | tuple[float, ...]
-
-
-class Lessons(Protocol[Part]):
-    """What a network learns from."""
-
-    def epoch(self, rng: np.random.Generator) -> Sequence[Sequence[Part]]:
-        """Draw the batches of an epoch, each in parts that go through the network at once.
-
-        Parts are small, such as the numbers of windows.
+        A micro-batch is small, such as the numbers of windows.
         """
         ...
 
-    def loss(self, network: Any, part: Part) -> Tensor:
-        """Compute a part's loss. The losses of a batch's parts add up to the batch's."""
+    def loss(self, network: Any, micro_batch: Item) -> Tensor:
+        """Compute the loss of a micro-batch. Those of a batch add up to the batch's."""
         ...
 
 
@@ -214,8 +182,8 @@ class History:
 
 def train_network(
     network: nn.Module,
-    lessons: Lessons[Part],
-    plan: Plan,
+    batches: Batches[Item],
+    config: TrainingConfig,
     groups: list[dict[str, Any]],
     validate: Callable[[], Score] | None = None,
     *,
@@ -226,18 +194,18 @@ def train_network(
     """Train a network in place.
 
     AdamW, a rate that rises linearly and falls along half a cosine, gradients clipped by their norm. Training ends
-    after ``plan.epochs``, or ``plan.patience`` epochs after the best validation; what is left are the weights of the
-    best epoch, or of the last one where nothing validates. That holds for a training that is interrupted (Ctrl-C) too;
-    the KeyboardInterrupt then goes on to the caller.
+    after ``config.epochs``, or ``config.patience`` epochs after the best validation; what is left are the weights of
+    the best epoch, or of the last one where nothing validates. That holds for a training that is interrupted (Ctrl-C)
+    too; the KeyboardInterrupt then goes on to the caller.
 
     Parameters
     ----------
     network : torch.nn.Module
         On its device; left in evaluation mode.
-    lessons : Lessons
-        Batches and their losses.
-    plan : Plan
-        How to train. One plan and one seed give one result, bit for bit on a CPU, whatever ``plan.n_jobs`` is.
+    batches : Batches
+        Drawn anew in every epoch, with their losses.
+    config : TrainingConfig
+        One configuration gives one result, bit for bit on a CPU, whatever ``config.n_jobs`` is.
     groups : list of dict
         Parameters and their peak learning rates, see :func:`skecg.finetuning.loop.layered_groups`.
     validate : callable, optional
@@ -259,10 +227,10 @@ def train_network(
     SkecgWarning
         When the loss is no number any more; the best weights until then are kept.
     """
-    run = _Run(network, lessons, plan, groups, validate, History() if history is None else history)
+    run = _Run(network, batches, config, groups, validate, History() if history is None else history)
     # The loop draws nothing from torch's own generators; heads with dropout do, and the user's must not notice.
     with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
-        torch.manual_seed(plan.random_state)
+        torch.manual_seed(config.random_state)
         try:
             run.epochs(title, verbose)
         finally:
@@ -276,27 +244,27 @@ class _Run:
     def __init__(
         self,
         network: nn.Module,
-        lessons: Lessons[Any],
-        plan: Plan,
+        batches: Batches[Any],
+        config: TrainingConfig,
         groups: list[dict[str, Any]],
         validate: Callable[[], Score] | None,
         history: History,
     ) -> None:
-        self.network, self.lessons, self.plan, self.history = network, lessons, plan, history
+        self.network, self.batches, self.config, self.history = network, batches, config, history
         self.validate = validate
         self.parameters: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
         self.device = self.parameters[0].device
-        self.optimizer = torch.optim.AdamW([{**group, "peak": group["lr"]} for group in groups], betas=plan.betas)
+        self.optimizer = torch.optim.AdamW([{**group, "peak": group["lr"]} for group in groups], betas=config.betas)
         self.best_score: tuple[float, ...] = (-math.inf,)
         self.best = _copy(network)
 
     def epochs(self, title: str, verbose: int) -> None:
         """Train until the epochs or the patience are used up."""
-        rng = np.random.default_rng(self.plan.random_state)
+        rng = np.random.default_rng(self.config.random_state)
         self.keep_if_better(0)
-        with count_progress(self.plan.epochs, title, "epoch", verbose=verbose) as shown:
-            for number in range(self.plan.epochs):
-                loss = self.epoch(number, self.lessons.epoch(rng))
+        with count_progress(self.config.epochs, title, "epoch", verbose=verbose) as shown:
+            for number in range(self.config.epochs):
+                loss = self.epoch(number, self.batches.epoch(rng))
                 if not math.isfinite(loss):
                     self.warn_of_divergence(number)
                     return
@@ -304,53 +272,53 @@ class _Run:
                 self.keep_if_better(number + 1)
                 shown.update(1)
                 shown.set_postfix_str(self.describe())
-                if self.plan.patience is not None and number + 1 - self.history.best_epoch >= self.plan.patience:
+                if self.config.patience is not None and number + 1 - self.history.best_epoch >= self.config.patience:
                     return
 
     def epoch(self, number: int, batches: Sequence[Sequence[Any]]) -> float:
-        """Take one step for each batch and give the mean loss."""
+        """Take one step for each batch and return the mean loss."""
         self.network.train()
         losses: list[float] = []
-        with over_parts(self.device, self.plan.n_jobs) as over:
-            for i, parts in enumerate(batches):
+        with ordered_map(self.device, self.config.n_jobs) as over:
+            for i, batch in enumerate(batches):
                 self.set_rates(number + (i + 1) / len(batches))
-                losses.append(self.step(parts, over))
+                losses.append(self.step(batch, over))
                 if not math.isfinite(losses[-1]):
                     break
         return float(np.mean(losses))
 
-    def step(self, parts: Sequence[Any], over: OverParts) -> float:
-        """Compute the gradients of a batch's parts, add them, and step."""
-        computed = over(self.gradients, parts)
+    def step(self, batch: Sequence[Any], over: OrderedMap) -> float:
+        """Compute the gradients of a batch's micro-batches, add them, and step."""
+        computed = over(self.gradients, batch)
         loss = sum(loss for loss, _ in computed)
         if math.isfinite(loss):
-            for parameter, *gradients in zip(self.parameters, *(found for _, found in computed), strict=True):
+            for parameter, *gradients in zip(self.parameters, *(each for _, each in computed), strict=True):
                 parameter.grad = _sum(gradients)
-            if self.plan.gradient_clip:
-                nn.utils.clip_grad_norm_(self.parameters, self.plan.gradient_clip)
+            if self.config.gradient_clip:
+                nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
         return float(loss)
 
-    def gradients(self, part: Any) -> tuple[float, Sequence[Tensor | None]]:
-        """Compute the loss of a part and its gradients; nothing is written, so that parts may be worked on at once."""
+    def gradients(self, micro_batch: Any) -> tuple[float, Sequence[Tensor | None]]:
+        """Compute a loss and its gradients; nothing is written, so that several may be worked on at once."""
         with torch.enable_grad():
-            with autocast(self.device, self.plan.precision):
-                loss = self.lessons.loss(self.network, part)
+            with autocast(self.device, self.config.precision):
+                loss = self.batches.loss(self.network, micro_batch)
             gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         return loss.item(), gradients
 
     def set_rates(self, progress: float) -> None:
         """Set the learning rates for what has been done after so many epochs."""
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * self.plan.factor(progress)
+            group["lr"] = group["peak"] * self.config.rate_factor(progress)
 
     def keep_if_better(self, number: int) -> None:
         """Validate after an epoch and keep the weights when no others were better; always when nothing validates."""
         if self.validate is not None:
             self.network.eval()
-            found = self.validate()
-            score = found if isinstance(found, tuple) else (found,)
+            validated = self.validate()
+            score = validated if isinstance(validated, tuple) else (validated,)
             self.history.scores.append(score[0])
             if not score > self.best_score:
                 return
@@ -363,15 +331,15 @@ class _Run:
         self.network.eval()
 
     def describe(self) -> str:
-        """Say where training stands, for the progress bar."""
+        """Describe where training stands, for the progress bar."""
         validated = f", validation {self.history.scores[-1]:.4f}" if self.history.scores else ""
         return f"loss {self.history.losses[-1]:.4f}{validated}"
 
     def warn_of_divergence(self, number: int) -> None:
-        """Say that training went astray."""
+        """Warn that training diverged."""
         warnings.warn(
             f"Got a loss that is no number in epoch {number + 1} of training, so the weights of epoch "
-            f"{self.history.best_epoch} were kept. Lower learning_rate={self.plan.learning_rate:g}.",
+            f"{self.history.best_epoch} were kept. Lower learning_rate={self.config.learning_rate:g}.",
             SkecgWarning,
             stacklevel=user_stacklevel(),
         )
@@ -382,16 +350,16 @@ def _copy(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _sum(gradients: Sequence[Tensor | None]) -> Tensor | None:
-    """Add gradients in their order; a part that a parameter had no part in gives none."""
-    found = [gradient for gradient in gradients if gradient is not None]
-    return sum(found[1:], start=found[0]) if found else None
+    """Add gradients in their order; there is none where the loss did not depend on the parameter."""
+    present = [gradient for gradient in gradients if gradient is not None]
+    return sum(present[1:], start=present[0]) if present else None
 
 
 _BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
 
 
 def levels_of(network: Network) -> dict[str, int]:
-    """Say how far below the head each parameter lies.
+    """Return how far below the head each parameter lies.
 
     Returns
     -------

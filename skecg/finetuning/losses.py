@@ -1,46 +1,82 @@
-"""What a classifier is trained to lower, and what it is chosen by.
+"""What training lowers, and what it is chosen by, for each kind of label.
 
-Shapes: B windows or records, L labels (one column for two classes, one for each of more).
-
-How well samples were labelled: F1 of P, QRS and T over all samples whose label is known.
+Shapes: B windows, N records, L labels (one column for two classes, one for each of more), T samples, C classes of
+waves.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import special
-from scipy.stats import rankdata
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
-from skecg.annotations import WAVE_CLASSES
+from skecg.annotations import OUTSIDE, WAVE_CLASSES
+from skecg.metrics import area_under_roc, macro
 
-__all__ = ["confusion_of", "f1_of_waves", "loss_of", "probabilities", "validation_score"]
+__all__ = [
+    "ClassLabels",
+    "RecordLabels",
+    "Score",
+    "confusion_of",
+    "f1_of_waves",
+    "validation_score",
+    "wave_loss",
+]
+
+Rows = NDArray[np.intp]
+
+#: What validation gives: a number, higher is better, and others that decide where it is the same.
+Score = float | tuple[float, ...]
 
 
-def loss_of(logits_BL: Tensor, has_BL: Tensor, weight: Tensor, *, joint: bool) -> Tensor:
-    """Add the weighted log-losses of windows; of several labels each counts its share.
+class RecordLabels(Protocol):
+    """What is to be learned of N records, of whatever kind it is."""
+
+    def loss(self, logits_BL: Tensor, records: NDArray[np.integer]) -> Tensor:
+        """Add up the losses of windows, each of the record that is named; a record weighs 1 on average."""
+        ...
+
+    def score(self, logits: NDArray[np.float64], records: Rows) -> Score:
+        """Score the logits (n_records, L) of records that were not learned from."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ClassLabels:
+    """Classes or labels of records, and what each record counts.
 
     Parameters
     ----------
-    logits_BL : Tensor
-    has_BL : Tensor of float
-        1 where a window's record has a label.
-    weight : Tensor of shape (B, 1) or (B, L)
+    has : ndarray of shape (N, L), bool
+    weight : ndarray of shape (N, 1) or (N, L)
     joint : bool
         Whether the columns are classes of which each record has one.
     """
-    if joint:
-        return -(functional.log_softmax(logits_BL, dim=1) * has_BL * weight).sum()
-    losses_BL = functional.binary_cross_entropy_with_logits(logits_BL, has_BL, reduction="none")
-    return (losses_BL * weight).sum() / has_BL.shape[1]
 
+    has: NDArray[np.bool_]
+    weight: NDArray[np.float64]
+    joint: bool
 
-def probabilities(logits: NDArray[np.float64], *, joint: bool) -> NDArray[np.float64]:
-    """Give the probability of each column."""
-    found: NDArray[np.float64] = special.softmax(logits, axis=1) if joint else special.expit(logits)
-    return found
+    def loss(self, logits_BL: Tensor, records: NDArray[np.integer]) -> Tensor:
+        """Add up the weighted log-losses of windows; of several labels each counts its share."""
+        has_BL, weight = (
+            torch.from_numpy(values[records].astype(np.float32)).to(logits_BL.device)
+            for values in (self.has, self.weight)
+        )
+        if self.joint:
+            return -(F.log_softmax(logits_BL, dim=1) * has_BL * weight).sum()
+        losses_BL = F.binary_cross_entropy_with_logits(logits_BL, has_BL, reduction="none")
+        return (losses_BL * weight).sum() / has_BL.shape[1]
+
+    def score(self, logits: NDArray[np.float64], records: Rows) -> Score:
+        """Score the logits of records that were not learned from."""
+        return validation_score(self.has[records], logits, joint=self.joint)
 
 
 def validation_score(has: NDArray[np.bool_], logits: NDArray[np.float64], *, joint: bool) -> tuple[float, float]:
@@ -56,23 +92,22 @@ def validation_score(has: NDArray[np.bool_], logits: NDArray[np.float64], *, joi
     """
     if not np.isfinite(logits).all():
         return -float("inf"), -float("inf")
-    minus_log_loss = -log_loss(has, logits, joint=joint)
-    n_positive = has.sum(axis=0)
-    both = (n_positive > 0) & (n_positive < len(has))
-    if not both.any():
-        return minus_log_loss, minus_log_loss
-    scores = probabilities(logits, joint=joint) if joint else logits
-    ranks = rankdata(scores[:, both], axis=0)
-    positive, n = has[:, both], n_positive[both]
-    areas = ((ranks * positive).sum(axis=0) - n * (n + 1) / 2) / (n * (len(has) - n))
-    return float(areas.mean()), minus_log_loss
+    minus_log_loss = -_log_loss(has, logits, joint=joint)
+    # One label's logit ranks records as its probability does; one class's only together with the other classes'.
+    area = macro(area_under_roc(has, special.softmax(logits, axis=1) if joint else logits))
+    return area if np.isfinite(area) else minus_log_loss, minus_log_loss
 
 
-def log_loss(has: NDArray[np.bool_], logits: NDArray[np.float64], *, joint: bool) -> float:
-    """Give the mean log-loss."""
+def _log_loss(has: NDArray[np.bool_], logits: NDArray[np.float64], *, joint: bool) -> float:
+    """Compute the mean log-loss."""
     if joint:
         return float(-(special.log_softmax(logits, axis=1) * has).sum(axis=1).mean())
     return float(-special.log_expit(np.where(has, logits, -logits)).mean())
+
+
+def wave_loss(logits_BCT: Tensor, labels_BT: Tensor) -> Tensor:
+    """Add up the cross entropy of samples with a label; the others, with negative ones, count nothing."""
+    return F.cross_entropy(logits_BCT, labels_BT.clamp(min=OUTSIDE), ignore_index=OUTSIDE, reduction="sum")
 
 
 def confusion_of(truth: NDArray[np.int8], predicted: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -82,7 +117,7 @@ def confusion_of(truth: NDArray[np.int8], predicted: NDArray[np.integer]) -> NDA
 
 
 def f1_of_waves(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give F1 of P, QRS and T, 0 where a wave is neither annotated nor predicted."""
+    """Compute F1 of P, QRS and T, 0 where a wave is neither annotated nor predicted."""
     either = confusion.sum(axis=0) + confusion.sum(axis=1)
-    found: NDArray[np.float64] = 2 * np.diagonal(confusion)[1:] / np.maximum(either[1:], 1)
-    return found
+    f1: NDArray[np.float64] = 2 * np.diagonal(confusion)[1:] / np.maximum(either[1:], 1)
+    return f1

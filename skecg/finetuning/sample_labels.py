@@ -1,14 +1,7 @@
-"""What is known of a record's waves, however it is said, as a label for each of its samples.
+"""Labels of samples: read in whatever form users have them, cut into windows, stitched together again, and augmented.
 
-Windows and records: labels of a record to those of its windows, and what was said of windows to the record.
-
-Shapes: C classes, T samples of a window, S samples of a record at the encoder's rate, n samples at its own.
-
-Labels of records, at their rates, to those of their windows.
-
-The same windows, seen otherwise: their waves stay where they are, but nothing else is to be relied on.
-
-Shapes: B windows, L leads, T samples.
+Shapes: B windows, L leads, C classes, T samples of a window, S samples of a record at the encoder's rate, n samples at
+its own.
 """
 
 from __future__ import annotations
@@ -44,38 +37,40 @@ __all__ = [
     "MAJORITY",
     "View",
     "at_own_rate",
-    "check_tracks",
+    "check_sample_labels",
     "draw_view",
     "label_windows",
-    "read_track",
+    "read_sample_labels",
     "stitch",
     "window_labels",
 ]
 
 
-#: What is asked for when the labels of several leads are to become one track by vote.
+#: The `target` that makes the labels of several leads one by vote.
 MAJORITY = "majority"
 
+Logits = NDArray[np.float32]
 
-def check_tracks(y: Any, n_records: int) -> Sequence[Any]:
-    """Refuse a `y` that is not a sequence with an entry for each record."""
+
+def check_sample_labels(y: Any, n_records: int) -> Sequence[Any]:
+    """Return `y` as a sequence with an entry for each record, or raise."""
     if y is None:
         raise InputError(
             "This Segmenter requires y to be passed, but the target y is None. Pass an array of labels for each record."
         )
     try:
-        n_found = len(y)
+        n_entries = len(y)
     except TypeError as error:
         raise ShapeError(
             f"Got y of type {type(y).__name__}, expected a sequence with an array of labels for each record."
         ) from error
-    if n_found != n_records:
-        raise ShapeError(f"Got y of {n_found} entries for {n_records} records, expected one for each.")
+    if n_entries != n_records:
+        raise ShapeError(f"Got y of {n_entries} entries for {n_records} records, expected one for each.")
     entries: Sequence[Any] = list(y) if hasattr(y, "to_numpy") else y
     return entries
 
 
-def read_track(item: Any, record: ECGRecord, target: str, row: int) -> NDArray[np.int8]:
+def read_sample_labels(item: Any, record: ECGRecord, target: str, row: int) -> NDArray[np.int8]:
     """Label every sample of a record.
 
     Parameters
@@ -102,7 +97,7 @@ def read_track(item: Any, record: ECGRecord, target: str, row: int) -> NDArray[n
     """
     where = f"y[{row}]"
     if isinstance(item, Waves):
-        return _one(*_of_waves(item, record, where), target, where)
+        return _one_of_leads(*_of_waves(item, record, where), target, where)
     if isinstance(item, WaveAnnotations):
         _check_rate(item.sampling_rate, record, where)
         return _of_table(item.table, record, where)
@@ -113,7 +108,7 @@ def read_track(item: Any, record: ECGRecord, target: str, row: int) -> NDArray[n
             _check_rate(float(item.fs), record, where)
         return _of_table(pair_marks(_marks(item)), record, where)
     labels = _of_array(item, record, where)
-    return labels if labels.ndim == 1 else _one(labels, record.leads, target, where)
+    return labels if labels.ndim == 1 else _one_of_leads(labels, record.leads, target, where)
 
 
 def _of_waves(waves: Waves, record: ECGRecord, where: str) -> tuple[NDArray[np.int8], tuple[str, ...]]:
@@ -122,7 +117,7 @@ def _of_waves(waves: Waves, record: ECGRecord, where: str) -> tuple[NDArray[np.i
 
 
 def _marks(annotation: Any) -> list[tuple[int, int]]:
-    """Give (sample, code) of what marks waves, leaving other annotations out."""
+    """Return (sample, code) of what marks waves, leaving other annotations out."""
     pairs = zip(annotation.sample, annotation.symbol, strict=True)
     return [(int(sample), MARK_CODES[symbol]) for sample, symbol in pairs if symbol in MARK_CODES]
 
@@ -155,8 +150,8 @@ def _of_array(item: Any, record: ECGRecord, where: str) -> NDArray[np.int8]:
     return labels
 
 
-def _one(labels: NDArray[np.int8], leads: Sequence[str], target: str, where: str) -> NDArray[np.int8]:
-    """Make one track of those of several leads."""
+def _one_of_leads(labels: NDArray[np.int8], leads: Sequence[str], target: str, where: str) -> NDArray[np.int8]:
+    """Make labels of several leads one, by vote or by the lead that counts."""
     if target == MAJORITY:
         return majority_labels(labels)
     lead = canonical_lead(target)
@@ -173,13 +168,10 @@ def _check_rate(rate: float, record: ECGRecord, where: str) -> None:
         )
 
 
-Logits = NDArray[np.float32]
-
-
 def window_labels(
     labels: NDArray[np.int8], sampling_rate: float, encoder_rate: float, start: int, n_valid: int, n_samples: int
 ) -> NDArray[np.int8]:
-    """Give the labels of a window's samples, each that of the nearest sample of the record.
+    """Return the labels of a window's samples, each that of the nearest sample of the record.
 
     Parameters
     ----------
@@ -196,10 +188,10 @@ def window_labels(
     -------
     ndarray of shape (T,), int8
     """
-    found = np.full(n_samples, OUTSIDE, dtype=np.int8)
+    in_window = np.full(n_samples, OUTSIDE, dtype=np.int8)
     nearest = np.rint((start + np.arange(n_valid)) * (sampling_rate / encoder_rate)).astype(np.int64)
-    found[:n_valid] = labels[np.minimum(nearest, len(labels) - 1)]
-    return found
+    in_window[:n_valid] = labels[np.minimum(nearest, len(labels) - 1)]
+    return in_window
 
 
 def stitch(logits: Sequence[Logits], starts: Sequence[int]) -> Logits:
@@ -232,7 +224,7 @@ def stitch(logits: Sequence[Logits], starts: Sequence[int]) -> Logits:
 
 
 def at_own_rate(logits: Logits, encoder_rate: float, sampling_rate: float, n_samples: int) -> Logits:
-    """Give logits (C, n) at the samples of the record itself, between those (C, S) of the encoder on straight lines."""
+    """Interpolate logits (C, S) of the encoder's samples, on straight lines, at those of the record itself, (C, n)."""
     if encoder_rate == sampling_rate and logits.shape[1] == n_samples:
         return logits
     wanted = np.arange(n_samples) * (encoder_rate / sampling_rate)
@@ -251,7 +243,7 @@ def label_windows(
     windows : Windows
         Of these records.
     items : sequence
-        What is known of each record, see :func:`skecg.finetuning.sample_labels.read_track`.
+        What is known of each record, see :func:`skecg.finetuning.sample_labels.read_sample_labels`.
     target : str
     first_row : int
         Number of the first of these records in all.
@@ -261,11 +253,11 @@ def label_windows(
     ndarray of shape (n_windows, window_samples), int8
     """
     spec = windows.spec
-    tracks = [read_track(item, records[i], target, first_row + i) for i, item in enumerate(items)]
+    of_records = [read_sample_labels(item, records[i], target, first_row + i) for i, item in enumerate(items)]
     return np.stack(
         [
             window_labels(
-                tracks[owner], records[owner].sampling_rate, spec.sampling_rate, start, n_valid, spec.window_samples
+                of_records[owner], records[owner].sampling_rate, spec.sampling_rate, start, n_valid, spec.window_samples
             )
             for owner, start, n_valid in zip(
                 windows.owner.tolist(), windows.start_samples.tolist(), windows.valid_samples.tolist(), strict=True
@@ -276,14 +268,12 @@ def label_windows(
 
 # Spread of the logarithm of the gain; wandering in units of the input (0.2 mV each, where it is in such) and in Hz.
 _GAIN_SPREAD = 0.2
-
-
 _WANDER, _WANDER_HZ = 0.3, (0.1, 0.5)
 
 
 @dataclass(frozen=True)
 class View:
-    """How some windows are seen.
+    """How windows are augmented: their waves stay where they are, but nothing else is to be relied on.
 
     Parameters
     ----------
@@ -296,8 +286,8 @@ class View:
     shift: int
     seed: int
 
-    def show(self, values_BLT: Tensor, patch_samples: int, sampling_rate: float) -> Tensor:
-        """Give windows one slice of time shorter, larger or smaller, and wandering; absent leads stay zeros."""
+    def apply(self, values_BLT: Tensor, patch_samples: int, sampling_rate: float) -> Tensor:
+        """Return windows one slice of time shorter, larger or smaller, and wandering; absent leads stay zeros."""
         rng = np.random.default_rng(self.seed)
         values_BLT = values_BLT[:, :, self.span(values_BLT.shape[2], patch_samples)]
         n_windows, n_leads, n_samples = values_BLT.shape
@@ -309,7 +299,7 @@ class View:
         return (values_BLT * _like(gain, values_BLT) + _like(wander, values_BLT) * present).contiguous()
 
     def span(self, n_samples: int, patch_samples: int) -> slice:
-        """Say which samples of a window are seen: whole slices of time, all where there is only one."""
+        """Return which samples of a window are kept: whole slices of time, all where there is only one."""
         if n_samples <= patch_samples:
             return slice(0, n_samples)
         return slice(self.shift, self.shift + n_samples - patch_samples)
@@ -320,5 +310,5 @@ def _like(array: NDArray[np.float64], values: Tensor) -> Tensor:
 
 
 def draw_view(rng: np.random.Generator, patch_samples: int) -> View:
-    """Draw how some windows are seen."""
+    """Draw how windows are augmented."""
     return View(int(rng.integers(patch_samples)), int(rng.integers(2**63)))

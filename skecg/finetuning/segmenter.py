@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
-from sklearn.base import BaseEstimator
-from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from skecg.annotations import WAVE_CLASSES, WaveAnnotations, waves_of
-from skecg.compute.devices import resolve_device, resolve_precision
-from skecg.finetuning.base import ask_sample_probabilities as ask_records
-from skecg.finetuning.base import begin_segmenter as begin
-from skecg.finetuning.base import check_segmenter_choices as check_choices
-from skecg.finetuning.data import prepare_in_chunks
-from skecg.finetuning.heads import SegmentingNetwork
+from skecg.encoders import Encoder
+from skecg.errors import InputError, ParameterError, WeightsFormatError
+from skecg.finetuning.base import Examples, FineTunedEstimator
+from skecg.finetuning.data import PreparedWindows, WindowInputs, window_logits
+from skecg.finetuning.heads import Head, Network, build_decoder
+from skecg.finetuning.loop import TrainingConfig
 from skecg.finetuning.losses import confusion_of, f1_of_waves
-from skecg.finetuning.sample_labels import check_tracks, read_track
-from skecg.finetuning.serialization import Origin, read_segmenter, write_segmenter
-from skecg.finetuning.stages import Training
-from skecg.finetuning.stages import run_segmenter_stages as run_stages
+from skecg.finetuning.sample_labels import (
+    at_own_rate,
+    check_sample_labels,
+    label_windows,
+    read_sample_labels,
+    stitch,
+)
+from skecg.finetuning.serialization import SEGMENTER, Layout
+from skecg.finetuning.stages import SegmenterTraining
 from skecg.inference.inputs import record_source
-from skecg.preprocessing.quality import Policies
+from skecg.leads import canonical_lead
+from skecg.preprocessing.windows import Windows
 from skecg.records import ECGRecord
-from skecg.weights import WeightsInfo, find_weights
+from skecg.validation import check_integer, check_number
+from skecg.weights import WeightsInfo
 
 __all__ = ["Segmenter"]
 
 
-class Segmenter(BaseEstimator):
-    """Say of every sample of an electrocardiogram whether it is P wave, QRS complex, T wave or background.
+class Segmenter(FineTunedEstimator):
+    """Label every sample of an electrocardiogram as P wave, QRS complex, T wave or background.
 
     A decoder unfolds the encoder's tokens to samples and refines them with convolutions that see the signal. First the
     decoder alone is fitted on the frozen encoder, then both are trained together, gently, for as long as patients that
@@ -46,7 +53,7 @@ class Segmenter(BaseEstimator):
         Where training starts: a name of :func:`skecg.list_models`, a weights folder, or ``"owner/name"`` on the Hugging
         Face Hub.
     target : str, default="majority"
-        What becomes of labels that differ from lead to lead, for there is one track of labels a record: what most of
+        What becomes of labels that differ from lead to lead, for each sample of a record gets one label: what most of
         the leads say, or what one says, named here.
     stages : {"two", "head", "all"}, default="two"
         What is trained: the decoder and then all; the decoder alone, the encoder staying as it is; or all from the
@@ -135,6 +142,9 @@ class Segmenter(BaseEstimator):
     (5000,)
     >>> segmenter.annotate(["patient7.hea"])[0].write("patient7.waves")      # doctest: +SKIP
     """
+
+    _layout: ClassVar[Layout] = SEGMENTER
+    _predicting: ClassVar[str] = "segmenting"
 
     def __init__(
         self,
@@ -231,19 +241,7 @@ class Segmenter(BaseEstimator):
         WeightsError
             When the weights cannot be found or are damaged.
         """
-        check_choices(self)
-        info = find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)
-        source = record_source(self, X, sampling_rate, reset=True)
-        self.__dict__.pop("network_", None)  # of an earlier fit, should this one be interrupted
-        network, training = begin(self, info, source, y, groups)
-        try:
-            run_stages(network, training)
-        except KeyboardInterrupt:
-            if training.has_begun:
-                self._keep(network, training, info)
-            raise
-        self._keep(network, training, info)
-        return self
+        return self._fit(X, y, groups, sampling_rate)
 
     def predict(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> list[NDArray[np.int8]]:
         """Label every sample.
@@ -265,10 +263,10 @@ class Segmenter(BaseEstimator):
         InputError, RecordReadError
             When a record cannot be used; the message names it.
         """
-        return [_labels(logits) for _, logits in self._ask(X, sampling_rate)]
+        return [_labels(logits) for _, logits in self._sample_logits(X, sampling_rate)]
 
     def predict_proba(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> list[NDArray[np.float32]]:
-        """Give the probability of each class at every sample.
+        """Compute the probability of each class at every sample.
 
         Parameters
         ----------
@@ -279,10 +277,10 @@ class Segmenter(BaseEstimator):
         -------
         list of ndarray of shape (n_samples, 4), float32
         """
-        return [special.softmax(logits, axis=0).T for _, logits in self._ask(X, sampling_rate)]
+        return [special.softmax(logits, axis=0).T for _, logits in self._sample_logits(X, sampling_rate)]
 
     def annotate(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> list[WaveAnnotations]:
-        """Give the waves of records, each with onset, peak and offset.
+        """Return the waves of records, each with onset, peak and offset.
 
         Parameters
         ----------
@@ -295,10 +293,10 @@ class Segmenter(BaseEstimator):
             Waves of less than 20 ms are left out, and shorter pauses within one are closed.
             :meth:`skecg.finetuning.WaveAnnotations.write` writes them as a WFDB file.
         """
-        return [waves_of(_labels(logits), record) for record, logits in self._ask(X, sampling_rate)]
+        return [waves_of(_labels(logits), record) for record, logits in self._sample_logits(X, sampling_rate)]
 
     def score(self, X: Any, y: Any, *, sampling_rate: ArrayLike | None = None) -> float:
-        """Give the mean F1 of P, QRS and T over all samples whose label is known.
+        """Compute the mean F1 of P, QRS and T over all samples whose label is known.
 
         Parameters
         ----------
@@ -312,88 +310,103 @@ class Segmenter(BaseEstimator):
         float
         """
         check_is_fitted(self)
-        items = check_tracks(y, len(record_source(self, X, sampling_rate, reset=False)))
+        items = check_sample_labels(y, len(record_source(self, X, sampling_rate, reset=False)))
         confusion = np.zeros((len(WAVE_CLASSES), len(WAVE_CLASSES)), dtype=np.int64)
-        for row, (record, logits) in enumerate(self._ask(X, sampling_rate)):
-            confusion += confusion_of(read_track(items[row], record, self.target, row), _labels(logits))
+        for row, (record, logits) in enumerate(self._sample_logits(X, sampling_rate)):
+            confusion += confusion_of(read_sample_labels(items[row], record, self.target, row), _labels(logits))
         return float(f1_of_waves(confusion).mean())
 
-    def save(self, folder: str | Path, **provenance: Any) -> None:
-        """Write a weights folder of the encoder, with the decoder beside it.
-
-        ``JEPAEmbedder(folder)`` gives the encoder's features, :meth:`load` the segmenter. There is no pickle in it.
-
-        Parameters
-        ----------
-        folder : str or Path
-            Created when absent; files of these names in it are replaced.
-        **provenance
-            As of :func:`skecg.save_encoder`; what is known of the weights that training started from is taken over.
-
-        Raises
-        ------
-        ParameterError
-            When `folder` is a file, or parameters cannot be written as JSON.
-        """
+    def _sample_logits(
+        self, X: Any, sampling_rate: ArrayLike | None
+    ) -> Iterator[tuple[ECGRecord, NDArray[np.float32]]]:
+        """Yield each record and the logits (4, n_samples) of its samples."""
         check_is_fitted(self)
-        write_segmenter(self, folder, provenance)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read a segmenter that :meth:`save` wrote.
-
-        Parameters
-        ----------
-        folder : str or Path
-
-        Returns
-        -------
-        Segmenter
-            Fitted, with the parameters that it had but for `device`, `n_jobs`, `verbose` and a `random_state` that was
-            no int, which are as by default; `history_` and `validation_rows_` stay behind.
-
-        Raises
-        ------
-        WeightsError
-            When the folder holds no segmenter, or a damaged one.
-        """
-        return read_segmenter(cls, folder)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.target_tags.required = True
-        return tags
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "network_")
-
-    def _ask(self, X: Any, sampling_rate: ArrayLike | None) -> Iterator[tuple[ECGRecord, NDArray[np.float32]]]:
-        """Give each record and the logits (4, n_samples) of its samples."""
-        check_is_fitted(self)
-        source = record_source(self, X, sampling_rate, reset=False)
         stride = self.spec_.window_seconds / 2 if self.stride is None else self.stride
-        chunks = prepare_in_chunks(
-            source,
-            self.spec_,
-            Policies(self.missing_leads, self.short_records),
-            stride_seconds=stride,
-            n_jobs=self.n_jobs,
-            title="segmenting",
-            verbose=self.verbose,
-        )
-        device, precision = resolve_device(self.device), resolve_precision(self.precision)
-        return ask_records(self.network_, chunks, device=device, precision=precision, n_jobs=self.n_jobs)
+        for records, logits in self._predict_logits(X, sampling_rate, stride_seconds=stride):
+            yield from zip(records, logits, strict=True)
 
-    def _keep(self, network: SegmentingNetwork, training: Training, info: WeightsInfo) -> None:
-        """Become fitted."""
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_integer("width", self.width, 1)
+        if not isinstance(self.augment, bool | np.bool_):
+            raise ParameterError(f"Got augment={self.augment!r}, expected True or False.")
+        canonical_lead(self.target)
+
+    def _head_config(self, seed: int) -> TrainingConfig:
+        check_number("head_learning_rate", self.head_learning_rate, 0)
+        head_epochs = check_integer("head_epochs", self.head_epochs, 1)
+        return replace(self._config(seed), epochs=head_epochs, learning_rate=self.head_learning_rate)
+
+    def _training_stride(self) -> None:
+        return None  # windows side by side: of overlapping ones, samples would be learned from twice
+
+    def _read_y(self, y: Any, n_records: int) -> Sequence[Any]:
+        return check_sample_labels(y, n_records)
+
+    def _read_examples(
+        self, chunks: Iterator[tuple[list[ECGRecord], Windows]], labels: Sequence[Any], patch: int
+    ) -> Examples:
+        prepared, of_windows, row = [], [], 0
+        for records, windows in chunks:
+            prepared.append(windows)
+            of_windows.append(label_windows(records, windows, labels[row : row + len(records)], self.target, row))
+            row += len(records)
+        every, sample_labels = PreparedWindows(prepared, patch), np.concatenate(of_windows)
+        has = _classes_of_records(sample_labels, every.owner, row)
+        # A class in all records or none of them is no matter of chance.
+        varied = has[:, has.any(axis=0) & ~has.all(axis=0)]
+        return Examples(every, sample_labels, varied, np.asarray(has.any(axis=1)))
+
+    def _build_head(self, encoder: Encoder, info: WeightsInfo, labels: Sequence[Any], seed: int) -> Head:
+        return build_decoder(encoder, len(WAVE_CLASSES), int(self.width), seed)
+
+    def _build_training(self, examples: Examples, **shared: Any) -> SegmenterTraining:
+        return SegmenterTraining(labels=examples.labels, augment=bool(self.augment), **shared)
+
+    def _logits_of(
+        self, network: Network, inputs: WindowInputs, records: list[ECGRecord], precision: str
+    ) -> list[NDArray[np.float32]]:
+        windows, rate = inputs.windows, self.spec_.sampling_rate
+        of_windows = dict(
+            window_logits(network, inputs, np.arange(len(windows)), precision=precision, n_jobs=self.n_jobs)
+        )
+        logits = []
+        for number, record in enumerate(records):
+            own = windows.of_record(number).tolist()
+            signals = [of_windows[row][:, : windows.valid_samples[row]] for row in own]
+            whole = stitch(signals, windows.start_samples[own].tolist())
+            logits.append(at_own_rate(whole, rate, record.sampling_rate, record.n_samples))
+        return logits
+
+    def _keep_own(self, training: SegmenterTraining) -> None:
         self.classes_ = np.arange(len(WAVE_CLASSES), dtype=np.int8)
-        self.network_: SegmentingNetwork = network.cpu().requires_grad_(False).eval()
-        self.spec_, self.pooling_, self.origin_ = info.spec, info.pooling, Origin.of(info)
-        self.history_, self.validation_rows_ = training.history, training.held
+        self.history_ = training.histories
+
+    def _describe(self) -> dict[str, Any]:
+        return {"classes": list(WAVE_CLASSES), "fitted": {}}
+
+    def _restore(self, values: dict[str, Any], encoder: Encoder, state: dict[str, Tensor]) -> Head:
+        if values["classes"] != list(WAVE_CLASSES):
+            raise WeightsFormatError("it has other classes than this skecg")
+        self.classes_ = np.arange(len(WAVE_CLASSES), dtype=np.int8)
+        width = int(self.width)
+        # Before anything is built: a width that does not belong to the tensors could ask for any amount of memory.
+        if state["unfold.bias"].numel() != encoder.config.patch_samples * width:
+            raise WeightsFormatError(f"the decoder is not {width} wide")
+        return build_decoder(encoder, len(WAVE_CLASSES), width, seed=0)
 
 
 def _labels(logits: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Give the most probable class of each sample."""
+    """Return the most probable class of each sample."""
     labels: NDArray[np.int8] = logits.argmax(axis=0).astype(np.int8)
     return labels
+
+
+def _classes_of_records(labels: NDArray[np.int8], owner: NDArray[np.int64], n_records: int) -> NDArray[np.bool_]:
+    """Return which classes each record holds, (n_records, n_classes); raise where nothing is known of any."""
+    if not (labels >= 0).any():
+        raise InputError("Got y without a single label, all are negative; expected some that are known.")
+    has = np.zeros((n_records, len(WAVE_CLASSES)), dtype=np.bool_)
+    for number in range(len(WAVE_CLASSES)):
+        np.logical_or.at(has[:, number], owner, (labels == number).any(axis=1))
+    return has

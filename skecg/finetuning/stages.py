@@ -1,20 +1,18 @@
 """The stages of a fine-tuning: first the head on the frozen encoder, then both (Weimann and Conrad, 2025).
 
-The linear head on the frozen encoder: its optimum, found by Newton's method instead of by steps.
+A linear head on the frozen encoder is not trained by steps: a record's logit is the mean over its windows, and the head
+is linear in what a window is pooled to, so that the head is a logistic regression on the record's embedding, and
+Newton's method finds its optimum.
 
-A record's logit is the mean over its windows, and the head is linear in what a window is pooled to: the head is a
-logistic regression on the record's embedding.
-
-A fine-tuning as a value: which records, which labels, which stages.
-
-The stages of a training: the decoder on the frozen encoder, then both.
+Shapes: N records, L labels, F pooled features, T samples of a window.
 """
 
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,43 +27,161 @@ from skecg.finetuning.data import (
     Inputs,
     LabelledWindows,
     PreparedWindows,
-    RecordLessons,
+    RecordBatches,
     TokenInputs,
-    WaveLessons,
+    WindowBatches,
     WindowInputs,
     record_logits,
     validation_f1,
 )
-from skecg.finetuning.heads import LinearHead, Network, SegmentingNetwork
-from skecg.finetuning.loop import History, Plan, Score, layered_groups, train_network
-from skecg.finetuning.losses import validation_score
+from skecg.finetuning.heads import LinearHead, Network
+from skecg.finetuning.loop import Batches, History, TrainingConfig, layered_groups, train_network
+from skecg.finetuning.losses import ClassLabels, RecordLabels, Score
 from skecg.linear_model.logistic import LogisticProbe, Targets
 
 __all__ = [
-    "Course",
-    "CourseHistory",
-    "SEGMENTER_STAGES",
     "STAGES",
     "STRENGTHS",
-    "Training",
     "USUAL_STRENGTH",
-    "fit_linear_head",
-    "run_segmenter_stages",
-    "run_stages",
-    "standardize_linear_head",
+    "ClassifierHistory",
+    "ClassifierTraining",
+    "RecordTraining",
+    "SegmenterTraining",
+    "Training",
 ]
-
 
 #: What may be trained: the head and then all, the head alone, or all from the start.
 STAGES = ("two", "head", "all")
 
+#: Inverse strengths of a linear head's penalty that are tried on the records held out.
+STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+
+#: The one used where nothing is held out.
+USUAL_STRENGTH = 1e-2
+
+# Features that vary less, relative to their size, are rounding.
+_ROUNDING = 1e-6
 
 Rows = NDArray[np.intp]
+Features = NDArray[np.float32]
+
+
+@dataclass(kw_only=True, eq=False)
+class Training(ABC):
+    """A fine-tuning as a value: which windows, which labels, which stages.
+
+    Parameters
+    ----------
+    windows : PreparedWindows
+        Of all N records.
+    train, held : ndarray of int
+        Records to learn from, and to choose by.
+    stages : {"two", "head", "all"}
+    head_config, config : TrainingConfig
+        Of the stage that trains the head alone, and of the one that trains all.
+    device : torch.device
+    verbose : int
+    histories : dict of str to History
+        Filled with what happens, by stage: ``"head"``, ``"all"``.
+    """
+
+    windows: PreparedWindows
+    train: Rows
+    held: Rows
+    stages: str
+    head_config: TrainingConfig
+    config: TrainingConfig
+    device: torch.device
+    verbose: int = 0
+    histories: dict[str, History] = field(default_factory=dict)
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether an epoch of any stage was completed."""
+        return any(history.losses for history in self.histories.values())
+
+    def run(self, network: Network) -> None:
+        """Train a network in place, which is on the training's device and in evaluation mode."""
+        if self.stages != "all":
+            self.fit_head(network)
+        if self.stages != "head":
+            self.fit_all(network)
+
+    def fit_head(self, network: Network) -> None:
+        """Train the head alone."""
+        network.encoder.requires_grad_(False)
+        self._train(network, self.head_inputs(network), self.head_config, "head", "training the head")
+        network.encoder.requires_grad_(True)
+
+    def head_inputs(self, network: Network) -> Inputs:
+        """Return what the head is trained on while the encoder is frozen."""
+        return WindowInputs(self.windows, self.device)
+
+    def fit_all(self, network: Network) -> None:
+        """Train encoder and head together, each block a little slower than the one above."""
+        self._train(network, WindowInputs(self.windows, self.device), self.config, "all", "fine-tuning")
+
+    def _train(self, network: Network, inputs: Inputs, config: TrainingConfig, stage: str, title: str) -> None:
+        self.histories[stage] = History()
+        groups = layered_groups(
+            network,
+            learning_rate=config.learning_rate,
+            layer_decay=config.layer_decay,
+            weight_decay=config.weight_decay,
+        )
+        train_network(
+            network,
+            self.batches(inputs, config.batch_size),
+            config,
+            groups,
+            self.validation(network, inputs),
+            history=self.histories[stage],
+            title=title,
+            verbose=self.verbose,
+        )
+
+    @abstractmethod
+    def batches(self, inputs: Inputs, batch_size: int) -> Batches[Any]:
+        """Return what is learned from."""
+
+    @abstractmethod
+    def validation(self, network: Network, inputs: Inputs) -> Callable[[], Score] | None:
+        """Return what scores the network on the records held out; None where nothing is known of any."""
+
+
+@dataclass(kw_only=True, eq=False)
+class RecordTraining(Training):
+    """A fine-tuning to labels of records, of whatever kind.
+
+    Parameters
+    ----------
+    labels : RecordLabels
+        Of all N records.
+    """
+
+    labels: RecordLabels
+
+    def head_inputs(self, network: Network) -> Inputs:
+        """Return the tokens of the frozen encoder, computed once."""
+        return TokenInputs(self.windows, network.encoder, self.device, self.config.n_jobs)
+
+    def batches(self, inputs: Inputs, batch_size: int) -> RecordBatches:
+        """Return what is learned from."""
+        return RecordBatches(inputs, self.train, self.labels, batch_size)
+
+    def validation(self, network: Network, inputs: Inputs) -> Callable[[], Score] | None:
+        """Return what scores the network on the records held out; None where there are none."""
+        if not len(self.held):
+            return None
+        precision, n_jobs = self.config.precision, self.config.n_jobs
+        return lambda: self.labels.score(
+            record_logits(network, inputs, self.held, precision=precision, n_jobs=n_jobs), self.held
+        )
 
 
 @dataclass
-class CourseHistory(History):
-    """What happened in a fine-tuning: losses and scores of its last stage that goes step by step.
+class ClassifierHistory(History):
+    """What happened in the fine-tuning of a classifier: losses and scores of its last stage that goes step by step.
 
     Parameters
     ----------
@@ -78,150 +194,117 @@ class CourseHistory(History):
     C: float | None = None
 
 
-@dataclass(frozen=True)
-class Course:
-    """A fine-tuning. N records, L labels.
+@dataclass(kw_only=True, eq=False)
+class ClassifierTraining(RecordTraining):
+    """A fine-tuning to classes or labels of records.
 
     Parameters
     ----------
-    windows : PreparedWindows
-        Of all N records.
     targets : Targets
     class_weight : None, "balanced", dict or list of dict
-    train, held : ndarray of int
-        Records to learn from, and to choose by.
-    stages : {"two", "head", "all"}
     C : float or None
-        Inverse strength of the linear head's penalty; None chooses it on the records held out.
-    plan : Plan
-    device : torch.device
-    verbose : int
-    history : CourseHistory
-        Filled with what happens.
+        Inverse strength of a linear head's penalty; None chooses it on the records held out.
+
+    Attributes
+    ----------
+    fitted_C : float or None
+        The one that a linear head was fitted with.
     """
 
-    windows: PreparedWindows
     targets: Targets
     class_weight: Any
-    train: Rows
-    held: Rows
-    stages: str
     C: float | None
-    plan: Plan
-    device: torch.device
-    verbose: int = 0
-    history: CourseHistory = field(default_factory=CourseHistory)
+    labels: RecordLabels = field(init=False)
+    fitted_C: float | None = field(default=None, init=False)
 
-    def lessons(self, inputs: Inputs) -> RecordLessons:
-        """Say what is learned from; the weights of the records are 1 on average."""
+    def __post_init__(self) -> None:
         weight = np.zeros((len(self.targets.has), 1))
         weight[self.train] = 1.0
         weight = self.targets.weigh(weight, self.class_weight)
+        # However classes weigh, the loss keeps its size, and the learning rate its meaning.
         weight = weight * (len(self.train) / weight.sum(axis=0).mean())
-        return RecordLessons(inputs, self.train, self.targets.has, weight, self.targets.joint, self.plan.batch_size)
+        self.labels = ClassLabels(self.targets.has, weight, self.targets.joint)
 
-    def validation(self, network: Network, inputs: Inputs) -> Callable[[], Score] | None:
-        """Say how a network is scored on the records held out; None where there are none."""
+    @property
+    def history(self) -> ClassifierHistory:
+        """What happened in the last stage that goes step by step."""
+        last = next(reversed(self.histories.values()), History())
+        return ClassifierHistory(last.losses, last.scores, last.best_epoch, self.fitted_C)
+
+    def run(self, network: Network) -> None:
+        """Train a network in place, which is on the training's device and in evaluation mode."""
+        if self.stages == "all" and isinstance(network.head, LinearHead):
+            # Its weights stay at zero, but what it gets is standardized, as rates are chosen for.
+            _standardize_(network.head, *_moments(self._embed(network, network.head)[self.train]))
+        super().run(network)
+
+    def fit_head(self, network: Network) -> None:
+        """Fit a linear head to its optimum, and train any other."""
+        if isinstance(network.head, LinearHead):
+            self._fit_linear(network, network.head, to_all=self.stages == "head")
+        else:
+            super().fit_head(network)
+
+    def fit_all(self, network: Network) -> None:
+        """Train encoder and head together."""
+        super().fit_all(network)
+        if self.histories["all"].best_epoch == 0 and self.fitted_C is not None:
+            # The encoder is the one that training started from, so that nothing has to be chosen any more.
+            assert isinstance(network.head, LinearHead)
+            self._fit_linear(network, network.head, to_all=True)
+
+    def _fit_linear(self, network: Network, head: LinearHead, *, to_all: bool) -> None:
+        """Set a linear head to its optimum on the encoder as it is, over all records or those to train on."""
+        features = self._embed(network, head)
+        if self.fitted_C is None:
+            self.fitted_C = self._choose_strength(features) if self.C is None else self.C
+        rows = np.sort(np.concatenate([self.train, self.held])) if to_all else self.train
+        center, scale = _moments(features[rows])
+        _standardize_(head, center, scale)
+        probe = self._probes((features[rows] - center) / scale, rows, (self.fitted_C,))[0]
+        with torch.no_grad():
+            head.linear.weight.copy_(torch.from_numpy(probe.coef_))
+            head.linear.bias.copy_(torch.from_numpy(probe.intercept_))
+
+    def _embed(self, network: Network, head: LinearHead) -> Features:
+        """Embed all records (N, F) with the encoder as it is."""
+        encoding = Encoding(head.pooling, precision=self.config.precision, n_jobs=self.config.n_jobs)
+        vectors = []
+        with count_progress(len(self.windows), "embedding", "window", verbose=self.verbose) as bar:
+            for chunk in self.windows.chunks:
+                vectors.append(encode_windows(network.encoder, chunk, encoding))
+                bar.update(len(chunk))
+        return pool_windows(np.concatenate(vectors), self.windows.owner, self.windows.n_records)
+
+    def _choose_strength(self, features: Features) -> float:
+        """Return the C that is best on the records held out, the smallest of several that are equal."""
         if not len(self.held):
-            return None
-        plan = self.plan
+            return USUAL_STRENGTH
+        center, scale = _moments(features[self.train])
+        features = (features - center) / scale
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # of penalties not chosen; the chosen one may warn
+            probes = self._probes(features[self.train], self.train, STRENGTHS)
+        logits = [np.asarray(probe.decision_function(features[self.held])) for probe in probes]
+        scores = [self.labels.score(each.reshape(len(self.held), -1), self.held) for each in logits]
+        return STRENGTHS[scores.index(max(scores))]
 
-        def score() -> Score:
-            logits = record_logits(network, inputs, self.held, precision=plan.precision, n_jobs=plan.n_jobs)
-            return validation_score(self.targets.has[self.held], logits, joint=self.targets.joint)
-
-        return score
-
-
-#: Inverse strengths of the penalty that are tried on the records held out.
-STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-
-
-#: The one used where nothing is held out.
-USUAL_STRENGTH = 1e-2
-
-
-# Features that vary less, relative to their size, are rounding.
-_ROUNDING = 1e-6
-
-
-Features = NDArray[np.float32]
-
-
-def standardize_linear_head(network: Network, head: LinearHead, course: Course) -> None:
-    """Set the constants that standardize what a linear head gets, and leave its weights at zero."""
-    _standardize_(head, *_moments(_embed(network, head, course)[course.train]))
-
-
-def fit_linear_head(
-    network: Network, head: LinearHead, course: Course, C: float | None, *, to_all: bool = False
-) -> float:
-    """Give a linear head the weights that are best on the frozen encoder, and give the C of their penalty.
-
-    Parameters
-    ----------
-    network, head, course
-        Whose encoder is used as it is.
-    C : float or None
-        Inverse strength of the penalty; None chooses it on the records held out.
-    to_all : bool
-        Whether the head is then fitted to the records held out too, which nothing else is going to be chosen by.
-    """
-    features = _embed(network, head, course)
-    if C is None:
-        C = _choose_strength(features, course) if len(course.held) else USUAL_STRENGTH
-    rows = np.sort(np.concatenate([course.train, course.held])) if to_all else course.train
-    center, scale = _moments(features[rows])
-    _standardize_(head, center, scale)
-    probe = _probes((features[rows] - center) / scale, rows, (C,), course)[0]
-    with torch.no_grad():
-        head.linear.weight.copy_(torch.from_numpy(probe.coef_))
-        head.linear.bias.copy_(torch.from_numpy(probe.intercept_))
-    return C
-
-
-def _embed(network: Network, head: LinearHead, course: Course) -> Features:
-    """Embed all records (N, F) with the encoder as it is."""
-    how = Encoding(head.pooling, precision=course.plan.precision, n_jobs=course.plan.n_jobs)
-    vectors = []
-    with count_progress(len(course.windows), "embedding", "window", verbose=course.verbose) as shown:
-        for chunk in course.windows.chunks:
-            vectors.append(encode_windows(network.encoder, chunk, how))
-            shown.update(len(chunk))
-    return pool_windows(np.concatenate(vectors), course.windows.owner, course.windows.n_records)
-
-
-def _choose_strength(features: Features, course: Course) -> float:
-    """Find the C that is best on the records held out, the smallest of several that are equal."""
-    center, scale = _moments(features[course.train])
-    features = (features - center) / scale
-    held, targets = course.held, course.targets
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of penalties that are not chosen; the chosen one may warn
-        probes = _probes(features[course.train], course.train, STRENGTHS, course)
-    scores = []
-    for probe in probes:
-        logits = np.asarray(probe.decision_function(features[held])).reshape(len(held), -1)
-        scores.append(validation_score(targets.has[held], logits, joint=targets.joint))
-    return STRENGTHS[scores.index(max(scores))]
-
-
-def _probes(features: Features, rows: Rows, strengths: Sequence[float], course: Course) -> list[LogisticProbe]:
-    """Fit the head for each strength."""
-    targets = course.targets
-    has = targets.has[rows]
-    if targets.multilabel:
-        y = has.astype(np.int64)
-    else:
-        y = targets.classes[has.argmax(axis=1) if targets.joint else has[:, 0].astype(np.int64)]
-    with warnings.catch_warnings():
-        # Said once, of all records, before.
-        warnings.filterwarnings("ignore", message=".*labels are the same for all records", category=UserWarning)
-        return LogisticProbe(class_weight=course.class_weight).path(features, y, strengths)
+    def _probes(self, features: Features, rows: Rows, strengths: Sequence[float]) -> list[LogisticProbe]:
+        """Fit the head for each strength."""
+        targets = self.targets
+        has = targets.has[rows]
+        if targets.multilabel:
+            y = has.astype(np.int64)
+        else:
+            y = targets.classes[has.argmax(axis=1) if targets.joint else has[:, 0].astype(np.int64)]
+        with warnings.catch_warnings():
+            # The user has heard of them already, for all records.
+            warnings.filterwarnings("ignore", message=".*labels are the same for all records", category=UserWarning)
+            return LogisticProbe(class_weight=self.class_weight).path(features, y, strengths)
 
 
 def _moments(features: Features) -> tuple[Features, Features]:
-    """Give mean and standard deviation of each feature; 1 for those that do not vary."""
+    """Compute mean and standard deviation of each feature; 1 for those that do not vary."""
     center, scale = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     scale[scale <= _ROUNDING * np.abs(features).max(axis=0)] = 1.0
     return center.astype(np.float32), scale.astype(np.float32)
@@ -232,113 +315,20 @@ def _standardize_(head: LinearHead, center: Features, scale: Features) -> None:
     head.scale.copy_(torch.from_numpy(scale))
 
 
-# What is published for a head that is trained on a frozen encoder.
-_HEAD_EPOCHS, _HEAD_RATE, _HEAD_DECAY = 30, 1e-3, 0.1
-
-
-def run_stages(network: Network, course: Course) -> None:
-    """Train a network in place; what happened is in the course's history.
+@dataclass(kw_only=True, eq=False)
+class SegmenterTraining(Training):
+    """A fine-tuning to labels of samples.
 
     Parameters
     ----------
-    network : Network
-        On the device of the course, in evaluation mode.
-    course : Course
-    """
-    head, history = network.head, course.history
-    linear = head if isinstance(head, LinearHead) else None
-    if course.stages == "all":
-        if linear is not None:
-            standardize_linear_head(network, linear, course)
-    elif linear is not None:
-        history.C = fit_linear_head(network, linear, course, course.C, to_all=course.stages == "head")
-    else:
-        _train_head(network, course)
-    if course.stages != "head":
-        _train_all(network, course)
-        if history.best_epoch == 0 and history.C is not None and linear is not None:
-            # The encoder is the one that training started from, so that nothing has to be chosen any more.
-            fit_linear_head(network, linear, course, history.C, to_all=True)
-
-
-def _train_head(network: Network, course: Course) -> None:
-    """Train a head that has no closed optimum, on tokens that are computed once."""
-    plan = course.plan
-    plan = replace(plan, learning_rate=_HEAD_RATE, weight_decay=_HEAD_DECAY, epochs=_HEAD_EPOCHS, warmup_epochs=0)
-    network.encoder.requires_grad_(False)
-    groups = layered_groups(network, learning_rate=plan.learning_rate, weight_decay=plan.weight_decay)
-    inputs = TokenInputs(course.windows, network.encoder, course.device, plan.n_jobs)
-    train_network(
-        network,
-        course.lessons(inputs),
-        plan,
-        groups,
-        course.validation(network, inputs),
-        history=course.history if course.stages == "head" else None,
-        title="training the head",
-        verbose=course.verbose,
-    )
-    network.encoder.requires_grad_(True)
-
-
-def _train_all(network: Network, course: Course) -> None:
-    """Train encoder and head together, each block a little slower than the one above."""
-    plan, inputs = course.plan, WindowInputs(course.windows, course.device)
-    groups = layered_groups(
-        network, learning_rate=plan.learning_rate, layer_decay=plan.layer_decay, weight_decay=plan.weight_decay
-    )
-    train_network(
-        network,
-        course.lessons(inputs),
-        plan,
-        groups,
-        course.validation(network, inputs),
-        history=course.history,
-        verbose=course.verbose,
-    )
-
-
-#: What may be trained: the decoder and then all, the decoder alone, or all from the start.
-SEGMENTER_STAGES = ("two", "head", "all")
-
-
-@dataclass(frozen=True)
-class Training:
-    """A training.
-
-    Parameters
-    ----------
-    windows : PreparedWindows
     labels : ndarray of shape (n_windows, T), int8
-    train, held : ndarray of int
-        Records to learn from, and to choose by.
-    stages : {"two", "head", "all"}
-    head_plan, plan : Plan
-        Of the stage that trains the decoder alone, and of the one that trains all.
+        Negative where nothing is known.
     augment : bool
-        Whether windows are seen otherwise each time.
-    device : torch.device
-    verbose : int
-    history : dict of str to History
-        Filled with what happens, by stage: ``"head"``, ``"all"``.
+        Whether windows are altered each time.
     """
 
-    windows: PreparedWindows
     labels: NDArray[np.int8]
-    train: Rows
-    held: Rows
-    stages: str
-    head_plan: Plan
-    plan: Plan
     augment: bool
-    device: torch.device
-    verbose: int = 0
-    history: dict[str, History] = field(default_factory=dict)
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether an epoch of any stage was completed."""
-        return any(history.losses for history in self.history.values())
 
     @property
     def labelled(self) -> LabelledWindows:
@@ -346,49 +336,16 @@ class Training:
         rate = self.windows.chunks[0].spec.sampling_rate
         return LabelledWindows(WindowInputs(self.windows, self.device), self.labels, rate)
 
-    def lessons(self, plan: Plan) -> WaveLessons:
-        """Say what is learned from."""
+    def batches(self, inputs: Inputs, batch_size: int) -> WindowBatches:
+        """Return what is learned from."""
         windows = self.labelled
-        return WaveLessons(windows, windows.of_records(self.train), plan.batch_size, self.augment)
+        return WindowBatches(windows, windows.of_records(self.train), batch_size, self.augment)
 
-    def validation(self, network: SegmentingNetwork) -> Callable[[], float] | None:
-        """Say how a network is scored on the records held out; None where nothing is known of any."""
-        windows, plan = self.labelled, self.plan
+    def validation(self, network: Network, inputs: Inputs) -> Callable[[], float] | None:
+        """Return what scores the network on the records held out; None where nothing is known of any."""
+        windows = self.labelled
         rows = windows.of_records(self.held)
         if not len(rows):
             return None
-        return lambda: validation_f1(network, windows, rows, precision=plan.precision, n_jobs=plan.n_jobs)
-
-
-def run_segmenter_stages(network: SegmentingNetwork, training: Training) -> None:
-    """Train a network in place; what happened is in the training's history.
-
-    Parameters
-    ----------
-    network : SegmentingNetwork
-        On the device of the training, in evaluation mode.
-    training : Training
-    """
-    if training.stages != "all":
-        network.encoder.requires_grad_(False)
-        _run(network, training, training.head_plan, "head", "training the head")
-        network.encoder.requires_grad_(True)
-    if training.stages != "head":
-        _run(network, training, training.plan, "all", "fine-tuning")
-
-
-def _run(network: SegmentingNetwork, training: Training, plan: Plan, stage: str, title: str) -> None:
-    training.history[stage] = History()
-    groups = layered_groups(
-        network, learning_rate=plan.learning_rate, layer_decay=plan.layer_decay, weight_decay=plan.weight_decay
-    )
-    train_network(
-        network,
-        training.lessons(plan),
-        plan,
-        groups,
-        training.validation(network),
-        history=training.history[stage],
-        title=title,
-        verbose=training.verbose,
-    )
+        precision, n_jobs = self.config.precision, self.config.n_jobs
+        return lambda: validation_f1(network, windows, rows, precision=precision, n_jobs=n_jobs)

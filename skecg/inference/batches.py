@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,9 +24,12 @@ from skecg.preprocessing.quality import Policies, Screening, record_label, scree
 from skecg.preprocessing.units import Amplitude
 from skecg.preprocessing.windows import Windows, prepare_screened
 from skecg.records import ECGRecord
+from skecg.spec import InputSpec
 from skecg.weights import WeightsInfo
 
-__all__ = ["EmbeddingConfig", "PreparedBatch", "prepare_batches"]
+__all__ = ["EmbeddingConfig", "PreparedBatch", "prepare_batches", "read_batches", "screen_records"]
+
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ def prepare_batches(
     batches = (
         _prepare_batch(chunk, *records, config, cache, fingerprint)
         for chunk in chunks
-        for records in _read_batches(source, chunk, n_jobs, keep_steps)
+        for records in read_batches(source, chunk, n_jobs, keep_steps)
     )
     return one_ahead(batches) if overlaps else batches
 
@@ -184,7 +188,7 @@ def _overlaps(config: EmbeddingConfig) -> bool:
     return any(device.type != "cpu" for device in config.devices)
 
 
-def _read_batches(
+def read_batches(
     source: RecordSource, rows: Sequence[int], n_jobs: int | None, keep_steps: bool
 ) -> Iterator[tuple[Sequence[int], list[ECGRecord | SkecgError]]]:
     """Read the records of a chunk, in as many batches as keep each within bounds: one, unless records are long.
@@ -219,10 +223,10 @@ def _prepare_batch(
         for row, record in read.items():
             if keys[row] not in known:
                 fresh.setdefault(keys[row], record)
-        screenings, refused = _screen(fresh, config)
+        screenings, refused = screen_records(fresh, config.info.spec, config.policies)
         # What a cache knows is judged, too, or a wrong unit would be reported once only; a chunk is enough for that.
         again = {keys[row]: record for row, record in read.items() if chunk.start == 0 and keys[row] in known}
-        judged = {**screenings, **_screen(again, config)[0]}
+        judged = {**screenings, **screen_records(again, config.info.spec, config.policies)[0]}
         fresh = {name: fresh[name] for name in screenings}
         windows = _prepare(list(fresh.values()), list(screenings.values()), config, n_threads) if fresh else None
     notes = {name: screening.notes for name, screening in screenings.items()}
@@ -245,17 +249,17 @@ def _content_keys(
     return dict(zip(rows, chain.from_iterable(keys), strict=True))
 
 
-def _screen(
-    records: dict[bytes, ECGRecord], config: EmbeddingConfig
-) -> tuple[dict[bytes, Screening], dict[bytes, SkecgError]]:
+def screen_records(
+    records: Mapping[_Key, ECGRecord], spec: InputSpec, policies: Policies
+) -> tuple[dict[_Key, Screening], dict[_Key, SkecgError]]:
     """Screen records: many small steps that hold on to Python's lock, so that more threads would not be faster."""
-    screenings: dict[bytes, Screening] = {}
-    refused: dict[bytes, SkecgError] = {}
-    for name, record in records.items():
+    screenings: dict[_Key, Screening] = {}
+    refused: dict[_Key, SkecgError] = {}
+    for key, record in records.items():
         try:
-            screenings[name] = screen(record, config.info.spec, config.policies, record_label(record))
+            screenings[key] = screen(record, spec, policies, record_label(record))
         except InputError as error:
-            refused[name] = error
+            refused[key] = error
     return screenings, refused
 
 

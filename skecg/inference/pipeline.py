@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skecg.backends import encoder_on
+from skecg.compute.progress import Progress, count_progress
 from skecg.embedding_cache import EmbeddingCache
 from skecg.encoders import Encoder
 from skecg.encoders.encode import encode_tokens, encode_windows, token_grid
 from skecg.encoders.pooling import pool_windows
 from skecg.errors import BadSignalError, SignalWarning, SkecgError, user_stacklevel
-from skecg.inference.batches import EmbeddingConfig, PreparedBatch, prepare_batches
+from skecg.inference.batches import EmbeddingConfig, PreparedBatch, prepare_batches, read_batches, screen_records
 from skecg.inference.inputs import RecordSource
 from skecg.preprocessing.on_device import WindowsOnDevice
-from skecg.preprocessing.quality import leads_used, warn_once_a_kind
+from skecg.preprocessing.quality import Policies, leads_used, warn_once_a_kind
 from skecg.preprocessing.units import Amplitude, warn_about_units
-from skecg.preprocessing.windows import Windows
+from skecg.preprocessing.windows import Windows, prepare_screened
 from skecg.records import ECGRecord
-
-if TYPE_CHECKING:
-    from skecg.compute.progress import Progress
-    from skecg.preprocessing.units import Amplitude
-    from skecg.spec import InputSpec
+from skecg.spec import InputSpec
 
 __all__ = [
     "CHUNK_RECORDS",
@@ -39,6 +35,7 @@ __all__ = [
     "embed_chunks",
     "embed_tokens",
     "fill_features",
+    "prepare_chunks",
 ]
 
 
@@ -124,6 +121,60 @@ def embed_chunks(
 def chunk_rows(n_records: int, first: int = 0) -> list[range]:
     """Divide the numbers of records, from the first one on, into chunks."""
     return [range(i, min(i + CHUNK_RECORDS, n_records)) for i in range(first, n_records, CHUNK_RECORDS)]
+
+
+def prepare_chunks(
+    source: RecordSource,
+    spec: InputSpec,
+    policies: Policies,
+    *,
+    stride_seconds: float | None = None,
+    n_jobs: int | None = None,
+    title: str = "reading",
+    verbose: int = 0,
+) -> Iterator[tuple[list[ECGRecord], Windows]]:
+    """Read, screen and prepare records on the CPU, chunk by chunk; warn once a kind at the end.
+
+    Parameters
+    ----------
+    source : RecordSource
+    spec : InputSpec
+    policies : Policies
+    stride_seconds : float, optional
+        From one window of a long record to the next; the window's length when not given.
+    n_jobs : int, optional
+        Files read at once.
+    title : str, default="reading"
+        What the progress bar is called.
+    verbose : int, default=0
+        Whether to show it; a chunk is done when the next is asked for.
+
+    Yields
+    ------
+    records : list of ECGRecord
+    windows : Windows
+        Of these records.
+
+    Raises
+    ------
+    InputError, RecordReadError
+        For the first record that cannot be used; a note says which it is.
+    """
+    notes: list[tuple[str, ...]] = []
+    amplitudes: list[Amplitude | None] = []
+    with count_progress(len(source), title, "record", verbose=verbose) as bar:
+        for chunk in chunk_rows(len(source)):
+            for rows, read in read_batches(source, chunk, n_jobs, keep_steps=False):
+                records = {row: record for row, record in zip(rows, read, strict=True) if isinstance(record, ECGRecord)}
+                screenings, refused = screen_records(records, spec, policies)
+                _raise_first(rows, read, refused)
+                notes += [screening.notes for screening in screenings.values()]
+                amplitudes += [screening.amplitude for screening in screenings.values()]
+                usable, screened = list(records.values()), list(screenings.values())
+                yield usable, prepare_screened(usable, screened, spec, stride=stride_seconds, policies=policies)
+                bar.update(len(rows))
+    warn_once_a_kind(notes, [f"record {row}" for row in range(len(notes))], stacklevel=user_stacklevel())
+    warn_about_units(amplitudes, spec, stacklevel=user_stacklevel())
 
 
 def _joined(rows: Sequence[int], parts: Sequence[Chunk]) -> Chunk:
@@ -228,7 +279,8 @@ def embed_tokens(source: RecordSource, config: EmbeddingConfig) -> list[RecordTo
     amplitudes: list[Amplitude | None] = []
     with contextlib.closing(prepare_batches(source, chunks, config, None, n_jobs)) as batches:
         for batch in batches:
-            _raise_first(batch)
+            refused = {row: batch.refused[key] for row, key in batch.keys.items() if key in batch.refused}
+            _raise_first(batch.rows, batch.records, refused)
             windows = batch.windows_on(config.devices[0])
             assert windows is not None, "every record is fresh where there is no cache"
             tokens = encode_tokens(encoders, windows, config.encoding)
@@ -243,10 +295,12 @@ def embed_tokens(source: RecordSource, config: EmbeddingConfig) -> list[RecordTo
     return found
 
 
-def _raise_first(batch: PreparedBatch) -> None:
-    """Raise the error of the first record that has one."""
-    for row, record in zip(batch.rows, batch.records, strict=True):
-        error = record if isinstance(record, SkecgError) else batch.refused.get(batch.keys[row])
+def _raise_first(
+    rows: Sequence[int], records: Sequence[ECGRecord | SkecgError], refused: Mapping[int, SkecgError]
+) -> None:
+    """Raise the error of the first record that has one, from reading or from screening."""
+    for row, record in zip(rows, records, strict=True):
+        error = record if isinstance(record, SkecgError) else refused.get(row)
         if error is not None:
             error.add_note(f"This is record {row} of X.")
             raise error

@@ -13,7 +13,7 @@ from skecg.datasets import make_ecg
 from skecg.errors import ParameterError, ShapeError
 from skecg.evaluation.attention_probe import AttentionProbe
 from skecg.evaluation.attention_protocol import crop_record, crop_tokens
-from skecg.finetuning.heads import CropAttentionHead as AttentionHead
+from skecg.finetuning.heads import AttentionHead
 
 N_CROPS, N_TOKENS, DIM = 3, 10, 8
 
@@ -149,14 +149,17 @@ def test_the_rate_rises_then_falls_along_half_a_cosine() -> None:
 
 def test_the_head_equals_attention_written_out() -> None:
     generator = torch.Generator().manual_seed(0)
-    head = AttentionHead(DIM, 3, 2, generator)
+    head = AttentionHead(dim=DIM, num_heads=2, n_outputs=3)
     torch.nn.init.normal_(head.query, generator=generator)
     tokens = torch.randn(5, 7, DIM, generator=generator)
     query = (head.to_query.weight @ head.query).view(2, 1, 4)
     keys, values = (part.view(5, 7, 2, 4).transpose(1, 2) for part in head.to_keys_values(tokens).split(DIM, dim=-1))
-    gathered = torch.nn.functional.scaled_dot_product_attention(query.expand(5, 2, 1, 4), keys, values)
+    weights = (query @ keys.transpose(2, 3) / 4**0.5).softmax(dim=-1)
+    few = (query @ keys[:, :, :4].transpose(2, 3) / 4**0.5).softmax(dim=-1)
+    absent = (torch.arange(7) >= 4).expand(5, 7)
 
-    torch.testing.assert_close(head(tokens), head.to_classes(gathered.reshape(5, DIM)))
+    torch.testing.assert_close(head(tokens), head.linear((weights @ values).reshape(5, DIM)))
+    torch.testing.assert_close(head(tokens, absent_BN=absent), head.linear((few @ values[:, :, :4]).reshape(5, DIM)))
 
 
 @pytest.mark.parametrize(("shape", "y"), [((4, 10, 8), [0, 1, 0, 1]), ((4, 3, 10, 8), [0, 1])])

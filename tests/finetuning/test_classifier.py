@@ -28,11 +28,13 @@ from skecg.errors import (
     SkecgWarning,
     WeightsNotFoundError,
 )
-from skecg.finetuning import classifier as module
-from skecg.finetuning.loop import Plan
-from skecg.finetuning.stages import Course
+from skecg.finetuning import base as module
+from skecg.finetuning.data import PreparedWindows
+from skecg.finetuning.loop import TrainingConfig
+from skecg.finetuning.stages import ClassifierTraining
 from skecg.leads import CANONICAL_LEADS
-from skecg.linear_model.logistic import read_targets
+from skecg.linear_model.logistic import Targets, read_targets
+from skecg.preprocessing.windows import prepare
 from skecg.weights import find_weights, loaded_encoder
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -53,6 +55,23 @@ def classifier(**parameters) -> FineTunedClassifier:
 @pytest.fixture(scope="module")
 def fitted() -> FineTunedClassifier:
     return classifier().fit(RECORDS, RHYTHM)
+
+
+def training_of(targets: Targets, class_weight: object, train: np.ndarray) -> ClassifierTraining:
+    windows = PreparedWindows([prepare(RECORDS, find_weights(TINY).spec)], 25)
+    config = TrainingConfig()
+    return ClassifierTraining(
+        windows=windows,
+        train=train,
+        held=np.arange(5),
+        stages="two",
+        head_config=config,
+        config=config,
+        device=torch.device("cpu"),
+        targets=targets,
+        class_weight=class_weight,
+        C=None,
+    )
 
 
 def state_of(network: torch.nn.Module) -> dict[str, np.ndarray]:
@@ -110,11 +129,9 @@ def test_a_second_stage_begins_where_the_first_ended() -> None:
 
 
 def test_an_encoder_that_gains_nothing_stays_and_its_head_is_fitted_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skecg.finetuning import stages as course
-
     first = classifier(stages="head").fit(RECORDS, RHYTHM)
     scores = iter([0.9, 0.8, 0.7])
-    monkeypatch.setattr(course.Course, "validation", lambda *_: lambda: next(scores))
+    monkeypatch.setattr(ClassifierTraining, "validation", lambda *_: lambda: next(scores))
     found = classifier().fit(RECORDS, RHYTHM)
 
     assert found.history_.best_epoch == 0
@@ -163,9 +180,8 @@ def test_a_layer_decay_near_zero_trains_the_head_alone() -> None:
 @pytest.mark.parametrize("y", [BINARY, RHYTHM, INDICATOR], ids=["binary", "classes", "labels"])
 def test_balanced_classes_weigh_the_same_among_those_learned_from(y: np.ndarray) -> None:
     targets, train = read_targets(y), np.arange(5, 36)
-    course = Course(None, targets, "balanced", train, np.arange(5), "two", None, Plan(), torch.device("cpu"))
 
-    weight, has = course.lessons(None).weight[train], targets.has[train]
+    weight, has = training_of(targets, "balanced", train).labels.weight[train], targets.has[train]
 
     np.testing.assert_allclose(weight.mean(axis=0), 1)
     totals = (weight * has).sum(axis=0)
@@ -179,9 +195,7 @@ def test_balanced_classes_weigh_the_same_among_those_learned_from(y: np.ndarray)
 )
 def test_however_classes_weigh_the_loss_keeps_its_size(y: np.ndarray, class_weight: dict) -> None:
     train = np.arange(5, 36)
-    course = Course(None, read_targets(y), class_weight, train, np.arange(5), "two", None, Plan(), torch.device("cpu"))
-
-    weight = course.lessons(None).weight
+    weight = training_of(read_targets(y), class_weight, train).labels.weight
 
     assert weight[train].mean() == pytest.approx(1)
     assert not weight[:5].any()
@@ -215,16 +229,16 @@ def test_no_patient_is_trained_on_and_held_out() -> None:
 
 
 def test_held_out_records_are_not_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skecg.finetuning import data as lessons
+    from skecg.finetuning.data import RecordBatches
 
     seen: set[int] = set()
-    loss = lessons.RecordLessons.loss
+    loss = RecordBatches.loss
 
     def noted(self, network, part):
         seen.update(self.inputs.windows.owner[part.rows].tolist())
         return loss(self, network, part)
 
-    monkeypatch.setattr(lessons.RecordLessons, "loss", noted)
+    monkeypatch.setattr(RecordBatches, "loss", noted)
     found = classifier().fit(RECORDS, RHYTHM)
 
     assert seen == set(range(36)) - set(found.validation_rows_.tolist())
@@ -248,18 +262,18 @@ def test_too_few_patients_to_spare_any_are_warned_of() -> None:
 
 
 def test_an_interruption_leaves_the_best_so_far_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skecg.finetuning import data as lessons
+    from skecg.finetuning.data import RecordBatches
 
-    loss, epochs = lessons.RecordLessons.loss, []
-    epoch = lessons.RecordLessons.epoch
-    monkeypatch.setattr(lessons.RecordLessons, "epoch", lambda self, rng: epochs.append(1) or epoch(self, rng))
+    loss, epochs = RecordBatches.loss, []
+    epoch = RecordBatches.epoch
+    monkeypatch.setattr(RecordBatches, "epoch", lambda self, rng: epochs.append(1) or epoch(self, rng))
 
     def interrupted(self, network, part):
         if len(epochs) in (2, 3):
             raise KeyboardInterrupt
         return loss(self, network, part)
 
-    monkeypatch.setattr(lessons.RecordLessons, "loss", interrupted)
+    monkeypatch.setattr(RecordBatches, "loss", interrupted)
     found = classifier(epochs=5)
     with pytest.raises(KeyboardInterrupt):
         found.fit(RECORDS, RHYTHM)
@@ -434,8 +448,8 @@ def test_a_grid_search_finds_its_way_around() -> None:
         ({"head": "mlp"}, ParameterError, r"head='mlp', expected one of 'linear', 'attention'"),
         ({"pooling": "avg"}, ParameterError, r"pooling='avg', expected one of"),
         ({"C": 0}, ParameterError, r"C=0, expected a positive number, or None"),
-        ({"epochs": 0}, ParameterError, r"epochs=0, expected a positive integer"),
-        ({"patience": -1}, ParameterError, r"patience=-1, expected a positive integer or None"),
+        ({"epochs": 0}, ParameterError, r"epochs=0, expected an integer of at least 1"),
+        ({"patience": -1}, ParameterError, r"patience=-1, expected an integer of at least 1 or None"),
         ({"validation_fraction": 1.0}, ParameterError, r"validation_fraction=1\.0, expected a share"),
         ({"validation_fraction": None}, ParameterError, r"validation_fraction=None, expected a share"),
         ({"class_weight": "even"}, ParameterError, r"class_weight='even', expected None, 'balanced' or dicts"),

@@ -10,9 +10,9 @@ import torch
 
 from skecg import ECGRecord
 from skecg.datasets import make_ecg
-from skecg.finetuning.data import PreparedWindows, RecordLessons, TokenInputs, WindowInputs, record_logits
+from skecg.finetuning.data import PreparedWindows, RecordBatches, TokenInputs, WindowInputs, record_logits
 from skecg.finetuning.heads import Network, build_head, copied_encoder
-from skecg.finetuning.losses import validation_score
+from skecg.finetuning.losses import ClassLabels, validation_score
 from skecg.preprocessing.windows import prepare
 from skecg.weights import read_info
 
@@ -39,16 +39,16 @@ def network(head: str = "linear") -> Network:
     return made
 
 
-def lessons(inputs: WindowInputs, **parameters) -> RecordLessons:
-    has = np.arange(18).reshape(9, 2) % 3 == 0
-    options = {"weight": np.ones((9, 1)), "joint": False, "batch_size": 4, "records": np.arange(1, 9)} | parameters
-    return RecordLessons(inputs, has=has, **options)
+def batches_of(inputs: WindowInputs, **parameters) -> RecordBatches:
+    options = {"weight": np.ones((9, 1)), "joint": False, "batch_size": 4} | parameters
+    labels = ClassLabels(np.arange(18).reshape(9, 2) % 3 == 0, options["weight"], options["joint"])
+    return RecordBatches(inputs, np.arange(1, 9), labels, options["batch_size"])
 
 
 def test_an_epoch_shows_each_record_once_and_epochs_show_all_its_windows(inputs: WindowInputs) -> None:
     rng, shown = np.random.default_rng(0), set()
     for _ in range(60):
-        batches = lessons(inputs).epoch(rng)
+        batches = batches_of(inputs).epoch(rng)
         rows = np.concatenate([part.rows for batch in batches for part in batch])
         assert sorted(inputs.windows.owner[rows]) == list(range(1, 9))
         assert [sum(len(part.rows) for part in batch) for batch in batches] == [4, 4]
@@ -60,7 +60,7 @@ def test_an_epoch_shows_each_record_once_and_epochs_show_all_its_windows(inputs:
 @pytest.mark.parametrize("joint", [False, True])
 def test_the_parts_of_a_batch_add_up_to_its_mean_loss(inputs: WindowInputs, joint: bool) -> None:
     weight = np.linspace(0.5, 2, 9)[:, None]
-    taught = lessons(inputs, weight=weight, joint=joint, batch_size=8)
+    taught = batches_of(inputs, weight=weight, joint=joint, batch_size=8)
     (batch,) = taught.epoch(np.random.default_rng(1))
     assert len(batch) > 1  # short windows travel by themselves
 
@@ -71,7 +71,7 @@ def test_the_parts_of_a_batch_add_up_to_its_mean_loss(inputs: WindowInputs, join
         for row in part.rows:
             record = inputs.windows.owner[row]
             logits = inputs.outputs(network(), np.array([row])).detach()
-            truth = torch.tensor(taught.has[record : record + 1]).float()
+            truth = torch.tensor(taught.labels.has[record : record + 1]).float()
             loss = (
                 -(logits.log_softmax(dim=1) * truth).sum()
                 if joint
@@ -96,7 +96,7 @@ def test_windows_of_several_chunks_are_found_by_their_numbers(inputs: WindowInpu
 
     np.testing.assert_array_equal(inputs.windows.owner, together.owner)
     assert inputs.windows.n_records == 9
-    for part in inputs.windows.parts(np.arange(len(together)), 3):
+    for part in inputs.windows.micro_batches(np.arange(len(together)), 3):
         assert len(part) <= 3
         values, leads = inputs.windows.take(part)
         assert torch.equal(values, together.take(part)[0])

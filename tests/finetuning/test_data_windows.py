@@ -10,9 +10,9 @@ import torch
 
 from skecg.encoders import build_encoder
 from skecg.finetuning import sample_labels as augmenting
-from skecg.finetuning.data import LabelledWindows, PreparedWindows, WaveLessons, WindowInputs
-from skecg.finetuning.data import window_loss_of as loss_of
-from skecg.finetuning.heads import SegmentingNetwork, build_decoder, copied_encoder
+from skecg.finetuning.data import LabelledWindows, PreparedWindows, WindowBatches, WindowInputs
+from skecg.finetuning.heads import Network, build_decoder, copied_encoder
+from skecg.finetuning.losses import wave_loss
 from skecg.finetuning.sample_labels import View, draw_view
 from skecg.leads import CANONICAL_LEADS
 from skecg.preprocessing.windows import prepare
@@ -27,7 +27,7 @@ def test_the_loss_does_not_depend_on_what_is_said_where_nothing_is_known() -> No
     logits = torch.randn(2, 4, 50, generator=torch.Generator().manual_seed(0), requires_grad=True)
     labels = torch.randint(-2, 4, (2, 50), generator=torch.Generator().manual_seed(1))
 
-    loss = loss_of(logits, labels)
+    loss = wave_loss(logits, labels)
     loss.backward()
 
     assert logits.grad is not None
@@ -46,7 +46,7 @@ def test_the_losses_of_parts_add_up_to_the_mean_over_known_samples(
     """Though windows of different leads and lengths go through the network apart."""
     info = find_weights(request.getfixturevalue(architecture))
     encoder = copied_encoder(info)
-    network = SegmentingNetwork(encoder, build_decoder(encoder, 4, 8, 0)).eval()
+    network = Network(encoder, build_decoder(encoder, 4, 8, 0)).eval()
     rng = np.random.default_rng(0)
     leads = ["I", "II", "V1", "V2", "V3", "V4", "V5", "V6"]
     records = [ECGRecord(rng.normal(size=(n, t)), 100, leads[:n]) for n, t in [(8, 250), (2, 250), (8, 120), (2, 250)]]
@@ -56,13 +56,13 @@ def test_the_losses_of_parts_add_up_to_the_mean_over_known_samples(
     prepared = PreparedWindows([windows], info.encoder.patch_samples)
     some = LabelledWindows(WindowInputs(prepared, torch.device("cpu")), labels, 100.0)
 
-    (batch,) = WaveLessons(some, np.arange(len(windows)), batch_size=8).epoch(np.random.default_rng(1))
-    loss = sum(WaveLessons(some, np.arange(0), 8).loss(network, part).item() for part in batch)
+    (batch,) = WindowBatches(some, np.arange(len(windows)), batch_size=8).epoch(np.random.default_rng(1))
+    loss = sum(WindowBatches(some, np.arange(0), 8).loss(network, part).item() for part in batch)
 
     total = 0.0
     for row in range(len(windows)):
         logits = network(*prepared.take(np.array([row])))
-        total += loss_of(logits, torch.from_numpy(labels[[row], : logits.shape[2]]).long()).item()
+        total += wave_loss(logits, torch.from_numpy(labels[[row], : logits.shape[2]]).long()).item()
     assert len(batch) == 3
     assert loss == pytest.approx(total / (labels >= 0).sum(), rel=1e-5)
 
@@ -73,7 +73,7 @@ def test_views_are_the_windows_themselves_but_for_size_and_wandering() -> None:
     values[1, 2] = 0  # an absent lead
     for seed in range(20):
         view = draw_view(np.random.default_rng(seed), 10)
-        seen, span = view.show(values, 10, 100.0), view.span(100, 10)
+        seen, span = view.apply(values, 10, 100.0), view.span(100, 10)
 
         assert seen.shape == (3, 4, 90)
         assert 0 <= view.shift < 10
@@ -82,7 +82,7 @@ def test_views_are_the_windows_themselves_but_for_size_and_wandering() -> None:
         for window, other in zip(seen.flatten(0, 1), values[:, :, span].flatten(0, 1), strict=True):
             if other.any():
                 assert np.corrcoef(np.diff(window), np.diff(other))[0, 1] > 0.95
-        assert torch.equal(seen, view.show(values, 10, 100.0))
+        assert torch.equal(seen, view.apply(values, 10, 100.0))
 
 
 def test_labels_are_shifted_with_their_windows(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_labels_are_shifted_with_their_windows(tiny: Path, monkeypatch: pytest.M
     labels = rng.integers(0, 4, (1, 250)).astype(np.int8)
     windows.values[:, 0] = labels
     inputs = WindowInputs(PreparedWindows([windows], info.encoder.patch_samples), torch.device("cpu"))
-    taught = WaveLessons(LabelledWindows(inputs, labels, 100.0), np.arange(1), batch_size=8, augment=True)
+    taught = WindowBatches(LabelledWindows(inputs, labels, 100.0), np.arange(1), batch_size=8, augment=True)
 
     def reads_the_labels(values_BLT: torch.Tensor, leads: object) -> torch.Tensor:
         return 50.0 * torch.nn.functional.one_hot(values_BLT[:, 0].long(), 4).transpose(1, 2)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from skecg.errors import ParameterError, SkecgWarning
-from skecg.finetuning.loop import History, Plan, train_network
+from skecg.finetuning.loop import History, TrainingConfig, train_network
 
-PLAN = Plan(epochs=4, batch_size=8, learning_rate=0.05, warmup_epochs=0, weight_decay=0, gradient_clip=0)
+CONFIG = TrainingConfig(epochs=4, batch_size=8, learning_rate=0.05, warmup_epochs=0, weight_decay=0, gradient_clip=0)
 
 
 class Line:
-    """Lessons of a straight line: 32 points in batches of 8, each in parts of three."""
+    """Batches of a straight line: 32 points, 8 in a batch, three in a micro-batch."""
 
     def __init__(self) -> None:
         self.x = torch.linspace(-1, 1, 32)[:, None]
@@ -44,9 +44,9 @@ def groups(network: nn.Module, rate: float = 0.05) -> list[dict]:
     return [{"params": list(network.parameters()), "lr": rate, "weight_decay": 0.0}]
 
 
-def trained(plan: Plan = PLAN, lessons: Line | None = None, **options) -> tuple[nn.Linear, History]:
+def trained(config: TrainingConfig = CONFIG, batches: Line | None = None, **options) -> tuple[nn.Linear, History]:
     network = line()
-    history = train_network(network, lessons or Line(), plan, groups(network), **options)
+    history = train_network(network, batches or Line(), config, groups(network), **options)
     return network, history
 
 
@@ -56,17 +56,17 @@ def weights(network: nn.Module) -> np.ndarray:
 
 @pytest.mark.parametrize("clip", [0.0, 0.5])
 def test_parts_add_up_to_the_steps_of_whole_batches(clip: float) -> None:
-    lessons = Line()
-    network, history = trained(replace(PLAN, gradient_clip=clip), lessons)
+    points = Line()
+    network, history = trained(replace(CONFIG, gradient_clip=clip), points)
 
     plain = line()
     optimizer = torch.optim.AdamW(plain.parameters(), lr=0.05, weight_decay=0.0)
     losses = []
-    for epoch, order in enumerate(lessons.seen):
+    for epoch, order in enumerate(points.seen):
         for i, batch in enumerate(np.reshape(order, (4, 8))):
             for group in optimizer.param_groups:
-                group["lr"] = 0.05 * PLAN.factor(epoch + (i + 1) / 4)
-            loss = (plain(lessons.x[batch]) - lessons.y[batch]).square().mean()
+                group["lr"] = 0.05 * CONFIG.rate_factor(epoch + (i + 1) / 4)
+            loss = (plain(points.x[batch]) - points.y[batch]).square().mean()
             optimizer.zero_grad()
             loss.backward()
             if clip:
@@ -82,9 +82,9 @@ def test_one_seed_is_one_result_bit_for_bit_however_many_work_on_it() -> None:
     first = weights(trained()[0])
 
     np.testing.assert_array_equal(first, weights(trained()[0]))
-    np.testing.assert_array_equal(first, weights(trained(replace(PLAN, n_jobs=1))[0]))
-    np.testing.assert_array_equal(first, weights(trained(replace(PLAN, n_jobs=3))[0]))
-    assert not np.array_equal(first, weights(trained(replace(PLAN, random_state=1))[0]))
+    np.testing.assert_array_equal(first, weights(trained(replace(CONFIG, n_jobs=1))[0]))
+    np.testing.assert_array_equal(first, weights(trained(replace(CONFIG, n_jobs=3))[0]))
+    assert not np.array_equal(first, weights(trained(replace(CONFIG, random_state=1))[0]))
 
 
 def test_the_users_random_numbers_go_on_as_if_nothing_had_happened() -> None:
@@ -94,7 +94,7 @@ def test_the_users_random_numbers_go_on_as_if_nothing_had_happened() -> None:
     expected = torch.rand(3), np.random.random(3)  # noqa: NPY002
     torch.manual_seed(7)
     np.random.seed(7)  # noqa: NPY002
-    train_network(network, Line(), PLAN, groups(network))
+    train_network(network, Line(), CONFIG, groups(network))
 
     assert torch.equal(torch.rand(3), expected[0])
     np.testing.assert_array_equal(np.random.random(3), expected[1])  # noqa: NPY002
@@ -110,7 +110,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_rest() -> None:
         assert not network.training
         return next(scores)
 
-    history = train_network(network, Line(), replace(PLAN, epochs=9, patience=3), groups(network), validate)
+    history = train_network(network, Line(), replace(CONFIG, epochs=9, patience=3), groups(network), validate)
 
     assert history.best_epoch == 2
     assert history.scores == [0.1, 0.3, 0.9, 0.2, 0.9, 0.5]
@@ -122,7 +122,7 @@ def test_where_scores_are_equal_what_follows_them_decides() -> None:
     network = line()
     scores = iter([(0.9, -3.0), (0.9, -1.0), (0.9, -2.0), (0.8, 0.0), (0.9, -1.0)])
 
-    history = train_network(network, Line(), PLAN, groups(network), lambda: next(scores))
+    history = train_network(network, Line(), CONFIG, groups(network), lambda: next(scores))
 
     assert history.best_epoch == 1
     assert history.scores == [0.9, 0.9, 0.9, 0.8, 0.9]
@@ -130,7 +130,7 @@ def test_where_scores_are_equal_what_follows_them_decides() -> None:
 
 def test_nothing_is_changed_when_nothing_gets_better() -> None:
     network = line()
-    train_network(network, Line(), PLAN, groups(network), lambda: -float(np.abs(weights(network)).sum()))
+    train_network(network, Line(), CONFIG, groups(network), lambda: -float(np.abs(weights(network)).sum()))
 
     np.testing.assert_array_equal(weights(network), 0)
 
@@ -151,7 +151,7 @@ def test_an_interruption_goes_on_and_leaves_the_best_so_far() -> None:
         return [0.0, 0.5, 0.2][len(states) - 1]
 
     with pytest.raises(KeyboardInterrupt):
-        train_network(network, Line(), PLAN, groups(network), validate, history=history)
+        train_network(network, Line(), CONFIG, groups(network), validate, history=history)
 
     np.testing.assert_array_equal(weights(network), states[1])
     assert history.best_epoch == 1
@@ -165,7 +165,7 @@ def test_a_loss_that_is_no_number_ends_training_with_the_best_so_far() -> None:
             return super().loss(network, part) * (float("nan") if len(self.seen) > 2 else 1.0)
 
     with pytest.warns(SkecgWarning, match="no number in epoch 3 .* weights of epoch 2 were kept. Lower learning_rate"):
-        network, history = trained(lessons=Astray())
+        network, history = trained(batches=Astray())
 
     assert np.isfinite(weights(network)).all()
     assert len(history.losses) == history.best_epoch == 2
@@ -185,40 +185,40 @@ def test_gradients_are_clipped_by_the_norm_of_the_batch() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.nn.utils.clip_grad_norm_", noted)
-        trained(replace(PLAN, gradient_clip=0.5), Steep())
+        trained(replace(CONFIG, gradient_clip=0.5), Steep())
 
     np.testing.assert_allclose(steps, 0.5, rtol=1e-3)
 
 
 def test_rates_rise_and_fall_along_half_a_cosine() -> None:
-    plan = Plan(epochs=11, warmup_epochs=1, final_share=0.1)
+    config = TrainingConfig(epochs=11, warmup_epochs=1, final_share=0.1)
 
-    assert plan.factor(0) == 0
-    assert plan.factor(0.5) == 0.5
-    assert plan.factor(1) == 1
-    assert plan.factor(6) == pytest.approx(0.55)
-    assert plan.factor(11) == pytest.approx(0.1)
-    assert Plan(epochs=2, warmup_epochs=0).factor(0) == 1
-    assert 0 < Plan(epochs=1, warmup_epochs=3).factor(1) < 1
+    assert config.rate_factor(0) == 0
+    assert config.rate_factor(0.5) == 0.5
+    assert config.rate_factor(1) == 1
+    assert config.rate_factor(6) == pytest.approx(0.55)
+    assert config.rate_factor(11) == pytest.approx(0.1)
+    assert TrainingConfig(epochs=2, warmup_epochs=0).rate_factor(0) == 1
+    assert 0 < TrainingConfig(epochs=1, warmup_epochs=3).rate_factor(1) < 1
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"epochs": 0}, "epochs=0, expected a positive integer"),
-        ({"epochs": 2.5}, r"epochs=2\.5, expected a positive integer"),
-        ({"batch_size": True}, "batch_size=True, expected a positive integer"),
-        ({"learning_rate": 0}, "learning_rate=0, expected a positive number"),
-        ({"learning_rate": "fast"}, "learning_rate='fast', expected a number"),
-        ({"layer_decay": 1.1}, r"layer_decay=1\.1, expected a number above 0 and at most 1"),
+        ({"epochs": 0}, "epochs=0, expected an integer of at least 1"),
+        ({"epochs": 2.5}, r"epochs=2\.5, expected an integer of at least 1"),
+        ({"batch_size": True}, "batch_size=True, expected an integer of at least 1"),
+        ({"learning_rate": 0}, "learning_rate=0, expected a number above 0"),
+        ({"learning_rate": "fast"}, "learning_rate='fast', expected a number above 0"),
+        ({"layer_decay": 1.1}, r"layer_decay=1\.1, expected a number above 0 and of at most 1"),
         ({"weight_decay": -1}, "weight_decay=-1, expected a number of at least 0"),
         ({"warmup_epochs": float("nan")}, "warmup_epochs=nan, expected a number"),
-        ({"patience": 0}, "patience=0, expected a positive integer or None"),
+        ({"patience": 0}, "patience=0, expected an integer of at least 1 or None"),
         ({"precision": "fp16"}, "precision='fp16', expected one of"),
         ({"n_jobs": 0}, "n_jobs=0, expected"),
-        ({"final_share": 2}, "final_share=2, expected a share"),
+        ({"final_share": 2}, "final_share=2, expected a number of at least 0 and of at most 1"),
     ],
 )
 def test_wrong_plans_are_named_with_what_is_allowed(parameters: dict, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
-        Plan(**parameters)
+        TrainingConfig(**parameters)

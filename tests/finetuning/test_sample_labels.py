@@ -15,7 +15,7 @@ from skecg.annotations import lead_labels, majority_labels
 from skecg.datasets import SyntheticWaves, Waves, read_ludb_record, read_ludb_waves
 from skecg.errors import InputError, LeadError, RecordNotFoundError, ShapeError
 from skecg.finetuning import WaveAnnotations
-from skecg.finetuning.sample_labels import check_tracks, read_track
+from skecg.finetuning.sample_labels import check_sample_labels, read_sample_labels
 
 TABLE = np.array([[50, 60, 80, 0], [100, 110, 130, 1], [160, 190, 220, 2]])
 
@@ -42,32 +42,32 @@ def test_arrays_waves_and_annotations_of_any_kind_say_the_same(tmp_path: Path) -
     }
 
     for item in said.values():
-        np.testing.assert_array_equal(read_track(item, record, "majority", 0), labels)
+        np.testing.assert_array_equal(read_sample_labels(item, record, "majority", 0), labels)
 
 
 def test_a_whole_lead_may_be_named_instead_of_a_vote() -> None:
     record, other = record_of(), TABLE + np.array([5, 5, 5, 0])
     waves = Waves(250.0, ("I", "II"), (TABLE, other))
 
-    np.testing.assert_array_equal(read_track(waves, record, "lead ii", 0), lead_labels(other, 300))
+    np.testing.assert_array_equal(read_sample_labels(waves, record, "lead ii", 0), lead_labels(other, 300))
     array = np.stack([lead_labels(TABLE, 300), lead_labels(other, 300)])
-    np.testing.assert_array_equal(read_track(array, record, "I", 0), lead_labels(TABLE, 300))
+    np.testing.assert_array_equal(read_sample_labels(array, record, "I", 0), lead_labels(TABLE, 300))
     with pytest.raises(LeadError, match=r"labels of I, II, expected also target='V5'"):
-        read_track(waves, record, "V5", 0)
+        read_sample_labels(waves, record, "V5", 0)
 
 
 def test_leads_vote() -> None:
     record = record_of(n_leads=4)
     labels = np.random.default_rng(1).integers(-1, 4, (4, 300)).astype(np.int8)
 
-    np.testing.assert_array_equal(read_track(labels, record, "majority", 0), majority_labels(labels))
+    np.testing.assert_array_equal(read_sample_labels(labels, record, "majority", 0), majority_labels(labels))
 
 
 def test_annotations_of_something_else_are_passed_over() -> None:
     marks = WaveAnnotations(TABLE, 250.0)
     sample, symbol = np.r_[marks.sample, 250], [*marks.symbol, "+"]
 
-    found = read_track(SimpleNamespace(sample=sample, symbol=symbol), record_of(), "majority", 0)
+    found = read_sample_labels(SimpleNamespace(sample=sample, symbol=symbol), record_of(), "majority", 0)
 
     np.testing.assert_array_equal(found, lead_labels(TABLE, 300))
 
@@ -79,7 +79,7 @@ def test_a_qrs_complex_of_any_beat_is_one(tmp_path: Path, beat: str) -> None:
     wfdb.wrann("r", "beats", marks.sample, symbol, fs=250, write_dir=str(tmp_path))
 
     for item in (SimpleNamespace(sample=marks.sample, symbol=symbol), tmp_path / "r.beats"):
-        np.testing.assert_array_equal(read_track(item, record_of(), "majority", 0), lead_labels(TABLE, 300))
+        np.testing.assert_array_equal(read_sample_labels(item, record_of(), "majority", 0), lead_labels(TABLE, 300))
 
 
 def test_a_mark_of_noise_within_a_wave_does_not_part_its_edges(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_mark_of_noise_within_a_wave_does_not_part_its_edges(tmp_path: Path) -
     wfdb.wrann("r", "noisy", sample, symbol, fs=250, write_dir=str(tmp_path))
 
     for item in (SimpleNamespace(sample=sample, symbol=symbol), tmp_path / "r.noisy"):
-        np.testing.assert_array_equal(read_track(item, record_of(), "majority", 0), lead_labels(TABLE, 300))
+        np.testing.assert_array_equal(read_sample_labels(item, record_of(), "majority", 0), lead_labels(TABLE, 300))
 
 
 @pytest.mark.parametrize(
@@ -106,16 +106,16 @@ def test_a_mark_of_noise_within_a_wave_does_not_part_its_edges(tmp_path: Path) -
 )
 def test_labels_that_are_not_the_records_are_refused(item: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        read_track(item, record_of(), "majority", 3)
+        read_sample_labels(item, record_of(), "majority", 3)
 
 
 def test_every_record_needs_labels() -> None:
     with pytest.raises(InputError, match="requires y to be passed, but the target y is None"):
-        check_tracks(None, 2)
+        check_sample_labels(None, 2)
     with pytest.raises(ShapeError, match="1 entries for 2 records"):
-        check_tracks([[0]], 2)
+        check_sample_labels([[0]], 2)
     with pytest.raises(ShapeError, match="y of type int"):
-        check_tracks(7, 2)
+        check_sample_labels(7, 2)
 
 
 def test_real_annotations_mean_the_same_as_files_and_as_waves(shared: Path) -> None:
@@ -123,15 +123,15 @@ def test_real_annotations_mean_the_same_as_files_and_as_waves(shared: Path) -> N
     header = sorted(folder.glob("*.hea"))[0]
     record, waves = read_ludb_record(header), read_ludb_waves(header, "II")
 
-    from_file = read_track(header.with_suffix(".ii"), record, "majority", 0)
+    from_file = read_sample_labels(header.with_suffix(".ii"), record, "majority", 0)
 
-    np.testing.assert_array_equal(read_track(waves, record, "II", 0), from_file)
+    np.testing.assert_array_equal(read_sample_labels(waves, record, "II", 0), from_file)
     assert set(np.unique(from_file)) >= {-1, 0, 1, 2, 3}
 
 
 def test_synthetic_waves_lie_within_their_records(hearts: SyntheticWaves) -> None:
     for record, waves in zip(*hearts, strict=True):
-        track = read_track(waves, record, "majority", 0)
+        track = read_sample_labels(waves, record, "majority", 0)
         assert set(np.unique(track)) == {-1, 0, 1, 2, 3}
         # The sample of the greatest change is part of a QRS complex.
         steepest = np.square(np.diff(record.signal, axis=1)).sum(axis=0)

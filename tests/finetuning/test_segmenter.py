@@ -20,7 +20,7 @@ from skecg import ECGRecord, JEPAEmbedder, Segmenter
 from skecg.annotations import wave_traces
 from skecg.datasets import SyntheticWaves, make_waves
 from skecg.errors import InputError, ParameterError, ShapeError, SkecgWarning
-from skecg.finetuning.sample_labels import read_track
+from skecg.finetuning.sample_labels import read_sample_labels
 from skecg.weights import find_weights, loaded_encoder
 
 
@@ -28,8 +28,8 @@ def quick(model: str | Path, **parameters: Any) -> Segmenter:
     return Segmenter(model, **{"epochs": 1, "head_epochs": 1, "batch_size": 4, **parameters})
 
 
-def tracks_of(hearts: SyntheticWaves) -> list[NDArray[np.int8]]:
-    return [read_track(waves, record, "majority", 0) for record, waves in zip(*hearts, strict=True)]
+def labels_of(hearts: SyntheticWaves) -> list[NDArray[np.int8]]:
+    return [read_sample_labels(waves, record, "majority", 0) for record, waves in zip(*hearts, strict=True)]
 
 
 def assert_same_answers(one: Segmenter, other: Segmenter, records: Any) -> None:
@@ -107,7 +107,7 @@ def test_arrays_and_files_are_taken_as_by_the_embedder(
 
 def test_what_is_not_known_does_not_matter(hearts: SyntheticWaves, tiny: Path) -> None:
     """Neither how it is marked, nor records of which nothing is known."""
-    records, tracks = hearts.records[:6], tracks_of(hearts)[:6]
+    records, tracks = hearts.records[:6], labels_of(hearts)[:6]
     marked_otherwise = [np.where(track < 0, -2, track) for track in tracks]
 
     one = quick(tiny, validation_fraction=0).fit(records, tracks)
@@ -196,16 +196,16 @@ def test_no_patient_is_both_learned_from_and_held_out(hearts: SyntheticWaves, ti
 def test_no_window_of_a_patient_held_out_is_learned_from(
     hearts: SyntheticWaves, tiny: Path, monkeypatch: pytest.MonkeyPatch, stages: str
 ) -> None:
-    from skecg.finetuning.data import WaveLessons
+    from skecg.finetuning.data import WindowBatches
 
     seen: set[int] = set()
-    loss = WaveLessons.loss
+    loss = WindowBatches.loss
 
-    def noted(self: WaveLessons, network: Any, part: Any) -> torch.Tensor:
+    def noted(self: WindowBatches, network: Any, part: Any) -> torch.Tensor:
         seen.update(self.windows.inputs.windows.owner[part.rows].tolist())
         return loss(self, network, part)
 
-    monkeypatch.setattr(WaveLessons, "loss", noted)
+    monkeypatch.setattr(WindowBatches, "loss", noted)
     patients = np.arange(12) // 3
 
     fitted = quick(tiny, stages=stages, validation_fraction=0.25).fit(hearts.records, hearts.waves, groups=patients)

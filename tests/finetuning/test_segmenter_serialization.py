@@ -76,9 +76,9 @@ def test_a_decoder_beside_another_encoder_is_refused(saved: Path, tiny: Path) ->
         (lambda values: values.update(skecg_segmenter=2), "has format 2"),
         (lambda values: values.pop("skecg_segmenter"), "describes no segmenter"),
         (lambda values: values.update(more=1), "lacks or adds the field 'more'"),
-        (lambda values: values.update(classes=["a", "b", "c", "d"]), "has other classes"),
+        (lambda values: values.update(classes=["a", "b", "c", "d"]), "has other classes than this skecg"),
         (lambda values: values["parameters"].update(depth=3), "is malformed"),
-        (lambda values: values["parameters"].update(width=7), "is malformed"),
+        (lambda values: values["parameters"].update(width=7), "the decoder is not 7 wide"),
     ],
 )
 def test_a_description_that_is_not_ours_is_refused(
