@@ -59,7 +59,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     units : {"mV", "uV", "V", "nV", "per-lead standard deviation"}, default="mV"
         Unit of arrays, and of files that do not carry theirs. ``"per-lead standard deviation"`` is for records, of any
         kind, whose leads were each divided by their own: each gets the amplitude back that is typical of it.
-    pooling : {"mean", "max", "mean+std", "cls"}, default=None
+    pooling : {"mean", "max", "mean+std", "mean+std+max", "cls"}, default=None
         How a window's tokens become one vector; None leaves it to the weights. A record's vector is the mean over its
         windows.
     layer : int, list of int or str, default=None

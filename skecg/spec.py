@@ -250,6 +250,11 @@ class MultiscaleConfig(EncoderConfig):
         Channels of each.
     num_registers : int, default=1
         Learned tokens without position that take part in attention.
+    scale_floor : float or None, default=None
+        Where given, each lead is divided by its own root mean square before the convolutions, and the logarithm of that
+        joins every token as a number: shape and amplitude apart. This is what is added to the root mean square (as
+        squares, in the input's unit), so that a lead that holds nothing but noise far below it becomes an absent one.
+        For ``lead_groups=1``.
     """
 
     architecture: ClassVar[str] = "multiscale"
@@ -259,6 +264,7 @@ class MultiscaleConfig(EncoderConfig):
     stride_samples: int = 5
     stem_dim: int = 32
     num_registers: int = 1
+    scale_floor: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -271,3 +277,6 @@ class MultiscaleConfig(EncoderConfig):
         fit = [isinstance(width, int) and width >= stride and (width - stride) % 2 == 0 for width in widths]
         self._require(bool(fit) and all(fit), "kernel_samples", f"widths of {stride} or more by an even number")
         self._require(self.dim % 4 == 0, "dim", "a multiple of 4")
+        if self.scale_floor is not None:
+            self._require_numbers("scale_floor")
+            self._require(self.lead_groups == 1, "lead_groups", "1 with scale_floor")

@@ -44,12 +44,12 @@ def method_config(name: str, seed: int, views: int) -> PretrainConfig:
 
 def _temporal(objective: Any) -> PretrainConfig:
     """Weimann and Conrad's masks, predictor and loss."""
-    return dataclasses.replace(load_recipe("skecg_default"), objective=objective)
+    return dataclasses.replace(load_recipe("skecg_temporal"), objective=objective)
 
 
 def _leadwise() -> PretrainConfig:
     """Kim's attention, masks, loss and schedules of the average."""
-    base = load_recipe("skecg_default")
+    base = load_recipe("skecg_temporal")
     return dataclasses.replace(
         base,
         encoder=LeadwiseConfig(n_leads=12, patch_samples=50, n_patches=50, dim=192, depth=6, num_heads=4),

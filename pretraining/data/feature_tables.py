@@ -139,7 +139,7 @@ class Descriptors(NamedTuple):
     is_known: NDArray[np.bool_]
 
 
-_DESCRIPTORS = FeatureTable("descriptors", 1, Descriptors, ", or set objective.describe_weight=0")
+_DESCRIPTORS = FeatureTable("descriptors", 2, Descriptors, ", or set objective.describe_weight=0")
 
 # Kernels other than those of the baseline that encoders are compared with.
 _KERNEL_SEED = 20_260
@@ -147,22 +147,38 @@ _MOST_ROWS_DESCRIBED = 20_000
 
 
 class _Described(NamedTuple):
-    """One kind of numbers, how many components of it are kept, and its share of the loss."""
+    """One kind of numbers, how many components of it are kept, and its share of the loss.
 
-    compute: Callable[[FloatArray, float], FloatArray]
+    They are computed from signals, what :func:`beat_features` says of these, and the rate.
+    """
+
+    compute: Callable[[FloatArray, FloatArray, float], FloatArray]
     n_components: int
     share: float
 
 
-def _convolutions(signals_nLT: FloatArray, sampling_rate: float) -> FloatArray:
-    return random_convolution_features(signals_nLT, seed=_KERNEL_SEED)
+# Waves below this are compared by their difference, those above by their ratio.
+_SMALL_WAVE_MV = 0.1
+
+
+def _median_beats(signals_nLT: FloatArray, beats_nd: FloatArray, sampling_rate: float) -> FloatArray:
+    """Return the median beats, large waves compressed so that small ones count."""
+    median = beats_nd[:, :-N_RHYTHM]
+    return np.asarray(np.sign(median) * np.log1p(np.abs(median) / _SMALL_WAVE_MV), dtype=np.float32)
+
+
+def _beat_convolutions(signals_nLT: FloatArray, beats_nd: FloatArray, sampling_rate: float) -> FloatArray:
+    """Return what convolutions see in the median beats: a wave's shape, whatever the rhythm."""
+    median_nLT = beats_nd[:, :-N_RHYTHM].reshape(*signals_nLT.shape[:2], -1)
+    return random_convolution_features(median_nLT, seed=_KERNEL_SEED + 1)
 
 
 _DESCRIBED_KINDS = (
-    _Described(_convolutions, 256, 1.0),
-    _Described(hand_crafted_features, 100, 1.0),
-    _Described(lambda signals, rate: beat_features(signals, rate)[:, :-N_RHYTHM], 60, 0.7),
-    _Described(lambda signals, rate: beat_features(signals, rate)[:, -N_RHYTHM:], 4, 0.15),
+    _Described(lambda signals, beats, rate: random_convolution_features(signals, seed=_KERNEL_SEED), 256, 1.0),
+    _Described(lambda signals, beats, rate: hand_crafted_features(signals, rate), 100, 1.0),
+    _Described(_median_beats, 60, 0.7),
+    _Described(_beat_convolutions, 200, 0.7),
+    _Described(lambda signals, beats, rate: beats[:, -N_RHYTHM:], 4, 0.15),
 )
 
 #: Length of a description; where there are fewer components than asked for the rest is 0, without importance.
@@ -217,20 +233,24 @@ def _raw_chunks(shards: ShardSet, rows: Rows, progress: bool) -> Iterator[list[F
     with tqdm(total=len(rows), unit="record", desc="describing", disable=not progress) as bar:
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
-            yield [_raw(shards, chunk, kind) for kind in _DESCRIBED_KINDS]
+            yield _raw(shards, chunk)
             bar.update(len(chunk))
 
 
-def _raw(shards: ShardSet, rows: Rows, kind: _Described) -> FloatArray:
-    """Compute one kind; rows of different valid lengths are taken apart."""
+def _raw(shards: ShardSet, rows: Rows) -> list[FloatArray]:
+    """Compute all kinds; rows of different valid lengths are taken apart."""
     signals = shards.gather(rows) * (shards.scale_uv[rows] * np.float32(1e-3))[:, None, None]
     valid = shards.valid_samples[rows]
-    lengths = [(valid == length, int(length)) for length in np.unique(valid)]
-    computed = [(chosen, kind.compute(signals[chosen, :, :length], shards.sampling_rate)) for chosen, length in lengths]
-    raw = np.empty((len(rows), computed[0][1].shape[1]), np.float32)
-    for chosen, values in computed:
-        raw[chosen] = values
-    return raw
+    chosen = [np.flatnonzero(valid == length) for length in np.unique(valid)]
+    computed = [_all_kinds(signals[part, :, : valid[part[0]]], shards.sampling_rate) for part in chosen]
+    order = np.argsort(np.concatenate(chosen))
+    return [np.concatenate(parts)[order] for parts in zip(*computed, strict=True)]
+
+
+def _all_kinds(signals_nLT: FloatArray, sampling_rate: float) -> list[FloatArray]:
+    """Compute all kinds for recordings of one length; their beats are found once."""
+    beats_nd = beat_features(signals_nLT, sampling_rate)
+    return [kind.compute(signals_nLT, beats_nd, sampling_rate).astype(np.float32) for kind in _DESCRIBED_KINDS]
 
 
 # --- beats ------------------------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ class OnlineProbe:
             On any device, in any mode; it is left as it was.
         spec : InputSpec
             What it expects to be fed. Windows are prepared the first time and kept.
-        pooling : {"mean", "max", "mean+std", "cls"}, default="mean+std"
+        pooling : {"mean", "max", "mean+std", "mean+std+max", "cls"}, default="mean+std"
 
         Returns
         -------

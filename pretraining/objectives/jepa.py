@@ -34,6 +34,7 @@ from pretraining.objectives.masks import Masks, draw_masks, draw_seen
 from pretraining.objectives.predictors import build_predictor
 from skecg.encoders import Encoder, build_encoder
 from skecg.encoders.base import gather_tokens
+from skecg.encoders.pooling import n_pooled_features, pool_tokens
 
 if TYPE_CHECKING:
     from pretraining.data.batches import Batch
@@ -75,16 +76,23 @@ def describe(descriptors: Descriptors, rows: NDArray[np.int64]) -> Described:
 
 
 class Describer(nn.Module):
-    """A linear map of the mean and the standard deviation of the visible tokens, normalized."""
+    """A linear map of the visible tokens, pooled as the exported features are and normalized.
 
-    def __init__(self, dim: int) -> None:
+    Parameters
+    ----------
+    dim : int
+        Width of a token.
+    pooling : {"mean+std", "mean+std+max"}, default="mean+std"
+    """
+
+    def __init__(self, dim: int, pooling: str = "mean+std") -> None:
         super().__init__()
-        self.linear = nn.Linear(2 * dim, N_DESCRIPTORS)
+        self.pooling = pooling
+        self.linear = nn.Linear(n_pooled_features(pooling, dim, 1, 0), N_DESCRIPTORS)
 
     def forward(self, context_BKD: Tensor) -> Tensor:
         """Predict descriptors (B, N) from visible tokens."""
-        tokens = context_BKD.float()
-        pooled = torch.cat([tokens.mean(dim=1), tokens.std(dim=1, correction=0)], dim=1)
+        pooled = pool_tokens([context_BKD.float()], 0, self.pooling)
         predicted: Tensor = self.linear(F.layer_norm(pooled, pooled.shape[-1:]))
         return predicted
 
@@ -185,7 +193,8 @@ class Jepa(Objective):
         self.context_encoder: Encoder = build_encoder(config.encoder)
         # Frozen where nothing is predicted: processes would wait for its gradients.
         self.predictor = build_predictor(config).requires_grad_(self.weights.predict_weight > 0)
-        self.describer = Describer(config.encoder.dim) if self.weights.describe_weight else None
+        pooling = config.pooling if config.pooling == "mean+std+max" else "mean+std"
+        self.describer = Describer(config.encoder.dim, pooling) if self.weights.describe_weight else None
         self.target_encoder: Encoder = copy.deepcopy(self.context_encoder).requires_grad_(False)
 
     def forward(self, values_BLT: Tensor, drawn: JepaDraw) -> JepaLoss[Tensor]:

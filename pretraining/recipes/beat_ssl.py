@@ -1,8 +1,8 @@
-"""Beat-SSL, each row of its ablation, at the size of skecg_default.
+"""Beat-SSL, each row of its ablation, at the size of skecg_temporal.
 
 Rizqyawan et al. (ISBI 2026) say neither which encoder they train nor on what and for how long; what is ours of the
 objective stands in :mod:`pretraining.objectives.beat_ssl`. Encoder, data, steps and schedules are therefore those of
-``skecg_default``, so that objectives can be compared; other than there all twelve leads are always shown, because views
+``skecg_temporal``, so that objectives can be compared; other than there all twelve leads are always shown, because views
 mix them, and all six blocks are exported.
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pretraining.config import PretrainConfig
 from pretraining.config.objectives import BeatSslConfig
-from pretraining.recipes.skecg import skecg_default
+from pretraining.recipes.skecg import skecg_temporal
 
 __all__ = ["ABLATION", "Row", "describe", "row_config"]
 
@@ -64,7 +64,7 @@ ABLATION: dict[str, Row] = {
 
 def row_config(name: str) -> PretrainConfig:
     """Return the run of a row by its recipe's name."""
-    row, base = ABLATION[name], skecg_default()
+    row, base = ABLATION[name], skecg_temporal()
     return dataclasses.replace(
         base,
         name=name,

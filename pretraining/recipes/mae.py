@@ -6,14 +6,14 @@ import dataclasses
 
 from pretraining.config import PredictorConfig, PretrainConfig
 from pretraining.config.objectives import MaeConfig
-from pretraining.recipes.skecg import skecg_default
+from pretraining.recipes.skecg import skecg_temporal
 from skecg.spec import MultiscaleConfig
 
 
 def mae_time() -> PretrainConfig:
     """Masked autoencoder over time (as MTAE): three quarters of the slices hidden in all leads; 2.8 million parameters.
 
-    Data, input, size and length are those of skecg_default, so that the two can be compared; what is trained for is
+    Data, input, size and length are those of skecg_temporal, so that the two can be compared; what is trained for is
     not:
 
     - The encoder is the multiscale one: convolutions of 20 to 204 ms before the transformer, a twelfth more
@@ -28,7 +28,7 @@ def mae_time() -> PretrainConfig:
 
     What it is after and where it departs from what is published stands in :mod:`pretraining.objectives.mae`.
     """
-    default = skecg_default()
+    default = skecg_temporal()
     return dataclasses.replace(
         default,
         name="mae_time",
@@ -46,7 +46,7 @@ def mae_both() -> PretrainConfig:
     """Masked autoencoder over time and leads (as ST-MEM): three quarters of the patches of single leads hidden.
 
     As mae_time, with a token for each lead. Its slices are of 400 ms (ST-MEM's are of 300 ms): 300 tokens for 10 s,
-    of which 75 are seen. A training step is half as much arithmetic again as one of skecg_default, embedding four
+    of which 75 are seen. A training step is half as much arithmetic again as one of skecg_temporal, embedding four
     times as much: attention sees all tokens of all leads.
     """
     return dataclasses.replace(

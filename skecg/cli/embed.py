@@ -67,7 +67,9 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("features")
     group.add_argument("--model", "-m", default="default", metavar="M", help="name, weights folder or owner/name")
     add_hub_options(parser)
-    group.add_argument("--pooling", metavar="P", help="mean, max, mean+std or cls (default: as the weights say)")
+    group.add_argument(
+        "--pooling", metavar="P", help="mean, max, mean+std, mean+std+max or cls (default: as the weights say)"
+    )
     group.add_argument(
         "--layer",
         type=as_layer,

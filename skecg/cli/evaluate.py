@@ -83,7 +83,9 @@ def _add_protocol_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_feature_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("features")
-    group.add_argument("--pooling", metavar="P", help="mean, max, mean+std or cls (default: as the weights say)")
+    group.add_argument(
+        "--pooling", metavar="P", help="mean, max, mean+std, mean+std+max or cls (default: as the weights say)"
+    )
     group.add_argument("--layer", type=as_layer, metavar="N", help="block, several (2,5) or last4")
     group.add_argument("--stride", type=float, metavar="S", help="seconds from one window of a long record to the next")
     group.add_argument("--precision", default="auto", metavar="P", help="auto (default), fp32 or bf16")

@@ -26,7 +26,9 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--onnx", action="store_true", required=True, help="the kind of file; there is no other yet")
     parser.add_argument("--to", type=Path, required=True, metavar="FILE", help="file to write, .onnx")
     parser.add_argument("--force", action="store_true", help="replace FILE")
-    parser.add_argument("--pooling", metavar="P", help="mean, max, mean+std or cls (default: as the weights say)")
+    parser.add_argument(
+        "--pooling", metavar="P", help="mean, max, mean+std, mean+std+max or cls (default: as the weights say)"
+    )
     parser.add_argument(
         "--layer", type=as_layer, metavar="N", help="block, several (2,5) or last4; write --layer=-2,-1 with an = sign"
     )

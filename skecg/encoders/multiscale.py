@@ -19,13 +19,13 @@ from torch.nn import functional as F
 from skecg.encoders.base import Encoder, gather_tokens
 from skecg.encoders.blocks import Attention, Block, init_xavier_, sincos_positions
 from skecg.encoders.leadwise import grid_positions
-from skecg.encoders.linear import Linear
+from skecg.encoders.linear import Linear, linear
 from skecg.spec import MultiscaleConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["MultiscaleEncoder", "token_positions"]
+__all__ = ["MultiscaleEncoder", "shapes_and_amplitudes", "token_positions"]
 
 
 class PartialAttention(Attention):
@@ -64,6 +64,7 @@ class MultiscaleEncoder(Encoder):
         )
         n_features = len(self.scales) * config.stem_dim * (config.patch_samples // stride)
         self.patch_embed = Linear(n_features, config.dim)
+        self.amplitude_embed = None if config.scale_floor is None else Linear(config.n_leads, config.dim, bias=False)
         self.registers = nn.Parameter(torch.empty(config.num_registers, config.dim))
         self.blocks = nn.ModuleList(
             Block(
@@ -120,6 +121,15 @@ class MultiscaleEncoder(Encoder):
         features = F.gelu(torch.cat(seen, dim=1)).unflatten(2, (n_patches, -1))  # (B G, C, P, S)
         return features.transpose(1, 2).reshape(n_windows, -1, self.patch_embed.in_features)
 
+    def _embed_amplitudes(self, amplitudes_BL: Tensor, leads: Sequence[int] | None) -> Tensor:
+        """Turn the leads' amplitudes into one vector (B, D); the weights of absent leads are left out."""
+        assert self.amplitude_embed is not None, "asked of an encoder without amplitudes"
+        if leads is None:
+            embedded: Tensor = self.amplitude_embed(amplitudes_BL)
+            return embedded
+        index = torch.as_tensor(leads, device=amplitudes_BL.device)
+        return linear(amplitudes_BL[:, index], self.amplitude_embed.weight[:, index], None)
+
     def hidden_states(
         self, values_BLT: Tensor, leads: Sequence[int] | None = None, visible_BK: Tensor | None = None
     ) -> Iterator[Tensor]:
@@ -132,8 +142,14 @@ class MultiscaleEncoder(Encoder):
             index = torch.as_tensor(leads, device=values_BLT.device)
             values_BLT, positions_GPD, leads = values_BLT[:, index], positions_GPD[index], None
         positions_ND, there_BK = positions_GPD.flatten(0, 1), None
+        share_B1: Tensor | float = 1.0
         if visible_BK is not None:
             values_BLT = _silence_hidden(values_BLT, visible_BK, positions_GPD.shape[0], positions_GPD.shape[1])
+            share_B1 = (visible_BK >= 0).sum(dim=1, keepdim=True) / positions_GPD.shape[1]
+        amplitudes_B1D = None
+        if self.config.scale_floor is not None:
+            values_BLT, amplitudes_BL = shapes_and_amplitudes(values_BLT, share_B1, self.config.scale_floor)
+            amplitudes_B1D = self._embed_amplitudes(amplitudes_BL, leads)[:, None]
         features = self.stem(values_BLT, leads)
         if visible_BK is not None:
             number_BK = visible_BK.clamp(min=0)
@@ -141,6 +157,8 @@ class MultiscaleEncoder(Encoder):
             there_BK = F.pad(visible_BK >= 0, (self.num_registers, 0), value=True)
         tokens = self.patch_embed(features)
         tokens = tokens + positions_ND.to(tokens.dtype)
+        if amplitudes_B1D is not None:
+            tokens = tokens + amplitudes_B1D
         registers = self.registers.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         tokens = torch.cat([registers, tokens], dim=1)
         for block in self.blocks:
@@ -159,6 +177,16 @@ def token_positions(lead_groups: int, n_patches: int, dim: int) -> Tensor:
     if lead_groups > 1:
         return grid_positions(lead_groups, n_patches, dim).float()
     return sincos_positions(torch.arange(n_patches), dim).flatten(1).float()[None]
+
+
+def shapes_and_amplitudes(values_BLT: Tensor, seen_share: Tensor | float, floor: float) -> tuple[Tensor, Tensor]:
+    """Divide each lead by its root mean square, and give the logarithm of that over the floor: 0 for an absent lead.
+
+    What is hidden has been silenced; the mean is over the share (B, 1) of the window that is seen.
+    """
+    values_BLT = values_BLT.float()
+    scale_BL = (values_BLT.square().mean(dim=-1) / seen_share + floor**2).sqrt()
+    return values_BLT / scale_BL[..., None], (scale_BL / floor).log()
 
 
 def _silence_hidden(values_BLT: Tensor, visible_BK: Tensor, n_groups: int, n_patches: int) -> Tensor:

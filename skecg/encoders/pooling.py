@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["POOLINGS", "as_layers", "check_pooling", "n_pooled_features", "pool_tokens", "pool_windows"]
 
 #: What a window's tokens may be pooled to.
-POOLINGS = ("mean", "max", "mean+std", "cls")
+POOLINGS = ("mean", "max", "mean+std", "mean+std+max", "cls")
 
 
 def check_pooling(pooling: object, num_registers: int) -> str:
@@ -29,7 +29,8 @@ def check_pooling(pooling: object, num_registers: int) -> str:
         raise ParameterError(f"Got pooling={pooling!r}, expected one of {', '.join(map(repr, POOLINGS))}.")
     if pooling == "cls" and num_registers == 0:
         raise ParameterError(
-            "Got pooling='cls', but this encoder has no register token. Use 'mean', 'max' or 'mean+std'."
+            "Got pooling='cls', but this encoder has no register token. Use 'mean', 'max', 'mean+std' or "
+            "'mean+std+max'."
         )
     return str(pooling)
 
@@ -58,7 +59,7 @@ def as_layers(layer: object) -> tuple[int, ...]:
 
 def n_pooled_features(pooling: str, dim: int, n_layers: int, num_registers: int) -> int:
     """Count the features of a record."""
-    return n_layers * dim * {"mean+std": 2, "cls": num_registers}.get(pooling, 1)
+    return n_layers * dim * {"mean+std": 2, "mean+std+max": 3, "cls": num_registers}.get(pooling, 1)
 
 
 def pool_tokens(states_BND: Sequence[Tensor], num_registers: int, pooling: str) -> Tensor:
@@ -70,8 +71,9 @@ def pool_tokens(states_BND: Sequence[Tensor], num_registers: int, pooling: str) 
         Tokens of one or several layers, registers first.
     num_registers : int
         R.
-    pooling : {"mean", "max", "mean+std", "cls"}
-        Mean, maximum, or mean and standard deviation (uncorrected) over the patches' tokens; or the registers.
+    pooling : {"mean", "max", "mean+std", "mean+std+max", "cls"}
+        Mean, maximum, mean and standard deviation (uncorrected), or all three over the patches' tokens; or the
+        registers.
 
     Returns
     -------
@@ -87,8 +89,10 @@ def pool_tokens(states_BND: Sequence[Tensor], num_registers: int, pooling: str) 
             pooled.append(patches.amax(dim=1))
         else:
             pooled.append(patches.mean(dim=1))
-        if pooling == "mean+std":
+        if pooling in ("mean+std", "mean+std+max"):
             pooled.append(_deviation(patches, pooled[-1]))
+        if pooling == "mean+std+max":
+            pooled.append(patches.amax(dim=1))
     return pooled[0] if len(pooled) == 1 else _concatenate(pooled)
 
 

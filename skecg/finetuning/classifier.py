@@ -48,7 +48,7 @@ class FineTunedClassifier(ClassifierMixin, FineTunedEstimator):
     head : {"linear", "attention"}, default="linear"
         A linear layer on pooled tokens; or a learned query that attends to all tokens and a linear layer (Weimann and
         Conrad, 2025).
-    pooling : {"mean", "max", "mean+std", "cls"}, default=None
+    pooling : {"mean", "max", "mean+std", "mean+std+max", "cls"}, default=None
         What the linear head is given of a window; None leaves it to the weights.
     stages : {"two", "head", "all"}, default="two"
         What is trained: the head and then all; the head alone, the encoder staying as it is; or all from the start.

@@ -135,7 +135,7 @@ def save_encoder(
     encoder : Encoder
     spec : InputSpec
         What the encoder expects to be fed.
-    pooling : {"mean", "max", "mean+std", "cls"}, default="mean"
+    pooling : {"mean", "max", "mean+std", "mean+std+max", "cls"}, default="mean"
         How its tokens are pooled unless the user says otherwise.
     **provenance
         Where the weights come from, as plain JSON values: ``name``, ``trained`` (bool), ``licence``, ``data``,

@@ -11,6 +11,7 @@ import torch
 from plain_numpy import encode
 
 from skecg.encoders import Encoder, build_encoder
+from skecg.encoders.multiscale import shapes_and_amplitudes
 from skecg.errors import WeightsFormatError
 from skecg.spec import MultiscaleConfig
 
@@ -18,9 +19,10 @@ SHAPE = {"n_leads": 4, "patch_samples": 10, "n_patches": 6, "dim": 24, "depth": 
 STEM = {"kernel_samples": (5, 7, 25), "stem_dim": 3}
 
 
-def an_encoder(lead_groups: int) -> Encoder:
+def an_encoder(lead_groups: int, **changes) -> Encoder:
     torch.manual_seed(1)
-    encoder = build_encoder(MultiscaleConfig(**SHAPE, **STEM, lead_groups=lead_groups)).eval().requires_grad_(False)
+    shape = MultiscaleConfig(**SHAPE, **STEM, lead_groups=lead_groups, **changes)
+    encoder = build_encoder(shape).eval().requires_grad_(False)
     for parameter in encoder.parameters():
         parameter.add_(0.15 * torch.randn_like(parameter))
     return encoder
@@ -103,6 +105,40 @@ def test_places_without_a_token_are_as_if_they_were_not_there(windows, lead_grou
     assert_same(found[1:], encoder(windows[1:], visible_BK=together[1:]))
 
 
+@pytest.fixture
+def scaled() -> Encoder:
+    """One that takes shape and amplitude apart."""
+    return an_encoder(1, scale_floor=0.1)
+
+
+@pytest.mark.parametrize("leads", [None, [2], [3, 1]])
+@pytest.mark.parametrize("visible", [None, [[0, 3, 5], [1, 2, 4]]])
+def test_shape_and_amplitude_apart_equal_the_plain_definition(scaled, windows, leads, visible):
+    index = None if visible is None else torch.tensor(visible)
+    assert_same(scaled(windows, leads=leads, visible_BK=index), wanted(scaled, windows, visible, leads=leads))
+
+
+def test_a_gain_leaves_shapes_and_adds_its_logarithm_to_amplitudes(windows):
+    (shapes, amplitudes), (same, louder) = (shapes_and_amplitudes(k * windows, 1.0, 1e-4) for k in (1.0, 3.0))
+    assert torch.allclose(same, shapes, atol=1e-5)
+    assert torch.allclose(louder - amplitudes, torch.tensor(3.0).log().expand(2, 4), atol=1e-5)
+
+
+def test_a_lead_far_below_the_floor_counts_as_absent(scaled, windows):
+    flat = windows.clone()
+    flat[:, 2] *= 1e-6
+    assert torch.allclose(scaled(flat), scaled(windows, leads=[0, 1, 3]), atol=1e-3)
+    flat[:, 2] = 0.0
+    assert_same(scaled(flat), scaled(windows, leads=[0, 1, 3]))
+
+
+def test_shape_and_amplitude_of_hidden_samples_are_not_told(scaled, windows):
+    visible = torch.tensor([[0, 2, 3], [1, 4, 5]])
+    loud = windows.unflatten(2, (6, 10)).clone()
+    loud[0, :, [1, 4, 5]], loud[1, :, [0, 2, 3]] = 1e3, 1e3
+    assert_same(scaled(loud.flatten(2), visible_BK=visible), scaled(windows, visible_BK=visible))
+
+
 @pytest.mark.parametrize("n_patches", [1, 4])
 def test_a_short_window_is_the_whole_one_with_the_rest_hidden(encoder, windows, n_patches):
     visible = (torch.arange(4)[:, None] * 6 + torch.arange(n_patches)).flatten().expand(2, -1)
@@ -136,6 +172,8 @@ def test_gradients_reach_every_weight_through_the_visible_tokens(windows):
         ({"stem_dim": 0}, "stem_dim"),
         ({"num_registers": -1}, "num_registers"),
         ({"dim": 18}, "dim=18 .* expected a multiple of 4"),
+        ({"scale_floor": 0.0}, "scale_floor=0.0 .* expected a positive number"),
+        ({"scale_floor": 0.1, "lead_groups": 4}, "lead_groups=4 .* expected 1 with scale_floor"),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused(changes, words):

@@ -18,7 +18,7 @@ def test_registers_have_no_part_in_what_is_pooled_over_patches():
     states = tokens()
     loud = states.clone()
     loud[:, :2] = 1e6
-    for pooling in ("mean", "max", "mean+std"):
+    for pooling in ("mean", "max", "mean+std", "mean+std+max"):
         assert torch.equal(pool_tokens([states], 2, pooling), pool_tokens([loud], 2, pooling))
 
 
@@ -37,7 +37,7 @@ def test_the_spread_has_a_gradient_where_nothing_varies():
     assert torch.equal(states.grad, torch.full((2, 4, 3), 0.25))
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max", "mean+std"])
+@pytest.mark.parametrize("pooling", ["mean", "max", "mean+std", "mean+std+max"])
 def test_the_order_of_the_tokens_does_not_matter(pooling):
     states = tokens(0)
     shuffled = states[:, torch.randperm(7, generator=torch.Generator().manual_seed(1))]
@@ -51,6 +51,8 @@ def test_each_pooling_is_what_its_name_says():
     assert np.allclose(pool_tokens([states], 2, "max"), patches.max(axis=1))
     both = np.concatenate([patches.mean(axis=1), patches.std(axis=1)], axis=1)
     assert np.allclose(pool_tokens([states], 2, "mean+std"), both, atol=1e-6)
+    all_three = np.concatenate([both, patches.max(axis=1)], axis=1)
+    assert np.allclose(pool_tokens([states], 2, "mean+std+max"), all_three, atol=1e-6)
     assert np.array_equal(pool_tokens([states], 2, "cls"), states[:, :2].flatten(1))
 
 
@@ -69,7 +71,7 @@ def test_layers_lie_one_after_the_other(pooling):
 
 
 def test_poolings_that_do_not_exist_are_refused():
-    with pytest.raises(ParameterError, match=r"'mean', 'max', 'mean\+std', 'cls'"):
+    with pytest.raises(ParameterError, match=r"'mean', 'max', 'mean\+std', 'mean\+std\+max', 'cls'"):
         check_pooling("median", 1)
     with pytest.raises(ParameterError, match=r"no register token. Use 'mean'"):
         check_pooling("cls", 0)

@@ -200,8 +200,8 @@ def test_a_step_of_the_tiny_recipe_has_a_gradient_everywhere() -> None:
 
 
 @pytest.mark.parametrize("name", ["mae_time", "mae_leads", "mae_both"])
-def test_masked_autoencoders_see_what_the_default_sees_for_as_long(name: str) -> None:
-    config, default = load_recipe(name), load_recipe("skecg_default")
+def test_masked_autoencoders_see_what_the_temporal_encoder_sees_for_as_long(name: str) -> None:
+    config, default = load_recipe(name), load_recipe("skecg_temporal")
     assert (config.input, config.data, config.run, config.pooling) == (
         default.input,
         default.data,
@@ -214,8 +214,8 @@ def test_masked_autoencoders_see_what_the_default_sees_for_as_long(name: str) ->
     assert (config.objective.masks, config.objective.ratio) == (name.removeprefix("mae_"), 0.75)
 
 
-def test_the_multiscale_recipe_is_the_default_but_for_its_encoder() -> None:
-    config, default = load_recipe("skecg_multiscale"), load_recipe("skecg_default")
+def test_the_multiscale_recipe_is_the_temporal_one_but_for_its_encoder() -> None:
+    config, default = load_recipe("skecg_multiscale"), load_recipe("skecg_temporal")
     assert dataclasses.replace(config, name=default.name, encoder=default.encoder) == default
     assert (config.encoder.architecture, config.encoder.dim) == ("multiscale", default.encoder.dim)
 

@@ -118,8 +118,16 @@ def encode_multiscale(encoder: Encoder, state, x, leads, visible, depth) -> np.n
     hidden = np.ones((len(groups), n_patches), dtype=bool)
     hidden.flat[list(seen)] = False
     rows = []
+    offset: np.ndarray | float = 0.0
     for group, silent in zip(groups, hidden, strict=True):
         group = np.where(np.repeat(silent, config.patch_samples), 0.0, group)
+        if config.scale_floor is not None:
+            n_seen = (~silent).sum() * config.patch_samples
+            scale = np.sqrt((group**2).sum(axis=1) / n_seen + config.scale_floor**2)
+            group, offset = (
+                group / scale[:, None],
+                np.log(scale / config.scale_floor) @ state["amplitude_embed.weight"].T,
+            )
         maps = [
             convolve(group, state[f"scales.{i}.weight"], state[f"scales.{i}.bias"], stride)
             for i in range(len(config.kernel_samples))
@@ -129,6 +137,7 @@ def encode_multiscale(encoder: Encoder, state, x, leads, visible, depth) -> np.n
         places = config.patch_samples // stride
         rows += [joined[:, i * places : (i + 1) * places].ravel() for i in range(n_patches)]
     tokens = np.add([linear(rows[number], state, "patch_embed") for number in seen], [positions[n] for n in seen])
+    tokens = tokens + offset
     tokens = np.concatenate([state["registers"], tokens])
     for number in range(config.depth if depth is None else depth):
         tokens = block(tokens, state, number, config, np.ones((len(tokens), len(tokens)), dtype=bool))

@@ -344,5 +344,5 @@ def test_arithmetic_is_counted_as_torch_counts_it(name: str) -> None:
 
 
 def test_convolutions_cost_less_than_a_tenth_of_the_temporal_encoder() -> None:
-    plain = load_recipe("skecg_default").encoder
+    plain = load_recipe("skecg_temporal").encoder
     assert encoder_flops(parts_of(load_recipe("mae_time"))[1], 100) < 1.1 * encoder_flops(plain, 100)
