@@ -31,15 +31,14 @@ OUT ?= weights_output
 NAME = skecg-xs-2
 CORPORA = ptbxl=$(DATA)/ptbxl_full_folds1-8_100hz.npz cinc2020-2021=$(DATA)/cinc2020_2021_mix_250hz.npz \
 	code15-samitrop=$(DATA)/code15_samitrop_250hz.npz ludb=$(DATA)/ludb_500hz.npz cinc2011=$(DATA)/cinc2011_seta_250hz.npz
-LABELLED = $(OUT)/ptbxl_folds1-9.npz
+LABELLED = --data $(DATA)/ptbxl_full_folds1-8_100hz.npz --data $(DATA)/ptbxl_full_fold9_100hz.npz
 
 weights: export OMP_NUM_THREADS = 1
 weights: $(VENV)/test-installed
 	$(BIN)/python -m pretraining pack $(addprefix --corpus ,$(CORPORA)) --out $(OUT)/shards --recipe skecg_default
 	$(BIN)/python -m pretraining train --recipe skecg_default --data $(OUT)/shards --out $(OUT)/run --resume
 	$(BIN)/python -m pretraining export --run $(OUT)/run --out $(OUT)/$(NAME) --name $(NAME) --licence CC-BY-4.0 --force
-	$(BIN)/python examples/benchmarks/join_packed.py $(DATA)/ptbxl_full_folds1-8_100hz.npz $(DATA)/ptbxl_full_fold9_100hz.npz --out $(LABELLED)
-	$(BIN)/skecg evaluate --model $(OUT)/$(NAME) --task superdiagnostic --data $(LABELLED) --test-fold 9 --out $(OUT)/evaluation
+	$(BIN)/skecg evaluate --model $(OUT)/$(NAME) --task superdiagnostic $(LABELLED) --test-fold 9 --out $(OUT)/evaluation
 	$(BIN)/python -m pretraining bundle $(OUT)/$(NAME) --run $(OUT)/run --evaluation $(OUT)/evaluation \
 		--notes pretraining/recipes/skecg_default.md
 

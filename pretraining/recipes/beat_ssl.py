@@ -2,8 +2,8 @@
 
 Rizqyawan et al. (ISBI 2026) say neither which encoder they train nor on what and for how long; what is ours of the
 objective stands in :mod:`pretraining.objectives.beat_ssl`. Encoder, data, steps and schedules are therefore those of
-``skecg_temporal``, so that objectives can be compared; other than there all twelve leads are always shown, because views
-mix them, and all six blocks are exported.
+``skecg_temporal``, so that objectives can be compared; other than there all twelve leads are always shown, because
+views mix them, and all six blocks are exported.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def skecg_default() -> PretrainConfig:
 
 
 def skecg_temporal() -> PretrainConfig:
-    """The run of skecg-xs: any subset of the leads at 250 Hz, 2.7 million parameters, on few thousand recordings.
+    """Run of skecg-xs: any subset of the leads at 250 Hz, 2.7 million parameters, on few thousand recordings.
 
     It starts from Weimann and Conrad's system. Each departure and its reason (what was measured stands in
     docs/log.md):

@@ -98,9 +98,9 @@ class MultiscaleEncoder(Encoder):
             assert scale.bias is not None
             nn.init.zeros_(scale.bias)
         nn.init.trunc_normal_(self.registers, std=0.02)
-        for linear in self.modules():
-            if isinstance(linear, nn.Linear):
-                init_xavier_(linear)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                init_xavier_(module)
 
     def stem(self, values_BLT: Tensor, leads: Sequence[int] | None = None) -> Tensor:
         """See the signal at every scale: (B, N, C S), without position, not yet brought to the width of a token.
