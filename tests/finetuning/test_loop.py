@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skecg.errors import ParameterError, SkecgWarning
-from skecg.finetuning.loop import History, TrainingConfig, train_network
+from skecg.finetuning.loop import History, TrainingConfig, ordered_map, train_network
 
 CONFIG = TrainingConfig(epochs=4, batch_size=8, learning_rate=0.05, warmup_epochs=0, weight_decay=0, gradient_clip=0)
 
@@ -222,3 +222,17 @@ def test_rates_rise_and_fall_along_half_a_cosine() -> None:
 def test_wrong_plans_are_named_with_what_is_allowed(parameters: dict, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         TrainingConfig(**parameters)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 4])
+def test_a_map_keeps_the_order_and_passes_on_the_first_error(n_jobs: int) -> None:
+    def work(item: int) -> int:
+        assert torch.get_num_threads() == 1
+        if item == 99:
+            raise RuntimeError("item 99")
+        return item * item
+
+    with ordered_map(torch.device("cpu"), n_jobs) as over:
+        assert over(work, range(40)) == [item * item for item in range(40)]
+        with pytest.raises(RuntimeError, match="item 99"):
+            over(work, [1, 99, 2])
