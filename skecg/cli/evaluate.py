@@ -12,6 +12,7 @@ from typing import Any
 from skecg._version import __version__
 from skecg.cli.console import Verbs, add_hub_options, as_batch_size, as_layer, say
 from skecg.errors import MissingDependencyError, ParameterError
+from skecg.validation import check_integer
 
 __all__ = ["add_parser", "run"]
 
@@ -72,6 +73,7 @@ def _add_protocol_options(parser: argparse.ArgumentParser) -> None:
         help="shares of the training patients (default: 0.01,0.05,0.1,1)",
     )
     group.add_argument("--draws", type=int, default=5, metavar="N", help="draws of each share below 1 (default: 5)")
+    group.add_argument("--kernels", type=int, default=5, metavar="N", help="draws of random convolutions (default: 5)")
     group.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the test patients (default: 1000)")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of resamples and untrained weights")
     group.add_argument("--test-fold", type=int, metavar="N", help="instead of the last there is")
@@ -122,7 +124,13 @@ def run(arguments: argparse.Namespace) -> int:
     # A figure that cannot be drawn is no reason to compute for nothing.
     figure = _can_draw(arguments)
     with tempfile.TemporaryDirectory(prefix="skecg-untrained-") as folder:
-        sources: Any = standard_sources(arguments.model, Path(folder), _options(arguments), seed=arguments.seed)
+        sources: Any = standard_sources(
+            arguments.model,
+            Path(folder),
+            _options(arguments),
+            seed=arguments.seed,
+            n_kernel_draws=check_integer("--kernels", arguments.kernels, 1),
+        )
         if wants_tokens:
             from skecg.evaluation.attention_protocol import with_tokens
 
@@ -217,7 +225,7 @@ def _command(arguments: argparse.Namespace) -> str:
     words = [*words, "--task", arguments.task]
     for path in arguments.data:
         words = [*words, "--data", str(path)]
-    defaults = {"protocol": "pooled", "draws": 5, "resamples": 1000, "seed": 0, "precision": "auto"}
+    defaults = {"protocol": "pooled", "draws": 5, "kernels": 5, "resamples": 1000, "seed": 0, "precision": "auto"}
     defaults |= {"batch_size": "auto", "device": "auto", "cache": "disk"}
     skipped = {"model", "task", "data", "run", "quiet", "no_figure", "local_files_only"}
     for name, value in vars(arguments).items():
