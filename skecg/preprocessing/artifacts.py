@@ -171,13 +171,14 @@ def _may_clip(used: Used, levels: Levels, spec: InputSpec) -> bool:
         # The pooled deviation of leads is no smaller than the smallest.
         smallest = levels.total[changing].min(initial=np.inf)
         return bool((used.highest - used.lowest).max() * _OVERSHOOT > spec.clip * smallest)
-    # A derived lead is a sum of two with weights of 1 at most, but for I and II from the augmented ones (4/3).
+    # A derived lead is a sum of others.
+    most = max((sum(abs(weight) for _, weight in source) for source in used.sources), default=0.0)
     largest = float(
         (used.highest - used.lowest).max() if spec.highpass_hz else np.abs([used.lowest, used.highest]).max()
     )
     smallest = min(spec.std) if spec.std is not None else 1.0
     furthest = max(map(abs, spec.mean)) if spec.mean is not None else 0.0
-    return 2 * _OVERSHOOT * largest + furthest > spec.clip * smallest
+    return most * _OVERSHOOT * largest + furthest > spec.clip * smallest
 
 
 def _filtered_pieces(used: Used, spec: InputSpec) -> Iterator[FloatArray]:
