@@ -24,6 +24,8 @@ __all__ = [
 
 #: Factors from the units of voltage that skecg knows (compared without case) to millivolts.
 MILLIVOLTS_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}
+for _unit, _factor in {"volt": 1e3, "millivolt": 1.0, "microvolt": 1e-3, "nanovolt": 1e-6}.items():
+    MILLIVOLTS_PER_UNIT |= {_unit: _factor, f"{_unit}s": _factor}
 
 # A recording has fewer leads than this and more samples than this; the other way round it lies transposed.
 _MANY_LEADS = 16

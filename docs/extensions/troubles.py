@@ -74,7 +74,7 @@ TROUBLES = [
     ),
     Trouble(
         "UnitsError",
-        "JEPAEmbedder(sampling_rate=250, units='millivolt').fit(X)",
+        "JEPAEmbedder(sampling_rate=250, units='mW').fit(X)",
         "Write the unit as a symbol.",
     ),
     Trouble(

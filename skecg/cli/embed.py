@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import hashlib
 import os
 import sys
@@ -168,8 +169,10 @@ def _listed(file: Path) -> list[str]:
     if not file.is_file():
         raise ParameterError(f"Got --paths-from {str(file)!r}, which is no file; expected one with a record a line.")
     # Names of files that are no valid Unicode are kept as the bytes they are.
-    lines = os.fsdecode(file.read_bytes()).split("\n")
-    paths = [line.rstrip("\r") for line in lines if line.strip()]
+    lines = os.fsdecode(file.read_bytes().removeprefix(codecs.BOM_UTF8)).split("\n")
+    paths = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if file.name == "RECORDS":  # PhysioNet's lists are relative to themselves
+        paths = [os.path.join(file.parent, path) for path in paths]  # noqa: PTH118 (paths stay text)
     if not paths:
         raise RecordNotFoundError(f"Got --paths-from {str(file)!r}, which names no recording; expected one a line.")
     return paths

@@ -119,15 +119,16 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     except WeightsError as error:
         raise ForeignCheckpointError(f"{path}: got no readable safetensors file. Fetch it again.") from error
     with path.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    config = header.get("__metadata__", {}).get("config")
-    if config is not None:
-        try:
+        text = stream.read(int.from_bytes(stream.read(8), "little"))
+    try:
+        config = json.loads(text).get("__metadata__", {}).get("config")
+        if config is not None:
             content["config"] = json.loads(config)
-        except json.JSONDecodeError as error:
-            raise ForeignCheckpointError(
-                f"{path}: got a 'config' in its metadata that is not JSON ({error})."
-            ) from error
+    except (ValueError, RecursionError) as error:
+        raise ForeignCheckpointError(
+            f"{path}: got a header or a 'config' in its metadata that is not JSON ({type(error).__name__}: {error}). "
+            "Fetch it again."
+        ) from error
     return content
 
 

@@ -56,12 +56,6 @@ _NUMBERED = re.compile(r"(?:ECG|EKG|)[ _.-]*(\d+)", re.IGNORECASE)
 _NEGATED = re.compile(r"(?:(?:ECG|LEAD)[ _]+)?(?:-[ ]?AVR|(?:MDC_ECG_LEAD_)?AVR[ _-]?NEG(?:ATIVE)?)", re.IGNORECASE)
 
 
-_SPELLED_OUT = {"microvolt": "uV", "microvolts": "uV", "millivolt": "mV", "millivolts": "mV", "volt": "V", "volts": "V"}
-
-
-_SPELLED_OUT |= {"nanovolt": "nV", "nanovolts": "nV"}
-
-
 @dataclass(frozen=True)
 class Channel:
     """One channel of a file.
@@ -107,10 +101,9 @@ class Channel:
 
 
 def voltage_unit(unit: str) -> str | None:
-    """Give the short spelling of a unit of voltage, None for anything else."""
+    """Return a unit of voltage without blanks around it, None for anything else."""
     bare = unit.strip()
-    short = _SPELLED_OUT.get(bare.lower(), bare)
-    return None if millivolts_per_unit(short) is None else short
+    return None if millivolts_per_unit(bare) is None else bare
 
 
 def assemble(channels: Sequence[Channel], path: Path) -> ECGRecord:

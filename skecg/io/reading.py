@@ -371,7 +371,7 @@ def _expand(path: Path, recursive: bool) -> set[Path]:
 def _records_among(files: Iterable[Path], suffixes: frozenset[str], where: str) -> set[Path]:
     """Keep the records among files: headers for WFDB, the files themselves for all else."""
     headers, others = set(), set()
-    for path in files:
+    for path in _without_twins(files):
         suffix = path.suffix.lower()
         if suffix == ".hea" or suffix in SIGNAL_SUFFIXES:
             header = find_header(path)
@@ -385,6 +385,18 @@ def _records_among(files: Iterable[Path], suffixes: frozenset[str], where: str) 
             f"{', '.join(sorted(suffixes))}. Check the path."
         )
     return records
+
+
+def _without_twins(files: Iterable[Path]) -> Iterator[Path]:
+    """Yield files once, whatever links lead to them, without what file managers of macOS leave beside them."""
+    seen: set[str] = set()
+    for path in sorted(files, key=lambda path: (len(path.parts), path)):
+        if path.name.startswith("._") or "__MACOSX" in path.parts:
+            continue
+        target = os.path.realpath(path)
+        if target not in seen:
+            seen.add(target)
+            yield path
 
 
 def _segment_headers(header_path: Path) -> Iterator[Path]:

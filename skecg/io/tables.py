@@ -6,10 +6,11 @@ guessed.
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -35,6 +36,21 @@ __all__ = ["TABLE_SUFFIXES", "read_table"]
 
 #: Suffixes of the files that :func:`read_table` reads, in lower case.
 TABLE_SUFFIXES: frozenset[str] = frozenset({".csv", ".tsv", ".txt", ".npy", ".npz"})
+
+# What numpy raises for files that are damaged, or made to harm.
+_NUMPY_ERRORS: tuple[type[Exception], ...] = (
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    zipfile.BadZipFile,
+    SyntaxError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    NotImplementedError,
+)
 
 # What a column of times or sample numbers is called, before its unit.
 _INDEX_NAMES = frozenset(
@@ -247,16 +263,45 @@ def _load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Load all arrays of a file by name, never unpickling anything."""
     try:
         with path.open("rb") as file:  # numpy leaves a damaged file open when it opens it itself
+            _check_declared_size(file, path)
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 return {"": loaded}
             with loaded:
                 return {key: loaded[key] for key in loaded.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, SyntaxError) as error:
+    except DamagedRecordError:
+        raise
+    except _NUMPY_ERRORS as error:
         raise DamagedRecordError(
             f"{path} could not be read as a NumPy file of numbers ({type(error).__name__}): it is empty, truncated, or "
             "holds Python objects, which are never unpickled. Save it again with np.save or np.savez."
         ) from error
+
+
+def _check_declared_size(file: BinaryIO, path: Path) -> None:
+    """Raise when an array is said to be larger than what is there, before room is made for it."""
+    if file.read(4) == b"PK\x03\x04":
+        with zipfile.ZipFile(file) as archive:
+            for entry in (entry for entry in archive.infolist() if entry.filename.endswith(".npy")):
+                with archive.open(entry) as member:
+                    _check_header(member, entry.file_size, path)
+    else:
+        file.seek(0)
+        _check_header(file, path.stat().st_size, path)
+    file.seek(0)
+
+
+def _check_header(file: IO[bytes], n_bytes: int, path: Path) -> None:
+    """Compare the size in the header of an array with the bytes that there are."""
+    major, _ = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    declared = math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and declared > n_bytes:
+        raise DamagedRecordError(
+            f"Got an array of {declared:,} bytes in {path}, where {n_bytes:,} are there; the file is damaged. "
+            "Save it again with np.save or np.savez."
+        )
 
 
 def _known_rate(value: Any, path: Path) -> float:

@@ -227,7 +227,7 @@ _NUMBERED = re.compile(r"(?:(?:ECG|EKG)[ _.-]*)?(\d+)", re.IGNORECASE)
 
 @lru_cache(maxsize=1024)
 def ecg_rows(names: tuple[str, ...], units: tuple[str, ...]) -> tuple[int, ...]:
-    """Say which signals are voltages of the heart.
+    """Return which signals are voltages of the heart.
 
     Parameters
     ----------
@@ -237,8 +237,19 @@ def ecg_rows(names: tuple[str, ...], units: tuple[str, ...]) -> tuple[int, ...]:
     Raises
     ------
     UnitsError
-        When none is.
+        When none is, or when a signal with a standard lead's name is no voltage: without it, the lead would vanish in
+        silence.
     """
+    odd = [
+        f"{name} [{unit}]"
+        for name, unit in zip(names, units, strict=True)
+        if millivolts_per_unit(unit) is None and canonical_lead(name) in CANONICAL_LEADS
+    ]
+    if odd:
+        raise UnitsError(
+            f"Got no unit of voltage for {', '.join(odd)}, expected V, mV, uV or nV for a standard lead. Correct the "
+            "units in the header, or pass the samples as an array with units=."
+        )
     rows = tuple(
         row
         for row, (name, unit) in enumerate(zip(names, units, strict=True))

@@ -83,7 +83,7 @@ def test_a_system_without_links_reads_the_same(tmp_path, monkeypatch, n_refused)
 
 
 def test_leads_that_share_a_higher_rate_keep_it(tmp_path):
-    header = write_bytes(tmp_path, ["16x4", "16x4", "16"], units=("mV", "mV", "mmHg"))
+    header = write_bytes(tmp_path, ["16x4", "16x4", "16"], units=("mV", "mV", "mmHg"), leads=("II", "V1", "ABP"))
     record = read_record(header)
     expanded = import_wfdb().rdrecord(str(header.with_suffix("")), smooth_frames=False).e_p_signal
     assert (record.sampling_rate, record.leads) == (1000, ("II", "V1"))
@@ -279,7 +279,9 @@ def test_a_damaged_part_is_an_error_of_the_whole(tmp_path, damage, error):
     "how", [{}, {"physical": False}, {"smooth_frames": False}, {"physical": False, "smooth_frames": False}]
 )
 def test_a_record_in_memory_is_the_record_on_disk(tmp_path, how):
-    header = write_wfdb(tmp_path, steps=random_steps(90, 3, 16), scales=["200(7)/uV", "1000/mV", "10/mmHg"])
+    header = write_wfdb(
+        tmp_path, steps=random_steps(90, 3, 16), scales=["200(7)/uV", "1000/mV", "10/mmHg"], leads=["I", "II", "ABP"]
+    )
     in_memory = import_wfdb().rdrecord(str(header.with_suffix("")), **how)
     record, on_disk = from_wfdb(in_memory), read_record(header)
     assert same_bits(record.signal, on_disk.signal)
@@ -293,7 +295,7 @@ def test_parts_in_memory_are_joined(tmp_path):
 
 
 def test_leads_in_memory_that_share_a_higher_rate_keep_it(tmp_path):
-    header = write_bytes(tmp_path, ["16x4", "16x4", "16"], units=("mV", "uV", "mmHg"))
+    header = write_bytes(tmp_path, ["16x4", "16x4", "16"], units=("mV", "uV", "mmHg"), leads=("II", "V1", "ABP"))
     record = from_wfdb(import_wfdb().rdrecord(str(header.with_suffix("")), smooth_frames=False))
     assert (record.sampling_rate, record.n_samples) == (1000, 4 * N)
     assert same_bits(record.signal, read_record(header).signal)

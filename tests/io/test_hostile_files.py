@@ -1,0 +1,98 @@
+"""Files that are damaged or made to harm cost an error of ours, and neither memory nor a wrong record."""
+
+from __future__ import annotations
+
+import json
+import struct
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skecg.convert.checkpoint import open_checkpoint
+from skecg.errors import DamagedRecordError, ForeignCheckpointError, RecordReadError, UnitsError
+from skecg.io import find_records, read_record
+from skecg.io.wfdb_signals import ecg_rows
+from skecg.leads import CANONICAL_LEADS
+
+
+def npy_header(shape: str, dtype: str = "<f4") -> bytes:
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+@pytest.mark.parametrize(
+    "shape", ["(12, 1000000000)", "(12, 10**30)", f"({10**30}, 2)", "(-3, 5)", "(12, 5000)", "(True,)"]
+)
+@pytest.mark.parametrize("container", ["npy", "npz"])
+def test_an_array_larger_than_its_file_is_refused_before_room_is_made(
+    tmp_path: Path, shape: str, container: str
+) -> None:
+    path, content = tmp_path / f"a.{container}", npy_header(shape) + bytes(64)
+    if container == "npz":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("signal.npy", content)
+    else:
+        path.write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(RecordReadError):
+        read_record(path, sampling_rate=500)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+def test_a_sound_array_is_read_as_before(tmp_path: Path) -> None:
+    signal = np.random.default_rng(0).normal(0, 0.2, (12, 5000)).astype(np.float32)
+    np.save(tmp_path / "a.npy", signal)
+    np.savez_compressed(tmp_path / "a.npz", signal=signal, sampling_rate=500)
+    for name, rate in (("a.npy", 500), ("a.npz", None)):
+        np.testing.assert_array_equal(
+            read_record(tmp_path / name, sampling_rate=rate, leads=CANONICAL_LEADS).signal, signal
+        )
+
+
+def test_an_array_of_objects_is_never_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(DamagedRecordError, match="never unpickled"):
+        read_record(tmp_path / "a.npy", sampling_rate=500)
+
+
+def test_json_nested_without_end_is_no_checkpoint(tmp_path: Path) -> None:
+    header = {"__metadata__": {"config": "[" * 100_000}, "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    text = json.dumps(header).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    with pytest.raises(ForeignCheckpointError):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("unit", ["mW", "mV_", "adu", "m\ufffd", "mmHg"])
+def test_a_standard_lead_in_no_unit_of_voltage_is_an_error_of_the_file(unit: str) -> None:
+    with pytest.raises(UnitsError, match=rf"II \[{unit}\]"):
+        ecg_rows(("I", "II", "RESP"), ("mV", unit, "l"))
+
+
+@pytest.mark.parametrize("unit", ["mV", "millivolt", "Millivolts", "uV", "µV", "μV", "microvolts", "nV", "V", "volts"])
+def test_the_spellings_that_files_use_are_understood(unit: str) -> None:
+    assert ecg_rows(("I", "II", "RESP"), ("mV", unit, "l")) == (0, 1)
+
+
+def test_a_link_to_a_folder_above_lists_no_record_twice(tmp_path: Path) -> None:
+    signal = np.zeros((12, 500), dtype=np.float32)
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", signal)
+    (tmp_path / "in" / "up").symlink_to(tmp_path, target_is_directory=True)
+    found = find_records([str(tmp_path / "**" / "*.npy")])
+    assert [path.name for path in found] == ["a.npy"]
+
+
+def test_what_file_managers_leave_is_no_recording(tmp_path: Path) -> None:
+    signal = np.zeros((12, 500), dtype=np.float32)
+    (tmp_path / "__MACOSX").mkdir()
+    for name in ("a.npy", "._a.npy", "__MACOSX/a.npy"):
+        np.save(tmp_path / name, signal)
+    assert [path.name for path in find_records([str(tmp_path / "**" / "*.npy")])] == ["a.npy"]
