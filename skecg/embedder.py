@@ -335,7 +335,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         return hasattr(self, "weights_sha256_")
 
     def _check_choices(self) -> None:
-        """Refuse what the constructor stored unseen; what the weights have a say in is checked with them."""
+        """Raise for what the constructor stored unseen; what the weights have a say in is checked with them."""
         Policies(self.missing_leads, self.short_records)
         if self.on_bad_record not in ON_BAD_RECORD:
             choices = ", ".join(map(repr, ON_BAD_RECORD))

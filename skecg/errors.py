@@ -230,7 +230,7 @@ _PASSED_OVER = {"skecg", "sklearn", "joblib"}
 
 
 def user_stacklevel() -> int:
-    """Say how far above the caller the user's line lies, as `stacklevel` of :func:`warnings.warn` counts.
+    """Return how far above the caller the user's line lies, as `stacklevel` of :func:`warnings.warn` counts.
 
     scikit-learn wraps ``transform`` once, ``fit_transform`` once or twice depending on its version, and a pipeline
     puts more between, so that no fixed number is right.

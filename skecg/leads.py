@@ -76,7 +76,7 @@ _FITTING = 0.02
 
 
 def canonical_lead(name: str) -> str:
-    """Give a lead's standard spelling.
+    """Return a lead's standard spelling.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def _standard_spelling(name: str) -> str:
 
 
 def canonical_leads(names: Sequence[str]) -> tuple[str, ...]:
-    """Give the standard spelling of several leads, refusing an empty list and duplicates.
+    """Return the standard spelling of several leads, refusing an empty list and duplicates.
 
     Raises
     ------
@@ -189,7 +189,7 @@ def lead_names(mapping: Mapping[str, str]) -> dict[str, str]:
 
 
 def derivation_matrix(available: Sequence[str], wanted: Sequence[str]) -> tuple[NDArray[np.float32], list[str]]:
-    """Say how to make the wanted leads from those available.
+    """Return how to make the wanted leads from those available.
 
     A lead that is available is taken as it is. A limb lead that is not is computed from leads I and II or, where one
     of those is absent too, from the first two other limb leads there are.

@@ -170,7 +170,7 @@ def as_millivolts(signal: NDArray[Any], units: str | Sequence[str]) -> NDArray[n
 
 
 def masked_to_nan(signal: Any) -> Any:
-    """Give a masked array with NaN, the mark of a gap, for what it masks; anything else as it is.
+    """Return a masked array with NaN, the mark of a gap, for what it masks; anything else as it is.
 
     NumPy's own conversion drops the mask and shows what lies beneath, often a filler such as -32768.
     """

@@ -18,7 +18,7 @@ __all__ = ["EncoderConfig", "InputSpec", "LeadwiseConfig", "MultiscaleConfig", "
 
 
 def _is_finite(value: object) -> bool:
-    """Say whether a value is a finite number, as a float: integers may be too large for one."""
+    """Return whether a value is a finite number, as a float: integers may be too large for one."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**1023

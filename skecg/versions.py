@@ -49,7 +49,7 @@ def show_versions(file: TextIO | None = None) -> None:
 
 
 def installed_version(package: str) -> str | None:
-    """Give the version of an installed package, None when it is not installed."""
+    """Return the version of an installed package, None when it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

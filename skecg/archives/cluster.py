@@ -112,7 +112,7 @@ def _versions() -> tuple[str, str | None]:
 
 
 def _check(assignment: Assignment) -> None:
-    """Refuse to add features of another making to the archive."""
+    """Raise when asked to add features of another making to the archive."""
     here, there = _versions(), assignment.versions
     if here != there:
         raise ParameterError(
@@ -144,7 +144,7 @@ class LostChunk(NamedTuple):
 
 
 def check_scheduler(address: str) -> None:
-    """Refuse an address at which no scheduler can be, before any work is done.
+    """Raise for an address at which no scheduler can be, before any work is done.
 
     Parameters
     ----------

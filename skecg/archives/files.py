@@ -101,7 +101,7 @@ class FeatureTable:
 
 
 def check_feature_file(path: Path) -> None:
-    """Refuse a file that :func:`write_features` could not write in the end, before any work is done.
+    """Raise for a file that :func:`write_features` could not write in the end, before any work is done.
 
     Raises
     ------
@@ -243,7 +243,7 @@ _METADATA = b"skecg"
 
 
 def check_parquet() -> None:
-    """Refuse to begin what could not be written.
+    """Raise when asked to begin what could not be written.
 
     Raises
     ------

@@ -133,7 +133,7 @@ class UnfinishedRun:
         self._journal.close()
 
     def _is_like(self, manifest: Mapping[str, Any], anew: bool) -> bool:
-        """Say whether the folder holds a run that this one continues."""
+        """Return whether the folder holds a run that this one continues."""
         path = self.folder / _MANIFEST
         if not path.exists():
             return False

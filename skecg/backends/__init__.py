@@ -71,7 +71,7 @@ class ExportedEncoder(Encoder):
         leads: Sequence[int] | None = None,
         visible_BK: Tensor | None = None,
     ) -> list[Tensor]:
-        """Give the tokens (B, R + N, D) after several blocks, as :meth:`skecg.encoders.Encoder.layers` does.
+        """Return the tokens (B, R + N, D) after several blocks, as :meth:`skecg.encoders.Encoder.layers` does.
 
         Raises
         ------
@@ -190,7 +190,7 @@ def place(
 
 
 def _check_precision(backend: str, precision: str) -> None:
-    """Refuse a precision that a backend does not compute in, and name a backend that does."""
+    """Raise for a precision that a backend does not compute in, and name a backend that does."""
     able = [*(("torch", one) for one in TORCHS_PRECISIONS), *_ENGINES]
     if (backend, precision) not in able:
         known = " or ".join(repr(one) for name, one in able if name == backend)
@@ -202,7 +202,7 @@ def _check_precision(backend: str, precision: str) -> None:
 
 
 def encoder_on(backend: str, info: WeightsInfo, device: torch.device, precision: str = "fp32") -> Encoder:
-    """Give the encoder of a weights folder as a backend runs it; this process shares one of each.
+    """Return the encoder of a weights folder as a backend runs it; this process shares one of each.
 
     Graphs are exported at their first use, once for each choice of layers, and not kept on disk. The last few encoders
     used are kept in memory.

@@ -334,7 +334,7 @@ _LAYERS = ("MatMul", "Gemm")
 
 
 def quantized(graph: bytes) -> bytes:
-    """Give a graph whose linear layers multiply integers of eight bits; everything else stays in float32.
+    """Return a graph whose linear layers multiply integers of eight bits; everything else stays in float32.
 
     Weights are rounded to seven bits and a sign, each column on a scale of its own: with the eighth, processors without
     instructions for such products (VNNI) would cut sums off, and compute other numbers. Activations are rounded to

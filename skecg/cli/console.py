@@ -43,7 +43,7 @@ def say(message: object) -> None:
 
 
 def in_words(error: Exception) -> str:
-    """Say what went wrong; what the system says of a full disk leaves open what to do about it."""
+    """Return what went wrong; what the system says of a full disk leaves open what to do about it."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error}. Make room and run the same command again: what was finished is kept."
     return str(error)

@@ -133,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_file(arguments: argparse.Namespace) -> None:
-    """Refuse a file that could not be written in the end, or is there."""
+    """Raise for a file that could not be written in the end, or is there."""
     out: Path = arguments.out
     check_feature_file(out)
     if out.exists() and not arguments.force:
@@ -141,7 +141,7 @@ def _check_file(arguments: argparse.Namespace) -> None:
 
 
 def _check_cache(cache: str | None) -> None:
-    """Refuse a cache that would end with this command, and would make what it gives depend on interruptions."""
+    """Raise for a cache that would end with this command, and would make what it gives depend on interruptions."""
     if cache == "memory":
         raise ParameterError("Got --cache memory, which would not outlive this command; expected disk or a folder.")
 
@@ -198,7 +198,7 @@ def _embedder(arguments: argparse.Namespace) -> JEPAEmbedder:
 
 
 def _manifest(paths: Sequence[str], config: EmbeddingConfig, embedder: JEPAEmbedder) -> dict[str, Any]:
-    """Say what shapes the result, in the words of messages."""
+    """Return what shapes the result, in the words of messages."""
     from skecg.versions import installed_version
 
     digest = hashlib.sha256()

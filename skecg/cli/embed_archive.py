@@ -40,7 +40,7 @@ def add_archive_options(parser: argparse.ArgumentParser) -> None:
 
 
 def is_archive(arguments: argparse.Namespace) -> bool:
-    """Say whether a folder of part files is wanted.
+    """Return whether a folder of part files is wanted.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def is_archive(arguments: argparse.Namespace) -> bool:
 
 
 def check_archive(arguments: argparse.Namespace) -> None:
-    """Refuse what could not be done in the end, before any work is.
+    """Raise for what could not be done in the end, before any work is.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def embed_archive(arguments: argparse.Namespace, archive: Archive) -> int:
 
 
 def _take_up(folder: ArchiveFolder, plan: ChunkPlan, share: Share, *, retry_failed: bool) -> set[int]:
-    """Say what is done of this share, and take back what is to be done again."""
+    """Return what is done of this share, and take back what is to be done again."""
     whole = folder.done()
     done = whole & set(plan.of(share))
     again = {chunk for chunk in done if folder.failures(chunk)} if retry_failed else set()
@@ -227,7 +227,7 @@ def _give_up(lost: Sequence[LostChunk], folder: ArchiveFolder) -> int:
 
 
 def _finish(folder: ArchiveFolder, plan: ChunkPlan, share: Share) -> int:
-    """Say how this share went and, when all of them are done, check and close the whole."""
+    """Return how this share went and, when all of them are done, check and close the whole."""
     done = folder.done()
     n_records = plan.n_records
     if len(done) < len(plan):

@@ -159,7 +159,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _protocol(name: str) -> tuple[Any, bool]:
-    """Give the protocol, and whether it takes tokens."""
+    """Return the protocol, and whether it takes tokens."""
     if name == "pooled":
         from skecg.evaluation import PooledProtocol
 
@@ -172,7 +172,7 @@ def _protocol(name: str) -> tuple[Any, bool]:
 
 
 def _check_cache(cache: str) -> None:
-    """Refuse what would end with this command."""
+    """Raise for what would end with this command."""
     if cache == "memory":
         raise ParameterError(
             "Got --cache memory, which would not outlive this command; expected disk, a folder or none."
@@ -180,7 +180,7 @@ def _check_cache(cache: str) -> None:
 
 
 def _can_draw(arguments: argparse.Namespace) -> bool:
-    """Say whether to draw; matplotlib that is not there is said, and no error."""
+    """Return whether to draw; matplotlib that is not there is said, and no error."""
     if arguments.no_figure or arguments.out is None:
         return False
     from skecg.plotting.axes import import_matplotlib
@@ -194,7 +194,7 @@ def _can_draw(arguments: argparse.Namespace) -> bool:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Give the embedder's parameters that are set; those left alone are its own defaults."""
+    """Return the embedder's parameters that are set; those left alone are its own defaults."""
     names = ("pooling", "layer", "stride", "precision", "batch_size", "device", "n_jobs", "revision")
     options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if arguments.local_files_only:
@@ -203,11 +203,11 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _silent(message: str) -> None:
-    """Say nothing."""
+    """Do nothing."""
 
 
 def _provenance(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Say how to do this again."""
+    """Return how to do this again."""
     from skecg.versions import installed_version
 
     return {

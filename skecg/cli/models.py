@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _more(entry: Mapping[str, Any]) -> Iterator[str]:
-    """Say where published weights lie and how they scored."""
+    """Return where published weights lie and how they scored."""
     if "repository" in entry:
         yield f"{entry['repository']} at commit {entry['commit']}, sha256 {entry['sha256']}"
     for task, (value, low, high) in entry.get("scores", {}).items():
@@ -48,7 +48,7 @@ def _more(entry: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:
-    """Give a model's cells by column."""
+    """Return a model's cells by column."""
     leads = entry.get("leads", [])
     subset = "up to " if entry.get("any_leads") else ""
     return {

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _draw_record(arguments: argparse.Namespace) -> Any:
-    """Give the axes of a recording; matplotlib itself stays behind :mod:`skecg.plotting`."""
+    """Return the axes of a recording; matplotlib itself stays behind :mod:`skecg.plotting`."""
     from skecg.io import read_record
     from skecg.plotting import plot_ecg
 
@@ -56,7 +56,7 @@ def _draw_record(arguments: argparse.Namespace) -> Any:
 
 
 def _draw_map(arguments: argparse.Namespace) -> Any:
-    """Give the axes of a map."""
+    """Return the axes of a map."""
     from skecg.plotting import plot_embedding_map
 
     features, paths = read_features(arguments.map)

@@ -157,7 +157,7 @@ def resolve_devices(device: str | torch.device | Sequence[str | torch.device]) -
 
 
 def resolve_precision(precision: str, known: Sequence[str] = PRECISIONS) -> str:
-    """Give a precision that is known by its own name; ``"auto"`` is float32, which never changes results."""
+    """Return a precision that is known by its own name; ``"auto"`` is float32, which never changes results."""
     if precision not in known:
         raise ParameterError(f"Got precision={precision!r}, expected one of {', '.join(map(repr, known))}.")
     return "fp32" if precision == "auto" else precision

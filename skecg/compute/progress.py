@@ -15,7 +15,7 @@ except ImportError:  # scikit-learn before 1.9
         """Stands in for scikit-learn's mixin, which older versions do not have."""
 
     def with_callbacks(method: Any) -> Any:
-        """Give a method back as it is."""
+        """Return a method back as it is."""
         return method
 
 

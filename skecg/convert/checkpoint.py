@@ -76,7 +76,7 @@ class Checkpoint:
         return f"top-level keys {in_words(self.content)}"
 
     def mapping(self, key: str) -> dict[str, Any]:
-        """Give a top-level entry that has to be a mapping with text for keys."""
+        """Return a top-level entry that has to be a mapping with text for keys."""
         value = self.content.get(key)
         if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
             raise self.refuse(f"{key!r} of type {type(value).__name__}", "a mapping of names to values there.")
@@ -154,7 +154,7 @@ def _read_archive(path: Path) -> dict[str, Any]:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse what is no zip archive, and archives of which a byte has changed (torch checks no checksums itself)."""
+    """Raise for what is no zip archive, and archives of which a byte has changed (torch checks no checksums itself)."""
     if not zipfile.is_zipfile(path):
         raise ForeignCheckpointError(
             f"{path}: got {_looks_like(path)}, expected a zip archive as torch.save writes it, or a .safetensors file. "
@@ -207,7 +207,7 @@ def part_of(state: Mapping[str, Any], prefix: str) -> tuple[dict[str, Any], tupl
 
 
 def check_tensors(checkpoint: Checkpoint, found: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse a state dict that is not exactly the tensors wanted, by the name of the first that is wrong."""
+    """Raise for a state dict that is not exactly the tensors wanted, by the name of the first that is wrong."""
     for name, value in found.items():
         if name not in wanted:
             raise checkpoint.refuse(f"an unexpected tensor {name!r}", f"none but {in_words(list(wanted))}.")
@@ -274,7 +274,7 @@ class ConversionReport:
 
 
 def check_folder(folder: str | Path) -> Path:
-    """Refuse an output that is a file, before any work is done."""
+    """Raise for an output that is a file, before any work is done."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ParameterError(f"Got folder={str(folder)!r}, which is a file; expected a folder to write weights into.")

@@ -182,7 +182,7 @@ def _heads(dim: int, num_heads: int | None) -> int:
 
 
 def _wanted(config: LeadwiseConfig) -> dict[str, tuple[int, ...]]:
-    """Give the published names and shapes of an encoder's tensors."""
+    """Return the published names and shapes of an encoder's tensors."""
     D, hidden = config.dim, config.hidden_dim
     block: dict[str, tuple[int, ...]]
     block = {"norm1.weight": (D,), "norm1.bias": (D,), "norm2.weight": (D,), "norm2.bias": (D,)}
@@ -199,7 +199,7 @@ def _our_name(name: str) -> str:
 
 
 def _check_positions(checkpoint: Checkpoint, table: Tensor, config: LeadwiseConfig) -> None:
-    """Refuse a position table that is not the published formula's (learned ones exist)."""
+    """Raise for a position table that is not the published formula's (learned ones exist)."""
     formula = grid_positions(config.n_leads, config.n_patches, config.dim).flatten(0, 1)
     error = float((table.double() - formula).abs().max())
     if error > 1e-5:

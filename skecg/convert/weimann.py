@@ -83,7 +83,7 @@ STATISTICS: dict[str, dict[str, tuple[float, float]]] = {
 
 
 def read_statistics(statistics: str | Path, leads: Sequence[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Give means and standard deviations (mV) of some leads.
+    """Return means and standard deviations (mV) of some leads.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ def convert_weimann(
 
 
 def _config_values(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Give the configuration in the file, with the fields that shape the encoder checked."""
+    """Return the configuration in the file, with the fields that shape the encoder checked."""
     if "model" not in checkpoint.content or "config" not in checkpoint.content:
         kim = "encoder" in checkpoint.content
         hint = " This looks like a checkpoint of Kim's ECG-JEPA: `skecg convert kim` reads those." if kim else ""
@@ -290,7 +290,7 @@ def _config_of(checkpoint: Checkpoint, values: dict[str, Any], state: dict[str, 
 
 
 def _wanted(config: TemporalConfig) -> dict[str, tuple[int, ...]]:
-    """Give the published names and shapes of an encoder's tensors."""
+    """Return the published names and shapes of an encoder's tensors."""
     D, hidden = config.dim, config.hidden_dim
     linear = {"attn.proj": (D, D), "mlp.fc1": (hidden, D), "mlp.fc2": (D, hidden)}
     block: dict[str, tuple[int, ...]] = {"norm1.weight": (D,), "norm2.weight": (D,), "attn.qkv.weight": (3 * D, D)}
@@ -320,7 +320,7 @@ def _ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _normalization(
     checkpoint: Checkpoint, statistics: str | Path | None, leads: tuple[str, ...]
 ) -> tuple[tuple[float, ...], tuple[float, ...], str, tuple[str, ...]]:
-    """Give means, standard deviations, where they come from, and what to tell the user."""
+    """Return means, standard deviations, where they come from, and what to tell the user."""
     if "eval_config" in checkpoint.content:
         mean, std = _own_statistics(checkpoint, len(leads))
         note = "The statistics are those that the fine-tuned checkpoint carries; its task's head was left out."

@@ -97,7 +97,7 @@ class LabelledECGs:
         return f"LabelledECGs({self.name!r}: {len(self)} records of {n_patients} patients, {n_codes} statements)"
 
     def select(self, indices: ArrayLike) -> LabelledECGs:
-        """Give some of the recordings, in the order asked for; nothing is read.
+        """Return some of the recordings, in the order asked for; nothing is read.
 
         Parameters
         ----------
@@ -205,6 +205,6 @@ def sex_of(text: str) -> str:
 
 
 def comments_of(header: Path) -> list[str]:
-    """Give the comments of a WFDB header without their marks."""
+    """Return the comments of a WFDB header without their marks."""
     lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
     return [line.strip().lstrip("#").strip() for line in lines if line.strip().startswith("#")]

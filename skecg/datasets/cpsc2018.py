@@ -76,7 +76,7 @@ def fetch_cpsc2018(
     delay: float = 1.0,
     verbose: int = 1,
 ) -> LabelledECGs:
-    """Give CPSC2018 [1]_ as the Challenge of 2020 published it [2]_, downloading what of it is not there.
+    """Return CPSC2018 [1]_ as the Challenge of 2020 published it [2]_, downloading what of it is not there.
 
     Parameters
     ----------

@@ -102,7 +102,7 @@ ST_TERRITORIES: dict[str, tuple[tuple[float, float, float], str]] = {
 
 
 def st_dipole(level_mv: float, territory: str) -> Floats:
-    """Give the dipole that lifts the ST segment by `level_mv` in the lead that tells a territory's injury."""
+    """Return the dipole that lifts the ST segment by `level_mv` in the lead that tells a territory's injury."""
     direction, lead = ST_TERRITORIES[territory]
     row = _LEAD_II - _LEAD_I if lead == "III" else DOWER[EIGHT_LEADS.index(lead)]
     return np.asarray(np.array(direction) * level_mv / (row @ direction))
@@ -151,7 +151,7 @@ def _rotated(waves: Floats, angle: float, first: int, second: int) -> Floats:
 
 
 def _net_area(waves: Floats) -> Floats:
-    """Give the time integral of the dipole (3,), but for a constant."""
+    """Return the time integral of the dipole (3,), but for a constant."""
     return np.asarray(waves[:, 1] @ waves[:, 2:])
 
 
@@ -285,7 +285,7 @@ def _vary(rng: np.random.Generator, waves: Floats, *, amplitude: float, duration
 
 
 def beat_waves(heart: Heart, rr_seconds: float, *, atrial: bool, ectopic: bool) -> tuple[Floats, float, float]:
-    """Give one beat's Gaussians at its RR interval, and where its ST segment begins and ends (s from the R wave)."""
+    """Return one beat's Gaussians at its RR interval, and where its ST segment begins and ends (s from the R wave)."""
     stretch = np.sqrt(np.clip(rr_seconds, 0.3, 1.6))
     qrs, t = (heart.ectopic_qrs, heart.ectopic_t) if ectopic else (heart.qrs_waves, heart.t_waves)
     t = t * [stretch, stretch, 1.0, 1.0, 1.0]

@@ -56,7 +56,7 @@ def fetch_ludb(
     delay: float = 1.0,
     verbose: int = 1,
 ) -> LabelledECGs:
-    """Give LUDB [1]_, downloading what of it is not there.
+    """Return LUDB [1]_, downloading what of it is not there.
 
     Parameters
     ----------
@@ -254,5 +254,5 @@ def _labelled(folder: Path, paths: list[Path]) -> LabelledECGs:
 
 
 def _field(comments: list[str], name: str) -> str:
-    """Give what stands behind a name in the comments of a header."""
+    """Return what stands behind a name in the comments of a header."""
     return next((line.removeprefix(name).strip() for line in comments if line.startswith(name)), "")

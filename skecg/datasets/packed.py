@@ -31,7 +31,7 @@ __all__ = ["STANDARDIZED", "TYPICAL_MV", "join_datasets", "millivolts_a_step", "
 
 
 def millivolts_a_step(units: str, lsb: float, leads: Sequence[str], limb_ratios: Any = None) -> NDArray[np.float64]:
-    """Say how many millivolts one step of each lead is.
+    """Return how many millivolts one step of each lead is.
 
     Parameters
     ----------
@@ -239,7 +239,7 @@ def _texts(arrays: Arrays, key: str, otherwise: NDArray[np.str_]) -> NDArray[np.
 def _records(
     arrays: Arrays, ids: NDArray[np.str_], path: Path
 ) -> tuple[NDArray[np.float32] | list[ECGRecord], tuple[str, ...] | None, float | None]:
-    """Give signals as one array with its leads and rate, or as records that know theirs."""
+    """Return signals as one array with its leads and rate, or as records that know theirs."""
     signals, rate = _millivolts(arrays, path), float(arrays["fs"])
     lengths = np.asarray(arrays.get("valid_len", np.full(len(signals), signals.shape[-1])), dtype=np.int64)
     if arrays["leads"].ndim == 1 and np.all(lengths == signals.shape[-1]):
@@ -256,7 +256,7 @@ def _records(
 
 
 def _leads(names: NDArray[Any]) -> tuple[str, ...]:
-    """Give canonical names, without what a file adds in parentheses."""
+    """Return canonical names, without what a file adds in parentheses."""
     return canonical_leads([str(name).partition("(")[0].strip() for name in names])
 
 

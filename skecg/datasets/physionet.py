@@ -79,7 +79,7 @@ class Fetching:
 
 
 def default_data_home() -> Path:
-    """Give the folder that data sets are kept in unless told otherwise.
+    """Return the folder that data sets are kept in unless told otherwise.
 
     Returns
     -------
@@ -167,7 +167,7 @@ class Copy:
         self._complete(lacking)
 
     def listed(self, is_wanted: Callable[[str], Any]) -> list[str]:
-        """Give the names in the data set's list of checksums that are wanted, sorted."""
+        """Return the names in the data set's list of checksums that are wanted, sorted."""
         return sorted(name for name in self._sums() if is_wanted(name))
 
     def _sums(self) -> dict[str, str]:
@@ -223,7 +223,7 @@ class Copy:
             self._verified.save()
 
     def _announce(self) -> None:
-        """Say once what is downloaded, where to, and on which terms."""
+        """Print once what is downloaded, where to, and on which terms."""
         if self._has_announced:
             return
         self._has_announced = True

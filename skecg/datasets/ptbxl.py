@@ -54,7 +54,7 @@ def fetch_ptbxl(
     delay: float = 1.0,
     verbose: int = 1,
 ) -> LabelledECGs:
-    """Give PTB-XL [1]_, downloading what of it is not there.
+    """Return PTB-XL [1]_, downloading what of it is not there.
 
     Parameters
     ----------

@@ -424,7 +424,7 @@ def _record(
 
 
 def _table(heart: Heart, beats: Beats, sampling_rate: float, n_samples: int) -> NDArray[np.int64]:
-    """Say where the waves of all beats begin, peak and end, leaving out those beside the record's ends."""
+    """Return where the waves of all beats begin, peak and end, leaving out those beside the record's ends."""
     ends = np.cumsum([len(heart.p_waves), len(heart.qrs_waves)])
     rows = []
     for second, rr in zip(beats.seconds, beats.rr_seconds, strict=True):

@@ -53,7 +53,7 @@ _memory: dict[str, MemoryCache] = {}
 
 
 def open_cache(cache: Any) -> EmbeddingCache | None:
-    """Give the cache that an argument names.
+    """Return the cache that an argument names.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def open_cache(cache: Any) -> EmbeddingCache | None:
 
 
 def key_function(cache: EmbeddingCache) -> Callable[[ECGRecord, bytes], bytes]:
-    """Say what names the records of a cache: what dies with the process may have the faster of the two names.
+    """Return what names the records of a cache: what dies with the process may have the faster of the two names.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def key_function(cache: EmbeddingCache) -> Callable[[ECGRecord, bytes], bytes]:
 
 
 def default_cache_folder() -> Path:
-    """Give the folder of ``cache="disk"``.
+    """Return the folder of ``cache="disk"``.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def default_cache_folder() -> Path:
 
 
 def _user_cache_folder() -> Path:
-    """Give the folder where this platform keeps what can be computed again."""
+    """Return the folder where this platform keeps what can be computed again."""
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches"
     if sys.platform == "win32":

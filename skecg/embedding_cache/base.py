@@ -54,13 +54,13 @@ class EmbeddingCache(Protocol):
     """A store of float32 arrays under digests. Every method may be called from several threads at once."""
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        """Give the arrays that are there (read-only), by key; absent keys are absent from the answer."""
+        """Return the arrays that are there (read-only), by key; absent keys are absent from the answer."""
 
     def put(self, items: Mapping[bytes, NDArray[np.float32]]) -> None:
         """Store arrays; what was used least recently makes room."""
 
     def info(self) -> CacheInfo:
-        """Say what is held and how often it was found."""
+        """Return what is held and how often it was found."""
 
     def clear(self) -> None:
         """Forget everything."""
@@ -97,7 +97,7 @@ def check_prune(max_bytes: Any, older_than_days: Any) -> tuple[int | None, float
 
 
 def blob_of(key: Any, value: Any) -> bytes:
-    """Give the little-endian bytes of a float32 array that is to be stored under a key."""
+    """Return the little-endian bytes of a float32 array that is to be stored under a key."""
     if not isinstance(key, bytes) or not isinstance(value, np.ndarray) or value.dtype != np.float32:
         got = f"{type(value).__name__} of dtype {getattr(value, 'dtype', None)} under a {type(key).__name__} key"
         raise ParameterError(f"Got {got}, expected float32 arrays under bytes. Make keys with record_key().")

@@ -96,7 +96,7 @@ class Store:
         return self._connection is not None
 
     def _connected(self) -> sqlite3.Connection:
-        """Give the open connection, opening the file anew when another one has taken its place."""
+        """Return the open connection, opening the file anew when another one has taken its place."""
         identity = sqlite.identity_of(self.path)
         if self._connection is None or identity != self._identity:
             self._disconnect()
@@ -176,7 +176,7 @@ class DiskCache:
         _living.add(self)
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        """Give the arrays that are there.
+        """Return the arrays that are there.
 
         Parameters
         ----------
@@ -223,7 +223,7 @@ class DiskCache:
             self._store.run(lambda connection: self._write(connection, new))
 
     def info(self) -> CacheInfo:
-        """Say what is held, by all processes together, and how often this object found it."""
+        """Return what is held, by all processes together, and how often this object found it."""
         entries, n_bytes = self._store.run(sqlite.count)
         return CacheInfo(str(self.folder), entries, n_bytes, self.max_bytes, self._hits, self._misses)
 
@@ -347,7 +347,7 @@ class DiskCache:
 
 
 def shared_disk_cache(folder: str | os.PathLike[str], max_bytes: int | None = None) -> DiskCache:
-    """Give the one DiskCache of this process for a folder and a bound."""
+    """Return the one DiskCache of this process for a folder and a bound."""
     cache = DiskCache(folder, max_bytes)
     return _shared.setdefault((str(cache.folder), cache.max_bytes), cache)
 

@@ -177,7 +177,7 @@ def salt_of(**parts: object) -> bytes:
 
 
 def _plain(value: object, where: str) -> Any:
-    """Give a value as JSON knows it, or refuse: falling back on ``repr`` would put memory addresses into keys."""
+    """Return a value as JSON knows it, or refuse: falling back on ``repr`` would put memory addresses into keys."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str):

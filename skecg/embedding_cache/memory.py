@@ -57,7 +57,7 @@ class MemoryCache:
         guard_across_fork(self)
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        """Give the arrays that are there.
+        """Return the arrays that are there.
 
         Parameters
         ----------
@@ -105,7 +105,7 @@ class MemoryCache:
                     self._shrink(self.max_bytes)
 
     def info(self) -> CacheInfo:
-        """Say what is held and how often it was found."""
+        """Return what is held and how often it was found."""
         with self._lock:
             return CacheInfo("memory", len(self._entries), self._bytes, self.max_bytes, self._hits, self._misses)
 

@@ -165,7 +165,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def identity_of(path: Path) -> tuple[int, int] | None:
-    """Tell whether a path still names the same file: device and inode, None when there is no file."""
+    """Report whether a path still names the same file: device and inode, None when there is no file."""
     try:
         status = path.stat()
     except OSError:
@@ -174,7 +174,7 @@ def identity_of(path: Path) -> tuple[int, int] | None:
 
 
 def is_damage(error: Trouble, path: Path) -> bool:
-    """Tell a file that cannot be trusted from one that cannot be reached."""
+    """Report a file that cannot be trusted from one that cannot be reached."""
     if isinstance(error, OSError):
         return path.is_dir()
     if isinstance(error, DamagedStoreError | UnicodeDecodeError):
@@ -206,7 +206,7 @@ def set_aside(path: Path) -> Path:
 
 
 def worded(error: Trouble, path: Path) -> CacheError:
-    """Say what is the matter with the store and what to do."""
+    """Return what is the matter with the store and what to do."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == errno.ENOSPC:
         advice = "The disk is full: free some space, run prune() or clear(), or use cache='memory'."
@@ -251,7 +251,7 @@ def row_of(key: bytes, array: NDArray[np.float32]) -> Row:
 
 
 def array_of(row: Row) -> NDArray[np.float32]:
-    """Give the array of a sound row, read-only."""
+    """Return the array of a sound row, read-only."""
     shape = tuple(map(int, row.shape.split(b","))) if row.shape else ()
     array = np.frombuffer(row.value, "<f4").astype(np.float32, copy=False).reshape(shape)
     array.setflags(write=False)
@@ -259,7 +259,7 @@ def array_of(row: Row) -> NDArray[np.float32]:
 
 
 def is_sound(row: Row) -> bool:
-    """Tell whether a row is what was written."""
+    """Report whether a row is what was written."""
     return all(isinstance(part, bytes) for part in row) and _checksum(row.key, row.shape, row.value) == row.checksum
 
 
@@ -299,7 +299,7 @@ def note_uses(connection: sqlite3.Connection, uses_ns: Mapping[bytes, int]) -> N
 
 
 def count(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Give the number of rows and of their bytes."""
+    """Return the number of rows and of their bytes."""
     entries, total = connection.execute("SELECT count(*), total(bytes) FROM embeddings").fetchone()
     return int(entries), int(total)
 
@@ -327,7 +327,7 @@ def shrink(connection: sqlite3.Connection, max_bytes: int) -> int:
 
 
 def tidy(connection: sqlite3.Connection) -> None:
-    """Give deleted rows' space back to the disk and wipe what they held, unless others keep the file busy."""
+    """Return deleted rows' space back to the disk and wipe what they held, unless others keep the file busy."""
     with contextlib.suppress(sqlite3.OperationalError):
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

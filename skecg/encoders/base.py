@@ -48,7 +48,7 @@ class Encoder(nn.Module, ABC):
         return 0
 
     def typed_blocks(self) -> list[Block]:
-        """Give the blocks as what they are."""
+        """Return the blocks as what they are."""
         return [block for block in self.blocks if isinstance(block, Block)]
 
     @abstractmethod
@@ -87,7 +87,7 @@ class Encoder(nn.Module, ABC):
         leads: Sequence[int] | None = None,
         visible_BK: Tensor | None = None,
     ) -> list[Tensor]:
-        """Give the tokens after several blocks, each through the final norm; later blocks are not computed.
+        """Return the tokens after several blocks, each through the final norm; later blocks are not computed.
 
         Parameters
         ----------

@@ -140,7 +140,7 @@ class Block(nn.Module):
 
 
 def sincos_positions(positions: Tensor, dim: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Give the sines and cosines of integer positions (Vaswani et al., 2017).
+    """Return the sines and cosines of integer positions (Vaswani et al., 2017).
 
     Parameters
     ----------

@@ -175,7 +175,7 @@ def _over_replicas(
     batches: Sequence[NDArray[np.intp]],
     work: Callable[[Encoder, NDArray[np.intp]], NDArray[np.float32]],
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
-    """Give each micro-batch to whichever replica is free, and yield the results in order."""
+    """Return each micro-batch to whichever replica is free, and yield the results in order."""
     free: queue.SimpleQueue[Encoder] = queue.SimpleQueue()
     for replica in replicas:
         free.put(replica)
@@ -232,7 +232,7 @@ def micro_batches(shapes: NDArray[np.intp], rows: NDArray[np.intp], batch_size: 
 
 
 def _shape_of(encoder: Encoder, windows: Windows | WindowsOnDevice, row: int) -> tuple[Sequence[int] | None, int]:
-    """Give the leads present in a window (None when all are) and its length, rounded up to whole patches."""
+    """Return the leads present in a window (None when all are) and its length, rounded up to whole patches."""
     patch = encoder.config.patch_samples
     present = windows.lead_mask[row]
     leads = None if present.all() else np.flatnonzero(present).tolist()

@@ -89,7 +89,7 @@ class LeadwiseEncoder(Encoder):
 
 
 def grid_positions(n_leads: int, n_patches: int, dim: int) -> Tensor:
-    """Give the position table of a grid of leads and slices of time.
+    """Return the position table of a grid of leads and slices of time.
 
     Returns
     -------

@@ -167,7 +167,7 @@ class MultiscaleEncoder(Encoder):
 
 
 def token_positions(lead_groups: int, n_patches: int, dim: int) -> Tensor:
-    """Give the position table of tokens of all leads, or of single ones.
+    """Return the position table of tokens of all leads, or of single ones.
 
     Returns
     -------

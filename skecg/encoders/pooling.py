@@ -97,7 +97,7 @@ def pool_tokens(states_BND: Sequence[Tensor], num_registers: int, pooling: str) 
 
 
 def _deviation(patches_BND: Tensor, mean_BD: Tensor) -> Tensor:
-    """Give the standard deviation over tokens, a twentieth of the time that torch's takes along a middle axis."""
+    """Return the standard deviation over tokens, a twentieth of the time that torch's takes along a middle axis."""
     variance = (patches_BND - mean_BD[:, None]).square().mean(dim=1)
     # Where nothing varies the root has no slope; what is filled in takes no gradient.
     return variance.masked_fill(variance == 0, 0.0).sqrt()

@@ -104,7 +104,7 @@ def read_licence(text: object) -> Licence | None:
 
 
 def data_licences(provenance: Mapping[str, Any], told: Mapping[str, str] | None = None) -> dict[str, str | None]:
-    """Give the licence of each archive that weights were trained on, None where it is not known.
+    """Return the licence of each archive that weights were trained on, None where it is not known.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def data_licences(provenance: Mapping[str, Any], told: Mapping[str, str] | None 
 
 
 def licence_problems(provenance: Mapping[str, Any], data: Mapping[str, str | None]) -> list[str]:
-    """Say what keeps weights from being passed on under the licence that they are given."""
+    """Return what keeps weights from being passed on under the licence that they are given."""
     problems = []
     given = provenance.get("licence")
     weights = read_licence(given)

@@ -55,7 +55,7 @@ _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 
 
 def canonical(content: bytes) -> bytes:
-    """Give the parts of a skops file numbers in the order of their mention, and forget when it was written."""
+    """Return the parts of a skops file numbers in the order of their mention, and forget when it was written."""
     numbers: dict[str, int] = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         schema = _renumbered(json.loads(archive.read(_SCHEMA)), numbers)
@@ -190,7 +190,7 @@ _MACHINE = {
 
 
 def embedder_of(pipeline: Any) -> Any:
-    """Give the embedder that a fitted pipeline begins with."""
+    """Return the embedder that a fitted pipeline begins with."""
     steps = getattr(pipeline, "steps", None)
     if not isinstance(steps, list) or not steps:
         raise PublishError(
@@ -207,7 +207,7 @@ def embedder_of(pipeline: Any) -> Any:
 
 
 def pinned(embedder: Any) -> dict[str, Any]:
-    """Say which weights an embedder stands on, in a way that others can follow."""
+    """Return which weights an embedder stands on, in a way that others can follow."""
     model, commit = str(embedder.model), embedder.revision_
     on_the_hub = bool(_HUB_NAME.fullmatch(model)) and bool(_COMMIT.fullmatch(str(commit)))
     if not on_the_hub and model not in ("default", *list_models()):
@@ -219,7 +219,7 @@ def pinned(embedder: Any) -> dict[str, Any]:
 
 
 def check_kept_records(pipeline: Any) -> None:
-    """Refuse steps that carry rows they were fitted on."""
+    """Raise for steps that carry rows they were fitted on."""
     for name, step in pipeline.steps[1:]:
         kept = [attribute for attribute in _KEPT if getattr(step, attribute, None) is not None]
         if kept:
@@ -246,13 +246,13 @@ def without_this_machine(pipeline: Any) -> Any:
 
 
 def described_classes(pipeline: Any) -> list[str]:
-    """Give the classes that a pipeline tells apart, as text; none when it is no classifier."""
+    """Return the classes that a pipeline tells apart, as text; none when it is no classifier."""
     classes = getattr(pipeline.steps[-1][1], "classes_", ())
     return [str(name) for name in classes][:1000]
 
 
 def installed(*packages: str) -> dict[str, str]:
-    """Give versions of packages, by names that can be fields."""
+    """Return versions of packages, by names that can be fields."""
     from importlib import metadata
 
     return {package.replace("-", "_"): metadata.version(package) for package in packages}
@@ -421,7 +421,7 @@ def _strange_types(skops_io: Any, content: bytes) -> list[str]:
 
 
 def _configuration(pipeline: Any, weights: Mapping[str, Any], content: bytes, strange: list[str]) -> dict[str, Any]:
-    """Say what the pipeline is, for people and for :func:`load_pipeline`."""
+    """Return what the pipeline is, for people and for :func:`load_pipeline`."""
     return {
         "skecg_pipeline": PIPELINE_FORMAT,
         **weights,

@@ -42,7 +42,7 @@ class _Reason(NamedTuple):
 
 
 def check_publishable(info: WeightsInfo, data: Mapping[str, str | None], allow: Iterable[str]) -> list[str]:
-    """Refuse weights that should not be published as they are.
+    """Raise for weights that should not be published as they are.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def _reasons(info: WeightsInfo, data: Mapping[str, str | None]) -> Iterator[_Rea
 
 
 def _unverified(info: WeightsInfo) -> str | None:
-    """Say why the golden vectors do not vouch for the weights."""
+    """Return why the golden vectors do not vouch for the weights."""
     try:
         verification = verify_weights(info)
     except WeightsError as error:
@@ -107,7 +107,7 @@ def _unverified(info: WeightsInfo) -> str | None:
 
 
 def _dirty(info: WeightsInfo) -> str | None:
-    """Say why the code that trained the weights cannot be found again."""
+    """Return why the code that trained the weights cannot be found again."""
     known = info.provenance
     code = known.get("code")
     if isinstance(code, Mapping) and code.get("dirty"):
@@ -212,7 +212,7 @@ def _files(
     scores: Sequence[EvaluatedScore],
     hub_datasets: Mapping[str, str],
 ) -> dict[str, bytes]:
-    """Give every file of the commit, by its path there."""
+    """Return every file of the commit, by its path there."""
     files = {name: (info.folder / name).read_bytes() for name in (CONFIG_NAME, MODEL_NAME)}
     for name in (GOLDEN_NAME, TRAINING_CONFIG, "LICENSE"):
         if (info.folder / name).is_file():
@@ -291,7 +291,7 @@ class PushMixin:
         return publish(self._own_weights().folder, repository, **choices)
 
     def _own_weights(self) -> WeightsInfo:
-        """Give the weights that ``fit`` settled on; before it those that it would settle on."""
+        """Return the weights that ``fit`` settled on; before it those that it would settle on."""
         if hasattr(self, "weights_sha256_"):
             return self._settled_weights()
         return find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)

@@ -50,7 +50,7 @@ class EvaluatedScore:
         return f"{self.level:.0%} interval {self.low:.3f} to {self.high:.3f}".replace("%", " %")
 
     def for_card(self) -> Score:
-        """Give the line that a card shows."""
+        """Return the line that a card shows."""
         return Score(
             f"{self.dataset}, {self.task}", self.protocol, self.measure, self.value, self.interval, self.n_test
         )
@@ -124,7 +124,7 @@ def _scores(report: Mapping[str, Any], row: Mapping[str, Any]) -> list[Evaluated
 
 
 def model_index(name: str, scores: Sequence[EvaluatedScore]) -> list[dict[str, Any]]:
-    """Give the model index of a card, as the Hub wants it; nothing for no scores."""
+    """Return the model index of a card, as the Hub wants it; nothing for no scores."""
     if not scores:
         return []
     from huggingface_hub import EvalResult

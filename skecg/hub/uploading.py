@@ -184,7 +184,7 @@ def _compare(files: Mapping[str, bytes], remote: _Remote, owned: str) -> list[Pu
 
 
 def _check_tag(repository: str, tag: str | None, remote: _Remote, *, changed: bool) -> None:
-    """Refuse a tag that names something else, before anything is committed."""
+    """Raise for a tag that names something else, before anything is committed."""
     named = remote.tags.get(tag) if tag is not None else None
     if named is not None and (changed or named != remote.commit):
         raise PublishError(

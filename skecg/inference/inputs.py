@@ -28,7 +28,7 @@ __all__ = ["RecordSource", "as_items", "as_plain", "is_numeric_array", "record_s
 
 
 def is_numeric_array(X: Any) -> bool:
-    """Say whether X is one array of numbers (or nested lists of them), not a sequence of records or paths."""
+    """Return whether X is one array of numbers (or nested lists of them), not a sequence of records or paths."""
     if isinstance(X, list | tuple):
         return len(X) == 0 or (_is_numbers(X[0]) and _is_regular(X))
     if _is_frame(X):
@@ -42,13 +42,13 @@ def is_numeric_array(X: Any) -> bool:
 
 
 def _is_number_type(dtype: Any) -> bool:
-    """Say whether a column's type, of pandas or polars, is one of numbers."""
+    """Return whether a column's type, of pandas or polars, is one of numbers."""
     is_numeric = getattr(dtype, "is_numeric", None)
     return bool(is_numeric()) if callable(is_numeric) else getattr(dtype, "kind", "O") in "fiubc"
 
 
 def _is_regular(X: Any) -> bool:
-    """Say whether nested lists make one array; lists of records of different lengths do not."""
+    """Return whether nested lists make one array; lists of records of different lengths do not."""
     try:
         np.asarray(X)
     except ValueError:
@@ -57,19 +57,19 @@ def _is_regular(X: Any) -> bool:
 
 
 def _is_column(X: Any) -> bool:
-    """Say whether an array has one element a row, and any."""
+    """Return whether an array has one element a row, and any."""
     return X.size > 0 and X.size == len(X)
 
 
 def _is_numbers(item: Any) -> bool:
-    """Say whether an element is a number or a nested list of numbers."""
+    """Return whether an element is a number or a nested list of numbers."""
     while isinstance(item, list | tuple) and len(item):
         item = item[0]
     return isinstance(item, int | float | complex | np.number) or (isinstance(item, list | tuple) and not item)
 
 
 def as_items(X: Any) -> Sequence[Any] | NDArray[Any]:
-    """Give the elements of a list, object array, Series or one-column frame; refuse a lone record or path."""
+    """Return the elements of a list, object array, Series or one-column frame; refuse a lone record or path."""
     if isinstance(X, str | Path | ECGRecord) or _is_wfdb(X):
         raise ShapeError(f"Got X of type {type(X).__name__}, a single record; expected a sequence. Pass [X].")
     if _is_frame(X):
@@ -253,7 +253,7 @@ class RecordSource:
 
 
 def _check_whole(array: NDArray[Any], short: NDArray[np.bool_]) -> None:
-    """Refuse records under a second that have gaps or infinite values: nothing can bridge them."""
+    """Raise for records under a second that have gaps or infinite values: nothing can bridge them."""
     rows = np.flatnonzero(short & ~np.isfinite(array).reshape(len(array), -1).all(axis=1))
     if rows.size:
         raise BadSignalError(
@@ -303,7 +303,7 @@ def _of_tensor(tensor: Any) -> NDArray[Any]:
 
 
 def as_plain(X: Any) -> Any:
-    """Give a tensor's values as an array, a masked array's with NaN for what it masks, anything else as it is."""
+    """Return a tensor's values as an array, a masked array's with NaN for what it masks, anything else as it is."""
     return _of_tensor(X) if hasattr(X, "detach") else masked_to_nan(X)
 
 
@@ -316,7 +316,7 @@ def _is_series(X: Any) -> bool:
 
 
 def _is_wfdb(item: Any) -> bool:
-    """Say whether an object is a record of the wfdb package, without importing it."""
+    """Return whether an object is a record of the wfdb package, without importing it."""
     return any(cls.__module__.startswith("wfdb.") for cls in type(item).__mro__)
 
 

@@ -95,7 +95,7 @@ class Channel:
         return f"ECG{numbered[1]}" if numbered else canonical_lead(re.sub(r"(?i)^EKG\b", "ECG", label))
 
     def millivolts(self) -> NDArray[np.float32]:
-        """Give the values of a channel of voltage, shape (n_samples,), in mV."""
+        """Return the values of a channel of voltage, shape (n_samples,), in mV."""
         signal = as_millivolts(np.asarray(self.values()), voltage_unit(self.unit) or self.unit)
         return -signal if self.is_negated else signal
 
@@ -172,7 +172,7 @@ def _ecg_leads(channels: Sequence[Channel], path: Path) -> list[Channel]:
 
 
 def _is_ecg(channel: Channel, channels: Sequence[Channel]) -> bool:
-    """Tell an ECG lead by its name, among the names of its neighbours."""
+    """Report an ECG lead by its name, among the names of its neighbours."""
     if _CENTRAL_ELECTRODE.fullmatch(channel.label.strip()):
         return not any(_HEAD_ELECTRODE.fullmatch(other.label.strip()) for other in channels)
     return channel.lead in CANONICAL_LEADS or _OTHER_LEADS.fullmatch(channel.lead) is not None

@@ -68,7 +68,7 @@ def _rhythm(groups: Any, path: Path) -> list[int]:
 
 
 def _is_derived(group: Any) -> bool:
-    """Tell median and average beats from the recording."""
+    """Report median and average beats from the recording."""
     label = str(group.get("MultiplexGroupLabel", "")).upper()
     return str(group.get("WaveformOriginality", "")) == "DERIVED" or any(
         w in label for w in ("MEDIAN", "AVERAGE", "BEAT")
@@ -76,7 +76,7 @@ def _is_derived(group: Any) -> bool:
 
 
 def _span(group: Any) -> tuple[float, ...]:
-    """Give rate, length and start of a group: what must be equal for its channels to stand side by side."""
+    """Return rate, length and start of a group: what must be equal for its channels to stand side by side."""
     start = float(group.get("MultiplexGroupTimeOffset", 0) or 0)
     return float(group.SamplingFrequency), int(group.NumberOfWaveformSamples), start
 
@@ -109,7 +109,7 @@ def _column(physical: NDArray[np.float64], number: int) -> NDArray[np.float64]:
 
 
 def _padding(group: Any) -> int | None:
-    """Give the sample value that stands for no sample, where the file names one."""
+    """Return the sample value that stands for no sample, where the file names one."""
     value = group.get("WaveformPaddingValue")
     if value is None or value in (b"", ""):
         return None
@@ -120,7 +120,7 @@ def _padding(group: Any) -> int | None:
 
 
 def _unit(definition: Any) -> str:
-    """Give the unit of a channel's sensitivity; a channel without sensitivity has no unit."""
+    """Return the unit of a channel's sensitivity; a channel without sensitivity has no unit."""
     units = definition.get("ChannelSensitivityUnitsSequence")
     if not units or definition.get("ChannelSensitivity") is None:
         return ""
@@ -141,6 +141,6 @@ def _label(definition: Any, number: int) -> str:
 
 
 def _decoded(code: str) -> str:
-    """Give the lead of a numeric lead code, an empty name for any other code."""
+    """Return the lead of a numeric lead code, an empty name for any other code."""
     _, separator, last = code.replace("-", ":").rpartition(":")
     return _LEAD_OF_CODE.get(int(last), "") if separator and last.isdigit() else ""

@@ -100,7 +100,7 @@ def read_digitized(path: PathLike) -> ECGRecord:
 
 @contextlib.contextmanager
 def _system_errors_as_ours(path: PathLike) -> Iterator[None]:
-    """Say which path the system, or Python, could not make sense of."""
+    """Return which path the system, or Python, could not make sense of."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -295,7 +295,7 @@ def _is_signal_file(path: Path) -> bool:
 
 
 def _not_found(path: Path) -> RecordReadError:
-    """Say that nothing is there, and what is."""
+    """Report that nothing is there, and what is."""
     if path.is_dir():
         return RecordNotFoundError(
             f"{str(path)!r} is a directory, expected a file or a WFDB record. "
@@ -400,7 +400,7 @@ def _without_twins(files: Iterable[Path]) -> Iterator[Path]:
 
 
 def _segment_headers(header_path: Path) -> Iterator[Path]:
-    """Give the headers of a record's segments; a header that cannot be read has none, reading it will say why."""
+    """Return the headers of a record's segments; a header that cannot be read has none, reading it will say why."""
     try:
         segments = read_wfdb_header(header_path).segments
     except RecordReadError:

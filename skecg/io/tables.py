@@ -165,7 +165,7 @@ def _is_ramp(column: NDArray[np.float64]) -> bool:
 
 
 def _check_times(column: NDArray[np.float64], rate: float, path: Path) -> None:
-    """Refuse times that contradict the sampling rate, whether they count samples, seconds or milliseconds."""
+    """Raise for times that contradict the sampling rate, whether they count samples, seconds or milliseconds."""
     step = float(np.median(np.diff(column)))
     in_samples = [step, step * rate, step * rate / 1000]
     if not any(abs(n_samples - 1) <= 0.05 for n_samples in in_samples):
@@ -205,7 +205,7 @@ def _is_empty(column: NDArray[np.float64]) -> bool:
 
 
 def _leads_of_header(header: tuple[str, ...] | None, units: str, path: Path) -> tuple[str, ...] | None:
-    """Give the leads that a first row names, without the name of a time column and without units."""
+    """Return the leads that a first row names, without the name of a time column and without units."""
     if header is None:
         return None
     stated = [_UNIT_IN_NAME.search(name) for name in header]
@@ -314,7 +314,7 @@ def _known_rate(value: Any, path: Path) -> float:
 
 
 def _agreed_rate(given: Any, stored: NDArray[Any] | None, path: Path) -> float:
-    """Give the rate that the caller, the file or both name."""
+    """Return the rate that the caller, the file or both name."""
     if stored is None:
         return _known_rate(given, path)
     rate = as_sampling_rate(stored.item() if stored.size == 1 else stored, f" in {path}")
@@ -326,7 +326,7 @@ def _agreed_rate(given: Any, stored: NDArray[Any] | None, path: Path) -> float:
 
 
 def _agreed_units(given: str, stored: NDArray[Any] | None) -> str | list[str]:
-    """Give the units that the file names, else those given."""
+    """Return the units that the file names, else those given."""
     if stored is None:
         return given
     names: str | list[str] = stored.astype(str).tolist()
@@ -334,7 +334,7 @@ def _agreed_units(given: str, stored: NDArray[Any] | None) -> str | list[str]:
 
 
 def _check_same_leads(given: tuple[str, ...] | None, named: tuple[str, ...] | None, path: Path) -> None:
-    """Refuse the file's own leads in another order: one of the two orders is wrong."""
+    """Raise for the file's own leads in another order: one of the two orders is wrong."""
     if given is not None and named is not None and given != named and set(given) == set(named):
         raise LeadError(
             f"Got leads={list(given)} for {path}, which names the same leads in another order: {list(named)}. Leave "

@@ -137,7 +137,7 @@ def _split_lines(text: str, path: Path) -> _Lines:
 
 
 def _check_upright(table: _Lines) -> None:
-    """Refuse leads in rows before anything is parsed."""
+    """Raise for leads in rows before anything is parsed."""
     n_rows, n_columns = len(table.lines), len(table.cells(0))
     if n_columns > max(n_rows, _MANY_COLUMNS):
         raise ShapeError(
@@ -147,7 +147,7 @@ def _check_upright(table: _Lines) -> None:
 
 
 def _header(table: _Lines) -> tuple[str, ...] | None:
-    """Give the first row if it holds names: no numbers, or the columns' own numbers as pandas writes them."""
+    """Return the first row if it holds names: no numbers, or the columns' own numbers as pandas writes them."""
     cells = tuple(table.cells(0))
     if _is_numbering(cells):
         return cells
@@ -158,7 +158,7 @@ def _header(table: _Lines) -> tuple[str, ...] | None:
 
 
 def _is_numbering(cells: Sequence[str]) -> bool:
-    """Tell 0, 1, 2, ... after an empty corner, or so many of them that they cannot be the voltages of an instant."""
+    """Report 0, 1, 2, ... after an empty corner, or so many of them that they cannot be the voltages of an instant."""
     numbers = list(cells[1:] if cells[0] == "" else cells)
     return len(numbers) >= (2 if cells[0] == "" else _MANY_NUMBERS) and numbers == [str(i) for i in range(len(numbers))]
 
@@ -174,7 +174,7 @@ def _number(cell: str) -> float | None:
 
 
 def _has_decimal_commas(table: _Lines, text: str) -> bool:
-    """Tell European numbers: commas that separate nothing, and no points."""
+    """Report European numbers: commas that separate nothing, and no points."""
     return (table.delimiter != "," or table.is_quoted) and "," in text and "." not in text
 
 
@@ -211,7 +211,7 @@ def _parse_cells(table: _Lines) -> NDArray[np.float64]:
 
 
 def _check_lengths(rows: Sequence[Sequence[str]], table: _Lines) -> None:
-    """Refuse rows of different lengths, naming the first that differs."""
+    """Raise for rows of different lengths, naming the first that differs."""
     for i, row in enumerate(rows):
         if len(row) != len(rows[0]):
             raise DamagedRecordError(

@@ -77,7 +77,7 @@ def read_vendor_channels(path: Path) -> list[Channel]:
 
 
 def _repeat(messages: Sequence[str], path: Path) -> None:
-    """Refuse a truncated file, and say in our own words what else concerns the signal."""
+    """Raise for a truncated file, and say in our own words what else concerns the signal."""
     if any(_TRUNCATED.search(message) for message in messages):
         raise DamagedRecordError(f"{path} ends in the middle of its samples: it is truncated. Copy or export it again.")
     for pattern, note in _NOTES.items():
@@ -86,7 +86,7 @@ def _repeat(messages: Sequence[str], path: Path) -> None:
 
 
 def _check_starts(leads: Sequence[Any], path: Path) -> None:
-    """Refuse leads recorded one after the other (SCP-ECG): they cannot stand side by side."""
+    """Raise for leads recorded one after the other (SCP-ECG): they cannot stand side by side."""
     if len({lead.annotations.get("start_sample", "1") for lead in leads}) > 1:
         raise UnsupportedFormatError(
             f"Got leads that start at different times in {path}, expected leads recorded at once. Export all of them."
@@ -94,7 +94,7 @@ def _check_starts(leads: Sequence[Any], path: Path) -> None:
 
 
 def _exact_rates(parsed: Any) -> list[float]:
-    """Give each lead's rate, of which ecgdatakit keeps whole Hz in its leads and the exact value elsewhere."""
+    """Return each lead's rate, of which ecgdatakit keeps whole Hz in its leads and the exact value elsewhere."""
     rates = [float(lead.sampling_rate) for lead in parsed.leads]
     exact = parsed.raw_metadata.get("sampling_rates")
     if exact is None:
@@ -111,7 +111,7 @@ def _label(label: str) -> str:
 
 
 def _unit(lead: Any) -> str:
-    """Give the unit in which :func:`_physical` gives a lead."""
+    """Return the unit in which :func:`_physical` gives a lead."""
     return str(lead.resolution_unit if lead.is_raw else lead.units)
 
 

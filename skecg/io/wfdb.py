@@ -151,7 +151,7 @@ def _read_one(header: WFDBHeader, header_path: Path, repairs: list[str], keep_st
 
 
 def _names_and_units(header: WFDBHeader) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Give the names and the units of a header's signals."""
+    """Return the names and the units of a header's signals."""
     return tuple([signal.name for signal in header.signals]), tuple([signal.units for signal in header.signals])
 
 
@@ -220,7 +220,7 @@ def _read_segments(header: WFDBHeader, header_path: Path) -> ECGRecord:
 
 
 def _check_segment(header_path: Path, n_frames: int) -> None:
-    """Refuse a segment that is absent, truncated, or longer or shorter than its record says."""
+    """Raise for a segment that is absent, truncated, or longer or shorter than its record says."""
     header = read_wfdb_header(header_path)
     if not all(signal.units.isascii() for signal in header.signals):
         raise UnsupportedFormatError(
@@ -290,5 +290,5 @@ def write_annotation(path: Path, samples: NDArray[np.int64], symbols: Sequence[s
 
 
 def _plain_rate(sampling_rate: float) -> float | int:
-    """Give a whole rate as an int: wfdb writes it as it prints."""
+    """Return a whole rate as an int: wfdb writes it as it prints."""
     return int(sampling_rate) if float(sampling_rate).is_integer() else float(sampling_rate)

@@ -162,7 +162,7 @@ def plain_header(name: str, header: WFDBHeader, file_names: list[str]) -> str:
 
 
 def _content_lines(content: bytes, where: str) -> list[tuple[int, str]]:
-    """Give the lines that are neither blank nor comments, with their numbers."""
+    """Return the lines that are neither blank nor comments, with their numbers."""
     if not content.strip():
         raise DamagedRecordError(
             f"{where} is empty ({len(content)} bytes), expected a WFDB header. Copy the file again."
@@ -186,7 +186,7 @@ def _decode(content: bytes) -> str:
 
 
 def _check_record_line(header: WFDBHeader, where: str) -> None:
-    """Refuse a record without signals and a rate at which time stands still."""
+    """Raise for a record without signals and a rate at which time stands still."""
     if header.n_signals == 0:
         raise DamagedRecordError(
             f"{where} describes a record of 0 signals, expected at least one lead. It may belong to annotations only."
@@ -199,7 +199,7 @@ def _check_record_line(header: WFDBHeader, where: str) -> None:
 
 
 def _check_count(found: int, wanted: int, kind: str, where: str) -> None:
-    """Refuse a header that promises another number of lines than it has."""
+    """Raise for a header that promises another number of lines than it has."""
     if found != wanted:
         raise DamagedRecordError(
             f"{where} promises {wanted} {kind}s but has {found} {kind} line(s); expected one line for each {kind}. "
@@ -295,7 +295,7 @@ _MANY_FILES = 2000
 
 
 def find_header(path: Path) -> Path | None:
-    """Give the header of the record that a path names, with or without a suffix; None where there is none."""
+    """Return the header of the record that a path names, with or without a suffix; None where there is none."""
     if path.suffix.lower() == ".hea" and path.is_file():
         return path
     beside = path.with_name(path.name + ".hea")
@@ -307,7 +307,7 @@ def find_header(path: Path) -> Path | None:
 
 
 def similar_names(path: Path, suffixes: Iterable[str] = (".hea",)) -> str:
-    """Say which files of the folder bear similar names, as a sentence to end a message with."""
+    """Return which files of the folder bear similar names, as a sentence to end a message with."""
     folder = path.parent
     if not folder.is_dir():
         return f"There is no folder {str(folder)!r}."
@@ -377,7 +377,7 @@ def known_length(header: WFDBHeader, paths: dict[str, Path], where: str) -> WFDB
 
 
 def check_sizes(header: WFDBHeader, paths: dict[str, Path]) -> None:
-    """Refuse signal files shorter than their header says, and skews longer than the record.
+    """Raise for signal files shorter than their header says, and skews longer than the record.
 
     Raises
     ------
@@ -400,7 +400,7 @@ def check_sizes(header: WFDBHeader, paths: dict[str, Path]) -> None:
 
 
 def _layout(header: WFDBHeader, file_name: str) -> tuple[SignalLine, int]:
-    """Give the first signal of a file, whose format and offset are the file's, and the samples in a frame of it."""
+    """Return the first signal of a file, whose format and offset are the file's, and the samples in a frame of it."""
     signals = [signal for signal in header.signals if signal.file_name == file_name]
     return signals[0], sum(signal.samples_per_frame for signal in signals)
 

@@ -349,7 +349,7 @@ def from_wfdb(record: Any) -> ECGRecord:
 
 
 def one_rate(per_frame: Sequence[int], names: Sequence[str], units: Sequence[str]) -> int:
-    """Give the number of samples a frame that all leads of the ECG share, refusing several."""
+    """Return the number of samples a frame that all leads of the ECG share, refusing several."""
     rates = sorted({per_frame[row] for row in ecg_rows(tuple(names), tuple(units))})
     if len(rates) > 1:
         raise LeadError(
@@ -360,7 +360,7 @@ def one_rate(per_frame: Sequence[int], names: Sequence[str], units: Sequence[str
 
 
 def _physical_signals(record: Any) -> tuple[list[NDArray[Any]], list[int]]:
-    """Give the signals of an in-memory record, each (n_samples,) in its unit, and their samples a frame."""
+    """Return the signals of an in-memory record, each (n_samples,) in its unit, and their samples a frame."""
     expanded = getattr(record, "e_p_signal", None)
     if expanded is None and getattr(record, "e_d_signal", None) is not None:
         expanded = _to_physical(record, expanded=True)

@@ -59,7 +59,7 @@ class Design:
     intercept: bool
 
     def weights(self, u: Array) -> tuple[Array, Array]:
-        """Give the weights (L, F) and intercepts (L,) of coordinates (D, L)."""
+        """Return the weights (L, F) and intercepts (L,) of coordinates (D, L)."""
         scaled = u[: len(self.scales)] * self.scales[:, None]
         coefficients = scaled.T if self.basis is None else (self.basis @ scaled).T
         if not self.intercept:
@@ -141,7 +141,7 @@ def _powers_of_two(deviations: Array, dtype: np.dtype) -> Array:
 
 
 def _principal_axes(X: Array, center: Array) -> Array | None:
-    """Give an orthonormal basis (F, min(N, F)) of principal axes, or None where it would take too long."""
+    """Return an orthonormal basis (F, min(N, F)) of principal axes, or None where it would take too long."""
     if min(X.shape) > LARGEST_ROTATION:
         return None
     if len(X) < X.shape[1]:
@@ -223,7 +223,7 @@ class Sigmoid:
 
     @property
     def n_problems(self) -> int:
-        """Give the number of labels."""
+        """Return the number of labels."""
         return self.targets.shape[1]
 
     def select(self, columns: NDArray[np.int64]) -> Sigmoid:
@@ -232,17 +232,17 @@ class Sigmoid:
         return Sigmoid(self.targets[:, columns], weight)
 
     def start(self) -> Array:
-        """Give the intercepts (L,) that fit best when all weights are 0."""
+        """Return the intercepts (L,) that fit best when all weights are 0."""
         positive = (self.weight * self.targets).sum(axis=0)
         return np.log(positive) - np.log((self.weight * ~self.targets).sum(axis=0))
 
     def values(self, z: Array) -> Array:
-        """Give the losses (L,) of logits (N, L)."""
+        """Return the losses (L,) of logits (N, L)."""
         margins = np.where(self.targets, z, -z)
         return (self.weight * (np.log1p(np.exp(-np.abs(z))) - np.minimum(margins, 0))).sum(axis=0)
 
     def slopes(self, z: Array, dtype: np.dtype) -> tuple[Array, Separate]:
-        """Give the first derivatives (N, L) by the logits, and the second."""
+        """Return the first derivatives (N, L) by the logits, and the second."""
         p = special.expit(z)
         return self.weight * (p - self.targets), Separate((self.weight * p * special.expit(-z)).astype(dtype))
 
@@ -260,17 +260,17 @@ class Softmax:
         return self
 
     def start(self) -> Array:
-        """Give the intercepts (L,) that fit best when all weights are 0."""
+        """Return the intercepts (L,) that fit best when all weights are 0."""
         logs = np.log((self.weight * self.targets).sum(axis=0))
         return logs - logs.mean()
 
     def values(self, z: Array) -> Array:
-        """Give the loss (1,) of logits (N, L)."""
+        """Return the loss (1,) of logits (N, L)."""
         losses = special.logsumexp(z, axis=1, keepdims=True) - z[self.targets][:, None]
         return (self.weight * losses).sum(axis=0)
 
     def slopes(self, z: Array, dtype: np.dtype) -> tuple[Array, Joint]:
-        """Give the first derivatives (N, L) by the logits, and the second."""
+        """Return the first derivatives (N, L) by the logits, and the second."""
         p = special.softmax(z, axis=1)
         weight = np.broadcast_to(self.weight, (len(p), 1)).astype(dtype)
         return self.weight * (p - self.targets), Joint(p.astype(dtype), weight)

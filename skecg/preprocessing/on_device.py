@@ -52,7 +52,7 @@ class _Digitizer(NamedTuple):
     gains_RK: NDArray[np.float32]
 
     def millivolts(self, steps_RSK: Tensor) -> Tensor:
-        """Give leads (R, L, S), zeros where one is absent, to the last bit what reading the file gives."""
+        """Return leads (R, L, S), zeros where one is absent, to the last bit what reading the file gives."""
         columns = torch.tensor(self.columns, device=steps_RSK.device)
         baselines, gains = (
             torch.from_numpy(values).to(steps_RSK.device)[:, columns][..., None]
@@ -108,7 +108,7 @@ class Leads:
         return replace(self, values=values, sent=stream.record_event())
 
     def millivolts(self, device: torch.device) -> Tensor:
-        """Give the leads (R, L, S) on a device, to which they may have been sent before."""
+        """Return the leads (R, L, S) on a device, to which they may have been sent before."""
         if self.sent is not None:
             stream = torch.cuda.current_stream(self.values.device)
             stream.wait_event(self.sent)
@@ -155,7 +155,7 @@ def gather_groups(
 
 
 def _columns(record: ECGRecord, screening: Screening) -> tuple[int, ...]:
-    """Give the number of columns of a record's steps and the one of each lead; nothing where steps are no gain."""
+    """Return the number of columns of a record's steps and the one of each lead; nothing where steps are no gain."""
     sources = screening.sources
     if not isinstance(record, DigitizedRecord) or any(len(source) > 1 for source in sources):
         return ()  # there are no steps, or none of a lead that is derived
@@ -263,7 +263,7 @@ class GatheredLeads:
 
 
 def prepares(device: torch.device) -> bool:
-    """Say whether records are prepared on a device: those with memory of their own are worth the transfer."""
+    """Return whether records are prepared on a device: those with memory of their own are worth the transfer."""
     return device.type in ("cuda", "xpu")
 
 

@@ -263,7 +263,7 @@ def _with_detail(label: str, kind: str, notes: Sequence[str]) -> str:
 def _lead_sources(
     leads: tuple[str, ...], empty: tuple[bool, ...], wanted: tuple[str, ...]
 ) -> tuple[Sources, tuple[str, ...], NDArray[np.intp]]:
-    """Say which rows make each lead wanted, which leads cannot be had, and which rows are needed for the others.
+    """Return which rows make each lead wanted, which leads cannot be had, and which rows are needed for the others.
 
     No lead is a sum of more than two rows, so that their order in the record does not change the rounding.
     """
@@ -274,7 +274,7 @@ def _lead_sources(
 
 
 def _short_message(record: ECGRecord, label: str) -> str:
-    """Say that a record is too short and, where it has more leads than samples, that it may lie transposed."""
+    """Report that a record is too short and, where it has more leads than samples, that it may lie transposed."""
     message = (
         f"Got {label} with {record.n_samples} samples ({record.duration_seconds:.3g} s at {record.sampling_rate:g} Hz)"
         f', expected at least {SHORTEST_SECONDS:g} s. Pass short_records="pad" to embed it all the same.'
@@ -285,7 +285,7 @@ def _short_message(record: ECGRecord, label: str) -> str:
 
 
 def _check_leads(record: ECGRecord, spec: InputSpec, policies: Policies, label: str, missing: tuple[str, ...]) -> None:
-    """Refuse leads that are absent unless there is a policy, and always a record without a single lead."""
+    """Raise for leads that are absent unless there is a policy, and always a record without a single lead."""
     if not missing:
         return
     has = f"Got {label} with lead(s) {', '.join(record.leads)}"
@@ -306,7 +306,7 @@ def _check_leads(record: ECGRecord, spec: InputSpec, policies: Policies, label: 
 
 
 def _check_finite(record: ECGRecord, rows: NDArray[np.intp], used: _Limits, label: str) -> None:
-    """Refuse infinite values, and those whose squares would be."""
+    """Raise for infinite values, and those whose squares would be."""
     impossible = (used.lowest < -_IMPOSSIBLE_MV) | (used.highest > _IMPOSSIBLE_MV)
     if impossible.any():
         names = ", ".join(record.leads[row] for row in rows[impossible])
@@ -317,7 +317,7 @@ def _check_finite(record: ECGRecord, rows: NDArray[np.intp], used: _Limits, labe
 
 
 def _check_whole(gaps: NDArray[np.bool_], label: str) -> None:
-    """Refuse gaps where there is too little around them to bridge them."""
+    """Raise for gaps where there is too little around them to bridge them."""
     if gaps.any():
         raise BadSignalError(
             f"Got {label} with gaps (NaN) in less than a second, expected every sample. Leave the record out."
@@ -325,7 +325,7 @@ def _check_whole(gaps: NDArray[np.bool_], label: str) -> None:
 
 
 def _check_changes(ranges: NDArray[np.float32], label: str) -> None:
-    """Refuse records in which nothing changes."""
+    """Raise for records in which nothing changes."""
     if ranges[-1] == 0:
         raise BadSignalError(
             f"Got {label} with every lead flat, expected a signal that changes. Check how it was read."
@@ -335,7 +335,7 @@ def _check_changes(ranges: NDArray[np.float32], label: str) -> None:
 def _check_limb_leads(
     leads: tuple[str, ...], glance: NDArray[np.float32], rows: NDArray[np.intp], limits: _Limits, label: str
 ) -> None:
-    """Refuse limb leads whose names are exchanged: Einthoven's and Goldberger's laws give the true ones away."""
+    """Raise for limb leads whose names are exchanged: Einthoven's and Goldberger's laws give the true ones away."""
     limb = [row for row, lead in enumerate(leads) if lead in LIMB_COEFFICIENTS]
     unused = set(limb).difference(rows.tolist())
     if len(unused) == len(limb) or not all(np.isfinite([limits.lowest[i], limits.highest[i]]).all() for i in unused):
@@ -362,7 +362,7 @@ def _observe(glance: NDArray[np.float32], limits: _Limits, ranges: NDArray[np.fl
 
 
 def _amplitude(glance: NDArray[np.float32], limits: _Limits, ranges: NDArray[np.float32]) -> float:
-    """Give the median over leads that change of the range between the 1st and the 99th percentile (mV).
+    """Return the median over leads that change of the range between the 1st and the 99th percentile (mV).
 
     The full range stands in for it where it is so ordinary that no percentile could make it another unit's.
     """

@@ -29,7 +29,7 @@ _LONGEST_FRAME = 512
 
 
 def resampled_samples(n_samples: int, rate_in: float, rate_out: float, method: str = "polyphase") -> int:
-    """Say how long :func:`resample` makes a signal.
+    """Return how long :func:`resample` makes a signal.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def resample(signal: FloatArray, rate_in: float, rate_out: float, method: str = 
 
 @lru_cache(maxsize=256)
 def rate_ratio(rate_in: float, rate_out: float) -> Fraction:
-    """Give rate_out / rate_in as a fraction, refusing what no recorder does."""
+    """Return rate_out / rate_in as a fraction, refusing what no recorder does."""
     if not (0 < rate_in < math.inf and 0 < rate_out < math.inf and 1e-3 <= rate_out / rate_in <= 1e3):
         raise SamplingRateError(
             f"Got a sampling rate of {rate_in:g} Hz to be taken to {rate_out:g} Hz, expected positive rates that "

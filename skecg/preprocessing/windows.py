@@ -76,7 +76,7 @@ def place_windows(
     stride: float | None,
     policies: Policies,
 ) -> Places:
-    """Say where the windows of records lie that :func:`skecg.preprocessing.quality.screen` has let through."""
+    """Return where the windows of records lie that :func:`skecg.preprocessing.quality.screen` has let through."""
     stride_samples = check_stride(stride, spec)
     lengths = [prepared_samples(record, spec) for record in records]
     starts = [_window_starts(length, spec.window_samples, stride_samples) for length in lengths]
@@ -108,18 +108,18 @@ def check_stride(stride: float | None, spec: InputSpec) -> int:
 
 
 def prepared_samples(record: ECGRecord, spec: InputSpec) -> int:
-    """Give the length of a record at the encoder's rate."""
+    """Return the length of a record at the encoder's rate."""
     return resampled_samples(record.n_samples, record.sampling_rate, spec.sampling_rate, spec.resampling)
 
 
 def count_windows(record: ECGRecord, spec: InputSpec, *, stride: float | None) -> int:
-    """Say how many windows a record has."""
+    """Return how many windows a record has."""
     last = max(0, prepared_samples(record, spec) - spec.window_samples)
     return -(-last // check_stride(stride, spec)) + 1
 
 
 def _window_starts(n_samples: int, window_samples: int, stride_samples: int) -> list[int]:
-    """Say where windows start: at multiples of the stride, and the last one so that it ends with the record."""
+    """Return where windows start: at multiples of the stride, and the last one so that it ends with the record."""
     last = max(0, n_samples - window_samples)
     return [*range(0, last, stride_samples), last]
 

@@ -50,7 +50,7 @@ _lock = threading.Lock()
 
 
 def loaded_encoder(info: WeightsInfo, device: torch.device, *, packed_for: str | None = None) -> Encoder:
-    """Give the encoder of a weights folder on a device, reading it only if this process has not.
+    """Return the encoder of a weights folder on a device, reading it only if this process has not.
 
     Those of the last few folders used are kept. They are shared between estimators, clones and threads, so they must
     not be modified; load your own with :func:`skecg.load_encoder` for that.

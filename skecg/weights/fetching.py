@@ -52,7 +52,7 @@ _CONVERTIBLE = (
 
 
 def describe_foreign(repository: str, revision: str | None, config: Path | None = None) -> str | None:
-    """Say what a repository holds, as the message of an error; None when its configuration is one of skecg's."""
+    """Return what a repository holds, as the message of an error; None when its configuration is one of skecg's."""
     values = _read(config)
     if isinstance(values, dict) and "skecg_format" in values:
         return None
@@ -87,7 +87,7 @@ def _in_words(names: list[str]) -> str:
 
 
 def _origin(values: Any) -> str:
-    """Say whose configuration it is."""
+    """Describe whose configuration it is."""
     if not isinstance(values, dict):
         return "no object of named fields"
     if "skecg_pipeline" in values:
@@ -178,7 +178,7 @@ def _as_ours(error: BaseException, repository: str, revision: str | None, file: 
 
 
 def _unreachable(at: str, repository: str, revision: str | None, reasons: list[BaseException]) -> str:
-    """Say where was looked, why nothing could be fetched, and how to come by it all the same."""
+    """Return where was looked, why nothing could be fetched, and how to come by it all the same."""
     from huggingface_hub import errors
 
     # Without a cause, it is the caller who does not want the network to be asked.
@@ -195,7 +195,7 @@ def _unreachable(at: str, repository: str, revision: str | None, reasons: list[B
 
 
 def cache_folder(repository: str) -> str:
-    """Say where the Hub's client keeps a repository, from the home folder when it lies there."""
+    """Return where the Hub's client keeps a repository, from the home folder when it lies there."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
@@ -204,14 +204,14 @@ def cache_folder(repository: str) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Give an error and its causes, from the outermost on."""
+    """Return an error and its causes, from the outermost on."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
 def status_of(error: BaseException) -> int | None:
-    """Give the status of the answer behind an error; None when there was none."""
+    """Return the status of the answer behind an error; None when there was none."""
     for reason in _chain(error):
         response = getattr(reason, "response", None)
         if response is not None:

@@ -98,7 +98,7 @@ def read_json(path: Path) -> Any:
 
 
 def _texts(path: Path, values: Any) -> Iterator[str]:
-    """Give all texts of nested values, keys too."""
+    """Return all texts of nested values, keys too."""
     level, n_values = [values], 0
     for _ in range(DEEPEST):
         n_values += len(level)
@@ -120,7 +120,7 @@ def _texts(path: Path, values: Any) -> Iterator[str]:
 
 
 def check_limits(encoder: EncoderConfig, spec: InputSpec) -> None:
-    """Refuse an encoder or an input that no machine should be asked to make room for."""
+    """Raise for an encoder or an input that no machine should be asked to make room for."""
     for value, limits in ((spec, _LARGEST_INPUT), (encoder, _LARGEST_ENCODER)):
         for name, largest in limits.items():
             found = getattr(value, name, 0)
@@ -352,7 +352,7 @@ def _compare_digests(info: WeightsInfo) -> None:
 
 
 def _restore(info: WeightsInfo) -> str:
-    """Say how sound weights come back."""
+    """Return how sound weights come back."""
     if info.revision is None:
         return "Delete the folder and fetch the weights again."
     # In the Hub library's cache the name is a link; only without what it leads to is the file fetched anew.
@@ -413,7 +413,7 @@ def write_weights(
 
 
 def _header(config: EncoderConfig, spec: InputSpec) -> dict[str, str]:
-    """Say in the file of tensors itself what they are, should it be found without its folder."""
+    """Describe in the file of tensors itself what they are, should it be found without its folder."""
     return {
         "format": "pt",
         "skecg_format": str(FORMAT_VERSION),
@@ -425,7 +425,7 @@ def _header(config: EncoderConfig, spec: InputSpec) -> dict[str, str]:
 
 
 def _check_provenance(provenance: Mapping[str, Any]) -> None:
-    """Refuse what JSON cannot say before anything of an older folder is replaced."""
+    """Raise for what JSON cannot say before anything of an older folder is replaced."""
     try:
         json.dumps(dict(provenance), allow_nan=False)
     except (TypeError, ValueError) as error:

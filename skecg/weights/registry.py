@@ -133,7 +133,7 @@ def _bundled(name: str, entry: Mapping[str, Any]) -> WeightsInfo:
 
 
 def repository_of(model: str) -> str:
-    """Give the repository on the Hub that a registered name stands for; others are repositories themselves."""
+    """Return the repository on the Hub that a registered name stands for; others are repositories themselves."""
     entry = _registered(model)
     return str(entry[1]["repository"]) if entry is not None else model
 
