@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -67,6 +69,8 @@ def read_vendor_channels(path: Path) -> list[Channel]:
                 f"Got {path}, a {found['name']} file of a kind that ecgdatakit does not read. Export it in another "
                 "form."
             ) from error
+    if found["parser"] == "HL7aECGParser":
+        _check_scaling(path)
     _repeat([str(warning.message) for warning in caught], path)
     _check_starts(parsed.leads, path)
     rates = _exact_rates(parsed)
@@ -74,6 +78,24 @@ def read_vendor_channels(path: Path) -> list[Channel]:
         Channel(_label(lead.label), _unit(lead), rate, partial(_physical, lead, found["parser"]))
         for lead, rate in zip(parsed.leads, rates, strict=True)
     ]
+
+
+def _check_scaling(path: Path) -> None:
+    """Raise where an aECG's scale or origin is no number: ecgdatakit takes 1 and 0 in its place, and says nothing."""
+    for _, element in ElementTree.iterparse(path):
+        name, value = element.tag.rpartition("}")[2], element.get("value")
+        if name not in ("scale", "origin") or value is None:
+            continue
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or (name == "scale" and number == 0):
+            raise DamagedRecordError(
+                f"Got {name} value={value!r} in {path}, expected a number with a decimal point"
+                f"{' other than 0' if name == 'scale' else ''}: what its samples are in is not known. Export it again, "
+                "or correct the file."
+            )
 
 
 def _repeat(messages: Sequence[str], path: Path) -> None:

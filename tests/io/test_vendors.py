@@ -350,3 +350,15 @@ def test_a_real_aecg_obeys_einthoven(shared: Path) -> None:
     signal = dict(zip(record.leads, record.signal, strict=True))
     assert signal["I"][:6] == pytest.approx([-0.005, -0.005, -0.005, -0.005, -0.0075, -0.01])
     assert np.abs(signal["II"] - signal["I"] - signal["III"]).max() <= 0.0051  # two steps of 2.5 µV
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [*(("scale", value) for value in ("2,5", "", "abc", "0", "nan")), ("origin", "1,5"), ("origin", "")],
+)
+def test_an_aecg_whose_scaling_is_no_number_is_refused(tmp_path, tag, value):
+    sound = aecg(np.arange(12 * 5000, dtype=np.int16).reshape(12, 5000) % 200, CANONICAL_LEADS)
+    path = tmp_path / "a.xml"
+    path.write_bytes(re.sub(rf'<{tag} value="[^"]*"'.encode(), f'<{tag} value="{value}"'.encode(), sound))
+    with pytest.raises(DamagedRecordError, match=f"Got {tag} value='{value}'"):
+        read_format(path)
