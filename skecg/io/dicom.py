@@ -30,6 +30,9 @@ __all__ = ["read_dicom_channels"]
 _LEAD_OF_CODE = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF", 65: "-aVR"}
 _LEAD_OF_CODE |= {n + 2: f"V{n}" for n in range(1, 7)}
 
+# A converter that samples channels one after the other skews them by less.
+_MOST_SKEW_SAMPLES = 1.0
+
 
 def read_dicom_channels(path: Path) -> list[Channel]:
     """List the channels of a file's rhythm."""
@@ -92,6 +95,7 @@ def _channels(dataset: Any, index: int, path: Path) -> list[Channel]:
             f"Got {len(definitions)} definitions of {group.NumberOfWaveformChannels} channels in {path}, expected one "
             "each."
         )
+    _check_skew(definitions, float(group.SamplingFrequency), path)
     physical = multiplex_array(dataset, index, as_raw=False)  # (n_samples, n_channels)
     padding = _padding(group)
     if padding is not None:
@@ -101,6 +105,19 @@ def _channels(dataset: Any, index: int, path: Path) -> list[Channel]:
         Channel(_label(definition, number), _unit(definition), rate, partial(_column, physical, number))
         for number, definition in enumerate(definitions)
     ]
+
+
+def _check_skew(definitions: Any, rate: float, path: Path) -> None:
+    """Raise for channels that were sampled at different times: side by side they would be another recording."""
+    skews = [
+        float(channel.get("ChannelSampleSkew") or 0) + float(channel.get("ChannelTimeSkew") or 0) * rate
+        for channel in definitions
+    ]
+    if not max(skews) - min(skews) < _MOST_SKEW_SAMPLES:
+        raise UnsupportedFormatError(
+            f"Got channels that are skewed by up to {max(skews) - min(skews):g} samples in {path}, expected leads "
+            "recorded at once. Align them with pydicom and pass them as an ECGRecord."
+        )
 
 
 def _column(physical: NDArray[np.float64], number: int) -> NDArray[np.float64]:

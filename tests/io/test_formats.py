@@ -425,3 +425,19 @@ def test_patients_stay_out_of_records_and_messages(tmp_path: Path) -> None:
         with pytest.raises(RecordReadError) as raised:
             read_format(path)
         assert PATIENT not in str(raised.value)
+
+
+@pytest.mark.parametrize(("keyword", "skew"), [("ChannelSampleSkew", "100"), ("ChannelTimeSkew", "0.2")])
+def test_dicom_channels_of_different_times_are_refused(tmp_path: Path, keyword: str, skew: str) -> None:
+    group = multiplex_group(counts(12, 5000), MEANINGS)
+    setattr(group.ChannelDefinitionSequence[1], keyword, skew)
+    path = write_dicom(tmp_path / "a.dcm", [group])
+    with pytest.raises(UnsupportedFormatError, match="skewed by up to 100 samples"):
+        read_format(path)
+
+
+def test_dicom_channels_skewed_by_less_than_a_sample_stand_side_by_side(tmp_path: Path) -> None:
+    group = multiplex_group(counts(12, 5000), MEANINGS)
+    for number, channel in enumerate(group.ChannelDefinitionSequence):
+        channel.ChannelSampleSkew = f"{number / 12:.2f}"
+    assert read_format(write_dicom(tmp_path / "a.dcm", [group])).n_leads == 12
