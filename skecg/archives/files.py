@@ -34,6 +34,7 @@ __all__ = [
     "check_parquet",
     "move_into_place",
     "read_features",
+    "visible",
     "write_failures",
     "write_features",
 ]
@@ -138,7 +139,7 @@ def write_features(table: FeatureTable, path: Path, draft: Path) -> None:
         A name on the same disk.
     """
     _WRITERS[path.suffix.lower()](table, draft)
-    _move(draft, path)
+    move_into_place(draft, path)
 
 
 def _write_csv(table: FeatureTable, path: Path) -> None:
@@ -149,7 +150,18 @@ def _write_csv(table: FeatureTable, path: Path) -> None:
         for paths, features in table.blocks():
             texts = features.astype(str)
             texts[features != features] = ""
-            writer.writerows([name, *row] for name, row in zip(paths, texts, strict=True))
+            writer.writerows([_cell(name), *row] for name, row in zip(paths, texts, strict=True))
+
+
+def _cell(text: str) -> str:
+    """Return a text that a spreadsheet shows and does not run."""
+    shown = visible(text)
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+
+
+def visible(text: str) -> str:
+    """Return a text with control characters written out, as names of files may hold what commands a terminal."""
+    return "".join(c if c >= " " and not "\x7f" <= c <= "\x9f" else f"\\x{ord(c):02x}" for c in text)
 
 
 def _write_npz(table: FeatureTable, path: Path) -> None:
@@ -192,8 +204,8 @@ def write_failures(failures: Iterable[tuple[str, str, str]], path: Path, draft: 
     with _open_text(draft) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "error", "message"])
-        writer.writerows(rows)
-    _move(draft, path)
+        writer.writerows([_cell(text) for text in row] for row in rows)
+    move_into_place(draft, path)
 
 
 def read_features(path: Path) -> tuple[NDArray[np.float32], list[str]]:
@@ -226,13 +238,6 @@ def read_features(path: Path) -> tuple[NDArray[np.float32], list[str]]:
 def _open_text(path: Path) -> Any:
     # Names of files that are no valid Unicode come out as the bytes they are.
     return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-
-
-def _move(draft: Path, path: Path) -> None:
-    """Put a finished file in its place for good: whoever looks sees the old one or the new one, whole."""
-    with draft.open("rb+") as file:
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def _as_json(values: dict[str, Any]) -> str:
@@ -357,7 +362,11 @@ def draft_of(path: Path) -> Path:
 
 
 def move_into_place(draft: Path, path: Path) -> None:
-    """Put a finished file in its place for good: whoever looks sees none, the old one or the new one, whole."""
+    """Put a finished file in its place for good: whoever looks sees none, the old one or the new one, whole.
+
+    Only the user may read it: features of patients, and what their files are called, are personal.
+    """
+    draft.chmod(0o600)
     with draft.open("rb+") as file:
         os.fsync(file.fileno())
     draft.replace(path)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
+from skecg.archives.files import visible
 from skecg.errors import SkecgWarning
 
 __all__ = [
@@ -34,7 +35,7 @@ _SHOWN_OF_EACH = 3
 
 def say(message: object) -> None:
     """Print a message in one line, above a progress bar if there is one."""
-    line = "skecg: " + " ".join(str(message).split())
+    line = "skecg: " + visible(" ".join(str(message).split()))
     bars = sys.modules.get("tqdm")
     if bars is None:
         print(line, file=sys.stderr, flush=True)

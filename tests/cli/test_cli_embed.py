@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from skecg import JEPAEmbedder
+from skecg.archives.files import _cell
 from skecg.datasets import make_ecg
 from skecg.errors import HeaderRepairWarning
 
@@ -279,4 +281,21 @@ def test_many_warnings_of_a_kind_are_counted(
         "skecg: warning: header 1 is odd",
         "skecg: warning: header 2 is odd",
         "skecg: warning: and 5 more of the kind HeaderRepairWarning",
+    ]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize("out", ["f.csv", "f.npz", "f.parquet"])
+def test_files_of_features_are_the_users_alone(embed: Run, sound: str, out: str) -> None:
+    assert embed(sound, "--out", out) == 0
+    assert Path(out).stat().st_mode & 0o077 == 0
+
+
+def test_names_that_a_spreadsheet_or_a_terminal_would_run_are_written_out() -> None:
+    assert [_cell(name) for name in ("a.hea", "=1+1.hea", "@x", "a\x1b[31mb", "é")] == [
+        "a.hea",
+        "'=1+1.hea",
+        "'@x",
+        "a\\x1b[31mb",
+        "é",
     ]
