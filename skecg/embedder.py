@@ -134,7 +134,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     >>> from skecg.datasets import make_ecg
     >>> records = make_ecg(3, random_state=0).records
     >>> JEPAEmbedder().fit_transform(records).shape
-    (3, 384)
+    (3, 576)
     """
 
     def __init__(

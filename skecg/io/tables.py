@@ -24,7 +24,7 @@ from skecg.errors import (
     UnsupportedFormatError,
 )
 from skecg.io.text_tables import TextTable, parse_text_table
-from skecg.leads import canonical_leads
+from skecg.leads import CANONICAL_LEADS, canonical_lead, canonical_leads
 from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, millivolts_per_unit
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ _NUMPY_ERRORS: tuple[type[Exception], ...] = (
 # What a column of times or sample numbers is called, before its unit.
 _INDEX_NAMES = frozenset(
     {"", "time", "t", "timestamp", "index", "idx", "sample", "samples", "n", "unnamed: 0", "seconds", "ms", "s"}
+    | {"sensor timestamp", "phone timestamp"}
 )
 _UNIT_IN_NAME = re.compile(r"\s*[\[(]\s*([^\])]*?)\s*[\])]\s*$")
 
@@ -165,14 +166,15 @@ def _is_ramp(column: NDArray[np.float64]) -> bool:
 
 
 def _check_times(column: NDArray[np.float64], rate: float, path: Path) -> None:
-    """Raise for times that contradict the sampling rate, whether they count samples, seconds or milliseconds."""
+    """Raise for times that contradict the rate, whether they count samples, seconds or 1e-3, 1e-6, 1e-9 of them."""
     step = float(np.median(np.diff(column)))
-    in_samples = [step, step * rate, step * rate / 1000]
+    in_samples = [step, step * rate, *(step * rate / unit for unit in (1e3, 1e6, 1e9))]
     if not any(abs(n_samples - 1) <= 0.05 for n_samples in in_samples):
         raise SamplingRateError(
             f"Got sampling_rate={rate:g} and a first column that advances by {step:g} a row in {path}, expected steps "
-            f"of 1 (samples), {1 / rate:g} (seconds) or {1000 / rate:g} (milliseconds). Pass the rate that the times "
-            f"tell: {1 / step:g} Hz if they are seconds, {1000 / step:g} Hz if milliseconds."
+            f"of 1 (samples), {1 / rate:g} (seconds), {1e3 / rate:g} (milliseconds), {1e6 / rate:g} (microseconds) or "
+            f"{1e9 / rate:g} (nanoseconds). Pass the rate that the times tell: {1 / step:g} Hz if they are seconds, "
+            f"{1e3 / step:g} Hz if milliseconds, {1e9 / step:g} Hz if nanoseconds."
         )
 
 
@@ -212,6 +214,13 @@ def _leads_of_header(header: tuple[str, ...] | None, units: str, path: Path) -> 
     names = [_UNIT_IN_NAME.sub("", name) if unit else name for name, unit in zip(header, stated, strict=True)]
     if len(names) > 1 and names[0].lower() in _INDEX_NAMES:
         names, stated = names[1:], stated[1:]
+    for name, found in zip(names, stated, strict=True):
+        stated_unit = found[1] if found else ""
+        if stated_unit and millivolts_per_unit(stated_unit) is None and canonical_lead(name) in CANONICAL_LEADS:
+            raise UnitsError(
+                f"Got lead {name} in {stated_unit!r} in {path}, expected V, mV, uV or nV. Correct the first row, or "
+                "leave the unit out and pass units=."
+            )
     voltages = {unit[1] for unit in stated if unit and millivolts_per_unit(unit[1]) is not None}
     for unit in sorted(voltages):
         if millivolts_per_unit(unit) != millivolts_per_unit(units):

@@ -115,7 +115,7 @@ def load_encoder(
     >>> import skecg
     >>> encoder, spec = skecg.load_encoder("default")
     >>> spec.sampling_rate, encoder.config.architecture
-    (250.0, 'temporal')
+    (100.0, 'multiscale')
     """
     from skecg.compute.devices import resolve_device
 

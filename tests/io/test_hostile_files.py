@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from skecg.convert.checkpoint import open_checkpoint
-from skecg.errors import DamagedRecordError, ForeignCheckpointError, RecordReadError, UnitsError
+from skecg.errors import DamagedRecordError, ForeignCheckpointError, RecordReadError, SamplingRateError, UnitsError
 from skecg.io import find_records, read_record
 from skecg.io.wfdb_signals import ecg_rows
 from skecg.leads import CANONICAL_LEADS
@@ -96,3 +96,21 @@ def test_what_file_managers_leave_is_no_recording(tmp_path: Path) -> None:
     for name in ("a.npy", "._a.npy", "__MACOSX/a.npy"):
         np.save(tmp_path / name, signal)
     assert [path.name for path in find_records([str(tmp_path / "**" / "*.npy")])] == ["a.npy"]
+
+
+def test_times_in_nanoseconds_are_times(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(-900, 900, 2600)
+    rows = [f"{599616000000000000 + i * 7692307};{value}" for i, value in enumerate(values)]
+    (tmp_path / "a.csv").write_text("\n".join(["sensor timestamp [ns];ecg [uV]", *rows]))
+    record = read_record(tmp_path / "a.csv", sampling_rate=130, leads=["I"], units="uV")
+    np.testing.assert_allclose(record.signal, values[None] / 1000, rtol=1e-6)
+    with pytest.raises(SamplingRateError, match="130 Hz if nanoseconds"):
+        read_record(tmp_path / "a.csv", sampling_rate=250, leads=["I"], units="uV")
+
+
+@pytest.mark.parametrize("unit", ["mW", "mV_", "bpm"])
+def test_a_lead_of_a_table_in_no_unit_of_voltage_is_refused(tmp_path: Path, unit: str) -> None:
+    rows = ["0.1,0.2"] * 1000
+    (tmp_path / "a.csv").write_text("\n".join([f"I [mV],II [{unit}]", *rows]))
+    with pytest.raises(UnitsError, match=rf"Got lead II in '{unit}'"):
+        read_record(tmp_path / "a.csv", sampling_rate=500)
