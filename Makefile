@@ -26,7 +26,8 @@ types: $(VENV)/test-installed
 docs: $(VENV)/docs-installed
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-# The weights that come with skecg, from the recordings in DATA: MINUTES on one CPU core. A run that was interrupted goes on.
+# The weights that come with skecg, from the recordings in DATA: about an hour on one CPU core. A run that was
+# interrupted goes on.
 OUT ?= weights_output
 NAME = skecg-xs-2
 CORPORA = ptbxl=$(DATA)/ptbxl_full_folds1-8_100hz.npz cinc2020-2021=$(DATA)/cinc2020_2021_mix_250hz.npz \

@@ -4,9 +4,9 @@ The same records, labels, split and probe for every subset of leads and every le
 recordings of the same kind. Prints the macro AUROC of PTB-XL's superclasses with its interval over test patients,
 beside that of the same encoder with random weights.
 
-    python examples/benchmarks/leads_and_lengths.py --data FILE [--model MODEL] [--test-fold 9]
+    python examples/benchmarks/leads_and_lengths.py --data FILE [--data FILE] [--model MODEL] [--test-fold 9]
 
-FILE is a packed sample (skecg.datasets.read_packed) or a folder of PTB-XL.
+FILE is a packed sample (skecg.datasets.read_packed); several are taken together.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from skecg.datasets import LabelledECGs
+from skecg.datasets.packed import join_datasets
 from skecg.evaluation import compare, open_dataset, standard_sources
 from skecg.evaluation.features import EncoderFeatures
 
@@ -41,13 +42,15 @@ def shortened(dataset: LabelledECGs, leads: tuple[str, ...] | None, seconds: flo
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure what fewer leads and shorter recordings cost.")
-    parser.add_argument("--data", required=True, type=Path, metavar="FILE", help="packed sample of PTB-XL")
+    parser.add_argument(
+        "--data", required=True, action="append", type=Path, metavar="FILE", help="packed sample of PTB-XL; again"
+    )
     parser.add_argument("--model", default="default", metavar="M", help="name, weights folder or owner/name")
     parser.add_argument("--test-fold", type=int, default=9, metavar="N")
     parser.add_argument("--resamples", type=int, default=1000, metavar="N")
     parser.add_argument("--seconds", type=float, nargs="+", default=SECONDS, metavar="S")
     given = parser.parse_args(arguments)
-    dataset = open_dataset(given.data)
+    dataset = join_datasets([open_dataset(path) for path in given.data])
     print(f"{'leads':<10}{'seconds':>8}  {'AUROC':<24}{'random weights':<24}")
     for name, leads in LEADS.items():
         for seconds in given.seconds:

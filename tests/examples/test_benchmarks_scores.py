@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -205,6 +206,30 @@ def test_fewer_leads_and_seconds_are_scored_beside_random_weights(benchmark, lab
     )
     assert rows[0][2] == f"{report.rows[0].largest.macro_auroc.estimate:.3f}"  # the model first, then random weights
     assert rows[0][2] != rows[0][5]
+
+
+def test_labels_of_another_archive_are_scored_on_patients_that_no_probe_saw(benchmark, labelled, capsys):
+    script = benchmark("other_archives")
+    script.main(["--data", str(labelled), "--label", "heart=super:MI,super:CD", "--model", TINY])
+    printed = capsys.readouterr().out
+    rows = re.findall(r"^(\S.*?)  +([01]\.\d{3})$", printed, re.M)
+    assert [name for name, _ in rows][:2] == ["hand-crafted", "random convolutions"]
+    assert len(rows) == 4
+    assert all(0 <= float(area) <= 1 for _, area in rows)
+    patients = np.arange(60) // 3
+    truth = np.array([0, 1])[patients % 2]
+    assert script.area(truth[:, None] + np.zeros((60, 2)), truth, patients) == 1.0
+    known_by_patient = np.eye(20)[patients]  # nothing but who it is: no use for patients that were not seen
+    assert script.area(known_by_patient, truth, patients) < 0.8
+
+
+def test_recordings_without_any_change_are_left_out(benchmark, labelled):
+    dataset = read_packed(labelled)
+    sounding = np.arange(len(dataset.codes)) != 3
+    silent = dataclasses.replace(dataset, records=dataset.records * sounding[:, None, None])
+    kept = benchmark("other_archives").changing(silent)
+    assert len(kept.codes) == len(kept.records) == len(dataset.codes) - 1
+    assert kept.record_ids[3] == dataset.record_ids[4]
 
 
 def test_recordings_are_cut_to_their_middle_and_to_the_leads_named(benchmark, labelled):
