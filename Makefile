@@ -26,7 +26,7 @@ types: $(VENV)/test-installed
 docs: $(VENV)/docs-installed
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-# The weights that come with skecg, from the recordings in DATA: about an hour on one CPU core. A run that was
+# The weights that come with skecg, from the recordings in DATA: about an hour on one CPU core (an estimate). A run that was
 # interrupted goes on.
 OUT ?= weights_output
 NAME = skecg-xs-2

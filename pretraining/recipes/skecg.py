@@ -26,8 +26,8 @@ def skecg_default() -> PretrainConfig:
     no label (:mod:`pretraining.data.features`); what is exported is its moving average. What was measured stands in
     docs/log.md; the reasons in short:
 
-    - No prediction of masked tokens: at equal views it gave features that were no better, for twice the time
-      (``objective.predict_weight=1`` adds it).
+    - No prediction of masked tokens: in one short run each, of one seed, features were no better with it, for twice
+      the time (``objective.predict_weight=1`` adds it).
     - 0.5 to 40 Hz, zero-phase, at 100 Hz: offsets and wander are gone before anything is clipped, and the same
       recording at 100 Hz and at 500 Hz gives the same features. Most training recordings hold nothing above 50 Hz.
     - Each lead is divided by its own root mean square, whose logarithm joins every token: shape and amplitude apart. A
