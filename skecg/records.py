@@ -129,7 +129,7 @@ def _shown(value: Any) -> str:
 
 
 def millivolts_per_unit(unit: Any) -> float | None:
-    """Give the factor from a unit of voltage to millivolts, None for anything else; case and outer blanks are free."""
+    """Return how many millivolts a unit of voltage is, None for anything else; case and outer blanks are free."""
     return MILLIVOLTS_PER_UNIT.get(str(unit).strip().lower())
 
 
@@ -206,7 +206,7 @@ def _as_signal(signal: Any, where: str) -> NDArray[np.float32]:
 
 
 def check_not_transposed(shape: tuple[int, ...], where: str = "") -> None:
-    """Refuse (..., n_samples, n_leads): more rows than leads exist, in few columns."""
+    """Raise for (..., n_samples, n_leads): more rows than leads exist, in few columns."""
     n_leads, n_samples = shape[-2:]
     if n_leads > max(_MANY_LEADS, n_samples) and (n_leads > _FEW_SAMPLES or n_samples in (len(CANONICAL_LEADS), 8)):
         raise ShapeError(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from skecg.errors import LeadError, LeadWarning, ParameterError, SignalWarning
 from skecg.leads import CANONICAL_LEADS, LIMB_COEFFICIENTS
-from skecg.preprocessing.signals import FLAT
+from skecg.preprocessing.on_device import scale_leads
 from skecg.validation import check_choice
 
 if TYPE_CHECKING:
@@ -328,16 +328,14 @@ def _values(batch: Batch, config: PretrainConfig, device: torch.device | str) ->
     if columns != list(range(steps_BLS.shape[1])):
         steps_BLS = steps_BLS[:, columns]
     scale_B = torch.from_numpy(batch.scale_uv * np.float32(1e-3)).to(device)
-    by_row = spec.normalization in ("zscore", "record")
-    if not by_row:
+    shown_BL = torch.from_numpy(shown).to(device)
+    # A record's own mean and deviation are those of all of it; what is the same for all is cheaper for a window.
+    whole = spec.normalization in ("zscore", "record")
+    if not whole:
         steps_BLS = _window(steps_BLS, batch, spec.window_samples)
-    values = steps_BLS * scale_B[:, None, None]
-    if by_row:
-        _standardize_(values, spec.normalization == "record", torch.from_numpy(shown).to(device), batch.valid_samples)
+    values = scale_leads(steps_BLS * scale_B[:, None, None], shown_BL, spec, batch.valid_samples)
+    if whole:
         values = _window(values, batch, spec.window_samples)
-    elif spec.normalization == "statistics":
-        mean, std = (values.new_tensor(value)[:, None] for value in (spec.mean, spec.std))
-        values.sub_(mean).div_(std)
     return _finish_(values, shown, batch.gain, spec.clip)
 
 
@@ -356,37 +354,6 @@ def lead_columns(leads: tuple[str, ...]) -> tuple[int, ...]:
     if strange:
         raise LeadError(f"Got an encoder for lead(s) {', '.join(strange)}, expected some of the twelve.")
     return tuple(CANONICAL_LEADS.index(lead) for lead in leads)
-
-
-def _standardize_(values_BLS: Tensor, pooled: bool, shown_BL: Tensor, valid_samples: NDArray[np.int64]) -> None:
-    """Take away each lead's mean and divide by its own, or by the shown leads' pooled, standard deviation."""
-    mean_BL = _mean(values_BLS, valid_samples)
-    values_BLS.sub_(mean_BL[:, :, None])
-    variance_BL = _mean(values_BLS.square(), valid_samples)
-    flat_BL = variance_BL.sqrt() <= FLAT * (mean_BL.abs() + 1.0)
-    if pooled:
-        total = (variance_BL * (shown_BL & ~flat_BL)).sum(dim=1, keepdim=True)
-        variance_BL = (total / shown_BL.sum(dim=1, keepdim=True).clamp(min=1)).expand_as(variance_BL)
-    flat_BL = flat_BL | (variance_BL == 0)
-    scale_BL = variance_BL.masked_fill(flat_BL, 1.0).rsqrt().masked_fill(flat_BL, 0.0)
-    values_BLS.mul_(scale_BL[:, :, None])
-
-
-def _mean(values_BLS: Tensor, valid_samples: NDArray[np.int64]) -> Tensor:
-    """Average over the valid part of each row.
-
-    Rows with padding are taken apart, so that no row's rounding depends on its neighbours. These are sums, never matrix
-    products: those lose digits under autocast and TF32.
-    """
-    mean_BL = values_BLS.mean(dim=-1)
-    n_samples = values_BLS.shape[-1]
-    padded = np.flatnonzero(valid_samples < n_samples)
-    if padded.size:
-        rows_P = torch.from_numpy(padded).to(values_BLS.device)
-        valid_P = torch.from_numpy(valid_samples[padded]).to(values_BLS.device)
-        inside_PS = torch.arange(n_samples, device=values_BLS.device) < valid_P[:, None]
-        mean_BL[rows_P] = (values_BLS[rows_P] * inside_PS[:, None]).sum(dim=-1) / valid_P[:, None]
-    return mean_BL
 
 
 def _window(values_BLS: Tensor, batch: Batch, window: int) -> Tensor:

@@ -265,7 +265,7 @@ def _finish(
 
 
 def _provenance(embedder: JEPAEmbedder, config: EmbeddingConfig, n_records: int) -> dict[str, Any]:
-    """Say how the features came about: nothing about time or machine, so that the same features are the same file."""
+    """Describe how the features came about, without time and machine: the same features are the same file."""
     from skecg.versions import installed_version
 
     return {

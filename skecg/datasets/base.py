@@ -200,7 +200,7 @@ def whole_number(text: str) -> str:
 
 
 def sex_of(text: str) -> str:
-    """Give ``"F"``, ``"M"``, or ``""`` for anything else."""
+    """Return ``"F"``, ``"M"``, or ``""`` for anything else."""
     return _SEXES.get(text.strip().lower(), "")
 
 

@@ -109,7 +109,7 @@ def st_dipole(level_mv: float, territory: str) -> Floats:
 
 
 def frontal_axis(qrs_waves: Floats) -> float:
-    """Give the frontal axis of the QRS complex (degrees, 0 to the left, 90 to the feet), from its area in I and aVF."""
+    """Compute the frontal axis of the QRS complex (degrees, 0 left, 90 to the feet) from its area in I and aVF."""
     net = _net_area(qrs_waves)
     return float(np.degrees(np.arctan2(_DOWNWARD @ net, _LEAD_I @ net)))
 

@@ -154,7 +154,7 @@ def _memory_cache_bytes() -> int:
 
 
 def _looks_misspelt(cache: str | os.PathLike[str]) -> bool:
-    """Tell ``"Memory"`` or ``"disc"`` from the name of a folder, which would silently be made."""
+    """Raise for ``"Memory"`` or ``"disc"``, which would silently become folders."""
     if not isinstance(cache, str):
         return False
     is_path = "/" in cache or os.sep in cache or Path(cache).is_dir()

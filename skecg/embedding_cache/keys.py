@@ -90,7 +90,7 @@ def passing_key(record: ECGRecord, salt: bytes) -> bytes:
 
 
 def remembered_key(record: ECGRecord, salt: bytes) -> bytes:
-    """Give :func:`record_key`, digested once in this process for as many records as are remembered.
+    """Return :func:`record_key`, digested once a process for as many records as are remembered.
 
     Parameters
     ----------

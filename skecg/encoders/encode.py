@@ -207,7 +207,7 @@ def _device_of(encoder: Encoder) -> torch.device:
 
 
 def _cpu_batch(encoder: Encoder) -> int:
-    """Give as many windows as a CPU likes at once: fewer than usual where a block's widest array would be too large."""
+    """Return how many windows a CPU likes at once: fewer where a block's widest array would be too large."""
     config = encoder.config
     n_tokens = encoder.num_registers + config.n_patches * (config.n_leads if encoder.token_per_lead else 1)
     window_bytes = 4 * n_tokens * max(config.hidden_dim, 3 * config.dim)

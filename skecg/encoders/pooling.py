@@ -24,7 +24,7 @@ POOLINGS = ("mean", "max", "mean+std", "mean+std+max", "cls")
 
 
 def check_pooling(pooling: object, num_registers: int) -> str:
-    """Give `pooling` back if an encoder with so many registers offers it."""
+    """Return `pooling` if an encoder with so many registers offers it."""
     if pooling not in POOLINGS:
         raise ParameterError(f"Got pooling={pooling!r}, expected one of {', '.join(map(repr, POOLINGS))}.")
     if pooling == "cls" and num_registers == 0:

@@ -263,7 +263,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 class PushMixin:
-    """Gives an embedder ``push_to_hub``."""
+    """Add ``push_to_hub`` to an embedder."""
 
     model: str | Path
     revision: str | None

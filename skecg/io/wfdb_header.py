@@ -273,7 +273,7 @@ def _parse_fields(line: str) -> SignalLine | None:
 
 
 def _is_gain(steps_per_unit: float) -> bool:
-    """Tell a gain from a slip: finite, and not so small that float32 could not hold the voltages (0 is the default)."""
+    """Return whether a gain is one: finite, and not so small that float32 could not hold the voltages (0: default)."""
     return steps_per_unit == 0 or (math.isfinite(steps_per_unit) and abs(steps_per_unit) >= _LEAST_GAIN)
 
 

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.preprocessing.signals import butterworth, fill_gaps
+from skecg.preprocessing.signals import butterworth, fill_gaps, mix_leads, normalize
 
 if TYPE_CHECKING:
     from skecg.preprocessing.units import Levels
     from skecg.spec import InputSpec
 
-__all__ = ["Note", "Used", "find_artifacts", "mix"]
+__all__ = ["Note", "Used", "find_artifacts"]
 
 FloatArray = NDArray[np.float32]
 
@@ -143,8 +144,9 @@ def _clipped(used: Used, levels: Levels, spec: InputSpec) -> Note | None:
     if spec.clip is None or not _may_clip(used, levels, spec):
         return None
     beyond, n_samples = np.zeros(spec.n_leads), 0
+    unclipped, present = replace(spec, clip=None), np.array([bool(source) for source in used.sources])
     for leads in _filtered_pieces(used, spec):
-        beyond += (np.abs(_scaled(leads, used.sources, spec)) > spec.clip).sum(axis=1)
+        beyond += (np.abs(normalize(leads, unclipped, lead_mask=present)) > spec.clip).sum(axis=1)
         n_samples += leads.shape[1]
     shares = beyond / n_samples
     worst = int(shares.argmax())
@@ -186,12 +188,14 @@ def _filtered_pieces(used: Used, spec: InputSpec) -> Iterator[FloatArray]:
     if spec.highpass_hz is None and spec.lowpass_hz is None:
         position = {int(row): i for i, row in enumerate(used.rows)}
         sources = [tuple((position[row], weight) for row, weight in source) for source in used.sources]
-        yield mix(fill_gaps(used.glance), sources)
+        yield _mixed(fill_gaps(used.glance), sources)
         return
     rate = used.sampling_rate
     passes = {name: _below_nyquist(getattr(spec, name), rate) for name in ("highpass_hz", "lowpass_hz")}
     for piece in _pieces(used):
-        yield butterworth(mix(np.nan_to_num(fill_gaps(piece)), used.sources), rate, **passes, order=spec.filter_order)
+        yield butterworth(
+            _mixed(np.nan_to_num(fill_gaps(piece)), used.sources), rate, **passes, order=spec.filter_order
+        )
 
 
 def _pieces(used: Used) -> Iterator[FloatArray]:
@@ -207,29 +211,11 @@ def _below_nyquist(cutoff: float | None, rate: float) -> float | None:
     return cutoff if cutoff is not None and cutoff < rate / 2 else None
 
 
-def mix(signal: FloatArray, sources: Sequence[Sequence[tuple[int, float]]]) -> FloatArray:
-    """Return the encoder's leads (E, n_samples) of rows of a record, zeros where one is absent."""
+def _mixed(signal: FloatArray, sources: Sequence[Sequence[tuple[int, float]]]) -> FloatArray:
+    """Return the encoder's leads (E, n_samples), zeros where one is absent."""
     leads = np.zeros((len(sources), signal.shape[1]), dtype=np.float32)
-    for lead, source in zip(leads, sources, strict=True):
-        for row, weight in source:
-            lead += np.float32(weight) * signal[row]
+    mix_leads(signal, sources, leads)
     return leads
-
-
-def _scaled(leads: FloatArray, sources: Sequence[Sequence[tuple[int, float]]], spec: InputSpec) -> NDArray[np.float64]:
-    """Normalize leads (E, n_samples) as the encoder has them, without clipping."""
-    values = leads.astype(np.float64)
-    if spec.normalization == "statistics":
-        scaled: NDArray[np.float64] = (values - np.array(spec.mean)[:, None]) / np.array(spec.std)[:, None]
-        return scaled
-    if spec.normalization == "none":
-        return values
-    values -= values.mean(axis=1, keepdims=True)
-    deviations = values.std(axis=1, keepdims=True)
-    if spec.normalization == "record":
-        present = [bool(source) for source in sources]
-        deviations = np.full_like(deviations, np.sqrt(np.square(deviations[present]).mean()))
-    return values / np.where(deviations > 0, deviations, 1.0)
 
 
 def _railed(used: Used) -> Note | None:

@@ -119,7 +119,7 @@ class Leads:
 
 @cache
 def _transfers(device: torch.device) -> torch.cuda.Stream:
-    """Give the stream on which a device fetches; memory is kept for each stream by itself, so it is always this one."""
+    """Return the one stream on which a device fetches: memory is kept for each stream by itself."""
     return torch.cuda.Stream(device)
 
 
@@ -268,7 +268,7 @@ def prepares(device: torch.device) -> bool:
 
 
 def can_prepare_on_device(records: Sequence[ECGRecord], spec: InputSpec, *, stride: float | None) -> bool:
-    """Say whether records can be prepared on a device: nothing recursive, short filters, no more than it can hold."""
+    """Return whether a device can prepare records: nothing recursive, short filters, no more than it can hold."""
     if spec.highpass_hz is not None or spec.lowpass_hz is not None:
         return False
     if not all(_has_short_filter(rate, spec) for rate in {record.sampling_rate for record in records}):
@@ -304,7 +304,7 @@ def gather(
 
 
 def _has_short_filter(sampling_rate: float, spec: InputSpec) -> bool:
-    """Say whether records of a rate are resampled by their spectrum, or by a matrix on short frames, or not at all."""
+    """Return whether a rate asks for a spectrum, for a matrix on short frames, or for no resampling at all."""
     if spec.resampling == "fourier" or sampling_rate == spec.sampling_rate:
         return True
     ratio = rate_ratio(sampling_rate, spec.sampling_rate)
@@ -350,28 +350,59 @@ def _fourier(signal: Tensor, n_out: int) -> Tensor:
 
 def _normalize(signal_RLS: Tensor, present_RL: Tensor, spec: InputSpec) -> Tensor:
     """Bring amplitudes to the encoder's scale, clip them, and put zeros in the place of absent leads."""
-    if spec.normalization == "statistics":
-        mean, std = (signal_RLS.new_tensor(value)[:, None] for value in (spec.mean, spec.std))
-        signal_RLS = (signal_RLS - mean) / std
-    elif spec.normalization in ("zscore", "record"):
-        signal_RLS = _standardize(signal_RLS, present_RL, pooled=spec.normalization == "record")
+    signal_RLS = scale_leads(signal_RLS, present_RL, spec)
     if spec.clip is not None:
         signal_RLS = signal_RLS.clamp(-spec.clip, spec.clip)
     return signal_RLS.masked_fill(~present_RL[..., None], 0.0)
 
 
-def _standardize(signal: Tensor, present: Tensor, *, pooled: bool) -> Tensor:
-    """Take away each lead's mean and divide by its own, or by the present leads' pooled, standard deviation."""
-    mean = signal.mean(dim=-1)
-    centred = signal - mean[..., None]
-    variance = centred.square().mean(dim=-1)
-    flat = variance.sqrt() <= FLAT * (mean.abs() + 1.0)
-    if pooled:
-        counted = present.sum(dim=-1, keepdim=True).clamp(min=1)
-        # Absent leads are flat too.
-        variance = (variance.masked_fill(flat, 0.0).sum(dim=-1, keepdim=True) / counted).expand_as(flat)
-    scale = variance.rsqrt().masked_fill(flat | (variance == 0), 0.0)
-    return centred * scale[..., None]
+def scale_leads(
+    signal_RLS: Tensor, present_RL: Tensor, spec: InputSpec, valid_samples_R: NDArray[np.int64] | None = None
+) -> Tensor:
+    """Bring amplitudes to the encoder's scale, as :func:`skecg.preprocessing.signals.normalize` does without clipping.
+
+    Parameters
+    ----------
+    signal_RLS : Tensor of shape (R, L, S), float32
+        Millivolts. Not changed, but returned as it is where there is nothing to do.
+    present_RL : Tensor of shape (R, L), bool
+        Leads that take part in a deviation that all share.
+    spec : InputSpec
+    valid_samples_R : ndarray of shape (R,), int64, optional
+        How much of each record is not padding; all of it by default. Means are of that.
+    """
+    if spec.normalization == "statistics":
+        mean, std = (signal_RLS.new_tensor(value)[:, None] for value in (spec.mean, spec.std))
+        return (signal_RLS - mean).div_(std)
+    if spec.normalization == "none":
+        return signal_RLS
+    mean_RL = _mean(signal_RLS, valid_samples_R)
+    centred = signal_RLS - mean_RL[..., None]
+    variance_RL = _mean(centred.square(), valid_samples_R)
+    flat_RL = variance_RL.sqrt() <= FLAT * (mean_RL.abs() + 1.0)
+    if spec.normalization == "record":
+        total = (variance_RL * (present_RL & ~flat_RL)).sum(dim=-1, keepdim=True)
+        variance_RL = (total / present_RL.sum(dim=-1, keepdim=True).clamp(min=1)).expand_as(flat_RL)
+    scale_RL = variance_RL.rsqrt().masked_fill(flat_RL | (variance_RL == 0), 0.0)
+    return centred.mul_(scale_RL[..., None])
+
+
+def _mean(values_RLS: Tensor, valid_samples_R: NDArray[np.int64] | None) -> Tensor:
+    """Average over the valid part of each record.
+
+    Records with padding are taken apart, so that no record's rounding depends on its neighbours. These are sums, never
+    matrix products: those lose digits under autocast and TF32.
+    """
+    mean_RL = values_RLS.mean(dim=-1)
+    n_samples = values_RLS.shape[-1]
+    padded = np.flatnonzero(valid_samples_R < n_samples) if valid_samples_R is not None else np.empty(0, np.int64)
+    if padded.size:
+        assert valid_samples_R is not None
+        rows_P = torch.from_numpy(padded).to(values_RLS.device)
+        valid_P = torch.from_numpy(valid_samples_R[padded]).to(values_RLS.device)
+        inside_PS = torch.arange(n_samples, device=values_RLS.device) < valid_P[:, None]
+        mean_RL[rows_P] = (values_RLS[rows_P] * inside_PS[:, None]).sum(dim=-1) / valid_P[:, None]
+    return mean_RL
 
 
 def _cut(signal_RLS: Tensor, starts: Tensor, window_samples: int) -> Tensor:

@@ -151,7 +151,7 @@ def _lowpass_taps(up: int, down: int) -> FloatArray:
 
 
 def frame_layout(up: int, down: int) -> tuple[int, int]:
-    """Say how many samples a frame takes before and after, and how many times `up` it makes: 0 if that is too long."""
+    """Return the samples a frame takes before and after, and how many times `up` it makes: 0 if that is too long."""
     margin, repeats = -(-_HALF_FILTER * max(up, down) // up), -(-16 // up)
     return margin, repeats if down * repeats + 2 * margin <= _LONGEST_FRAME else 0
 

@@ -6,6 +6,7 @@ comes out bit for bit the same whether it is prepared alone or among others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +19,7 @@ from skecg.preprocessing.resampling import resample, resampled_samples
 if TYPE_CHECKING:
     from skecg.spec import InputSpec
 
-__all__ = ["FLAT", "butterworth", "fill_gaps", "normalize", "resample", "resampled_samples"]
+__all__ = ["FLAT", "butterworth", "fill_gaps", "mix_leads", "normalize", "resample", "resampled_samples"]
 
 FloatArray = NDArray[np.float32]
 
@@ -120,6 +121,16 @@ def _butterworth_sections(
     cascade = np.concatenate(sections)
     first_order = min(int((cascade[:, 2] == 0).sum()), int((cascade[:, 5] == 0).sum()))
     return cascade, 3 * (2 * len(cascade) + 1 - first_order)
+
+
+def mix_leads(signal: FloatArray, sources: Sequence[Sequence[tuple[int, float]]], out: FloatArray) -> None:
+    """Add to each row of `out` (n_leads, n_samples), of zeros, its source: rows of the signal times their weights."""
+    for lead, source in zip(out, sources, strict=True):
+        for position, (row, weight) in enumerate(source):
+            if position == 0 and weight == 1.0:
+                lead[:] = signal[row]
+            else:
+                lead += np.float32(weight) * signal[row]
 
 
 def normalize(signal: FloatArray, spec: InputSpec, *, lead_mask: NDArray[np.bool_] | None = None) -> FloatArray:

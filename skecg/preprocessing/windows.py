@@ -19,7 +19,7 @@ from skecg.compute.devices import in_order
 from skecg.errors import InputError, ParameterError, user_stacklevel
 from skecg.preprocessing.quality import Policies, Screening, record_label, screen, warn_once_a_kind
 from skecg.preprocessing.resampling import resampled_samples
-from skecg.preprocessing.signals import butterworth, fill_gaps, normalize, resample
+from skecg.preprocessing.signals import butterworth, fill_gaps, mix_leads, normalize, resample
 from skecg.preprocessing.units import warn_about_units
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
@@ -323,13 +323,7 @@ def _signal(
 
 def gather_leads(record: ECGRecord, screening: Screening, out: FloatArray) -> None:
     """Write each lead of the encoder, taken as it is or as a sum of others, into `out` (n_leads, n_samples)."""
-    signal = fill_gaps(record.signal) if "gaps" in screening.notes else record.signal
-    for lead, source in zip(out, screening.sources, strict=True):
-        for position, (row, weight) in enumerate(source):
-            if position == 0 and weight == 1.0:
-                lead[:] = signal[row]
-            else:
-                lead += np.float32(weight) * signal[row]
+    mix_leads(fill_gaps(record.signal) if "gaps" in screening.notes else record.signal, screening.sources, out)
 
 
 def _cut(signal: FloatArray, starts: Sequence[int] | NDArray[np.int64], windows: FloatArray) -> None:

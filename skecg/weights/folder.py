@@ -360,7 +360,7 @@ def _restore(info: WeightsInfo) -> str:
 
 
 def _check_room(path: Path, info: WeightsInfo, n_values: int) -> None:
-    """Refuse to make room for an encoder that the file cannot fill; a small one is built, to name what is missing."""
+    """Raise for an encoder that the file cannot fill; a small one is built, to name what is missing."""
     wanted = fewest_parameters(info.encoder)
     if wanted > max(n_values, _SMALL):
         raise DamagedWeightsError(
