@@ -34,6 +34,7 @@ from skecg.inference.pipeline import (
 )
 from skecg.preprocessing.quality import Policies
 from skecg.preprocessing.windows import check_stride
+from skecg.validation import is_integer
 from skecg.weights import Verification, WeightsInfo, find_weights, verify_weights
 
 __all__ = ["JEPAEmbedder"]
@@ -341,10 +342,10 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
             choices = ", ".join(map(repr, ON_BAD_RECORD))
             raise ParameterError(f"Got on_bad_record={self.on_bad_record!r}, expected one of {choices}.")
         size = self.batch_size
-        if size != "auto" and (isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1):
+        if size != "auto" and not is_integer(size, 1):
             raise ParameterError(f"Got batch_size={size!r}, expected a positive integer or 'auto'.")
         jobs = self.n_jobs
-        if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int | np.integer) or jobs == 0):
+        if jobs is not None and (not is_integer(jobs) or jobs == 0):
             raise ParameterError(f"Got n_jobs={jobs!r}, expected None, a positive integer, or -1 for all cores.")
         open_cache(self.cache)
 

@@ -98,7 +98,7 @@ def hold_out(
 
 def check_fraction(fraction: object) -> None:
     """Raise unless this is a share of patients that can be held out."""
-    if not is_number(fraction) or not 0 <= float(fraction) < 1:  # type: ignore[arg-type]
+    if not is_number(fraction) or not 0 <= float(fraction) < 1:
         raise ParameterError(f"Got validation_fraction={fraction!r}, expected a share from 0 to less than 1.")
 
 

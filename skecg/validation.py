@@ -11,20 +11,20 @@ import math
 import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeGuard
 
 from skecg.errors import ParameterError
 
 __all__ = ["PlainFields", "check_choice", "check_integer", "check_number", "is_integer", "is_number", "suggestion"]
 
 
-def is_integer(value: object, minimum: int | None = None) -> bool:
+def is_integer(value: object, minimum: int | None = None) -> TypeGuard[int]:
     """Return whether a value is a whole number, of at least `minimum` if that is given."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return whole and (minimum is None or int(value) >= minimum)  # type: ignore[call-overload]
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Return whether a value is a finite real number that a float can hold."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return False

@@ -18,6 +18,16 @@ from pretraining.config import (
 from skecg.leads import CANONICAL_LEADS
 from skecg.spec import InputSpec, MultiscaleConfig, TemporalConfig
 
+_OPTIM = OptimConfig(
+    lr=1e-3,
+    warmup_steps=150,
+    weight_decay=0.05,
+    final_weight_decay=0.05,
+    betas=(0.9, 0.99),
+    eps=1e-6,
+    gradient_clip=1.0,
+)
+
 
 def skecg_default() -> PretrainConfig:
     """Our own: any subset of the twelve leads at 100 Hz, 2 million parameters, trained on 19,000 recordings.
@@ -77,15 +87,7 @@ def skecg_default() -> PretrainConfig:
         ),
         predictor=PredictorConfig(96, 2, 4),
         masks=MaskConfig("blocks", 0.2, 0.5, min_block=5),
-        optim=OptimConfig(
-            lr=1e-3,
-            warmup_steps=150,
-            weight_decay=0.05,
-            final_weight_decay=0.05,
-            betas=(0.9, 0.99),
-            eps=1e-6,
-            gradient_clip=1.0,
-        ),
+        optim=_OPTIM,
         objective=ObjectiveConfig(predict_weight=0.0, describe_weight=1.0),
         ema=EmaConfig(0.996, 0.998),
         data=DataConfig(roll=True, gain=(0.9, 1.11), lead_dropout=0.5),
@@ -141,15 +143,7 @@ def skecg_temporal() -> PretrainConfig:
         encoder=TemporalConfig(n_leads=12, patch_samples=25, n_patches=100, dim=192, depth=6, num_heads=4),
         predictor=PredictorConfig(96, 6, 4),
         masks=MaskConfig("blocks", 0.15, 0.25, min_block=5),
-        optim=OptimConfig(
-            lr=1e-3,
-            warmup_steps=150,
-            weight_decay=0.05,
-            final_weight_decay=0.05,
-            betas=(0.9, 0.99),
-            eps=1e-6,
-            gradient_clip=1.0,
-        ),
+        optim=_OPTIM,
         objective=ObjectiveConfig(describe_weight=1.0),
         ema=EmaConfig(0.996, 0.998),
         data=DataConfig(roll=True, gain=(0.8, 1.25), lead_dropout=0.5),

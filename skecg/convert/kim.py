@@ -20,6 +20,7 @@ from skecg.encoders.leadwise import grid_positions
 from skecg.errors import ParameterError, WeightsFormatError
 from skecg.leads import EIGHT_LEADS
 from skecg.spec import InputSpec, LeadwiseConfig
+from skecg.validation import is_integer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,7 +177,7 @@ def _heads(dim: int, num_heads: int | None) -> int:
                 "expected num_heads with it. Pass num_heads=."
             )
         return dim // _HEAD_DIM
-    if isinstance(num_heads, bool) or not isinstance(num_heads, int) or num_heads < 1 or dim % num_heads:
+    if not is_integer(num_heads, 1) or dim % num_heads:
         raise ParameterError(f"Got num_heads={num_heads!r}, expected a divisor of the encoder's width, {dim}.")
     return num_heads
 

@@ -10,7 +10,6 @@ and for PTB-XL over folds 1 to 8.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from skecg.convert.checkpoint import (
 from skecg.errors import LeadError, ParameterError, WeightsFormatError
 from skecg.leads import CANONICAL_LEADS, canonical_leads
 from skecg.spec import InputSpec, TemporalConfig
+from skecg.validation import is_integer, is_number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,7 +134,7 @@ def _in_order(path: Path, kind: str, values: Any, leads: Sequence[str]) -> tuple
         except (LeadError, KeyError) as error:
             raise ParameterError(f"Got {kind!r} in {path} that does not name every lead once ({error}).") from error
     numbers = values if isinstance(values, list) else []
-    usable = all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in numbers)
+    usable = all(map(is_number, numbers))
     if len(numbers) != len(leads) or not usable:
         raise ParameterError(
             f"Got {kind!r} in {path}, expected {len(leads)} numbers, one for each of {', '.join(leads)}."
@@ -224,11 +224,11 @@ def _config_values(checkpoint: Checkpoint) -> dict[str, Any]:
             raise checkpoint.refuse(f"a config without {name!r}", "the configuration of Weimann and Conrad's ECG-JEPA.")
     for name in _INTEGERS:
         least = 0 if name == "num_registers" else 1
-        if not isinstance(values[name], int) or isinstance(values[name], bool) or values[name] < least:
+        if not is_integer(values[name], least):
             raise checkpoint.refuse(f"{name}={values[name]!r} in the config", f"an integer of at least {least}.")
     for name in _NUMBERS:
         value = values[name]
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        if not is_number(value) or value <= 0:
             raise checkpoint.refuse(f"{name}={value!r} in the config", "a positive number.")
     return values
 

@@ -29,6 +29,7 @@ from skecg.datasets.checksums import SUMS_FILE
 from skecg.datasets.session import MOST_REDIRECTS, Session, check_url, retry_after_seconds
 from skecg.errors import DownloadError, ParameterError
 from skecg.io.files import sha256_of
+from skecg.validation import is_integer
 
 __all__ = ["MOST_CONNECTIONS", "Downloader", "Patience", "disk_errors", "safe_name"]
 
@@ -350,7 +351,7 @@ class Downloader:
         patience: Patience | None = None,
         verbose: int = 0,
     ) -> None:
-        if isinstance(n_connections, bool) or n_connections not in range(1, MOST_CONNECTIONS + 1):
+        if not is_integer(n_connections, 1) or n_connections > MOST_CONNECTIONS:
             raise ParameterError(
                 f"Got n_connections={n_connections!r}, expected 1 to {MOST_CONNECTIONS}: the servers of public data "
                 "are everybody's."

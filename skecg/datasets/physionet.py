@@ -20,6 +20,7 @@ from skecg.datasets.checksums import SUMS_FILE, Verified, read_sums
 from skecg.datasets.download import Downloader, Patience, disk_errors
 from skecg.errors import DatasetNotFoundError, DownloadError, ParameterError
 from skecg.io.files import sha256_of
+from skecg.validation import is_integer
 
 __all__ = ["Copy", "Fetching", "Source", "default_data_home", "find_copy"]
 
@@ -61,7 +62,7 @@ class Fetching:
     verbose: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.n_retries, bool) or not isinstance(self.n_retries, int) or self.n_retries < 0:
+        if not is_integer(self.n_retries, 0):
             raise ParameterError(f"Got n_retries={self.n_retries!r}, expected a whole number from 0.")
         if not isinstance(self.delay, int | float) or not 0 <= self.delay < float("inf"):
             raise ParameterError(f"Got delay={self.delay!r}, expected seconds from 0.")

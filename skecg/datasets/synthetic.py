@@ -8,7 +8,7 @@ make_waves: synthetic electrocardiograms with the waves that their drawing knows
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ from skecg.datasets.rhythm import RHYTHMS, Beats, draw_beats, draw_heart_rate, f
 from skecg.errors import LeadError, ParameterError
 from skecg.leads import CANONICAL_LEADS, EIGHT_LEADS, canonical_leads, derivation_matrix
 from skecg.records import ECGRecord, as_sampling_rate
+from skecg.validation import is_integer
 
 __all__ = [
     "SyntheticECG",
@@ -96,7 +97,7 @@ def read_noise(value: Any, mains_hz: Any, sampling_rate: float) -> dict[str, tup
 
 def read_count(name: str, value: Any) -> int:
     """Read a positive integer."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
+    if not is_integer(value, 1):
         raise ParameterError(f"Got {name}={value!r}, expected an integer of at least 1.")
     return int(value)
 
@@ -127,7 +128,7 @@ def read_seed(random_state: Any) -> int:
         return int(random_state.integers(2**63))
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31 - 1))
-    if not isinstance(random_state, Integral) or isinstance(random_state, bool) or int(random_state) < 0:
+    if not is_integer(random_state, 0):
         raise ParameterError(
             f"Got random_state={random_state!r}, expected None, an integer from 0 on, or a numpy generator."
         )

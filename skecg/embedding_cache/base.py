@@ -5,7 +5,6 @@ Caches and ``fork``: a child must find no lock that nobody will open and no data
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import weakref
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from skecg.errors import ParameterError
+from skecg.validation import is_integer, is_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,7 +73,7 @@ def as_max_bytes(value: Any) -> int | None:
     """Check a bound in bytes; None means no bound."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+    if not is_integer(value, 0):
         raise ParameterError(f"Got max_bytes={value!r}, expected None or a whole number of bytes, zero or more.")
     return int(value)
 
@@ -82,7 +82,7 @@ def as_age_days(value: Any) -> float | None:
     """Check an age in days; None means any age."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < math.inf:
+    if not is_number(value) or value < 0:
         raise ParameterError(f"Got older_than_days={value!r}, expected None or a number of days, zero or more.")
     return float(value)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.errors import ParameterError
+from skecg.validation import is_integer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,7 @@ def as_layers(layer: object) -> tuple[int, ...]:
         return tuple(range(-int(match[1]), 0))
     layers: Any = (layer,) if isinstance(layer, int | np.integer) else layer
     several = isinstance(layers, Sequence) and not isinstance(layers, str) and len(layers) > 0
-    if not several or not all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in layers):
+    if not several or not all(map(is_integer, layers)):
         raise ParameterError(f"Got layer={layer!r}, expected an integer, a list of integers, or 'last4' and the like.")
     return tuple(int(n) for n in layers)
 

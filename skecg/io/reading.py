@@ -23,6 +23,7 @@ from skecg.errors import (
 )
 from skecg.io.wfdb import read_wfdb, read_wfdb_header
 from skecg.io.wfdb_header import SIGNAL_SUFFIXES, find_header, similar_names
+from skecg.validation import is_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,7 +176,7 @@ def iter_records(
         raise ParameterError(f"Got paths={paths!r}, expected a list of paths. For one file use read_record.")
     if errors not in ("raise", "return"):
         raise ParameterError(f"Got errors={errors!r}, expected 'raise' or 'return'.")
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+    if not is_integer(chunk, 1):
         raise ParameterError(f"Got chunk={chunk!r}, expected a positive number of records.")
     read = read_record if errors == "raise" else _read_or_error
     n_threads = _n_threads(n_jobs)
@@ -205,7 +206,7 @@ def _n_threads(n_jobs: int | None) -> int:
     """Resolve a number of jobs as joblib does."""
     from joblib import effective_n_jobs
 
-    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, int) or n_jobs == 0):
+    if n_jobs is not None and (not is_integer(n_jobs) or n_jobs == 0):
         raise ParameterError(
             f"Got n_jobs={n_jobs!r}, expected None, a positive number of threads, or -1 for all cores."
         )

@@ -5,7 +5,6 @@ What a classifier is to learn: classes or an indicator of labels, and what each 
 
 from __future__ import annotations
 
-import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skecg.errors import InputError, ParameterError, user_stacklevel
 from skecg.linear_model.newton import Design, Sigmoid, Softmax, Solution, minimize, whiten
+from skecg.validation import is_integer, is_number
 
 __all__ = ["LogisticProbe", "Targets", "read_targets", "read_weights"]
 
@@ -382,11 +382,10 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
             raise ParameterError(f"Got C={self.C!r}, expected a number, or one for each label.") from error
         if strengths.ndim > 1 or strengths.size == 0 or not (np.isfinite(strengths) & (strengths > 0)).all():
             raise ParameterError(f"Got C={self.C!r}, expected a positive number, or one for each label.")
-        if isinstance(self.tol, bool) or not isinstance(self.tol, numbers.Real) or not 0 < self.tol < 1:
+        if not is_number(self.tol) or not 0 < self.tol < 1:
             raise ParameterError(f"Got tol={self.tol!r}, expected a number between 0 and 1.")
-        steps = self.max_iter
-        if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 1:
-            raise ParameterError(f"Got max_iter={steps!r}, expected a positive integer.")
+        if not is_integer(self.max_iter, 1):
+            raise ParameterError(f"Got max_iter={self.max_iter!r}, expected a positive integer.")
 
     def _keep(self, targets: Targets, learned: NDArray[np.bool_], design: Design, solution: Solution) -> None:
         """Become fitted: what was learned, and constants for the rest."""

@@ -23,6 +23,7 @@ from skecg.preprocessing.signals import butterworth, fill_gaps, mix_leads, norma
 from skecg.preprocessing.units import warn_about_units
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
+from skecg.validation import is_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -98,8 +99,7 @@ def check_stride(stride: float | None, spec: InputSpec) -> int:
     """Check a stride in seconds (None for the window's length) and give it in samples of the encoder."""
     if stride is None:
         return spec.window_samples
-    number = isinstance(stride, int | float | np.number) and not isinstance(stride, bool)
-    if not number or not 0 < stride <= spec.window_seconds * (1 + 1e-9):
+    if not is_number(stride) or not 0 < stride <= spec.window_seconds * (1 + 1e-9):
         raise ParameterError(
             f"Got stride={stride!r}, expected seconds above 0 and no more than the window's {spec.window_seconds:g} s, "
             "so that the windows cover the record."

@@ -23,6 +23,7 @@ from skecg.encoders import Encoder, build_encoder, read_encoder_config
 from skecg.encoders.pooling import check_pooling
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
 from skecg.spec import EncoderConfig, InputSpec
+from skecg.validation import is_integer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -281,7 +282,7 @@ def read_info(folder: str | Path, revision: str | None = None) -> WeightsInfo:
 
 def _check_format(path: Path, values: Any) -> None:
     version = values.get("skecg_format") if isinstance(values, Mapping) else None
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+    if not is_integer(version, 1):
         raise WeightsFormatError(
             f"{path} is no skecg configuration: it has no 'skecg_format'. `skecg convert` turns the published ECG-JEPA "
             "checkpoints into weights folders."
