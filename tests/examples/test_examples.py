@@ -107,7 +107,8 @@ def validation(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_split_that_shares_patients_warns_and_scores_too_well(validation: str) -> None:
     assert number_after("\nKFold: accuracy", validation) > 0.75
-    assert number_after("StratifiedGroupKFold: accuracy", validation) < 0.68
+    # Forty coins: an honest score lies within two standard deviations of one half.
+    assert abs(number_after("StratifiedGroupKFold: accuracy", validation) - 0.5) < 2 * 0.5 / 40**0.5
     assert "LeakageWarning: Got a KFold" in validation
     assert "StratifiedGroupKFold: 0 patients on both sides, no warning" in validation
 
@@ -135,7 +136,9 @@ def test_waves_are_found_in_hearts_that_were_not_learned_from(tmp_path: Path) ->
 
 def test_fine_tuning_learns_what_the_frozen_encoder_hardly_shows(tmp_path: Path) -> None:
     output = output_of("fine_tune", tmp_path)
-    assert number_after("fine-tuned: AUROC", output) > number_after("frozen: AUROC", output) > 0.6
+    frozen, tuned = (number_after(f"{stage}: AUROC", output) for stage in ("frozen", "fine-tuned"))
+    assert frozen > 0.6
+    assert tuned > max(frozen + 0.1, 0.8)
     assert re.search(r"patients held out: \d, on both sides: 0\n", output)
     assert output.count("<- kept") == 1
     assert "same answers: True" in output
