@@ -34,7 +34,7 @@ from skecg.inference.pipeline import (
 )
 from skecg.preprocessing.quality import Policies
 from skecg.preprocessing.windows import check_stride
-from skecg.validation import is_integer
+from skecg.validation import check_choice, is_integer
 from skecg.weights import Verification, WeightsInfo, find_weights, verify_weights
 
 __all__ = ["JEPAEmbedder"]
@@ -205,6 +205,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         self._settings = info.digest, info.pooling
         self.embedding_dim_ = self._n_features_out = config.n_features
         self.bad_records_: dict[int, str] = {}
+        # Changed in place: scikit-learn wants an estimator's attributes to stay what they were through ``transform``.
         self._leads_used: list[tuple[str, ...]] = []
         return self
 
@@ -338,9 +339,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     def _check_choices(self) -> None:
         """Raise for what the constructor stored unseen; what the weights have a say in is checked with them."""
         Policies(self.missing_leads, self.short_records)
-        if self.on_bad_record not in ON_BAD_RECORD:
-            choices = ", ".join(map(repr, ON_BAD_RECORD))
-            raise ParameterError(f"Got on_bad_record={self.on_bad_record!r}, expected one of {choices}.")
+        check_choice("on_bad_record", self.on_bad_record, ON_BAD_RECORD)
         size = self.batch_size
         if size != "auto" and not is_integer(size, 1):
             raise ParameterError(f"Got batch_size={size!r}, expected a positive integer or 'auto'.")
@@ -396,13 +395,13 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         chunks = embed_chunks(source, config, open_cache(self.cache), n_jobs=self.n_jobs)
         n_chunks = -(-len(source) // CHUNK_RECORDS)
         progress = Progress(len(source), n_chunks, verbose=self.verbose, estimator=report_to)
-        self.bad_records_ = fill_features(
+        self.bad_records_, self._leads_used[:] = fill_features(
             chunks,
             features,
             progress,
             config.info.spec,
-            self._leads_used,
             on_bad_record=self.on_bad_record,
             stacklevel=user_stacklevel(),
         )
+        source.warn_of_unmet_leads(stacklevel=user_stacklevel())
         return features

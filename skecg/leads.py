@@ -32,6 +32,7 @@ __all__ = [
     "canonical_lead",
     "canonical_leads",
     "known_leads",
+    "bare_name",
     "lead_names",
     "derivation_matrix",
     "limb_lead_order",
@@ -170,7 +171,7 @@ def lead_names(mapping: Mapping[str, str]) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        Names in capitals, to standard names.
+        Names as :func:`bare_name` has them, to standard names.
 
     Raises
     ------
@@ -185,7 +186,12 @@ def lead_names(mapping: Mapping[str, str]) -> dict[str, str]:
             raise LeadError(
                 f"Got leads={dict(mapping)!r}, expected each to stand for one of {', '.join(CANONICAL_LEADS)}."
             )
-    return dict(zip([canonical_lead(name).upper() for name in mapping], standard, strict=True))
+    return dict(zip(map(bare_name, mapping), standard, strict=True))
+
+
+def bare_name(lead: str) -> str:
+    """Return a lead's name without what spellings differ in: case, blanks, dots and underscores."""
+    return canonical_lead(lead).upper().translate(str.maketrans("", "", " ._"))
 
 
 def derivation_matrix(available: Sequence[str], wanted: Sequence[str]) -> tuple[NDArray[np.float32], list[str]]:

@@ -88,21 +88,17 @@ def check_number(
         below = value <= high if closed in ("right", "both") else value < high
         fits = above and below
     if not fits:
-        raise error(
-            f"Got {name}={value!r}, expected a number {_interval(low, high, closed)}.".replace(
-                "number .", "finite number."
-            )
-        )
+        raise error(f"Got {name}={value!r}, expected a {_numbers(low, high, closed)}.")
     return float(value)
 
 
-def _interval(low: float, high: float, closed: str) -> str:
-    """Return an interval in words; nothing for all numbers."""
+def _numbers(low: float, high: float, closed: str) -> str:
+    """Return what numbers of an interval are called."""
     least = "of at least" if closed in ("left", "both") else "above"
     most = "of at most" if closed in ("right", "both") else "below"
     ends = [f"{least} {low:g}"] if low > -math.inf else []
     ends += [f"{most} {high:g}"] if high < math.inf else []
-    return " and ".join(ends)
+    return f"number {' and '.join(ends)}" if ends else "finite number"
 
 
 def check_choice(name: str, value: Any, allowed: Iterable[str], *, error: type[Exception] = ParameterError) -> str:

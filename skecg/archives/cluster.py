@@ -104,7 +104,9 @@ def embed_chunk(assignment: Assignment, job: ChunkJob) -> ChunkResult:
         for row, error in sorted(chunk.failures.items())
     ]
     notes = {job.first + row: note for chunk in chunks for row, note in chunk.notes.items()}
-    return ChunkResult(job.number, job.first, np.concatenate([chunk.features for chunk in chunks]), failures, notes)
+    amplitudes = [amplitude for chunk in chunks for amplitude in chunk.amplitudes.values() if amplitude is not None]
+    features = np.concatenate([chunk.features for chunk in chunks])
+    return ChunkResult(job.number, job.first, features, failures, notes, amplitudes)
 
 
 def _versions() -> tuple[str, str | None]:

@@ -15,7 +15,7 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +24,8 @@ from skecg.errors import MissingDependencyError, ParameterError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from skecg.preprocessing.units import Amplitude
 
 __all__ = [
     "ChunkResult",
@@ -64,6 +66,8 @@ class ChunkResult:
         Sorted by row.
     notes : dict of int to tuple of str
         What is odd about the others, by row, as :class:`skecg.inference.pipeline.Chunk` has it.
+    amplitudes : list of Amplitude
+        What the records tell of the unit of their archive.
     """
 
     number: int
@@ -71,6 +75,7 @@ class ChunkResult:
     features: NDArray[np.float32]
     failures: list[Failure]
     notes: dict[int, tuple[str, ...]]
+    amplitudes: list[Amplitude] = field(default_factory=list)
 
 
 _BLOCK_ROWS = 2048

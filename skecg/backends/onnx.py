@@ -35,6 +35,7 @@ from skecg.encoders.base import resolve_layers
 from skecg.encoders.encode import Encoding
 from skecg.encoders.pooling import as_layers, check_pooling, pool_tokens
 from skecg.errors import MissingDependencyError, ParameterError, WeightsError
+from skecg.io.files import replacing
 from skecg.weights import WeightsInfo, find_weights, loaded_encoder
 
 if TYPE_CHECKING:
@@ -275,9 +276,8 @@ def export_onnx(
             f"most {TOLERANCE:.0e}; nothing was written. Update onnxruntime, or report this."
         )
     path = Path(path)
-    draft = path.with_name(path.name + ".draft")
-    draft.write_bytes(content)
-    draft.replace(path)
+    with replacing(path) as file:
+        file.write(content)
     n_features = graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     return Exported(path, len(content), n_features, error)
 

@@ -170,12 +170,20 @@ def _listed(file: Path) -> list[str]:
         raise ParameterError(f"Got --paths-from {str(file)!r}, which is no file; expected one with a record a line.")
     # Names of files that are no valid Unicode are kept as the bytes they are.
     lines = os.fsdecode(file.read_bytes().removeprefix(codecs.BOM_UTF8)).split("\n")
-    paths = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    paths = [path for path in map(_listed_path, lines) if path]
     if file.name == "RECORDS":  # PhysioNet's lists are relative to themselves
         paths = [os.path.join(file.parent, path) for path in paths]  # noqa: PTH118 (paths stay text)
     if not paths:
         raise RecordNotFoundError(f"Got --paths-from {str(file)!r}, which names no recording; expected one a line.")
     return paths
+
+
+def _listed_path(line: str) -> str:
+    """Return the path that a line names, nothing for a comment; a file that is called like one is a file."""
+    path, bare = line.rstrip("\r"), line.strip()
+    if (path != bare or bare.startswith("#")) and os.path.lexists(path):
+        return path
+    return "" if bare.startswith("#") else bare
 
 
 def _is_own(path: str, files: Sequence[str], folders: tuple[str, ...]) -> bool:
@@ -220,7 +228,7 @@ def _embed(embedder: JEPAEmbedder, paths: Sequence[str], unfinished: UnfinishedR
 
     from skecg.archives.files import Failure
     from skecg.preprocessing.quality import warn_once_a_kind
-    from skecg.preprocessing.units import Amplitude, warn_about_units
+    from skecg.preprocessing.units import MOST_JUDGED, Amplitude, warn_about_units
 
     amplitudes: list[Amplitude] = []
     first = unfinished.n_done
@@ -236,7 +244,8 @@ def _embed(embedder: JEPAEmbedder, paths: Sequence[str], unfinished: UnfinishedR
             unfinished.add(chunk.features, failures)
             # As they come and not at the end: millions of records would be remembered for a handful of warnings.
             warn_once_a_kind(list(chunk.notes.values()), [repr(paths[row]) for row in chunk.notes], stacklevel=1)
-            amplitudes += [amplitude for amplitude in chunk.amplitudes.values() if amplitude is not None]
+            judged = [amplitude for amplitude in chunk.amplitudes.values() if amplitude is not None]
+            amplitudes += judged[: MOST_JUDGED - len(amplitudes)]
             bar.update(len(chunk.rows))
     warn_about_units(amplitudes, embedder.embedding_config().info.spec, stacklevel=1)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from skecg.archives.files import ChunkResult
     from skecg.archives.run_folders import ArchiveFolder
     from skecg.embedder import JEPAEmbedder
+    from skecg.preprocessing.units import Amplitude
 
 __all__ = ["Archive", "add_archive_options", "check_archive", "embed_archive", "is_archive"]
 
@@ -131,7 +132,7 @@ def embed_archive(arguments: argparse.Namespace, archive: Archive) -> int:
     jobs = (_job(archive.paths, plan, chunk) for chunk in todo)
     results = _results(arguments, Assignment.of(archive.embedder), jobs)
     try:
-        lost = _collect(results, folder, archive.paths, plan, share, todo, quiet=arguments.quiet)
+        lost = _collect(results, folder, archive, plan, share, todo, quiet=arguments.quiet)
     except KeyboardInterrupt:
         say(f"interrupted. Give the same command again to continue; what is done is in {str(folder.folder)!r}.")
         return 130
@@ -181,20 +182,22 @@ def _results(
 def _collect(
     results: Iterator[ChunkResult | LostChunk],
     folder: ArchiveFolder,
-    paths: Sequence[str],
+    archive: Archive,
     plan: ChunkPlan,
     share: Share,
     todo: Sequence[int],
     *,
     quiet: bool,
 ) -> list[LostChunk]:
-    """Write a part file for every chunk that comes; give those that were lost."""
+    """Write a part file for every chunk that comes; return those that were lost."""
     from tqdm import tqdm
 
     from skecg.archives.files import ChunkResult
     from skecg.preprocessing.quality import warn_once_a_kind
+    from skecg.preprocessing.units import MOST_JUDGED, warn_about_units
 
-    lost = []
+    lost: list[LostChunk] = []
+    amplitudes: list[Amplitude] = []
     total, missing = (sum(len(plan.rows(chunk)) for chunk in chunks) for chunks in (plan.of(share), todo))
     # A log file wants a line now and then, a terminal one that moves.
     seconds = 0.1 if sys.stderr.isatty() else 10.0
@@ -204,7 +207,10 @@ def _collect(
         for result in results:
             if isinstance(result, ChunkResult):
                 folder.add(result)
-                warn_once_a_kind(list(result.notes.values()), [repr(paths[row]) for row in result.notes], stacklevel=1)
+                amplitudes += result.amplitudes[: MOST_JUDGED - len(amplitudes)]
+                warn_once_a_kind(
+                    list(result.notes.values()), [repr(archive.paths[row]) for row in result.notes], stacklevel=1
+                )
                 bar.update(len(result.features))
                 continue
             # What skecg refuses on purpose it refuses for every chunk.
@@ -214,6 +220,7 @@ def _collect(
             say(f"chunk {result.number} is lost: {type(result.reason).__name__}: {result.reason}")
             if len(lost) >= _MOST_LOST:
                 break
+    warn_about_units(amplitudes, archive.embedder.embedding_config().info.spec, stacklevel=1)
     return lost
 
 

@@ -5,7 +5,6 @@ What a conversion did, and the step that every conversion ends with: writing the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import shutil
@@ -22,6 +21,7 @@ from torch import Tensor
 import skecg
 from skecg.encoders import build_encoder
 from skecg.errors import ForeignCheckpointError, ParameterError, WeightsError, WeightsNotFoundError
+from skecg.io.files import sha256_of
 from skecg.weights import save_encoder
 from skecg.weights.folder import load_tensors
 
@@ -103,8 +103,7 @@ def open_checkpoint(file: str | Path, sha256: str | None = None) -> Checkpoint:
     path = Path(file)
     if not path.is_file():
         raise WeightsNotFoundError(f"Got {str(path)!r}, expected a checkpoint file; there is none. Check the path.")
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = sha256_of(path)
     if sha256 is not None and digest != sha256.strip().lower():
         raise ForeignCheckpointError(
             f"{path}: got a file of sha256 {digest}, expected {sha256}. It was altered or is another; fetch it again."

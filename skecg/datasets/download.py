@@ -102,7 +102,8 @@ class _Pace:
         with self._lock:
             responses = list(self._responses)
         for response in responses:
-            with contextlib.suppress(OSError, ValueError, RuntimeError):  # ended meanwhile
+            # It may have ended meanwhile, and urllib3 before 2.3 cannot.
+            with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):
                 response.raw.shutdown()
 
     @contextlib.contextmanager
@@ -265,8 +266,10 @@ class _Transfer:
         with disk_errors(self.folder):
             file = self.part.open(mode)
         with file:
-            # read1 hands over what has come, so that what an interrupted transfer has received is on the disk.
-            while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
+            # read1 hands over what has come, so that what an interrupted transfer has received is on the disk. urllib3
+            # has it since 2.1; before, parts are a little shorter than what came.
+            read = getattr(response.raw, "read1", response.raw.read)
+            while chunk := read(_CHUNK_BYTES, decode_content=False):
                 self._pace.check_stopped()
                 with disk_errors(self.folder):
                     file.write(chunk)

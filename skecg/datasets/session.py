@@ -99,6 +99,6 @@ def retry_after_seconds(value: str | None) -> float:
     if value is None:
         return 0.0
     try:
-        return Retry(retry_after_max=10**9).parse_retry_after(value)
+        return Retry().parse_retry_after(value)
     except (InvalidHeader, ValueError, OverflowError):
         return 0.0

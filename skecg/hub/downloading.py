@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from skecg.errors import ParameterError
 from skecg.hub.publishing import TRAINING_CONFIG
+from skecg.io.files import sha256_of
 from skecg.weights.fetching import fetch_optional
 from skecg.weights.folder import CONFIG_NAME, GOLDEN_NAME, MODEL_NAME, read_state
 from skecg.weights.registry import find_weights, repository_of
@@ -89,7 +89,7 @@ def download(model: str, folder: str | Path, *, revision: str | None = None) -> 
     read_state(info)
     sources = _sources(model, info)
     _copy(sources, folder)
-    files = tuple((name, path.stat().st_size, _sha256(folder / name)) for name, path in sources.items())
+    files = tuple((name, path.stat().st_size, sha256_of(folder / name)) for name, path in sources.items())
     at = f"{model} at commit {info.revision}" if info.revision else model
     licence, data = (str(info.provenance.get(key, "not recorded")) for key in ("licence", "data"))
     return Download(folder, at, files, licence, data)
@@ -119,8 +119,3 @@ def _copy(sources: dict[str, Path], folder: Path) -> None:
             (draft / name).replace(folder / name)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

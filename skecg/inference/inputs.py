@@ -7,6 +7,7 @@ What a user passes to an estimator as X, checked as scikit-learn checks and made
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,16 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import _check_n_features, validate_data
 
 from skecg.compute.devices import in_order
-from skecg.errors import BadSignalError, LeadError, ParameterError, SamplingRateError, ShapeError, SkecgError
-from skecg.leads import CANONICAL_LEADS, known_leads, lead_names
+from skecg.errors import (
+    BadSignalError,
+    LeadError,
+    LeadWarning,
+    ParameterError,
+    SamplingRateError,
+    ShapeError,
+    SkecgError,
+)
+from skecg.leads import CANONICAL_LEADS, bare_name, known_leads, lead_names
 from skecg.preprocessing.quality import SHORTEST_SECONDS
 from skecg.preprocessing.units import STANDARDIZED, with_typical_amplitudes
 from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, check_not_transposed, masked_to_nan
@@ -131,6 +140,7 @@ class RecordSource:
         self.items = items
         self.refuse_gaps = refuse_gaps
         self._renamed: dict[str, str] = lead_names(leads) if isinstance(leads, Mapping) else {}
+        self._unmet = set(self._renamed)
         self.leads = None if leads is None or isinstance(leads, Mapping) else known_leads(leads)
         self.units = units
         self._rates = _as_rates(sampling_rate, len(items))
@@ -150,6 +160,16 @@ class RecordSource:
         n_threads = effective_n_jobs(n_jobs) if any(isinstance(self.items[i], str | Path) for i in rows) else 1
         return list(in_order(partial(self._try, keep_steps=keep_steps), rows, n_threads))
 
+    def warn_of_unmet_leads(self, stacklevel: int) -> None:
+        """Warn of names in a mapping of leads that no record had, once records were read."""
+        if self._unmet:
+            warnings.warn(
+                f"Got leads= for {', '.join(sorted(self._unmet))}, which none of {len(self)} record(s) has. "
+                "Check the names; read_record shows those of a file.",
+                LeadWarning,
+                stacklevel=stacklevel + 1,
+            )
+
     def _try(self, row: int, keep_steps: bool) -> ECGRecord | SkecgError:
         try:
             return self._make(row, keep_steps)
@@ -162,7 +182,9 @@ class RecordSource:
     def _make(self, row: int, keep_steps: bool) -> ECGRecord:
         record = self._read_item(row, keep_steps and not self._standardized and not self._renamed)
         if self._renamed:
-            leads = tuple([self._renamed.get(lead.upper(), lead) for lead in record.leads])
+            names = {lead: bare_name(lead) for lead in record.leads}
+            self._unmet.difference_update(names.values())
+            leads = tuple([self._renamed.get(name, lead) for lead, name in names.items()])
             record = ECGRecord(record.signal, record.sampling_rate, leads, record.name)
         return with_typical_amplitudes(record) if self._standardized else record
 

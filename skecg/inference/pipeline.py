@@ -175,6 +175,7 @@ def prepare_chunks(
                 bar.update(len(rows))
     warn_once_a_kind(notes, [f"record {row}" for row in range(len(notes))], stacklevel=user_stacklevel())
     warn_about_units(amplitudes, spec, stacklevel=user_stacklevel())
+    source.warn_of_unmet_leads(stacklevel=user_stacklevel())
 
 
 def _joined(rows: Sequence[int], parts: Sequence[Chunk]) -> Chunk:
@@ -292,6 +293,7 @@ def embed_tokens(source: RecordSource, config: EmbeddingConfig) -> list[RecordTo
             del batch, windows, tokens  # they would stay in memory while others are read
     warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes], stacklevel=user_stacklevel())
     warn_about_units(amplitudes, config.info.spec, stacklevel=user_stacklevel())
+    source.warn_of_unmet_leads(stacklevel=user_stacklevel())
     return found
 
 
@@ -335,26 +337,27 @@ def fill_features(
     features: NDArray[np.float32],
     progress: Progress,
     spec: InputSpec,
-    leads_used: list[tuple[str, ...]],
     *,
     on_bad_record: str,
     stacklevel: int,
-) -> dict[int, str]:
-    """Write the features of chunks into a table (n_records, n_features) and return the reasons of its rows of NaN.
+) -> tuple[dict[int, str], list[tuple[str, ...]]]:
+    """Write the features of chunks into a table; return the reasons of its rows of NaN, and the leads of each record.
+
+    The table is of shape (n_records, n_features).
 
     Warnings come at the end, one a kind; errors at once, unless `on_bad_record` makes rows of NaN of them.
     """
     bad_records: dict[int, str] = {}
     notes: dict[int, tuple[str, ...]] = {}
     amplitudes: list[Amplitude | None] = []
-    leads_used.clear()
+    leads: list[tuple[str, ...]] = []
     with progress.whole():
         for chunk in chunks:
             with progress.chunk(len(chunk.rows)):
                 bad_records |= _reasons(chunk, on_bad_record)
                 notes |= chunk.notes
                 amplitudes += chunk.amplitudes.values()
-                leads_used += [chunk.leads.get(row, ()) for row in chunk.rows]
+                leads += [chunk.leads.get(row, ()) for row in chunk.rows]
                 features[chunk.rows[0] : chunk.rows[-1] + 1] = chunk.features
     warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes], stacklevel=stacklevel + 1)
     warn_about_units(amplitudes, spec, stacklevel=stacklevel + 1)
@@ -366,7 +369,7 @@ def fill_features(
             SignalWarning,
             stacklevel=stacklevel + 1,
         )
-    return bad_records
+    return bad_records, leads
 
 
 def _reasons(chunk: Chunk, on_bad_record: str) -> dict[int, str]:

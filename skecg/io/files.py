@@ -12,8 +12,6 @@ from typing import IO
 
 __all__ = ["replacing", "sha256_of"]
 
-_DIGESTED_BYTES = 1 << 20
-
 
 @contextlib.contextmanager
 def replacing(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
@@ -49,8 +47,5 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
 
 def sha256_of(path: Path) -> str:
     """Compute the SHA-256 of a file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_DIGESTED_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

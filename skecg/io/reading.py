@@ -391,7 +391,8 @@ def _records_among(files: Iterable[Path], suffixes: frozenset[str], where: str) 
 def _without_twins(files: Iterable[Path]) -> Iterator[Path]:
     """Yield files once, whatever links lead to them, without what file managers of macOS leave beside them."""
     seen: set[str] = set()
-    for path in sorted(files, key=lambda path: (len(path.parts), path)):
+    # Of two ways to a file the one without a link stays: a header finds its signals beside itself.
+    for path in sorted(files, key=lambda path: (path.is_symlink(), len(path.parts), path)):
         if path.name.startswith("._") or "__MACOSX" in path.parts:
             continue
         target = os.path.realpath(path)

@@ -6,9 +6,11 @@ guessed.
 
 from __future__ import annotations
 
+import lzma
 import math
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
@@ -24,7 +26,8 @@ from skecg.errors import (
     UnsupportedFormatError,
 )
 from skecg.io.text_tables import TextTable, parse_text_table
-from skecg.leads import CANONICAL_LEADS, canonical_lead, canonical_leads
+from skecg.io.wfdb_signals import ecg_rows
+from skecg.leads import canonical_leads
 from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, millivolts_per_unit
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ _NUMPY_ERRORS: tuple[type[Exception], ...] = (
     EOFError,
     KeyError,
     zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
     SyntaxError,
     MemoryError,
     OverflowError,
@@ -51,6 +56,8 @@ _NUMPY_ERRORS: tuple[type[Exception], ...] = (
     TypeError,
     NotImplementedError,
 )
+
+_NPY_MAGIC = b"\x93NUMPY"
 
 # What a column of times or sample numbers is called, before its unit.
 _INDEX_NAMES = frozenset(
@@ -127,14 +134,14 @@ def read_table(
 def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, units: str) -> ECGRecord:
     """Read a text table."""
     rate = _known_rate(sampling_rate, path)
-    table = _named_columns(parse_text_table(path), rate, path)
+    table, of_columns = _voltages(_named_columns(parse_text_table(path), rate, path), units, rate, path)
     n_rows, n_columns = table.values.shape
     if leads is not None and n_rows == len(leads) and n_columns > n_rows + 1:
         raise ShapeError(
             f"Got {n_rows} rows of {n_columns} columns in {path} for {len(leads)} leads, which looks transposed. "
             "Expected one row a sample and one column a lead. Transpose the file."
         )
-    named = _leads_of_header(table.header, units, path)
+    named = _leads_of_header(table.header, path)
     _check_same_leads(leads, named, path)
     leads = leads or named
     if leads is None:
@@ -144,7 +151,7 @@ def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, un
             "'V5', 'V6']."
         )
     values = _lead_columns(table.values, leads, rate, path)
-    return ECGRecord(_millivolts(values.T, units, path), rate, leads, path.stem)
+    return ECGRecord(_millivolts(values.T, of_columns, path), rate, leads, path.stem)
 
 
 def _named_columns(table: TextTable, rate: float, path: Path) -> TextTable:
@@ -158,6 +165,32 @@ def _named_columns(table: TextTable, rate: float, path: Path) -> TextTable:
         _check_times(values[:, 0], rate, path)
         values, header = values[:, 1:], header[1:]
     return TextTable(values, header)
+
+
+def _voltages(table: TextTable, units: str, rate: float, path: Path) -> tuple[TextTable, str | list[str]]:
+    """Keep the columns that are voltages of the heart where a first row states units; return them and their units."""
+    header = table.header
+    if header is None or len(header) != table.values.shape[1]:
+        return table, units
+    stated = [_UNIT_IN_NAME.search(name) for name in header]
+    if not any(stated):
+        return table, units
+    names = tuple([_UNIT_IN_NAME.sub("", name) if unit else name for name, unit in zip(header, stated, strict=True)])
+    of_columns = tuple([unit[1] if unit and unit[1] else units for unit in stated])
+    try:
+        rows = list(ecg_rows(names, of_columns))
+    except UnitsError as error:
+        raise UnitsError(f"{path}: {error} Leave units out of the first row to pass them as units=.") from error
+    if 0 not in rows and _is_ramp(table.values[:, 0]):
+        _check_times(table.values[:, 0], rate, path)
+    kept = [of_columns[row] for row in rows]
+    if len({millivolts_per_unit(unit) for unit in kept}) == 1 and millivolts_per_unit(kept[0]) != millivolts_per_unit(
+        units
+    ):
+        raise UnitsError(
+            f"Got columns in {kept[0]} in {path} and units={units!r}. Pass units={kept[0]!r}, or correct the header."
+        )
+    return TextTable(table.values[:, rows], tuple([names[row] for row in rows])), kept
 
 
 def _is_ramp(column: NDArray[np.float64]) -> bool:
@@ -206,27 +239,13 @@ def _is_empty(column: NDArray[np.float64]) -> bool:
     return bool(np.all(np.isnan(column)))
 
 
-def _leads_of_header(header: tuple[str, ...] | None, units: str, path: Path) -> tuple[str, ...] | None:
+def _leads_of_header(header: tuple[str, ...] | None, path: Path) -> tuple[str, ...] | None:
     """Return the leads that a first row names, without the name of a time column and without units."""
     if header is None:
         return None
-    stated = [_UNIT_IN_NAME.search(name) for name in header]
-    names = [_UNIT_IN_NAME.sub("", name) if unit else name for name, unit in zip(header, stated, strict=True)]
+    names = [_UNIT_IN_NAME.sub("", name) for name in header]
     if len(names) > 1 and names[0].lower() in _INDEX_NAMES:
-        names, stated = names[1:], stated[1:]
-    for name, found in zip(names, stated, strict=True):
-        stated_unit = found[1] if found else ""
-        if stated_unit and millivolts_per_unit(stated_unit) is None and canonical_lead(name) in CANONICAL_LEADS:
-            raise UnitsError(
-                f"Got lead {name} in {stated_unit!r} in {path}, expected V, mV, uV or nV. Correct the first row, or "
-                "leave the unit out and pass units=."
-            )
-    voltages = {unit[1] for unit in stated if unit and millivolts_per_unit(unit[1]) is not None}
-    for unit in sorted(voltages):
-        if millivolts_per_unit(unit) != millivolts_per_unit(units):
-            raise UnitsError(
-                f"Got columns in {unit} in {path} and units={units!r}. Pass units={unit!r}, or correct the header."
-            )
+        names = names[1:]
     try:
         return canonical_leads(names)
     except LeadError as error:
@@ -277,7 +296,7 @@ def _load_arrays(path: Path) -> dict[str, NDArray[Any]]:
             if isinstance(loaded, np.ndarray):
                 return {"": loaded}
             with loaded:
-                return {key: loaded[key] for key in loaded.files}
+                return {key: _array(key, loaded[key], path) for key in loaded.files}
     except DamagedRecordError:
         raise
     except _NUMPY_ERRORS as error:
@@ -287,13 +306,25 @@ def _load_arrays(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
+def _array(name: str, value: Any, path: Path) -> NDArray[Any]:
+    """Return a member of an archive, or raise where it is no array: numpy hands the bytes of other files over."""
+    if not isinstance(value, np.ndarray):
+        raise DamagedRecordError(
+            f"Got {name!r} in {path}, which is no NumPy array; expected arrays alone. Save it again with np.savez."
+        )
+    return value
+
+
 def _check_declared_size(file: BinaryIO, path: Path) -> None:
     """Raise when an array is said to be larger than what is there, before room is made for it."""
     if file.read(4) == b"PK\x03\x04":
         with zipfile.ZipFile(file) as archive:
-            for entry in (entry for entry in archive.infolist() if entry.filename.endswith(".npy")):
+            for entry in archive.infolist():
                 with archive.open(entry) as member:
-                    _check_header(member, entry.file_size, path)
+                    is_array = member.read(len(_NPY_MAGIC)) == _NPY_MAGIC
+                if is_array:
+                    with archive.open(entry) as member:
+                        _check_header(member, entry.file_size, path)
     else:
         file.seek(0)
         _check_header(file, path.stat().st_size, path)
@@ -338,7 +369,7 @@ def _agreed_units(given: str, stored: NDArray[Any] | None) -> str | list[str]:
     """Return the units that the file names, else those given."""
     if stored is None:
         return given
-    names: str | list[str] = stored.astype(str).tolist()
+    names: str | list[str] = str(stored.item()) if stored.size == 1 else stored.astype(str).tolist()
     return names
 
 

@@ -19,7 +19,6 @@ from skecg.errors import (
     InputError,
     LeadError,
     LeadWarning,
-    ParameterError,
     ShortRecordError,
     SignalWarning,
     SkecgWarning,
@@ -30,13 +29,14 @@ from skecg.preprocessing.artifacts import Note, Used, find_artifacts
 from skecg.preprocessing.resampling import resampled_samples
 from skecg.preprocessing.units import Amplitude, Levels, describe_amplitude
 from skecg.records import ECGRecord
+from skecg.validation import check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from skecg.spec import InputSpec
+from skecg.spec import InputSpec
 
 __all__ = [
     "MISSING_LEADS",
@@ -125,8 +125,7 @@ class Policies:
 
     def __post_init__(self) -> None:
         for name, allowed in (("missing_leads", MISSING_LEADS), ("short_records", SHORT_RECORDS)):
-            if getattr(self, name) not in allowed:
-                raise ParameterError(f"Got {name}={getattr(self, name)!r}, expected one of {str(allowed)[1:-1]}.")
+            check_choice(name, getattr(self, name), allowed)
 
 
 #: A lead of the encoder as a weighted sum of rows of the record: pairs of row and weight, none where it is absent.
@@ -190,7 +189,7 @@ def screen(record: ECGRecord, spec: InputSpec, policies: Policies, label: str) -
     )
     notes += tuple(find_artifacts(view, levels, spec))
     # Loose electrodes swing as far, but not second after second in half of the leads, or they end at a limit.
-    if "railed" in notes or np.median(levels.local[used.highest > used.lowest]) < _LEAST_MICROVOLTS:
+    if "railed" in notes or np.median(levels.local[levels.total > 0]) < _LEAST_MICROVOLTS:
         notes = tuple([note for note in notes if note != "microvolts"])
     wrong_unit = not {"microvolts", "volts"}.isdisjoint(notes)
     if wrong_unit:  # whatever lies beyond the encoder's limits does so for that reason
@@ -207,7 +206,7 @@ def screen(record: ECGRecord, spec: InputSpec, policies: Policies, label: str) -
 
 def _pieces(record: ECGRecord, glance: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
     """Return seconds of the rows used, (n_rows, n_pieces, n_samples): of the glance, or of a long record itself."""
-    n_pieces = int(min(_PIECES, record.duration_seconds))
+    n_pieces = max(1, int(min(_PIECES, record.duration_seconds, glance.shape[1])))
     if record.duration_seconds > 2 * _PIECES:
         second = math.ceil(record.sampling_rate)
         step = max(1, second * _PIECES // _GLANCE_SAMPLES)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.errors import UnitsWarning
+from skecg.errors import UnitsError, UnitsWarning
 from skecg.records import ECGRecord
 
 if TYPE_CHECKING:
     from skecg.spec import InputSpec
 
 __all__ = [
+    "MOST_JUDGED",
     "STANDARDIZED",
     "TYPICAL_MV",
     "Amplitude",
@@ -38,6 +39,9 @@ STANDARDIZED = "per-lead standard deviation"
 #: for the limb leads that of the root mean square over the six.
 TYPICAL_MV = {"limb": 0.118, "V1": 0.147, "V2": 0.262, "V3": 0.262, "V4": 0.228, "V5": 0.212, "V6": 0.173}
 
+#: So many records of an archive are enough to tell its unit; all of them would not fit into memory.
+MOST_JUDGED = 10_000
+
 # Amplitudes over typical ones in the middle of a batch: of batches of true millivolts, drawn from sixteen sets of
 # recordings, fewer than one in 1,000 lies outside. Smaller batches than these are not judged by it.
 _GAINS = 0.42, 3.4
@@ -48,6 +52,8 @@ _FEWEST_STANDARDIZED = 6
 # Scaling to limits, in float16 at worst.
 _AT_LIMIT = 1e-3
 _FEWEST_SCALED = 3
+# A part of a standardized record may be quieter or louder than the whole, but not by this.
+_NO_STANDARD, _SAMPLES_LOOKED_AT = 0.05, 5000
 # Of records, or leads, that have to show the same sign of scaling.
 _MOST = 0.9
 
@@ -77,9 +83,12 @@ class Levels(NamedTuple):
     def of(cls, pieces_RKM: NDArray[np.float32]) -> Levels:
         """Measure the pieces of leads; missing samples are NaN."""
         pieces = pieces_RKM.astype(np.float64)
-        if np.isnan(pieces).any():
-            means = np.nanmean(pieces.reshape(len(pieces), -1), axis=1)
-            pieces = np.where(np.isnan(pieces), means[:, None, None], pieces)
+        missing = np.isnan(pieces)
+        if missing.any():
+            # A lead whose every sample here is missing stands still at 0, and so is no evidence of anything.
+            counts = np.maximum((~missing).sum(axis=(1, 2)), 1)
+            means = np.where(missing, 0.0, pieces).sum(axis=(1, 2)) / counts
+            pieces = np.where(missing, means[:, None, None], pieces)
         whole = pieces.mean(axis=(1, 2))
         pieces -= whole[:, None, None]
         means_RK = pieces.mean(axis=2)
@@ -140,7 +149,7 @@ def describe_amplitude(
     is_named : bool, default=False
         See :class:`Amplitude`.
     """
-    changing = highest > lowest
+    changing = (highest > lowest) & (levels.total > 0)
     if not changing.any():
         return None
     typical = np.array([TYPICAL_MV.get(lead, TYPICAL_MV["limb"]) for lead in leads])
@@ -166,7 +175,19 @@ def with_typical_amplitudes(record: ECGRecord) -> ECGRecord:
     ----------
     record : ECGRecord
         Its values are standard deviations.
+
+    Raises
+    ------
+    UnitsError
+        When its leads are not of about that size: a file may say that its numbers are microvolts, and be believed.
     """
+    deviations = np.nanstd(record.signal[:, :: max(1, record.n_samples // _SAMPLES_LOOKED_AT)], axis=1)
+    size = float(np.median(deviations[deviations > 0])) if (deviations > 0).any() else 1.0
+    if not _NO_STANDARD < size < 1 / _NO_STANDARD:
+        raise UnitsError(
+            f"Got {record.name or 'a record'} with standard deviations of {size:.2g} and units={STANDARDIZED!r}, "
+            "expected about 1. If its file names a unit of voltage, take that out, or leave out units=."
+        )
     typical = np.array([TYPICAL_MV.get(lead, TYPICAL_MV["limb"]) for lead in record.leads], dtype=np.float32)
     return ECGRecord(record.signal * typical[:, None], record.sampling_rate, record.leads, record.name)
 

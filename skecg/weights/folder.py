@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from skecg.encoders import Encoder, build_encoder, read_encoder_config
 from skecg.encoders.pooling import check_pooling
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
+from skecg.io.files import sha256_of
 from skecg.spec import EncoderConfig, InputSpec
 from skecg.validation import is_integer
 
@@ -344,7 +345,7 @@ def check_bytes(info: WeightsInfo) -> None:
 def _compare_digests(info: WeightsInfo) -> None:
     """Raise where the tensors' file is not the one that the configuration was written for."""
     path = info.folder / MODEL_NAME
-    found = _sha256(path)
+    found = _digest(path)
     if found != info.sha256:
         raise DamagedWeightsError(
             f"{path} has sha256 {found[:16]}…, its {CONFIG_NAME} says {info.sha256[:16]}…: the file was truncated or "
@@ -405,7 +406,7 @@ def write_weights(
         "input": spec.to_dict(),
         "encoder": encoder.config.to_dict(),
         "pooling": pooling,
-        "weights_sha256": _sha256(folder / MODEL_NAME),
+        "weights_sha256": _digest(folder / MODEL_NAME),
         "provenance": dict(provenance),
     }
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
@@ -436,8 +437,7 @@ def _check_provenance(provenance: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _sha256(path: Path) -> str:
+def _digest(path: Path) -> str:
     if not path.is_file():
         raise DamagedWeightsError(f"{path} is missing. Delete the folder and fetch the weights again.")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)

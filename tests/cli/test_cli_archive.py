@@ -273,7 +273,7 @@ def test_a_part_that_is_damaged_or_not_of_this_run_is_named(
 
 
 def test_the_archive_is_no_input_of_its_own(to_archive: Run) -> None:
-    signal = np.random.default_rng(0).normal(size=(2, 1000)).astype(np.float32)
+    signal = np.random.default_rng(0).normal(0, 0.2, (2, 1000)).astype(np.float32)
     Path("data").mkdir()
     for number in range(3):
         np.savetxt(f"data/r{number}.csv", signal.T, delimiter=",", header="I,II", comments="")
@@ -380,3 +380,16 @@ def test_without_dask_it_says_how_to_get_it(
 
     assert embed(sound, "--scheduler", "tcp://127.0.0.1:8786", "--out", "parts") == 2
     assert "pip install 'skecg[distributed]'" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default::skecg.errors.UnitsWarning")
+def test_the_unit_of_an_archive_is_judged_as_that_of_one_file(
+    to_archive: Run, embed: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(4):
+        signal = np.random.default_rng(number).normal(size=(2, 1000))
+        np.savez(f"r{number}.npz", signal=signal.astype(np.float32), sampling_rate=250, leads=np.array(["I", "II"]))
+    for run in (embed, to_archive):
+        assert run("r*.npz", "--out", f"out-{run.__name__}.d" if run is to_archive else "f.npz", "--leads", "I,II") == 0
+        assert "standard deviation of about 1 in 8 of 8 leads" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import os
@@ -299,3 +300,13 @@ def test_names_that_a_spreadsheet_or_a_terminal_would_run_are_written_out() -> N
         "a\\x1b[31mb",
         "é",
     ]
+
+
+def test_comments_and_marks_of_a_list_are_no_records_but_files_called_so_are(embed: Run, archive: Path) -> None:
+    Path("#h.hea").write_bytes((archive / "r00.hea").read_bytes().replace(b"r00", b"#h"))
+    Path("#h.dat").write_bytes((archive / "r00.dat").read_bytes())
+    listed = [f"{archive}/r00.hea", "# a comment", "", f"  {archive}/r01.hea  ", "#h.hea"]
+    Path("l.txt").write_bytes(codecs.BOM_UTF8 + "\r\n".join(listed).encode())
+    embed("--paths-from", "l.txt", "--out", "f.npz")
+    with np.load("f.npz", allow_pickle=False) as stored:
+        assert stored["paths"].tolist() == [f"{archive}/r00.hea", f"{archive}/r01.hea", "#h.hea"]

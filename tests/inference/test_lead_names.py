@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from skecg import ECGRecord, JEPAEmbedder
 from skecg.datasets import make_ecg
-from skecg.errors import LeadError, LeadWarning
+from skecg.errors import InputError, LeadError, LeadWarning
 from skecg.leads import CANONICAL_LEADS
 
 TINY = Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal"
@@ -75,3 +76,33 @@ def test_the_leads_of_each_record_are_reported_from_the_cache_too() -> None:
             for names in (CANONICAL_LEADS, CANONICAL_LEADS[6:], CANONICAL_LEADS[:6])
         ]
     assert pickle.loads(pickle.dumps(embedder)).leads_used_ == []
+
+
+@pytest.mark.parametrize("spelled", ["ECG 1", "ecg_1", "Ecg.1", "ECG1"])
+def test_spellings_of_a_name_in_a_mapping_do_not_matter(spelled: str) -> None:
+    records = [holter(record, "ECG1") for record in TWELVE]
+    embedder = JEPAEmbedder(TINY, leads={spelled: "II"}, missing_leads="subset", cache=None)
+    embedder.fit_transform(records)
+    assert all("II" in leads for leads in embedder.leads_used_)
+
+
+def test_a_name_in_a_mapping_that_no_record_has_is_named() -> None:
+    with pytest.warns(LeadWarning, match="Got leads= for MLII, which none of 3 record") as caught:
+        embed(TWELVE, leads={"MLII": "II"})
+    assert Path(caught[0].filename) == Path(__file__)
+
+
+def test_leads_used_are_those_of_one_call_whatever_threads_do() -> None:
+    embedder = JEPAEmbedder(TINY, cache=None).fit(TWELVE)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: embedder.transform(TWELVE), range(24)))
+    assert len(embedder.leads_used_) == len(TWELVE)
+
+
+def test_a_call_that_fails_leaves_the_leads_of_the_one_before() -> None:
+    embedder = JEPAEmbedder(TINY, cache=None)
+    embedder.fit_transform(TWELVE[:2])
+    bad = ECGRecord(np.full((12, 5000), np.inf), 500, CANONICAL_LEADS)
+    with pytest.raises(InputError):
+        embedder.transform([TWELVE[0], bad])
+    assert len(embedder.leads_used_) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import tracemalloc
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from wfdb_writing import write_wfdb
 
 from skecg.convert.checkpoint import open_checkpoint
 from skecg.errors import DamagedRecordError, ForeignCheckpointError, RecordReadError, SamplingRateError, UnitsError
@@ -112,5 +114,73 @@ def test_times_in_nanoseconds_are_times(tmp_path: Path) -> None:
 def test_a_lead_of_a_table_in_no_unit_of_voltage_is_refused(tmp_path: Path, unit: str) -> None:
     rows = ["0.1,0.2"] * 1000
     (tmp_path / "a.csv").write_text("\n".join([f"I [mV],II [{unit}]", *rows]))
-    with pytest.raises(UnitsError, match=rf"Got lead II in '{unit}'"):
+    with pytest.raises(UnitsError, match=rf"no unit of voltage for II \[{unit}\]"):
         read_record(tmp_path / "a.csv", sampling_rate=500)
+
+
+def table(path: Path, header: str, *columns: np.ndarray) -> Path:
+    rows = [",".join(f"{value:.9g}" for value in row) for row in np.stack(columns, axis=1)]
+    path.write_text("\n".join([header, *rows]))
+    return path
+
+
+BEAT = 0.3 * np.sin(np.arange(1000) / 9)
+
+
+@pytest.mark.parametrize("other", ["SpO2 (%)", "RESP (mV)", "MLII (adu)", "event (n)"])
+def test_columns_of_a_table_that_are_no_voltages_of_the_heart_are_left_out(tmp_path: Path, other: str) -> None:
+    record = read_record(table(tmp_path / "a.csv", f"I (mV),{other}", BEAT, BEAT * 7), sampling_rate=500)
+    assert record.leads == ("I",)
+    np.testing.assert_allclose(record.signal[0], BEAT, rtol=1e-6)
+
+
+def test_a_time_is_known_by_its_unit_whatever_it_is_called(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.csv", "elapsed (s),I (mV)", np.arange(1000) / 500, BEAT)
+    assert read_record(path, sampling_rate=500).leads == ("I",)
+    with pytest.raises(SamplingRateError, match="500 Hz if they are seconds"):
+        read_record(path, sampling_rate=250)
+
+
+def test_each_lead_of_a_table_has_the_unit_that_its_column_states(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.csv", "I (mV),II (uV)", BEAT, 1000 * BEAT)
+    np.testing.assert_allclose(read_record(path, sampling_rate=500).signal, [BEAT, BEAT], rtol=1e-6)
+
+
+@pytest.mark.parametrize("units", ["uV", ["uV"], ["uV", "uV"]])
+def test_one_unit_of_an_archive_is_that_of_all_leads(tmp_path: Path, units: object) -> None:
+    np.savez(tmp_path / "a.npz", signal=np.stack([BEAT, BEAT]) * 1000, units=np.array(units))
+    record = read_record(tmp_path / "a.npz", sampling_rate=500, leads=["I", "II"])
+    np.testing.assert_allclose(record.signal, [BEAT, BEAT], rtol=1e-5)
+
+
+@pytest.mark.parametrize("member", ["signal", "sampling_rate", "units", "leads"])
+def test_a_member_that_is_no_array_is_refused(tmp_path: Path, member: str) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, **({} if member == "signal" else {"signal": np.zeros((2, 1000))}), other=np.zeros(2))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(member, b"hello")
+    with pytest.raises(DamagedRecordError, match=member):
+        read_record(path, sampling_rate=500, leads=["I", "II"])
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_an_archive_with_bytes_changed_is_an_error_of_its_file(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "a.npz"
+    buffer = io.BytesIO()
+    np.save(buffer, np.random.default_rng(0).normal(size=(2, 5000)))
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("signal.npy", buffer.getvalue())
+    content = bytearray(path.read_bytes())
+    content[300:500] = bytes(200)
+    path.write_bytes(content)
+    with pytest.raises(DamagedRecordError):
+        read_record(path, sampling_rate=500, leads=["I", "II"])
+
+
+def test_a_link_to_a_header_alone_is_the_record_it_points_to(tmp_path: Path) -> None:
+    header = write_wfdb(tmp_path, name="rec")
+    (tmp_path / "a").mkdir()
+    for path in tmp_path.glob("rec.*"):
+        path.rename(tmp_path / "a" / path.name)
+    (tmp_path / "latest.hea").symlink_to(tmp_path / "a" / header.name)
+    assert find_records([tmp_path]) == [tmp_path / "a" / header.name]

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skecg import JEPAEmbedder
+from skecg import ECGRecord, JEPAEmbedder
 from skecg.datasets import make_ecg
 from skecg.datasets.packed import read_packed
 from skecg.errors import UnitsError, UnitsWarning
+from skecg.leads import CANONICAL_LEADS
+from skecg.preprocessing.quality import Policies, screen
 from skecg.preprocessing.units import STANDARDIZED
+from skecg.weights import find_weights
 
 TINY = Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal"
 X = np.stack([record.signal for record in make_ecg(8, random_state=0).records])
@@ -96,3 +99,40 @@ def test_true_millivolts_of_real_recordings_are_not_warned_of(shared: Path, name
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", UnitsWarning)
             JEPAEmbedder(TINY, cache=None, **how).fit_transform(batch)
+
+
+def test_a_file_whose_numbers_are_called_microvolts_is_not_taken_for_standardized(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, signal=standardized(X[0]), sampling_rate=RATE, leads=np.array(CANONICAL_LEADS), units=np.array("uV"))
+    with pytest.raises(UnitsError, match=r"standard deviations of 0\.001"):
+        JEPAEmbedder(TINY, units=STANDARDIZED, cache=None).fit_transform([path])
+
+
+@pytest.mark.parametrize("seconds", [10, 60])
+def test_a_lead_with_gaps_wherever_one_looks_is_no_offset_and_upsets_no_number(seconds: int) -> None:
+    record = make_ecg(1, duration_seconds=seconds, random_state=0).records[0]
+    signal = record.signal.copy()
+    if seconds == 10:
+        signal[3, :: max(1, record.n_samples // 500)] = np.nan
+    else:
+        rate = int(record.sampling_rate)
+        for start in np.linspace(0, record.n_samples - rate, 10).astype(int):
+            signal[3, start : start + rate] = np.nan
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        JEPAEmbedder(TINY, missing_leads="subset", cache=None).fit_transform(
+            [ECGRecord(signal, record.sampling_rate, record.leads)]
+        )
+    assert not [w for w in caught if w.category is RuntimeWarning]
+    assert not [w for w in caught if "nan" in str(w.message)]
+
+
+@pytest.mark.parametrize(("rate", "n_samples"), [(0.2, 4), (0.4, 7)])
+def test_a_record_of_less_than_a_sample_a_second_is_slow_and_nothing_else(rate: float, n_samples: int) -> None:
+    record = ECGRecord(X[0][:, :: X.shape[-1] // n_samples], rate, CANONICAL_LEADS)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        notes = screen(record, find_weights(TINY).spec, Policies("subset", "pad"), "it").notes
+    assert caught == []
+    assert "slow" in notes
+    assert "volts" not in notes
