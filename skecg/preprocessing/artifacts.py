@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.preprocessing.signals import butterworth, fill_gaps, mix_leads, normalize
+from skecg.preprocessing.units import median
 
 if TYPE_CHECKING:
     from skecg.preprocessing.units import Levels
@@ -125,7 +126,7 @@ def _offset(used: Used, levels: Levels, spec: InputSpec) -> Note | None:
     reaches = spec.highpass_hz is None and spec.normalization in ("none", "statistics")
     limits = np.maximum(_OFFSET_MV, _OFFSET_SHARE * levels.local) if reaches else np.full(len(sizes), _COARSE_MV)
     worst = int((sizes / limits).argmax())
-    if sizes[worst] <= limits[worst] and np.median(sizes) <= np.median(limits) / 2:
+    if sizes[worst] <= limits[worst] and median(sizes) <= median(limits) / 2:
         return None
     return Note("offset", f"{levels.middle[worst]:.3g} mV in {used.name(worst)}")
 

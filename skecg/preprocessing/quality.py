@@ -27,7 +27,7 @@ from skecg.errors import (
 from skecg.leads import CANONICAL_LEADS, LIMB_COEFFICIENTS, derivation_matrix, limb_lead_order
 from skecg.preprocessing.artifacts import Note, Used, find_artifacts
 from skecg.preprocessing.resampling import resampled_samples
-from skecg.preprocessing.units import Amplitude, Levels, describe_amplitude
+from skecg.preprocessing.units import Amplitude, Levels, describe_amplitude, median
 from skecg.records import ECGRecord
 from skecg.validation import check_choice
 
@@ -189,7 +189,7 @@ def screen(record: ECGRecord, spec: InputSpec, policies: Policies, label: str) -
     )
     notes += tuple(find_artifacts(view, levels, spec))
     # Loose electrodes swing as far, but not second after second in half of the leads, or they end at a limit.
-    if "railed" in notes or np.median(levels.local[levels.total > 0]) < _LEAST_MICROVOLTS:
+    if "microvolts" in notes and ("railed" in notes or not _is_large_throughout(levels)):
         notes = tuple([note for note in notes if note != "microvolts"])
     wrong_unit = not {"microvolts", "volts"}.isdisjoint(notes)
     if wrong_unit:  # whatever lies beyond the encoder's limits does so for that reason
@@ -202,6 +202,12 @@ def screen(record: ECGRecord, spec: InputSpec, policies: Policies, label: str) -
         is_named=wrong_unit,
     )
     return Screening(sources, ("slow", *notes) if record.sampling_rate < _SLOWEST_HZ else notes, amplitude)
+
+
+def _is_large_throughout(levels: Levels) -> bool:
+    """Return whether half of the leads, second after second, are as large as millivolts never are."""
+    local = levels.local[levels.total > 0]
+    return len(local) > 0 and median(local) >= _LEAST_MICROVOLTS
 
 
 def _pieces(record: ECGRecord, glance: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -369,4 +375,4 @@ def _amplitude(glance: NDArray[np.float32], limits: _Limits, ranges: NDArray[np.
     if _ARTEFACT * _SMALLEST_MV < largest < _LARGEST_MV:
         return largest
     low, high = np.nanpercentile(glance[limits.lowest != limits.highest], (1, 99), axis=1)
-    return float(np.median(high - low))
+    return median(high - low)
