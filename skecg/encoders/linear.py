@@ -185,6 +185,12 @@ class _Product(torch.autograd.Function):
 _ROWS = 800
 
 
+def _pack(weight_OI: Tensor) -> Tensor:
+    """Lay weights out as oneDNN wants them on this processor."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_OI, _ROWS)
+    return packed
+
+
 class PackedLinear(nn.Module):
     """A linear layer for inference on this CPU, of float32 tensors, in the precision that it was packed for.
 
@@ -202,7 +208,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self._dtype = dtype
         self._bias_O = None if source.bias is None else source.bias.detach().to(dtype)
-        self._packed_OI = torch.ops.mkldnn._reorder_linear_weight(source.weight.detach().to(dtype), _ROWS)
+        self._packed_OI = _pack(source.weight.detach().to(dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform the last dimension."""
@@ -242,8 +248,9 @@ def _gains(layer: Linear, dtype: torch.dtype) -> bool:
 def _can_pack(dtype: torch.dtype) -> bool:
     """Check whether this torch packs weights of a type for this processor, by doing it."""
     try:
-        # Not initialized: that would take random numbers which are the user's.
-        PackedLinear(nn.utils.skip_init(Linear, 16, 16), dtype)(torch.zeros(2, 16))
+        # Not a layer: its weights would be drawn from the user's random numbers, or skipped by way of sympy.
+        packed = _pack(torch.zeros(16, 16, dtype=dtype))
+        _multiply_with_onednn(torch.zeros(2, 16, dtype=dtype), packed, torch.zeros(16, dtype=dtype))
     except (AttributeError, RuntimeError):  # it has no such operation; it has, and not for this
         return False
     return True

@@ -123,7 +123,7 @@ def test_where_torch_cannot_pack_layers_stay_as_they_are(monkeypatch, error):
         raise error("no such operation")
 
     packing._can_pack.cache_clear()
-    monkeypatch.setattr("skecg.encoders.linear.PackedLinear", refuse)
+    monkeypatch.setattr("skecg.encoders.linear._pack", refuse)
     module = torch.nn.Sequential(layer(192, 576))
     pack_linear_layers_(module, "bf16")
     packing._can_pack.cache_clear()
