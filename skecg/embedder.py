@@ -34,7 +34,7 @@ from skecg.inference.pipeline import (
 )
 from skecg.preprocessing.quality import Policies
 from skecg.preprocessing.windows import check_stride
-from skecg.validation import check_choice, is_integer
+from skecg.validation import check_choice, check_jobs, is_integer
 from skecg.weights import Verification, WeightsInfo, find_weights, verify_weights
 
 __all__ = ["JEPAEmbedder"]
@@ -343,9 +343,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         size = self.batch_size
         if size != "auto" and not is_integer(size, 1):
             raise ParameterError(f"Got batch_size={size!r}, expected a positive integer or 'auto'.")
-        jobs = self.n_jobs
-        if jobs is not None and (not is_integer(jobs) or jobs == 0):
-            raise ParameterError(f"Got n_jobs={jobs!r}, expected None, a positive integer, or -1 for all cores.")
+        check_jobs(self.n_jobs)
         open_cache(self.cache)
 
     def _combine(self, info: WeightsInfo) -> EmbeddingConfig:

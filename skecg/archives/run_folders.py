@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.archives.files import ChunkResult, Failure, PartFormat, draft_of, move_into_place, write_failures
+from skecg.archives.files import ChunkResult, Failure, PartFormat, write_failures
 from skecg.errors import ParameterError
+from skecg.io.files import replacing
 
 if TYPE_CHECKING:
     from skecg.archives.cluster import ChunkPlan
@@ -36,9 +37,6 @@ __all__ = ["ArchiveFolder", "UnfinishedRun"]
 
 
 _FEATURES, _JOURNAL, _MANIFEST = "features.npy", "journal.jsonl", "manifest.json"
-
-
-_DRAFT = "draft"
 
 
 class UnfinishedRun:
@@ -113,15 +111,10 @@ class UnfinishedRun:
         """Open the features: (n_records, n_features), the rows not done yet being zero."""
         return np.lib.format.open_memmap(self.folder / _FEATURES, mode="r")
 
-    @property
-    def draft(self) -> Path:
-        """Where to write a file that is to be moved to its place."""
-        return self.folder / _DRAFT
-
     def remove(self) -> None:
         """Remove what the run has put there; the folder too, unless others have put something in it."""
         self._journal.close()
-        for name in (_MANIFEST, _FEATURES, _DRAFT, _JOURNAL):
+        for name in (_MANIFEST, _FEATURES, _JOURNAL):
             (self.folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
@@ -160,10 +153,8 @@ class UnfinishedRun:
         (self.folder / _MANIFEST).unlink(missing_ok=True)
         self._journal.truncate(0)
         np.lib.format.open_memmap(self.folder / _FEATURES, mode="w+", dtype="<f4", shape=self._shape)
-        with self.draft.open("wb") as file:
+        with replacing(self.folder / _MANIFEST) as file:
             file.write(json.dumps(_plain(manifest), indent=2).encode() + b"\n")
-            _to_disk(file)
-        self.draft.replace(self.folder / _MANIFEST)
 
     def _read_journal(self) -> None:
         """Take up what is done, and cut off a line that was not written to its end."""
@@ -305,12 +296,11 @@ class ArchiveFolder:
     def finish(self) -> int:
         """Check that every record is there once, list the failures, say how all came about; give how many failed."""
         failures = [failure for chunk in range(len(self._plan)) for failure in self.failures(chunk)]
-        listed = self.folder / _FAILURES
-        write_failures([(self._paths[f.row], f.error, f.message) for f in failures], listed, draft_of(listed))
+        write_failures([(self._paths[f.row], f.error, f.message) for f in failures], self.folder / _FAILURES)
         said = {**self._provenance, "n_failed": len(failures), "n_parts": len(self._plan)}
         self._write(_PROVENANCE, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
-        for draft in self.folder.glob(".part-*.draft"):  # of processes that were killed
-            draft.unlink(missing_ok=True)
+        for begun in self.folder.glob(".part-*"):  # by processes that were killed
+            begun.unlink(missing_ok=True)
         return len(failures)
 
     def _names(self) -> list[str]:
@@ -343,7 +333,5 @@ class ArchiveFolder:
                 (self.folder / name).unlink()
 
     def _write(self, name: str, text: str) -> None:
-        path = self.folder / name
-        draft = draft_of(path)
-        draft.write_text(text, encoding="utf-8", errors="surrogateescape")
-        move_into_place(draft, path)
+        with replacing(self.folder / name, private=True) as file:
+            file.write(text.encode("utf-8", "surrogateescape"))

@@ -11,11 +11,15 @@ import errno
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from skecg.archives.files import visible
 from skecg.errors import SkecgWarning
+
+if TYPE_CHECKING:
+    from skecg.preprocessing.units import Amplitude
+    from skecg.spec import InputSpec
 
 __all__ = [
     "Verbs",
@@ -23,6 +27,7 @@ __all__ = [
     "add_signal_options",
     "as_batch_size",
     "as_layer",
+    "embedding_progress",
     "in_words",
     "say",
     "short_warnings",
@@ -72,6 +77,34 @@ def short_warnings() -> Iterator[None]:
             for name, count in seen.items():
                 if count > _SHOWN_OF_EACH:
                     say(f"warning: and {count - _SHOWN_OF_EACH} more of the kind {name}")
+
+
+@contextlib.contextmanager
+def embedding_progress(
+    paths: Sequence[str], spec: InputSpec, *, total: int, done: int, quiet: bool
+) -> Iterator[Callable[[int, Mapping[int, tuple[str, ...]], Sequence[Amplitude]], None]]:
+    """Show a bar of records; call what is given with how many came, what is odd about which, and their amplitudes.
+
+    Warnings about single records come as they do, that about the unit of all when the work ends well.
+    """
+    from tqdm import tqdm
+
+    from skecg.preprocessing.quality import warn_once_a_kind
+    from skecg.preprocessing.units import MOST_JUDGED, warn_about_units
+
+    amplitudes: list[Amplitude] = []
+    # A log file wants a line now and then, a terminal one that moves.
+    seconds = 0.1 if sys.stderr.isatty() else 10.0
+    with tqdm(total=total, initial=done, unit=" records", desc="embedding", mininterval=seconds, disable=quiet) as bar:
+
+        def came(n_records: int, notes: Mapping[int, tuple[str, ...]], judged: Sequence[Amplitude]) -> None:
+            # At once and not at the end: millions of records would be remembered for a handful of warnings.
+            warn_once_a_kind(list(notes.values()), [repr(paths[row]) for row in notes], stacklevel=1)
+            amplitudes.extend(judged[: MOST_JUDGED - len(amplitudes)])
+            bar.update(n_records)
+
+        yield came
+    warn_about_units(amplitudes, spec, stacklevel=1)
 
 
 # What `add_subparsers` gives.

@@ -6,14 +6,21 @@ import argparse
 import codecs
 import hashlib
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skecg._version import __version__
 from skecg.archives.files import FeatureTable, check_feature_file, write_failures, write_features
-from skecg.cli.console import Verbs, add_hub_options, add_signal_options, as_batch_size, as_layer, say
+from skecg.cli.console import (
+    Verbs,
+    add_hub_options,
+    add_signal_options,
+    as_batch_size,
+    as_layer,
+    embedding_progress,
+    say,
+)
 from skecg.cli.embed_archive import Archive, add_archive_options, check_archive, embed_archive, is_archive
 from skecg.errors import ParameterError, RecordNotFoundError
 
@@ -224,30 +231,18 @@ def _manifest(paths: Sequence[str], config: EmbeddingConfig, embedder: JEPAEmbed
 
 def _embed(embedder: JEPAEmbedder, paths: Sequence[str], unfinished: UnfinishedRun, *, quiet: bool) -> None:
     """Embed what is not done yet, chunk by chunk."""
-    from tqdm import tqdm
-
     from skecg.archives.files import Failure
-    from skecg.preprocessing.quality import warn_once_a_kind
-    from skecg.preprocessing.units import MOST_JUDGED, Amplitude, warn_about_units
 
-    amplitudes: list[Amplitude] = []
     first = unfinished.n_done
     if first:
         say(f"continuing in {str(unfinished.folder)!r}: {first} of {len(paths)} records are done")
-    # A log file wants a line now and then, a terminal one that moves.
-    seconds = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm(
-        total=len(paths), initial=first, unit=" records", desc="embedding", mininterval=seconds, disable=quiet
-    ) as bar:
+    spec = embedder.embedding_config().info.spec
+    with embedding_progress(paths, spec, total=len(paths), done=first, quiet=quiet) as came:
         for chunk in embedder.transform_chunks(paths, first=first):
             failures = [Failure(row, type(e).__name__, str(e)) for row, e in sorted(chunk.failures.items())]
             unfinished.add(chunk.features, failures)
-            # As they come and not at the end: millions of records would be remembered for a handful of warnings.
-            warn_once_a_kind(list(chunk.notes.values()), [repr(paths[row]) for row in chunk.notes], stacklevel=1)
             judged = [amplitude for amplitude in chunk.amplitudes.values() if amplitude is not None]
-            amplitudes += judged[: MOST_JUDGED - len(amplitudes)]
-            bar.update(len(chunk.rows))
-    warn_about_units(amplitudes, embedder.embedding_config().info.spec, stacklevel=1)
+            came(len(chunk.rows), chunk.notes, judged)
 
 
 def _finish(
@@ -263,8 +258,8 @@ def _finish(
     provenance = {**_provenance(embedder, config, len(paths)), "n_failed": len(failures)}
     table = FeatureTable(paths, unfinished.features(), names, provenance)
     listed = out.with_name(out.name + ".failures.csv")
-    write_failures([(paths[f.row], f.error, f.message) for f in failures], listed, unfinished.draft)
-    write_features(table, out, unfinished.draft)
+    write_failures([(paths[f.row], f.error, f.message) for f in failures], listed)
+    write_features(table, out)
     del table  # the memory map in it keeps the file open, which Windows will not remove
     unfinished.remove()
     say(f"{len(paths)} records, {len(names)} features each: {str(out)!r}")

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from skecg.compute.devices import autocast, in_order, keep_to_one_thread, resolve_precision
 from skecg.compute.progress import count_progress
 from skecg.encoders.encode import workers
-from skecg.errors import ParameterError, SkecgWarning, user_stacklevel
+from skecg.errors import SkecgWarning, user_stacklevel
 from skecg.finetuning.heads import Network
 from skecg.finetuning.losses import Score
-from skecg.validation import check_integer, check_number, is_integer
+from skecg.validation import check_integer, check_jobs, check_number
 
 __all__ = [
     "Batches",
@@ -99,8 +99,7 @@ class TrainingConfig:
         check_integer("batch_size", self.batch_size, 1)
         if self.patience is not None:
             check_integer("patience", self.patience, 1, or_="None")
-        if self.n_jobs is not None and not (is_integer(self.n_jobs) and self.n_jobs != 0):
-            raise ParameterError(f"Got n_jobs={self.n_jobs!r}, expected an integer other than 0, or None.")
+        check_jobs(self.n_jobs)
         check_number("learning_rate", self.learning_rate, 0)
         check_number("layer_decay", self.layer_decay, 0, 1, closed="right")
         for name in ("weight_decay", "warmup_epochs", "gradient_clip"):

@@ -23,7 +23,7 @@ from skecg.errors import (
 )
 from skecg.io.wfdb import read_wfdb, read_wfdb_header
 from skecg.io.wfdb_header import SIGNAL_SUFFIXES, find_header, similar_names
-from skecg.validation import is_integer
+from skecg.validation import check_jobs, is_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -206,10 +206,7 @@ def _n_threads(n_jobs: int | None) -> int:
     """Resolve a number of jobs as joblib does."""
     from joblib import effective_n_jobs
 
-    if n_jobs is not None and (not is_integer(n_jobs) or n_jobs == 0):
-        raise ParameterError(
-            f"Got n_jobs={n_jobs!r}, expected None, a positive number of threads, or -1 for all cores."
-        )
+    check_jobs(n_jobs)
     return int(effective_n_jobs(n_jobs))
 
 

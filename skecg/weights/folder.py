@@ -11,6 +11,7 @@ Files of tensors: the only door to safetensors.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -198,7 +199,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 # Files of tensors whose bytes were found to be those of a digest, by what changes when they do.
-_checked: set[tuple[str, int, int, int, int]] = set()
+_checked: set[tuple[str, int, int, int, int] | None] = set()
 
 
 @dataclass(frozen=True)
@@ -331,13 +332,11 @@ def check_bytes(info: WeightsInfo) -> None:
     DamagedWeightsError
         When the file is missing or fails its checksum.
     """
-    try:
+    key = None
+    with contextlib.suppress(OSError):  # comparing says what is missing
         state = (info.folder / MODEL_NAME).stat()
-    except OSError:
-        _compare_digests(info)  # says what is missing
-        return
-    key = info.sha256, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
-    if key not in _checked:
+        key = info.sha256, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+    if key is None or key not in _checked:
         _compare_digests(info)
         _checked.add(key)
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import socket
 
 import numpy as np
 import pytest
+from fake_hub import error
 from hub_weights import FIXTURES, files_of, start
 
 import skecg
@@ -218,6 +220,23 @@ def test_a_foreign_repository_is_said_what_it_is(hub, files, words):
     with pytest.raises(ForeignRepositoryError, match=words):
         find_weights("other/model")
     assert not [request for request in hub.requests if "model.safetensors" in request]
+
+
+def test_a_foreign_repository_whose_files_cannot_be_listed_is_said_to_be_foreign(hub, monkeypatch):
+    hub.add("other/model", {"config.json": json.dumps(FOREIGN).encode()})
+    monkeypatch.setattr(hub, "tree", lambda *_, **__: error(403, message="Forbidden"))
+    commit = hub.repositories["other/model"].branches["main"]
+    with pytest.raises(ForeignRepositoryError, match=r"its files could not be listed.* transformers "):
+        find_weights("other/model", revision=commit)
+
+
+def test_a_hub_that_does_not_answer_is_said_with_the_reason_and_the_way_round(hub, monkeypatch):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        with pytest.raises(HubUnreachableError, match=r"could not be fetched \(\w+.*skecg download .* --to FOLDER"):
+            find_weights(REPO)
 
 
 def test_a_newer_format_asks_for_a_newer_skecg_and_is_not_foreign(published, tiny):

@@ -12,10 +12,10 @@ import pytest
 from edfio import Bdf, BdfSignal, Edf, EdfAnnotation, EdfSignal, Patient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom import FileDataset
+from pydicom import FileDataset, dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
 
 from skecg.errors import (
     DamagedRecordError,
@@ -331,6 +331,48 @@ def test_negated_avr_of_dicom_is_turned_round(tmp_path: Path) -> None:
     np.testing.assert_allclose(record.signal[1], -raw[1] * 4.88e-3, rtol=1e-6)
 
 
+def test_a_lead_of_dicom_that_its_code_says_is_negated_is_turned_round(tmp_path: Path) -> None:
+    raw = counts(2, 1000)
+    group = multiplex_group(raw, [("2:1", "Lead I"), ("AVR_NEG", "")])
+    record = read_format(write_dicom(tmp_path / "a.dcm", [group]))
+    assert record.leads == ("I", "aVR")
+    np.testing.assert_allclose(record.signal[1], -raw[1] * 4.88e-3, rtol=1e-6)
+
+
+def test_dicom_padding_that_is_written_as_a_number_is_obeyed(tmp_path: Path) -> None:
+    raw = counts(2, 1000)
+    raw[0, 10] = -32768
+    group = multiplex_group(raw, MEANINGS[:2])
+    group.add_new("WaveformPaddingValue", "SS", -32768)
+    signal = read_format(write_dicom(tmp_path / "a.dcm", [group])).signal
+    assert np.argwhere(np.isnan(signal)).tolist() == [[0, 10]]
+
+
+def test_dicom_channels_without_a_sensitivity_are_no_leads(tmp_path: Path) -> None:
+    group = multiplex_group(counts(3, 1000), [*MEANINGS[:2], ("X", "Pacer")])
+    del group.ChannelDefinitionSequence[2].ChannelSensitivityUnitsSequence
+    assert read_format(write_dicom(tmp_path / "a.dcm", [group])).leads == ("I", "II")
+    del group.ChannelDefinitionSequence[1].ChannelSensitivityUnitsSequence
+    with pytest.raises(UnsupportedFormatError, match="II"):
+        read_format(write_dicom(tmp_path / "b.dcm", [group]))
+
+
+def test_dicom_that_defines_fewer_channels_than_it_has_is_damaged(tmp_path: Path) -> None:
+    group = multiplex_group(counts(3, 1000), MEANINGS[:3])
+    del group.ChannelDefinitionSequence[2]
+    with pytest.raises(DamagedRecordError, match="2 definitions of 3 channels"):
+        read_format(write_dicom(tmp_path / "a.dcm", [group]))
+
+
+def test_big_endian_dicom_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", [multiplex_group(counts(2, 1000), MEANINGS[:2])])
+    dataset = dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    dcmwrite(path, dataset, little_endian=False, implicit_vr=False, force_encoding=True)
+    with pytest.raises(UnsupportedFormatError, match="Convert it with dcmconv"):
+        read_format(path)
+
+
 def test_dicom_without_waveforms_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedFormatError, match="without waveforms"):
         read_format(write_dicom(tmp_path / "a.dcm", []))
@@ -341,6 +383,12 @@ def test_a_truncated_dicom_is_refused(tmp_path: Path, keep: int) -> None:
     path = write_dicom(tmp_path / "a.dcm", [multiplex_group(counts(2, 1000), MEANINGS[:2])])
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(RecordReadError, match=re.escape(str(path))):
+        read_format(path)
+
+
+def test_dicom_at_no_rate_is_damaged(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", [multiplex_group(counts(2, 1000), MEANINGS[:2], rate=0)])
+    with pytest.raises(DamagedRecordError, match=re.escape(f"{path} does not hold a usable recording")):
         read_format(path)
 
 
