@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from skecg.encoders.plugins import load_installed_plugins
 from skecg.errors import ParameterError
 from skecg.validation import PlainFields, check_choice, check_integer, check_number
 
 __all__ = [
     "DataConfig",
     "EmaConfig",
+    "MASK_KINDS",
     "MaskConfig",
     "OptimConfig",
     "PredictorConfig",
@@ -40,15 +42,19 @@ class PredictorConfig(PlainFields):
         require(self.dim % self.num_heads == 0, "predictor.dim", self.dim, "a multiple of num_heads")
 
 
+#: How masks of slices may be drawn; plug-ins add to it (:func:`pretraining.objectives.masks.register_mask`).
+MASK_KINDS = ["random", "multiblock", "blocks"]
+
+
 @dataclass(frozen=True)
 class MaskConfig(PlainFields):
     """Which slices of time the context sees.
 
     Parameters
     ----------
-    kind : {"random", "multiblock", "blocks"}
+    kind : {"random", "multiblock", "blocks"} or str
         Kim's single random slices or several overlapping blocks, one draw for the whole batch; Weimann and Conrad's
-        contiguous blocks, drawn for each record, their total shared by the batch.
+        contiguous blocks, drawn for each record, their total shared by the batch; or that of a plug-in.
     low, high : float
         Range that a ratio is drawn from: of slices masked ("random"), of one block's length ("multiblock"), of slices
         kept ("blocks").
@@ -71,7 +77,9 @@ class MaskConfig(PlainFields):
     masks_per_target: int = 1
 
     def __post_init__(self) -> None:
-        check_choice("masks.kind", self.kind, ("random", "multiblock", "blocks"))
+        if self.kind not in MASK_KINDS:
+            load_installed_plugins()
+        check_choice("masks.kind", self.kind, MASK_KINDS)
         require(0 < self.low <= self.high < 1, "masks.low, high", (self.low, self.high), "0 < low <= high < 1")
         for name in ("n_blocks", "min_block", "masks_per_target"):
             check_integer(f"masks.{name}", getattr(self, name), 1)

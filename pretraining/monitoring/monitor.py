@@ -128,7 +128,7 @@ class Monitor:
             "weight_decay": weight_decay(config, stats.step - 1),
             "memory_gib": memory_gib(self.engine.device),
         }
-        if config.masks is not None:  # only JEPA averages
+        if config.objective.has_target:
             line["momentum"] = momentum(config, stats.step - 1)
         speed["records_per_second"] *= self.engine.world_size
         return line | {name: value for name, value in stats.loss.items() if name != "total"} | speed

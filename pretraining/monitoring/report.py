@@ -66,7 +66,7 @@ def _describe_config(config: PretrainConfig) -> list[tuple[str, str]]:
     spec, shape, optim, run = config.input, config.encoder, config.optim, config.run
     slice_ms = 1000 * shape.patch_samples / spec.sampling_rate
     warmup = f" after {optim.warmup_steps:,} steps of warm-up" if optim.warmup_steps else ""
-    average = f", momentum {config.ema.start:g} to {config.ema.end:g}" if config.masks is not None else ""
+    average = f", momentum {config.ema.start:g} to {config.ema.end:g}" if config.objective.has_target else ""
     return [
         (
             "Recipe",
