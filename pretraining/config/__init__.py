@@ -167,7 +167,8 @@ class PretrainConfig:
             types = {f.name: str(f.type) for f in fields(old)}
             check_choice(f"a field of {part}", key, types)
             may_be_none = "None" in types[key] and text.lower() == "none"
-            value = None if may_be_none else _typed(text, getattr(old, key), name)
+            shares = types[key] == "int | float"
+            value = None if may_be_none else (_number if shares else _typed)(text, getattr(old, key), name)
             changed.setdefault(part, {})[key] = value
         parts = {part: dataclasses.replace(getattr(self, part), **values) for part, values in changed.items()}
         return dataclasses.replace(self, **parts)
@@ -182,6 +183,12 @@ _PARTS: dict[str, type[PlainFields]] = {
     "run": RunConfig,
     "watch": WatchConfig,
 }
+
+
+def _number(text: str, old: Any, name: str) -> int | float:
+    """Read a whole number as one, and any other as a fraction."""
+    value = float(_typed(text, 0.0, name))
+    return int(value) if value >= 1 and value.is_integer() else value
 
 
 def _typed(text: str, old: Any, name: str) -> Any:
