@@ -19,13 +19,14 @@ __all__ = ["add_parser", "run"]
 _DESCRIPTION = """\
 Score frozen encoders on a task of PTB-XL or CPSC2018, in one table with what they have to beat: the majority,
 hand-crafted features, random convolutions, and an untrained encoder of the same shape. Intervals and differences
-come from one bootstrap over the test patients. DIR is a copy of the data set that is already there, or a packed file.
+come from one bootstrap over the test patients. DIR is a copy of the data set that is already there, a packed file,
+or a table (.csv) of your own recordings with the columns path, label, patient and fold.
 
 A run that was killed continues where it stopped when the same command is given again: features are kept (--cache).
 Report files hold everything, with the patients of each draw.
 """
 
-_TASKS = "all, diagnostic, subdiagnostic, superdiagnostic, form, rhythm, superclass-single or cpsc2018"
+_TASKS = "all, diagnostic, subdiagnostic, superdiagnostic, form, rhythm, superclass-single, cpsc2018; labels: your own"
 
 
 def add_parser(verbs: Verbs) -> None:
