@@ -56,9 +56,8 @@ _NUMPY_ERRORS: tuple[type[Exception], ...] = (
     tokenize.TokenError,
     MemoryError,
     OverflowError,
-    RecursionError,
     TypeError,
-    NotImplementedError,
+    RuntimeError,
 )
 
 _NPY_MAGIC = b"\x93NUMPY"

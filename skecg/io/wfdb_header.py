@@ -66,14 +66,14 @@ _SIGNAL_LINE = re.compile(
     r"(?:x(?P<samples_per_frame>\d{1,18}))?(?::(?P<skew>\d{1,18}))?(?:\+(?P<offset>\d{1,18}))?"
     r"(?:[ \t]+(?P<gain>-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
     r"(?:\((?P<baseline>-?\d{1,18})(?:\.0*)?\))?(?:/(?P<units>\S+))?"
-    r"(?P<numbers>(?:[ \t]+-?\d{1,18}(?![^ \t])){0,5})"
+    r"(?P<numbers>(?:[ \t]+[+-]?\d{1,18}(?![^ \t])){0,5})"
     r"(?:[ \t]+(?P<lead>[^\t\f\v]*).*)?)?"
 )
 
 
 # A line as most archives have it, with a whole gain, about what differs between records: file, first value, checksum.
 _USUAL_SIGNAL_LINE = re.compile(
-    r"(\S+)[ \t]+(\S+[ \t]+\d+(?:\.0*)?[(/]\S+[ \t]+\S+[ \t]+\S+)[ \t]+(-?\d{1,18})[ \t]+-?\d{1,18}[ \t]+(.*)"
+    r"(\S+)[ \t]+(\S+[ \t]+\d+(?:\.0*)?[(/]\S+[ \t]+\S+[ \t]+\S+)[ \t]+([+-]?\d{1,18})[ \t]+[+-]?\d{1,18}[ \t]+(.*)"
 )
 
 
@@ -252,7 +252,7 @@ def _parse_fields(line: str) -> SignalLine | None:
     file, storage, per_frame, skew, offset, gain, baseline, units, numbers, lead = match.groups()
     values = (numbers or "").split()
     # Of a resolution below zero other readers make a baseline, of such a block size a name.
-    if _hides_a_number(lead, len(values)) or any(value.startswith("-") for value in values[::4]):
+    if _hides_a_number(lead, len(values)) or any(value[0] in "+-" for value in values[::4]):
         return None
     steps_per_unit = float(gain) if gain else _DEFAULT_GAIN
     adc_zero = int(values[1]) if len(values) > 1 else 0

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from skecg.leads import CANONICAL_LEADS
+
 if TYPE_CHECKING:
     from random import Random
 
@@ -22,15 +24,21 @@ __all__ = ["Text", "headers", "layouts", "spoil_bytes", "spoil_json", "spoil_saf
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 
+# fmt: off
 NUMBERS = (
-    "0 1 -1 2 7 12 16 80 200 212 250 500 1000 1024 -32768 32767 65536 4294967296 99999999999999999999 1e3 1e-3 1e300 "
-    "1e-320 1e999 -0 0.0 .5 5. +3 0x10 1_000 1,5 nan inf -inf 10:11 ٣ 1e 00012 9007199254740993 360.0000001 0.1"
-).split()
+    "0", "1", "-1", "2", "7", "12", "16", "80", "200", "212", "250", "500", "1000", "1024", "-32768", "32767",
+    "65536", "4294967296", "99999999999999999999", "1e3", "1e-3", "1e300", "1e-320", "1e999", "-0", "0.0", ".5",
+    "5.", "+3", "0x10", "1_000", "1,5", "nan", "inf", "-inf", "10:11", "٣", "1e", "00012", "9007199254740993",
+    "360.0000001", "0.1",
+)
 WORDS = (
-    "I II III aVR aVL aVF V1 V6 MLII mV uV µV V mW mV_ /mV /uV (0) (1024) (-5)/mV 200(0)/mV 200/mV 1e3/uV rec rec/2 "
-    "rec.dat ../rec.dat /etc/hosts ~ - . # x2 :3 +24 16x2:1+4 8 61 160 310 311 508 516 524 500/2(3) 500/2 null true "
-    "=1+1 \x1b[2J \x00 ü \u202e \ufeff \r \x0b \x85 RESP SpO2 time ; , \t {} [] \" '"
-).split(" ")
+    "I", "II", "III", "aVR", "aVL", "aVF", "V1", "V6", "MLII", "mV", "uV", "µV", "V", "mW", "mV_", "/mV", "/uV",
+    "(0)", "(1024)", "(-5)/mV", "200(0)/mV", "200/mV", "1e3/uV", "rec", "rec/2", "rec.dat", "../rec.dat",
+    "/etc/hosts", "~", "-", ".", "#", "x2", ":3", "+24", "16x2:1+4", "8", "61", "160", "310", "311", "508", "516",
+    "524", "500/2(3)", "500/2", "null", "true", "=1+1", "\x1b[2J", "\x00", "ü", "\u202e", "\ufeff", "\r", "\x0b",
+    "\x85", "RESP", "SpO2", "time", ";", ",", "\t", "{}", "[]", "\"", "'",
+)
+# fmt: on
 _SPLIT = re.compile(r"([\s/()x:+,;=<>\"'{}\[\]]+)")
 
 
@@ -52,14 +60,14 @@ def headers() -> list[Text]:
 
 _HEADERS = [
     "rec 2 500 100\nrec.dat 16 1000/mV 16 0 -12 3 0 I\nrec.dat 16 1000/mV 16 0 5 9 0 II\n# Age: 50\n",
-    "rec 2 360 100 10:11:12 13/12/1941\nrec.dat 212 200 11 1024 995 -22131 0 MLII\nrec.dat 212 200 11 1024 1011 20052 0 V5\n",
+    "rec 2 360 100 10:11:12 13/12/1941\nrec.dat 212 200 11 1024 995 -22131 0 MLII\n"
+    "rec.dat 212 200 11 1024 1011 20052 0 V5\n",
     "rec 3 1000.5/250(12) 40\nrec.dat 16+24 1.0(0)/uV 16 0 0 0 0 I\nrec.dat 16+24 2e3(-7)/V 16 0 0 0 0 II\n"
     "other.dat 80 100/mV 8 0 0 0 0 RESP\n",
     "rec 1 250\nrec.dat 16x4:2+16 -200.5(12)/mV 12 3 4 5 6 a name of several words\n",
     "rec 1\nrec.dat 8\n",
     "rec/2 2 250 200\nrec_1 100\n~ 100\n",
-    "rec 12 500 50\n" + "".join(f"rec.dat 16 4880/mV 0 0 {i} {i} 0 {n}\n" for i, n in enumerate(
-        "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split())),
+    "rec 12 500 50\n" + "".join(f"rec.dat 16 4880/mV 0 0 {i} {i} 0 {n}\n" for i, n in enumerate(CANONICAL_LEADS)),
 ]  # fmt: skip
 
 
@@ -146,8 +154,9 @@ def spoil_bytes(random: Random, content: bytes) -> bytes:
 
 
 _VALUES: tuple[Any, ...] = (
-    None, True, 0, 1, -1, 2**31, 2**63, 10**30, 1e308, float("inf"), float("nan"), "", "x", "\x1b[2J", "../../etc/passwd",
-    [], {}, [[]], {"a": 1}, ["I", "II"], [0, 0], [4, 2**62], "F32", "F64", "temporal", "zscore", "I", 0.5, 250,
+    None, True, 0, 1, -1, 2**31, 2**63, 10**30, 1e308, float("inf"), float("nan"), "", "x", "\x1b[2J",
+    "../../etc/passwd", [], {}, [[]], {"a": 1}, ["I", "II"], [0, 0], [4, 2**62], "F32", "F64",
+    "temporal", "zscore", "I", 0.5, 250,
 )  # fmt: skip
 
 

@@ -76,7 +76,9 @@ def targets(folder: Path) -> dict[str, Target]:
         ),
         "wfdb": Target(100, partial(_spoil_layout, layouts()), partial(check_wfdb, _folder(folder, "r"))),
         "cache file": Target(5, partial(_spoil_one, [_database()], spoil_bytes), partial(check_cache, folder)),
-        "checkpoint": Target(30, partial(_spoil_one, [_checkpoint()], spoil_bytes), partial(check_checkpoint, folder / "a.pth")),
+        "checkpoint": Target(
+            30, partial(_spoil_one, [_checkpoint()], spoil_bytes), partial(check_checkpoint, folder / "a.pth")
+        ),
     }  # fmt: skip
     for suffix, bases in (tables() | _recordings(folder)).items():
         spoil = spoil_text if isinstance(bases[0], Text) else spoil_bytes
@@ -107,8 +109,8 @@ def check_header(content: bytes) -> str:
         return "read"  # wfdb drops what is not ASCII, and with it the micro of a unit
     lines = [line for text in content.decode().splitlines() if (line := text.strip()) and not line.startswith("#")]
     theirs = [_wfdb_record(lines[0]), *map(_wfdb_signal, lines[1:])]
-    if _DECIMAL_BASELINE.search(content):
-        return "read"  # of which wfdb makes a name
+    if _MADE_A_NAME.search(content):
+        return "read"
     if None in theirs or len(theirs) - 1 != len(header.signals):
         return "read"  # wfdb refuses it
     assert _our_record(header) == theirs[0], f"read otherwise than by wfdb: {_our_record(header)} {theirs[0]}"
@@ -118,7 +120,8 @@ def check_header(content: bytes) -> str:
     return "compared"
 
 
-_DECIMAL_BASELINE = re.compile(rb"\(-?\d+\.")
+# A baseline with a decimal point and a number with a plus are read here; wfdb makes a name of them and of all after.
+_MADE_A_NAME = re.compile(rb"\(-?\d+\.|[ \t]\+\d")
 
 
 @lru_cache(maxsize=2**16)
@@ -197,7 +200,7 @@ def check_wfdb(folder: Path, parts: tuple[bytes, bytes]) -> str:
     foreign = [w for w in caught if not issubclass(w.category, SkecgWarning)]
     assert not [w for w in foreign if issubclass(w.category, RuntimeWarning)], [str(w.message) for w in foreign]
     assert not np.isinf(record.signal).any(), "infinite voltages"
-    if caught or not parts[0].isascii() or _DECIMAL_BASELINE.search(parts[0]):
+    if caught or not parts[0].isascii() or _MADE_A_NAME.search(parts[0]):
         return "read"  # repaired, as the warning says, or in letters that wfdb drops
     ours = parse_header(parts[0], "rec.hea")
     rows = ecg_rows(tuple(signal.name for signal in ours.signals), tuple(signal.units for signal in ours.signals))
