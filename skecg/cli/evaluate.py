@@ -19,13 +19,14 @@ __all__ = ["add_parser", "run"]
 _DESCRIPTION = """\
 Score frozen encoders on a task of PTB-XL or CPSC2018, in one table with what they have to beat: the majority,
 hand-crafted features, random convolutions, and an untrained encoder of the same shape. Intervals and differences
-come from one bootstrap over the test patients. DIR is a copy of the data set that is already there, or a packed file.
+come from one bootstrap over the test patients. DIR is a copy of the data set that is already there, a packed file,
+or a table (.csv) of your own recordings with the columns path, label, patient and fold.
 
 A run that was killed continues where it stopped when the same command is given again: features are kept (--cache).
 Report files hold everything, with the patients of each draw.
 """
 
-_TASKS = "all, diagnostic, subdiagnostic, superdiagnostic, form, rhythm, superclass-single or cpsc2018"
+_TASKS = "all, diagnostic, subdiagnostic, superdiagnostic, form, rhythm, superclass-single, cpsc2018; labels: your own"
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -227,9 +228,11 @@ def _command(arguments: argparse.Namespace) -> str:
     words = [*words, "--task", arguments.task]
     for path in arguments.data:
         words = [*words, "--data", str(path)]
+    for plugin in arguments.plugin or ():
+        words = [*words, "--plugin", plugin]
     defaults = {"protocol": "pooled", "draws": 5, "kernels": 5, "resamples": 1000, "seed": 0, "precision": "auto"}
     defaults |= {"batch_size": "auto", "device": "auto", "cache": "disk"}
-    skipped = {"model", "task", "data", "run", "quiet", "no_figure", "local_files_only"}
+    skipped = {"model", "task", "data", "plugin", "run", "quiet", "no_figure", "local_files_only"}
     for name, value in vars(arguments).items():
         if name not in skipped and value is not None and value != defaults.get(name):
             text = ",".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value)
