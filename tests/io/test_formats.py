@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydicom import FileDataset, dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
 
 from skecg.errors import (
     DamagedRecordError,
@@ -255,9 +255,9 @@ def multiplex_group(samples: np.ndarray, sources: list[tuple[str, str]], rate: f
     return group
 
 
-def write_dicom(path: Path, groups: list[Dataset]) -> Path:
+def write_dicom(path: Path, groups: list[Dataset], syntax: str = ExplicitVRLittleEndian) -> Path:
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = syntax
     meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.9.1.1"  # 12-lead ECG Waveform Storage
     meta.MediaStorageSOPInstanceUID = generate_uid()
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
@@ -370,6 +370,32 @@ def test_big_endian_dicom_is_refused_with_the_remedy(tmp_path: Path) -> None:
     dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
     dcmwrite(path, dataset, little_endian=False, implicit_vr=False, force_encoding=True)
     with pytest.raises(UnsupportedFormatError, match="Convert it with dcmconv"):
+        read_format(path)
+
+
+def test_deflated_dicom_is_read_and_a_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = counts(2, 5000)
+    path = write_dicom(tmp_path / "a.dcm", [multiplex_group(raw, MEANINGS[:2])], DeflatedExplicitVRLittleEndian)
+    np.testing.assert_allclose(read_format(path).signal, raw * 4.88e-3, rtol=1e-6, atol=1e-7)
+
+    zeros = np.zeros((2, 500_000), np.int16)
+    bomb = write_dicom(tmp_path / "b.dcm", [multiplex_group(zeros, MEANINGS[:2])], DeflatedExplicitVRLittleEndian)
+    assert read_format(bomb).n_samples == 500_000  # small enough to be let through
+    monkeypatch.setattr("skecg.io.files._ALWAYS_ALLOWED", 2**16)
+    assert read_format(path).n_samples == 5000
+    with pytest.raises(DamagedRecordError, match="compressed bytes to more than"):
+        read_format(bomb)
+
+
+def test_a_file_that_asks_for_more_memory_than_there_is_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    path = write_dicom(tmp_path / "a.dcm", [multiplex_group(counts(2, 1000), MEANINGS[:2])])
+    monkeypatch.setattr("pydicom.waveforms.multiplex_array", refuse)
+    with pytest.raises(RecordReadError, match="asks for more memory than there is"):
         read_format(path)
 
 
