@@ -22,10 +22,10 @@ from skecg.datasets.base import LabelledECGs
 from skecg.embedder import JEPAEmbedder
 from skecg.embedding_cache import open_cache, record_key, salt_of
 from skecg.encoders import build_encoder
-from skecg.errors import SkecgError, SkecgWarning
+from skecg.errors import SkecgWarning
 from skecg.evaluation.baselines import hand_crafted_features, random_convolution_features
 from skecg.inference.inputs import RecordSource
-from skecg.inference.pipeline import CHUNK_RECORDS
+from skecg.inference.pipeline import chunk_rows
 from skecg.leads import CANONICAL_LEADS
 from skecg.preprocessing.windows import prepare
 from skecg.records import ECGRecord
@@ -128,9 +128,8 @@ class SignalFeatures:
         salt = self._salt()
         chunks = []
         with count_progress(len(source), self.name, "record", verbose=verbose) as progress:
-            for start in range(0, len(source), CHUNK_RECORDS):
-                rows = range(start, min(start + CHUNK_RECORDS, len(source)))
-                chunks.append(self._looked_up(_without_errors(source.read(rows)), store, salt))
+            for rows in chunk_rows(len(source)):
+                chunks.append(self._looked_up([source[row] for row in rows], store, salt))
                 progress.update(len(rows))
         features = np.concatenate(chunks)
         return features if self.n_seeds == 1 else features.reshape(len(features), self.n_seeds, -1).swapaxes(0, 1)
@@ -166,16 +165,6 @@ class SignalFeatures:
         counts = np.bincount(windows.owner, minlength=len(records))
         sums = np.add.reduceat(of_windows, np.r_[0, np.cumsum(counts)[:-1]], axis=0)
         return np.asarray(sums / counts[:, None], dtype=np.float32)
-
-
-def _without_errors(records: Sequence[ECGRecord | SkecgError]) -> list[ECGRecord]:
-    """Return the records, or raise the error of the first that could not be read."""
-    whole = []
-    for record in records:
-        if isinstance(record, SkecgError):
-            raise record
-        whole.append(record)
-    return whole
 
 
 def hand_crafted() -> SignalFeatures:
