@@ -108,6 +108,7 @@ def weighted_area_under_roc(labels: ArrayLike, scores: ArrayLike, weights: Array
         sorted_scores = s[order, label]
         starts = np.flatnonzero(np.r_[True, sorted_scores[1:] != sorted_scores[:-1]])
         positive = y[order, label]
+        # Some weightings at a time: each is as long as the data set, and there are thousands.
         for first in range(0, len(w), _BLOCK_WEIGHTS):
             rows = slice(first, first + _BLOCK_WEIGHTS)
             areas[rows, label] = _areas(positive, np.asarray(w[rows][:, order], dtype=np.float64), starts)
@@ -120,6 +121,7 @@ def _areas(positive: NDArray[np.bool_], weights: FloatArray, starts: NDArray[np.
     negatives = weights - positives
     if len(starts) < len(positive):  # records of equal score are one step of the curve
         positives, negatives = (np.add.reduceat(part, starts, axis=1) for part in (positives, negatives))
+    # Negatives that score lower or the same, of which those that score the same count half.
     below = np.cumsum(negatives, axis=1)
     won = np.einsum("ij,ij->i", positives, below - 0.5 * negatives)
     pairs = positives.sum(axis=1) * below[:, -1]

@@ -195,9 +195,11 @@ def _stratify(
         if label is None and not keep_one:
             # Who fills up the number: draws of PTB-XL are published, and were made with one full label as bad as many.
             overfull = np.minimum(overfull, 1)
+        # Stable: of those who overfill as many labels, the order that was drawn decides.
         for patient in candidates[np.argsort(overfull, kind="stable")]:
             if drawn.sum() >= n_drawn or (label is not None and missing[label] <= 0):
                 return
+            # The last with a label stays for training, which could not learn it otherwise.
             if not keep_one or (left[has[patient]] > 1).all():
                 drawn[patient] = True
                 left[has[patient]] -= 1
@@ -277,8 +279,10 @@ def warn_of_shared_patients(cv: Any, X: Any, y: ArrayLike | None, patients: Arra
     if who.shape != (len(X),):
         raise ParameterError(f"Got patients of shape {who.shape} for {len(X)} records, expected one name for each.")
     splitter = check_cv(cv, y, classifier=True)
+    # Splitters ask for the number of records only, and the records may be files that nobody wants to read here.
     rows = np.zeros((len(X), 1))
     with warnings.catch_warnings():
+        # What the splitter ignores is what this finds out.
         warnings.filterwarnings("ignore", message="The groups parameter is ignored")
         shared = [len(np.intersect1d(who[train], who[test])) for train, test in splitter.split(rows, y, groups=who)]
     if max(shared) > 0:

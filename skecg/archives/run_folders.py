@@ -40,7 +40,7 @@ _FEATURES, _JOURNAL, _MANIFEST = "features.npy", "journal.jsonl", "manifest.json
 
 
 class UnfinishedRun:
-    """Features that are still being made, in a folder; a context manager that lets go of the folder.
+    """Features that are still being made, in a folder; a context manager that unlocks the folder.
 
     Parameters
     ----------
@@ -75,6 +75,7 @@ class UnfinishedRun:
         self.failures: list[Failure] = []
         self._shape = shape
         folder.mkdir(mode=0o700, exist_ok=True)
+        # Opened for appending, which neither empties nor replaces what another process may have locked.
         self._journal = (folder / _JOURNAL).open("a+b")
         try:
             _lock(self._journal, folder)
@@ -160,7 +161,7 @@ class UnfinishedRun:
         """Take up what is done, and cut off a line that was not written to its end."""
         self._journal.seek(0)
         length = 0
-        for line in self._journal:
+        for line in self._journal:  # up to the first that is not whole: what follows it was never promised
             entry = _read_entry(line, self.n_done, self._shape[0])
             if entry is None:
                 break
@@ -297,8 +298,9 @@ class ArchiveFolder:
         """Check that every record is there once, list the failures, say how all came about; give how many failed."""
         failures = [failure for chunk in range(len(self._plan)) for failure in self.failures(chunk)]
         write_failures([(self._paths[f.row], f.error, f.message) for f in failures], self.folder / _FAILURES)
-        said = {**self._provenance, "n_failed": len(failures), "n_parts": len(self._plan)}
-        self._write(_PROVENANCE, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+        about = {**self._provenance, "n_failed": len(failures), "n_parts": len(self._plan)}
+        # Last: an archive that has it is whole.
+        self._write(_PROVENANCE, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
         for begun in self.folder.glob(".part-*"):  # by processes that were killed
             begun.unlink(missing_ok=True)
         return len(failures)

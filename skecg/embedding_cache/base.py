@@ -108,7 +108,7 @@ class Forkable(Protocol):
     """What is made quiet before a fork and wakes up after it, in the parent and in the child."""
 
     def before_fork(self) -> None:
-        """Take the lock and let go of what must not be inherited."""
+        """Take the lock and close what must not be inherited."""
 
     def after_fork(self) -> None:
         """Open the lock."""

@@ -157,6 +157,7 @@ class SignalFeatures:
             # The encoder that these are compared with warns of the same records.
             warnings.simplefilter("ignore", SkecgWarning)
             windows = prepare(records, BASELINE_INPUT, missing_leads="zero")
+        # Windows of one length at a time: zeros beyond the end would count as signal.
         parts: dict[int, NDArray[np.float32]] = {}
         for length in np.unique(windows.valid_samples):
             rows = np.flatnonzero(windows.valid_samples == length)
@@ -254,6 +255,7 @@ def write_untrained_twin(info: WeightsInfo, folder: str | Path, *, seed: int = 0
     Path
         The folder.
     """
+    # The caller's own random numbers go on as if nothing had been drawn.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = build_encoder(info.encoder)

@@ -93,12 +93,14 @@ class TokenHead:
         self.mean, spread = features.mean(axis=0), features.std(axis=0)
         self.scale = np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
         X, y = self._standardized(features), torch.from_numpy(labels.astype(np.int64)).to(self.device)
+        # In white coordinates all directions are as steep; L-BFGS begins as if the Hessian were the unit matrix.
         root = self._root(X)
         whitening = torch.linalg.solve_triangular(root, torch.eye(len(root), device=self.device), upper=True)
         if start is None:
             weights = torch.zeros(X.shape[1], self.n_instants * self.n_classes, device=self.device)
             bias = _log_shares(y, self.n_classes)
         else:
+            # Each fit has coordinates of its own, those of its features.
             weights, bias = root @ start.weights, start.bias.clone()
         _minimize_(weights, bias, X @ whitening, whitening, y, self.penalty)
         self.weights, self.bias = whitening @ weights, bias
@@ -122,6 +124,7 @@ class TokenHead:
     def _root(self, X: Tensor) -> Tensor:
         """Return the upper triangular root of curvature and penalty together; features times its inverse are white."""
         unit = torch.eye(X.shape[1], device=X.device)
+        # The 1e-6 is for features that are sums of others, when nothing is penalized.
         curvature = _CURVATURE / len(X) * (X.T @ X) + (self.penalty + 1e-6) * unit
         return torch.linalg.cholesky(curvature).T
 
@@ -151,6 +154,7 @@ def _minimize_(weights: Tensor, bias: Tensor, white: Tensor, whitening: Tensor, 
 
 def _log_shares(y: Tensor, n_classes: int) -> Tensor:
     """Return the biases (S * K,) that predict each instant's shares of the classes."""
+    # Half a token more for each class: one that an instant never has would begin at minus infinity.
     counts = functional.one_hot(y, n_classes).sum(dim=0).float() + 0.5
     return (counts / counts.sum(dim=-1, keepdim=True)).log().reshape(-1)
 

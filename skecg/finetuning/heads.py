@@ -102,6 +102,7 @@ def _rebuild(
 
 def copied_encoder(info: WeightsInfo) -> Encoder:
     """Return an encoder of one's own on the CPU, to be trained; the one that the process shares is left alone."""
+    # What is loaded is shared by all that embed in this process; training it would change their features.
     encoder = copy.deepcopy(loaded_encoder(info, torch.device("cpu")))
     return encoder.requires_grad_(True)
 
@@ -275,7 +276,7 @@ class WaveDecoder(Head):
         tokens_BPD = self._by_slice(tokens_BND[:, self.num_registers :], values_BLT.shape[2] // self.patch_samples)
         unfolded_BPWp = self.unfold(tokens_BPD).unflatten(2, (-1, self.patch_samples))
         x_BWT = unfolded_BPWp.transpose(1, 2).flatten(2) + self.look(values_BLT)
-        for layer in self.refine:
+        for layer in self.refine:  # each adds to what it is given, so that depth does not slow the start
             x_BWT = x_BWT + layer(F.gelu(x_BWT))
         logits: Tensor = self.classify(F.gelu(x_BWT))
         return logits
