@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from skecg.compute.progress import count_progress
 from skecg.datasets.base import LabelledECGs
-from skecg.embedding_cache import open_cache
-from skecg.errors import ParameterError
+from skecg.embedding_cache import EmbeddingCache, open_cache
+from skecg.errors import CacheUnavailableError, ParameterError
 from skecg.evaluation.bootstrap import Bootstrap, bootstrap_auroc
 from skecg.evaluation.features import FeatureSource
 from skecg.evaluation.geometry import Geometry, geometry_of, score_geometry
@@ -183,6 +183,13 @@ def compare(
     return _report(dataset, labelled, split, draws, chosen, works, n_resamples, seed)
 
 
+def _hits(store: EmbeddingCache | None) -> int:
+    """Return how often a store knew the answer, 0 where it cannot say."""
+    with contextlib.suppress(CacheUnavailableError, AttributeError):
+        return store.info().hits if store is not None else 0
+    return 0
+
+
 def _work(
     kind: str,
     source: FeatureSource,
@@ -196,10 +203,10 @@ def _work(
 ) -> _Work:
     """Compute features and fit all probes of one row, measuring what that takes."""
     store = open_cache(cache)
-    hits = store.info().hits if store is not None and hasattr(store, "info") else 0
+    hits = _hits(store)
     with measured() as embedding:
         features = source.features(dataset, cache=store, verbose=verbose)
-    n_from_cache = store.info().hits - hits if store is not None and hasattr(store, "info") else 0
+    n_from_cache = _hits(store) - hits
     # Where chance has a part in the features, each draw of them is fitted by itself.
     seeds = features if getattr(features, "ndim", 0) == 3 else [features]
     fits = []

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from skecg.compute.progress import count_progress
 from skecg.datasets.base import LabelledECGs
 from skecg.embedder import JEPAEmbedder
-from skecg.embedding_cache import open_cache, record_key, salt_of
+from skecg.embedding_cache import WhilePossible, open_cache, record_key, salt_of
 from skecg.encoders import build_encoder
 from skecg.errors import SkecgWarning
 from skecg.evaluation.baselines import hand_crafted_features, random_convolution_features
@@ -124,7 +124,8 @@ class SignalFeatures:
         ndarray of shape (n_records, n_features) or (n_seeds, n_records, n_features), float32
         """
         source = RecordSource(dataset.records, sampling_rate=dataset.sampling_rate, leads=dataset.leads, units="mV")
-        store = open_cache(cache)
+        opened = open_cache(cache)
+        store = None if opened is None else WhilePossible(opened)
         salt = self._salt()
         chunks = []
         with count_progress(len(source), self.name, "record", verbose=verbose) as progress:

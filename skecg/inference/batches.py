@@ -13,7 +13,7 @@ from joblib import effective_n_jobs
 from numpy.typing import NDArray
 
 from skecg.compute.devices import in_order, one_ahead
-from skecg.embedding_cache import EmbeddingCache, key_function, salt_of
+from skecg.embedding_cache import EmbeddingCache, WhilePossible, key_function, salt_of
 from skecg.encoders.encode import Encoding, workers
 from skecg.encoders.pooling import n_pooled_features
 from skecg.errors import InputError, SkecgError
@@ -162,7 +162,7 @@ def prepare_batches(
     source: RecordSource,
     chunks: Iterable[range],
     config: EmbeddingConfig,
-    cache: EmbeddingCache | None,
+    cache: EmbeddingCache | WhilePossible | None,
     n_jobs: int | None,
 ) -> Generator[PreparedBatch, None, None]:
     """Prepare batches: each when it is asked for or, where an accelerator encodes, while the last one is in use.
@@ -173,7 +173,7 @@ def prepare_batches(
     chunks : iterable of range
         Numbers of the records, chunk by chunk.
     config : EmbeddingConfig
-    cache : EmbeddingCache or None
+    cache : EmbeddingCache, WhilePossible or None
     n_jobs : int or None
         Files read at once.
 
@@ -223,7 +223,7 @@ def _prepare_batch(
     rows: Sequence[int],
     records: Sequence[ECGRecord | SkecgError],
     config: EmbeddingConfig,
-    cache: EmbeddingCache | None,
+    cache: EmbeddingCache | WhilePossible | None,
     fingerprint: bytes,
 ) -> PreparedBatch:
     """Compute keys of records, look them up, and screen and prepare those that are not known."""
@@ -252,7 +252,7 @@ def _row_keys(records: dict[int, ECGRecord]) -> dict[int, bytes]:
 
 
 def _content_keys(
-    records: dict[int, ECGRecord], cache: EmbeddingCache, fingerprint: bytes, n_threads: int
+    records: dict[int, ECGRecord], cache: EmbeddingCache | WhilePossible, fingerprint: bytes, n_threads: int
 ) -> dict[int, bytes]:
     """Return digests of what records hold as their keys."""
     rows, key_of = list(records), key_function(cache)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from skecg.backends import encoder_on
 from skecg.compute.progress import Progress, count_progress
-from skecg.embedding_cache import EmbeddingCache
+from skecg.embedding_cache import EmbeddingCache, WhilePossible
 from skecg.encoders import Encoder
 from skecg.encoders.encode import encode_tokens, encode_windows, token_grid
 from skecg.encoders.pooling import pool_windows
@@ -87,7 +87,8 @@ def embed_chunks(
     config : EmbeddingConfig
     cache : EmbeddingCache, optional
         Where embeddings are looked up and remembered, record by record. Equal records are embedded once with it, and
-        each by itself without: that they are equal would cost a digest of every record to know.
+        each by itself without: that they are equal would cost a digest of every record to know. One that is full,
+        read-only or out of reach costs a CacheWarning, and embedding goes on.
     first : int, default=0
         Number of the first record to embed.
     n_jobs : int, optional
@@ -107,9 +108,10 @@ def embed_chunks(
     chunks = chunk_rows(len(source), first)
     parts: list[Chunk] = []
     previous: dict[bytes, NDArray[np.float32]] = {}
-    with contextlib.closing(prepare_batches(source, chunks, config, cache, n_jobs)) as batches:
+    store = None if cache is None else WhilePossible(cache)
+    with contextlib.closing(prepare_batches(source, chunks, config, store, n_jobs)) as batches:
         for batch in batches:
-            part, previous = _embed(batch, config, cache, previous)
+            part, previous = _embed(batch, config, store, previous)
             parts.append(part)
             chunk, ends = batch.chunk, batch.ends_chunk
             del batch  # its records would stay in memory while others are read
@@ -193,7 +195,7 @@ def _joined(rows: Sequence[int], parts: Sequence[Chunk]) -> Chunk:
 def _embed(
     batch: PreparedBatch,
     config: EmbeddingConfig,
-    cache: EmbeddingCache | None,
+    cache: WhilePossible | None,
     previous: Mapping[bytes, NDArray[np.float32]],
 ) -> tuple[Chunk, dict[bytes, NDArray[np.float32]]]:
     """Embed a batch; return its chunk and the features that are new.

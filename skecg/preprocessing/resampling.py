@@ -53,7 +53,14 @@ def resampled_samples(n_samples: int, rate_in: float, rate_out: float, method: s
     return max(1, int(rate_out / rate_in * n_samples * (1 + 1e-12)))
 
 
-def resample(signal: FloatArray, rate_in: float, rate_out: float, method: str = "polyphase") -> FloatArray:
+def resample(
+    signal: FloatArray,
+    rate_in: float,
+    rate_out: float,
+    method: str = "polyphase",
+    *,
+    origin: FloatArray | None = None,
+) -> FloatArray:
     """Change the sampling rate.
 
     Parameters
@@ -66,6 +73,9 @@ def resample(signal: FloatArray, rate_in: float, rate_out: float, method: str = 
         passes 0.8 of the slower Nyquist frequency within 0.3 %. Before its beginning and after its end the signal is
         taken to hold its edge values.
         ``"fourier"`` truncates or extends the spectrum of the whole record, which takes it to be periodic.
+    origin : ndarray of shape (..., n_leads, 1), float32, optional
+        Polyphase filters differences from this, by default from the first sample: a part of a record is resampled as
+        the whole is only with the whole's.
 
     Returns
     -------
@@ -94,7 +104,8 @@ def resample(signal: FloatArray, rate_in: float, rate_out: float, method: str = 
         return signal
     n_out = resampled_samples(signal.shape[-1], rate_in, rate_out, method)
     if method == "polyphase":
-        return _polyphase(signal, ratio.numerator, ratio.denominator, n_out)
+        first = signal[..., :1] if origin is None else origin
+        return _polyphase(signal, ratio.numerator, ratio.denominator, n_out, first)
     return _fourier(signal, n_out)
 
 
@@ -109,7 +120,7 @@ def rate_ratio(rate_in: float, rate_out: float) -> Fraction:
     return Fraction(rate_out / rate_in).limit_denominator(_LARGEST_FACTOR)
 
 
-def _polyphase(signal: FloatArray, up: int, down: int, n_out: int) -> FloatArray:
+def _polyphase(signal: FloatArray, up: int, down: int, n_out: int, origin: FloatArray) -> FloatArray:
     """Resample by up / down with a finite filter, as a matrix on frames where frames are short."""
     margin, repeats = frame_layout(up, down)
     if repeats == 0:
@@ -118,27 +129,27 @@ def _polyphase(signal: FloatArray, up: int, down: int, n_out: int) -> FloatArray
         delay = _HALF_FILTER * max(up, down) + margin * up
         lead_in = -delay % down
         taps = np.concatenate([np.zeros(lead_in, np.float32), _lowpass_taps(up, down)])
-        padded = _pad_with_edges(signal, margin, signal.shape[-1] + 2 * margin)
+        padded = _pad_with_edges(signal, margin, signal.shape[-1] + 2 * margin, origin)
         first = (delay + lead_in) // down
         resampled = upfirdn(taps, padded, up, down, axis=-1)[..., first : first + n_out]
     else:
         n_frames = -(-n_out // (up * repeats))
-        padded = _pad_with_edges(signal, margin, n_frames * down * repeats + 2 * margin)
+        padded = _pad_with_edges(signal, margin, n_frames * down * repeats + 2 * margin, origin)
         frames = sliding_window_view(padded, down * repeats + 2 * margin, axis=-1)[..., :: down * repeats, :]
         # One product a record, of one shape whatever stands beside it: its rounding cannot depend on its neighbours.
         rows = np.ascontiguousarray(frames).reshape(*signal.shape[:-2], -1, frames.shape[-1])
         resampled = (rows @ frame_matrix(up, down, repeats)).reshape(*signal.shape[:-1], -1)[..., :n_out]
-    resampled += signal[..., :1]
+    resampled += origin
     return np.asarray(resampled, dtype=np.float32)
 
 
-def _pad_with_edges(signal: FloatArray, margin: int, length: int) -> FloatArray:
-    """Take the first sample from each row and hold the row's edges, `margin` before it and up to `length` in all."""
+def _pad_with_edges(signal: FloatArray, margin: int, length: int, origin: FloatArray) -> FloatArray:
+    """Take the origin from each row and hold the row's edges, `margin` before it and up to `length` in all."""
     n_samples = min(signal.shape[-1], length - margin)
     padded = np.empty((*signal.shape[:-1], length), dtype=np.float32)
-    padded[..., :margin] = 0.0
-    np.subtract(signal[..., :n_samples], signal[..., :1], out=padded[..., margin : margin + n_samples])
-    padded[..., margin + n_samples :] = signal[..., -1:] - signal[..., :1]
+    padded[..., :margin] = signal[..., :1] - origin
+    np.subtract(signal[..., :n_samples], origin, out=padded[..., margin : margin + n_samples])
+    padded[..., margin + n_samples :] = signal[..., -1:] - origin
     return padded
 
 

@@ -33,13 +33,14 @@ __all__ = ["STRETCH_BYTES", "LongRecord", "is_long"]
 
 FloatArray = NDArray[np.float32]
 
-#: Leads of the encoder that are worked on at once; what the steps make of them is a few times as much.
-STRETCH_BYTES = 2**22
+#: Windows that are made at once of a long record; what the steps take for them is some ten times as much.
+STRETCH_BYTES = 2**20
+_LONG_BYTES = 2**22
 
 
 def is_long(n_out: int, spec: InputSpec) -> bool:
     """Return whether a record of so many samples at the encoder's rate is prepared stretch by stretch."""
-    return 4 * spec.n_leads * n_out > STRETCH_BYTES
+    return 4 * spec.n_leads * n_out > _LONG_BYTES
 
 
 class LongRecord:
@@ -104,7 +105,7 @@ class LongRecord:
         # Every so many samples of the record fall together with one of the result.
         block = max(0, start // up - -(-margin // down))
         last = min(self._signal.shape[1], -(-stop * down // up) + margin)
-        resampled = resample(self._mixed(block * down, last), self._rate, rate)
+        resampled = resample(self._mixed(block * down, last), self._rate, rate, origin=self._mixed(0, 1))
         return np.ascontiguousarray(resampled[:, start - block * up : stop - block * up])
 
     def _mixed(self, start: int, stop: int) -> FloatArray:

@@ -135,7 +135,7 @@ FloatArray = NDArray[np.float32]
 # quarter less time each than sixteen.
 _CHUNK_BYTES = 2**20
 # Windows that are there at once; and how many threads may each have a stretch of a long record in hand.
-_BLOCK_BYTES, _STRETCHES_AT_ONCE = 2**24, 4
+_BLOCK_BYTES, _STRETCHES_AT_ONCE = 2**23, 4
 
 
 @dataclass(frozen=True, eq=False)
