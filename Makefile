@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 test: $(VENV)/test-installed
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-# The same tests, with the branches they take counted, their subprocesses' too; that costs a third of their time. What reads
+# The same tests, with the branches they take counted, their subprocesses' too; that costs a quarter more time. What reads
 # files and weights that strangers made is tested whole; the least of the rest stands in pyproject.toml.
 coverage: $(VENV)/test-installed
 	$(BIN)/coverage erase

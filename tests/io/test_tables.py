@@ -206,6 +206,7 @@ def test_a_header_that_names_a_lead_twice_is_refused(table: Callable[..., Path])
     [
         ("", r"is empty \(0 bytes\)"),
         (" \r\n\t\n", "is empty"),
+        ("\ufeff\r\n \n", "only blank lines"),
         ("I,II\n", "a header and no samples"),
         (bytes(range(256)) * 20, "is a binary file"),
         ("I,II\n0.1,0.2\n0.3\n", r"1 column\(s\) in line 3 .*expected 2 as in line 2"),

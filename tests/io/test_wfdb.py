@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import numpy as np
@@ -123,6 +124,15 @@ def test_dates_that_wfdb_refuses_do_not_matter_in_any_format(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert same_bits(read_record(header).signal, before)
+
+
+def test_wfdb_is_imported_without_its_own_warnings(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "wfdb"]:
+        monkeypatch.delitem(sys.modules, name)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert import_wfdb() is sys.modules["wfdb"] is import_wfdb()
+    assert [warning for warning in caught if "wfdb" in warning.filename] == []
 
 
 def test_a_warning_that_was_made_an_error_is_not_taken_for_damage(tmp_path, monkeypatch):
