@@ -36,6 +36,8 @@ _LEAD_OF_CODE |= {n + 2: f"V{n}" for n in range(1, 7)}
 # A converter that samples channels one after the other skews them by less.
 _MOST_SKEW_SAMPLES = 1.0
 
+_INFLATED_AT_ONCE = 2**20
+
 
 def read_dicom_channels(path: Path) -> list[Channel]:
     """List the channels of a file's rhythm."""
@@ -64,7 +66,10 @@ def _check_inflated(stream: mmap.mmap, path: Path) -> None:
     if _read_file_meta_info(stream).TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
         packed = stream.read()
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        n_bytes = len(inflater.decompress(packed, largest_inflated(len(packed)) + 1))
+        n_bytes, rest = 0, packed
+        while rest and n_bytes <= largest_inflated(len(packed)):
+            n_bytes += len(inflater.decompress(rest, _INFLATED_AT_ONCE))
+            rest = inflater.unconsumed_tail
         check_inflated(n_bytes, len(packed), path)
     stream.seek(0)
 

@@ -68,14 +68,16 @@ def test_every_window_is_the_whole_records(way: str, gaps: bool) -> None:
     assert sum(map(len, blocks)) == len(stream) > 80
     for windows in blocks:
         for values, start in zip(windows.values, windows.start_samples, strict=True):
-            np.testing.assert_allclose(values, whole[:, start : start + spec.window_samples], rtol=0, atol=1e-6)
+            np.testing.assert_allclose(
+                values, whole[:, start : start + spec.window_samples], rtol=0, atol=1e-6 * max(1, np.abs(whole).max())
+            )
 
 
 def test_what_comes_in_blocks_is_to_the_bit_what_comes_at_once() -> None:
     spec = InputSpec(LEADS, 100.0, 1000, highpass_hz=0.5, normalization="record")
     records = [a_long_record(minutes=minutes) for minutes in (0.5, 9, 2, 12)]
     screenings = [screen(record, spec, SUBSET, "record") for record in records]
-    how = {"stride": 7.0, "policies": SUBSET}
+    how = {"stride": 2.0, "policies": SUBSET}
     blocks = list(WindowStream(records, screenings, spec, **how))
     assert len(blocks) > 2
     together = prepare_screened(records, screenings, spec, **how, n_threads=3)
@@ -121,6 +123,7 @@ def test_memory_of_a_long_recording_is_bounded_by_its_own_size(tmp_path: Path, s
     assert peak < 1.5 * n_bytes + CONSTANT_BYTES
 
 
+@pytest.mark.filterwarnings("ignore::skecg.errors.SignalWarning")
 def test_a_long_recording_has_the_features_of_its_windows(tmp_path: Path) -> None:
     path, _ = write_long(tmp_path, "16", minutes=MINUTES)
     embedder = JEPAEmbedder(TINY, missing_leads="subset", cache=None, stride=2.0)
