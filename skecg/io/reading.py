@@ -1,12 +1,8 @@
-"""Any supported file to an ECGRecord; many files to many, in parallel and in a flat amount of memory.
-
-Folders, patterns and names to the records behind them.
-"""
+"""Any supported file to an ECGRecord; many files to many, in parallel and in a flat amount of memory."""
 
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -30,7 +26,7 @@ if TYPE_CHECKING:
 
     from skecg.records import ECGRecord
 
-__all__ = ["find_records", "iter_records", "read_digitized", "read_record", "read_records"]
+__all__ = ["iter_records", "read_digitized", "read_record", "read_records"]
 
 
 PathLike = str | os.PathLike[str]
@@ -287,12 +283,27 @@ def _is_signal_file(path: Path) -> bool:
     header_path = path.with_suffix(".hea")
     if not header_path.is_file():
         return False
-    if path.name in {signal.file_name for signal in read_wfdb_header(header_path).signals}:
-        return True
+    is_format = _is_of_format(path)
+    try:
+        names = {signal.file_name for signal in read_wfdb_header(header_path).signals}
+    except RecordReadError:
+        if is_format:  # intact beside a damaged header
+            return False
+        raise
+    if path.name in names or is_format:
+        return path.name in names
     raise UnsupportedFormatError(
         f"{path} lies beside {header_path.name} but is no signal file of it (annotations are none). "
         f"To read the record, pass {str(header_path)!r}."
     )
+
+
+def _is_of_format(path: Path) -> bool:
+    """Whether a file's suffix, or what it begins with, is that of a format other than WFDB's."""
+    from skecg.io.dicom import is_dicom
+    from skecg.io.formats import FORMAT_SUFFIXES
+
+    return path.suffix.lower() in FORMAT_SUFFIXES or is_dicom(path)
 
 
 def _not_found(path: Path) -> RecordReadError:
@@ -306,118 +317,3 @@ def _not_found(path: Path) -> RecordReadError:
     if suffix in {"", ".hea"} | SIGNAL_SUFFIXES:
         return RecordNotFoundError(f"There is no WFDB header {str(path.with_suffix('.hea'))!r}. {similar_names(path)}")
     return RecordNotFoundError(f"There is no file {str(path)!r}. {similar_names(path, {suffix, '.hea'})}")
-
-
-_WILDCARDS = frozenset("*?[")
-
-
-# Settings and results are JSON more often than ECGs are; such a file is taken when it is named.
-_SELDOM_ECG = frozenset({".json"})
-
-
-def find_records(paths: PathLike | Iterable[PathLike], *, recursive: bool = True) -> list[Path]:
-    """List the records that folders, patterns and names stand for.
-
-    A WFDB record is listed once, by its header; the segments of a record in several parts are not listed beside it.
-    In folders and behind patterns whatever is no ECG is passed over, and so are tables in folders, since they do not
-    say what they are. A file that is named is listed as it is.
-
-    Parameters
-    ----------
-    paths : path or iterable of paths
-        Folders, glob patterns (``"data/**/*.hea"``), files, and WFDB record names with or without a suffix.
-    recursive : bool, default=True
-        Whether to look into the folders of folders, and to let ``**`` reach through them.
-
-    Returns
-    -------
-    list of Path
-        Sorted, each record once.
-
-    Raises
-    ------
-    RecordNotFoundError
-        When one of `paths` stands for nothing; the message lists similar names.
-    ParameterError
-        When `paths` holds anything but paths.
-    """
-    if isinstance(paths, (str, os.PathLike)):
-        paths = [paths]
-    if isinstance(paths, bytes) or not isinstance(paths, Iterable):
-        raise ParameterError(f"Got paths={paths!r}, expected a path or a list of paths.")
-    found: set[Path] = set()
-    for path in paths:
-        if not isinstance(path, (str, os.PathLike)):
-            raise ParameterError(f"Got a path of type {type(path).__name__}, expected str or Path.")
-        found.update(_expand(Path(path), recursive))
-    return sorted(found)
-
-
-def _expand(path: Path, recursive: bool) -> set[Path]:
-    """List the records that one path stands for."""
-    header = find_header(path)
-    if header is not None:
-        return {header}
-    if path.is_dir():
-        files = path.rglob("*") if recursive else path.iterdir()
-        return _records_among(files, _format_suffixes() - _SELDOM_ECG, f"The folder {str(path)!r}")
-    if path.is_file():
-        return {path}
-    if _WILDCARDS & set(str(path)):
-        matches = (Path(match) for match in glob.iglob(str(path), recursive=recursive))  # noqa: PTH207
-        return _records_among(matches, _format_suffixes() | _table_suffixes(), f"The pattern {str(path)!r}")
-    raise RecordNotFoundError(f"Nothing answers to {str(path)!r}. {similar_names(path)}")
-
-
-def _records_among(files: Iterable[Path], suffixes: frozenset[str], where: str) -> set[Path]:
-    """Keep the records among files: headers for WFDB, the files themselves for all else."""
-    headers, others = set(), set()
-    for path in _without_twins(files):
-        suffix = path.suffix.lower()
-        if suffix == ".hea" or suffix in SIGNAL_SUFFIXES:
-            header = find_header(path)
-            headers |= {header} if header is not None else set()
-        elif suffix in suffixes and path.is_file():
-            others.add(path)
-    records = headers.difference(*map(_segment_headers, headers)) | others
-    if not records:
-        raise RecordNotFoundError(
-            f"{where} holds no recording, expected WFDB headers (.hea) or "
-            f"{', '.join(sorted(suffixes))}. Check the path."
-        )
-    return records
-
-
-def _without_twins(files: Iterable[Path]) -> Iterator[Path]:
-    """Yield files once, whatever links lead to them, without what file managers of macOS leave beside them."""
-    seen: set[str] = set()
-    # Of two ways to a file the one without a link stays: a header finds its signals beside itself.
-    for path in sorted(files, key=lambda path: (path.is_symlink(), len(path.parts), path)):
-        if path.name.startswith("._") or "__MACOSX" in path.parts:
-            continue
-        target = os.path.realpath(path)
-        if target not in seen:
-            seen.add(target)
-            yield path
-
-
-def _segment_headers(header_path: Path) -> Iterator[Path]:
-    """Return the headers of a record's segments; a header that cannot be read has none, reading it will say why."""
-    try:
-        segments = read_wfdb_header(header_path).segments
-    except RecordReadError:
-        return
-    for segment in segments:
-        yield header_path.with_name(f"{segment.name}.hea")
-
-
-def _format_suffixes() -> frozenset[str]:
-    from skecg.io.formats import FORMAT_SUFFIXES
-
-    return FORMAT_SUFFIXES
-
-
-def _table_suffixes() -> frozenset[str]:
-    from skecg.io.tables import TABLE_SUFFIXES
-
-    return TABLE_SUFFIXES
