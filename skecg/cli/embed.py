@@ -155,6 +155,7 @@ def _find(arguments: argparse.Namespace) -> list[str]:
 
     from skecg.io import find_records
 
+    _check_tables(arguments.paths)
     out = os.path.abspath(arguments.out)  # noqa: PTH100 (like the paths below: links stay links)
     own, folders = (out, f"{out}.failures.csv"), (f"{out}.partial{os.sep}", f"{out}{os.sep}")
     found = [str(path) for path in find_records(arguments.paths, recursive=not arguments.no_recursive)]
@@ -162,6 +163,16 @@ def _find(arguments: argparse.Namespace) -> list[str]:
     if not paths:
         raise RecordNotFoundError("Got no recording besides the files that this command writes. Check PATHS.")
     return paths
+
+
+def _check_tables(paths: Sequence[str]) -> None:
+    """Raise for a table of labels or paths that was named as a recording, before anything is embedded."""
+    from skecg.io.tables import TEXT_SUFFIXES
+    from skecg.io.text_tables import check_about_samples
+
+    for path in map(Path, paths):
+        if path.suffix.lower() in TEXT_SUFFIXES and path.is_file():
+            check_about_samples(path)
 
 
 def _listed(file: Path) -> list[str]:

@@ -214,7 +214,8 @@ class RecordSource:
 
         if Path(path).suffix.lower() not in TABLE_SUFFIXES:
             return read_digitized(path) if keep_steps else read_record(path)
-        return read_record(path, sampling_rate=self._rate(row), leads=self.leads, units=self._voltage)
+        units = None if self._voltage == "mV" else self._voltage  # what the file says comes before the default
+        return read_record(path, sampling_rate=self._rate(row), leads=self.leads, units=units)
 
     def _from_array(self, item: Any, row: int) -> ECGRecord:
         array = _to_numpy(item)

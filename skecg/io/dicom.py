@@ -17,7 +17,7 @@ from warnings import warn
 import numpy as np
 
 from skecg.errors import DamagedRecordError, MissingDependencyError, SignalWarning, UnsupportedFormatError
-from skecg.io.channels import Channel
+from skecg.io.channels import Channel, caught_warnings
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 
 if TYPE_CHECKING:
@@ -94,8 +94,9 @@ def list_dicom_directory(path: Path) -> list[Path]:
             f"Reading {path} needs pydicom, which is not installed. Run: pip install 'skecg[formats]'"
         ) from error
     try:
-        entries = list(dcmread(path).get("DirectoryRecordSequence") or ())
-        return [file for entry in entries for file in _entry_files(entry, path)]
+        with caught_warnings():
+            entries = list(dcmread(path).get("DirectoryRecordSequence") or ())
+            return [file for entry in entries for file in _entry_files(entry, path)]
     except DamagedRecordError:
         raise
     except Exception as error:  # a damaged file makes pydicom raise nearly anything
