@@ -56,6 +56,9 @@ def add_parser(verbs: Verbs) -> None:
         "--force", action="store_true", help="replace OUT; throw away an unfinished run of another kind"
     )
     parser.add_argument("--no-recursive", action="store_true", help="do not look into the folders of folders")
+    parser.add_argument(
+        "--verify-checksums", action="store_true", help="compare WFDB signals with the checksums in their headers"
+    )
     parser.add_argument("--quiet", "-q", action="store_true", help="show no progress")
     _add_model_options(parser)
     add_signal_options(parser)
@@ -210,7 +213,7 @@ def _embedder(arguments: argparse.Namespace) -> JEPAEmbedder:
 
     names = (
         "sampling_rate leads pooling layer stride missing_leads short_records batch_size device precision backend "
-        "cache n_jobs revision local_files_only"
+        "cache n_jobs revision local_files_only verify_checksums"
     )
     options = {name: getattr(arguments, name) for name in names.split()}
     return JEPAEmbedder(arguments.model, units=arguments.units or "mV", **options)

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from skecg.errors import ParameterError, RecordNotFoundError, RecordReadError
 from skecg.io.dicom import DICOM_SUFFIXES, holds_no_waveform, is_dicom, list_dicom_directory
+from skecg.io.reading import PathLike, check_no_address
 from skecg.io.wfdb import read_wfdb_header
 from skecg.io.wfdb_header import SIGNAL_SUFFIXES, find_header, similar_names
 
 __all__ = ["find_records"]
-
-PathLike = str | os.PathLike[str]
 
 _WILDCARDS = frozenset("*?[")
 
@@ -76,6 +75,7 @@ def find_records(paths: PathLike | Iterable[PathLike], *, recursive: bool = True
     for path in paths:
         if not isinstance(path, (str, os.PathLike)):
             raise ParameterError(f"Got a path of type {type(path).__name__}, expected str or Path.")
+        check_no_address(path)
         found.update(_expand(Path(path), recursive))
     return sorted(found)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
 
     from skecg.records import ECGRecord
 
-__all__ = ["iter_records", "read_digitized", "read_record", "read_records"]
+__all__ = ["check_no_address", "iter_records", "read_digitized", "read_record", "read_records"]
 
 
 PathLike = str | os.PathLike[str]
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # one letter before the colon is a drive
 
 
 def read_record(
@@ -38,6 +42,7 @@ def read_record(
     sampling_rate: float | None = None,
     leads: Sequence[str] | None = None,
     units: str | None = None,
+    verify_checksums: bool = False,
 ) -> ECGRecord:
     """Read one recording.
 
@@ -51,7 +56,10 @@ def read_record(
     leads : sequence of str, optional
         Names of the leads, for tables and arrays that do not name them.
     units : str, optional
-        Unit of the values, for tables and arrays; millivolts by default.
+        Unit of the values, for tables and arrays; what the file says, or else millivolts, by default.
+    verify_checksums : bool, default=False
+        Whether to compare the signals of WFDB records with the checksums in their headers, for which all of them are
+        read twice. A header may state none.
 
     Returns
     -------
@@ -76,15 +84,17 @@ def read_record(
     """
     given = {"sampling_rate": sampling_rate, "leads": leads, "units": units}
     with _system_errors_as_ours(path):
-        return _read(_as_path(path), {name: value for name, value in given.items() if value is not None})
+        return _read(
+            _as_path(path), {name: value for name, value in given.items() if value is not None}, verify_checksums
+        )
 
 
-def read_digitized(path: PathLike) -> ECGRecord:
+def read_digitized(path: PathLike, *, verify_checksums: bool = False) -> ECGRecord:
     """Read as :func:`read_record` does, with the same errors, keeping the steps where a file has them whole.
 
     Parameters
     ----------
-    path : str or Path
+    path, verify_checksums
         As for :func:`read_record`.
 
     Returns
@@ -92,7 +102,7 @@ def read_digitized(path: PathLike) -> ECGRecord:
     DigitizedRecord or ECGRecord
     """
     with _system_errors_as_ours(path):
-        return _read(_as_path(path), {}, keep_steps=True)
+        return _read(_as_path(path), {}, verify_checksums, keep_steps=True)
 
 
 @contextlib.contextmanager
@@ -100,7 +110,11 @@ def _system_errors_as_ours(path: PathLike) -> Iterator[None]:
     """Return which path the system, or Python, could not make sense of."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except MemoryError as error:
+        raise RecordReadError(
+            f"{str(path)!r} needs more memory than there is. Cut it into shorter records, or use another machine."
+        ) from error
+    except (OSError, ValueError, ArithmeticError, RecursionError) as error:
         if isinstance(error, (RecordReadError, InputError)):
             raise
         raise RecordReadError(f"{str(path)!r} cannot be read ({type(error).__name__}). Check the path.") from error
@@ -108,18 +122,26 @@ def _system_errors_as_ours(path: PathLike) -> Iterator[None]:
 
 @overload
 def read_records(
-    paths: Iterable[PathLike], *, n_jobs: int | None = None, errors: Literal["raise"] = "raise"
+    paths: Iterable[PathLike],
+    *,
+    n_jobs: int | None = None,
+    errors: Literal["raise"] = "raise",
+    verify_checksums: bool = False,
 ) -> list[ECGRecord]: ...
 
 
 @overload
 def read_records(
-    paths: Iterable[PathLike], *, n_jobs: int | None = None, errors: Literal["return"]
+    paths: Iterable[PathLike], *, n_jobs: int | None = None, errors: Literal["return"], verify_checksums: bool = False
 ) -> list[ECGRecord | RecordReadError]: ...
 
 
 def read_records(
-    paths: Iterable[PathLike], *, n_jobs: int | None = None, errors: Literal["raise", "return"] = "raise"
+    paths: Iterable[PathLike],
+    *,
+    n_jobs: int | None = None,
+    errors: Literal["raise", "return"] = "raise",
+    verify_checksums: bool = False,
 ) -> list[ECGRecord] | list[ECGRecord | RecordReadError]:
     """Read many recordings.
 
@@ -132,6 +154,8 @@ def read_records(
     errors : {"raise", "return"}, default="raise"
         What becomes of a file that cannot be read: its error is raised, or stands in the list where the record would,
         so that rows stay aligned with `paths`.
+    verify_checksums : bool, default=False
+        As for :func:`read_record`.
 
     Returns
     -------
@@ -142,7 +166,7 @@ def read_records(
     --------
     iter_records : The same, without holding all records in memory.
     """
-    return list(iter_records(paths, n_jobs=n_jobs, errors=errors))
+    return list(iter_records(paths, n_jobs=n_jobs, errors=errors, verify_checksums=verify_checksums))
 
 
 def iter_records(
@@ -151,6 +175,7 @@ def iter_records(
     n_jobs: int | None = None,
     errors: Literal["raise", "return"] = "raise",
     chunk: int = 64,
+    verify_checksums: bool = False,
 ) -> Iterator[ECGRecord | RecordReadError]:
     """Read recordings one after the other, holding no more than a chunk of them.
 
@@ -162,6 +187,8 @@ def iter_records(
         As for :func:`read_records`.
     chunk : int, default=64
         How many records are read in parallel before the first of them is given out.
+    verify_checksums : bool, default=False
+        As for :func:`read_record`.
 
     Yields
     ------
@@ -174,7 +201,7 @@ def iter_records(
         raise ParameterError(f"Got errors={errors!r}, expected 'raise' or 'return'.")
     if not is_integer(chunk, 1):
         raise ParameterError(f"Got chunk={chunk!r}, expected a positive number of records.")
-    read = read_record if errors == "raise" else _read_or_error
+    read = partial(read_record if errors == "raise" else _read_or_error, verify_checksums=verify_checksums)
     n_threads = _n_threads(n_jobs)
     return map(read, paths) if n_threads == 1 else _read_in_chunks(read, paths, n_threads, chunk)
 
@@ -209,10 +236,10 @@ def _n_threads(n_jobs: int | None) -> int:
     return int(effective_n_jobs(n_jobs))
 
 
-def _read_or_error(path: PathLike) -> ECGRecord | RecordReadError:
+def _read_or_error(path: PathLike, *, verify_checksums: bool) -> ECGRecord | RecordReadError:
     """Read a record, giving an error of the file instead of raising it; mistakes of the caller are raised."""
     try:
-        return read_record(path)
+        return read_record(path, verify_checksums=verify_checksums)
     except RecordReadError as error:
         return error
     except ParameterError:
@@ -230,14 +257,24 @@ def _as_path(path: Any) -> Path:
         raise ParameterError(f"Got a path of type {type(path).__name__}, expected str or Path.")
     if not name.strip() or "\0" in name:
         raise ParameterError(f"Got path={name!r}, expected the name of a file.")
+    check_no_address(name)
     return Path(name)
 
 
-def _read(path: Path, given: dict[str, Any], *, keep_steps: bool = False) -> ECGRecord:
+def check_no_address(path: PathLike) -> None:
+    """Raise for an address on a network, also one that a Path has taken a slash from."""
+    if _ADDRESS.match(os.fspath(path)) and not os.path.lexists(path):
+        raise RecordNotFoundError(
+            f"Got {os.fspath(path)!r}, an address, expected a file on this machine. Download the record first, all of "
+            "its files (header and signals), and pass where it lies."
+        )
+
+
+def _read(path: Path, given: dict[str, Any], verify_checksums: bool, *, keep_steps: bool = False) -> ECGRecord:
     """Choose the reader by what lies at the path."""
     header = find_header(path)
     if header is not None and not given:
-        return read_wfdb(header, keep_steps=keep_steps)
+        return read_wfdb(header, keep_steps=keep_steps, verify_checksums=verify_checksums)
     if header is None and _is_table(path):
         return _read_table(path, given)
     if given:
@@ -248,7 +285,7 @@ def _read(path: Path, given: dict[str, Any], *, keep_steps: bool = False) -> ECG
     if not path.is_file():
         raise _not_found(path)
     if _is_signal_file(path):
-        return read_wfdb(path.with_suffix(".hea"), keep_steps=keep_steps)
+        return read_wfdb(path.with_suffix(".hea"), keep_steps=keep_steps, verify_checksums=verify_checksums)
     if path.suffix.lower() in SIGNAL_SUFFIXES:
         raise _not_found(path.with_suffix(".hea"))
     return _read_format(path)
