@@ -147,7 +147,7 @@ def _read(read_channels: Callable[[Path], list[Channel]], path: Path) -> ECGReco
         raise MissingDependencyError(
             f"Reading {path} needs {error.name or package}, which is not installed. Run: pip install 'skecg[formats]'"
         ) from error
-    except MemoryError:
+    except MemoryError:  # becomes ours where all readers meet
         raise
     except Exception as error:  # a damaged file makes these packages raise nearly anything
         raise DamagedRecordError(
