@@ -96,6 +96,8 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         Branch, tag or commit of weights on the Hub.
     local_files_only : bool, default=False
         Whether to refuse to ask the network for weights.
+    verify_checksums : bool, default=False
+        Whether to compare the signals of WFDB records with the checksums in their headers, where these state any.
     verbose : int, default=0
         Whether to show a progress bar.
 
@@ -163,6 +165,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         n_jobs: int | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
+        verify_checksums: bool = False,
         verbose: int = 0,
     ) -> None:
         self.model = model
@@ -183,6 +186,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         self.n_jobs = n_jobs
         self.revision = revision
         self.local_files_only = local_files_only
+        self.verify_checksums = verify_checksums
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None, *, sampling_rate: ArrayLike | None = None) -> Self:

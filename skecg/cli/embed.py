@@ -63,6 +63,9 @@ def add_parser(verbs: Verbs) -> None:
         "--force", action="store_true", help="replace OUT; throw away an unfinished run of another kind"
     )
     parser.add_argument("--no-recursive", action="store_true", help="do not look into the folders of folders")
+    parser.add_argument(
+        "--verify-checksums", action="store_true", help="compare WFDB signals with the checksums in their headers"
+    )
     parser.add_argument("--quiet", "-q", action="store_true", help="show no progress")
     _add_model_options(parser)
     add_signal_options(parser)
@@ -162,6 +165,7 @@ def _find(arguments: argparse.Namespace) -> list[str]:
 
     from skecg.io import find_records
 
+    _check_tables(arguments.paths)
     out = os.path.abspath(arguments.out)  # noqa: PTH100 (like the paths below: links stay links)
     own, folders = (out, f"{out}.failures.csv"), (f"{out}.partial{os.sep}", f"{out}{os.sep}")
     found = [str(path) for path in find_records(arguments.paths, recursive=not arguments.no_recursive)]
@@ -169,6 +173,16 @@ def _find(arguments: argparse.Namespace) -> list[str]:
     if not paths:
         raise RecordNotFoundError("Got no recording besides the files that this command writes. Check PATHS.")
     return paths
+
+
+def _check_tables(paths: Sequence[str]) -> None:
+    """Raise for a table of labels or paths that was named as a recording, before anything is embedded."""
+    from skecg.io.tables import TEXT_SUFFIXES
+    from skecg.io.text_tables import check_about_samples
+
+    for path in map(Path, paths):
+        if path.suffix.lower() in TEXT_SUFFIXES and path.is_file():
+            check_about_samples(path)
 
 
 def _listed(file: Path) -> list[str]:
@@ -206,7 +220,7 @@ def _embedder(arguments: argparse.Namespace) -> JEPAEmbedder:
 
     names = (
         "sampling_rate leads pooling layer stride missing_leads short_records batch_size device precision backend "
-        "cache n_jobs revision local_files_only"
+        "cache n_jobs revision local_files_only verify_checksums"
     )
     options = {name: getattr(arguments, name) for name in names.split()}
     return JEPAEmbedder(arguments.model, units=arguments.units or "mV", **options)

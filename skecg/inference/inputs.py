@@ -121,6 +121,8 @@ class RecordSource:
     refuse_gaps : bool, default=True
         Whether an array is refused at once for the gaps of a record of less than a second, or that record when it is
         embedded.
+    verify_checksums : bool, default=False
+        Whether files' signals are compared with the checksums in their headers.
 
     Raises
     ------
@@ -136,9 +138,11 @@ class RecordSource:
         leads: Sequence[str] | Mapping[str, str] | None,
         units: str,
         refuse_gaps: bool = True,
+        verify_checksums: bool = False,
     ) -> None:
         self.items = items
         self.refuse_gaps = refuse_gaps
+        self.verify_checksums = verify_checksums
         self._renamed: dict[str, str] = lead_names(leads) if isinstance(leads, Mapping) else {}
         self._unmet = set(self._renamed)
         self.leads = None if leads is None or isinstance(leads, Mapping) else known_leads(leads)
@@ -213,8 +217,10 @@ class RecordSource:
         from skecg.io.tables import TABLE_SUFFIXES
 
         if Path(path).suffix.lower() not in TABLE_SUFFIXES:
-            return read_digitized(path) if keep_steps else read_record(path)
-        return read_record(path, sampling_rate=self._rate(row), leads=self.leads, units=self._voltage)
+            read = read_digitized if keep_steps else read_record
+            return read(path, verify_checksums=self.verify_checksums)
+        units = None if self._voltage == "mV" else self._voltage  # what the file says comes before the default
+        return read_record(path, sampling_rate=self._rate(row), leads=self.leads, units=units)
 
     def _from_array(self, item: Any, row: int) -> ECGRecord:
         array = _to_numpy(item)
@@ -374,6 +380,7 @@ def record_source(
         leads=estimator.leads,
         units=estimator.units,
         refuse_gaps=refuse_gaps,
+        verify_checksums=getattr(estimator, "verify_checksums", False),
     )
 
 

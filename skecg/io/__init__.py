@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from skecg.io.reading import find_records, iter_records, read_record, read_records
+from skecg.io.folders import find_records
+from skecg.io.reading import iter_records, read_record, read_records
 from skecg.io.wfdb_signals import from_wfdb
 
 if TYPE_CHECKING:

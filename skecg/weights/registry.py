@@ -18,6 +18,7 @@ from skecg.weights.folder import WeightsInfo, check_bytes, read_info
 __all__ = ["find_weights", "list_models", "repository_of"]
 
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
+_HUB_HOST = re.compile(r"hf:/+|https?:/+[^/]+/|(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -139,7 +140,21 @@ def repository_of(model: str) -> str:
 
 
 def _unknown_name(model: str) -> str:
+    if _HUB_HOST.match(model):
+        return (
+            f"Got model={model!r}, an address, expected a name, a folder or 'owner/name' on the Hub.{_named_by(model)}"
+        )
     known = ["default", *_registry()]
     close = difflib.get_close_matches(model, known, n=1)
     hint = f"Did you mean {close[0]!r}?" if close else f"Known names: {', '.join(known)}."
     return f"Got model={model!r}, which is no known name, no folder and no 'owner/name' on the Hub. {hint}"
+
+
+def _named_by(address: str) -> str:
+    """Return the repository, and the revision, that the address of a page on the Hub names, as a question."""
+    parts = re.split("[/?#]", _HUB_HOST.sub("", address, count=1).removeprefix("models/"))
+    repository = "/".join(parts[:2]).removesuffix(".git")
+    if not _HUB_NAME.match(repository) or parts[0] in ("datasets", "spaces"):
+        return " Pass what stands above the files on the model's page."
+    is_pinned = len(parts) > 3 and parts[2] in ("tree", "blob", "resolve", "commit")
+    return f" Did you mean {repository!r}{f' with revision={parts[3]!r}' if is_pinned else ''}?"

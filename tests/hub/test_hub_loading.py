@@ -4,6 +4,8 @@ import json
 import pickle
 import shutil
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -311,3 +313,45 @@ def test_a_process_that_is_offline_uses_the_cache_of_one_that_was_not(published,
     assert said.startswith("True\n"), complaint
     assert str(cache_of(tmp_path)) in said
     assert published.requests == []
+
+
+class _LoginPage(BaseHTTPRequestHandler):
+    body = b""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(self.body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b'{"sha": "a"}', b"[]", b"null", b"[" * 100_000])
+def test_what_answers_in_the_hub_s_place_is_said_not_to_be_it(hub, monkeypatch, body):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Page", (_LoginPage,), {"body": body}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    with pytest.raises(HubUnreachableError, match="someone/tiny"):
+        find_weights(REPO)
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("https://huggingface.co/a/b", "Did you mean 'a/b'"),
+        ("https://huggingface.co/a/b/tree/v1", "'a/b' with revision='v1'"),
+        ("huggingface.co/a/b", "'a/b'"),
+        ("https://huggingface.co/datasets/a/b", "model's page"),
+    ],
+)
+def test_the_address_of_a_page_is_answered_with_the_name_on_it(address, words):
+    with pytest.raises(WeightsNotFoundError, match=words):
+        find_weights(address)

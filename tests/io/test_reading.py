@@ -206,7 +206,7 @@ def test_a_mistake_of_the_caller_is_raised_even_so(archive, n_jobs):
 def test_threads_read_side_by_side(archive, monkeypatch):
     meeting = threading.Barrier(2, timeout=20)
 
-    def wait_for_the_other(path):
+    def wait_for_the_other(path, **_):
         meeting.wait()
         return path
 
