@@ -227,7 +227,8 @@ def set_aside(path: Path) -> Path:
 
 def worded(error: Trouble, path: Path) -> CacheError:
     """Return what is the matter with the store and what to do."""
-    code, kind = getattr(error, "sqlite_errorcode", 0) & 0xFF, CacheUnavailableError
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    kind: type[CacheError] = CacheUnavailableError
     if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == errno.ENOSPC:
         advice = "The disk is full: free some space, run prune() or clear(), or use cache='memory'."
     elif code == sqlite3.SQLITE_BUSY:
