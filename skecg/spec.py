@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from skecg.errors import LeadError, WeightsFormatError
 from skecg.leads import canonical_leads
 from skecg.validation import PlainFields
 
-__all__ = ["EncoderConfig", "InputSpec", "LeadwiseConfig", "MultiscaleConfig", "TemporalConfig"]
+__all__ = [
+    "EncoderConfig",
+    "InputSpec",
+    "LeadwiseConfig",
+    "MultiscaleConfig",
+    "PatchEncoderConfig",
+    "Stage",
+    "TemporalConfig",
+]
 
 
 def _is_finite(value: object) -> bool:
@@ -145,9 +153,83 @@ class InputSpec(_Value):
         return self.window_samples / self.sampling_rate
 
 
+class Stage(NamedTuple):
+    """A part of an encoder after which its tokens can be had.
+
+    Parameters
+    ----------
+    name : str
+        Of the submodule: ``"blocks.3"``. What lies below all stages belongs to the embedding of the signal, but for a
+        submodule called ``norm``, which belongs to the end.
+    width : int
+        Of a token.
+    token_samples : int
+        Samples of the window from one token to the next.
+    """
+
+    name: str
+    width: int
+    token_samples: int
+
+
 @dataclass(frozen=True)
 class EncoderConfig(_Value):
-    """The shape of an encoder: what all architectures share.
+    """The shape of an encoder: all that embedding asks of an architecture, whatever is inside.
+
+    Parameters
+    ----------
+    n_leads : int
+        Rows of the input.
+    """
+
+    kind: ClassVar[str] = "encoder configuration"
+    architecture: ClassVar[str]
+
+    n_leads: int
+
+    def __post_init__(self) -> None:
+        self._require_integers("n_leads")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Parts after which tokens can be had, the first one first."""
+        raise NotImplementedError(f"{type(self).__name__} has no stages")
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of the longest window."""
+        raise NotImplementedError(f"{type(self).__name__} has no window_samples")
+
+    @property
+    def size(self) -> dict[str, int]:
+        """What cards and reports say of an encoder's size: first the width of its tokens, then counts."""
+        return {"width": self.stages[-1].width, "stages": len(self.stages)}
+
+    @property
+    def length_step(self) -> int:
+        """What the length of a window is a multiple of: the last stage's slice of time, unless any length will do."""
+        return self.stages[-1].token_samples
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of an attention that looks at the last tokens: one for about 64 of their width."""
+        width = self.stages[-1].width
+        return next(n for n in range(max(1, width // 64), 0, -1) if width % n == 0)
+
+    @property
+    def fewest_parameters(self) -> int:
+        """Parameters that such an encoder has at least; weights with fewer are refused before it is built."""
+        return 0
+
+    @property
+    def widest_values(self) -> int:
+        """Values of the largest array that a window becomes on its way, roughly."""
+        return max(4 * stage.width * (self.window_samples // stage.token_samples) for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class PatchEncoderConfig(EncoderConfig):
+    """The shape of an encoder that cuts windows into slices of time, all of one length, for a row of equal blocks.
 
     Parameters
     ----------
@@ -158,17 +240,13 @@ class EncoderConfig(_Value):
     n_patches : int
         Slices of time in the longest window.
     dim, depth, num_heads : int
-        Width of a token, number of transformer blocks, attention heads of each.
+        Width of a token, number of blocks, heads of each.
     mlp_ratio : float, default=4.0
         Width of a block's hidden layer over `dim`.
     norm_eps : float
         What LayerNorm adds to the variance.
     """
 
-    kind: ClassVar[str] = "encoder configuration"
-    architecture: ClassVar[str]
-
-    n_leads: int
     patch_samples: int
     n_patches: int
     dim: int
@@ -178,9 +256,40 @@ class EncoderConfig(_Value):
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        self._require_integers("n_leads", "patch_samples", "n_patches", "dim", "depth", "num_heads")
+        super().__post_init__()
+        self._require_integers("patch_samples", "n_patches", "dim", "depth", "num_heads")
         self._require_numbers("mlp_ratio", "norm_eps")
         self._require(self.dim % self.num_heads == 0, "dim", f"a multiple of num_heads={self.num_heads}")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The blocks."""
+        return tuple(Stage(f"blocks.{number}", self.dim, self.patch_samples) for number in range(self.depth))
+
+    @property
+    def size(self) -> dict[str, int]:
+        """What cards and reports say of an encoder's size."""
+        return {"width": self.dim, "blocks": self.depth, "heads": self.num_heads}
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the longest window."""
+        return self.n_patches
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of an attention that looks at the last tokens: as many as the blocks have."""
+        return self.num_heads
+
+    @property
+    def fewest_parameters(self) -> int:
+        """Entries of the matrices in the blocks; all parameters are some more."""
+        return self.depth * (4 * self.dim**2 + 2 * self.dim * self.hidden_dim)
+
+    @property
+    def widest_values(self) -> int:
+        """Values of the largest array that a window becomes on its way: a block's hidden layer, or its q, k and v."""
+        return self.n_tokens * max(self.hidden_dim, 3 * self.dim)
 
     @property
     def hidden_dim(self) -> int:
@@ -194,7 +303,7 @@ class EncoderConfig(_Value):
 
 
 @dataclass(frozen=True)
-class TemporalConfig(EncoderConfig):
+class TemporalConfig(PatchEncoderConfig):
     """A token is one slice of time of all leads (Weimann and Conrad, 2025).
 
     Parameters
@@ -220,9 +329,14 @@ class TemporalConfig(EncoderConfig):
             self._require(isinstance(getattr(self, name), bool), name, "true or false")
         self._require(self.dim % 2 == 0, "dim", "an even number")
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the longest window, registers too."""
+        return self.num_registers + self.n_patches
+
 
 @dataclass(frozen=True)
-class LeadwiseConfig(EncoderConfig):
+class LeadwiseConfig(PatchEncoderConfig):
     """A token is one slice of time of one lead; attention is cross-pattern, CroPA (Kim, 2024)."""
 
     architecture: ClassVar[str] = "leadwise"
@@ -233,9 +347,14 @@ class LeadwiseConfig(EncoderConfig):
         super().__post_init__()
         self._require(self.dim % 4 == 0, "dim", "a multiple of 4")
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the longest window."""
+        return self.n_leads * self.n_patches
+
 
 @dataclass(frozen=True)
-class MultiscaleConfig(EncoderConfig):
+class MultiscaleConfig(PatchEncoderConfig):
     """Convolutions of several widths make the tokens, one for a slice of time of all leads or of each lead.
 
     Parameters
@@ -280,3 +399,8 @@ class MultiscaleConfig(EncoderConfig):
         if self.scale_floor is not None:
             self._require_numbers("scale_floor")
             self._require(self.lead_groups == 1, "lead_groups", "1 with scale_floor")
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the longest window, registers too."""
+        return self.num_registers + self.lead_groups * self.n_patches

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from skecg.encoders.base import Encoder
+from skecg.encoders.base import Encoder, PatchEncoder, WindowEncoder
 from skecg.encoders.leadwise import LeadwiseEncoder
 from skecg.encoders.multiscale import MultiscaleEncoder
 from skecg.encoders.temporal import TemporalEncoder
@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-__all__ = ["Encoder", "LeadwiseEncoder", "MultiscaleEncoder", "TemporalEncoder", "build_encoder", "read_encoder_config"]
+__all__ = [
+    "Encoder",
+    "LeadwiseEncoder",
+    "MultiscaleEncoder",
+    "PatchEncoder",
+    "TemporalEncoder",
+    "WindowEncoder",
+    "build_encoder",
+    "read_encoder_config",
+]
 
 _CONFIGS: dict[str, type[EncoderConfig]] = {
     config.architecture: config for config in (TemporalConfig, LeadwiseConfig, MultiscaleConfig)
