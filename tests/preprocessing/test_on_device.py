@@ -210,10 +210,8 @@ def test_it_is_prepare_itself_that_it_is_held_to() -> None:
 # --- what a device does not prepare -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "filtered", [{"highpass_hz": 0.5}, {"lowpass_hz": 40.0}, {"notch_hz": 50.0}, {"baseline_samples": 51}]
-)
-def test_filters_are_left_to_the_cpu(filtered: dict[str, float]) -> None:
+@pytest.mark.parametrize("name", ["highpass_hz", "lowpass_hz", "notch_hz", "baseline_samples"])
+def test_filters_are_left_to_the_cpu(name: str) -> None:
     assert not can_prepare_on_device([record()], replace(SPEC, **{name: 51}), stride=None)
 
 
