@@ -7,7 +7,7 @@ never edited; a new behaviour gets a new field whose default is the old behaviou
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
 from skecg.errors import LeadError, WeightsFormatError
@@ -181,9 +181,9 @@ class InputSpec(_Value):
         What was written before there were such fields keeps its digest. What does not use them stays readable to older
         releases, which refuse by its name a field that they do not know.
         """
-        values = super().to_dict()
-        later = {"notch_hz": None, "notch_quality": 30.0, "filter_design": "cascade", "baseline_samples": None}
-        return {name: value for name, value in values.items() if name not in later or value != later[name]}
+        known = [field.name for field in fields(self)]
+        later = {field.name: field.default for field in fields(self)[known.index("clip") + 1 :]}
+        return {name: value for name, value in super().to_dict().items() if later.get(name, ...) != value}
 
     @property
     def is_filtered(self) -> bool:
