@@ -1,9 +1,9 @@
 """The Net1D encoder: grouped convolutions that weigh their channels, stage after stage half as many steps.
 
-After Hong et al. (the "Net1D" of ECGFounder, Li et al., NEJM AI 2025, arXiv:2410.04133, and of CLEF): residual blocks of
-a narrow, a grouped and a wide convolution (Xie et al., CVPR 2017, arXiv:1611.05431) with squeeze and excitation (Hu et
-al., CVPR 2018, arXiv:1709.01507). Zeros lie beyond the ends of a signal so that a convolution of stride s makes ceil(T /
-s) of T steps, one more of them behind than before where their number is odd.
+The network of ECGFounder (Li et al., arXiv:2410.04133) and CLEF: residual blocks of a narrow, a grouped and a wide
+convolution (Xie et al., CVPR 2017, arXiv:1611.05431) with squeeze and excitation (Hu et al., CVPR 2018,
+arXiv:1709.01507). Zeros lie beyond the ends of a signal, so that a convolution of stride s makes ceil(T / s) of T
+steps; where their number is odd, there is one more of them behind than before.
 
 Shapes: B windows, L leads, T samples or steps, C channels, N tokens, D width of a token.
 """
@@ -116,17 +116,13 @@ class Net1dEncoder(WindowEncoder):
     def __init__(self, config: Net1dConfig) -> None:
         super().__init__(config)
         self.stem = TimeConvolution(config.n_leads, config.stem_dim, config.kernel_samples, stride=2)
-        before = [config.stem_dim, *config.widths]
+        widths = [config.stem_dim, *config.widths]
         self.levels = nn.ModuleList(
             nn.Sequential(
-                *(
-                    Net1dBlock(
-                        config, before[stage] if number == 0 else width, width, first=number == 0, wakes=stage + number > 0
-                    )
-                    for number in range(n_blocks)
-                )
+                Net1dBlock(config, before, after, halves=True, wakes=number > 0),
+                *(Net1dBlock(config, after, after) for _ in range(config.blocks[number] - 1)),
             )
-            for stage, (width, n_blocks) in enumerate(zip(config.widths, config.blocks, strict=True))
+            for number, (before, after) in enumerate(pairwise(widths))
         )
 
     def stages(self, values_BLT: Tensor) -> Iterator[Tensor]:
@@ -165,18 +161,18 @@ class Net1dBlock(nn.Module):
     config : Net1dConfig
     n_in, n_out : int
         Channels.
-    first : bool
-        Whether it is the first of its stage, which halves the signal.
-    wakes : bool
-        Whether a SiLU comes before the first convolution: everywhere but in the very first block.
+    halves : bool, default=False
+        Whether the signal is halved, as in the first block of every stage.
+    wakes : bool, default=True
+        Whether a SiLU comes before the first convolution, as in all blocks but the very first.
     """
 
-    def __init__(self, config: Net1dConfig, n_in: int, n_out: int, *, first: bool, wakes: bool) -> None:
+    def __init__(self, config: Net1dConfig, n_in: int, n_out: int, *, halves: bool = False, wakes: bool = True) -> None:
         super().__init__()
         middle, groups = config.middle(n_out), n_out // config.group_dim
-        self.halves, self.wakes, self.n_more = first, wakes, n_out - n_in
+        self.halves, self.wakes, self.n_more = halves, wakes, n_out - n_in
         self.narrow = Linear(n_in, middle)
-        self.grouped = TimeConvolution(middle, middle, config.kernel_samples, stride=1 + first, groups=groups)
+        self.grouped = TimeConvolution(middle, middle, config.kernel_samples, stride=1 + halves, groups=groups)
         self.wide = Linear(middle, n_out)
         self.squeeze = Linear(n_out, n_out // 2)
         self.excite = Linear(n_out // 2, n_out)
