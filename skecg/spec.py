@@ -14,7 +14,16 @@ from skecg.errors import LeadError, WeightsFormatError
 from skecg.leads import canonical_leads
 from skecg.validation import PlainFields
 
-__all__ = ["EncoderConfig", "InputSpec", "LeadwiseConfig", "MultiscaleConfig", "TemporalConfig"]
+__all__ = [
+    "EncoderConfig",
+    "InputSpec",
+    "LeadwiseConfig",
+    "MultiscaleConfig",
+    "ResnetConfig",
+    "TemporalConfig",
+    "Wav2vecConfig",
+    "XlstmConfig",
+]
 
 
 def _is_finite(value: object) -> bool:
@@ -280,3 +289,92 @@ class MultiscaleConfig(EncoderConfig):
         if self.scale_floor is not None:
             self._require_numbers("scale_floor")
             self._require(self.lead_groups == 1, "lead_groups", "1 with scale_floor")
+
+
+@dataclass(frozen=True)
+class XlstmConfig(EncoderConfig):
+    """A token is one slice of time of all leads; recurrent memories, not attention, mix them (xECG).
+
+    `depth` is the number of blocks and `mlp_ratio` the width of the scalar blocks' MLP.
+
+    Parameters
+    ----------
+    block_kinds : str, default="ssmmssmms"
+        One letter a block: ``"s"`` for scalar memory, ``"m"`` for matrix memory.
+    inner_ratio : int, default=2
+        Width inside a block of matrix memory over `dim`.
+    """
+
+    architecture: ClassVar[str] = "xlstm"
+
+    norm_eps: float = 1e-5
+    block_kinds: str = "ssmmssmms"
+    inner_ratio: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_integers("inner_ratio")
+        kinds = self.block_kinds if isinstance(self.block_kinds, str) else ""
+        self._require(len(kinds) == self.depth and set(kinds) <= {"s", "m"}, "block_kinds", "'s' or 'm' for each block")
+        self._require(self.inner_dim % 4 == 0, "dim", "a multiple of 4")
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the hidden layer of a scalar block's MLP."""
+        return round(self.dim * self.mlp_ratio)
+
+    @property
+    def inner_dim(self) -> int:
+        """Width inside a block of matrix memory."""
+        return self.dim * self.inner_ratio
+
+
+@dataclass(frozen=True)
+class Wav2vecConfig(EncoderConfig):
+    """Convolutions that halve the signal make tokens of all leads; post-norm attention mixes them (ECG-FM).
+
+    A token stands for `patch_samples` samples, 2 to the number of convolutions.
+
+    Parameters
+    ----------
+    stem_dim : int, default=256
+        Channels of the convolutions.
+    position_kernel, position_groups : int
+        Tokens that the convolution for positions spans, and its groups of channels.
+    """
+
+    architecture: ClassVar[str] = "wav2vec"
+
+    norm_eps: float = 1e-5
+    stem_dim: int = 256
+    position_kernel: int = 128
+    position_groups: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_integers("stem_dim", "position_kernel", "position_groups")
+        self._require(self.patch_samples == 2**self.n_halvings > 1, "patch_samples", "a power of 2 above 1")
+        self._require(self.position_kernel % 2 == 0, "position_kernel", "an even number")
+        self._require(self.dim % self.position_groups == 0, "position_groups", f"a divisor of dim={self.dim}")
+
+    @property
+    def n_halvings(self) -> int:
+        """Number of convolutions."""
+        return self.patch_samples.bit_length() - 1
+
+
+@dataclass(frozen=True)
+class ResnetConfig(EncoderConfig):
+    """A residual network along time; its last stage's steps are the tokens (MERL).
+
+    Parameters
+    ----------
+    widths : tuple of int, default=(64, 128, 256, 512)
+        Channels of each stage; the last one's are `dim`, and all but the first halve the signal.
+    blocks_per_stage : int, default=2
+    """
+
+    architecture: ClassVar[str] = "resnet"
+
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    blocks_per_stage: int = 2

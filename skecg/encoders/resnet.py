@@ -1,0 +1,92 @@
+"""The residual encoder: a ResNet of basic blocks along time.
+
+After He et al., "Deep Residual Learning" (CVPR 2016, arXiv:1512.03385), in one dimension and without the early pooling, as
+MERL (Liu et al., ICML 2024, arXiv:2403.06659) puts it to the ECG. Batch normalization is no layer here: outside of training
+it is a factor and a shift a channel, which convolutions carry.
+
+Shapes: B windows, L leads, T samples, C channels, N tokens, D width of a token.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skecg.encoders.base import Encoder
+from skecg.spec import ResnetConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["ResnetEncoder"]
+
+# Samples that the first convolution spans.
+_STEM_KERNEL = 7
+
+
+class ResnetEncoder(Encoder):
+    """Tokens of all leads: what the last stage sees at each of its steps.
+
+    Parameters
+    ----------
+    config : ResnetConfig
+        Shape of the encoder.
+    """
+
+    config: ResnetConfig
+    token_per_lead = False
+
+    def __init__(self, config: ResnetConfig) -> None:
+        super().__init__(config)
+        self.stem = TimeConvolution(config.n_leads, config.widths[0], _STEM_KERNEL, stride=2)
+        widths = [config.widths[0], *config.widths]
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                BasicBlock(before, after, stride=1 if number == 0 else 2),
+                *(BasicBlock(after, after) for _ in range(config.blocks_per_stage - 1)),
+            )
+            for number, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        )
+
+    def hidden_states(self, values_BLT: Tensor, leads: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """Yield the tokens (B, N, D) after each stage, fewer and wider from one to the next."""
+        tokens = F.relu(self.stem(values_BLT.mT))
+        for stage in self.stages:
+            tokens = stage(tokens)
+            yield tokens
+
+
+class TimeConvolution(nn.Module):
+    """A convolution along time of (B, T, C), channels last: a third of the time that ``nn.Conv1d`` takes on a CPU."""
+
+    def __init__(self, n_in: int, n_out: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(n_out, n_in, kernel))
+        self.bias = nn.Parameter(torch.zeros(n_out))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Convolve; zeros lie beyond both ends, half a kernel each."""
+        # As an image of one row: memory in the order of channels last is what (B, T, C) is already.
+        image, kernel = x_BTC.mT[:, :, None], self.weight[:, :, None]
+        padding = (0, self.weight.shape[-1] // 2)
+        return F.conv2d(image, kernel, self.bias, (1, self.stride), padding)[:, :, 0].mT
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions of three samples, added to their input."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = TimeConvolution(n_in, n_out, 3, stride)
+        self.conv2 = TimeConvolution(n_out, n_out, 3)
+        same = n_in == n_out and stride == 1
+        self.shortcut = nn.Identity() if same else TimeConvolution(n_in, n_out, 1, stride)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Transform (B, T, C)."""
+        return F.relu(self.conv2(F.relu(self.conv1(x_BTC))) + self.shortcut(x_BTC))

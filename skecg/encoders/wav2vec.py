@@ -1,0 +1,119 @@
+"""The convolve-then-attend encoder: strided convolutions shorten the signal, a post-norm transformer reads it.
+
+After Baevski et al., "wav2vec 2.0" (NeurIPS 2020, arXiv:2006.11477), as ECG-FM (McKeen et al., arXiv:2408.05178) puts it
+to the ECG.
+
+Shapes: B windows, L leads, T samples, C channels of the convolutions, N tokens, D width of a token, H heads, d = D / H.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skecg.encoders.base import Encoder
+from skecg.encoders.blocks import Mlp, attend, init_linear_
+from skecg.encoders.linear import Linear
+from skecg.spec import Wav2vecConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["Wav2vecEncoder"]
+
+# Each convolution halves the signal: it joins two neighbours and steps over two.
+_STEP = 2
+
+
+class Wav2vecEncoder(Encoder):
+    """Tokens of all leads, full attention; a wide convolution tells them where they are.
+
+    Parameters
+    ----------
+    config : Wav2vecConfig
+        Shape of the encoder.
+    """
+
+    config: Wav2vecConfig
+    token_per_lead = False
+
+    def __init__(self, config: Wav2vecConfig) -> None:
+        super().__init__(config)
+        self.stem = Halvings(config.n_leads, config.stem_dim, config.n_halvings, config.norm_eps)
+        self.stem_norm = nn.LayerNorm(config.stem_dim, eps=config.norm_eps)
+        self.patch_embed = Linear(config.stem_dim, config.dim)
+        self.positions = nn.Conv1d(
+            config.dim,
+            config.dim,
+            config.position_kernel,
+            padding=config.position_kernel // 2,
+            groups=config.position_groups,
+        )
+        self.input_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.blocks = nn.ModuleList(PostNormBlock(config) for _ in range(config.depth))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw initial weights: matrices from a narrow normal distribution, positions near zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                init_linear_(module)
+        nn.init.normal_(self.positions.weight, std=(4 / (self.config.position_kernel * self.config.dim)) ** 0.5)
+        nn.init.zeros_(self.positions.bias)  # type: ignore[arg-type]
+
+    def hidden_states(self, values_BLT: Tensor, leads: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """Yield the tokens (B, N, D) after each block; absent leads are zeros."""
+        if leads is not None:
+            absent = [row for row in range(self.config.n_leads) if row not in leads]
+            values_BLT = values_BLT.index_fill(1, torch.tensor(absent, device=values_BLT.device), 0.0)
+        tokens = self.patch_embed(self.stem_norm(self.stem(values_BLT)))
+        # The kernel is even: of the one output too many the authors drop the last.
+        places_BND = self.positions(tokens.mT)[:, :, : tokens.shape[1]].mT
+        tokens = self.input_norm(tokens + F.gelu(places_BND))
+        for block in self.blocks:
+            tokens = block(tokens)
+            yield tokens
+
+
+class Halvings(nn.Module):
+    """Convolutions of two samples, two apart: products of pairs of neighbours, as what they are computed.
+
+    Each channel is normed over time after the first of them, and nowhere else.
+    """
+
+    def __init__(self, n_leads: int, dim: int, depth: int, eps: float) -> None:
+        super().__init__()
+        widths = [n_leads] + [dim] * (depth - 1)
+        self.layers = nn.ModuleList(Linear(_STEP * width, dim, bias=False) for width in widths)
+        self.norm = nn.GroupNorm(dim, dim, eps=eps)
+
+    def forward(self, values_BLT: Tensor) -> Tensor:
+        """Return tokens (B, N, C); a sample without a neighbour at the end of a layer's input is dropped."""
+        x_BTC = values_BLT.mT
+        for number, layer in enumerate(self.layers):
+            n_pairs = x_BTC.shape[1] // _STEP
+            x_BTC = layer(x_BTC[:, : n_pairs * _STEP].unflatten(1, (n_pairs, _STEP)).flatten(2))
+            x_BTC = F.gelu(self.norm(x_BTC.mT).mT if number == 0 else x_BTC)
+        return x_BTC
+
+
+class PostNormBlock(nn.Module):
+    """Attention, then an MLP; each is added to its input and the sum is normed, not the input."""
+
+    def __init__(self, config: Wav2vecConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = Linear(config.dim, 3 * config.dim)
+        self.proj = Linear(config.dim, config.dim)
+        self.norm1 = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.mlp = Mlp(config.dim, config.hidden_dim, bias=True)
+        self.norm2 = nn.LayerNorm(config.dim, eps=config.norm_eps)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Transform tokens (B, N, D)."""
+        q, k, v = self.qkv(x_BND).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        x_BND = self.norm1(x_BND + self.proj(attend(q, k, v)))
+        return self.norm2(x_BND + self.mlp(x_BND))
