@@ -295,86 +295,200 @@ class MultiscaleConfig(EncoderConfig):
 class XlstmConfig(EncoderConfig):
     """A token is one slice of time of all leads; recurrent memories, not attention, mix them (xECG).
 
-    `depth` is the number of blocks and `mlp_ratio` the width of the scalar blocks' MLP.
-
     Parameters
     ----------
+    n_leads : int
+        Rows of the input.
+    patch_samples, n_patches : int
+        Samples of a slice of time, and slices in the longest window.
+    dim, num_heads : int
+        Width of a token, heads of each block.
+    hidden_dim : int
+        Width of the hidden layer of a scalar block's MLP.
     block_kinds : str, default="ssmmssmms"
         One letter a block: ``"s"`` for scalar memory, ``"m"`` for matrix memory.
     inner_ratio : int, default=2
         Width inside a block of matrix memory over `dim`.
+    norm_eps : float, default=1e-5
+        What norms add to the variance.
     """
 
     architecture: ClassVar[str] = "xlstm"
 
-    norm_eps: float = 1e-5
+    patch_samples: int
+    n_patches: int
+    dim: int
+    num_heads: int
+    hidden_dim: int
     block_kinds: str = "ssmmssmms"
     inner_ratio: int = 2
+    norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_integers("inner_ratio")
-        kinds = self.block_kinds if isinstance(self.block_kinds, str) else ""
-        self._require(len(kinds) == self.depth and set(kinds) <= {"s", "m"}, "block_kinds", "'s' or 'm' for each block")
+        self._require_integers("patch_samples", "n_patches", "dim", "num_heads", "hidden_dim", "inner_ratio")
+        self._require_numbers("norm_eps")
+        kinds = set(self.block_kinds) if isinstance(self.block_kinds, str) else set()
+        self._require(bool(kinds) and kinds <= {"s", "m"}, "block_kinds", "'s' or 'm' for each block")
+        self._require(self.dim % self.num_heads == 0, "dim", f"a multiple of num_heads={self.num_heads}")
         self._require(self.inner_dim % 4 == 0, "dim", "a multiple of 4")
 
     @property
-    def hidden_dim(self) -> int:
-        """Width of the hidden layer of a scalar block's MLP."""
-        return round(self.dim * self.mlp_ratio)
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.block_kinds)
 
     @property
     def inner_dim(self) -> int:
         """Width inside a block of matrix memory."""
         return self.dim * self.inner_ratio
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The blocks."""
+        return tuple(Stage(f"blocks.{number}", self.dim, self.patch_samples) for number in range(self.depth))
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of the longest window."""
+        return self.n_patches * self.patch_samples
+
+    @property
+    def length_step(self) -> int:
+        """Any length will do: what remains of a slice is cut off."""
+        return 1
+
+    @property
+    def fewest_parameters(self) -> int:
+        """Entries of the large matrices in the blocks."""
+        scalar = 8 * self.dim**2 // self.num_heads + 3 * self.dim * self.hidden_dim
+        matrix = 3 * self.dim * self.inner_dim
+        return sum(scalar if kind == "s" else matrix for kind in self.block_kinds)
+
 
 @dataclass(frozen=True)
 class Wav2vecConfig(EncoderConfig):
     """Convolutions that halve the signal make tokens of all leads; post-norm attention mixes them (ECG-FM).
 
-    A token stands for `patch_samples` samples, 2 to the number of convolutions.
-
     Parameters
     ----------
-    stem_dim : int, default=256
-        Channels of the convolutions.
-    position_kernel, position_groups : int
+    n_leads, window_samples : int
+        Rows of the input, and samples of the longest window.
+    dim, depth, num_heads : int
+        Width of a token, number of blocks, attention heads of each.
+    hidden_dim : int
+        Width of a block's hidden layer.
+    stem_dim, n_halvings : int, default=256, 4
+        Channels of the convolutions, and how many there are.
+    position_kernel, position_groups : int, default=128, 16
         Tokens that the convolution for positions spans, and its groups of channels.
+    norm_eps : float, default=1e-5
+        What norms add to the variance.
     """
 
     architecture: ClassVar[str] = "wav2vec"
 
-    norm_eps: float = 1e-5
+    window_samples: int  # type: ignore[assignment]
+    dim: int
+    depth: int
+    num_heads: int
+    hidden_dim: int
     stem_dim: int = 256
+    n_halvings: int = 4
     position_kernel: int = 128
     position_groups: int = 16
+    norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_integers("stem_dim", "position_kernel", "position_groups")
-        self._require(self.patch_samples == 2**self.n_halvings > 1, "patch_samples", "a power of 2 above 1")
-        self._require(self.position_kernel % 2 == 0, "position_kernel", "an even number")
+        self._require_integers("window_samples", "dim", "depth", "num_heads", "hidden_dim", "stem_dim", "n_halvings")
+        self._require_integers("position_kernel", "position_groups")
+        self._require_numbers("norm_eps")
+        self._require(self.dim % self.num_heads == 0, "dim", f"a multiple of num_heads={self.num_heads}")
         self._require(self.dim % self.position_groups == 0, "position_groups", f"a divisor of dim={self.dim}")
+        self._require(self.position_kernel % 2 == 0, "position_kernel", "an even number")
+        fits = 2**self.n_halvings <= self.window_samples if self.n_halvings < 64 else False
+        self._require(fits, "n_halvings", f"so few that window_samples={self.window_samples} leave a token")
 
     @property
-    def n_halvings(self) -> int:
-        """Number of convolutions."""
-        return self.patch_samples.bit_length() - 1
+    def token_samples(self) -> int:
+        """Samples from one token to the next."""
+        return int(2**self.n_halvings)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The blocks."""
+        return tuple(Stage(f"blocks.{number}", self.dim, self.token_samples) for number in range(self.depth))
+
+    @property
+    def length_step(self) -> int:
+        """Any length will do: samples without a neighbour are cut off."""
+        return 1
+
+    @property
+    def fewest_parameters(self) -> int:
+        """Entries of the matrices in the blocks."""
+        return self.depth * (4 * self.dim**2 + 2 * self.dim * self.hidden_dim)
+
+    @property
+    def widest_values(self) -> int:
+        """Values of the first convolution's output, or of a block's hidden layer."""
+        n_tokens = self.window_samples // self.token_samples
+        return max(self.window_samples // 2 * self.stem_dim, n_tokens * max(self.hidden_dim, 3 * self.dim))
 
 
 @dataclass(frozen=True)
 class ResnetConfig(EncoderConfig):
-    """A residual network along time; its last stage's steps are the tokens (MERL).
+    """A residual network along time; the steps of its last stage are the tokens (MERL).
 
     Parameters
     ----------
+    n_leads, window_samples : int
+        Rows of the input, and samples of the longest window.
     widths : tuple of int, default=(64, 128, 256, 512)
-        Channels of each stage; the last one's are `dim`, and all but the first halve the signal.
+        Channels of each stage; the convolution before them and all but the first halve the signal.
     blocks_per_stage : int, default=2
     """
 
     architecture: ClassVar[str] = "resnet"
 
+    window_samples: int  # type: ignore[assignment]
     widths: tuple[int, ...] = (64, 128, 256, 512)
     blocks_per_stage: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_integers("window_samples", "blocks_per_stage")
+        widths = self.widths if isinstance(self.widths, tuple) else ()
+        fit = [isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in widths]
+        self._require(bool(fit) and all(fit), "widths", "positive integers, one a stage")
+
+    @property
+    def dim(self) -> int:
+        """Width of a token."""
+        return self.widths[-1]
+
+    @property
+    def depth(self) -> int:
+        """Number of stages."""
+        return len(self.widths)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages."""
+        return tuple(Stage(f"levels.{number}", width, 2 ** (number + 1)) for number, width in enumerate(self.widths))
+
+    @property
+    def length_step(self) -> int:
+        """Any length will do: zeros lie beyond the ends."""
+        return 1
+
+    @property
+    def fewest_parameters(self) -> int:
+        """Entries of the convolutions that keep their stage's width."""
+        return sum(3 * width**2 * (2 * self.blocks_per_stage - 1) for width in self.widths)
+
+    @property
+    def widest_values(self) -> int:
+        """Values of a stage's output."""
+        return max(stage.width * (self.window_samples // stage.token_samples) for stage in self.stages)

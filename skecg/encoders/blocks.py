@@ -6,28 +6,14 @@ Shapes: B windows, N tokens, D width of a token, H attention heads, d = D / H, C
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skecg.encoders.linear import Linear, linear
+from skecg.encoders.linear import Linear
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-__all__ = [
-    "Attention",
-    "Block",
-    "CropaAttention",
-    "Mlp",
-    "attend",
-    "embed_slices",
-    "init_linear_",
-    "init_xavier_",
-    "sincos_positions",
-]
+__all__ = ["Attention", "Block", "CropaAttention", "Mlp", "attend", "init_linear_", "init_xavier_", "sincos_positions"]
 
 # So many tokens' logits are 6 MB a head with their softmax, no more than an encoder's other arrays of so long a window.
 _MOST_TOKENS = 1024
@@ -151,23 +137,6 @@ class Block(nn.Module):
         """Transform tokens (B, N, D)."""
         x_BND = x_BND + self.attn(self.norm1(x_BND), *args)
         return x_BND + self.mlp(self.norm2(x_BND))
-
-
-def embed_slices(
-    embedding: Linear, values_BLT: Tensor, n_leads: int, leads: Sequence[int] | None = None
-) -> Tensor:
-    """Turn slices of time of all leads into tokens (B, N, D).
-
-    The weights of absent leads are left out, which equals feeding zeros for them.
-    """
-    weight = embedding.weight
-    patch = embedding.in_features // n_leads
-    if leads is not None:
-        index = torch.as_tensor(leads, device=values_BLT.device)
-        values_BLT = values_BLT[:, index]
-        weight = weight.unflatten(1, (n_leads, patch))[:, index].flatten(1)
-    slices = values_BLT.unflatten(2, (-1, patch)).transpose(1, 2).flatten(2)
-    return linear(slices, weight, embedding.bias)
 
 
 def sincos_positions(positions: Tensor, dim: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skecg.encoders.base import Encoder
+from skecg.encoders.base import WindowEncoder
 from skecg.spec import ResnetConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 __all__ = ["ResnetEncoder"]
 
@@ -27,7 +27,7 @@ __all__ = ["ResnetEncoder"]
 _STEM_KERNEL = 7
 
 
-class ResnetEncoder(Encoder):
+class ResnetEncoder(WindowEncoder):
     """Tokens of all leads: what the last stage sees at each of its steps.
 
     Parameters
@@ -37,13 +37,12 @@ class ResnetEncoder(Encoder):
     """
 
     config: ResnetConfig
-    token_per_lead = False
 
     def __init__(self, config: ResnetConfig) -> None:
         super().__init__(config)
         self.stem = TimeConvolution(config.n_leads, config.widths[0], _STEM_KERNEL, stride=2)
         widths = [config.widths[0], *config.widths]
-        self.stages = nn.ModuleList(
+        self.levels = nn.ModuleList(
             nn.Sequential(
                 BasicBlock(before, after, stride=1 if number == 0 else 2),
                 *(BasicBlock(after, after) for _ in range(config.blocks_per_stage - 1)),
@@ -51,11 +50,11 @@ class ResnetEncoder(Encoder):
             for number, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True))
         )
 
-    def hidden_states(self, values_BLT: Tensor, leads: Sequence[int] | None = None) -> Iterator[Tensor]:
+    def stages(self, values_BLT: Tensor) -> Iterator[Tensor]:
         """Yield the tokens (B, N, D) after each stage, fewer and wider from one to the next."""
         tokens = F.relu(self.stem(values_BLT.mT))
-        for stage in self.stages:
-            tokens = stage(tokens)
+        for level in self.levels:
+            tokens = level(tokens)
             yield tokens
 
 

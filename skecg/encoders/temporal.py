@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from skecg.encoders.base import Encoder, gather_tokens
-from skecg.encoders.blocks import Attention, Block, embed_slices, init_linear_, sincos_positions
-from skecg.encoders.linear import Linear
+from skecg.encoders.blocks import Attention, Block, init_linear_, sincos_positions
+from skecg.encoders.linear import Linear, linear
 from skecg.spec import TemporalConfig
 
 if TYPE_CHECKING:
@@ -71,8 +71,19 @@ class TemporalEncoder(Encoder):
                 init_linear_(layer, std=0.02 / (2 * self.config.depth) ** 0.5)
 
     def embed(self, values_BLT: Tensor, leads: Sequence[int] | None = None) -> Tensor:
-        """Turn slices of time into tokens (B, N, D) without position."""
-        return embed_slices(self.patch_embed, values_BLT, self.config.n_leads, leads)
+        """Turn slices of time into tokens (B, N, D) without position.
+
+        The weights of absent leads are left out, which equals feeding zeros for them.
+        """
+        T = values_BLT.shape[2]
+        patch = self.config.patch_samples
+        weight = self.patch_embed.weight
+        if leads is not None:
+            index = torch.as_tensor(leads, device=values_BLT.device)
+            values_BLT = values_BLT[:, index]
+            weight = weight.unflatten(1, (self.config.n_leads, patch))[:, index].flatten(1)
+        slices = values_BLT.unflatten(2, (T // patch, patch)).transpose(1, 2).flatten(2)
+        return linear(slices, weight, self.patch_embed.bias)
 
     def hidden_states(
         self, values_BLT: Tensor, leads: Sequence[int] | None = None, visible_BK: Tensor | None = None

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skecg.encoders.base import Encoder
+from skecg.encoders.base import WindowEncoder, hold_last
 from skecg.encoders.blocks import Mlp, attend, init_linear_
 from skecg.encoders.linear import Linear
 from skecg.spec import Wav2vecConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 __all__ = ["Wav2vecEncoder"]
 
@@ -28,7 +28,7 @@ __all__ = ["Wav2vecEncoder"]
 _STEP = 2
 
 
-class Wav2vecEncoder(Encoder):
+class Wav2vecEncoder(WindowEncoder):
     """Tokens of all leads, full attention; a wide convolution tells them where they are.
 
     Parameters
@@ -38,7 +38,6 @@ class Wav2vecEncoder(Encoder):
     """
 
     config: Wav2vecConfig
-    token_per_lead = False
 
     def __init__(self, config: Wav2vecConfig) -> None:
         super().__init__(config)
@@ -64,11 +63,9 @@ class Wav2vecEncoder(Encoder):
         nn.init.normal_(self.positions.weight, std=(4 / (self.config.position_kernel * self.config.dim)) ** 0.5)
         nn.init.zeros_(self.positions.bias)  # type: ignore[arg-type]
 
-    def hidden_states(self, values_BLT: Tensor, leads: Sequence[int] | None = None) -> Iterator[Tensor]:
-        """Yield the tokens (B, N, D) after each block; absent leads are zeros."""
-        if leads is not None:
-            absent = [row for row in range(self.config.n_leads) if row not in leads]
-            values_BLT = values_BLT.index_fill(1, torch.tensor(absent, device=values_BLT.device), 0.0)
+    def stages(self, values_BLT: Tensor) -> Iterator[Tensor]:
+        """Yield the tokens (B, N, D) after each block."""
+        values_BLT = hold_last(values_BLT, self.config.token_samples)
         tokens = self.patch_embed(self.stem_norm(self.stem(values_BLT)))
         # The kernel is even: of the one output too many the authors drop the last.
         places_BND = self.positions(tokens.mT)[:, :, : tokens.shape[1]].mT

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skecg.encoders.base import Encoder
-from skecg.encoders.blocks import embed_slices, init_linear_
+from skecg.encoders.base import WindowEncoder, hold_last
+from skecg.encoders.blocks import init_linear_
 from skecg.encoders.linear import Linear
 from skecg.spec import XlstmConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 __all__ = ["XlstmEncoder"]
 
@@ -28,7 +28,7 @@ __all__ = ["XlstmEncoder"]
 _KERNEL = 4
 
 
-class XlstmEncoder(Encoder):
+class XlstmEncoder(WindowEncoder):
     """Tokens of all leads through blocks of recurrent memory, every second one backwards in time.
 
     Parameters
@@ -38,7 +38,6 @@ class XlstmEncoder(Encoder):
     """
 
     config: XlstmConfig
-    token_per_lead = False
 
     def __init__(self, config: XlstmConfig) -> None:
         super().__init__(config)
@@ -55,16 +54,27 @@ class XlstmEncoder(Encoder):
             elif isinstance(module, ScalarMemory | MatrixMemory):
                 module.reset_gates()
 
-    def hidden_states(self, values_BLT: Tensor, leads: Sequence[int] | None = None) -> Iterator[Tensor]:
+    def stages(self, values_BLT: Tensor) -> Iterator[Tensor]:
         """Yield the tokens (B, N, D) after each block, in the order that the last one reads.
 
         That is the order of time where the number of blocks is odd, as in the released encoder.
         """
-        tokens = embed_slices(self.patch_embed, values_BLT, self.config.n_leads, leads)
+        slices_BLNt = self._slices(values_BLT)
+        tokens = self.patch_embed(slices_BLNt.transpose(1, 2).flatten(2))
         for number, block in enumerate(self.blocks, start=1):
             tokens = block(tokens)
             yield tokens if (len(self.blocks) - number) % 2 == 0 else tokens.flip(1)
             tokens = tokens.flip(1)
+
+    def counted(self, values_BLT: Tensor) -> Tensor | None:
+        """Return which tokens (B, N) the mean counts: all but those of slices that begin with zeros in every lead."""
+        return (self._slices(values_BLT)[..., 0] != 0).any(dim=1)
+
+    def _slices(self, values_BLT: Tensor) -> Tensor:
+        """Cut windows into slices of time, without what remains at the end; less than one slice is held to be one."""
+        patch = self.config.patch_samples
+        values_BLT = hold_last(values_BLT, patch)
+        return values_BLT.unfold(2, patch, patch)
 
 
 class CausalConvolution(nn.Module):
