@@ -93,6 +93,11 @@ class InputSpec(_Value):
         Millivolts, one value a lead, for ``normalization="statistics"``.
     clip : float or None, default=None
         Values beyond plus or minus `clip` are set to it, after normalization.
+    remainder : {"cover", "drop"}, default="cover"
+        What becomes of samples after the last whole window: one more window, which ends with the record, covers them,
+        or they are dropped.
+    any_name : bool, default=False
+        Whether a record's only lead serves whatever it is called, for an encoder of one lead.
 
     Raises
     ------
@@ -114,6 +119,8 @@ class InputSpec(_Value):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     clip: float | None = None
+    remainder: str = "cover"
+    any_name: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -140,6 +147,9 @@ class InputSpec(_Value):
                 self._require(fits, name, f"{len(self.leads)} numbers, one a lead")
             else:
                 self._require(value is None, name, "none unless normalization is 'statistics'")
+        self._require(self.remainder in ("cover", "drop"), "remainder", "'cover' or 'drop'")
+        self._require(isinstance(self.any_name, bool), "any_name", "true or false")
+        self._require(not self.any_name or self.n_leads == 1, "any_name", "false for an encoder of several leads")
         if self.std is not None:
             self._require(all(s > 0 for s in self.std), "std", "positive numbers")
 
