@@ -18,7 +18,7 @@ from skecg.compute.progress import CallbackSupportMixin, Progress, with_callback
 from skecg.embedding_cache import EmbeddingCache, open_cache
 from skecg.encoders.base import resolve_layers
 from skecg.encoders.encode import Encoding
-from skecg.encoders.pooling import as_layers, check_pooling
+from skecg.encoders.pooling import as_layers, check_pooling, n_registers
 from skecg.errors import DamagedWeightsError, ParameterError, user_stacklevel
 from skecg.hub.publishing import PushMixin
 from skecg.inference.batches import EmbeddingConfig
@@ -350,9 +350,9 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
 
     def _combine(self, info: WeightsInfo) -> EmbeddingConfig:
         """Combine the parameters with what the weights say."""
-        pooling = check_pooling(self.pooling or info.pooling, int(getattr(info.encoder, "num_registers", 0)))
+        pooling = check_pooling(self.pooling or info.pooling, n_registers(info.encoder))
         layers = as_layers(-1 if self.layer is None else self.layer)
-        resolve_layers(layers, info.encoder.depth)
+        resolve_layers(layers, len(info.encoder.stages))
         encoding = Encoding(
             pooling=pooling,
             layers=layers,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from skecg.errors import LeadError, WeightsFormatError
 from skecg.leads import canonical_leads
@@ -19,10 +19,9 @@ __all__ = [
     "InputSpec",
     "LeadwiseConfig",
     "MultiscaleConfig",
-    "ResnetConfig",
+    "PatchEncoderConfig",
+    "Stage",
     "TemporalConfig",
-    "Wav2vecConfig",
-    "XlstmConfig",
 ]
 
 
@@ -164,9 +163,83 @@ class InputSpec(_Value):
         return self.window_samples / self.sampling_rate
 
 
+class Stage(NamedTuple):
+    """A part of an encoder after which its tokens can be had.
+
+    Parameters
+    ----------
+    name : str
+        Of the submodule: ``"blocks.3"``. What lies below all stages belongs to the embedding of the signal, but for a
+        submodule called ``norm``, which belongs to the end.
+    width : int
+        Of a token.
+    token_samples : int
+        Samples of the window from one token to the next.
+    """
+
+    name: str
+    width: int
+    token_samples: int
+
+
 @dataclass(frozen=True)
 class EncoderConfig(_Value):
-    """The shape of an encoder: what all architectures share.
+    """The shape of an encoder: all that embedding asks of an architecture, whatever is inside.
+
+    Parameters
+    ----------
+    n_leads : int
+        Rows of the input.
+    """
+
+    kind: ClassVar[str] = "encoder configuration"
+    architecture: ClassVar[str]
+
+    n_leads: int
+
+    def __post_init__(self) -> None:
+        self._require_integers("n_leads")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Parts after which tokens can be had, the first one first."""
+        raise NotImplementedError(f"{type(self).__name__} has no stages")
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of the longest window."""
+        raise NotImplementedError(f"{type(self).__name__} has no window_samples")
+
+    @property
+    def size(self) -> dict[str, int]:
+        """What cards and reports say of an encoder's size: first the width of its tokens, then counts."""
+        return {"width": self.stages[-1].width, "stages": len(self.stages)}
+
+    @property
+    def length_step(self) -> int:
+        """What the length of a window is a multiple of: the last stage's slice of time, unless any length will do."""
+        return self.stages[-1].token_samples
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of an attention that looks at the last tokens: one for about 64 of their width."""
+        width = self.stages[-1].width
+        return next(n for n in range(max(1, width // 64), 0, -1) if width % n == 0)
+
+    @property
+    def fewest_parameters(self) -> int:
+        """Parameters that such an encoder has at least; weights with fewer are refused before it is built."""
+        return 0
+
+    @property
+    def widest_values(self) -> int:
+        """Values of the largest array that a window becomes on its way, roughly."""
+        return max(4 * stage.width * (self.window_samples // stage.token_samples) for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class PatchEncoderConfig(EncoderConfig):
+    """The shape of an encoder that cuts windows into slices of time, all of one length, for a row of equal blocks.
 
     Parameters
     ----------
@@ -177,17 +250,13 @@ class EncoderConfig(_Value):
     n_patches : int
         Slices of time in the longest window.
     dim, depth, num_heads : int
-        Width of a token, number of transformer blocks, attention heads of each.
+        Width of a token, number of blocks, heads of each.
     mlp_ratio : float, default=4.0
         Width of a block's hidden layer over `dim`.
     norm_eps : float
         What LayerNorm adds to the variance.
     """
 
-    kind: ClassVar[str] = "encoder configuration"
-    architecture: ClassVar[str]
-
-    n_leads: int
     patch_samples: int
     n_patches: int
     dim: int
@@ -197,9 +266,40 @@ class EncoderConfig(_Value):
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        self._require_integers("n_leads", "patch_samples", "n_patches", "dim", "depth", "num_heads")
+        super().__post_init__()
+        self._require_integers("patch_samples", "n_patches", "dim", "depth", "num_heads")
         self._require_numbers("mlp_ratio", "norm_eps")
         self._require(self.dim % self.num_heads == 0, "dim", f"a multiple of num_heads={self.num_heads}")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The blocks."""
+        return tuple(Stage(f"blocks.{number}", self.dim, self.patch_samples) for number in range(self.depth))
+
+    @property
+    def size(self) -> dict[str, int]:
+        """What cards and reports say of an encoder's size."""
+        return {"width": self.dim, "blocks": self.depth, "heads": self.num_heads}
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the longest window."""
+        return self.n_patches
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of an attention that looks at the last tokens: as many as the blocks have."""
+        return self.num_heads
+
+    @property
+    def fewest_parameters(self) -> int:
+        """Entries of the matrices in the blocks; all parameters are some more."""
+        return self.depth * (4 * self.dim**2 + 2 * self.dim * self.hidden_dim)
+
+    @property
+    def widest_values(self) -> int:
+        """Values of the largest array that a window becomes on its way: a block's hidden layer, or its q, k and v."""
+        return self.n_tokens * max(self.hidden_dim, 3 * self.dim)
 
     @property
     def hidden_dim(self) -> int:
@@ -213,7 +313,7 @@ class EncoderConfig(_Value):
 
 
 @dataclass(frozen=True)
-class TemporalConfig(EncoderConfig):
+class TemporalConfig(PatchEncoderConfig):
     """A token is one slice of time of all leads (Weimann and Conrad, 2025).
 
     Parameters
@@ -239,9 +339,14 @@ class TemporalConfig(EncoderConfig):
             self._require(isinstance(getattr(self, name), bool), name, "true or false")
         self._require(self.dim % 2 == 0, "dim", "an even number")
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the longest window, registers too."""
+        return self.num_registers + self.n_patches
+
 
 @dataclass(frozen=True)
-class LeadwiseConfig(EncoderConfig):
+class LeadwiseConfig(PatchEncoderConfig):
     """A token is one slice of time of one lead; attention is cross-pattern, CroPA (Kim, 2024)."""
 
     architecture: ClassVar[str] = "leadwise"
@@ -252,9 +357,14 @@ class LeadwiseConfig(EncoderConfig):
         super().__post_init__()
         self._require(self.dim % 4 == 0, "dim", "a multiple of 4")
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the longest window."""
+        return self.n_leads * self.n_patches
+
 
 @dataclass(frozen=True)
-class MultiscaleConfig(EncoderConfig):
+class MultiscaleConfig(PatchEncoderConfig):
     """Convolutions of several widths make the tokens, one for a slice of time of all leads or of each lead.
 
     Parameters
@@ -300,205 +410,7 @@ class MultiscaleConfig(EncoderConfig):
             self._require_numbers("scale_floor")
             self._require(self.lead_groups == 1, "lead_groups", "1 with scale_floor")
 
-
-@dataclass(frozen=True)
-class XlstmConfig(EncoderConfig):
-    """A token is one slice of time of all leads; recurrent memories, not attention, mix them (xECG).
-
-    Parameters
-    ----------
-    n_leads : int
-        Rows of the input.
-    patch_samples, n_patches : int
-        Samples of a slice of time, and slices in the longest window.
-    dim, num_heads : int
-        Width of a token, heads of each block.
-    hidden_dim : int
-        Width of the hidden layer of a scalar block's MLP.
-    block_kinds : str, default="ssmmssmms"
-        One letter a block: ``"s"`` for scalar memory, ``"m"`` for matrix memory.
-    inner_ratio : int, default=2
-        Width inside a block of matrix memory over `dim`.
-    norm_eps : float, default=1e-5
-        What norms add to the variance.
-    """
-
-    architecture: ClassVar[str] = "xlstm"
-
-    patch_samples: int
-    n_patches: int
-    dim: int
-    num_heads: int
-    hidden_dim: int
-    block_kinds: str = "ssmmssmms"
-    inner_ratio: int = 2
-    norm_eps: float = 1e-5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require_integers("patch_samples", "n_patches", "dim", "num_heads", "hidden_dim", "inner_ratio")
-        self._require_numbers("norm_eps")
-        kinds = set(self.block_kinds) if isinstance(self.block_kinds, str) else set()
-        self._require(bool(kinds) and kinds <= {"s", "m"}, "block_kinds", "'s' or 'm' for each block")
-        self._require(self.dim % self.num_heads == 0, "dim", f"a multiple of num_heads={self.num_heads}")
-        self._require(self.inner_dim % 4 == 0, "dim", "a multiple of 4")
-
     @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.block_kinds)
-
-    @property
-    def inner_dim(self) -> int:
-        """Width inside a block of matrix memory."""
-        return self.dim * self.inner_ratio
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The blocks."""
-        return tuple(Stage(f"blocks.{number}", self.dim, self.patch_samples) for number in range(self.depth))
-
-    @property
-    def window_samples(self) -> int:
-        """Samples of the longest window."""
-        return self.n_patches * self.patch_samples
-
-    @property
-    def length_step(self) -> int:
-        """Any length will do: what remains of a slice is cut off."""
-        return 1
-
-    @property
-    def fewest_parameters(self) -> int:
-        """Entries of the large matrices in the blocks."""
-        scalar = 8 * self.dim**2 // self.num_heads + 3 * self.dim * self.hidden_dim
-        matrix = 3 * self.dim * self.inner_dim
-        return sum(scalar if kind == "s" else matrix for kind in self.block_kinds)
-
-
-@dataclass(frozen=True)
-class Wav2vecConfig(EncoderConfig):
-    """Convolutions that halve the signal make tokens of all leads; post-norm attention mixes them (ECG-FM).
-
-    Parameters
-    ----------
-    n_leads, window_samples : int
-        Rows of the input, and samples of the longest window.
-    dim, depth, num_heads : int
-        Width of a token, number of blocks, attention heads of each.
-    hidden_dim : int
-        Width of a block's hidden layer.
-    stem_dim, n_halvings : int, default=256, 4
-        Channels of the convolutions, and how many there are.
-    position_kernel, position_groups : int, default=128, 16
-        Tokens that the convolution for positions spans, and its groups of channels.
-    norm_eps : float, default=1e-5
-        What norms add to the variance.
-    """
-
-    architecture: ClassVar[str] = "wav2vec"
-
-    window_samples: int  # type: ignore[assignment]
-    dim: int
-    depth: int
-    num_heads: int
-    hidden_dim: int
-    stem_dim: int = 256
-    n_halvings: int = 4
-    position_kernel: int = 128
-    position_groups: int = 16
-    norm_eps: float = 1e-5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require_integers("window_samples", "dim", "depth", "num_heads", "hidden_dim", "stem_dim", "n_halvings")
-        self._require_integers("position_kernel", "position_groups")
-        self._require_numbers("norm_eps")
-        self._require(self.dim % self.num_heads == 0, "dim", f"a multiple of num_heads={self.num_heads}")
-        self._require(self.dim % self.position_groups == 0, "position_groups", f"a divisor of dim={self.dim}")
-        self._require(self.position_kernel % 2 == 0, "position_kernel", "an even number")
-        fits = 2**self.n_halvings <= self.window_samples if self.n_halvings < 64 else False
-        self._require(fits, "n_halvings", f"so few that window_samples={self.window_samples} leave a token")
-
-    @property
-    def token_samples(self) -> int:
-        """Samples from one token to the next."""
-        return int(2**self.n_halvings)
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The blocks."""
-        return tuple(Stage(f"blocks.{number}", self.dim, self.token_samples) for number in range(self.depth))
-
-    @property
-    def length_step(self) -> int:
-        """Any length will do: samples without a neighbour are cut off."""
-        return 1
-
-    @property
-    def fewest_parameters(self) -> int:
-        """Entries of the matrices in the blocks."""
-        return self.depth * (4 * self.dim**2 + 2 * self.dim * self.hidden_dim)
-
-    @property
-    def widest_values(self) -> int:
-        """Values of the first convolution's output, or of a block's hidden layer."""
-        n_tokens = self.window_samples // self.token_samples
-        return max(self.window_samples // 2 * self.stem_dim, n_tokens * max(self.hidden_dim, 3 * self.dim))
-
-
-@dataclass(frozen=True)
-class ResnetConfig(EncoderConfig):
-    """A residual network along time; the steps of its last stage are the tokens (MERL).
-
-    Parameters
-    ----------
-    n_leads, window_samples : int
-        Rows of the input, and samples of the longest window.
-    widths : tuple of int, default=(64, 128, 256, 512)
-        Channels of each stage; the convolution before them and all but the first halve the signal.
-    blocks_per_stage : int, default=2
-    """
-
-    architecture: ClassVar[str] = "resnet"
-
-    window_samples: int  # type: ignore[assignment]
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    blocks_per_stage: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require_integers("window_samples", "blocks_per_stage")
-        widths = self.widths if isinstance(self.widths, tuple) else ()
-        fit = [isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in widths]
-        self._require(bool(fit) and all(fit), "widths", "positive integers, one a stage")
-
-    @property
-    def dim(self) -> int:
-        """Width of a token."""
-        return self.widths[-1]
-
-    @property
-    def depth(self) -> int:
-        """Number of stages."""
-        return len(self.widths)
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The stages."""
-        return tuple(Stage(f"levels.{number}", width, 2 ** (number + 1)) for number, width in enumerate(self.widths))
-
-    @property
-    def length_step(self) -> int:
-        """Any length will do: zeros lie beyond the ends."""
-        return 1
-
-    @property
-    def fewest_parameters(self) -> int:
-        """Entries of the convolutions that keep their stage's width."""
-        return sum(3 * width**2 * (2 * self.blocks_per_stage - 1) for width in self.widths)
-
-    @property
-    def widest_values(self) -> int:
-        """Values of a stage's output."""
-        return max(stage.width * (self.window_samples // stage.token_samples) for stage in self.stages)
+    def n_tokens(self) -> int:
+        """Tokens of the longest window, registers too."""
+        return self.num_registers + self.lead_groups * self.n_patches

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pretraining.config.parts import DataConfig, PredictorConfig, require
 from skecg.leads import EIGHT_LEADS
-from skecg.spec import EncoderConfig, InputSpec, MultiscaleConfig
+from skecg.spec import InputSpec, MultiscaleConfig, PatchEncoderConfig
 from skecg.validation import PlainFields, check_choice, check_integer, check_number
 
 __all__ = ["OBJECTIVES", "AnyObjectiveConfig", "BeatSslConfig", "MaeConfig", "ObjectiveConfig", "read_objective"]
@@ -24,7 +24,7 @@ class AnyObjectiveConfig(PlainFields):
         return {"kind": self.kind} | super().to_dict()
 
     def check_run(
-        self, spec: InputSpec, encoder: EncoderConfig, data: DataConfig, predictor: PredictorConfig | None
+        self, spec: InputSpec, encoder: PatchEncoderConfig, data: DataConfig, predictor: PredictorConfig | None
     ) -> None:
         """Check that the other parts of a run go together with this objective."""
 
@@ -99,7 +99,7 @@ class MaeConfig(AnyObjectiveConfig):
         check_number("objective.target_eps", self.target_eps, 0)
 
     def check_run(
-        self, spec: InputSpec, encoder: EncoderConfig, data: DataConfig, predictor: PredictorConfig | None
+        self, spec: InputSpec, encoder: PatchEncoderConfig, data: DataConfig, predictor: PredictorConfig | None
     ) -> None:
         """Check that encoder and decoder go together with the masks."""
         seen = "'multiscale' with 'mae', which hides patches from its convolutions"
@@ -167,7 +167,7 @@ class BeatSslConfig(AnyObjectiveConfig):
         check_number("objective.masked_share", self.masked_share, 0, 1, closed="left")
 
     def check_run(
-        self, spec: InputSpec, encoder: EncoderConfig, data: DataConfig, predictor: PredictorConfig | None
+        self, spec: InputSpec, encoder: PatchEncoderConfig, data: DataConfig, predictor: PredictorConfig | None
     ) -> None:
         """Check what views need: they mix leads, so all have to be there, and in one scale."""
         why = "with 'beat_ssl', whose views mix leads"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from pretraining.config import PredictorConfig, PretrainConfig
-    from skecg.spec import EncoderConfig
+    from skecg.spec import PatchEncoderConfig
 
 __all__ = ["encoder_flops", "jepa_flops", "mae_flops", "pace", "peak_flops", "predictor_flops"]
 
@@ -81,7 +81,7 @@ def mae_flops(encoder: MultiscaleConfig, decoder: PredictorConfig, visible_token
     return 3 * (encoder_flops(encoder, visible_tokens / encoder.lead_groups) + decoded)
 
 
-def encoder_flops(config: EncoderConfig, slices: float) -> float:
+def encoder_flops(config: PatchEncoderConfig, slices: float) -> float:
     """Count an encoder's forward pass over so many slices of time of one record."""
     if isinstance(config, MultiscaleConfig):
         return _multiscale_flops(config, slices)
@@ -104,7 +104,7 @@ def _multiscale_flops(config: MultiscaleConfig, slices: float) -> float:
     return 2 * (convolved + joined) + tokens * config.depth * _block_flops(config.dim, config.hidden_dim, tokens)
 
 
-def predictor_flops(encoder: EncoderConfig, config: PredictorConfig, visible_slices: float) -> float:
+def predictor_flops(encoder: PatchEncoderConfig, config: PredictorConfig, visible_slices: float) -> float:
     """Count a predictor's forward pass: each lead by itself where a lead has tokens of its own."""
     rows = encoder.n_leads if isinstance(encoder, LeadwiseConfig) else 1
     masked = encoder.n_patches - visible_slices

@@ -16,7 +16,7 @@ from skecg.encoders.blocks import Attention, Block, init_linear_, init_xavier_, 
 from skecg.encoders.leadwise import grid_positions
 from skecg.encoders.multiscale import token_positions
 from skecg.errors import ParameterError
-from skecg.spec import EncoderConfig, LeadwiseConfig, MultiscaleConfig, TemporalConfig
+from skecg.spec import LeadwiseConfig, MultiscaleConfig, PatchEncoderConfig, TemporalConfig
 
 __all__ = ["Decoder", "LeadwisePredictor", "TemporalPredictor", "build_predictor"]
 
@@ -47,7 +47,7 @@ class _Stack(nn.Module):
     ----------
     config : PredictorConfig
         Shape of the blocks.
-    encoder : EncoderConfig
+    encoder : PatchEncoderConfig
         Whose tokens are read.
     n_outputs : int
         Numbers that each token becomes.
@@ -58,7 +58,7 @@ class _Stack(nn.Module):
     def __init__(
         self,
         config: PredictorConfig,
-        encoder: EncoderConfig,
+        encoder: PatchEncoderConfig,
         n_outputs: int,
         *,
         bias: bool = True,

@@ -81,7 +81,7 @@ class ExportedEncoder(Encoder):
         self._check_window(values_BLT)
         if visible_BK is not None:
             raise ParameterError("Got visible slices of time for an exported encoder. Use backend='torch' for those.")
-        wanted = resolve_layers(layers, self.config.depth)
+        wanted = resolve_layers(layers, len(self.config.stages))
         numbers = tuple(sorted(set(wanted)))
         values = np.ascontiguousarray(values_BLT.numpy(force=True), dtype=np.float32)
         feed: dict[str, NDArray[np.generic]] = {WINDOWS: values}

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from skecg.encoders import Encoder
 from skecg.encoders.base import resolve_layers
 from skecg.encoders.encode import Encoding
-from skecg.encoders.pooling import as_layers, check_pooling, pool_tokens
+from skecg.encoders.pooling import as_layers, check_pooling, n_registers, pool_tokens
 from skecg.errors import MissingDependencyError, ParameterError, WeightsError
 from skecg.io.files import replacing
 from skecg.weights import WeightsInfo, find_weights, loaded_encoder
@@ -99,7 +99,7 @@ class _Features(_States):
         states = super().forward(windows, leads)
         registers = self.encoder.num_registers
         tokens = torch.cat([state[:, registers:] for state in states], dim=-1)
-        return pool_tokens(states, registers, self.pooling), tokens
+        return pool_tokens(states, registers, self.pooling, self.encoder.counted(windows)), tokens
 
 
 def states_graph(encoder: Encoder, layers: Sequence[int], *, some_leads: bool) -> bytes:
@@ -137,9 +137,10 @@ def _export(module: nn.Module, encoder: Encoder, outputs: list[str], *, some_lea
     if sum(value.nbytes for value in encoder.state_dict().values()) > _MOST_BYTES:
         raise ParameterError("Got an encoder of more than 2 GB, which ONNX cannot hold. Use backend='torch'.")
     config = encoder.config
-    n_slices: Any = torch.export.Dim("n_slices", min=1, max=config.n_patches) if config.n_patches > 1 else None
-    window = {0: torch.export.Dim("n_windows"), **({2: n_slices * config.patch_samples} if n_slices else {})}
-    stand_in = torch.zeros(2, config.n_leads, min(2, config.n_patches) * config.patch_samples)
+    step, most = config.length_step, config.window_samples // config.length_step
+    n_steps: Any = torch.export.Dim("n_slices", min=1, max=most) if most > 1 else None
+    window = {0: torch.export.Dim("n_windows"), **({2: n_steps * step} if n_steps else {})}
+    stand_in = torch.zeros(2, config.n_leads, min(2, most) * step)
     leads = torch.arange(min(2, config.n_leads)) if some_leads else None
     shapes = {"windows": window, "leads": _present(config.n_leads) if some_leads else None}
     # Within torch's inference mode, where embeddings are computed, nothing can be traced.
@@ -284,8 +285,8 @@ def export_onnx(
 
 def _encoding(info: WeightsInfo, pooling: str | None, layer: object) -> Encoding:
     """Settle pooling and layers (counted from 0)."""
-    chosen = check_pooling(pooling or info.pooling, int(getattr(info.encoder, "num_registers", 0)))
-    layers = resolve_layers(as_layers(-1 if layer is None else layer), info.encoder.depth)
+    chosen = check_pooling(pooling or info.pooling, n_registers(info.encoder))
+    layers = resolve_layers(as_layers(-1 if layer is None else layer), len(info.encoder.stages))
     if len(set(layers)) < len(layers):
         raise ParameterError(f"Got layer={layer!r}, which names a block twice. Name each once.")
     return Encoding(chosen, tuple(layers))
@@ -319,8 +320,9 @@ def _largest_error(content: bytes, encoder: Encoder, how: Encoding) -> float | N
     run = open_with_onnxruntime(content)
     config, rng = encoder.config, np.random.default_rng(0)
     errors = []
-    for n_windows, n_slices in ((1, config.n_patches), (3, config.n_patches), (2, -(-config.n_patches // 2)), (1, 1)):
-        shape = (n_windows, config.n_leads, n_slices * config.patch_samples)
+    step, most = config.length_step, config.window_samples // config.length_step
+    for n_windows, n_steps in ((1, most), (3, most), (2, -(-most // 2)), (1, 1)):
+        shape = (n_windows, config.n_leads, n_steps * step)
         values = rng.normal(size=shape).astype(np.float32)
         with torch.inference_mode():
             states = encoder.layers(torch.from_numpy(values), how.layers)

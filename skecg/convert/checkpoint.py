@@ -260,11 +260,14 @@ class ConversionReport:
 
     def __str__(self) -> str:
         known = f"the published file {self.recognised}" if self.recognised else "not one of the known files"
-        shape = f"{self.encoder.architecture}, width {self.encoder.dim}, {self.encoder.depth} blocks, "
+        width, *counts = self.encoder.size.items()
+        shape = ", ".join(
+            [self.encoder.architecture, "width {1}".format(*width), *(f"{n} {name}" for name, n in counts)]
+        )
         lines = [
             f"{self.source} -> {self.folder}",
             f"  sha256:  {self.sha256} ({known})",
-            f"  encoder: {shape}{self.encoder.num_heads} heads; {self.taken}",
+            f"  encoder: {shape}; {self.taken}",
             f"  input:   {', '.join(self.spec.leads)} at {self.spec.sampling_rate:g} Hz, "
             f"{self.spec.window_seconds:g} s, normalization: {self.spec.normalization}",
         ]

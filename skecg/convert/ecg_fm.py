@@ -15,9 +15,10 @@ from skecg.convert.checkpoint import (
     open_checkpoint,
     write_folder,
 )
+from skecg.encoders.wav2vec import Wav2vecConfig
 from skecg.errors import WeightsFormatError
 from skecg.leads import CANONICAL_LEADS
-from skecg.spec import InputSpec, Wav2vecConfig
+from skecg.spec import InputSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,10 @@ _ENCODER = re.compile(r"(feature_extractor|layer_norm|post_extract_proj|conv_pos
 _BLOCKS = "encoder.layers."
 _POSITIONS = "conv_pos.pos_conv.0."
 # The direction and size of the convolution for positions, as torch wrote them until 2025 and as it writes them since.
-_OLD_NAMES = {f"{_POSITIONS}weight_{letter}": f"{_POSITIONS}parametrizations.weight.original{n}" for n, letter in ((0, "g"), (1, "v"))}
+_OLD_NAMES = {
+    f"{_POSITIONS}weight_{letter}": f"{_POSITIONS}parametrizations.weight.original{n}"
+    for n, letter in ((0, "g"), (1, "v"))
+}
 _SIZE, _DIRECTION = _OLD_NAMES.values()
 _KNOWN = {
     "4d0142bcb485eb9f0c7845e0c19ff3463f6ae9d0e458eab69136efe90ceb9b7e": "mimic_iv_ecg_physionet_pretrained.pt",

@@ -14,7 +14,8 @@ from skecg.convert.checkpoint import (
     open_checkpoint,
     write_folder,
 )
-from skecg.spec import InputSpec, ResnetConfig
+from skecg.encoders.resnet import ResnetConfig
+from skecg.spec import InputSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,9 +18,10 @@ from skecg.convert.checkpoint import (
     part_of,
     write_folder,
 )
+from skecg.encoders.xlstm import XlstmConfig
 from skecg.errors import WeightsFormatError
 from skecg.leads import CANONICAL_LEADS
-from skecg.spec import InputSpec, XlstmConfig
+from skecg.spec import InputSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +102,9 @@ def _encoder(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[str, ...]]:
         raise checkpoint.refuse(
             f"{checkpoint.keys_in_words}, no xLSTM in it", f"xECG's tensors ({_PATCHES!r}, '{_BLOCKS}0...')."
         )
-    return {name: value for name, value in found.items() if name != "mask_token"}, ("mask_token",) * ("mask_token" in found)
+    return {name: value for name, value in found.items() if name != "mask_token"}, ("mask_token",) * (
+        "mask_token" in found
+    )
 
 
 def _config_of(checkpoint: Checkpoint, state: dict[str, Any]) -> XlstmConfig:

@@ -18,7 +18,18 @@ from skecg.validation import is_integer
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["POOLINGS", "as_layers", "check_pooling", "n_pooled_features", "pool_tokens", "pool_windows"]
+    from skecg.spec import EncoderConfig
+
+__all__ = [
+    "POOLINGS",
+    "as_layers",
+    "check_pooling",
+    "n_encoder_features",
+    "n_pooled_features",
+    "n_registers",
+    "pool_tokens",
+    "pool_windows",
+]
 
 #: What a window's tokens may be pooled to.
 POOLINGS = ("mean", "max", "mean+std", "mean+std+max", "cls")
@@ -58,12 +69,25 @@ def as_layers(layer: object) -> tuple[int, ...]:
     return tuple(int(n) for n in layers)
 
 
-def n_pooled_features(pooling: str, dim: int, n_layers: int, num_registers: int) -> int:
-    """Count the features of a record."""
-    return n_layers * dim * {"mean+std": 2, "mean+std+max": 3, "cls": num_registers}.get(pooling, 1)
+def n_pooled_features(pooling: str, width: int, num_registers: int) -> int:
+    """Count the features of a record whose tokens, of all layers side by side, are so wide."""
+    return width * {"mean+std": 2, "mean+std+max": 3, "cls": num_registers}.get(pooling, 1)
 
 
-def pool_tokens(states_BND: Sequence[Tensor], num_registers: int, pooling: str) -> Tensor:
+def n_encoder_features(pooling: str, config: EncoderConfig, layers: Sequence[int] = (-1,)) -> int:
+    """Count the features of a record that stages of an encoder give."""
+    width = sum(config.stages[layer].width for layer in layers)
+    return n_pooled_features(pooling, width, n_registers(config))
+
+
+def n_registers(config: EncoderConfig) -> int:
+    """Return how many tokens without position an encoder has."""
+    return int(getattr(config, "num_registers", 0))
+
+
+def pool_tokens(
+    states_BND: Sequence[Tensor], num_registers: int, pooling: str, counted_BN: Tensor | None = None
+) -> Tensor:
     """Pool each window's tokens to one vector.
 
     Parameters
@@ -75,12 +99,17 @@ def pool_tokens(states_BND: Sequence[Tensor], num_registers: int, pooling: str) 
     pooling : {"mean", "max", "mean+std", "mean+std+max", "cls"}
         Mean, maximum, mean and standard deviation (uncorrected), or all three over the patches' tokens; or the
         registers.
+    counted_BN : Tensor of shape (B, N), bool, optional
+        False for tokens of patches that are left out; all count when not given.
 
     Returns
     -------
     Tensor of shape (B, F)
         Layer after layer.
     """
+    if counted_BN is not None and pooling != "cls":
+        # Rare, and each window has a number of its own: one after the other, through the same few lines.
+        return _pool_one_by_one(states_BND, num_registers, pooling, counted_BN)
     pooled = []
     for tokens in states_BND:
         patches = tokens[:, num_registers:]
@@ -102,6 +131,18 @@ def _deviation(patches_BND: Tensor, mean_BD: Tensor) -> Tensor:
     variance = (patches_BND - mean_BD[:, None]).square().mean(dim=1)
     # Where nothing varies the root has no slope; what is filled in takes no gradient.
     return variance.masked_fill(variance == 0, 0.0).sqrt()
+
+
+def _pool_one_by_one(states_BND: Sequence[Tensor], num_registers: int, pooling: str, counted_BN: Tensor) -> Tensor:
+    """Pool the counted tokens of each window, all where it has none."""
+    import torch
+
+    rows = []
+    for number, counted_N in enumerate(counted_BN):
+        kept_N = counted_N if counted_N.any() else ~counted_N
+        patches = [tokens[number : number + 1, num_registers:][:, kept_N] for tokens in states_BND]
+        rows.append(pool_tokens(patches, 0, pooling))
+    return torch.cat(rows)
 
 
 def _concatenate(parts: Sequence[Tensor]) -> Tensor:

@@ -9,22 +9,80 @@ Shapes: B windows, L leads, T samples, C channels, N tokens, D width of a token.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skecg.encoders.base import WindowEncoder
-from skecg.spec import ResnetConfig
+from skecg.spec import EncoderConfig, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ResnetEncoder"]
+__all__ = ["ResnetConfig", "ResnetEncoder"]
 
 # Samples that the first convolution spans.
 _STEM_KERNEL = 7
+
+
+@dataclass(frozen=True)
+class ResnetConfig(EncoderConfig):
+    """A residual network along time; the steps of its last stage are the tokens (MERL).
+
+    Parameters
+    ----------
+    n_leads, window_samples : int
+        Rows of the input, and samples of the longest window.
+    widths : tuple of int, default=(64, 128, 256, 512)
+        Channels of each stage; the convolution before them and all but the first halve the signal.
+    blocks_per_stage : int, default=2
+    """
+
+    architecture: ClassVar[str] = "resnet"
+
+    window_samples: int  # type: ignore[assignment]
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    blocks_per_stage: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_integers("window_samples", "blocks_per_stage")
+        widths = self.widths if isinstance(self.widths, tuple) else ()
+        fit = [isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in widths]
+        self._require(bool(fit) and all(fit), "widths", "positive integers, one a stage")
+
+    @property
+    def dim(self) -> int:
+        """Width of a token."""
+        return self.widths[-1]
+
+    @property
+    def depth(self) -> int:
+        """Number of stages."""
+        return len(self.widths)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages."""
+        return tuple(Stage(f"levels.{number}", width, 2 ** (number + 1)) for number, width in enumerate(self.widths))
+
+    @property
+    def length_step(self) -> int:
+        """Any length will do: zeros lie beyond the ends."""
+        return 1
+
+    @property
+    def fewest_parameters(self) -> int:
+        """Entries of the convolutions that keep their stage's width."""
+        return sum(3 * width**2 * (2 * self.blocks_per_stage - 1) for width in self.widths)
+
+    @property
+    def widest_values(self) -> int:
+        """Values of a stage's output."""
+        return max(stage.width * (self.window_samples // stage.token_samples) for stage in self.stages)
 
 
 class ResnetEncoder(WindowEncoder):

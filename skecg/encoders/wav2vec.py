@@ -8,7 +8,8 @@ Shapes: B windows, L leads, T samples, C channels of the convolutions, N tokens,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +18,86 @@ from torch.nn import functional as F
 from skecg.encoders.base import WindowEncoder, hold_last
 from skecg.encoders.blocks import Mlp, attend, init_linear_
 from skecg.encoders.linear import Linear
-from skecg.spec import Wav2vecConfig
+from skecg.spec import EncoderConfig, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Wav2vecEncoder"]
+__all__ = ["Wav2vecConfig", "Wav2vecEncoder"]
 
 # Each convolution halves the signal: it joins two neighbours and steps over two.
 _STEP = 2
+
+
+@dataclass(frozen=True)
+class Wav2vecConfig(EncoderConfig):
+    """Convolutions that halve the signal make tokens of all leads; post-norm attention mixes them (ECG-FM).
+
+    Parameters
+    ----------
+    n_leads, window_samples : int
+        Rows of the input, and samples of the longest window.
+    dim, depth, num_heads : int
+        Width of a token, number of blocks, attention heads of each.
+    hidden_dim : int
+        Width of a block's hidden layer.
+    stem_dim, n_halvings : int, default=256, 4
+        Channels of the convolutions, and how many there are.
+    position_kernel, position_groups : int, default=128, 16
+        Tokens that the convolution for positions spans, and its groups of channels.
+    norm_eps : float, default=1e-5
+        What norms add to the variance.
+    """
+
+    architecture: ClassVar[str] = "wav2vec"
+
+    window_samples: int  # type: ignore[assignment]
+    dim: int
+    depth: int
+    num_heads: int
+    hidden_dim: int
+    stem_dim: int = 256
+    n_halvings: int = 4
+    position_kernel: int = 128
+    position_groups: int = 16
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_integers("window_samples", "dim", "depth", "num_heads", "hidden_dim", "stem_dim", "n_halvings")
+        self._require_integers("position_kernel", "position_groups")
+        self._require_numbers("norm_eps")
+        self._require(self.dim % self.num_heads == 0, "dim", f"a multiple of num_heads={self.num_heads}")
+        self._require(self.dim % self.position_groups == 0, "position_groups", f"a divisor of dim={self.dim}")
+        self._require(self.position_kernel % 2 == 0, "position_kernel", "an even number")
+        fits = 2**self.n_halvings <= self.window_samples if self.n_halvings < 64 else False
+        self._require(fits, "n_halvings", f"so few that window_samples={self.window_samples} leave a token")
+
+    @property
+    def token_samples(self) -> int:
+        """Samples from one token to the next."""
+        return int(2**self.n_halvings)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The blocks."""
+        return tuple(Stage(f"blocks.{number}", self.dim, self.token_samples) for number in range(self.depth))
+
+    @property
+    def length_step(self) -> int:
+        """Any length will do: samples without a neighbour are cut off."""
+        return 1
+
+    @property
+    def fewest_parameters(self) -> int:
+        """Entries of the matrices in the blocks."""
+        return self.depth * (4 * self.dim**2 + 2 * self.dim * self.hidden_dim)
+
+    @property
+    def widest_values(self) -> int:
+        """Values of the first convolution's output, or of a block's hidden layer."""
+        n_tokens = self.window_samples // self.token_samples
+        return max(self.window_samples // 2 * self.stem_dim, n_tokens * max(self.hidden_dim, 3 * self.dim))
 
 
 class Wav2vecEncoder(WindowEncoder):

@@ -8,7 +8,8 @@ Shapes: B windows, L leads, T samples, N tokens, D width of a token, H heads, d 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +18,90 @@ from torch.nn import functional as F
 from skecg.encoders.base import WindowEncoder, hold_last
 from skecg.encoders.blocks import init_linear_
 from skecg.encoders.linear import Linear
-from skecg.spec import XlstmConfig
+from skecg.spec import EncoderConfig, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["XlstmEncoder"]
+__all__ = ["XlstmConfig", "XlstmEncoder"]
 
 # Samples before and at the present that the convolutions in front of the gates see.
 _KERNEL = 4
+
+
+@dataclass(frozen=True)
+class XlstmConfig(EncoderConfig):
+    """A token is one slice of time of all leads; recurrent memories, not attention, mix them (xECG).
+
+    Parameters
+    ----------
+    n_leads : int
+        Rows of the input.
+    patch_samples, n_patches : int
+        Samples of a slice of time, and slices in the longest window.
+    dim, num_heads : int
+        Width of a token, heads of each block.
+    hidden_dim : int
+        Width of the hidden layer of a scalar block's MLP.
+    block_kinds : str, default="ssmmssmms"
+        One letter a block: ``"s"`` for scalar memory, ``"m"`` for matrix memory.
+    inner_ratio : int, default=2
+        Width inside a block of matrix memory over `dim`.
+    norm_eps : float, default=1e-5
+        What norms add to the variance.
+    """
+
+    architecture: ClassVar[str] = "xlstm"
+
+    patch_samples: int
+    n_patches: int
+    dim: int
+    num_heads: int
+    hidden_dim: int
+    block_kinds: str = "ssmmssmms"
+    inner_ratio: int = 2
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_integers("patch_samples", "n_patches", "dim", "num_heads", "hidden_dim", "inner_ratio")
+        self._require_numbers("norm_eps")
+        kinds = set(self.block_kinds) if isinstance(self.block_kinds, str) else set()
+        self._require(bool(kinds) and kinds <= {"s", "m"}, "block_kinds", "'s' or 'm' for each block")
+        self._require(self.dim % self.num_heads == 0, "dim", f"a multiple of num_heads={self.num_heads}")
+        self._require(self.inner_dim % 4 == 0, "dim", "a multiple of 4")
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.block_kinds)
+
+    @property
+    def inner_dim(self) -> int:
+        """Width inside a block of matrix memory."""
+        return self.dim * self.inner_ratio
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The blocks."""
+        return tuple(Stage(f"blocks.{number}", self.dim, self.patch_samples) for number in range(self.depth))
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of the longest window."""
+        return self.n_patches * self.patch_samples
+
+    @property
+    def length_step(self) -> int:
+        """Any length will do: what remains of a slice is cut off."""
+        return 1
+
+    @property
+    def fewest_parameters(self) -> int:
+        """Entries of the large matrices in the blocks."""
+        scalar = 8 * self.dim**2 // self.num_heads + 3 * self.dim * self.hidden_dim
+        matrix = 3 * self.dim * self.inner_dim
+        return sum(scalar if kind == "s" else matrix for kind in self.block_kinds)
 
 
 class XlstmEncoder(WindowEncoder):

@@ -254,7 +254,7 @@ def raw_tokens(embedder: JEPAEmbedder, X: Any) -> list[RecordTokens]:
     for row in range(len(source)):
         policies = {"missing_leads": embedder.missing_leads, "short_records": embedder.short_records}
         windows = prepare([source[row]], config.info.spec, stride=embedder.stride, **policies)
-        found.append(_cut(windows, shape.patch_samples, by_lead))
+        found.append(_cut(windows, shape.stages[-1].token_samples, by_lead))
     return found
 
 
@@ -264,6 +264,7 @@ def _cut(windows: Windows, patch_samples: int, by_lead: bool) -> RecordTokens:
     parts, starts = [], []
     for values, start, n_valid in zip(windows.values, windows.start_samples, windows.valid_samples, strict=True):
         n_slices = -(-int(n_valid) // patch_samples)
+        values = np.pad(values, ((0, 0), (0, max(0, n_slices * patch_samples - values.shape[1]))))
         slices = values[:, : n_slices * patch_samples].reshape(n_leads, n_slices, patch_samples)
         parts.append(slices if by_lead else slices.transpose(1, 0, 2).reshape(1, n_slices, -1))
         starts.append((start + np.arange(n_slices) * patch_samples) / rate)

@@ -70,7 +70,7 @@ def loaded_encoder(info: WeightsInfo, device: torch.device, *, packed_for: str |
         if packed_for not in _encoders.get(key, {}):
             encoder = read_state(info).to(device)
             if packed_for is not None:
-                pack_linear_layers_(encoder.blocks, packed_for)
+                pack_linear_layers_(encoder.packed_part, packed_for)
             _encoders.setdefault(key, {})[packed_for] = encoder
             while len(_encoders) > _KEPT:
                 _encoders.popitem(last=False)

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skecg.encoders import Encoder, build_encoder, read_encoder_config
-from skecg.encoders.pooling import check_pooling
+from skecg.encoders.pooling import check_pooling, n_registers
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
 from skecg.io.files import sha256_of
-from skecg.spec import EncoderConfig, InputSpec
+from skecg.spec import EncoderConfig, InputSpec, PatchEncoderConfig
 from skecg.validation import is_integer
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ __all__ = [
     "WeightsInfo",
     "check_bytes",
     "check_limits",
-    "fewest_parameters",
     "load_tensors",
     "read_info",
     "read_json",
@@ -130,17 +129,14 @@ def check_limits(encoder: EncoderConfig, spec: InputSpec) -> None:
                 raise WeightsFormatError(
                     f"Got {name}={str(found)[:24]} in the {value.kind}, expected at most {largest:,}."
                 )
+    if not isinstance(encoder, PatchEncoderConfig):
+        return
     n_positions = encoder.n_leads * encoder.n_patches * encoder.dim
     if n_positions > _MOST_POSITIONS:
         raise WeightsFormatError(
             f"The encoder has {encoder.n_leads} leads of {encoder.n_patches:,} slices of width {encoder.dim:,}, "
             f"{n_positions:,} values of position; expected at most {_MOST_POSITIONS:,}."
         )
-
-
-def fewest_parameters(config: EncoderConfig) -> int:
-    """Count the entries of the matrices in an encoder's blocks; all of its parameters are some more."""
-    return config.depth * (4 * config.dim**2 + 2 * config.dim * config.hidden_dim)
 
 
 _LENGTH_BYTES = 8
@@ -269,7 +265,7 @@ def read_info(folder: str | Path, revision: str | None = None) -> WeightsInfo:
         pooling, sha256 = values["pooling"], str(values["weights_sha256"])
         if not _SHA256.fullmatch(sha256):
             raise ParameterError(f"got weights_sha256={sha256[:80]!r}, expected 64 hexadecimal digits.")
-        check_pooling(pooling, int(getattr(encoder, "num_registers", 0)))
+        check_pooling(pooling, n_registers(encoder))
     except KeyError as error:
         raise WeightsFormatError(f"{path} lacks the field {error}. Fetch or export the weights again.") from error
     except ParameterError as error:
@@ -363,7 +359,7 @@ def _restore(info: WeightsInfo) -> str:
 
 def _check_room(path: Path, info: WeightsInfo, n_values: int) -> None:
     """Raise for an encoder that the file cannot fill; a small one is built, to name what is missing."""
-    wanted = fewest_parameters(info.encoder)
+    wanted = info.encoder.fewest_parameters
     if wanted > max(n_values, _SMALL):
         raise DamagedWeightsError(
             f"{path} holds {n_values:,} values; the encoder that its {CONFIG_NAME} describes has more than {wanted:,}. "
@@ -420,7 +416,7 @@ def _header(config: EncoderConfig, spec: InputSpec) -> dict[str, str]:
         "format": "pt",
         "skecg_format": str(FORMAT_VERSION),
         "architecture": config.architecture,
-        "embedding_dim": str(config.dim),
+        "embedding_dim": str(config.stages[-1].width),
         "leads": ",".join(spec.leads),
         "sampling_rate": f"{spec.sampling_rate:g}",
     }
