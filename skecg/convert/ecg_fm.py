@@ -44,10 +44,11 @@ _KNOWN = {
     "4d0142bcb485eb9f0c7845e0c19ff3463f6ae9d0e458eab69136efe90ceb9b7e": "mimic_iv_ecg_physionet_pretrained.pt",
 }
 _OURS = (
-    "Theirs: linear interpolation to 500 Hz, each lead less its mean over its deviation in the whole record, windows of 5 s "
-    "from the start, what remains at the end dropped, the mean over a window's tokens. Ours: a record's features are the "
-    "mean over its windows, for which they give no rule; a record shorter than 5 s is one shorter window; limb leads that "
-    "are absent are computed from two others. Other absent leads are refused, as in their notebook."
+    "Theirs: linear interpolation to 500 Hz, each lead less its mean over its deviation in the whole record, windows "
+    "of 5 s from the start, what remains at the end dropped, the mean over a window's tokens. Ours: a record's "
+    "features are the mean over its windows, for which they give no rule; a record shorter than 5 s is one shorter "
+    "window; limb leads that are absent are computed from two others. Other absent leads are refused, as in their "
+    "notebook."
 )
 _CONTRADICTION = (
     "The .yaml that lies beside the pre-trained file describes a larger model; widths are read from the tensors. The "
@@ -93,8 +94,8 @@ def convert_ecg_fm(file: str | Path, folder: str | Path, *, sha256: str | None =
 
     Notes
     -----
-    The weights expect twelve leads at 500 Hz, each standardized by itself in the whole record, in windows of 5 s; features
-    are the mean over the tokens of a window, and over the windows of a record.
+    The weights expect twelve leads at 500 Hz, each standardized by itself in the whole record, in windows of 5 s;
+    features are the mean over the tokens of a window, and over the windows of a record.
     """
     folder = check_folder(folder)
     checkpoint = open_checkpoint(file, sha256)
@@ -143,7 +144,7 @@ def _config_of(checkpoint: Checkpoint, state: dict[str, Any]) -> Wav2vecConfig:
     try:
         return Wav2vecConfig(
             n_leads=len(CANONICAL_LEADS),
-            window_samples=_WINDOW_SAMPLES,
+            input_samples=_WINDOW_SAMPLES,
             dim=dim,
             depth=len({name.split(".")[2] for name in state if name.startswith(_BLOCKS)}),
             num_heads=dim // _HEAD_DIM,
@@ -167,10 +168,10 @@ def _wanted(config: Wav2vecConfig) -> dict[str, tuple[int, ...]]:
     }
     for number in range(config.n_halvings):
         wanted[f"feature_extractor.conv_layers.{number}.0.weight"] = (C, C if number else config.n_leads, 2)
-    layers = {"layer_norm": (C,), "post_extract_proj": (D, C), "encoder.layer_norm": (D,)}
+    layers: dict[str, tuple[int, ...]] = {"layer_norm": (C,), "post_extract_proj": (D, C), "encoder.layer_norm": (D,)}
     layers["feature_extractor.conv_layers.0.2"] = (C,)
     for number in range(config.depth):
-        block = {f"self_attn.{part}_proj": (D, D) for part in ("q", "k", "v", "out")}
+        block: dict[str, tuple[int, ...]] = {f"self_attn.{part}_proj": (D, D) for part in ("q", "k", "v", "out")}
         block |= {"self_attn_layer_norm": (D,), "fc1": (hidden, D), "fc2": (D, hidden), "final_layer_norm": (D,)}
         layers |= {f"{_BLOCKS}{number}.{name}": shape for name, shape in block.items()}
     for name, shape in layers.items():
@@ -207,13 +208,14 @@ def _provenance(checkpoint: Checkpoint, known: str | None) -> dict[str, Any]:
         "description": "The encoder of ECG-FM (wav2vec 2.0 with contrast), converted from its authors' format.",
         "trained": True,
         "licence": "mit",
-        "licence_note": "MIT is the licence of the code (2024 WangLab; 2023 Oh, portions Facebook) and of the model page.",
-        "data": "MIMIC-IV-ECG and the PhysioNet 2021 challenge (PTB-XL, CPSC, Chapman, Ningbo and Georgia among it), as "
-        "published; scores on these are not of unseen recordings",
+        "licence_note": "MIT is the licence of the authors' code (2024 WangLab; 2023 Oh, portions Facebook) and, by "
+        "the model page, of the weights.",
+        "data": "MIMIC-IV-ECG and the archives of the PhysioNet Challenge 2021 (PTB-XL, CPSC, Chapman, Ningbo, "
+        "Georgia), as published, so that scores on these are not of unseen recordings",
         "source": f"{known}, recognised by its digest" if known else f"{checkpoint.path.name}, not a known file",
         "part": _PART,
         "ours": _OURS,
         "contradictions": _CONTRADICTION,
-        "citation": "McKeen K., Oliva L., Masood S., et al. (2024). ECG-FM: An Open Electrocardiogram Foundation Model. "
+        "citation": "McKeen K., et al. (2024). ECG-FM: An Open Electrocardiogram Foundation Model. "
         "arXiv:2408.05178.",
     }

@@ -30,12 +30,12 @@ _NORM_EPS = 1e-5
 _PART = "the ECG encoder, batch normalization folded into the convolutions"
 _OURS = (
     "Theirs is the first 10 s of a record at 500 Hz, scaled by its one minimum and maximum. Ours: other rates are "
-    "resampled by polyphase filtering; a record longer than 10 s is scaled as a whole, cut into windows, and its features "
-    "are their mean; a shorter one is not padded; limb leads that are absent are computed from two others."
+    "resampled by polyphase filtering; a record longer than 10 s is scaled as a whole, cut into windows, and its "
+    "features are their mean; a shorter one is not padded; limb leads that are absent are computed from two others."
 )
 _CONTRADICTION = (
-    "The authors' linear probe leaves batch normalization in training mode on the frozen encoder, so that its statistics "
-    "move with each batch; here it is as the checkpoint has it."
+    "The authors' linear probe leaves batch normalization in training mode on the frozen encoder, so that its "
+    "statistics move with each batch; here it is as the checkpoint has it."
 )
 
 
@@ -85,7 +85,8 @@ def _encoder(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[str, ...]]:
     if "conv1.weight" not in found or "layer1.0.conv1.weight" not in found:
         raise checkpoint.refuse(
             f"{checkpoint.keys_in_words}, no ResNet at the top level",
-            "the state dict of MERL's ResNet-18 ('conv1.weight', 'layer1.0.conv1.weight', ...). Its ViT is not supported.",
+            "the state dict of MERL's ResNet-18 ('conv1.weight', 'layer1.0.conv1.weight', ...). Its ViT is not "
+            "supported.",
         )
     state = {
         name: value
@@ -106,7 +107,9 @@ def _config_of(checkpoint: Checkpoint, state: dict[str, Any]) -> ResnetConfig:
 
 def _convolutions(config: ResnetConfig) -> dict[str, tuple[str, str, tuple[int, ...]]]:
     """Return our name of each convolution to theirs, to its norm's, and to its weight's shape."""
-    found = {"stem": ("conv1", "bn1", (config.widths[0], config.n_leads, 7))}
+    found: dict[str, tuple[str, str, tuple[int, ...]]] = {
+        "stem": ("conv1", "bn1", (config.widths[0], config.n_leads, 7))
+    }
     before = config.widths[0]
     for stage, width in enumerate(config.widths):
         for block in range(config.blocks_per_stage):
@@ -153,6 +156,6 @@ def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
         "part": _PART,
         "ours": _OURS,
         "contradictions": _CONTRADICTION,
-        "citation": "Liu C., Wan Z., Ouyang C., et al. (2024). Zero-Shot ECG Classification with Multimodal Learning and "
-        "Test-time Clinical Knowledge Enhancement. ICML 2024, arXiv:2403.06659.",
+        "citation": "Liu C., Wan Z., Ouyang C., et al. (2024). Zero-Shot ECG Classification with Multimodal Learning "
+        "and Test-time Clinical Knowledge Enhancement. ICML 2024, arXiv:2403.06659.",
     }

@@ -38,14 +38,14 @@ _KNOWN = {
 # What the configuration beside the file has to say, where it is there and says it.
 _SETTINGS = {"activation_fn": "gelu", "sampling_freq": 100, "cls_normalization": None}
 _OURS = (
-    "Theirs: the whole record resampled by its Fourier transform to 100 Hz, millivolts as they are, the first 12 s at most, "
-    "what remains of a slice of 0.25 s cut off, absent leads zero, the mean over slices that do not begin with zeros in all "
-    "leads. Ours: of a record longer than 12 s all windows are read, and its features are their mean; limb leads that are "
-    "absent are computed from two others where they can be."
+    "Theirs: the whole record resampled by its Fourier transform to 100 Hz, millivolts as they are, the first 12 s at "
+    "most, what remains of a slice of 0.25 s cut off, absent leads zero, the mean over slices that do not begin with "
+    "zeros in all leads. Ours: of a record longer than 12 s all windows are read, and its features are their mean; "
+    "limb leads that are absent are computed from two others where they can be."
 )
 _CONTRADICTION = (
-    "The input gate's weights are stored under the forget gate's name and the other way round; here they are what they do. "
-    "The authors' runs on a GPU compute the scalar memories in bfloat16, and agree to about 1e-2."
+    "The input gate's weights are stored under the forget gate's name and the other way round; here they are what they "
+    "do. The authors' runs on a GPU compute the scalar memories in bfloat16, and agree to about 1e-2."
 )
 
 
@@ -75,9 +75,9 @@ def convert_xecg(file: str | Path, folder: str | Path, *, sha256: str | None = N
 
     Notes
     -----
-    The weights expect twelve leads, or any of them, at 100 Hz in millivolts, resampled by FFT, in windows of 12 s; features
-    are the mean over the tokens. The layout of the recurrent parameters, which depends on the program that wrote the file,
-    is told by their shape.
+    The weights expect twelve leads, or any of them, at 100 Hz in millivolts, resampled by FFT, in windows of 12 s;
+    features are the mean over the tokens. The layout of the recurrent parameters, which depends on the program that
+    wrote the file, is told by their shape.
     """
     folder = check_folder(folder)
     checkpoint = open_checkpoint(file, sha256)
@@ -160,10 +160,10 @@ def _check_settings(checkpoint: Checkpoint, config: XlstmConfig) -> None:
 
 
 def _in_one_layout(value: Any, name: str, state: dict[str, Any], config: XlstmConfig) -> Any:
-    """Return recurrent parameters as the CUDA program lays them out, (head, input, gate · output) and (head · gate · output).
+    """Return recurrent parameters as the released file has them: (head, input, gate · output), (head · gate · output).
 
-    The CPU program writes (head, gate · output, input) and (gate · head · output). Only the kernel's shape tells them
-    apart; a bias that is taken for one of the other layout fits, and is wrong.
+    That is the layout of the program for GPUs. The one for CPUs writes (head, gate · output, input) and (gate · head ·
+    output). Only the kernel's shape tells them apart: a bias taken for one of the other layout fits, and is wrong.
     """
     if not name.endswith(("slstm_cell._recurrent_kernel_", "slstm_cell._bias_")) or not isinstance(value, Tensor):
         return value
@@ -252,8 +252,8 @@ def _provenance(checkpoint: Checkpoint, known: str | None) -> dict[str, Any]:
         "description": "The recurrent encoder of xECG (xLSTM), converted from its authors' format.",
         "trained": True,
         "licence": "mit",
-        "licence_note": "MIT (2025 Dlaska Lab) is the licence of the authors' code and, by a copy of their card, of the "
-        "weights; beside it they ask that use be non-clinical.",
+        "licence_note": "MIT (2025 Dlaska Lab) is the licence of the authors' code and, by a copy of their card, of "
+        "the weights; beside it they ask that use be non-clinical.",
         "data": "CODE, Chapman-Shaoxing and Ningbo, INCART, as published; not recorded in the file",
         "source": f"{known}, recognised by its digest" if known else f"{checkpoint.path.name}, not a known file",
         "part": _PART,

@@ -1,8 +1,8 @@
 """The residual encoder: a ResNet of basic blocks along time.
 
-After He et al., "Deep Residual Learning" (CVPR 2016, arXiv:1512.03385), in one dimension and without the early pooling, as
-MERL (Liu et al., ICML 2024, arXiv:2403.06659) puts it to the ECG. Batch normalization is no layer here: outside of training
-it is a factor and a shift a channel, which convolutions carry.
+After He et al., "Deep Residual Learning" (CVPR 2016, arXiv:1512.03385), in one dimension and without the early pooling,
+as MERL (Liu et al., ICML 2024, arXiv:2403.06659) puts it to the ECG. Batch normalization is no layer here: outside of
+training it is a factor and a shift a channel, which convolutions carry.
 
 Shapes: B windows, L leads, T samples, C channels, N tokens, D width of a token.
 """
@@ -10,6 +10,7 @@ Shapes: B windows, L leads, T samples, C channels, N tokens, D width of a token.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -34,7 +35,7 @@ class ResnetConfig(EncoderConfig):
 
     Parameters
     ----------
-    n_leads, window_samples : int
+    n_leads, input_samples : int
         Rows of the input, and samples of the longest window.
     widths : tuple of int, default=(64, 128, 256, 512)
         Channels of each stage; the convolution before them and all but the first halve the signal.
@@ -43,13 +44,13 @@ class ResnetConfig(EncoderConfig):
 
     architecture: ClassVar[str] = "resnet"
 
-    window_samples: int  # type: ignore[assignment]
+    input_samples: int
     widths: tuple[int, ...] = (64, 128, 256, 512)
     blocks_per_stage: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_integers("window_samples", "blocks_per_stage")
+        self._require_integers("input_samples", "blocks_per_stage")
         widths = self.widths if isinstance(self.widths, tuple) else ()
         fit = [isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in widths]
         self._require(bool(fit) and all(fit), "widths", "positive integers, one a stage")
@@ -68,6 +69,11 @@ class ResnetConfig(EncoderConfig):
     def stages(self) -> tuple[Stage, ...]:
         """The stages."""
         return tuple(Stage(f"levels.{number}", width, 2 ** (number + 1)) for number, width in enumerate(self.widths))
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of the longest window."""
+        return self.input_samples
 
     @property
     def length_step(self) -> int:
@@ -105,7 +111,7 @@ class ResnetEncoder(WindowEncoder):
                 BasicBlock(before, after, stride=1 if number == 0 else 2),
                 *(BasicBlock(after, after) for _ in range(config.blocks_per_stage - 1)),
             )
-            for number, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            for number, (before, after) in enumerate(pairwise(widths))
         )
 
     def stages(self, values_BLT: Tensor) -> Iterator[Tensor]:

@@ -1,7 +1,7 @@
 """The convolve-then-attend encoder: strided convolutions shorten the signal, a post-norm transformer reads it.
 
-After Baevski et al., "wav2vec 2.0" (NeurIPS 2020, arXiv:2006.11477), as ECG-FM (McKeen et al., arXiv:2408.05178) puts it
-to the ECG.
+After Baevski et al., "wav2vec 2.0" (NeurIPS 2020, arXiv:2006.11477), as ECG-FM (McKeen et al., arXiv:2408.05178) puts
+it to the ECG.
 
 Shapes: B windows, L leads, T samples, C channels of the convolutions, N tokens, D width of a token, H heads, d = D / H.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,7 +34,7 @@ class Wav2vecConfig(EncoderConfig):
 
     Parameters
     ----------
-    n_leads, window_samples : int
+    n_leads, input_samples : int
         Rows of the input, and samples of the longest window.
     dim, depth, num_heads : int
         Width of a token, number of blocks, attention heads of each.
@@ -51,7 +50,7 @@ class Wav2vecConfig(EncoderConfig):
 
     architecture: ClassVar[str] = "wav2vec"
 
-    window_samples: int  # type: ignore[assignment]
+    input_samples: int
     dim: int
     depth: int
     num_heads: int
@@ -64,14 +63,14 @@ class Wav2vecConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_integers("window_samples", "dim", "depth", "num_heads", "hidden_dim", "stem_dim", "n_halvings")
+        self._require_integers("input_samples", "dim", "depth", "num_heads", "hidden_dim", "stem_dim", "n_halvings")
         self._require_integers("position_kernel", "position_groups")
         self._require_numbers("norm_eps")
         self._require(self.dim % self.num_heads == 0, "dim", f"a multiple of num_heads={self.num_heads}")
         self._require(self.dim % self.position_groups == 0, "position_groups", f"a divisor of dim={self.dim}")
         self._require(self.position_kernel % 2 == 0, "position_kernel", "an even number")
-        fits = 2**self.n_halvings <= self.window_samples if self.n_halvings < 64 else False
-        self._require(fits, "n_halvings", f"so few that window_samples={self.window_samples} leave a token")
+        fits = 2**self.n_halvings <= self.input_samples if self.n_halvings < 64 else False
+        self._require(fits, "n_halvings", f"so few that input_samples={self.input_samples} leave a token")
 
     @property
     def token_samples(self) -> int:
@@ -82,6 +81,11 @@ class Wav2vecConfig(EncoderConfig):
     def stages(self) -> tuple[Stage, ...]:
         """The blocks."""
         return tuple(Stage(f"blocks.{number}", self.dim, self.token_samples) for number in range(self.depth))
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of the longest window."""
+        return self.input_samples
 
     @property
     def length_step(self) -> int:

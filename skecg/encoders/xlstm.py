@@ -1,7 +1,7 @@
 """The recurrent encoder: extended LSTMs, of scalar and of matrix memory, look along the tokens in turns.
 
-After Beck et al., "xLSTM: Extended Long Short-Term Memory" (NeurIPS 2024, arXiv:2405.04517), as xECG puts it to the ECG:
-a token is one slice of time of all leads, and every other block reads the slices from the last to the first.
+After Beck et al., "xLSTM: Extended Long Short-Term Memory" (NeurIPS 2024, arXiv:2405.04517), as xECG puts it to the
+ECG: a token is one slice of time of all leads, and every other block reads the slices from the last to the first.
 
 Shapes: B windows, L leads, T samples, N tokens, D width of a token, H heads, d width of a head, G = 4 gates.
 """
@@ -183,7 +183,7 @@ class HeadNorm(nn.Module):
 
 
 class ScalarMemory(nn.Module):
-    """An LSTM of heads with exponential gates: one number of memory a channel, and what it emits is fed back (sLSTM)."""
+    """An LSTM of heads with exponential gates and one number of memory a channel; what it emits is fed back (sLSTM)."""
 
     def __init__(self, config: XlstmConfig) -> None:
         super().__init__()
