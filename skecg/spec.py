@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from skecg.errors import LeadError, WeightsFormatError
 from skecg.leads import canonical_leads
@@ -55,6 +55,9 @@ class _Value(PlainFields):
             whole = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
             self._require(whole, name, f"an integer of at least {minimum}")
 
+    def _require_one_of(self, name: str, *allowed: str) -> None:
+        self._require(getattr(self, name) in allowed, name, f"one of {', '.join(map(repr, allowed))}")
+
     def _require_numbers(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
@@ -65,8 +68,9 @@ class _Value(PlainFields):
 class InputSpec(_Value):
     """What an encoder expects to be fed: the one description of a record's way to it.
 
-    The steps of :func:`skecg.prepare` follow the order of the fields: leads are chosen by name, gaps filled, the signal
-    resampled, filtered, normalized and cut into windows.
+    Leads are chosen by name, gaps filled, and the signal resampled; a notch is cut, low and high frequencies are taken
+    away, then the baseline; it is normalized and cut into windows. Fields that a ``config.json`` lacks have their
+    defaults, which is what they meant before there were such fields.
 
     Parameters
     ----------
@@ -78,20 +82,34 @@ class InputSpec(_Value):
         Length of a window at that rate.
     any_leads : bool, default=False
         Whether the encoder is made for any subset of `leads`, so that absent ones are no error.
-    resampling : {"polyphase", "fourier"}, default="polyphase"
-        Polyphase filtering, or truncation of the spectrum of the whole record (what both published systems do).
+    resampling : {"polyphase", "fourier", "fourier-nearest", "linear"}, default="polyphase"
+        Polyphase filtering; truncation of the spectrum of the whole record to the length below (what both published
+        JEPA systems do) or to the nearest one (xECG); or straight lines between samples, the ends put onto the ends
+        (ECG-FM).
     highpass_hz, lowpass_hz : float or None, default=None
         Cut-off frequencies of a zero-phase Butterworth filter, applied at the encoder's rate.
     filter_order : int, default=4
         Order of each of the two filters, before it is run forwards and backwards.
-    normalization : {"none", "statistics", "zscore", "record"}, default="none"
+    normalization : {"none", "statistics", "zscore", "record", "whole", "minmax"}, default="none"
         ``"none"`` leaves millivolts. ``"statistics"`` subtracts `mean` and divides by `std`, one value a lead.
         ``"zscore"`` does so with each lead's own mean and standard deviation in the record. ``"record"`` takes away
         each lead's own mean and divides all leads by one standard deviation, pooled over the leads of the record.
+        ``"whole"`` has one mean, too, of all leads and samples; ``"minmax"`` takes their smallest and largest value to
+        0 and 1.
     mean, std : tuple of float or None, default=None
         Millivolts, one value a lead, for ``normalization="statistics"``.
     clip : float or None, default=None
         Values beyond plus or minus `clip` are set to it, after normalization.
+    notch_hz : float or None, default=None
+        Frequency that a zero-phase notch of second order takes out before the other filters: that of the mains.
+    notch_quality : float, default=30.0
+        Its frequency over its width (at -3 dB, in one pass).
+    filter_design : {"cascade", "bandpass"}, default="cascade"
+        A high-pass and a low-pass after each other, or one band-pass between the two frequencies, which is of
+        `filter_order` on either side and not quite the same.
+    baseline_samples : int or None, default=None
+        Odd length of a running median, at the encoder's rate, that is taken from each lead after the filters. Beyond
+        the ends it sees zeros.
     remainder : {"cover", "drop"}, default="cover"
         What becomes of samples after the last whole window: one more window, which ends with the record, covers them,
         or they are dropped.
@@ -118,6 +136,10 @@ class InputSpec(_Value):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     clip: float | None = None
+    notch_hz: float | None = None
+    notch_quality: float = 30.0
+    filter_design: str = "cascade"
+    baseline_samples: int | None = None
     remainder: str = "cover"
     any_name: bool = False
 
@@ -129,16 +151,11 @@ class InputSpec(_Value):
         self._require_numbers("sampling_rate")
         self._require_integers("window_samples", "filter_order")
         self._require(isinstance(self.any_leads, bool), "any_leads", "true or false")
-        self._require(self.resampling in ("polyphase", "fourier"), "resampling", "'polyphase' or 'fourier'")
-        for name in ("highpass_hz", "lowpass_hz", "clip"):
-            if getattr(self, name) is not None:
-                self._require_numbers(name)
-        nyquist = self.sampling_rate / 2
-        for name in ("highpass_hz", "lowpass_hz"):
-            value = getattr(self, name)
-            self._require(value is None or value < nyquist, name, f"below half the sampling rate ({nyquist:g} Hz)")
-        kinds = ("none", "statistics", "zscore", "record")
-        self._require(self.normalization in kinds, "normalization", f"one of {', '.join(map(repr, kinds))}")
+        self._require_one_of("resampling", "polyphase", "fourier", "fourier-nearest", "linear")
+        self._require_one_of("normalization", "none", "statistics", "zscore", "record", "whole", "minmax")
+        if self.clip is not None:
+            self._require_numbers("clip")
+        self._check_filters()
         for name in ("mean", "std"):
             value = getattr(self, name)
             if self.normalization == "statistics":
@@ -146,11 +163,50 @@ class InputSpec(_Value):
                 self._require(fits, name, f"{len(self.leads)} numbers, one a lead")
             else:
                 self._require(value is None, name, "none unless normalization is 'statistics'")
-        self._require(self.remainder in ("cover", "drop"), "remainder", "'cover' or 'drop'")
+        self._require_one_of("remainder", "cover", "drop")
         self._require(isinstance(self.any_name, bool), "any_name", "true or false")
         self._require(not self.any_name or self.n_leads == 1, "any_name", "false for an encoder of several leads")
         if self.std is not None:
             self._require(all(s > 0 for s in self.std), "std", "positive numbers")
+
+    def _check_filters(self) -> None:
+        nyquist = self.sampling_rate / 2
+        for name in ("notch_hz", "highpass_hz", "lowpass_hz"):
+            value = getattr(self, name)
+            if value is not None:
+                self._require_numbers(name)
+                self._require(value < nyquist, name, f"below half the sampling rate ({nyquist:g} Hz)")
+        self._require_numbers("notch_quality")
+        self._require_one_of("filter_design", "cascade", "bandpass")
+        if self.filter_design == "bandpass":
+            low, high = self.highpass_hz, self.lowpass_hz
+            banded = low is not None and high is not None and low < high
+            self._require(banded, "filter_design", "'cascade' unless highpass_hz and lowpass_hz bound a band")
+        if self.baseline_samples is not None:
+            self._require_integers("baseline_samples", minimum=3)
+            self._require(self.baseline_samples % 2 == 1, "baseline_samples", "an odd number")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values; later fields only where they say something new.
+
+        What was written before there were such fields keeps its digest. What does not use them stays readable to older
+        releases, which refuse by its name a field that they do not know.
+        """
+        values = super().to_dict()
+        later = {"notch_hz": None, "notch_quality": 30.0, "filter_design": "cascade", "baseline_samples": None}
+        later |= {"remainder": "cover", "any_name": False}
+        return {name: value for name, value in values.items() if name not in later or value != later[name]}
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether anything is taken away by a filter."""
+        filters = (self.notch_hz, self.highpass_hz, self.lowpass_hz, self.baseline_samples)
+        return any(value is not None for value in filters)
+
+    @property
+    def is_recentred(self) -> bool:
+        """Whether each lead's own level and slow drift are taken away by a filter."""
+        return self.highpass_hz is not None or self.baseline_samples is not None
 
     @property
     def n_leads(self) -> int:

@@ -87,7 +87,7 @@ def convert_xecg(file: str | Path, folder: str | Path, *, sha256: str | None = N
     state = {name: _in_one_layout(value, name, state, config) for name, value in state.items()}
     check_tensors(checkpoint, state, _wanted(config))
     window_samples = config.window_samples
-    spec = InputSpec(CANONICAL_LEADS, _SAMPLING_RATE, window_samples, any_leads=True, resampling="fourier")
+    spec = InputSpec(CANONICAL_LEADS, _SAMPLING_RATE, window_samples, any_leads=True, resampling="fourier-nearest")
     known = _KNOWN.get(checkpoint.sha256)
     write_folder(folder, checkpoint, config, _renamed(config, state), spec, _provenance(checkpoint, known))
     notes = (_OURS, _CONTRADICTION)

@@ -19,7 +19,7 @@ from skecg.compute.devices import in_order
 from skecg.errors import InputError, ParameterError, user_stacklevel
 from skecg.preprocessing.quality import Policies, Screening, record_label, screen, warn_once_a_kind
 from skecg.preprocessing.resampling import resampled_samples
-from skecg.preprocessing.signals import butterworth, fill_gaps, mix_leads, normalize, resample
+from skecg.preprocessing.signals import fill_gaps, filter_leads, mix_leads, normalize, resample
 from skecg.preprocessing.units import warn_about_units
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
@@ -312,13 +312,7 @@ def _signal(
     for leads, record, screening in zip(signal, records, screenings, strict=True):
         gather_leads(record, screening, leads)
     signal = resample(signal, records[0].sampling_rate, spec.sampling_rate, spec.resampling)
-    signal = butterworth(
-        signal,
-        spec.sampling_rate,
-        highpass_hz=spec.highpass_hz,
-        lowpass_hz=spec.lowpass_hz,
-        order=spec.filter_order,
-    )
+    signal = filter_leads(signal, spec)
     signal = normalize(signal, spec, lead_mask=present)
     if not present.all():
         signal[~present] = 0.0

@@ -226,10 +226,14 @@ def _plain(value: Any) -> str:
 def _preparation(info: WeightsInfo) -> str:
     spec = info.spec
     steps = [f"{spec.resampling} resampling"]
+    if spec.notch_hz is not None:
+        steps.append(f"notch {spec.notch_hz:g} Hz")
     if spec.highpass_hz is not None:
         steps.append(f"high-pass {spec.highpass_hz:g} Hz")
     if spec.lowpass_hz is not None:
         steps.append(f"low-pass {spec.lowpass_hz:g} Hz")
+    if spec.baseline_samples is not None:
+        steps.append(f"running median of {spec.baseline_samples} samples taken away")
     steps.append("millivolts as they are" if spec.normalization == "none" else f"normalization: {spec.normalization}")
     if spec.clip is not None:
         steps.append(f"clipped at ±{spec.clip:g}")

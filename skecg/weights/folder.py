@@ -57,7 +57,7 @@ MOST_VALUES = 10_000
 
 
 #: Far beyond any encoder of electrocardiograms, far below what would fill a machine's memory.
-_LARGEST_INPUT = {"sampling_rate": 100_000, "window_samples": 2**22, "filter_order": 16}
+_LARGEST_INPUT = {"sampling_rate": 100_000, "window_samples": 2**22, "filter_order": 16, "baseline_samples": 2**16}
 
 
 _LARGEST_ENCODER = {
@@ -124,7 +124,7 @@ def check_limits(encoder: EncoderConfig, spec: InputSpec) -> None:
     """Raise for an encoder or an input that no machine should be asked to make room for."""
     for value, limits in ((spec, _LARGEST_INPUT), (encoder, _LARGEST_ENCODER)):
         for name, largest in limits.items():
-            found = getattr(value, name, 0)
+            found = getattr(value, name, 0) or 0
             if found > largest:
                 raise WeightsFormatError(
                     f"Got {name}={str(found)[:24]} in the {value.kind}, expected at most {largest:,}."
@@ -176,7 +176,8 @@ def _ordered(content: bytes) -> bytes:
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text + content[_LENGTH_BYTES + length :]
 
 
-#: Version of the layout of a weights folder.
+#: Version of the layout of a weights folder. A new field of the configuration needs no new one: where it lacks it has
+#: its default, and an older release refuses its name.
 FORMAT_VERSION = 1
 
 
