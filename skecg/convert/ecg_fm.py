@@ -216,6 +216,5 @@ def _provenance(checkpoint: Checkpoint, known: str | None) -> dict[str, Any]:
         "part": _PART,
         "ours": _OURS,
         "contradictions": _CONTRADICTION,
-        "citation": "McKeen K., et al. (2024). ECG-FM: An Open Electrocardiogram Foundation Model. "
-        "arXiv:2408.05178.",
+        "citation": "McKeen K., et al. (2024). ECG-FM: An Open Electrocardiogram Foundation Model. arXiv:2408.05178.",
     }

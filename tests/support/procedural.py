@@ -5,10 +5,8 @@ Every tensor is drawn by a generator of its own, seeded by its place among the s
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
