@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import procedural
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -14,10 +15,9 @@ from safetensors.torch import save_file
 
 from skecg import ECGRecord, JEPAEmbedder, load_encoder, prepare
 from skecg.convert import convert_ecg_fm, convert_merl, convert_xecg
-from skecg.errors import ForeignCheckpointError, LeadError
+from skecg.errors import LeadError
 from skecg.leads import CANONICAL_LEADS
 from skecg.weights import read_info, verify_weights
-from tests.support import procedural
 
 # The recordings are synthetic, with offsets, wander and hum.
 pytestmark = pytest.mark.filterwarnings("ignore::skecg.errors.SignalWarning")
@@ -140,7 +140,7 @@ def test_every_stage_of_an_encoder_can_be_pooled(origin):
 
 
 def test_records_of_any_length_are_encoded(origin):
-    name, folder = origin
+    _, folder = origin
     generator = np.random.default_rng(0)
     lengths = (500, 1111, 2500, 5001, 7777)
     records = [ECGRecord(generator.normal(0, 0.3, (12, n)), 500, CANONICAL_LEADS) for n in (*lengths, 3)]
