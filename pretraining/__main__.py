@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from skecg._version import __version__
-from skecg.cli.console import in_words, say, short_warnings
+from skecg.cli.console import add_plugin_option, in_words, load_plugins, say, short_warnings
 from skecg.errors import ParameterError, SkecgError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     try:
         with short_warnings():
+            load_plugins(arguments)
             arguments.run(arguments)
             sys.stdout.flush()
         return 0
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for add in (_add_pack, _add_train, _add_export, _add_inspect, _add_bundle):
         add(verbs)
+    add_plugin_option(verbs)
     return parser
 
 
@@ -163,7 +165,9 @@ def _add_train(verbs: _Verbs) -> None:
         "and stop.",
     )
     parser.add_argument("--list", action="store_true", help="print the recipes and stop")
-    parser.add_argument("--recipe", metavar="RECIPE", help="what to train; of the run itself when resuming")
+    parser.add_argument(
+        "--recipe", metavar="RECIPE", help="what to train, by name or as a .py file; of the run itself when resuming"
+    )
     parser.add_argument("--data", type=Path, metavar="SHARDS", help="folder that pack has written")
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, or begin")
@@ -199,10 +203,10 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _print_recipes() -> None:
-    from pretraining.recipes import RECIPES, describe_recipe
+    from pretraining.recipes import all_recipes, describe_recipe
 
-    width = max(map(len, RECIPES))
-    for name in RECIPES:
+    width = max(map(len, all_recipes()))
+    for name in all_recipes():
         print(f"{name:<{width}}  {describe_recipe(name)}")
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from pretraining.config import PretrainConfig
+from pretraining.optim import learning_rate
 from skecg._version import __version__
 from skecg.errors import ParameterError, SkecgError
 from skecg.io.files import replacing
@@ -303,12 +304,16 @@ def describe_data(shards: ShardSet) -> dict[str, Any]:
 
 
 def check_same_run(state: Mapping[str, Any], config: PretrainConfig, shards: ShardSet) -> None:
-    """Raise if a checkpoint is of another configuration or of other data, naming everything that differs."""
+    """Raise if a checkpoint is of another configuration or of other data, naming everything that differs.
+
+    What does not touch the steps that are done may differ: ``watch``, and ``run.steps`` if it grows.
+    """
     began = PretrainConfig.from_dict(state["config"])
-    changed = differences(began.to_dict(), config.to_dict())
-    if changed:
+    if differences(_lasting(began), _lasting(config)) or config.run.steps < began.run.steps:
+        changed = differences(began.to_dict(), config.to_dict())
         raise CheckpointError(
-            f"The run began with another configuration: {'; '.join(changed)}. Resume it as it was, or begin another."
+            f"The run began with another configuration: {'; '.join(changed)}. Resume it as it was, or begin another; "
+            "only run.steps may be raised, and watch.* changed."
         )
     if state["fingerprint"] != shards.fingerprint:
         raise CheckpointError(
@@ -317,9 +322,20 @@ def check_same_run(state: Mapping[str, Any], config: PretrainConfig, shards: Sha
         )
 
 
-def what_changed(state: Mapping[str, Any], world_size: int) -> list[str]:
+def _lasting(config: PretrainConfig) -> dict[str, Any]:
+    """Return what of a configuration stays for the whole of a run."""
+    values = config.to_dict()
+    del values["watch"], values["run"]["steps"]
+    return values
+
+
+def what_changed(state: Mapping[str, Any], config: PretrainConfig, world_size: int) -> list[str]:
     """List what is not as it was when a checkpoint was written, though it may be."""
-    found = []
+    began, step = PretrainConfig.from_dict(state["config"]), state["step"]
+    found = differences(began.to_dict(), config.to_dict())
+    before, now = learning_rate(began, min(step, began.run.steps - 1)), learning_rate(config, step)
+    if began.run.steps != config.run.steps and before != now:
+        found.append(f"learning rate at this step: {before:.3g} before, {now:.3g} now")
     if state["world_size"] != world_size:
         found.append(
             f"processes: {state['world_size']} before, {world_size} now (batches are the same; sums are taken in "

@@ -7,7 +7,7 @@ never edited; a new behaviour gets a new field whose default is the old behaviou
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
 from skecg.errors import LeadError, WeightsFormatError
@@ -22,6 +22,7 @@ __all__ = [
     "PatchEncoderConfig",
     "Stage",
     "TemporalConfig",
+    "block_flops",
 ]
 
 
@@ -192,10 +193,9 @@ class InputSpec(_Value):
         What was written before there were such fields keeps its digest. What does not use them stays readable to older
         releases, which refuse by its name a field that they do not know.
         """
-        values = super().to_dict()
-        later = {"notch_hz": None, "notch_quality": 30.0, "filter_design": "cascade", "baseline_samples": None}
-        later |= {"remainder": "cover", "any_name": False}
-        return {name: value for name, value in values.items() if name not in later or value != later[name]}
+        known = [field.name for field in fields(self)]
+        later = {field.name: field.default for field in fields(self)[known.index("clip") + 1 :]}
+        return {name: value for name, value in super().to_dict().items() if later.get(name, ...) != value}
 
     @property
     def is_filtered(self) -> bool:
@@ -288,6 +288,18 @@ class EncoderConfig(_Value):
         return 0
 
     @property
+    def token_per_lead(self) -> bool:
+        """Whether each lead has tokens of its own, lead after lead; else a token is a slice of time of all leads."""
+        return False
+
+    def flops(self, slices: float) -> float:
+        """Count the floating-point operations of a forward pass over so many slices of time; NaN if nobody counts.
+
+        What the mathematics needs, 2 for a multiplication with its addition, however it is computed.
+        """
+        return math.nan
+
+    @property
     def widest_values(self) -> int:
         """Values of the largest array that a window becomes on its way, roughly."""
         return max(4 * stage.width * (self.window_samples // stage.token_samples) for stage in self.stages)
@@ -348,11 +360,6 @@ class PatchEncoderConfig(EncoderConfig):
         return self.num_heads
 
     @property
-    def fewest_parameters(self) -> int:
-        """Entries of the matrices in the blocks; all parameters are some more."""
-        return self.depth * (4 * self.dim**2 + 2 * self.dim * self.hidden_dim)
-
-    @property
     def widest_values(self) -> int:
         """Values of the largest array that a window becomes on its way: a block's hidden layer, or its q, k and v."""
         return self.n_tokens * max(self.hidden_dim, 3 * self.dim)
@@ -366,6 +373,19 @@ class PatchEncoderConfig(EncoderConfig):
     def window_samples(self) -> int:
         """Samples of the longest window."""
         return self.n_patches * self.patch_samples
+
+    def _block_parameters(self) -> int:
+        """Count the entries of the matrices in the transformer blocks."""
+        return self.depth * (4 * self.dim**2 + 2 * self.dim * self.hidden_dim)
+
+    def _block_flops(self, tokens: float, keys: float) -> float:
+        """Count what the transformer blocks do for so many tokens, each of which sees so many keys."""
+        return tokens * self.depth * block_flops(self.dim, self.hidden_dim, keys)
+
+
+def block_flops(dim: int, hidden_dim: int, keys: float) -> float:
+    """Count what a transformer block does for one token that sees so many keys."""
+    return 8 * dim**2 + 4 * dim * hidden_dim + 4 * keys * dim
 
 
 @dataclass(frozen=True)
@@ -400,6 +420,16 @@ class TemporalConfig(PatchEncoderConfig):
         """Tokens of the longest window, registers too."""
         return self.num_registers + self.n_patches
 
+    @property
+    def fewest_parameters(self) -> int:
+        """Parameters that such an encoder has at least."""
+        return self._block_parameters()
+
+    def flops(self, slices: float) -> float:
+        """Count a forward pass over so many slices; registers are embedded by no product."""
+        tokens = slices + self.num_registers
+        return 2 * self.n_leads * self.patch_samples * slices * self.dim + self._block_flops(tokens, tokens)
+
 
 @dataclass(frozen=True)
 class LeadwiseConfig(PatchEncoderConfig):
@@ -417,6 +447,21 @@ class LeadwiseConfig(PatchEncoderConfig):
     def n_tokens(self) -> int:
         """Tokens of the longest window."""
         return self.n_leads * self.n_patches
+
+    @property
+    def token_per_lead(self) -> bool:
+        """Whether each lead has tokens of its own: it has."""
+        return True
+
+    @property
+    def fewest_parameters(self) -> int:
+        """Parameters that such an encoder has at least."""
+        return self._block_parameters()
+
+    def flops(self, slices: float) -> float:
+        """Count a forward pass over so many slices: a token sees its lead and its instant."""
+        tokens = self.n_leads * slices
+        return tokens * 2 * self.patch_samples * self.dim + self._block_flops(tokens, slices + self.n_leads)
 
 
 @dataclass(frozen=True)
@@ -470,3 +515,21 @@ class MultiscaleConfig(PatchEncoderConfig):
     def n_tokens(self) -> int:
         """Tokens of the longest window, registers too."""
         return self.num_registers + self.lead_groups * self.n_patches
+
+    @property
+    def token_per_lead(self) -> bool:
+        """Whether each lead has tokens of its own."""
+        return self.lead_groups > 1
+
+    @property
+    def fewest_parameters(self) -> int:
+        """Parameters that such an encoder has at least."""
+        return self._block_parameters()
+
+    def flops(self, slices: float) -> float:
+        """Count convolutions, at all places of the slices that are seen, what joins them, and the blocks."""
+        embedded = self.lead_groups * slices
+        tokens, places = embedded + self.num_registers, self.patch_samples // self.stride_samples
+        convolved = slices * places * self.n_leads * sum(self.kernel_samples) * self.stem_dim
+        joined = embedded * places * len(self.kernel_samples) * self.stem_dim * self.dim
+        return 2 * (convolved + joined) + self._block_flops(tokens, tokens)

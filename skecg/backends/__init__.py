@@ -48,7 +48,6 @@ class ExportedEncoder(Encoder):
     def __init__(self, source: Encoder, engine: Engine) -> None:
         super().__init__(source.config)
         self.source = source
-        self.token_per_lead = source.token_per_lead
         self._engine = engine
         self._sessions: dict[tuple[tuple[int, ...], bool], Session] = {}
         self._lock = threading.Lock()

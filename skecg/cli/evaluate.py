@@ -225,9 +225,11 @@ def _command(arguments: argparse.Namespace) -> str:
     words = [*words, "--task", arguments.task]
     for path in arguments.data:
         words = [*words, "--data", str(path)]
+    for plugin in arguments.plugin or ():
+        words = [*words, "--plugin", plugin]
     defaults = {"protocol": "pooled", "draws": 5, "kernels": 5, "resamples": 1000, "seed": 0, "precision": "auto"}
     defaults |= {"batch_size": "auto", "device": "auto", "cache": "disk"}
-    skipped = {"model", "task", "data", "run", "quiet", "no_figure", "local_files_only"}
+    skipped = {"model", "task", "data", "plugin", "run", "quiet", "no_figure", "local_files_only"}
     for name, value in vars(arguments).items():
         if name not in skipped and value is not None and value != defaults.get(name):
             text = ",".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value)

@@ -35,12 +35,14 @@ class Encoder(nn.Module, ABC):
         Shape of the encoder.
     """
 
-    #: Whether each lead has tokens of its own, lead after lead; else a token is a slice of time of all leads.
-    token_per_lead: bool = False
-
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+
+    @property
+    def token_per_lead(self) -> bool:
+        """Whether each lead has tokens of its own, lead after lead; else a token is a slice of time of all leads."""
+        return self.config.token_per_lead
 
     @property
     def num_registers(self) -> int:

@@ -33,7 +33,6 @@ class LeadwiseEncoder(PatchEncoder):
 
     config: LeadwiseConfig
     positions_CPD: Tensor
-    token_per_lead = True
 
     def __init__(self, config: LeadwiseConfig) -> None:
         super().__init__(config)

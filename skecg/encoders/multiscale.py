@@ -57,7 +57,6 @@ class MultiscaleEncoder(PatchEncoder):
 
     def __init__(self, config: MultiscaleConfig) -> None:
         super().__init__(config)
-        self.token_per_lead = config.lead_groups > 1
         n_rows, stride = config.n_leads // config.lead_groups, config.stride_samples
         self.scales = nn.ModuleList(
             nn.Conv1d(n_rows, config.stem_dim, width, stride=stride) for width in config.kernel_samples

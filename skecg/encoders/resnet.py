@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from skecg.encoders.base import WindowEncoder
 from skecg.spec import EncoderConfig, Stage
+from skecg.validation import is_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,9 +52,10 @@ class ResnetConfig(EncoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_integers("input_samples", "blocks_per_stage")
-        widths = self.widths if isinstance(self.widths, tuple) else ()
-        fit = [isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in widths]
-        self._require(bool(fit) and all(fit), "widths", "positive integers, one a stage")
+        counts = isinstance(self.widths, tuple) and all(is_integer(width, 1) for width in self.widths)
+        self._require(
+            counts and 0 < len(self.widths) <= 16, "widths", "positive integers, one for each of 1 to 16 stages"
+        )
 
     @property
     def dim(self) -> int:
@@ -104,7 +106,7 @@ class ResnetEncoder(WindowEncoder):
 
     def __init__(self, config: ResnetConfig) -> None:
         super().__init__(config)
-        self.stem = TimeConvolution(config.n_leads, config.widths[0], _STEM_KERNEL, stride=2)
+        self.stem = CentredConvolution(config.n_leads, config.widths[0], _STEM_KERNEL, stride=2)
         widths = [config.widths[0], *config.widths]
         self.levels = nn.ModuleList(
             nn.Sequential(
@@ -122,7 +124,7 @@ class ResnetEncoder(WindowEncoder):
             yield tokens
 
 
-class TimeConvolution(nn.Module):
+class CentredConvolution(nn.Module):
     """A convolution along time of (B, T, C), channels last: a third of the time that ``nn.Conv1d`` takes on a CPU."""
 
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int = 1) -> None:
@@ -145,10 +147,10 @@ class BasicBlock(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = TimeConvolution(n_in, n_out, 3, stride)
-        self.conv2 = TimeConvolution(n_out, n_out, 3)
+        self.conv1 = CentredConvolution(n_in, n_out, 3, stride)
+        self.conv2 = CentredConvolution(n_out, n_out, 3)
         same = n_in == n_out and stride == 1
-        self.shortcut = nn.Identity() if same else TimeConvolution(n_in, n_out, 1, stride)
+        self.shortcut = nn.Identity() if same else CentredConvolution(n_in, n_out, 1, stride)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Transform (B, T, C)."""

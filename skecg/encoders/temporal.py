@@ -33,7 +33,6 @@ class TemporalEncoder(PatchEncoder):
 
     config: TemporalConfig
     positions_ND: Tensor
-    token_per_lead = False
 
     def __init__(self, config: TemporalConfig) -> None:
         super().__init__(config)

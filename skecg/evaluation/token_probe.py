@@ -32,7 +32,6 @@ from skecg.errors import ShapeError
 from skecg.evaluation.attention_protocol import source_of
 from skecg.inference.pipeline import RecordTokens
 from skecg.preprocessing.windows import Windows, prepare
-from skecg.spec import LeadwiseConfig, MultiscaleConfig
 
 __all__ = ["Slices", "TokenHead", "raw_tokens", "slices_of"]
 
@@ -249,12 +248,11 @@ def raw_tokens(embedder: JEPAEmbedder, X: Any) -> list[RecordTokens]:
     """
     source, config = source_of(embedder, X), embedder.embedding_config()
     shape = config.info.encoder
-    by_lead = isinstance(shape, LeadwiseConfig) or (isinstance(shape, MultiscaleConfig) and shape.lead_groups > 1)
     found = []
     for row in range(len(source)):
         policies = {"missing_leads": embedder.missing_leads, "short_records": embedder.short_records}
         windows = prepare([source[row]], config.info.spec, stride=embedder.stride, **policies)
-        found.append(_cut(windows, shape.stages[-1].token_samples, by_lead))
+        found.append(_cut(windows, shape.stages[-1].token_samples, shape.token_per_lead))
     return found
 
 
