@@ -83,9 +83,10 @@ class InputSpec(_Value):
         Length of a window at that rate.
     any_leads : bool, default=False
         Whether the encoder is made for any subset of `leads`, so that absent ones are no error.
-    resampling : {"polyphase", "fourier", "linear"}, default="polyphase"
-        Polyphase filtering, truncation of the spectrum of the whole record (what both published JEPA systems do), or
-        straight lines between samples, the ends put onto the ends (what ECG-FM does).
+    resampling : {"polyphase", "fourier", "fourier-nearest", "linear"}, default="polyphase"
+        Polyphase filtering; truncation of the spectrum of the whole record to the length below (what both published
+        JEPA systems do) or to the nearest one (xECG); or straight lines between samples, the ends put onto the ends
+        (ECG-FM).
     highpass_hz, lowpass_hz : float or None, default=None
         Cut-off frequencies of a zero-phase Butterworth filter, applied at the encoder's rate.
     filter_order : int, default=4
@@ -110,6 +111,11 @@ class InputSpec(_Value):
     baseline_samples : int or None, default=None
         Odd length of a running median, at the encoder's rate, that is taken from each lead after the filters. Beyond
         the ends it sees zeros.
+    remainder : {"cover", "drop"}, default="cover"
+        What becomes of samples after the last whole window: one more window, which ends with the record, covers them,
+        or they are dropped.
+    any_name : bool, default=False
+        Whether a record's only lead serves whatever it is called, for an encoder of one lead.
 
     Raises
     ------
@@ -135,6 +141,8 @@ class InputSpec(_Value):
     notch_quality: float = 30.0
     filter_design: str = "cascade"
     baseline_samples: int | None = None
+    remainder: str = "cover"
+    any_name: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -144,7 +152,7 @@ class InputSpec(_Value):
         self._require_numbers("sampling_rate")
         self._require_integers("window_samples", "filter_order")
         self._require(isinstance(self.any_leads, bool), "any_leads", "true or false")
-        self._require_one_of("resampling", "polyphase", "fourier", "linear")
+        self._require_one_of("resampling", "polyphase", "fourier", "fourier-nearest", "linear")
         self._require_one_of("normalization", "none", "statistics", "zscore", "record", "whole", "minmax")
         if self.clip is not None:
             self._require_numbers("clip")
@@ -156,6 +164,9 @@ class InputSpec(_Value):
                 self._require(fits, name, f"{len(self.leads)} numbers, one a lead")
             else:
                 self._require(value is None, name, "none unless normalization is 'statistics'")
+        self._require_one_of("remainder", "cover", "drop")
+        self._require(isinstance(self.any_name, bool), "any_name", "true or false")
+        self._require(not self.any_name or self.n_leads == 1, "any_name", "false for an encoder of several leads")
         if self.std is not None:
             self._require(all(s > 0 for s in self.std), "std", "positive numbers")
 

@@ -107,7 +107,7 @@ def test_missing_fields_are_named():
         ({"window_samples": 2.5}, "window_samples=2.5.*integer"),
         ({"window_samples": 0}, "window_samples=0"),
         ({"any_leads": "yes"}, "any_leads='yes'"),
-        ({"resampling": "cubic"}, "'polyphase', 'fourier', 'linear'"),
+        ({"resampling": "cubic"}, "'polyphase', 'fourier', 'fourier-nearest', 'linear'"),
         ({"highpass_hz": -1}, "highpass_hz=-1"),
         ({"highpass_hz": 50}, "below half the sampling rate"),
         ({"lowpass_hz": 50.0}, "below half the sampling rate"),

@@ -6,7 +6,14 @@ import argparse
 
 from skecg.cli.console import Verbs
 
-__all__ = ["add_parser", "run_kim", "run_weimann"]
+__all__ = ["add_parser", "run_as_published", "run_kim", "run_weimann"]
+
+# Origins whose files say all that there is to know.
+_AS_PUBLISHED = {
+    "ecg-fm": "ECG-FM (convolutions and a transformer, 12 leads, 5 s)",
+    "merl": "MERL's ResNet-18 (12 leads, 10 s)",
+    "xecg": "xECG (recurrent, any of 12 leads, up to 12 s)",
+}
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -29,6 +36,11 @@ def add_parser(verbs: Verbs) -> None:
     )
     weimann.set_defaults(run=run_weimann)
 
+    for origin, what in _AS_PUBLISHED.items():
+        published = origins.add_parser(origin, help=what)
+        _add_files(published)
+        published.set_defaults(run=run_as_published, origin=origin)
+
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the checkpoint")
@@ -49,4 +61,13 @@ def run_weimann(arguments: argparse.Namespace) -> int:
     from skecg.convert import convert_weimann
 
     print(convert_weimann(arguments.file, arguments.folder, statistics=arguments.statistics, sha256=arguments.sha256))
+    return 0
+
+
+def run_as_published(arguments: argparse.Namespace) -> int:
+    """Convert a checkpoint that says all there is to know, and print the report."""
+    import skecg.convert
+
+    convert = getattr(skecg.convert, f"convert_{arguments.origin.replace('-', '_')}")
+    print(convert(arguments.file, arguments.folder, sha256=arguments.sha256))
     return 0

@@ -7,7 +7,18 @@ and plain containers and runs nothing.
 from __future__ import annotations
 
 from skecg.convert.checkpoint import ConversionReport
+from skecg.convert.ecg_fm import convert_ecg_fm
 from skecg.convert.kim import convert_kim
+from skecg.convert.merl import convert_merl
 from skecg.convert.weimann import STATISTICS, convert_weimann
+from skecg.convert.xecg import convert_xecg
 
-__all__ = ["STATISTICS", "ConversionReport", "convert_kim", "convert_weimann"]
+__all__ = [
+    "STATISTICS",
+    "ConversionReport",
+    "convert_ecg_fm",
+    "convert_kim",
+    "convert_merl",
+    "convert_weimann",
+    "convert_xecg",
+]

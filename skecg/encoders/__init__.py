@@ -9,7 +9,10 @@ from skecg.encoders.leadwise import LeadwiseEncoder
 from skecg.encoders.multiscale import MultiscaleEncoder
 from skecg.encoders.net1d import Net1dConfig, Net1dEncoder
 from skecg.encoders.plugins import load_installed_plugins, needed_plugin
+from skecg.encoders.resnet import ResnetConfig, ResnetEncoder
 from skecg.encoders.temporal import TemporalEncoder
+from skecg.encoders.wav2vec import Wav2vecConfig, Wav2vecEncoder
+from skecg.encoders.xlstm import XlstmConfig, XlstmEncoder
 from skecg.errors import ParameterError, WeightsFormatError
 from skecg.spec import EncoderConfig, LeadwiseConfig, MultiscaleConfig, TemporalConfig
 
@@ -63,6 +66,9 @@ register_encoder(LeadwiseConfig, LeadwiseEncoder)
 register_encoder(MultiscaleConfig, MultiscaleEncoder)
 register_encoder(TemporalConfig, TemporalEncoder)
 register_encoder(Net1dConfig, Net1dEncoder)
+register_encoder(ResnetConfig, ResnetEncoder)
+register_encoder(Wav2vecConfig, Wav2vecEncoder)
+register_encoder(XlstmConfig, XlstmEncoder)
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from skecg.spec import EncoderConfig, PatchEncoderConfig
 
-__all__ = ["Encoder", "PatchEncoder", "WindowEncoder", "gather_tokens", "resolve_layers"]
+__all__ = ["Encoder", "PatchEncoder", "WindowEncoder", "gather_tokens", "hold_last", "resolve_layers"]
 
 
 class Encoder(nn.Module, ABC):
@@ -190,6 +190,12 @@ def _silence_others(values_BLT: Tensor, leads: Sequence[int]) -> Tensor:
     index = torch.as_tensor(leads, device=values_BLT.device)
     present_L1 = torch.zeros_like(values_BLT[0, :, :1]).index_fill(0, index, 1.0)
     return values_BLT * present_L1
+
+
+def hold_last(values_BLT: Tensor, n_samples: int) -> Tensor:
+    """Return windows of at least so many samples, the last value held where there are fewer."""
+    n_more = n_samples - values_BLT.shape[2]
+    return values_BLT if n_more <= 0 else torch.cat([values_BLT, values_BLT[:, :, -1:].expand(-1, -1, n_more)], dim=2)
 
 
 def resolve_layers(layers: Sequence[int], depth: int) -> list[int]:

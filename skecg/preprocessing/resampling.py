@@ -21,7 +21,7 @@ __all__ = ["METHODS", "frame_layout", "frame_matrix", "line_places", "rate_ratio
 FloatArray = NDArray[np.float32]
 
 #: How a rate may be changed.
-METHODS = ("polyphase", "fourier", "linear")
+METHODS = ("polyphase", "fourier", "fourier-nearest", "linear")
 
 # Rates are expressed as a fraction of numbers up to this, within 1/20,000 of the true ratio.
 _LARGEST_FACTOR = 10_000
@@ -39,19 +39,21 @@ def resampled_samples(n_samples: int, rate_in: float, rate_out: float, method: s
     n_samples : int
     rate_in, rate_out : float
         Rates in Hz.
-    method : {"polyphase", "fourier", "linear"}, default="polyphase"
+    method : {"polyphase", "fourier", "fourier-nearest", "linear"}, default="polyphase"
 
     Returns
     -------
     int
-        ``ceil(n_samples * rate_out / rate_in)`` for polyphase, its floor for the others, at least 1; `n_samples` when
-        the rates are equal.
+        ``ceil(n_samples * rate_out / rate_in)`` for polyphase, the nearest integer to it for fourier-nearest, its floor
+        for the others, at least 1; `n_samples` when the rates are equal.
     """
     ratio = rate_ratio(rate_in, rate_out)
     if rate_in == rate_out:
         return n_samples
     if method == "polyphase":
         return -(-n_samples * ratio.numerator // ratio.denominator)
+    if method == "fourier-nearest":
+        return max(1, round(n_samples * rate_out / rate_in))
     # The small addition undoes the rounding of quotients such as 250 / 970, which would otherwise cost a sample.
     return max(1, int(rate_out / rate_in * n_samples * (1 + 1e-12)))
 
@@ -64,11 +66,12 @@ def resample(signal: FloatArray, rate_in: float, rate_out: float, method: str = 
     signal : ndarray of shape (..., n_leads, n_samples), float32
     rate_in, rate_out : float
         Rates in Hz. Polyphase takes their ratio as a fraction of integers up to 10,000.
-    method : {"polyphase", "fourier", "linear"}, default="polyphase"
+    method : {"polyphase", "fourier", "fourier-nearest", "linear"}, default="polyphase"
         ``"polyphase"`` filters with a Kaiser-windowed sinc (beta 5, ten samples of the slower rate to either side) and
         passes 0.8 of the slower Nyquist frequency within 0.3 %. Before its beginning and after its end the signal is
         taken to hold its edge values.
-        ``"fourier"`` truncates or extends the spectrum of the whole record, which takes it to be periodic.
+        ``"fourier"`` truncates or extends the spectrum of the whole record, which takes it to be periodic;
+        ``"fourier-nearest"`` does so to the nearest whole number of samples.
         ``"linear"`` reads off straight lines between samples, the first and last sample put onto the first and last;
         what is faster than the new rate can hold is folded back into the signal.
 
@@ -100,7 +103,7 @@ def resample(signal: FloatArray, rate_in: float, rate_out: float, method: str = 
     n_out = resampled_samples(signal.shape[-1], rate_in, rate_out, method)
     if method == "polyphase":
         return _polyphase(signal, ratio.numerator, ratio.denominator, n_out)
-    return _fourier(signal, n_out) if method == "fourier" else _linear(signal, n_out)
+    return _linear(signal, n_out) if method == "linear" else _fourier(signal, n_out)
 
 
 @lru_cache(maxsize=256)

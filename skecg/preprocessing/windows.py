@@ -80,7 +80,7 @@ def place_windows(
     """Return where the windows of records lie that :func:`skecg.preprocessing.quality.screen` has let through."""
     stride_samples = check_stride(stride, spec)
     lengths = [prepared_samples(record, spec) for record in records]
-    starts = [_window_starts(length, spec.window_samples, stride_samples) for length in lengths]
+    starts = [_window_starts(length, spec, stride_samples) for length in lengths]
     counts = np.array([len(some) for some in starts], dtype=np.int64)
     present = np.array([[bool(source) for source in screening.sources] for screening in screenings], dtype=np.bool_)
     present = present.reshape(len(records), spec.n_leads)
@@ -114,13 +114,17 @@ def prepared_samples(record: ECGRecord, spec: InputSpec) -> int:
 
 def count_windows(record: ECGRecord, spec: InputSpec, *, stride: float | None) -> int:
     """Return how many windows a record has."""
-    last = max(0, prepared_samples(record, spec) - spec.window_samples)
-    return -(-last // check_stride(stride, spec)) + 1
+    return len(_window_starts(prepared_samples(record, spec), spec, check_stride(stride, spec)))
 
 
-def _window_starts(n_samples: int, window_samples: int, stride_samples: int) -> list[int]:
-    """Return where windows start: at multiples of the stride, and the last one so that it ends with the record."""
-    last = max(0, n_samples - window_samples)
+def _window_starts(n_samples: int, spec: InputSpec, stride_samples: int) -> Sequence[int]:
+    """Return where windows start: at multiples of the stride, and the last one so that it ends with the record.
+
+    Where the encoder's authors drop the remainder, the last one is the last whole one.
+    """
+    last = max(0, n_samples - spec.window_samples)
+    if spec.remainder == "drop":
+        return range(0, last + 1, stride_samples)
     return [*range(0, last, stride_samples), last]
 
 
@@ -188,7 +192,7 @@ def prepare(
         What the encoder expects.
     stride : float or None, default=None
         Seconds from one window of a long record to the next, at most the window's length, which is the default. The
-        last window ends where the record ends, so that the windows cover it.
+        last window ends where the record ends, so that the windows cover it, unless ``spec.remainder`` drops the rest.
     missing_leads : {"raise", "zero", "subset"}, default="raise"
         What to do about leads that are absent and cannot be derived: refuse the record, put zeros in their place, or
         tell the encoder to leave them out. Where ``spec.any_leads`` says that the encoder is made for it, ``"raise"``
