@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from skecg.convert.checkpoint import ConversionReport
 from skecg.convert.ecg_fm import convert_ecg_fm
+from skecg.convert.ecgfounder import convert_ecgfounder
 from skecg.convert.kim import convert_kim
 from skecg.convert.merl import convert_merl
 from skecg.convert.weimann import STATISTICS, convert_weimann
@@ -17,6 +18,7 @@ __all__ = [
     "STATISTICS",
     "ConversionReport",
     "convert_ecg_fm",
+    "convert_ecgfounder",
     "convert_kim",
     "convert_merl",
     "convert_weimann",
