@@ -116,6 +116,6 @@ def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
         "part": _PART,
         "ours": _OURS,
         "contradictions": _CONTRADICTION,
-        "citation": "Shu Y., Charlton P. H., Kawsar F., et al. (2025). CLEF: Clinically-Guided Contrastive Learning for "
-        "Electrocardiogram Foundation Models. arXiv:2512.02180.",
+        "citation": "Shu Y., Charlton P. H., Kawsar F., et al. (2025). CLEF: Clinically-Guided Contrastive Learning "
+        "for Electrocardiogram Foundation Models. arXiv:2512.02180.",
     }
