@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from skecg import ECGRecord, JEPAEmbedder, load_encoder, prepare
+from skecg import ECGRecord, JEPAEmbedder, Segmenter, load_encoder, prepare
 from skecg.cli import main
 from skecg.convert import convert_clef, convert_ecg_fm, convert_merl, convert_xecg
 from skecg.errors import ForeignCheckpointError, LeadError
@@ -208,6 +208,16 @@ def test_absent_leads_are_zeros_for_xecg_and_refused_by_name_for_the_others(orig
     zeros = ECGRecord(np.concatenate([signal, np.zeros((1, 5000), np.float32)]), 500, CANONICAL_LEADS)
     zeroed = JEPAEmbedder(folder, cache=None).fit_transform([zeros])
     np.testing.assert_allclose(embedder.fit_transform([record]), zeroed, atol=1e-5)
+
+
+def test_a_segmenter_labels_the_samples_that_features_of_ecg_fm_do_without(tmp_path):
+    signal = np.random.default_rng(0).normal(0, 0.3, (1, 12, 3500)).astype(np.float32)
+    segmenter = Segmenter(converted("ecg_fm", tmp_path), sampling_rate=500, epochs=1, head_epochs=1, width=4)
+    segmenter.fit(signal, [np.arange(3500) // 400 % 2])
+    before = segmenter.predict_proba(signal)[0]
+    signal[:, :, 3000:] *= -1
+    after = segmenter.predict_proba(signal)[0]
+    assert np.abs(after - before)[..., 3100:].max() > 1e-4
 
 
 # What else may be in a file
