@@ -10,6 +10,7 @@ __all__ = ["add_parser", "run_as_published", "run_clef", "run_kim", "run_weimann
 
 # Origins whose files say all that there is to know.
 _AS_PUBLISHED = {
+    "ecgfounder": "ECGFounder's Net1D (12 leads or lead I, 10 s)",
     "ecg-fm": "ECG-FM (convolutions and a transformer, 12 leads, 5 s)",
     "merl": "MERL's ResNet-18 (12 leads, 10 s)",
     "xecg": "xECG (recurrent, any of 12 leads, up to 12 s)",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from skecg.convert.checkpoint import ConversionReport
 from skecg.convert.clef import convert_clef
 from skecg.convert.ecg_fm import convert_ecg_fm
+from skecg.convert.ecgfounder import convert_ecgfounder
 from skecg.convert.kim import convert_kim
 from skecg.convert.merl import convert_merl
 from skecg.convert.weimann import STATISTICS, convert_weimann
@@ -19,6 +20,7 @@ __all__ = [
     "ConversionReport",
     "convert_clef",
     "convert_ecg_fm",
+    "convert_ecgfounder",
     "convert_kim",
     "convert_merl",
     "convert_weimann",

@@ -39,15 +39,15 @@ _IN_BLOCK = {
     "se_fc2": "excite",
 }
 _OURS = (
-    "Theirs: leads by name at 500 Hz, a notch at 50 Hz, a band from 0.67 to 40 Hz, a running median of 201 samples taken "
-    "away, one mean and one deviation of all leads, 10 s, the mean over time of the last stage. Ours: other rates are "
-    "resampled (polyphase), gaps lie on a line between their neighbours where theirs are zeros, a longer record is "
-    "several windows of 10 s whose features are averaged, a shorter one is one shorter window; limb leads that are absent "
-    "are computed from two others, other absent leads are refused."
+    "Theirs: leads by name at 500 Hz, a notch at 50 Hz, a band from 0.67 to 40 Hz, a running median of 201 samples "
+    "taken away, one mean and one deviation of all leads, 10 s, the mean over time of the last stage. Ours: other "
+    "rates are resampled (polyphase), gaps lie on a line between their neighbours where theirs are zeros, a longer "
+    "record is several windows of 10 s whose features are averaged, a shorter one is one shorter window; limb leads that are "
+    "absent are computed from two others, other absent leads are refused."
 )
 _CONTRADICTION = (
-    "One of the authors' scripts, the published check of 150 classes, leaves the filters out; the preparation here is the "
-    "one that their README orders to follow."
+    "One of the authors' scripts, the published check of 150 classes, leaves the filters out; the preparation here is "
+    "the one that their README orders to follow."
 )
 
 
@@ -209,7 +209,7 @@ def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
         "description": "The network of ECGFounder (supervised on 150 labels), converted from its authors' format.",
         "trained": True,
         "licence": "mit",
-        "licence_note": "MIT is the licence of the authors' code (2025 PKUDigitalHealth); the weights state none apart.",
+        "licence_note": "MIT is the licence of the authors' code (2025 PKUDigitalHealth), the weights state none.",
         "data": "the Harvard-Emory ECG Database, more than 10 million recordings, as published",
         "source": f"{checkpoint.path.name}, not a known file",
         "part": _PART,
