@@ -6,7 +6,7 @@ import argparse
 
 from skecg.cli.console import Verbs
 
-__all__ = ["add_parser", "run_as_published", "run_kim", "run_onnx", "run_weimann"]
+__all__ = ["add_parser", "run_as_published", "run_clef", "run_kim", "run_onnx", "run_weimann"]
 
 # Origins whose files say all that there is to know.
 _AS_PUBLISHED = {
@@ -47,6 +47,11 @@ def add_parser(verbs: Verbs) -> None:
         onnx.add_argument(f"--{name}", metavar="TEXT", help=f"for the card: the weights' {name}")
     onnx.set_defaults(run=run_onnx)
 
+    clef = origins.add_parser("clef", help="CLEF (one lead of any name, 10 s)")
+    _add_files(clef)
+    clef.add_argument("--lead", default="I", metavar="NAME", help="lead to take from records of several (default: I)")
+    clef.set_defaults(run=run_clef)
+
     for origin, what in _AS_PUBLISHED.items():
         published = origins.add_parser(origin, help=what)
         _add_files(published)
@@ -57,6 +62,14 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the checkpoint")
     parser.add_argument("folder", metavar="OUT", help="weights folder to write; files of its names are replaced")
     parser.add_argument("--sha256", metavar="DIGEST", help="digest that the checkpoint must have, when you know it")
+
+
+def run_clef(arguments: argparse.Namespace) -> int:
+    """Convert a checkpoint of CLEF and print the report."""
+    from skecg.convert import convert_clef
+
+    print(convert_clef(arguments.file, arguments.folder, lead=arguments.lead, sha256=arguments.sha256))
+    return 0
 
 
 def run_kim(arguments: argparse.Namespace) -> int:

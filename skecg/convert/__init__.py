@@ -7,6 +7,7 @@ and plain containers and runs nothing.
 from __future__ import annotations
 
 from skecg.convert.checkpoint import ConversionReport
+from skecg.convert.clef import convert_clef
 from skecg.convert.ecg_fm import convert_ecg_fm
 from skecg.convert.ecgfounder import convert_ecgfounder
 from skecg.convert.kim import convert_kim
@@ -18,6 +19,7 @@ from skecg.convert.xecg import convert_xecg
 __all__ = [
     "STATISTICS",
     "ConversionReport",
+    "convert_clef",
     "convert_ecg_fm",
     "convert_ecgfounder",
     "convert_kim",

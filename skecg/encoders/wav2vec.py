@@ -94,8 +94,10 @@ class Wav2vecConfig(EncoderConfig):
 
     @property
     def fewest_parameters(self) -> int:
-        """Entries of the matrices in the blocks."""
-        return self.depth * (4 * self.dim**2 + 2 * self.dim * self.hidden_dim)
+        """Entries of the matrices in the blocks, and of the convolutions before them."""
+        convolutions = (self.n_halvings - 1) * 2 * self.stem_dim**2
+        convolutions += self.dim**2 // self.position_groups * self.position_kernel
+        return convolutions + self.depth * (4 * self.dim**2 + 2 * self.dim * self.hidden_dim)
 
     @property
     def widest_values(self) -> int:

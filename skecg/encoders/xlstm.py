@@ -98,10 +98,11 @@ class XlstmConfig(EncoderConfig):
 
     @property
     def fewest_parameters(self) -> int:
-        """Entries of the large matrices in the blocks."""
+        """Entries of the embedding's matrix, and of the large ones in the blocks."""
         scalar = 8 * self.dim**2 // self.num_heads + 3 * self.dim * self.hidden_dim
         matrix = 3 * self.dim * self.inner_dim
-        return sum(scalar if kind == "s" else matrix for kind in self.block_kinds)
+        blocks = sum(scalar if kind == "s" else matrix for kind in self.block_kinds)
+        return self.n_leads * self.patch_samples * self.dim + blocks
 
 
 class XlstmEncoder(WindowEncoder):

@@ -381,6 +381,8 @@ class Segmenter(FineTunedEstimator):
     def _keep_own(self, training: SegmenterTraining) -> None:
         self.classes_ = np.arange(len(WAVE_CLASSES), dtype=np.int8)
         self.history_ = training.histories
+        # Every sample has a label, also those that features of records do without.
+        self.spec_ = replace(self.spec_, remainder="cover")
 
     def _describe(self) -> dict[str, Any]:
         return {"classes": list(WAVE_CLASSES), "fitted": {}}
