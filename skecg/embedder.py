@@ -41,7 +41,7 @@ __all__ = ["JEPAEmbedder"]
 
 
 class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Turn electrocardiograms into features with a self-supervised encoder.
+    """Turn electrocardiograms into features with any encoder: skecg's own, another lab's, yours, an ONNX file.
 
     Fitting trains nothing, it settles which weights are meant. The process holds them once, for all clones and threads.
 
@@ -49,7 +49,8 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     ----------
     model : str or Path, default="default"
         A name of :func:`skecg.list_models`, a weights folder, or ``"owner/name"`` on the Hugging Face Hub. Any skecg
-        weights serve, whatever objective trained them.
+        weights serve, whatever objective or lab trained them and whatever is inside: ``skecg convert`` makes weights
+        folders of published checkpoints and of ONNX files, :func:`skecg.save_encoder` of a module of your own.
     sampling_rate : float, default=None
         Samples a second (Hz) of arrays, and of files that do not carry their own. Records, and files that do, keep
         theirs.

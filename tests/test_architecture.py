@@ -66,7 +66,7 @@ DOORS = {
     "dask": set(),
     "onnx": {"backends", "encoders", "convert"},
     "onnxscript": {"backends"},
-    "onnxruntime": {"encoders"},
+    "onnxruntime": {"backends", "encoders"},
     "openvino": {"backends"},
     "tqdm": {"compute", "cli"},
     "pandas": set(),
