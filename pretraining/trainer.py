@@ -112,7 +112,11 @@ class Trainer:
         self.step: int = state["step"]
         self.last_loss: float | None = state["last_loss"]
         self.tables = self._tabulate()
-        gauged, scores = [*state["gauges"]], [*state["probe"]["history"]]
+        # Scores of other records or other labels are not to be compared.
+        was_asked = state["probe"].get("key")
+        self.asked: str | None = was_asked if probe is None else getattr(probe, "key", None)
+        begins_anew = None not in (was_asked, self.asked) and was_asked != self.asked
+        gauged, scores = [*state["gauges"]], [] if begins_anew else [*state["probe"]["history"]]
         self.monitor = Monitor(config, shards, self.engine, None, probe, gauged, scores, self.tables)
         self.monitor.callbacks = [TensorBoard(), *new_callbacks(), *callbacks] if self.engine.is_first else []
 
@@ -253,7 +257,8 @@ class Trainer:
             "step": self.step,
             "config": self.config.to_dict(),
             "fingerprint": self.shards.fingerprint,
-            "probe": {"history": self.monitor.scores, "best_step": self.monitor.best_step},
+            "probe": {"history": self.monitor.scores, "best_step": self.monitor.best_step}
+            | ({"key": self.asked} if self.asked else {}),
             "gauges": self.monitor.gauged,
             "last_loss": self.last_loss,
             "torch": str(torch.__version__),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pretraining.data.shards import ShardSet
     from pretraining.monitoring.journal import Journal
     from pretraining.monitoring.online_probe import OnlineProbe
+    from skecg.encoders import Encoder
 
 __all__ = ["Evaluation", "StepStats", "Monitor"]
 
@@ -162,7 +163,8 @@ class Monitor:
     def measure(self, step: int, model: Objective) -> Evaluation:
         """Measure the gauges every ``gauge_every`` steps and score every ``probe_every``.
 
-        Both are also done before the first step and after the last. All processes have to call this.
+        Both are also done before the first step and after the last; the gauges also where the score is the best so far,
+        for the card of those weights. All processes have to call this.
         """
         gauges = self._is_due(step, self.config.watch.gauge_every)
         scores = self.probe is not None and self._is_due(step, self.config.watch.probe_every)
@@ -170,10 +172,12 @@ class Monitor:
             return Evaluation()
         usable = gather_model(model, self.config, self.engine)
         with self.engine.measuring():
-            reason = self.engine.on_first(lambda: self._gauge(step, usable)) if gauges else None
             if scores:
                 self.scores.append([step, self.engine.on_first(lambda: self._score(step, usable))])
-        return Evaluation(reason, scores and self.best_step == step)
+            is_best = scores and self.best_step == step
+            gauges = gauges or (is_best and self.config.watch.gauge_every > 0)
+            reason = self.engine.on_first(lambda: self._gauge(step, usable)) if gauges else None
+        return Evaluation(reason, is_best)
 
     def _is_due(self, step: int, every: int) -> bool:
         return every > 0 and (step % every == 0 or step == self.config.run.steps)
@@ -181,7 +185,7 @@ class Monitor:
     def _gauge(self, step: int, model: Objective | None) -> str | None:
         """Measure the model on the fixed batch; say why it has collapsed, if it has."""
         assert model is not None
-        measured = self._gauges.measure(model, *self._fixed_batch())
+        measured = self._gauges.measure(model, *self._fixed_batch(), self._exported(model), self.config.pooling)
         self._tell(lambda callback: callback.gauge(step, dict(measured)))
         measured.pop("target_change", None)  # since the last measurement, of which a resumed run knows nothing
         self.gauged.append({"step": step, **measured})
@@ -195,13 +199,16 @@ class Monitor:
         assert model is not None
         assert self.probe is not None
         begun = time.perf_counter()
-        is_context = self.config.export_encoder == "context"
-        trained = model.context_encoder if is_context else model.target_encoder
-        encoder = exported_encoder(trained.state_dict(), self.config).to(self.engine.device)
-        scores = self.probe.score(encoder, self.config.input, self.config.pooling)
+        scores = self.probe.score(self._exported(model), self.config.input, self.config.pooling)
         scores |= {"probe_seconds": time.perf_counter() - begun}
         self._tell(lambda callback: callback.probe(step, scores))
         return scores["probe"]
+
+    def _exported(self, model: Objective) -> Encoder:
+        """Return the encoder that would be exported now."""
+        is_context = self.config.export_encoder == "context"
+        trained = model.context_encoder if is_context else model.target_encoder
+        return exported_encoder(trained.state_dict(), self.config).to(self.engine.device)
 
     def _fixed_batch(self) -> tuple[Tensor, Drawn]:
         """Return the batch that gauges measure on: that of a step which no run reaches, however it is lengthened."""

@@ -6,8 +6,10 @@ comes out bit for bit the same whether it is prepared alone or among others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,8 +25,12 @@ __all__ = [
     "FLAT",
     "butterworth",
     "fill_gaps",
+    "fill_gaps_between",
     "filter_leads",
+    "filter_memory_samples",
+    "limits_of",
     "mix_leads",
+    "moments_of",
     "normalize",
     "resample",
     "resampled_samples",
@@ -59,6 +65,44 @@ def fill_gaps(signal: FloatArray) -> FloatArray:
         lost, kept = np.flatnonzero(gaps[row]), np.flatnonzero(~gaps[row])
         rows[row, lost] = np.interp(lost, kept, rows[row, kept])
     return filled
+
+
+def fill_gaps_between(signal: FloatArray, start: int, stop: int) -> FloatArray:
+    """Return samples `start` to `stop` of a signal as :func:`fill_gaps` leaves them, looking no further than it must.
+
+    Parameters
+    ----------
+    signal : ndarray of shape (n_leads, n_samples), float32
+    start, stop : int
+    """
+    piece = signal[:, start:stop]
+    missing = np.isnan(piece)
+    if not missing.any():
+        return piece
+    filled = np.array(piece)
+    for row in np.flatnonzero(missing.any(axis=1)):
+        lost, kept = np.flatnonzero(missing[row]), np.flatnonzero(~missing[row]) + start
+        kept = np.concatenate([_last_kept(signal[row], start), kept, _first_kept(signal[row], stop)])
+        if len(kept):
+            filled[row, lost] = np.interp(lost + start, kept, signal[row, kept])
+    return filled
+
+
+_LOOKED_AT = 2**16
+
+
+def _first_kept(lead: FloatArray, start: int) -> NDArray[np.intp]:
+    """Return the place of the first sample from `start` on that is not missing, none where all are."""
+    for first in range(start, len(lead), _LOOKED_AT):
+        kept = np.flatnonzero(~np.isnan(lead[first : first + _LOOKED_AT]))
+        if len(kept):
+            return first + kept[:1]
+    return np.empty(0, dtype=np.intp)
+
+
+def _last_kept(lead: FloatArray, stop: int) -> NDArray[np.intp]:
+    """Return the place of the last sample before `stop` that is not missing, none where all are."""
+    return stop - 1 - _first_kept(lead[:stop][::-1], 0)
 
 
 def filter_leads(signal: FloatArray, spec: InputSpec) -> FloatArray:
@@ -188,6 +232,26 @@ def _run_both_ways(signal: FloatArray, sections: NDArray[np.float64], padding: i
     return np.asarray(filtered, dtype=np.float32)
 
 
+# A filter has forgotten what it still remembers this much of.
+_FORGOTTEN = 1e-11
+
+
+@lru_cache(maxsize=16)
+def filter_memory_samples(spec: InputSpec) -> int:
+    """Return how far away a sample no longer changes what :func:`filter_leads` gives, 0 without a filter."""
+    rate, designs = spec.sampling_rate, []
+    if spec.notch_hz is not None:
+        designs.append(_notch_sections(rate, spec.notch_hz, spec.notch_quality))
+    if spec.highpass_hz is not None or spec.lowpass_hz is not None:
+        passes = spec.highpass_hz, spec.lowpass_hz
+        designs.append(_butterworth_sections(rate, *passes, spec.filter_order, spec.filter_design))
+    memory = (spec.baseline_samples or 0) // 2
+    for sections, padding in designs:
+        slowest = max(float(np.abs(np.roots(section[3:])).max()) for section in sections)
+        memory += padding + math.ceil(math.log(_FORGOTTEN) / math.log(slowest))
+    return memory
+
+
 @lru_cache(maxsize=16)
 def _butterworth_sections(
     sampling_rate: float, highpass_hz: float | None, lowpass_hz: float | None, order: int, design: str
@@ -226,7 +290,13 @@ def mix_leads(signal: FloatArray, sources: Sequence[Sequence[tuple[int, float]]]
                 lead += np.float32(weight) * signal[row]
 
 
-def normalize(signal: FloatArray, spec: InputSpec, *, lead_mask: NDArray[np.bool_] | None = None) -> FloatArray:
+def normalize(
+    signal: FloatArray,
+    spec: InputSpec,
+    *,
+    lead_mask: NDArray[np.bool_] | None = None,
+    moments: tuple[FloatArray, FloatArray] | None = None,
+) -> FloatArray:
     """Bring amplitudes to the scale that an encoder expects, and clip them.
 
     Parameters
@@ -238,6 +308,8 @@ def normalize(signal: FloatArray, spec: InputSpec, *, lead_mask: NDArray[np.bool
     lead_mask : ndarray of shape (..., n_leads), bool, or None
         False where a lead is absent: such leads take no part in what leads share, the deviation of ``"record"``, mean
         and deviation of ``"whole"``, limits of ``"minmax"``.
+    moments : tuple of two ndarrays of shape (..., n_leads), optional
+        Mean and variance of each lead, or its limits for ``"minmax"``, where the signal is but a part of the record.
 
     Returns
     -------
@@ -253,23 +325,55 @@ def normalize(signal: FloatArray, spec: InputSpec, *, lead_mask: NDArray[np.bool
     else:
         counted = np.ones(signal.shape[:-1], bool) if lead_mask is None else lead_mask
         counted = np.broadcast_to(counted, signal.shape[:-1])
-        minmax = spec.normalization == "minmax"
-        scaled = _to_unit_interval(signal, counted) if minmax else _standardize(signal, spec.normalization, counted)
+        if spec.normalization == "minmax":
+            scaled = _to_unit_interval(signal, counted, moments)
+        else:
+            scaled = _standardize(signal, spec.normalization, counted, moments)
     if spec.clip is None:
         return scaled
     clipped = None if scaled is signal else scaled  # the array passed in is never modified
     return np.clip(scaled, np.float32(-spec.clip), np.float32(spec.clip), out=clipped)
 
 
-def _standardize(signal: FloatArray, normalization: str, counted: NDArray[np.bool_]) -> FloatArray:
+def moments_of(stretches: Iterable[FloatArray]) -> tuple[FloatArray, FloatArray]:
+    """Compute mean and variance of leads that come in stretches (n_leads, n_samples), each of shape (n_leads,)."""
+    stretches = iter(stretches)
+    signal = next(stretches)
+    # Differences from the first sample: what they lie around may be a thousand times as large.
+    first = signal[:, :1].copy()
+    n_samples, sums, squares = 0, np.zeros(len(first)), np.zeros(len(first))
+    for stretch in chain([signal], stretches):
+        difference = stretch - first
+        n_samples += difference.shape[1]
+        sums += difference.sum(axis=1, dtype=np.float64)
+        squares += np.square(difference).sum(axis=1, dtype=np.float64)
+    mean = sums / n_samples
+    variance = np.maximum(squares / n_samples - np.square(mean), 0.0)
+    return (mean + first[:, 0]).astype(np.float32), variance.astype(np.float32)
+
+
+def limits_of(stretches: Iterable[FloatArray]) -> tuple[FloatArray, FloatArray]:
+    """Find the smallest and the largest value of leads that come in stretches, each of shape (n_leads,)."""
+    limits = [(stretch.min(axis=1), stretch.max(axis=1)) for stretch in stretches]
+    lowest, highest = zip(*limits, strict=True)
+    return np.min(lowest, axis=0), np.max(highest, axis=0)
+
+
+def _standardize(
+    signal: FloatArray,
+    normalization: str,
+    counted: NDArray[np.bool_],
+    moments: tuple[FloatArray, FloatArray] | None,
+) -> FloatArray:
     """Take away each lead's mean, or that of all leads, and divide by its own or by all leads' pooled deviation."""
-    mean = signal.mean(axis=-1)
-    if normalization == "whole":
-        mean = _over_leads(mean, counted)
+    mean = signal.mean(axis=-1) if moments is None else moments[0]
     centred: FloatArray = signal - mean[..., None]
-    variance = np.square(centred).mean(axis=-1)
+    variance = np.square(centred).mean(axis=-1) if moments is None else moments[1]
     if normalization == "whole":
-        variance = _over_leads(variance, counted)
+        of_all = _over_leads(mean, counted)
+        variance = _over_leads(variance + np.square(mean - of_all), counted)
+        centred += (mean - of_all)[..., None]
+        mean = of_all
     flat = np.sqrt(variance) <= FLAT * (np.abs(mean) + 1.0)
     if normalization == "record":
         variance = _over_leads(np.where(flat, np.float32(0.0), variance), counted)
@@ -285,10 +389,13 @@ def _over_leads(values: FloatArray, counted: NDArray[np.bool_]) -> FloatArray:
     return np.broadcast_to(total / np.maximum(counted.sum(axis=-1, keepdims=True), 1), values.shape)
 
 
-def _to_unit_interval(signal: FloatArray, counted: NDArray[np.bool_]) -> FloatArray:
+def _to_unit_interval(
+    signal: FloatArray, counted: NDArray[np.bool_], limits: tuple[FloatArray, FloatArray] | None
+) -> FloatArray:
     """Take the smallest and the largest value of all leads to 0 and 1."""
-    lowest = np.where(counted, signal.min(axis=-1), np.inf).min(axis=-1)[..., None, None]
-    highest = np.where(counted, signal.max(axis=-1), -np.inf).max(axis=-1)[..., None, None]
+    lows, highs = limits or (signal.min(axis=-1), signal.max(axis=-1))
+    lowest = np.where(counted, lows, np.inf).min(axis=-1)[..., None, None]
+    highest = np.where(counted, highs, -np.inf).max(axis=-1)[..., None, None]
     span = highest - lowest
     flat = ~(span > FLAT * (np.abs(lowest) + 1.0))
     scaled = (signal - lowest) / np.where(flat, 1.0, span)

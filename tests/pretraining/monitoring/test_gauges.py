@@ -324,3 +324,21 @@ def test_the_published_small_encoder_costs_what_was_measured():
 def test_pace_is_records_and_operations_a_second():
     found = pace(100, 4.0, 2e9, torch.device("cpu"))
     assert found == pytest.approx({"records_per_second": 25.0, "model_tflops": 0.05})
+
+
+def test_the_features_of_what_is_exported_are_measured(windows):
+    config = tiny_config()
+    model = Jepa(config)
+    with torch.no_grad():
+        for p in model.context_encoder.parameters():
+            p.mul_(1.5)
+    drawn = fixed_masks(config)
+
+    target = Gauges().measure(model, windows, drawn)
+    context = Gauges().measure(model, windows, drawn, model.context_encoder, "mean+std+max")
+
+    tokens = model.context_encoder.eval()(windows)[:, model.context_encoder.num_registers :]
+    features = torch.cat([tokens.mean(1), tokens.std(1, correction=0), tokens.amax(1)], dim=1)
+    assert context["rank"] == pytest.approx(effective_rank(features), rel=1e-4)
+    assert context["token_spread"] != target["token_spread"]
+    assert context["drift"] == target["drift"] > 0
