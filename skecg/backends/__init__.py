@@ -14,7 +14,8 @@ import importlib.util
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,15 +24,19 @@ from torch import Tensor
 
 from skecg.backends.onnx import LEADS, WINDOWS, export_onnx, open_in_int8, open_with_onnxruntime, states_graph
 from skecg.backends.openvino import open_with_openvino
-from skecg.backends.session import Engine, Session
 from skecg.compute.devices import PRECISIONS as TORCHS_PRECISIONS
 from skecg.compute.devices import resolve_device, resolve_devices
 from skecg.encoders import Encoder
 from skecg.encoders.base import resolve_layers
+from skecg.encoders.graph import Session
 from skecg.errors import MissingDependencyError, ParameterError
 from skecg.weights import WeightsInfo, loaded_encoder
 
 __all__ = ["BACKENDS", "Engine", "ExportedEncoder", "PRECISIONS", "Session", "encoder_on", "export_onnx", "place"]
+
+
+#: A serialized ONNX graph to what runs it.
+Engine: TypeAlias = Callable[[bytes], Session]
 
 
 class ExportedEncoder(Encoder):

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from skecg.encoders import Encoder
 from skecg.encoders.base import resolve_layers
 from skecg.encoders.encode import Encoding
+from skecg.encoders.graph import GraphEncoder, Session, open_with_onnxruntime
 from skecg.encoders.pooling import as_layers, check_pooling, n_registers, pool_tokens
 from skecg.errors import MissingDependencyError, ParameterError, WeightsError
 from skecg.io.files import replacing
@@ -41,7 +42,6 @@ from skecg.weights import WeightsInfo, find_weights, loaded_encoder
 if TYPE_CHECKING:
     import onnx
 
-    from skecg.backends.session import Session
 
 __all__ = [
     "Exported",
@@ -134,6 +134,8 @@ def _export(module: nn.Module, encoder: Encoder, outputs: list[str], *, some_lea
         raise MissingDependencyError(
             f"Got torch {torch.__version__}, expected 2.6 or newer for exporting. Update it, or use backend='torch'."
         )
+    if isinstance(encoder, GraphEncoder):
+        raise ParameterError("Got an encoder that is an ONNX graph already. Use its file, or backend='torch'.")
     if sum(value.nbytes for value in encoder.state_dict().values()) > _MOST_BYTES:
         raise ParameterError("Got an encoder of more than 2 GB, which ONNX cannot hold. Use backend='torch'.")
     config = encoder.config
@@ -382,25 +384,6 @@ def _without_warnings() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_news)
-
-
-_ERRORS_ONLY = 3
-
-
-def open_with_onnxruntime(graph: bytes) -> Session:
-    """Make a session on the CPU with one thread; several callers run side by side, as with torch."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-
-    def run(feed: dict[str, NDArray[np.generic]]) -> list[NDArray[np.float32]]:
-        return list(session.run(names, feed))
-
-    return run
 
 
 def open_in_int8(graph: bytes) -> Session:

@@ -6,7 +6,7 @@ import argparse
 
 from skecg.cli.console import Verbs
 
-__all__ = ["add_parser", "run_as_published", "run_clef", "run_kim", "run_weimann"]
+__all__ = ["add_parser", "run_as_published", "run_clef", "run_kim", "run_onnx", "run_weimann"]
 
 # Origins whose files say all that there is to know.
 _AS_PUBLISHED = {
@@ -42,6 +42,16 @@ def add_parser(verbs: Verbs) -> None:
     clef.add_argument("--lead", default="I", metavar="NAME", help="lead to take from records of several (default: I)")
     clef.set_defaults(run=run_clef)
 
+    onnx = origins.add_parser("onnx", help="an ONNX file of anybody's encoder, which onnxruntime runs")
+    _add_files(onnx)
+    onnx.add_argument(
+        "--input", required=True, metavar="SPEC.json", help="what the encoder expects to be fed: an InputSpec's fields"
+    )
+    onnx.add_argument("--output", metavar="NAME", help="the output to take, where there are several")
+    for name in ("name", "licence", "data"):
+        onnx.add_argument(f"--{name}", metavar="TEXT", help=f"for the card: the weights' {name}")
+    onnx.set_defaults(run=run_onnx)
+
     for origin, what in _AS_PUBLISHED.items():
         published = origins.add_parser(origin, help=what)
         _add_files(published)
@@ -75,6 +85,16 @@ def run_weimann(arguments: argparse.Namespace) -> int:
     from skecg.convert import convert_weimann
 
     print(convert_weimann(arguments.file, arguments.folder, statistics=arguments.statistics, sha256=arguments.sha256))
+    return 0
+
+
+def run_onnx(arguments: argparse.Namespace) -> int:
+    """Convert an ONNX file and print the report."""
+    from skecg.convert import convert_onnx
+
+    about = {name: getattr(arguments, name) for name in ("name", "licence", "data") if getattr(arguments, name)}
+    files = arguments.file, arguments.folder, arguments.input
+    print(convert_onnx(*files, output=arguments.output, sha256=arguments.sha256, **about))
     return 0
 
 

@@ -12,6 +12,7 @@ from skecg.convert.ecg_fm import convert_ecg_fm
 from skecg.convert.ecgfounder import convert_ecgfounder
 from skecg.convert.kim import convert_kim
 from skecg.convert.merl import convert_merl
+from skecg.convert.onnx import convert_onnx
 from skecg.convert.weimann import STATISTICS, convert_weimann
 from skecg.convert.xecg import convert_xecg
 
@@ -23,6 +24,7 @@ __all__ = [
     "convert_ecgfounder",
     "convert_kim",
     "convert_merl",
+    "convert_onnx",
     "convert_weimann",
     "convert_xecg",
 ]

@@ -42,8 +42,8 @@ _OURS = (
     "Theirs: leads by name at 500 Hz, a notch at 50 Hz, a band from 0.67 to 40 Hz, a running median of 201 samples "
     "taken away, one mean and one deviation of all leads, 10 s, the mean over time of the last stage. Ours: other "
     "rates are resampled (polyphase), gaps lie on a line between their neighbours where theirs are zeros, a longer "
-    "record is several windows of 10 s whose features are averaged, a shorter one is one shorter window; limb leads that are "
-    "absent are computed from two others, other absent leads are refused."
+    "record is several windows of 10 s whose features are averaged, a shorter one is one shorter window; limb leads "
+    "that are absent are computed from two others, other absent leads are refused."
 )
 _CONTRADICTION = (
     "One of the authors' scripts, the published check of 150 classes, leaves the filters out; the preparation here is "

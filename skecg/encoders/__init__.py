@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from skecg.encoders.base import Encoder, PatchEncoder, WindowEncoder
+from skecg.encoders.graph import GraphConfig, GraphEncoder
 from skecg.encoders.leadwise import LeadwiseEncoder
 from skecg.encoders.multiscale import MultiscaleEncoder
 from skecg.encoders.net1d import Net1dConfig, Net1dEncoder
@@ -65,6 +66,7 @@ def register_encoder(config: type[C], build: Callable[[C], Encoder]) -> None:
 register_encoder(LeadwiseConfig, LeadwiseEncoder)
 register_encoder(MultiscaleConfig, MultiscaleEncoder)
 register_encoder(TemporalConfig, TemporalEncoder)
+register_encoder(GraphConfig, GraphEncoder)
 register_encoder(Net1dConfig, Net1dEncoder)
 register_encoder(ResnetConfig, ResnetEncoder)
 register_encoder(Wav2vecConfig, Wav2vecEncoder)

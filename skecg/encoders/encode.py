@@ -12,6 +12,7 @@ import queue
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -204,7 +205,7 @@ def _values_of(windows: Windows | WindowsOnDevice, rows: NDArray[np.intp], n_sam
 
 
 def _device_of(encoder: Encoder) -> torch.device:
-    return next(encoder.parameters()).device
+    return next(chain(encoder.parameters(), encoder.buffers())).device
 
 
 def _cpu_batch(encoder: Encoder) -> int:

@@ -392,7 +392,7 @@ def write_weights(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ParameterError(f"Got folder={str(folder)!r}, which is a file; expected a folder to write weights into.")
-    state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    state = {name: _as_stored(tensor) for name, tensor in encoder.state_dict().items()}
     _check_tensors(folder / MODEL_NAME, state, state)
     _check_provenance(provenance)
     folder.mkdir(parents=True, exist_ok=True)
@@ -410,6 +410,12 @@ def write_weights(
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
     return read_info(folder)
+
+
+def _as_stored(tensor: Tensor) -> Tensor:
+    """Return a tensor as files hold it: numbers in float32, bytes as they are."""
+    kept = tensor.detach().cpu().contiguous()
+    return kept.float() if kept.is_floating_point() else kept
 
 
 def _header(config: EncoderConfig, spec: InputSpec) -> dict[str, str]:
