@@ -37,11 +37,6 @@ def add_parser(verbs: Verbs) -> None:
     )
     weimann.set_defaults(run=run_weimann)
 
-    clef = origins.add_parser("clef", help="CLEF (one lead of any name, 10 s)")
-    _add_files(clef)
-    clef.add_argument("--lead", default="I", metavar="NAME", help="lead to take from records of several (default: I)")
-    clef.set_defaults(run=run_clef)
-
     onnx = origins.add_parser("onnx", help="an ONNX file of anybody's encoder, which onnxruntime runs")
     _add_files(onnx)
     onnx.add_argument(
@@ -51,6 +46,11 @@ def add_parser(verbs: Verbs) -> None:
     for name in ("name", "licence", "data"):
         onnx.add_argument(f"--{name}", metavar="TEXT", help=f"for the card: the weights' {name}")
     onnx.set_defaults(run=run_onnx)
+
+    clef = origins.add_parser("clef", help="CLEF (one lead of any name, 10 s)")
+    _add_files(clef)
+    clef.add_argument("--lead", default="I", metavar="NAME", help="lead to take from records of several (default: I)")
+    clef.set_defaults(run=run_clef)
 
     for origin, what in _AS_PUBLISHED.items():
         published = origins.add_parser(origin, help=what)

@@ -5,6 +5,7 @@ Shapes: B windows, R registers, N tokens, D width of a token, F features.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -107,42 +108,47 @@ def pool_tokens(
     Tensor of shape (B, F)
         Layer after layer.
     """
-    if counted_BN is not None and pooling != "cls":
-        # Rare, and each window has a number of its own: one after the other, through the same few lines.
-        return _pool_one_by_one(states_BND, num_registers, pooling, counted_BN)
     pooled = []
     for tokens in states_BND:
         patches = tokens[:, num_registers:]
         if pooling == "cls":
             pooled.append(tokens[:, :num_registers].flatten(1))
-        elif pooling == "max":
-            pooled.append(patches.amax(dim=1))
-        else:
-            pooled.append(patches.mean(dim=1))
+            continue
+        kept = None if counted_BN is None else _kept(counted_BN, patches.shape[1])
+        mean = _mean(patches, kept)
+        if pooling != "max":
+            pooled.append(mean)
         if pooling in ("mean+std", "mean+std+max"):
-            pooled.append(_deviation(patches, pooled[-1]))
-        if pooling == "mean+std+max":
-            pooled.append(patches.amax(dim=1))
+            pooled.append(_deviation(patches, mean, kept))
+        if pooling in ("max", "mean+std+max"):
+            shown = patches if kept is None else patches.masked_fill(~kept, -math.inf)
+            pooled.append(shown.amax(dim=1))
     return pooled[0] if len(pooled) == 1 else _concatenate(pooled)
 
 
-def _deviation(patches_BND: Tensor, mean_BD: Tensor) -> Tensor:
-    """Return the standard deviation over tokens, a twentieth of the time that torch's takes along a middle axis."""
-    variance = (patches_BND - mean_BD[:, None]).square().mean(dim=1)
-    # Where nothing varies the root has no slope; what is filled in takes no gradient.
-    return variance.masked_fill(variance == 0, 0.0).sqrt()
+def _kept(counted_BN: Tensor, n_tokens: int) -> Tensor:
+    """Return which of a stage's tokens (B, n_tokens, 1) are pooled: those at the place of one that counts.
 
-
-def _pool_one_by_one(states_BND: Sequence[Tensor], num_registers: int, pooling: str, counted_BN: Tensor) -> Tensor:
-    """Pool the counted tokens of each window, all where it has none."""
+    Of a window in which none counts all are.
+    """
     import torch
 
-    rows = []
-    for number, counted_N in enumerate(counted_BN):
-        kept_N = counted_N if counted_N.any() else ~counted_N
-        patches = [tokens[number : number + 1, num_registers:][:, kept_N] for tokens in states_BND]
-        rows.append(pool_tokens(patches, 0, pooling))
-    return torch.cat(rows)
+    place = torch.arange(n_tokens, device=counted_BN.device) * counted_BN.shape[1] // n_tokens
+    return (counted_BN | ~counted_BN.any(dim=1, keepdim=True))[:, place, None]
+
+
+def _mean(patches_BND: Tensor, kept_BN1: Tensor | None) -> Tensor:
+    """Return the mean over the tokens that are kept, all where that is None."""
+    if kept_BN1 is None:
+        return patches_BND.mean(dim=1)
+    return (patches_BND * kept_BN1).sum(dim=1) / kept_BN1.sum(dim=1)
+
+
+def _deviation(patches_BND: Tensor, mean_BD: Tensor, kept_BN1: Tensor | None) -> Tensor:
+    """Return the standard deviation over tokens, a twentieth of the time that torch's takes along a middle axis."""
+    variance = _mean((patches_BND - mean_BD[:, None]).square(), kept_BN1)
+    # Where nothing varies the root has no slope; what is filled in takes no gradient.
+    return variance.masked_fill(variance == 0, 0.0).sqrt()
 
 
 def _concatenate(parts: Sequence[Tensor]) -> Tensor:

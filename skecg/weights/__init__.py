@@ -133,6 +133,8 @@ def save_encoder(
     folder : str or Path
         Created when absent; files of these names in it are replaced.
     encoder : Encoder
+        One of skecg's, or a module of your own that is derived from :class:`skecg.encoders.WindowEncoder` and whose
+        architecture is registered (:func:`skecg.encoders.register_encoder`).
     spec : InputSpec
         What the encoder expects to be fed.
     pooling : {"mean", "max", "mean+std", "mean+std+max", "cls"}, default="mean"
@@ -148,6 +150,12 @@ def save_encoder(
     WeightsFormatError
         When the encoder and the input specification do not fit each other.
     """
+    if not isinstance(encoder, Encoder) and callable(getattr(encoder, "state_dict", None)):
+        raise ParameterError(
+            f"Got encoder of type {type(encoder).__name__}, a module that skecg cannot build again. Derive it from "
+            "skecg.encoders.WindowEncoder and register its architecture (skecg.encoders.register_encoder), or "
+            "export it and run `skecg convert onnx`."
+        )
     for name, value, kind in (("encoder", encoder, Encoder), ("spec", spec, InputSpec)):
         if not isinstance(value, kind):
             raise ParameterError(
