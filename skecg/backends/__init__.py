@@ -28,7 +28,7 @@ from skecg.compute.devices import PRECISIONS as TORCHS_PRECISIONS
 from skecg.compute.devices import resolve_device, resolve_devices
 from skecg.encoders import Encoder
 from skecg.encoders.base import resolve_layers
-from skecg.encoders.graph import Session
+from skecg.encoders.graph import GraphConfig, Session
 from skecg.errors import MissingDependencyError, ParameterError
 from skecg.weights import WeightsInfo, loaded_encoder
 
@@ -220,7 +220,8 @@ def encoder_on(backend: str, info: WeightsInfo, device: torch.device, precision:
     precision : {"fp32", "bf16", "int8"}, default="fp32"
         What the caller computes in: an engine is made for it, and torch's encoder on a CPU is packed for it.
     """
-    if backend == "torch":
+    is_graph = isinstance(info.encoder, GraphConfig) and (backend, precision) == ("onnx", "fp32")
+    if backend == "torch" or is_graph:
         return loaded_encoder(info, device, packed_for=precision if device.type == "cpu" else None)
     source = loaded_encoder(info, device)
     key = (info.digest, backend, precision)

@@ -116,6 +116,13 @@ def test_copies_and_pickles_of_the_encoder_compute_the_same(folder: Path) -> Non
         assert torch.equal(other(values), wanted)
 
 
+def test_onnx_is_a_backend_of_what_is_onnx_already(folder: Path) -> None:
+    pytest.importorskip("onnxscript")
+    wanted = JEPAEmbedder(folder, cache=None).fit_transform(RECORDS)
+    found = JEPAEmbedder(folder, backend="onnx", cache=None).fit_transform(RECORDS)
+    np.testing.assert_array_equal(found, wanted)
+
+
 def test_exporting_a_graph_again_is_refused(folder: Path, tmp_path: Path) -> None:
     from skecg.backends import export_onnx
 
