@@ -18,7 +18,7 @@ from skecg.compute.progress import CallbackSupportMixin, Progress, with_callback
 from skecg.embedding_cache import EmbeddingCache, open_cache
 from skecg.encoders.base import resolve_layers
 from skecg.encoders.encode import Encoding
-from skecg.encoders.pooling import as_layers, check_pooling
+from skecg.encoders.pooling import as_layers, check_pooling, n_registers
 from skecg.errors import DamagedWeightsError, ParameterError, user_stacklevel
 from skecg.hub.publishing import PushMixin
 from skecg.inference.batches import EmbeddingConfig
@@ -41,7 +41,7 @@ __all__ = ["JEPAEmbedder"]
 
 
 class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Turn electrocardiograms into features with a self-supervised encoder.
+    """Turn electrocardiograms into features with any encoder: skecg's own, another lab's, yours, an ONNX file.
 
     Fitting trains nothing, it settles which weights are meant. The process holds them once, for all clones and threads.
 
@@ -49,7 +49,8 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     ----------
     model : str or Path, default="default"
         A name of :func:`skecg.list_models`, a weights folder, or ``"owner/name"`` on the Hugging Face Hub. Any skecg
-        weights serve, whatever objective trained them.
+        weights serve, whatever objective or lab trained them and whatever is inside: ``skecg convert`` makes weights
+        folders of published checkpoints and of ONNX files, :func:`skecg.save_encoder` of a module of your own.
     sampling_rate : float, default=None
         Samples a second (Hz) of arrays, and of files that do not carry their own. Records, and files that do, keep
         theirs.
@@ -356,9 +357,9 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
 
     def _combine(self, info: WeightsInfo) -> EmbeddingConfig:
         """Combine the parameters with what the weights say."""
-        pooling = check_pooling(self.pooling or info.pooling, int(getattr(info.encoder, "num_registers", 0)))
+        pooling = check_pooling(self.pooling or info.pooling, n_registers(info.encoder))
         layers = as_layers(-1 if self.layer is None else self.layer)
-        resolve_layers(layers, info.encoder.depth)
+        resolve_layers(layers, len(info.encoder.stages))
         encoding = Encoding(
             pooling=pooling,
             layers=layers,

@@ -24,7 +24,7 @@ from pretraining.config.parts import (
 )
 from skecg.encoders import read_encoder_config
 from skecg.errors import ParameterError
-from skecg.spec import EncoderConfig, InputSpec
+from skecg.spec import InputSpec, PatchEncoderConfig
 from skecg.validation import PlainFields, check_choice
 
 __all__ = [
@@ -51,7 +51,7 @@ class PretrainConfig:
         Of the recipe.
     input : InputSpec
         What the encoder is fed, in training and ever after.
-    encoder : EncoderConfig
+    encoder : PatchEncoderConfig
     objective : AnyObjectiveConfig
         What it is trained for, JEPA if not said.
     predictor : PredictorConfig or None
@@ -75,7 +75,7 @@ class PretrainConfig:
 
     name: str
     input: InputSpec
-    encoder: EncoderConfig
+    encoder: PatchEncoderConfig
     optim: OptimConfig
     run: RunConfig
     objective: AnyObjectiveConfig = field(default_factory=ObjectiveConfig)

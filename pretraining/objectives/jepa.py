@@ -88,7 +88,7 @@ class Describer(nn.Module):
     def __init__(self, dim: int, pooling: str = "mean+std") -> None:
         super().__init__()
         self.pooling = pooling
-        self.linear = nn.Linear(n_pooled_features(pooling, dim, 1, 0), N_DESCRIPTORS)
+        self.linear = nn.Linear(n_pooled_features(pooling, dim, 0), N_DESCRIPTORS)
 
     def forward(self, context_BKD: Tensor) -> Tensor:
         """Predict descriptors (B, N) from visible tokens."""

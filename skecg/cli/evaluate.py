@@ -38,7 +38,12 @@ def add_parser(verbs: Verbs) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--model", "-m", action="append", required=True, metavar="M", help="name, weights folder or owner/name; again"
+        "--model",
+        "-m",
+        action="append",
+        required=True,
+        metavar="M",
+        help="name, weights folder, owner/name, or module:attribute of an object with transform(records); again",
     )
     parser.add_argument("--task", "-t", required=True, metavar="T", help=_TASKS)
     parser.add_argument(

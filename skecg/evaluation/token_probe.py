@@ -32,7 +32,6 @@ from skecg.errors import ShapeError
 from skecg.evaluation.attention_protocol import source_of
 from skecg.inference.pipeline import RecordTokens
 from skecg.preprocessing.windows import Windows, prepare
-from skecg.spec import LeadwiseConfig, MultiscaleConfig
 
 __all__ = ["Slices", "TokenHead", "raw_tokens", "slices_of"]
 
@@ -253,12 +252,11 @@ def raw_tokens(embedder: JEPAEmbedder, X: Any) -> list[RecordTokens]:
     """
     source, config = source_of(embedder, X), embedder.embedding_config()
     shape = config.info.encoder
-    by_lead = isinstance(shape, LeadwiseConfig) or (isinstance(shape, MultiscaleConfig) and shape.lead_groups > 1)
     found = []
     for row in range(len(source)):
         policies = {"missing_leads": embedder.missing_leads, "short_records": embedder.short_records}
         windows = prepare([source[row]], config.info.spec, stride=embedder.stride, **policies)
-        found.append(_cut(windows, shape.patch_samples, by_lead))
+        found.append(_cut(windows, shape.stages[-1].token_samples, shape.token_per_lead))
     return found
 
 
@@ -268,6 +266,7 @@ def _cut(windows: Windows, patch_samples: int, by_lead: bool) -> RecordTokens:
     parts, starts = [], []
     for values, start, n_valid in zip(windows.values, windows.start_samples, windows.valid_samples, strict=True):
         n_slices = -(-int(n_valid) // patch_samples)
+        values = np.pad(values, ((0, 0), (0, max(0, n_slices * patch_samples - values.shape[1]))))
         slices = values[:, : n_slices * patch_samples].reshape(n_leads, n_slices, patch_samples)
         parts.append(slices if by_lead else slices.transpose(1, 0, 2).reshape(1, n_slices, -1))
         starts.append((start + np.arange(n_slices) * patch_samples) / rate)

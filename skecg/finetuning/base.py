@@ -219,7 +219,7 @@ class FineTunedEstimator(BaseEstimator, ABC):
             n_jobs=self.n_jobs,
             verbose=self.verbose,
         )
-        examples = self._read_examples(chunks, labels, info.encoder.patch_samples)
+        examples = self._read_examples(chunks, labels, info.encoder.length_step)
         train, held = self._hold_out(examples, groups, seed)
         return network, self._build_training(
             examples,
@@ -282,7 +282,7 @@ class FineTunedEstimator(BaseEstimator, ABC):
         self._leads_used.clear()
         for records, windows in chunks:
             self._leads_used += [leads_used(record, self.spec_) for record in records]
-            inputs = WindowInputs(PreparedWindows([windows], network.encoder.config.patch_samples), device)
+            inputs = WindowInputs(PreparedWindows([windows], network.encoder.config.length_step), device)
             yield records, self._logits_of(network, inputs, records, precision)
 
     @property

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from skecg.compute.devices import in_order, one_ahead
 from skecg.embedding_cache import EmbeddingCache, WhilePossible, key_function, salt_of
 from skecg.encoders.encode import Encoding, workers
-from skecg.encoders.pooling import n_pooled_features
+from skecg.encoders.pooling import n_encoder_features
 from skecg.errors import InputError, SkecgError
 from skecg.inference.inputs import RecordSource
 from skecg.io.wfdb_signals import held_bytes
@@ -67,13 +67,12 @@ class EmbeddingConfig:
     @property
     def n_features(self) -> int:
         """Number of features of a record."""
-        registers = int(getattr(self.info.encoder, "num_registers", 0))
-        return n_pooled_features(self.encoding.pooling, self.info.encoder.dim, len(self.encoding.layers), registers)
+        return n_encoder_features(self.encoding.pooling, self.info.encoder, self.encoding.layers)
 
     @property
     def fingerprint(self) -> bytes:
         """What sets embeddings of this config apart from those of any other."""
-        depth = self.info.encoder.depth
+        depth = len(self.info.encoder.stages)
         return salt_of(
             weights=self.info.digest,
             pooling=self.encoding.pooling,

@@ -70,7 +70,7 @@ def loaded_encoder(info: WeightsInfo, device: torch.device, *, packed_for: str |
         if packed_for not in _encoders.get(key, {}):
             encoder = read_state(info).to(device)
             if packed_for is not None:
-                pack_linear_layers_(encoder.blocks, packed_for)
+                pack_linear_layers_(encoder.packed_part, packed_for)
             _encoders.setdefault(key, {})[packed_for] = encoder
             while len(_encoders) > _KEPT:
                 _encoders.popitem(last=False)
@@ -133,6 +133,8 @@ def save_encoder(
     folder : str or Path
         Created when absent; files of these names in it are replaced.
     encoder : Encoder
+        One of skecg's, or a module of your own that is derived from :class:`skecg.encoders.WindowEncoder` and whose
+        architecture is registered (:func:`skecg.encoders.register_encoder`).
     spec : InputSpec
         What the encoder expects to be fed.
     pooling : {"mean", "max", "mean+std", "mean+std+max", "cls"}, default="mean"
@@ -148,6 +150,12 @@ def save_encoder(
     WeightsFormatError
         When the encoder and the input specification do not fit each other.
     """
+    if not isinstance(encoder, Encoder) and callable(getattr(encoder, "state_dict", None)):
+        raise ParameterError(
+            f"Got encoder of type {type(encoder).__name__}, a module that skecg cannot build again. Derive it from "
+            "skecg.encoders.WindowEncoder and register its architecture (skecg.encoders.register_encoder), or "
+            "export it and run `skecg convert onnx`."
+        )
     for name, value, kind in (("encoder", encoder, Encoder), ("spec", spec, InputSpec)):
         if not isinstance(value, kind):
             raise ParameterError(

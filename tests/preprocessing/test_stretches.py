@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from wfdb_writing import pack
 
 from skecg import ECGRecord, JEPAEmbedder
 from skecg.io import read_record
+from skecg.preprocessing import stretches
 from skecg.preprocessing.quality import Policies, Screening, screen
-from skecg.preprocessing.signals import fill_gaps, fill_gaps_between
+from skecg.preprocessing.signals import fill_gaps, fill_gaps_between, filter_leads, normalize, resample
+from skecg.preprocessing.stretches import LongRecord
 from skecg.preprocessing.windows import WindowStream, _signal, prepare_screened
 from skecg.spec import InputSpec
 
@@ -137,3 +140,41 @@ def test_a_long_recording_has_the_features_of_its_windows(tmp_path: Path) -> Non
     assert tokens.stop_seconds.max() == pytest.approx(record.duration_seconds, abs=1 / rate)
     assert len(np.unique(tokens.start_seconds)) >= len(starts)
     np.testing.assert_allclose(tokens.values.mean(axis=0), features[0], rtol=1e-3, atol=1e-4)
+
+
+SPEC = InputSpec(("I", "II", "V1"), 250, 500)
+FOUNDER = {
+    "notch_hz": 50,
+    "highpass_hz": 0.67,
+    "lowpass_hz": 40,
+    "filter_design": "bandpass",
+    "baseline_samples": 101,
+    "normalization": "whole",
+}
+
+
+@pytest.mark.parametrize("resampling", ["polyphase", "fourier", "linear"])
+@pytest.mark.parametrize(
+    "how",
+    [FOUNDER, {"normalization": "minmax"}, {"normalization": "whole"}, {"notch_hz": 50}, {"baseline_samples": 101}],
+    ids=lambda how: "+".join(how),
+)
+def test_any_stretch_is_that_of_the_whole_record(
+    resampling: str, how: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stretches, "STRETCH_BYTES", 4 * 3 * 3000)  # four stretches
+    spec = replace(SPEC, resampling=resampling, **how)
+    noise = np.random.default_rng(0).normal(size=(3, 24_000)).astype(np.float32)
+    record = ECGRecord(noise * np.array([[0.2], [0.5], [1.0]], np.float32) + 0.3, 500, SPEC.leads)
+    present = np.array([True, True, False])  # the third takes no part in what leads share
+    sources = [((0, 1.0),), ((1, 1.0),), ()]
+
+    leads = np.concatenate([record.signal[:2], np.zeros((1, 24_000), np.float32)])
+    filtered = filter_leads(resample(leads, 500, 250, resampling), spec)
+    wanted = normalize(filtered, spec, lead_mask=present)
+    wanted[2] = 0
+    long = LongRecord(record, sources, present, spec)
+
+    assert long.n_out == wanted.shape[1]
+    for start, stop in ((0, 500), (2900, 3400), (5990, 6500), (11_500, 12_000), (0, 12_000)):
+        np.testing.assert_allclose(long.prepare(start, stop), wanted[:, start:stop], atol=1e-5)
