@@ -138,8 +138,7 @@ class Monitor:
 
         Both are also done before the first step and after the last. All processes have to call this.
         """
-        gauges = self._is_due(step, self.config.watch.gauge_every)
-        scores = self.probe is not None and self._is_due(step, self.config.watch.probe_every)
+        gauges, scores = self._due(step)
         if not gauges and not scores:
             return Evaluation()
         usable = gather_model(model, self.config, self.engine)
@@ -148,6 +147,16 @@ class Monitor:
             if scores:
                 self.scores.append([step, self.engine.on_first(lambda: self._score(step, usable))])
         return Evaluation(reason, scores and self.best_step == step)
+
+    def is_measuring(self, step: int) -> bool:
+        """Return whether :meth:`measure` has anything to do after a step."""
+        return any(self._due(step))
+
+    def _due(self, step: int) -> tuple[bool, bool]:
+        """Return whether gauges and whether scores are due."""
+        watch = self.config.watch
+        scores = self.probe is not None and self._is_due(step, watch.probe_every)
+        return self._is_due(step, watch.gauge_every), scores
 
     def _is_due(self, step: int, every: int) -> bool:
         return every > 0 and (step % every == 0 or step == self.config.run.steps)
