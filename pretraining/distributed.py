@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from pretraining.config import RunConfig
 from skecg.compute.devices import resolve_device
@@ -37,10 +38,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Engine",
+    "Readback",
     "NaiveAttention",
     "gather_rows",
     "collect_garbage",
     "load_optimizer_",
+    "recompute_",
     "open_engine",
     "resolve_training_precision",
     "shard_",
@@ -62,6 +65,35 @@ def shard_(model: nn.Module, device: torch.device, world_size: int) -> nn.Module
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
+
+
+def recompute_(block: Block) -> None:
+    """Let a block keep its input only, and compute the rest again when gradients need it (Chen et al., 2016).
+
+    What stochastic depth leaves out is the same the second time, though that comes after its pass has ended.
+    """
+    forward, branches = block.forward, [block.attn, block.mlp]
+
+    def again(x: Tensor, kept: list[Tensor | None], *args: Any) -> Tensor:
+        now = [getattr(branch, "kept_R", None) for branch in branches]
+        lay_beside(kept)
+        try:
+            return forward(x, *args)
+        finally:
+            lay_beside(now)
+
+    def lay_beside(kept: list[Tensor | None]) -> None:
+        for branch, kept_R in zip(branches, kept, strict=True):
+            branch.kept_R = kept_R  # type: ignore[assignment]
+
+    def checkpointed(x: Tensor, *args: Any) -> Tensor:
+        if not torch.is_grad_enabled():
+            return forward(x, *args)
+        kept = [getattr(branch, "kept_R", None) for branch in branches]
+        found: Tensor = checkpoint(again, x, kept, *args, use_reentrant=False, preserve_rng_state=False)
+        return found
+
+    block.forward = checkpointed  # type: ignore[method-assign,assignment]
 
 
 def whole(tree: Any) -> Any:
@@ -272,9 +304,11 @@ class Engine:
                 timeout=timedelta(minutes=self.run.timeout_minutes),
                 device_id=self.device if self.device.type == "cuda" else None,
             )
-        if self.run.compile:
-            for block in (module for module in model.modules() if isinstance(module, Block)):
+        for block in (module for module in model.modules() if isinstance(module, Block)):
+            if self.run.compile:
                 block.compile()
+            if self.run.recompute:
+                recompute_(block)
         if self.world_size == 1:
             return model
         if self.is_sharded:

@@ -88,12 +88,13 @@ except ParameterError as error:
     (out / f"uneven{rank}.txt").write_text(str(error))
 
 # The group of processes is opened after what only the first one does, which may take long.
-opened = []
+opened, write_tables = [], Jepa.write_tables
 Jepa.write_tables = classmethod(lambda *_: opened.append(dist.is_initialized()))
 alone = Trainer(prepared(CONFIGS["ddp"]), shards, out / "own group", probe=StubProbe(), device="cpu")
 (out / f"opened{rank}.txt").write_text(f"{opened} {dist.is_initialized()}")
 alone.train()
 (out / f"closed{rank}.txt").write_text(str(dist.is_initialized()))
+Jepa.write_tables = write_tables
 del alone
 
 dist.init_process_group("gloo")
