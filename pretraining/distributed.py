@@ -10,11 +10,15 @@ from __future__ import annotations
 import contextlib
 import gc
 import inspect
+import itertools
 import os
+import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,18 +26,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from pretraining.config import RunConfig
 from skecg.compute.devices import resolve_device
 from skecg.encoders.blocks import Block
 from skecg.errors import MissingDependencyError, ParameterError, SkecgError
 
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
 __all__ = [
     "Engine",
+    "Readback",
     "NaiveAttention",
     "gather_rows",
     "collect_garbage",
     "load_optimizer_",
+    "recompute_",
     "open_engine",
     "resolve_training_precision",
     "shard_",
@@ -55,6 +65,35 @@ def shard_(model: nn.Module, device: torch.device, world_size: int) -> nn.Module
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
+
+
+def recompute_(block: Block) -> None:
+    """Let a block keep its input only, and compute the rest again when gradients need it (Chen et al., 2016).
+
+    What stochastic depth leaves out is the same the second time, though that comes after its pass has ended.
+    """
+    forward, branches = block.forward, [block.attn, block.mlp]
+
+    def again(x: Tensor, kept: list[Tensor | None], *args: Any) -> Tensor:
+        now = [getattr(branch, "kept_R", None) for branch in branches]
+        lay_beside(kept)
+        try:
+            return forward(x, *args)
+        finally:
+            lay_beside(now)
+
+    def lay_beside(kept: list[Tensor | None]) -> None:
+        for branch, kept_R in zip(branches, kept, strict=True):
+            branch.kept_R = kept_R  # type: ignore[assignment]
+
+    def checkpointed(x: Tensor, *args: Any) -> Tensor:
+        if not torch.is_grad_enabled():
+            return forward(x, *args)
+        kept = [getattr(branch, "kept_R", None) for branch in branches]
+        found: Tensor = checkpoint(again, x, kept, *args, use_reentrant=False, preserve_rng_state=False)
+        return found
+
+    block.forward = checkpointed  # type: ignore[method-assign,assignment]
 
 
 def whole(tree: Any) -> Any:
@@ -111,16 +150,35 @@ def open_engine(run: RunConfig, device: str | torch.device | None = None) -> Eng
     rank, world_size, local_rank = (int(os.environ.get(n, d)) for n, d in _PLACES)
     found = resolve_device("auto" if device is None else device)
     check_even_split(run, world_size)
-    opened_group = False
+    store = None
     if world_size > 1:
         found = _own_device(found, local_rank)
-        if not dist.is_initialized():
-            dist.init_process_group(_BACKENDS[found.type], device_id=found if found.type == "cuda" else None)
-            opened_group = True
-    return Engine(found, resolve_training_precision(run.precision, found), run, rank, world_size, opened_group)
+        store = None if dist.is_initialized() else _meet(run)
+    precision = resolve_training_precision(run.precision, found)
+    if precision == "fp16" and world_size > 1 and run.parallel == "fsdp2":
+        raise ParameterError(
+            "Got float16 with run.parallel='fsdp2', expected run.parallel='ddp' or run.precision='fp32'."
+        )
+    if run.tf32 and found.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    return Engine(found, precision, run, rank, world_size, store)
 
 
 _PLACES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+
+_N_OPENED = itertools.count()
+
+
+def _meet(run: RunConfig) -> Store:
+    """Find the other processes, by way of a store of keys; :meth:`Engine.distribute` opens their group later."""
+    from torch.distributed.rendezvous import rendezvous
+
+    store, _, _ = next(rendezvous("env://", timeout=timedelta(minutes=run.timeout_minutes)))
+    return dist.PrefixStore(f"pretraining/{next(_N_OPENED)}", store)  # type: ignore[attr-defined]
+
+
+# The first process may take as long as it takes to describe an archive.
+_FOR_EVER = timedelta(days=365)
 
 
 def check_even_split(run: RunConfig, world_size: int) -> None:
@@ -135,11 +193,15 @@ def check_even_split(run: RunConfig, world_size: int) -> None:
 
 
 def resolve_training_precision(precision: str, device: torch.device) -> str:
-    """Return ``"fp32"`` or ``"bf16"``; ``"auto"`` is bfloat16 on accelerators that compute in it."""
+    """Return ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+
+    ``"auto"`` is bfloat16 on accelerators that compute in it, float16 on other CUDA devices.
+    """
     if precision != "auto":
         return precision
-    able = device.type == "xpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
-    return "bf16" if able else "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if device.type == "xpu" else "fp32"
 
 
 def _own_device(device: torch.device, local_rank: int) -> torch.device:
@@ -158,19 +220,34 @@ def _own_device(device: torch.device, local_rank: int) -> torch.device:
 
 
 @dataclass(frozen=True)
+class Readback:
+    """Values of each process on their way back from the device."""
+
+    values_PV: Tensor
+    arrived: torch.cuda.Event | None = None
+
+    def read(self) -> list[list[float]]:
+        """Wait for them, and for nothing that was asked of the device since."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        values: list[list[float]] = self.values_PV.tolist()
+        return values
+
+
+@dataclass(frozen=True)
 class Engine:
     """One process's place in a run; see :func:`open_engine`.
 
     Parameters
     ----------
     device : torch.device
-    precision : {"fp32", "bf16"}
-        Weights, sums and norms are float32 in both; bfloat16 is for matrix products (autocast).
+    precision : {"fp32", "bf16", "fp16"}
+        Weights, sums and norms are float32 in all; the others are for matrix products (autocast).
     run : RunConfig
     rank, world_size : int
         Which of how many processes this is.
-    opened_group : bool
-        Whether the group of processes is to be closed with the engine.
+    store : Store, optional
+        By which processes meet before their group is opened; without it there is one process, or a group already.
     """
 
     device: torch.device
@@ -178,7 +255,18 @@ class Engine:
     run: RunConfig
     rank: int = 0
     world_size: int = 1
-    opened_group: bool = False
+    store: Store | None = None
+    _n_told: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def reads_late(self) -> bool:
+        """Whether a step's numbers are read while the device computes the next one."""
+        return self.device.type == "cuda"
+
+    @cached_property
+    def scaler(self) -> torch.amp.GradScaler:
+        """What scales losses up in float16, so that small gradients do not vanish; it does nothing otherwise."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     @property
     def is_first(self) -> bool:
@@ -202,10 +290,25 @@ class Engine:
         return [range(n * size, (n + 1) * size) for n in range(first, first + self.run.accumulation)]
 
     def distribute(self, model: nn.Module) -> nn.Module:
-        """Wrap the model: compiled, and joined with those of the other processes, as the run says."""
-        if self.run.compile:
-            for block in (module for module in model.modules() if isinstance(module, Block)):
+        """Wrap the model: compiled, and joined with those of the other processes, as the run says.
+
+        The group of processes is opened here, not with the engine: what the first process alone does before, while all
+        wait for it, may take longer than a group lets one wait.
+        """
+        if self.store is not None:
+            dist.init_process_group(
+                _BACKENDS[self.device.type],
+                store=dist.PrefixStore("group", self.store),  # type: ignore[attr-defined]
+                rank=self.rank,
+                world_size=self.world_size,
+                timeout=timedelta(minutes=self.run.timeout_minutes),
+                device_id=self.device if self.device.type == "cuda" else None,
+            )
+        for block in (module for module in model.modules() if isinstance(module, Block)):
+            if self.run.compile:
                 block.compile()
+            if self.run.recompute:
+                recompute_(block)
         if self.world_size == 1:
             return model
         if self.is_sharded:
@@ -221,9 +324,12 @@ class Engine:
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Run forward passes in the precision asked for."""
-        lower = self.precision == "bf16"
-        attention = NaiveAttention() if lower and self.device.type == "cpu" else contextlib.nullcontext()
-        with attention, torch.autocast(self.device.type, torch.bfloat16, enabled=lower):
+        naive = self.precision == "bf16" and self.device.type == "cpu"
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        with (
+            NaiveAttention() if naive else contextlib.nullcontext(),
+            torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32"),
+        ):
             yield
 
     def joining(self, called: nn.Module, *, is_last: bool) -> contextlib.AbstractContextManager[object]:
@@ -241,11 +347,22 @@ class Engine:
 
     def gather(self, values: Tensor) -> list[list[float]]:
         """Return the values (n,) of each process, by rank; this waits for the device."""
-        if self.world_size == 1:
-            return [values.tolist()]
-        gathered = [torch.empty_like(values) for _ in range(self.world_size)]
-        dist.all_gather(gathered, values)
-        return torch.stack(gathered).tolist()
+        return self.send(values).read()
+
+    def send(self, values: Tensor) -> Readback:
+        """Send for the values (n,) of each process, by rank, without waiting for the device."""
+        gathered = [values]
+        if self.world_size > 1:
+            gathered = [torch.empty_like(values) for _ in range(self.world_size)]
+            dist.all_gather(gathered, values)
+        stacked = torch.stack(gathered)
+        if stacked.device.type != "cuda":
+            return Readback(stacked)
+        host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
+        host.copy_(stacked, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return Readback(host, arrived)
 
     def on_first(self, function: Callable[[], T]) -> T:
         """Call something on the first process; all wait for it and get its result, or its error."""
@@ -255,11 +372,23 @@ class Engine:
                 outcome[0] = function()
             except (SkecgError, OSError) as error:
                 outcome[1] = error
-        if self.world_size > 1:
+        if self.store is not None:
+            outcome = self._tell(self.store, outcome)
+        elif self.world_size > 1:
             dist.broadcast_object_list(outcome, src=0, device=self.device)
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]
+
+    def _tell(self, store: Store, outcome: list[Any]) -> list[Any]:
+        """Pass what the first process got on to the others, which wait for it as long as it takes."""
+        key = f"told/{next(self._n_told)}"
+        if self.is_first:
+            store.set(key, pickle.dumps(outcome))  # type: ignore[arg-type]
+            return outcome
+        store.wait([key], _FOR_EVER)
+        told: list[Any] = pickle.loads(store.get(key))
+        return told
 
     def __enter__(self) -> Self:
         return self
@@ -267,7 +396,7 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.opened_group:
+        if self.store is not None and dist.is_initialized():
             dist.destroy_process_group()
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from pretraining.config import PretrainConfig
+from pretraining.config.parts import MASK_LAW
 from pretraining.optim import learning_rate
 from skecg._version import __version__
 from skecg.errors import ParameterError, SkecgError
@@ -54,8 +55,14 @@ __all__ = [
 
 #: What a checkpoint holds, exactly.
 STATE_KEYS = frozenset(
-    ("model", "optimizer", "step", "config", "fingerprint", "probe", "gauges", "last_loss", "torch", "world_size")
+    (
+        *("model", "optimizer", "step", "config", "fingerprint", "probe", "gauges", "last_loss", "torch"),
+        *("world_size", "mask_law"),
+    )
 )
+
+# What checkpoints did not hold from the beginning, and what was true before they did.
+_SINCE = {"mask_law": 1}
 
 
 #: A second name of the checkpoint with the best probe score.
@@ -146,6 +153,7 @@ def load_checkpoint(folder: str | Path, step: int | None = None) -> dict[str, An
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
         raise CheckpointError(f"Got a damaged checkpoint {str(path)!r} ({_first_line(error)}). {way_out}") from error
+    state = _SINCE | state if isinstance(state, dict) else state
     if not isinstance(state, dict) or set(state) != STATE_KEYS:
         odd = sorted(map(str, set(state) ^ STATE_KEYS)) if isinstance(state, dict) else [type(state).__name__]
         raise CheckpointError(f"Got {str(path)!r}, which lacks or adds {', '.join(odd)}. {way_out}")
@@ -322,10 +330,16 @@ def check_same_run(state: Mapping[str, Any], config: PretrainConfig, shards: Sha
         )
 
 
+# How batches are fed and processes wait for each other: no number depends on it.
+_PASSING = ("prefetch", "readers", "timeout_minutes")
+
+
 def _lasting(config: PretrainConfig) -> dict[str, Any]:
     """Return what of a configuration stays for the whole of a run."""
     values = config.to_dict()
-    del values["watch"], values["run"]["steps"]
+    for name in ("steps", *_PASSING):
+        del values["run"][name]
+    del values["watch"]
     return values
 
 
@@ -340,6 +354,11 @@ def what_changed(state: Mapping[str, Any], config: PretrainConfig, world_size: i
         found.append(
             f"processes: {state['world_size']} before, {world_size} now (batches are the same; sums are taken in "
             "another order, so that losses agree to rounding, not to the last bit)"
+        )
+    if state["mask_law"] != MASK_LAW and (state["config"].get("masks") or {}).get("kind") == "blocks":
+        found.append(
+            f"masks: drawn by law {state['mask_law']} before, by law {MASK_LAW} now (the same distribution, other "
+            "draws, so that losses are not those that the run would have had)"
         )
     if state["torch"] != str(torch.__version__):
         found.append(f"torch: {state['torch']} before, {torch.__version__} now")

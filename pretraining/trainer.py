@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from pretraining.config import PretrainConfig
+from pretraining.config.parts import MASK_LAW
 from pretraining.data.batches import check_shards, to_values
-from pretraining.distributed import load_optimizer_, open_engine, whole
+from pretraining.distributed import Readback, load_optimizer_, open_engine, whole
 from pretraining.loader import BatchLoader, TrainingBatch
 from pretraining.monitoring.callbacks import Callback, TensorBoard, new_callbacks
 from pretraining.monitoring.journal import Journal
 from pretraining.monitoring.monitor import Monitor, StepStats
 from pretraining.objectives import build_model, objective_class
 from pretraining.objectives.stochastic_depth import StochasticDepth
-from pretraining.optim import build_optimizer, momentum, schedule_trouble, set_schedule_
+from pretraining.optim import build_optimizer, momentum, schedule_trouble, set_schedule_, skip_unless_finite_
 from pretraining.runs import (
     check_same_run,
     checkpoints_of,
@@ -47,6 +49,17 @@ class Collapse(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(3)
+
+
+@dataclass
+class _Launched:
+    """A step that the device was told to take, and its numbers, by process, once they are read."""
+
+    step: int
+    sent: Readback
+    begun: float
+    flops: float
+    values: list[list[float]] | None = None
 
 
 class Trainer:
@@ -108,6 +121,7 @@ class Trainer:
             self.engine.on_first(lambda: write_json(self.out / "config.json", config.to_dict()))
         else:
             self._announce_trouble()
+        self.tables = self._tabulate()
         self.model = build_model(config, state["model"])
         if self.resumed is None and config.start:
             self._start_from(start)
@@ -117,9 +131,11 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, config)
         if self.resumed is not None:
             load_optimizer_(self.optimizer, state["optimizer"])
+            self.engine.scaler.load_state_dict(state["optimizer"].get("scaler", {}))
         self.step: int = state["step"]
         self.last_loss: float | None = state["last_loss"]
-        self.tables = self._tabulate()
+        self._late: _Launched | None = None
+        self._settled = 0.0
         # Scores of other records or other labels are not to be compared.
         was_asked = state["probe"].get("key")
         self.asked: str | None = was_asked if probe is None else getattr(probe, "key", None)
@@ -138,7 +154,8 @@ class Trainer:
         Collapse
             When the run has collapsed and ``watch.stop_on_collapse`` is set; everything is saved before.
         """
-        loading = BatchLoader(self.config, self.shards, self.engine.positions(), self.tables)
+        device = self.engine.device if self.engine.device.type == "cuda" else None
+        loading = BatchLoader(self.config, self.shards, self.engine.positions(), self.tables, device=device)
         with self.engine, StopRequest() as stop, loading as loader:
             try:
                 self._begin()
@@ -182,23 +199,28 @@ class Trainer:
 
     def _loop(self, stop: StopRequest, loader: BatchLoader) -> None:
         while self.step < self.config.run.steps:
-            stats = self._take_step(stop, loader)
-            self.monitor.note_step(stats)
+            known = [self._take_step(stop, loader)]
+            is_asked = known[0] is not None and known[0].stopping
+            if self._late and (is_asked or self._is_checkpoint_due() or self.monitor.is_measuring(self.step)):
+                known.append(self._settle(self._late))
+            for stats in filter(None, known):
+                self.monitor.note_step(stats)
+            stopping = any(stats.stopping for stats in filter(None, known))
             evaluation = self.monitor.measure(self.step, self.model)
-            ends_early = stats.stopping or (evaluation.collapse and self.config.watch.stop_on_collapse)
+            ends_early = stopping or (evaluation.collapse and self.config.watch.stop_on_collapse)
             if ends_early or evaluation.is_best or self._is_checkpoint_due():
                 self._save(is_best=evaluation.is_best)
-            if stats.stopping and self.step < self.config.run.steps:
+            if stopping and self.step < self.config.run.steps:
                 return self.monitor.note(
                     self.step, "stop", "stopped as asked; everything is saved, go on with --resume"
                 )
-            if ends_early and not stats.stopping:
+            if ends_early and not stopping:
                 self.monitor.note(self.step, "stop", "stopped for the collapse, as watch.stop_on_collapse asks")
                 raise Collapse
         return self.monitor.note(self.step, "end", f"{self.step} steps of {self.config.run.batch_size} records")
 
-    def _take_step(self, stop: StopRequest, loader: BatchLoader) -> StepStats:
-        """Take one optimizer step."""
+    def _take_step(self, stop: StopRequest, loader: BatchLoader) -> StepStats | None:
+        """Take one optimizer step; return what is known of it, or of the one before where numbers are read late."""
         begun, config, step = time.perf_counter(), self.config, self.step
         set_schedule_(self.optimizer, config, step)
         if config.ema.before_step:
@@ -207,39 +229,65 @@ class Trainer:
         for number, batch in enumerate(loader.batches(step), start=1):
             losses.append(self._learn_from(batch, is_last=number == config.run.accumulation))
             flops += self.model.flops(config, batch.drawn) / config.run.accumulation
+        self.engine.scaler.unscale_(self.optimizer)
         norm = clip_gradients_(self.model, config.optim.gradient_clip)
         mean = torch.stack(losses).mean(dim=0)
-        by_process = self.engine.gather(torch.cat([mean, norm[None], norm.new_tensor([float(bool(stop))])]))
-        self._check_finite([values[0] for values in by_process], by_process[0][len(mean)])
-        self.optimizer.step()
+        sent = self.engine.send(torch.cat([mean, norm[None], norm.new_tensor([float(bool(stop))])]))
+        launched, before = _Launched(step, sent, begun, flops), self._late
+        if self.engine.reads_late:
+            skip_unless_finite_(self.optimizer, sent.values_PV)
+            self._late = launched
+        else:
+            launched.values = self._read(launched)
+        self.engine.scaler.step(self.optimizer)
+        self.engine.scaler.update()
         self.optimizer.zero_grad()
         if not config.ema.before_step:
             self.model.update_target_(momentum(config, step))
         self.step += 1
-        *parts, norm_value, asked = (sum(values) / len(by_process) for values in zip(*by_process, strict=True))
+        if self.engine.reads_late:
+            return None if before is None else self._settle(before)
+        return self._settle(launched)
+
+    def _read(self, launched: _Launched) -> list[list[float]]:
+        """Read the numbers of a step, and stop if they are not finite."""
+        by_process = launched.sent.read()
+        # In float16 gradients may overflow: such a step is skipped, and the next loss scaled up by less.
+        norm = 0.0 if self.engine.scaler.is_enabled() else by_process[0][-2]
+        self._check_finite([values[0] for values in by_process], norm, launched.step)
+        return by_process
+
+    def _settle(self, launched: _Launched) -> StepStats:
+        """Work out what is known of a step."""
+        self._late = None if launched is self._late else self._late
+        by_process = launched.values or self._read(launched)
+        *parts, norm, asked = (sum(values) / len(by_process) for values in zip(*by_process, strict=True))
         self.last_loss = parts[0]
-        seconds = time.perf_counter() - begun
+        # A step that is read late began before the one before it was done.
+        begun, self._settled = max(launched.begun, self._settled), time.perf_counter()
         named = dict(zip(self.model.loss_names, parts, strict=True))
         noted = {name: named[name] for name in ("total", *self.model.noted())}
-        return StepStats(self.step, noted, norm_value, seconds, flops, asked > 0)
+        return StepStats(launched.step + 1, noted, norm, self._settled - begun, launched.flops, asked > 0)
 
     def _learn_from(self, batch: TrainingBatch, *, is_last: bool) -> Tensor:
         """Add up the gradients of a batch; return its loss and the loss's parts."""
-        values = to_values(batch.batch, self.config, self.engine.device)
-        drawn = batch.drawn.to(self.engine.device)
+        if batch.upload is None:
+            values, drawn = to_values(batch.batch, self.config, self.engine.device), batch.drawn.to(self.engine.device)
+        else:
+            values, drawn = batch.upload.wait()
         with self.engine.joining(self.called, is_last=is_last):
             with self.depth.active(self.step, batch.positions), self.engine.computing():
                 loss = self.called(values, drawn)
-            (loss.total / self.config.run.accumulation).backward()
+            self.engine.scaler.scale(loss.total / self.config.run.accumulation).backward()
         return torch.stack([value.detach().float() for value in loss])
 
-    def _check_finite(self, losses: list[float], gradient_norm: float) -> None:
+    def _check_finite(self, losses: list[float], gradient_norm: float, step: int) -> None:
         """Stop before the step if something is not finite, leaving the reason in the journal."""
         run: dict[str, Any] = {"config": self.config, "shards": self.shards, "engine": self.engine}
         try:
-            check_finite(losses, gradient_norm, step=self.step, last_loss=self.last_loss, **run)
+            check_finite(losses, gradient_norm, step=step, last_loss=self.last_loss, **run)
         except NonFiniteLossError as error:
-            self.monitor.note(self.step, "stop", str(error))
+            self.monitor.note(step, "stop", str(error))
             raise
 
     def _is_checkpoint_due(self) -> bool:
@@ -267,7 +315,7 @@ class Trainer:
         """Gather all that a run needs to go on as if it had not been interrupted."""
         return {
             "model": whole(self.model.state_dict()),
-            "optimizer": whole(self.optimizer.state_dict()),
+            "optimizer": whole(self.optimizer.state_dict()) | {"scaler": self.engine.scaler.state_dict()},
             "step": self.step,
             "config": self.config.to_dict(),
             "fingerprint": self.shards.fingerprint,
@@ -277,6 +325,7 @@ class Trainer:
             "last_loss": self.last_loss,
             "torch": str(torch.__version__),
             "world_size": self.engine.world_size,
+            "mask_law": MASK_LAW,
         }
 
 

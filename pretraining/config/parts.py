@@ -12,6 +12,7 @@ __all__ = [
     "DataConfig",
     "EmaConfig",
     "MASK_KINDS",
+    "MASK_LAW",
     "MaskConfig",
     "OptimConfig",
     "PredictorConfig",
@@ -44,6 +45,10 @@ class PredictorConfig(PlainFields):
 
 #: How masks of slices may be drawn; plug-ins add to it (:func:`pretraining.objectives.masks.register_mask`).
 MASK_KINDS = ["random", "multiblock", "blocks"]
+
+#: How masks follow from (seed, step, position). Checkpoints name it; it is raised when the same key gives other masks.
+#: By law 1 those of "blocks" were drawn record by record.
+MASK_LAW = 2
 
 
 @dataclass(frozen=True)
@@ -206,12 +211,24 @@ class RunConfig(PlainFields):
         Records of one optimizer step, over all processes and accumulation.
     accumulation : int
         Parts that a process's share of the batch is taken in, one after the other.
-    precision : {"auto", "fp32", "bf16"}
-        bfloat16 autocast where asked; "auto" takes it on accelerators.
+    precision : {"auto", "fp32", "bf16", "fp16"}
+        bfloat16 autocast where asked, or float16 with losses scaled up; "auto" takes the first on accelerators that
+        compute in it, the second on other CUDA devices.
     compile : bool
     parallel : {"ddp", "fsdp2"}
         Used when there are several processes.
     seed : int
+    recompute : bool
+        Whether blocks keep their input only and compute the rest again for the gradients: a quarter to a third more
+        arithmetic for a fraction of the memory.
+    tf32 : bool
+        Whether CUDA may round what float32 products multiply to ten bits (TensorFloat-32).
+    prefetch : int
+        Batches drawn ahead of the step, each by a thread of its own.
+    readers : int
+        Threads that read the rows of a batch.
+    timeout_minutes : float
+        How long a process waits for the others, with several of them, before it gives up.
     """
 
     steps: int
@@ -221,12 +238,20 @@ class RunConfig(PlainFields):
     compile: bool = False
     parallel: str = "ddp"
     seed: int = 0
+    recompute: bool = False
+    tf32: bool = False
+    prefetch: int = 2
+    readers: int = 4
+    timeout_minutes: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation"):
+        for name in ("steps", "batch_size", "accumulation", "prefetch", "readers"):
             check_integer(f"run.{name}", getattr(self, name), 1)
-        check_choice("run.precision", self.precision, ("auto", "fp32", "bf16"))
+        check_choice("run.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         check_choice("run.parallel", self.parallel, ("ddp", "fsdp2"))
+        check_number("run.timeout_minutes", self.timeout_minutes, 0)
+        wanted = "False with run.compile=True, which decides by itself what to compute again"
+        require(not (self.recompute and self.compile), "run.recompute", True, wanted)
 
 
 @dataclass(frozen=True)

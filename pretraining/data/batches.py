@@ -11,6 +11,7 @@ Shapes: B rows of a batch, L leads of the encoder, S samples of a row, T samples
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from functools import lru_cache
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pretraining.data.shards import ShardSet
     from skecg.spec import InputSpec
 
-__all__ = ["Batch", "check_shards", "draw_batch", "lead_columns", "to_values", "uniforms"]
+__all__ = ["Batch", "below", "check_shards", "draw_batch", "lead_columns", "to_values", "uniforms"]
 
 
 _WORDS_A_COUNT = 4  # 64-bit words that Philox makes of one value of its counter
@@ -164,7 +165,14 @@ def check_shards(shards: ShardSet, config: PretrainConfig) -> None:
         )
 
 
-def draw_batch(shards: ShardSet, config: PretrainConfig, step: int, positions: range) -> Batch:
+def draw_batch(
+    shards: ShardSet,
+    config: PretrainConfig,
+    step: int,
+    positions: range,
+    *,
+    gather: Callable[[NDArray[np.int64]], NDArray[np.int16]] | None = None,
+) -> Batch:
     """Draw the rows at some positions of a step's global batch.
 
     Parameters
@@ -176,6 +184,8 @@ def draw_batch(shards: ShardSet, config: PretrainConfig, step: int, positions: r
         Optimizer step.
     positions : range
         Positions in the global batch of ``run.batch_size``, contiguous.
+    gather : callable, optional
+        Reads rows; ``shards.gather`` when not given.
 
     Returns
     -------
@@ -202,13 +212,13 @@ def draw_batch(shards: ShardSet, config: PretrainConfig, step: int, positions: r
     window = config.input.window_samples
     return Batch(
         rows=rows,
-        signals=shards.gather(rows),
+        signals=(gather or shards.gather)(rows),
         scale_uv=shards.scale_uv[rows],
         lead_mask=lead_mask,
         kept_leads=_draw_leads(drawn, lead_mask & _lead_row(config.input), config.data),
         valid_samples=valid,
-        crop_start=_below(drawn[:, _Draw.CROP], np.maximum(valid - window, 0) + 1),
-        roll=_below(drawn[:, _Draw.ROLL], np.where((valid == window) & config.data.roll, window, 1)),
+        crop_start=below(drawn[:, _Draw.CROP], np.maximum(valid - window, 0) + 1),
+        roll=below(drawn[:, _Draw.ROLL], np.where((valid == window) & config.data.roll, window, 1)),
         gain=_draw_gain(drawn, config.data),
     )
 
@@ -263,7 +273,7 @@ def _lead_row(spec: InputSpec) -> NDArray[np.bool_]:
     return np.isin(np.arange(len(CANONICAL_LEADS)), lead_columns(spec.leads))
 
 
-def _below(uniform: NDArray[np.float64], limit: NDArray[np.integer]) -> NDArray[np.int64]:
+def below(uniform: NDArray[np.float64], limit: NDArray[np.integer]) -> NDArray[np.int64]:
     """Turn uniform numbers into integers from 0 to below a limit."""
     return np.minimum((uniform * limit).astype(np.int64), limit - 1)
 
@@ -273,8 +283,11 @@ def _draw_rows(
 ) -> NDArray[np.int64]:
     """Draw a pool, then a row of it, for each position."""
     chosen = np.searchsorted(ends[:-1], drawn[:, _Draw.CORPUS], side="right")
-    place = _below(drawn[:, _Draw.ROW], np.array([len(pool) for pool in pools])[chosen])
-    return np.array([pools[pool][row] for pool, row in zip(chosen, place, strict=True)], dtype=np.int64)
+    place = below(drawn[:, _Draw.ROW], np.array([len(pool) for pool in pools])[chosen])
+    rows = np.empty(len(drawn), dtype=np.int64)
+    for number, pool in enumerate(pools):
+        rows[chosen == number] = pool[place[chosen == number]]
+    return rows
 
 
 def _draw_gain(drawn: NDArray[np.float64], data: DataConfig) -> NDArray[np.float32]:
@@ -287,7 +300,7 @@ def _draw_leads(drawn: NDArray[np.float64], available: NDArray[np.bool_], data: 
     """Choose the leads (B, 12) that each record is shown with."""
     if not data.lead_dropout:
         return available
-    n_kept = 1 + _below(drawn[:, _Draw.N_KEPT], available.sum(axis=1))
+    n_kept = 1 + below(drawn[:, _Draw.N_KEPT], available.sum(axis=1))
     keys = np.where(available, drawn[:, _Draw.LEADS :], 2.0)
     rank = keys.argsort(axis=1).argsort(axis=1)
     kept = available & (rank < n_kept[:, None])

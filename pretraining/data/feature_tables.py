@@ -6,16 +6,20 @@ and spectra are what a person would compute, and the median beat is what a cardi
 by itself, so that a prediction can be compared with them by its squared distance. Beats, and recordings as a whole, are
 described for contrasts that ask how alike two of them are.
 
-Both take about 20 ms for ten seconds of a recording on one core. What is written does not depend on the number of
-processes, since each sum is made by one thread.
+Descriptors take about 5 ms for ten seconds of a recording at 250 Hz on one core, beats somewhat less
+(``examples/benchmarks/descriptions.py``). What is written does not depend on the number of processes, since each sum is
+made by one thread. Tables are mapped into memory, so that the processes of a machine share one copy of them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -91,9 +95,10 @@ class FeatureTable(Generic[T]):
         path = self.path(shards)
         if path.is_file():
             return
-        table: Any = compute()
         try:
+            # The file is opened first: a folder that cannot be written to shows before the work, not after it.
             with replacing(path) as file:
+                table: Any = compute()
                 np.savez(file, **table._asdict())
         except OSError as error:
             raise ParameterError(
@@ -102,12 +107,26 @@ class FeatureTable(Generic[T]):
             ) from error
 
     def read(self, shards: ShardSet) -> T:
-        """Read what was written."""
+        """Map what was written into memory."""
         content: Any = self.content
-        with np.load(self.path(shards), allow_pickle=False) as data:
-            columns = {name: data[name] for name in content._fields}
+        columns = _map_members(self.path(shards), content._fields)
         table: T = content(**{name: values if values.ndim else values.item() for name, values in columns.items()})
         return table
+
+
+def _map_members(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Map arrays of an ``.npz`` file, which lie in it as they are, uncompressed."""
+    columns: dict[str, NDArray[Any]] = {}
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        for name in names:
+            # A member's values begin behind its header, whose last two lengths are at bytes 26 and 28.
+            file.seek(archive.getinfo(f"{name}.npy").header_offset + 26)
+            file.seek(sum(np.frombuffer(file.read(4), "<u2").tolist()), os.SEEK_CUR)
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            mapped = np.memmap(path, dtype, "r", file.tell(), shape) if np.prod(shape) else np.zeros(shape, dtype)
+            columns[name] = mapped.view(np.ndarray)
+    return columns
 
 
 def _complete_rows(shards: ShardSet, way_out: str) -> Rows:
@@ -147,14 +166,10 @@ _MOST_ROWS_DESCRIBED = 20_000
 
 
 class _Described(NamedTuple):
-    """One kind of numbers, how many components of it are kept, and its share of the loss.
-
-    They are computed from signals, what :func:`beat_features` says of these, and the rate.
-    """
+    """One kind of numbers, computed from signals, what :func:`beat_features` says of these, and the rate."""
 
     compute: Callable[[FloatArray, FloatArray, float], FloatArray]
-    n_components: int
-    share: float
+    kind: Kind
 
 
 # Waves below this are compared by their difference, those above by their ratio.
@@ -173,25 +188,34 @@ def _beat_convolutions(signals_nLT: FloatArray, beats_nd: FloatArray, sampling_r
     return random_convolution_features(median_nLT, seed=_KERNEL_SEED + 1)
 
 
+# Kernels of random convolutions: 84 for each of six dilations, three numbers of each.
+_N_CONVOLUTIONS = 3 * 6 * 84
+_N_HAND_CRAFTED, _N_BEAT = RECORD_KINDS[0].n_raw, RECORD_KINDS[1].n_raw
+
 _DESCRIBED_KINDS = (
-    _Described(lambda signals, beats, rate: random_convolution_features(signals, seed=_KERNEL_SEED), 256, 1.0),
-    _Described(lambda signals, beats, rate: hand_crafted_features(signals, rate), 100, 1.0),
-    _Described(_median_beats, 60, 0.7),
-    _Described(_beat_convolutions, 200, 0.7),
-    _Described(lambda signals, beats, rate: beats[:, -N_RHYTHM:], 4, 0.15),
+    _Described(
+        lambda signals, beats, rate: random_convolution_features(signals, seed=_KERNEL_SEED),
+        Kind(_N_CONVOLUTIONS, 256, 1.0),
+    ),
+    _Described(lambda signals, beats, rate: hand_crafted_features(signals, rate), Kind(_N_HAND_CRAFTED, 100, 1.0)),
+    _Described(_median_beats, Kind(_N_BEAT - N_RHYTHM, 60, 0.7)),
+    _Described(_beat_convolutions, Kind(_N_CONVOLUTIONS, 200, 0.7)),
+    _Described(lambda signals, beats, rate: beats[:, -N_RHYTHM:], Kind(N_RHYTHM, 4, 0.15)),
 )
 
 #: Length of a description; where there are fewer components than asked for the rest is 0, without importance.
-N_DESCRIPTORS = sum(kind.n_components for kind in _DESCRIBED_KINDS)
+N_DESCRIPTORS = sum(described.kind.n_components for described in _DESCRIBED_KINDS)
 
 
-def write_descriptors(shards: ShardSet, *, progress: bool = True) -> None:
+def write_descriptors(shards: ShardSet, *, n_jobs: int | None = -1, progress: bool = True) -> None:
     """Describe all rows of shards and keep it beside them, where that has not been done before.
 
     Parameters
     ----------
     shards : ShardSet
         Rows that have all twelve leads are described, each by its valid part.
+    n_jobs : int, optional
+        Processes, as joblib counts them.
     progress : bool, default=True
 
     Raises
@@ -199,7 +223,7 @@ def write_descriptors(shards: ShardSet, *, progress: bool = True) -> None:
     ParameterError
         When fewer than two rows have all leads, or the shards' folder cannot be written to.
     """
-    _DESCRIPTORS.write(shards, lambda: _compute_descriptors(shards, progress))
+    _DESCRIPTORS.write(shards, lambda: _compute_descriptors(shards, n_jobs, progress))
 
 
 def read_descriptors(shards: ShardSet) -> Descriptors:
@@ -207,50 +231,57 @@ def read_descriptors(shards: ShardSet) -> Descriptors:
     return _DESCRIPTORS.read(shards)
 
 
-def _compute_descriptors(shards: ShardSet, progress: bool) -> Descriptors:
+def _compute_descriptors(shards: ShardSet, n_jobs: int | None, progress: bool) -> Descriptors:
+    from threadpoolctl import threadpool_limits
+    from tqdm import tqdm
+
     rows = _complete_rows(shards, "Set objective.describe_weight=0.")
     fitted_on = np.sort(np.random.default_rng(0).permutation(rows)[:_MOST_ROWS_DESCRIBED])
-    raw = [np.concatenate(parts) for parts in zip(*_raw_chunks(shards, fitted_on, progress), strict=True)]
-    kinds = [
-        Kind(part.shape[1], kind.n_components, kind.share) for part, kind in zip(raw, _DESCRIBED_KINDS, strict=True)
-    ]
-    whitening = fit_kinds(np.concatenate(raw, axis=1), kinds)
-    importance = whitening.importance()
-    values = np.zeros((shards.n_records, len(importance)), np.float32)
-    if len(fitted_on) == len(rows):
-        values[rows] = whitening.components(np.concatenate(raw, axis=1))
-    else:
-        chunks = _raw_chunks(shards, rows, progress)
-        values[rows] = np.concatenate([whitening.components(np.concatenate(chunk, axis=1)) for chunk in chunks])
-    is_known: NDArray[np.bool_] = np.asarray(shards.lead_mask.all(axis=1))
+    others = np.setdiff1d(rows, fitted_on)
+    with tqdm(total=len(rows), unit="record", desc="describing", disable=not progress) as bar:
+        raw = np.concatenate(list(_map_chunks(_raw, shards, _chunks(fitted_on), n_jobs, bar)))
+        values = _rows_on_disk(shards, N_DESCRIPTORS)
+        with threadpool_limits(1):
+            whitening = fit_kinds(raw, [described.kind for described in _DESCRIBED_KINDS])
+            for numbers, chunk in zip(_chunks(raw), _chunks(fitted_on), strict=True):
+                values[chunk] = whitening.components(numbers)
+        described = _map_chunks(partial(_components, whitening), shards, _chunks(others), n_jobs, bar)
+        for chunk, components in zip(_chunks(others), described, strict=True):
+            values[chunk] = components
+    importance, is_known = whitening.importance(), np.asarray(shards.lead_mask.all(axis=1), dtype=np.bool_)
     return Descriptors(values, (importance / importance.mean()).astype(np.float32), is_known)
 
 
-def _raw_chunks(shards: ShardSet, rows: Rows, progress: bool) -> Iterator[list[FloatArray]]:
-    """Yield the numbers of each kind, chunk after chunk of the rows."""
-    from tqdm import tqdm
-
-    with tqdm(total=len(rows), unit="record", desc="describing", disable=not progress) as bar:
-        for start in range(0, len(rows), _CHUNK):
-            chunk = rows[start : start + _CHUNK]
-            yield _raw(shards, chunk)
-            bar.update(len(chunk))
+def _rows_on_disk(shards: ShardSet, n_columns: int) -> FloatArray:
+    """Make zeros for all rows in a file without a name: of a large archive they are gigabytes."""
+    with tempfile.TemporaryFile(dir=shards.folder) as file:
+        return np.memmap(file, np.float32, "w+", shape=(shards.n_records, n_columns))
 
 
-def _raw(shards: ShardSet, rows: Rows) -> list[FloatArray]:
-    """Compute all kinds; rows of different valid lengths are taken apart."""
+def _chunks(items: Any) -> list[Any]:
+    """Cut a sequence into what is read and described together."""
+    return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+
+
+def _components(whitening: KindWhitening, shards: ShardSet, rows: Rows) -> FloatArray:
+    """Describe rows by components that have been fitted."""
+    return whitening.components(_raw(shards, rows))
+
+
+def _raw(shards: ShardSet, rows: Rows) -> FloatArray:
+    """Compute all kinds, side by side; rows of different valid lengths are taken apart."""
     signals = shards.gather(rows) * (shards.scale_uv[rows] * np.float32(1e-3))[:, None, None]
     valid = shards.valid_samples[rows]
     chosen = [np.flatnonzero(valid == length) for length in np.unique(valid)]
     computed = [_all_kinds(signals[part, :, : valid[part[0]]], shards.sampling_rate) for part in chosen]
-    order = np.argsort(np.concatenate(chosen))
-    return [np.concatenate(parts)[order] for parts in zip(*computed, strict=True)]
+    return np.concatenate(computed)[np.argsort(np.concatenate(chosen))]
 
 
-def _all_kinds(signals_nLT: FloatArray, sampling_rate: float) -> list[FloatArray]:
+def _all_kinds(signals_nLT: FloatArray, sampling_rate: float) -> FloatArray:
     """Compute all kinds for recordings of one length; their beats are found once."""
     beats_nd = beat_features(signals_nLT, sampling_rate)
-    return [kind.compute(signals_nLT, beats_nd, sampling_rate).astype(np.float32) for kind in _DESCRIBED_KINDS]
+    computed = [described.compute(signals_nLT, beats_nd, sampling_rate) for described in _DESCRIBED_KINDS]
+    return np.concatenate(computed, axis=1).astype(np.float32)
 
 
 # --- beats ------------------------------------------------------------------------------------------------------------
@@ -359,7 +390,7 @@ def _fit_likeness(shards: ShardSet, rows: Rows, beats: list[Rows]) -> tuple[_Lik
     rng, rate = np.random.default_rng(0), shards.sampling_rate
     chosen = np.sort(rng.permutation(rows)[:_MOST_ROWS_COMPARED])
     signals = [_read(shards, row) for row in chosen]
-    raw = np.stack([describe_record(signal, rate) for signal in signals])
+    raw = np.stack([describe_record(x, rate, beats[row]) for x, row in zip(signals, chosen, strict=True)])
     records = fit_kinds(raw, RECORD_KINDS)
     record_scale = _mean_distance(records(raw))
     shapes = np.concatenate([describe_beats(x, beats[row], rate) for x, row in zip(signals, chosen, strict=True)])
@@ -384,7 +415,7 @@ def _find(shards: ShardSet, row: int) -> Rows:
 def _describe(likeness: _Likeness, shards: ShardSet, row: int, beats: Rows) -> tuple[FloatArray, FloatArray, Rows]:
     """Describe a row: the recording, its beats and their classes."""
     signal, rate = _read(shards, row), shards.sampling_rate
-    record = likeness.records(describe_record(signal, rate)[None])[0]
+    record = likeness.records(describe_record(signal, rate, beats)[None])[0]
     if likeness.beats is None or likeness.clusters is None:
         return record, np.zeros((len(beats), 1), np.float32), np.zeros(len(beats), np.int64)
     vectors = likeness.beats(describe_beats(signal, beats, rate))
@@ -396,24 +427,40 @@ def _describe(likeness: _Likeness, shards: ShardSet, row: int, beats: Rows) -> t
 def _map_rows(
     work: Callable[..., Any], shards: ShardSet, items: list[tuple[Any, ...]], n_jobs: int | None, bar: tqdm[Any]
 ) -> Iterator[Any]:
-    """Yield the result of each row, in order, computed in as many processes as asked for."""
+    """Yield the result of each row, in order; see :func:`_map_chunks`."""
+    for results in _map_chunks(partial(_each, work), shards, _chunks(items), n_jobs, bar):
+        yield from results
+
+
+def _each(work: Callable[..., Any], shards: ShardSet, items: list[tuple[Any, ...]]) -> list[Any]:
+    return [work(shards, *item) for item in items]
+
+
+def _map_chunks(
+    work: Callable[..., Any], shards: ShardSet, chunks: list[Any], n_jobs: int | None, bar: tqdm[Any]
+) -> Iterator[Any]:
+    """Yield the result of each chunk, in order, computed in as many processes as asked for."""
     from joblib import Parallel, delayed
 
-    chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
     # Starting processes takes longer than two chunks.
     processes = n_jobs if len(chunks) > 2 else 1
-    tasks = (delayed(_map_chunk)(work, shards.folder, chunk) for chunk in chunks)
-    for results in Parallel(n_jobs=processes, return_as="generator")(tasks):
-        yield from results
-        bar.update(len(results))
+    tasks = (delayed(_work_on)(work, shards.folder, shards.fingerprint, chunk) for chunk in chunks)
+    for chunk, result in zip(chunks, Parallel(n_jobs=processes, return_as="generator")(tasks), strict=True):
+        bar.update(len(chunk))
+        yield result
 
 
-def _map_chunk(work: Callable[..., Any], folder: Path, items: list[tuple[Any, ...]]) -> list[Any]:
+def _work_on(work: Callable[..., Any], folder: Path, fingerprint: str, chunk: Any) -> Any:
     from threadpoolctl import threadpool_limits
 
-    shards = open_shards(folder)
     with threadpool_limits(1):
-        return [work(shards, *item) for item in items]
+        return work(_open_once(folder, fingerprint), chunk)
+
+
+@lru_cache(maxsize=1)
+def _open_once(folder: Path, fingerprint: str) -> ShardSet:
+    """Open shards once in a process: the index of a large archive takes longer to read than a chunk to describe."""
+    return open_shards(folder)
 
 
 def _read(shards: ShardSet, row: int) -> FloatArray:

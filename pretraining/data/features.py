@@ -127,18 +127,19 @@ def beat_features(signals_nLT: FloatArray, sampling_rate: float) -> FloatArray:
         first 80 ms; then the number of beats, the mean and the standard deviation of the intervals between them, and
         the mean size of the difference of successive ones (s). Zeros where no beat was found.
     """
-    return np.stack([_median_beat_and_rhythm(signal, sampling_rate) for signal in signals_nLT])
+    peaks = [find_r_peaks(signal, sampling_rate) for signal in signals_nLT]
+    found = zip(signals_nLT, peaks, strict=True)
+    return np.stack([_median_beat_and_rhythm(signal, peaks_K, sampling_rate) for signal, peaks_K in found])
 
 
-def _median_beat_and_rhythm(signal_LT: FloatArray, sampling_rate: float) -> FloatArray:
-    peaks = find_r_peaks(signal_LT, sampling_rate)
-    intervals = np.diff(peaks) / sampling_rate
-    rhythm = [len(peaks), 0.0, 0.0, 0.0]
+def _median_beat_and_rhythm(signal_LT: FloatArray, peaks_K: NDArray[np.int64], sampling_rate: float) -> FloatArray:
+    intervals = np.diff(peaks_K) / sampling_rate
+    rhythm = [len(peaks_K), 0.0, 0.0, 0.0]
     if len(intervals):
         rhythm[1:3] = [intervals.mean(), intervals.std()]
     if len(intervals) > 1:
         rhythm[3] = np.abs(np.diff(intervals)).mean()
-    return np.concatenate([_median_beat(signal_LT, peaks, sampling_rate), rhythm]).astype(np.float32)
+    return np.concatenate([_median_beat(signal_LT, peaks_K, sampling_rate), rhythm]).astype(np.float32)
 
 
 def _median_beat(signal_LT: FloatArray, peaks_K: NDArray[np.int64], sampling_rate: float) -> FloatArray:
@@ -186,7 +187,13 @@ def _intervals(peaks_K: NDArray[np.int64], sampling_rate: float) -> NDArray[np.f
     return np.stack([before, after, before / usual], axis=1)
 
 
-def describe_record(signal_LT: FloatArray, sampling_rate: float) -> FloatArray:
-    """Describe a recording (12, n_samples) in millivolts by the numbers of :data:`RECORD_KINDS`, side by side."""
-    features = [hand_crafted_features(signal_LT[None], sampling_rate), beat_features(signal_LT[None], sampling_rate)]
-    return np.asarray(np.concatenate(features, axis=1)[0], dtype=np.float32)
+def describe_record(
+    signal_LT: FloatArray, sampling_rate: float, peaks_K: NDArray[np.int64] | None = None
+) -> FloatArray:
+    """Describe a recording (12, n_samples) in millivolts by the numbers of :data:`RECORD_KINDS`, side by side.
+
+    Its R peaks are found, unless they are given.
+    """
+    peaks_K = find_r_peaks(signal_LT, sampling_rate) if peaks_K is None else peaks_K
+    beat_and_rhythm = _median_beat_and_rhythm(signal_LT, peaks_K, sampling_rate)
+    return np.concatenate([hand_crafted_features(signal_LT[None], sampling_rate)[0], beat_and_rhythm])

@@ -57,7 +57,7 @@ def fit_whitening(raw_nR: FloatArray, n_components: int) -> Whitening:
     centre, scale = np.median(values, axis=0), values.std(axis=0) + _SMALL
     clipped = np.clip((values - centre) / scale, -_CLIP_DEVIATIONS, _CLIP_DEVIATIONS)
     mean = clipped.mean(axis=0)
-    _, singular, vectors = np.linalg.svd(clipped - mean, full_matrices=False)
+    singular, vectors = _leading_directions(clipped - mean, n_components)
     kept = min(n_components, int((singular > _SMALL * singular[0]).sum())) if singular[0] > 0 else 0
     vectors = vectors[:kept]
     # The sign of a component is arbitrary; this makes it the same wherever it is computed.
@@ -65,6 +65,23 @@ def fit_whitening(raw_nR: FloatArray, n_components: int) -> Whitening:
     deviation = singular[:kept] / len(values) ** 0.5
     importance = singular[:kept] ** 0.5
     return Whitening(centre, scale, mean, vectors.T / deviation, importance / max(importance.sum(), _SMALL))
+
+
+def _leading_directions(centred_nR: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the largest singular values, descending, and their right vectors (n, R).
+
+    Of many rows by the eigenvectors of their products, in a tenth of the time. That halves the digits, of which those
+    far above :data:`_SMALL` have enough.
+    """
+    from scipy.linalg import eigh
+
+    n_rows, n_raw = centred_nR.shape
+    if n_rows <= n_raw:
+        _, singular, vectors = np.linalg.svd(centred_nR, full_matrices=False)
+        return singular[:n], vectors[:n]
+    largest = (max(0, n_raw - n), n_raw - 1)
+    variance, vectors = eigh(centred_nR.T @ centred_nR, subset_by_index=largest)
+    return np.sqrt(np.maximum(variance[::-1], 0.0)), vectors.T[::-1]
 
 
 class Kind(NamedTuple):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -151,13 +153,25 @@ class ShardSet:
         """Return the rows of a corpus, ascending."""
         return self._rows[self.corpora.index(corpus)]
 
-    def gather(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int16]:
+    def gather(
+        self,
+        rows: Sequence[int] | NDArray[np.integer],
+        *,
+        out: NDArray[np.int16] | None = None,
+        readers: Executor | None = None,
+        n_readers: int = 1,
+    ) -> NDArray[np.int16]:
         """Read rows, in the order asked for; a row may come twice.
 
         Parameters
         ----------
         rows : array-like of shape (b,), int
             From 0 to ``n_records - 1``.
+        out : ndarray of shape (b, 12, segment_samples), int16, optional
+            Where they go.
+        readers : Executor of threads, optional
+            Reads in as many parts as `n_readers` says, so that a disk has several requests at a time; the caller reads
+            all when not given.
 
         Returns
         -------
@@ -171,13 +185,23 @@ class ShardSet:
         wanted = np.asarray(rows, dtype=np.int64)
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < self.n_records):
             raise ParameterError(f"Got rows from {wanted.min()} to {wanted.max()}, expected 0 to {self.n_records - 1}.")
-        gathered = np.empty((len(wanted), len(self.leads), self.segment_samples), dtype=np.int16)
+        shape = (len(wanted), len(self.leads), self.segment_samples)
+        gathered = np.empty(shape, dtype=np.int16) if out is None else out
         # Ascending, so that a disk that turns is read in one direction.
         order = np.argsort(wanted, kind="stable")
         shards = np.searchsorted(self._first, wanted[order], side="right") - 1
         local = wanted[order] - self._first[shards]
-        for place, shard, row in zip(order.tolist(), shards.tolist(), local.tolist(), strict=True):
-            gathered[place] = self._signals[shard][row]
+
+        def read(part: slice) -> None:
+            for place, shard, row in zip(
+                order[part].tolist(), shards[part].tolist(), local[part].tolist(), strict=True
+            ):
+                gathered[place] = self._signals[shard][row]
+
+        ends = np.linspace(0, len(wanted), n_readers + 1).astype(int).tolist()
+        parts = [slice(first, last) for first, last in itertools.pairwise(ends)]
+        for _ in map(read, parts) if readers is None else readers.map(read, parts):
+            pass  # an error of a reader is raised here
         return gathered
 
     @cached_property

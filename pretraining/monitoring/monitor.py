@@ -166,8 +166,7 @@ class Monitor:
         Both are also done before the first step and after the last; the gauges also where the score is the best so far,
         for the card of those weights. All processes have to call this.
         """
-        gauges = self._is_due(step, self.config.watch.gauge_every)
-        scores = self.probe is not None and self._is_due(step, self.config.watch.probe_every)
+        gauges, scores = self._due(step)
         if not gauges and not scores:
             return Evaluation()
         usable = gather_model(model, self.config, self.engine)
@@ -178,6 +177,16 @@ class Monitor:
             gauges = gauges or (is_best and self.config.watch.gauge_every > 0)
             reason = self.engine.on_first(lambda: self._gauge(step, usable)) if gauges else None
         return Evaluation(reason, is_best)
+
+    def is_measuring(self, step: int) -> bool:
+        """Return whether :meth:`measure` has anything to do after a step."""
+        return any(self._due(step))
+
+    def _due(self, step: int) -> tuple[bool, bool]:
+        """Return whether gauges and whether scores are due."""
+        watch = self.config.watch
+        scores = self.probe is not None and self._is_due(step, watch.probe_every)
+        return self._is_due(step, watch.gauge_every), scores
 
     def _is_due(self, step: int, every: int) -> bool:
         return every > 0 and (step % every == 0 or step == self.config.run.steps)

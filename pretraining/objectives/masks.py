@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pretraining.config import MaskConfig
 from pretraining.config.parts import MASK_KINDS
-from pretraining.data.batches import uniforms
+from pretraining.data.batches import below, uniforms
 from skecg.errors import ParameterError
 
 __all__ = [
@@ -133,7 +133,8 @@ def draw_seen(n_patches: int, share: float, positions: range, *, seed: int, step
         Ascending; the same for a place whatever other places are drawn with it.
     """
     drawn = uniforms(seed, step, positions, n_patches, stream=_SEEN_STREAM)
-    chosen = np.argsort(drawn, axis=1)[:, : max(1, round(share * n_patches))]
+    n_seen = max(1, round(share * n_patches))
+    chosen = np.argpartition(drawn, n_seen - 1, axis=1)[:, :n_seen]
     return torch.from_numpy(np.sort(chosen, axis=1))
 
 
@@ -143,13 +144,7 @@ def _draw(config: MaskConfig, n_patches: int, positions: range, key: tuple[int, 
     if config.kind == "blocks":
         shared = np.random.default_rng([*key, 0])
         num_keep = math.ceil(shared.uniform(config.low, config.high) * n_patches)
-        keep = np.stack(
-            [
-                weimann_keep_mask(np.random.default_rng([*key, 1, place]), n_patches, num_keep, config.min_block)
-                for place in positions
-            ]
-        )
-        return _as_masks(keep)
+        return _as_masks(_draw_blocks(n_patches, num_keep, config.min_block, positions, key))
     generator = torch.Generator().manual_seed(int(np.random.default_rng(key).integers(2**63)))
     if config.kind == "random":
         masked = kim_random_mask(generator, n_patches, config.low, config.high)
@@ -162,9 +157,9 @@ def _draw(config: MaskConfig, n_patches: int, positions: range, key: tuple[int, 
 
 def _as_masks(keep: BoolArray) -> Masks:
     """Turn rows of equally many kept slices into ascending indices."""
-    n_records = len(keep)
-    context = np.nonzero(keep)[1].reshape(n_records, -1)
-    target = np.nonzero(~keep)[1].reshape(n_records, -1)
+    n_records, n_patches = keep.shape
+    before = np.arange(n_records)[:, None] * n_patches
+    context, target = (np.flatnonzero(chosen).reshape(n_records, -1) - before for chosen in (keep, ~keep))
     return Masks(torch.from_numpy(context), torch.from_numpy(target))
 
 
@@ -267,6 +262,67 @@ def weimann_keep_mask(
     for start, end in left:
         keep[start:end] = True
     return keep
+
+
+_BLOCKS_STREAM = 0xB10C << 32
+
+
+def _draw_blocks(
+    n_patches: int, num_keep: int, min_block: int, positions: range, key: tuple[int, int, int]
+) -> BoolArray:
+    """Draw masks as :func:`weimann_keep_mask` does, block by block for all records of a batch at once, (B, N).
+
+    What is left of a record is a list of intervals, some of them empty. An interval with a probability proportional to
+    its length is that of a slice drawn from all that are left.
+    """
+    seed, step, number = key
+    to_mask = n_patches - num_keep
+    # Each block but the last is min_block long or longer, and each makes one interval more, which may be taken whole.
+    n_blocks = 2 * (to_mask // min_block) + 3
+    drawn = uniforms(seed, step, positions, 3 * n_blocks, stream=_BLOCKS_STREAM + number)
+    start = np.zeros((len(positions), n_blocks + 1), dtype=np.int64)
+    length, masked = np.zeros_like(start), np.zeros(len(positions), dtype=np.int64)
+    length[:, 0] = n_patches
+    rows, turn = np.arange(len(positions)), 0
+    while to_mask and len(rows):
+        pick, how_long, where = drawn[rows, 3 * turn : 3 * turn + 3].T
+        turn += 1
+        ends = length[rows, :turn].cumsum(axis=1)
+        chosen = (ends <= below(pick, n_patches - masked[rows])[:, None]).sum(axis=1)
+        first, n_free = start[rows, chosen], length[rows, chosen]
+        wanted = to_mask - masked[rows]
+        block = np.where(wanted < min_block, wanted, min_block + below(how_long, np.maximum(wanted - min_block, 0) + 1))
+        whole = n_free <= block
+        begin = first + _block_starts(where, first, n_free, block, n_patches, wanted < min_block)
+        length[rows, chosen] = np.where(whole, 0, begin - first)
+        start[rows, turn] = np.where(whole, 0, begin + block)
+        length[rows, turn] = np.where(whole, 0, first + n_free - begin - block)
+        masked[rows] += np.minimum(n_free, block)
+        rows = rows[masked[rows] < to_mask]
+    return _kept(start, length, n_patches)
+
+
+def _block_starts(
+    where: NDArray[np.float64],
+    first: NDArray[np.int64],
+    n_free: NDArray[np.int64],
+    block: NDArray[np.int64],
+    n_patches: int,
+    is_rest: BoolArray,
+) -> NDArray[np.int64]:
+    """Draw where in its interval each block begins; the rest of a mask lies beside a block that is there already."""
+    last = np.maximum(n_free - block, 0)
+    after_block, before_block = first > 0, first + n_free < n_patches
+    beside = np.where(after_block & (~before_block | (where < 0.5)), 0, last)
+    return np.where(is_rest & (after_block | before_block), beside, below(where, last + 1))
+
+
+def _kept(start_BI: NDArray[np.int64], length_BI: NDArray[np.int64], n_patches: int) -> BoolArray:
+    """Mark the slices of intervals, (B, N)."""
+    n_records, width = len(start_BI), n_patches + 1
+    first = start_BI + np.arange(n_records)[:, None] * width
+    opened, closed = (np.bincount(edges.ravel(), minlength=n_records * width) for edges in (first, first + length_BI))
+    return np.cumsum(opened - closed).reshape(n_records, width)[:, :n_patches] > 0
 
 
 def _integer(rng: np.random.Generator | np.random.RandomState, low: int, high: int) -> int:

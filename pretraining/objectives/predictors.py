@@ -149,6 +149,11 @@ class LeadwisePredictor(_Stack):
                 block.attn.proj.weight /= (2 * number) ** 0.5
                 block.mlp.fc2.weight /= (2 * number) ** 0.5
 
+    @staticmethod
+    def n_rows(context_BCKD: Tensor, masks: Masks) -> int:
+        """Return how many rows the blocks see: one for each lead of each window."""
+        return len(context_BCKD) * (context_BCKD.shape[1] // masks.context.shape[1])
+
     def forward(self, context_BCKD: Tensor, masks: Masks) -> Tensor:
         """Predict the masked slices' tokens (B, C M, D), lead after lead, from the visible ones (B, C K, D)."""
         n_windows, n_visible = masks.context.shape

@@ -8,6 +8,7 @@ the first. It acts from outside, by hooks, so that the encoders know nothing of 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pretraining.data.batches import uniforms
+from pretraining.objectives.predictors import LeadwisePredictor
 from skecg.encoders.blocks import Block
 
 __all__ = ["StochasticDepth"]
@@ -57,39 +59,44 @@ class StochasticDepth:
 
 
 class _PartDraws:
-    """What is left out of one encoder or predictor."""
+    """What is left out of one encoder or predictor.
+
+    All is drawn before a pass begins and laid beside the branches, so that blocks can be compiled as they are: one hook
+    for all of them, which only multiplies.
+    """
 
     def __init__(self, number: int, part: nn.Module, rate: float, seed: int) -> None:
         blocks = [block for block in part.blocks if isinstance(block, Block)]  # type: ignore[union-attr]
         self._number, self._seed = number, seed
         self._rates = np.linspace(0.0, rate, len(blocks))
         self._step, self._positions, self._call = 0, range(0), 0
-        self._factors_kbR: Tensor | None = None
-        part.register_forward_pre_hook(self._count_call)
-        for place, block in enumerate(blocks):
-            for branch, module in enumerate((block.attn, block.mlp)):
-                module.register_forward_hook(_scale_rows(self, place, branch))
+        self._branches: list[list[Any]] = [[block.attn, block.mlp] for block in blocks]
+        part.register_forward_pre_hook(self._draw)
+        for branch in itertools.chain(*self._branches):
+            branch.kept_R = None
+            branch.register_forward_hook(_scale_rows)
 
     def begin(self, step: int, positions: range) -> None:
         self._step, self._positions, self._call = step, positions, 0
 
     def end(self) -> None:
-        self._positions, self._factors_kbR = range(0), None
+        self._positions = range(0)
+        for branch in itertools.chain(*self._branches):
+            branch.kept_R = None
 
-    def _count_call(self, *_: Any) -> None:
-        self._call += 1
-        self._factors_kbR = None
-
-    def factors(self, place: int, branch: int, n_rows: int, like: Tensor) -> Tensor | None:
-        """Return each row's factor, 0 or 1 / keep; None outside of a step."""
+    def _draw(self, part: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Draw each row's factor, 0 or 1 / keep, for all branches of the pass that begins."""
         if not self._positions:
-            return None
-        if self._factors_kbR is None:
-            self._factors_kbR = self._draw(n_rows).to(like.device, non_blocking=True)
-        return self._factors_kbR[place, branch]
+            return
+        self._call += 1
+        n_rows = part.n_rows(*inputs) if isinstance(part, LeadwisePredictor) else len(inputs[0])
+        factors = self._factors(n_rows).to(inputs[0].device, non_blocking=True)
+        for branches, factors_bR in zip(self._branches, factors, strict=True):
+            for branch, factors_R in zip(branches, factors_bR, strict=True):
+                branch.kept_R = factors_R
 
-    def _draw(self, n_rows: int) -> Tensor:
-        """Draw for all blocks and both branches of one pass; a record may have several rows (its leads)."""
+    def _factors(self, n_rows: int) -> Tensor:
+        """Draw (n_blocks, 2, n_rows); a record may have several rows (its leads)."""
         n_rates = len(self._rates)
         n_draws = n_rows // len(self._positions) * n_rates * 2
         stream = _STREAM + (self._number << 16) + self._call
@@ -100,12 +107,6 @@ class _PartDraws:
         return torch.from_numpy(np.ascontiguousarray(factors_kbR, dtype=np.float32))
 
 
-def _scale_rows(draws: _PartDraws, place: int, branch: int) -> Any:
-    """Make the hook of one branch of one block."""
-
-    @torch.compiler.disable  # it draws, and every branch has one of its own
-    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        factors_R = draws.factors(place, branch, len(output), output)
-        return None if factors_R is None else output * factors_R.to(output.dtype)[:, None, None]
-
-    return hook
+def _scale_rows(branch: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    """Scale the rows of a branch of a block by what was drawn for them, within a step."""
+    return None if branch.kept_R is None else output * branch.kept_R.to(output.dtype)[:, None, None]

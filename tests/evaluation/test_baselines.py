@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from evaluation_set import TINY, small_set
 
 from skecg import JEPAEmbedder
 from skecg.embedding_cache import MemoryCache
 from skecg.errors import RecordReadError, WeightsNotFoundError
+from skecg.evaluation.baselines import _pool
 from skecg.evaluation.features import (
     hand_crafted,
     hand_crafted_features,
@@ -41,6 +43,40 @@ def test_the_correlations_are_those_of_numpy() -> None:
     expected = np.corrcoef(SIGNALS[2])[np.triu_indices(12, 1)]
 
     np.testing.assert_allclose(hand_crafted_features(SIGNALS, 250)[2, -66:], expected, atol=1e-5)
+
+
+def test_quantiles_and_moments_are_those_of_numpy() -> None:
+    of_leads = hand_crafted_features(SIGNALS, 250)[:, : 21 * 12].reshape(4, 12, 21)
+    quantiles = np.quantile(SIGNALS, (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1), axis=-1)
+    centred = SIGNALS - SIGNALS.mean(axis=-1, keepdims=True, dtype=np.float64)
+    standard = centred / centred.std(axis=-1, keepdims=True)
+
+    np.testing.assert_allclose(of_leads[..., :9], np.moveaxis(quantiles, 0, -1), atol=1e-6)
+    np.testing.assert_allclose(of_leads[..., 10], (standard**3).mean(axis=-1), atol=1e-5)
+    np.testing.assert_allclose(of_leads[..., 11], (standard**4).mean(axis=-1) - 3, atol=1e-5)
+
+
+def test_a_lead_with_a_gap_has_no_quantiles_and_the_others_have_theirs() -> None:
+    torn = SIGNALS.copy()
+    torn[1, 3, 200] = np.nan
+
+    quantiles = hand_crafted_features(torn, 250)[:, : 21 * 12].reshape(4, 12, 21)[..., :9]
+
+    assert np.isnan(quantiles[1, 3]).all()
+    assert np.isnan(quantiles).sum() == 9
+
+
+def test_convolutions_are_pooled_to_the_greatest_value_the_share_of_positive_ones_and_the_deviation() -> None:
+    torch.manual_seed(0)
+    y, bias = torch.randn(3, 5, 700) + torch.randn(5)[:, None], torch.randn(5)
+    y[:, 2] = bias[2]  # a kernel that sees no lead
+
+    greatest, positive, deviation = _pool(y, bias).split(5, dim=1)
+
+    assert torch.equal(greatest, y.amax(-1))
+    torch.testing.assert_close(positive, (y > 0).float().mean(-1), rtol=0, atol=1e-7)
+    assert torch.equal(deviation, y.std(-1))
+    assert not deviation[:, 2].any()
 
 
 def test_flat_leads_give_finite_features() -> None:

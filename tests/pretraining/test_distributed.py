@@ -76,6 +76,7 @@ from pathlib import Path
 from test_distributed import CONFIGS, UNEVEN, StubProbe, prepared
 from pretraining.distributed import collect_garbage, open_engine
 from pretraining.data.shards import open_shards
+from pretraining.objectives.jepa import Jepa
 from pretraining.trainer import Trainer
 from skecg.errors import ParameterError
 
@@ -85,6 +86,17 @@ try:
     Trainer(UNEVEN, shards, out / "uneven", device="cpu")
 except ParameterError as error:
     (out / f"uneven{rank}.txt").write_text(str(error))
+
+# The group of processes is opened after what only the first one does, which may take long.
+opened, write_tables = [], Jepa.write_tables
+Jepa.write_tables = classmethod(lambda *_: opened.append(dist.is_initialized()))
+alone = Trainer(prepared(CONFIGS["ddp"]), shards, out / "own group", probe=StubProbe(), device="cpu")
+(out / f"opened{rank}.txt").write_text(f"{opened} {dist.is_initialized()}")
+alone.train()
+(out / f"closed{rank}.txt").write_text(str(dist.is_initialized()))
+Jepa.write_tables = write_tables
+del alone
+
 dist.init_process_group("gloo")
 for name, config in CONFIGS.items():
     Trainer(prepared(config), shards, out / name, probe=StubProbe(), device="cpu").train()
@@ -172,6 +184,15 @@ def test_two_processes_train_as_one_does(ran: Path, shards: ShardSet, tmp_path: 
     assert [set(values) for values in gathered["optimizer"]["state"].values()] == [
         set(values) for values in whole["optimizer"]["state"].values()
     ]
+
+
+def test_a_group_of_their_own_is_opened_after_the_long_work_and_closed_with_the_run(ran: Path) -> None:
+    assert (ran / "opened0.txt").read_text() == "[False] True"
+    assert (ran / "opened1.txt").read_text() == "[] True"
+    assert [(ran / f"closed{rank}.txt").read_text() for rank in range(2)] == ["False", "False"]
+    ours, theirs = (load_checkpoint(ran / name / "checkpoints")["model"] for name in ("own group", "ddp"))
+    for key, weight in theirs.items():
+        torch.testing.assert_close(ours[key], weight, rtol=0, atol=1e-5)
 
 
 def test_what_two_began_one_goes_on_with_and_says_so(ran: Path, shards: ShardSet, tmp_path: Path) -> None:

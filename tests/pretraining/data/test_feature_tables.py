@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import torch
 from small_runs import assert_same_bits, small_config, small_shards
 
 from pretraining.config import ObjectiveConfig, PretrainConfig
+from pretraining.data import feature_tables
 from pretraining.data.batches import to_values
 from pretraining.data.corpora import open_corpus
 from pretraining.data.feature_tables import N_DESCRIPTORS, read_descriptors, write_descriptors
 from pretraining.data.features import beat_features, find_r_peaks
 from pretraining.data.pack import pack
 from pretraining.data.scaling import fit_whitening
-from pretraining.data.shards import ShardSet
+from pretraining.data.shards import ShardSet, open_shards
 from pretraining.loader import draw_training_batch
 from pretraining.monitoring.journal import read_journal
 from pretraining.objectives.jepa import Described, Describer, Jepa, JepaDraw, description_loss
@@ -107,6 +109,68 @@ def test_descriptors_are_computed_once_and_standardized(shards: ShardSet) -> Non
     used = found.importance > 0
     np.testing.assert_allclose(found.values[:, used].std(axis=0), 1.0, atol=2e-2)
     assert not found.values[:, ~used].any()
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> ShardSet:
+    """More rows than three chunks hold, so that several processes work on them."""
+    return small_shards(tmp_path, n_records=200)
+
+
+def test_descriptions_are_the_same_bits_whatever_the_number_of_processes(many: ShardSet) -> None:
+    found = []
+    for n_jobs in (1, 2):
+        write_descriptors(many, n_jobs=n_jobs, progress=False)
+        found.append(read_descriptors(many).values.copy())
+        next(many.folder.glob("descriptors-*.npz")).unlink()
+    np.testing.assert_array_equal(*found)
+
+
+def test_the_same_recording_is_described_alike_whether_whitening_was_fitted_on_it_or_not(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpora = [open_corpus(name, shards.folder.parent / "small.npz") for name in ("once", "again")]
+    twice = pack(corpora, tmp_path, sampling_rate=100.0, segment_seconds=2.0, n_jobs=1, progress=False)
+    monkeypatch.setattr(feature_tables, "_MOST_ROWS_DESCRIBED", 50)
+    write_descriptors(twice, n_jobs=1, progress=False)
+
+    once, again = np.split(read_descriptors(twice).values, 2)
+
+    assert np.abs(once).max(axis=1).min() > 0
+    np.testing.assert_allclose(once, again, atol=1e-5)
+
+
+def test_tables_are_mapped_into_memory_not_read(shards: ShardSet) -> None:
+    write_descriptors(shards, progress=False)
+    values = read_descriptors(shards).values
+    base: Any = values
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    with np.load(next(shards.folder.glob("descriptors-*.npz"))) as columns:
+        np.testing.assert_array_equal(values, columns["values"])
+
+
+def test_a_folder_that_cannot_be_written_to_shows_before_the_work(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = open_shards(shutil.copytree(shards.folder, tmp_path / "gone", ignore=shutil.ignore_patterns("desc*")))
+    shutil.rmtree(elsewhere.folder)
+    monkeypatch.setattr(feature_tables, "_compute_descriptors", lambda *_: pytest.fail("the work was begun"))
+    with pytest.raises(ParameterError, match="Copy the shards"):
+        write_descriptors(elsewhere, progress=False)
+
+
+def test_directions_of_many_rows_are_those_of_their_singular_values() -> None:
+    rng = np.random.default_rng(0)
+    raw = (rng.normal(size=(400, 30)) @ rng.normal(size=(30, 30))).astype(np.float32)
+    clipped = np.clip((raw - np.median(raw, axis=0)) / (raw.std(axis=0, dtype=np.float64) + 1e-6), -5, 5)
+    left, singular, _ = np.linalg.svd(clipped - clipped.mean(axis=0), full_matrices=False)
+
+    whitening = fit_whitening(raw, 12)
+
+    np.testing.assert_allclose(whitening.importance, singular[:12] ** 0.5 / (singular[:12] ** 0.5).sum(), rtol=1e-5)
+    np.testing.assert_allclose(np.abs(whitening(raw)), np.abs(left[:, :12]) * 400**0.5, atol=1e-3)
 
 
 def test_padding_does_not_change_a_description(tmp_path: Path) -> None:

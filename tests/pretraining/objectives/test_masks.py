@@ -91,6 +91,52 @@ def test_weimanns_blocks_are_no_shorter_than_the_shortest() -> None:
         assert (edges[1::2] - edges[::2]).min() >= 10
 
 
+def kept_slices(config: MaskConfig, n_patches: int, n_records: int) -> np.ndarray:
+    """What is visible of each record: (n_records, n_patches), bool."""
+    (masks,) = draw_masks(config, n_patches, range(n_records), seed=0, step=0)
+    return torch.zeros(n_records, n_patches, dtype=torch.bool).scatter_(1, masks.context, True).numpy()
+
+
+def n_blocks(keep: np.ndarray) -> np.ndarray:
+    """How many blocks each record's mask has, as shares: of 0, 1, …"""
+    edges = np.diff(np.pad(keep.astype(int), ((0, 0), (1, 1)), constant_values=1), axis=1)
+    return np.bincount((edges < 0).sum(axis=1), minlength=12)[:12] / len(keep)
+
+
+@pytest.mark.parametrize(("n_patches", "keep", "min_block"), [(50, 0.25, 3), (36, 0.3, 10), (40, 0.5, 1)])
+def test_masks_of_a_whole_batch_follow_the_law_of_single_ones(n_patches: int, keep: float, min_block: int) -> None:
+    config = MaskConfig("blocks", keep, keep, min_block=min_block)
+    num_keep = math.ceil(keep * n_patches)
+    rng = np.random.default_rng(1)
+
+    together = kept_slices(config, n_patches, 8000)
+    single = np.stack([weimann_keep_mask(rng, n_patches, num_keep, min_block) for _ in range(8000)])
+
+    assert (together.sum(axis=1) == num_keep).all()
+    # Four deviations of the difference of two shares of 8,000.
+    assert np.abs(together.mean(axis=0) - single.mean(axis=0)).max() < 0.032
+    assert np.abs(n_blocks(together) - n_blocks(single)).max() < 0.032
+    pairs, expected = (np.einsum("bi,bj->ij", k.astype(float), k.astype(float)) / 8000 for k in (together, single))
+    assert np.abs(pairs - expected).max() < 0.032
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(
+    n_patches=st.integers(2, 120), keep=st.floats(0.02, 0.98), min_block=st.integers(1, 120), step=st.integers(0, 2**31)
+)
+def test_masks_of_a_whole_batch_keep_as_many_as_asked(n_patches: int, keep: float, min_block: int, step: int) -> None:
+    config = MaskConfig("blocks", keep, keep, min_block=min_block)
+    (masks,) = draw_masks(config, n_patches, range(5, 9), seed=3, step=step)
+
+    assert masks.context.shape == (4, min(n_patches, math.ceil(keep * n_patches)))
+
+
+def test_blocks_of_a_whole_batch_are_no_shorter_than_the_shortest() -> None:
+    keep = kept_slices(MaskConfig("blocks", 0.2, 0.2, min_block=10), 200, 500)
+    edges = np.flatnonzero(np.diff(np.pad(keep.astype(int), ((0, 0), (1, 1)), constant_values=1).ravel()))
+    assert (edges[1::2] - edges[::2]).min() >= 10
+
+
 # The first draws of the published code (1 is masked for Kim, kept for Weimann): parity without the full tables.
 KIM_BLOCK = [
     "01111111110000000000000011111111111111111111100000",

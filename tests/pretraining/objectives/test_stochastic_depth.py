@@ -5,7 +5,8 @@ import torch
 from small_runs import PATCHES, small_config
 from torch import Tensor, nn
 
-from pretraining.objectives.jepa import Jepa
+from pretraining.distributed import open_engine
+from pretraining.objectives.jepa import Jepa, JepaDraw
 from pretraining.objectives.masks import draw_masks
 from pretraining.objectives.stochastic_depth import StochasticDepth
 from skecg.encoders.blocks import Attention, Block
@@ -112,3 +113,47 @@ def test_torchs_generator_is_left_alone() -> None:
         stack(torch.zeros(8, 2, DIM))
 
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.parametrize("kind", ["temporal", "leadwise"])
+def test_blocks_that_are_left_out_of_are_one_graph_each(kind: str) -> None:
+    config = small_config(kind)
+    model = Jepa(config)
+    values, masks = torch.randn(4, 3, 200), draw_masks(config.masks, PATCHES, range(4), seed=0, step=0)
+    depth = StochasticDepth(model.deep_parts(), 0.5, seed=0)
+    with depth.active(0, range(4)):
+        expected = model(values, JepaDraw(masks)).total
+    torch._dynamo.reset()
+    # fullgraph raises at the first break.
+    for block in (module for module in model.modules() if isinstance(module, Block)):
+        block.compile(fullgraph=True, backend="eager")
+    with depth.active(0, range(4)):
+        torch.testing.assert_close(model(values, JepaDraw(masks)).total, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["temporal", "leadwise"])
+def test_activations_that_are_computed_again_are_left_out_of_as_before(kind: str) -> None:
+    gradients = []
+    for recompute in (False, True):
+        config = small_config(kind, run__recompute=recompute, masks__masks_per_target=2)
+        torch.manual_seed(0)
+        model = Jepa(config)
+        values, masks = torch.randn(4, 3, 200), draw_masks(config.masks, PATCHES, range(4), seed=0, step=0)
+        depth = StochasticDepth(model.deep_parts(), 0.5, seed=0)
+        called = open_engine(config.run, "cpu").distribute(model)
+        passes = count_passes(model.context_encoder.blocks[1])
+        with depth.active(0, range(4)):
+            loss = called(values, JepaDraw(masks)).total
+        loss.backward()
+        assert len(passes) == (4 if recompute else 2)  # of two masks
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def count_passes(block: nn.Module) -> list[None]:
+    """Note each pass through a block's attention."""
+    passes: list[None] = []
+    block.attn.register_forward_hook(lambda *_: passes.append(None))
+    return passes
