@@ -16,7 +16,7 @@ Features in which chance has a part (random convolutions) have the mean over the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ __all__ = [
     "N_NEIGHBOURS",
     "Geometry",
     "geometry_of",
+    "join_geometries",
     "mahalanobis_distances",
     "neighbour_agreement",
     "score_geometry",
@@ -102,6 +103,18 @@ def geometry_of(features: Any, task: Task, split: Split) -> Geometry | None:
     return Geometry(
         np.stack([mahalanobis_distances(draw[normal], draw[split.test]) for draw in draws]) if enough else None,
         np.mean(agreement, axis=0),
+    )
+
+
+def join_geometries(parts: Sequence[Geometry | None]) -> Geometry | None:
+    """Return the test records of several splits one after the other; None where one has no geometry."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    distances = [part.distances for part in known if part.distances is not None]
+    return Geometry(
+        np.concatenate(distances, axis=1) if len(distances) == len(known) else None,
+        np.concatenate([part.agreement for part in known]),
     )
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from skecg.errors import ParameterError
 from skecg.evaluation.bootstrap import Interval
@@ -20,6 +23,7 @@ __all__ = [
     "LabelScores",
     "Report",
     "Row",
+    "Tested",
     "aligned",
     "calibration_table",
     "fraction_table",
@@ -243,6 +247,25 @@ class Row:
         return self.by_fraction[-1]
 
 
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """What was predicted of the test records with the largest share of the training patients.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_test,), int64
+        Numbers of the records in the data set.
+    labels : ndarray of shape (n_test, n_labels), int8
+    probabilities, thresholds : dict of str to ndarray of shape (n_test, n_labels), float64
+        By row of the report; averaged over fits.
+    """
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int8]
+    probabilities: dict[str, NDArray[np.float64]]
+    thresholds: dict[str, NDArray[np.float64]]
+
+
 @dataclass(frozen=True)
 class Report:
     """An evaluation: what was done, and what came out.
@@ -261,6 +284,8 @@ class Report:
         empty where no row has vectors.
     run : dict
         The command, versions and whatever else belongs to the run.
+    tested : Tested or None
+        Record by record, which is not written to files.
     """
 
     dataset: dict[str, Any]
@@ -273,10 +298,13 @@ class Report:
     differences: list[dict[str, Any]]
     geometry: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
+    tested: Tested | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values; numbers that are not there are null."""
-        return dict(_plain(asdict(self)))
+        values = asdict(replace(self, tested=None))
+        del values["tested"]
+        return dict(_plain(values))
 
     def difference(self, of: str, minus: str, fraction: float) -> Interval:
         """Return by how much one row's macro area is above another's."""
