@@ -36,6 +36,7 @@ __all__ = [
     "check_parquet",
     "move_into_place",
     "read_features",
+    "spreadsheet_cell",
     "visible",
     "write_failures",
     "write_features",
@@ -155,10 +156,10 @@ def _write_csv(table: FeatureTable, path: Path) -> None:
         for paths, features in table.blocks():
             texts = features.astype(str)
             texts[features != features] = ""
-            writer.writerows([_cell(name), *row] for name, row in zip(paths, texts, strict=True))
+            writer.writerows([spreadsheet_cell(name), *row] for name, row in zip(paths, texts, strict=True))
 
 
-def _cell(text: str) -> str:
+def spreadsheet_cell(text: str) -> str:
     """Return a text that a spreadsheet shows and does not run."""
     shown = visible(text)
     return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
@@ -209,7 +210,7 @@ def write_failures(failures: Iterable[tuple[str, str, str]], path: Path, draft: 
     with _open_text(draft) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "error", "message"])
-        writer.writerows([_cell(text) for text in row] for row in rows)
+        writer.writerows([spreadsheet_cell(text) for text in row] for row in rows)
     move_into_place(draft, path)
 
 

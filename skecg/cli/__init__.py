@@ -12,7 +12,21 @@ import sys
 from collections.abc import Sequence
 
 from skecg._version import __version__
-from skecg.cli import cache, convert, download, embed, evaluate, export, info, models, plot, publish, verify
+from skecg.cli import (
+    cache,
+    convert,
+    download,
+    embed,
+    evaluate,
+    export,
+    fit,
+    info,
+    models,
+    plot,
+    predict,
+    publish,
+    verify,
+)
 from skecg.cli.console import in_words, say, short_warnings
 from skecg.errors import SkecgError
 
@@ -69,6 +83,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"skecg {__version__}\n{_RESEARCH_ONLY}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (embed, evaluate, models, verify, convert, export, download, publish, cache, plot, info):
+    for verb in (embed, fit, predict, evaluate, models, verify, convert, export, download, publish, cache, plot, info):
         verb.add_parser(verbs)
     return parser

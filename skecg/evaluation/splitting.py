@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from skecg.datasets.base import LabelledECGs
     from skecg.evaluation.tasks import Task
 
-__all__ = ["SELECTION_SHARE", "Split", "split_by_folds", "split_by_patients"]
+__all__ = ["SELECTION_SHARE", "Split", "selecting_part", "split_by_folds", "split_by_patients"]
 
 #: Share of the training patients that select where no fold does.
 SELECTION_SHARE = 0.2
@@ -117,7 +117,7 @@ def _split(dataset: LabelledECGs, task: Task, training: list[int], selecting: in
             f"{named}; the penalty C and thresholds chosen on fold {selecting} (all of it, at every share of labels)"
         )
         return Split(train, selection, test, False, words)
-    selection, who = _selecting(dataset.patients, task.labels, train)
+    selection, who = selecting_part(dataset.patients, task.labels, train)
     words = (
         f"{named}; the penalty C and thresholds chosen on a stratified {SELECTION_SHARE * 100:g} % of the training "
         f"patients ({len(who)}, all of them at every share of labels) by a fit on the others, then C fitted again on "
@@ -159,11 +159,13 @@ def split_by_patients(
     splits = []
     for fold in range(n_folds):
         train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        splits.append(Split(train, _selecting(patients, labels, train)[0], test, True, words))
+        splits.append(Split(train, selecting_part(patients, labels, train)[0], test, True, words))
     return splits
 
 
-def _selecting(patients: NDArray[np.str_], labels: NDArray[np.integer], train: Rows) -> tuple[Rows, NDArray[np.str_]]:
+def selecting_part(
+    patients: NDArray[np.str_], labels: NDArray[np.integer], train: Rows
+) -> tuple[Rows, NDArray[np.str_]]:
     """Return the part of the training records that selects, and their patients."""
     who = draw_patients(patients[train], labels[train], SELECTION_SHARE, _SELECTION_DRAW)
     return train[np.isin(patients[train].astype(str), who)], who

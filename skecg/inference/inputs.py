@@ -213,7 +213,8 @@ class RecordSource:
         from skecg.io.reading import read_digitized, read_record
         from skecg.io.tables import TABLE_SUFFIXES
 
-        if Path(path).suffix.lower() not in TABLE_SUFFIXES:
+        # What is said of a file that is not there is not about tables.
+        if Path(path).suffix.lower() not in TABLE_SUFFIXES or not Path(path).exists():
             return read_digitized(path) if keep_steps else read_record(path)
         return read_record(path, sampling_rate=self._rate(row), leads=self.leads, units=self._voltage)
 

@@ -8,7 +8,21 @@ import pytest
 import skecg
 from skecg.cli import main
 
-VERBS = ["embed", "evaluate", "models", "verify", "convert", "export", "download", "publish", "cache", "plot", "info"]
+VERBS = [
+    "embed",
+    "fit",
+    "predict",
+    "evaluate",
+    "models",
+    "verify",
+    "convert",
+    "export",
+    "download",
+    "publish",
+    "cache",
+    "plot",
+    "info",
+]
 
 
 HEAVY = ["numpy", "torch", "sklearn", "wfdb", "scipy", "pandas", "tqdm", "matplotlib", "huggingface_hub"]
