@@ -25,6 +25,7 @@ from skecg.cli import (
     plot,
     predict,
     publish,
+    score,
     verify,
 )
 from skecg.cli.console import in_words, say, short_warnings
@@ -83,6 +84,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"skecg {__version__}\n{_RESEARCH_ONLY}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (embed, fit, predict, evaluate, models, verify, convert, export, download, publish, cache, plot, info):
+    for verb in (
+        embed,
+        fit,
+        predict,
+        score,
+        evaluate,
+        models,
+        verify,
+        convert,
+        export,
+        download,
+        publish,
+        cache,
+        plot,
+        info,
+    ):
         verb.add_parser(verbs)
     return parser

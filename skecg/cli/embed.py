@@ -79,10 +79,14 @@ def add_parser(verbs: Verbs) -> None:
     parser.set_defaults(run=run)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add which features are computed."""
+def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add which features are computed, of one model or of several."""
     group = parser.add_argument_group("features")
-    group.add_argument("--model", "-m", default="default", metavar="M", help="name, weights folder or owner/name")
+    what = "name, weights folder or owner/name"
+    if several:
+        group.add_argument("--model", "-m", action="append", required=True, metavar="M", help=f"{what}; again")
+    else:
+        group.add_argument("--model", "-m", default="default", metavar="M", help=what)
     add_hub_options(parser)
     group.add_argument(
         "--pooling", metavar="P", help="mean, max, mean+std, mean+std+max or cls (default: as the weights say)"
@@ -116,7 +120,7 @@ def add_computing_options(parser: argparse.ArgumentParser, *, cache: str | None 
         "--cache",
         default=cache,
         metavar="WHERE",
-        help=f"disk, or a folder, to keep embeddings of records for other runs (default: {cache or 'no'})",
+        help=f"disk, a folder, or none: where embeddings are kept for other runs (default: {cache or 'none'})",
     )
 
 
@@ -223,6 +227,7 @@ def make_embedder(arguments: argparse.Namespace, **options: Any) -> JEPAEmbedder
         "cache n_jobs revision local_files_only"
     )
     options = {name: getattr(arguments, name) for name in names.split()} | options
+    options["cache"] = None if options["cache"] == "none" else options["cache"]
     return JEPAEmbedder(arguments.model, units=arguments.units or "mV", **options)
 
 

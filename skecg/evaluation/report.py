@@ -394,7 +394,7 @@ class Report:
 
     def _written(self, table: Any, heading: str) -> str:
         """Put headings, sentences and tables below each other."""
-        parts = [heading.format(f"{self.dataset['name']}: {self.task['name']}"), *self._sentences()]
+        parts = [heading.format(f"{self.dataset['name']}: {self.task['name']}"), *self.sentences()]
         parts += [heading.format("Scores"), table(score_table(self)), *notes_of(self)]
         if len(self.rows[0].by_fraction) > 1:
             parts += [heading.format("Macro AUROC by share of the training patients"), table(fraction_table(self))]
@@ -420,7 +420,7 @@ class Report:
                 f"on their {self.geometry['n_components']} leading components."
             )
 
-    def _sentences(self) -> Iterator[str]:
+    def sentences(self) -> Iterator[str]:
         """Yield what was done."""
         data, split = self.dataset, self.split
         part = " (a part of those that train)" if split["refit"] else ""
