@@ -61,6 +61,8 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     units : {"mV", "uV", "V", "nV", "per-lead standard deviation"}, default="mV"
         Unit of arrays, and of files that do not carry theirs. ``"per-lead standard deviation"`` is for records, of any
         kind, whose leads were each divided by their own: each gets the amplitude back that is typical of it.
+    path_column : str, default=None
+        Column of paths of a data frame; its other columns are not looked at.
     pooling : {"mean", "max", "mean+std", "mean+std+max", "cls"}, default=None
         How a window's tokens become one vector; None leaves it to the weights. A record's vector is the mean over its
         windows.
@@ -127,7 +129,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     -----
     Accepted as `X`: a float array (n_records, n_leads, n_samples), or (n_records, n_samples) for one lead; a list,
     object array or Series of :class:`skecg.ECGRecord`, ``wfdb.Record``, arrays (n_leads, n_samples) of any lengths, or
-    paths; a data frame with one column of paths; tensors on any device.
+    paths; a data frame with one column of paths, or with several and `path_column`; tensors on any device.
 
     Gaps (NaN) in records of a second or more are bridged by straight lines, with a warning. scikit-learn's tag
     ``allow_nan`` stays false all the same: in anything shorter they are an error.
@@ -152,6 +154,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         sampling_rate: float | None = None,
         leads: Sequence[str] | Mapping[str, str] | None = None,
         units: str = "mV",
+        path_column: str | None = None,
         pooling: str | None = None,
         layer: int | Sequence[int] | str | None = None,
         stride: float | None = None,
@@ -173,6 +176,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         self.sampling_rate = sampling_rate
         self.leads = leads
         self.units = units
+        self.path_column = path_column
         self.pooling = pooling
         self.layer = layer
         self.stride = stride

@@ -188,8 +188,8 @@ def f1_scores(labels: ArrayLike, scores: ArrayLike, thresholds: ArrayLike) -> Fl
     ----------
     labels, scores
         As for :func:`area_under_roc`.
-    thresholds : array-like of shape (n_labels,)
-        As :func:`best_thresholds` found them on validation records.
+    thresholds : array-like of shape (n_labels,) or (n_records, n_labels)
+        As :func:`best_thresholds` found them on validation records; each record's own where several fits were tested.
 
     Returns
     -------
@@ -200,7 +200,7 @@ def f1_scores(labels: ArrayLike, scores: ArrayLike, thresholds: ArrayLike) -> Fl
     limits = np.asarray(thresholds, dtype=np.float64)
     called = s >= limits
     values = 2 * (called & y).sum(axis=0) / np.maximum(called.sum(axis=0) + y.sum(axis=0), 1)
-    return np.where(y.any(axis=0) & np.isfinite(limits), values, np.nan)
+    return np.where(y.any(axis=0) & np.isfinite(np.atleast_2d(limits)).any(axis=0), values, np.nan)
 
 
 def macro(values: ArrayLike, counted: ArrayLike | None = None) -> float:

@@ -34,9 +34,11 @@ __all__ = [
     "Failure",
     "FeatureTable",
     "PartFormat",
+    "as_text",
     "check_feature_file",
     "check_parquet",
     "read_features",
+    "spreadsheet_cell",
     "visible",
     "write_failures",
     "write_features",
@@ -138,16 +140,16 @@ def write_features(table: FeatureTable, path: Path) -> None:
 
 def _write_csv(table: FeatureTable, file: IO[bytes]) -> None:
     """Write one row a record; every number in the fewest digits that give it back, nothing for NaN."""
-    with _as_text(file) as text:
+    with as_text(file) as text:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["path", *table.feature_names])
         for paths, features in table.blocks():
             texts = features.astype(str)
             texts[features != features] = ""
-            writer.writerows([_cell(name), *row] for name, row in zip(paths, texts, strict=True))
+            writer.writerows([spreadsheet_cell(name), *row] for name, row in zip(paths, texts, strict=True))
 
 
-def _cell(text: str) -> str:
+def spreadsheet_cell(text: str) -> str:
     """Return a text that a spreadsheet shows and does not run."""
     shown = visible(text)
     return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
@@ -194,10 +196,10 @@ def write_failures(failures: Iterable[tuple[str, str, str]], path: Path) -> None
     if not rows:
         path.unlink(missing_ok=True)
         return
-    with replacing(path, private=True) as file, _as_text(file) as text:
+    with replacing(path, private=True) as file, as_text(file) as text:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["path", "error", "message"])
-        writer.writerows([_cell(cell) for cell in row] for row in rows)
+        writer.writerows([spreadsheet_cell(cell) for cell in row] for row in rows)
 
 
 def read_features(path: Path) -> tuple[NDArray[np.float32], list[str]]:
@@ -228,8 +230,8 @@ def read_features(path: Path) -> tuple[NDArray[np.float32], list[str]]:
 
 
 @contextlib.contextmanager
-def _as_text(file: IO[bytes]) -> Iterator[IO[str]]:
-    # Names of files that are no valid Unicode come out as the bytes they are.
+def as_text(file: IO[bytes]) -> Iterator[IO[str]]:
+    """Write text into a file of bytes; names of files that are no valid Unicode come out as the bytes they are."""
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
     yield text
     text.detach()  # else the file, which is not ours to close, would be closed with it

@@ -26,6 +26,7 @@ __all__ = [
     "add_hub_options",
     "add_plugin_option",
     "add_signal_options",
+    "add_table_options",
     "as_batch_size",
     "as_layer",
     "embedding_progress",
@@ -136,6 +137,23 @@ def add_signal_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sampling-rate", type=float, metavar="HZ", help="samples a second")
     group.add_argument("--leads", type=_names, metavar="I,II,...", help="names of the leads, in the order of the file")
     group.add_argument("--units", metavar="UNIT", help="mV (default), uV, V or nV")
+
+
+def add_table_options(parser: argparse.ArgumentParser, *, labels: bool = True) -> None:
+    """Add which columns of a table of recordings mean what."""
+    group = parser.add_argument_group("columns of the table")
+    group.add_argument("--path-column", default="path", metavar="NAME", help="paths of the recordings (default: path)")
+    if not labels:
+        return
+    group.add_argument(
+        "--label-column",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="classes, numbers, or labels with semicolons between them; again for several labels of 0 and 1",
+    )
+    group.add_argument("--group-column", metavar="NAME", help="whose recordings they are: patients are kept together")
+    group.add_argument("--kind", metavar="K", help="classes, labels or numbers, where the cells leave it open")
 
 
 def add_hub_options(parser: argparse.ArgumentParser) -> None:

@@ -25,11 +25,26 @@ from skecg.cli.embed_archive import Archive, add_archive_options, check_archive,
 from skecg.errors import ParameterError, RecordNotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from skecg.archives.run_folders import UnfinishedRun
     from skecg.embedder import JEPAEmbedder
     from skecg.inference.batches import EmbeddingConfig
+    from skecg.inference.pipeline import Chunk
 
-__all__ = ["add_parser", "run"]
+__all__ = [
+    "add_computing_options",
+    "add_model_options",
+    "add_parser",
+    "check_cache",
+    "embed_into",
+    "make_embedder",
+    "manifest_of",
+    "run",
+]
 
 _DESCRIPTION = """\
 Embed recordings: one row of features each, in one file. PATHS are files, WFDB record names, folders (with all that
@@ -67,16 +82,21 @@ def add_parser(verbs: Verbs) -> None:
         "--verify-checksums", action="store_true", help="compare WFDB signals with the checksums in their headers"
     )
     parser.add_argument("--quiet", "-q", action="store_true", help="show no progress")
-    _add_model_options(parser)
+    add_model_options(parser)
     add_signal_options(parser)
-    _add_computing_options(parser)
+    add_computing_options(parser)
     add_archive_options(parser)
     parser.set_defaults(run=run)
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add which features are computed, of one model or of several."""
     group = parser.add_argument_group("features")
-    group.add_argument("--model", "-m", default="default", metavar="M", help="name, weights folder or owner/name")
+    what = "name, weights folder or owner/name"
+    if several:
+        group.add_argument("--model", "-m", action="append", required=True, metavar="M", help=f"{what}; again")
+    else:
+        group.add_argument("--model", "-m", default="default", metavar="M", help=what)
     add_hub_options(parser)
     group.add_argument(
         "--pooling", metavar="P", help="mean, max, mean+std, mean+std+max or cls (default: as the weights say)"
@@ -94,7 +114,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backend", default="torch", metavar="B", help="torch (default), onnx or openvino")
 
 
-def _add_computing_options(parser: argparse.ArgumentParser) -> None:
+def add_computing_options(parser: argparse.ArgumentParser, *, cache: str | None = None) -> None:
+    """Add where and how is computed."""
     group = parser.add_argument_group("computing")
     group.add_argument("--batch-size", type=as_batch_size, default="auto", metavar="N", help="windows encoded together")
     group.add_argument(
@@ -106,33 +127,36 @@ def _add_computing_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--n-jobs", type=int, metavar="N", help="files read and batches encoded at once")
     group.add_argument(
-        "--cache", metavar="WHERE", help="disk, or a folder, to keep embeddings of records for other runs (default: no)"
+        "--cache",
+        default=cache,
+        metavar="WHERE",
+        help=f"disk, a folder, or none: where embeddings are kept for other runs (default: {cache or 'none'})",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed the records and write the files."""
     out: Path = arguments.out
-    _check_cache(arguments.cache)
+    check_cache(arguments.cache)
     archive = is_archive(arguments)
     if archive:
         check_archive(arguments)
     else:
         _check_file(arguments)
     paths = _find(arguments)
-    embedder = _embedder(arguments).fit(paths)
+    embedder = make_embedder(arguments).fit(paths)
     config = embedder.embedding_config()
     if archive:
         provenance = _provenance(embedder, config, len(paths))
-        return embed_archive(arguments, Archive(paths, embedder, _manifest(paths, config, embedder), provenance))
+        return embed_archive(arguments, Archive(paths, embedder, manifest_of(paths, config, embedder), provenance))
 
     from skecg.archives.run_folders import UnfinishedRun
 
     partial = out.with_name(out.name + ".partial")
     shape = (len(paths), config.n_features)
-    with UnfinishedRun(partial, _manifest(paths, config, embedder), shape, anew=arguments.force) as unfinished:
+    with UnfinishedRun(partial, manifest_of(paths, config, embedder), shape, anew=arguments.force) as unfinished:
         try:
-            _embed(embedder, paths, unfinished, quiet=arguments.quiet)
+            embed_into(embedder, paths, unfinished, quiet=arguments.quiet)
             return _finish(embedder, config, paths, unfinished, out)
         except KeyboardInterrupt:
             say(
@@ -150,7 +174,7 @@ def _check_file(arguments: argparse.Namespace) -> None:
         raise ParameterError(f"{str(out)!r} exists. Name another file, or pass --force to replace it.")
 
 
-def _check_cache(cache: str | None) -> None:
+def check_cache(cache: str | None) -> None:
     """Raise for a cache that would end with this command, and would make what it gives depend on interruptions."""
     if cache == "memory":
         raise ParameterError("Got --cache memory, which would not outlive this command; expected disk or a folder.")
@@ -215,18 +239,20 @@ def _devices(text: str) -> str | list[str]:
     return [name.strip() for name in text.split(",")] if "," in text else text
 
 
-def _embedder(arguments: argparse.Namespace) -> JEPAEmbedder:
+def make_embedder(arguments: argparse.Namespace, **options: Any) -> JEPAEmbedder:
+    """Make the embedder that the options are of."""
     from skecg.embedder import JEPAEmbedder
 
     names = (
         "sampling_rate leads pooling layer stride missing_leads short_records batch_size device precision backend "
         "cache n_jobs revision local_files_only verify_checksums"
     )
-    options = {name: getattr(arguments, name) for name in names.split()}
+    options = {name: getattr(arguments, name) for name in names.split()} | options
+    options["cache"] = None if options["cache"] == "none" else options["cache"]
     return JEPAEmbedder(arguments.model, units=arguments.units or "mV", **options)
 
 
-def _manifest(paths: Sequence[str], config: EmbeddingConfig, embedder: JEPAEmbedder) -> dict[str, Any]:
+def manifest_of(paths: Sequence[str], config: EmbeddingConfig, embedder: JEPAEmbedder) -> dict[str, Any]:
     """Return what shapes the result, in the words of messages."""
     from skecg.versions import installed_version
 
@@ -243,8 +269,17 @@ def _manifest(paths: Sequence[str], config: EmbeddingConfig, embedder: JEPAEmbed
     }
 
 
-def _embed(embedder: JEPAEmbedder, paths: Sequence[str], unfinished: UnfinishedRun, *, quiet: bool) -> None:
-    """Embed what is not done yet, chunk by chunk."""
+def embed_into(
+    embedder: JEPAEmbedder,
+    paths: Sequence[str],
+    unfinished: UnfinishedRun,
+    *,
+    quiet: bool,
+    beside: Callable[[Chunk], NDArray[np.float32]] | None = None,
+) -> None:
+    """Embed what is not done yet, chunk by chunk; `beside` computes further columns, to the right of the features."""
+    import numpy as np
+
     from skecg.archives.files import Failure
 
     first = unfinished.n_done
@@ -254,7 +289,8 @@ def _embed(embedder: JEPAEmbedder, paths: Sequence[str], unfinished: UnfinishedR
     with embedding_progress(paths, spec, total=len(paths), done=first, quiet=quiet) as came:
         for chunk in embedder.transform_chunks(paths, first=first):
             failures = [Failure(row, type(e).__name__, str(e)) for row, e in sorted(chunk.failures.items())]
-            unfinished.add(chunk.features, failures)
+            further = [] if beside is None else [beside(chunk)]
+            unfinished.add(np.concatenate([chunk.features, *further], axis=1), failures)
             judged = [amplitude for amplitude in chunk.amplitudes.values() if amplitude is not None]
             came(len(chunk.rows), chunk.notes, judged)
 

@@ -1,4 +1,7 @@
-"""From the name of a model to the folder of its weights: bundled, registered, on disk, or on the Hub."""
+"""From the name of a model to the folder of its weights: bundled, registered, on disk, or on the Hub.
+
+What reads folders comes in when one is looked for: the list of models is there without torch.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsNotFoundError
-from skecg.weights.fetching import fetch_weights
-from skecg.weights.folder import WeightsInfo, check_bytes, read_info
+
+if TYPE_CHECKING:
+    from skecg.weights.folder import WeightsInfo
 
 __all__ = ["find_weights", "list_models", "repository_of"]
 
@@ -67,6 +71,8 @@ def find_weights(model: str | Path, *, revision: str | None = None, local_files_
     DamagedWeightsError
         When its tensors are not those that its configuration was written for.
     """
+    from skecg.weights.folder import check_bytes
+
     info = _find(model, revision=revision, local_files_only=local_files_only)
     check_bytes(info)
     return info
@@ -74,6 +80,9 @@ def find_weights(model: str | Path, *, revision: str | None = None, local_files_
 
 def _find(model: str | Path, *, revision: str | None, local_files_only: bool) -> WeightsInfo:
     """Find a model's weights without looking at their tensors."""
+    from skecg.weights.fetching import fetch_weights
+    from skecg.weights.folder import read_info
+
     if not isinstance(model, str | Path) or not str(model):
         raise ParameterError(f"Got model={model!r}, expected a model's name, a folder, or 'owner/name' on the Hub.")
     registered = _registered(str(model))
@@ -101,6 +110,8 @@ def _published(name: str, entry: Mapping[str, Any], *, revision: str | None, loc
     A release of skecg freezes the commit. Another commit, in full, is what an estimator remembers that was fitted with
     another release; branches and tags are not the name's.
     """
+    from skecg.weights.fetching import fetch_weights
+
     if revision is not None and not _COMMIT.fullmatch(revision):
         raise ParameterError(
             f"Got revision={revision!r} for {name!r}, whose commit each release of skecg freezes; expected None. For "
@@ -124,6 +135,8 @@ def _registered(name: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def _bundled(name: str, entry: Mapping[str, Any]) -> WeightsInfo:
+    from skecg.weights.folder import read_info
+
     info = read_info(Path(str(files("skecg"))) / entry["bundled"])
     if info.sha256 != entry["sha256"]:
         raise DamagedWeightsError(
