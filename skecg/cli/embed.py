@@ -78,9 +78,6 @@ def add_parser(verbs: Verbs) -> None:
         "--force", action="store_true", help="replace OUT; throw away an unfinished run of another kind"
     )
     parser.add_argument("--no-recursive", action="store_true", help="do not look into the folders of folders")
-    parser.add_argument(
-        "--verify-checksums", action="store_true", help="compare WFDB signals with the checksums in their headers"
-    )
     parser.add_argument("--quiet", "-q", action="store_true", help="show no progress")
     add_model_options(parser)
     add_signal_options(parser)
@@ -110,6 +107,9 @@ def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False)
     group.add_argument("--stride", type=float, metavar="S", help="seconds from one window of a long record to the next")
     group.add_argument("--missing-leads", default="raise", metavar="POLICY", help="raise (default), zero or subset")
     group.add_argument("--short-records", default="raise", metavar="POLICY", help="raise (default) or pad")
+    group.add_argument(
+        "--verify-checksums", action="store_true", help="compare WFDB signals with the checksums in their headers"
+    )
     group.add_argument("--precision", default="auto", metavar="P", help="auto (default), fp32, bf16 or int8")
     group.add_argument("--backend", default="torch", metavar="B", help="torch (default), onnx or openvino")
 

@@ -12,6 +12,7 @@ VERBS = [
     "embed",
     "fit",
     "predict",
+    "score",
     "evaluate",
     "models",
     "verify",
