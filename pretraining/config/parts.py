@@ -150,6 +150,9 @@ class DataConfig(PlainFields):
         Range of a factor drawn for each record.
     lead_dropout : float
         Probability that a record is shown with a random subset of its leads, absent ones being zero.
+    window_seconds : tuple of float
+        Lengths that windows may have; those of a step have one of them, drawn for the step. Empty for the length of
+        `input`, which is the longest.
     drop_path : float
         Probability of leaving out the last block's branches, falling linearly to 0 at the first, in both encoders and
         the predictor (Kim).
@@ -159,6 +162,7 @@ class DataConfig(PlainFields):
     roll: bool = False
     gain: tuple[float, float] = (1.0, 1.0)
     lead_dropout: float = 0.0
+    window_seconds: tuple[float, ...] = ()
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
