@@ -5,7 +5,7 @@ OLDEST ?= .venvs/oldest
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test test-oldest lint types docs weights clean
+.PHONY: demo test test-oldest lint types docs dist weights clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
@@ -26,6 +26,11 @@ types: $(VENV)/test-installed
 docs: $(VENV)/docs-installed
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
+# What is published, into dist/.
+dist: $(VENV)/created
+	$(PIP) install -c constraints.txt "build>=1.2" "twine>=6.1"
+	bash .ci/dist
+
 # The weights that come with skecg, from the recordings in DATA: about an hour on one CPU core (an estimate). A run that was
 # interrupted goes on.
 OUT ?= weights_output
@@ -44,7 +49,7 @@ weights: $(VENV)/test-installed
 		--notes pretraining/recipes/skecg_default.md
 
 clean:
-	rm -rf $(VENV) $(OLDEST) docs/_build docs/gallery docs/api/generated demo_output dist
+	rm -rf $(VENV) $(OLDEST) docs/_build docs/gallery docs/api/generated demo_output dist build
 
 $(VENV)/created:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "skecg needs Python 3.11 or newer, this is " + sys.version.split()[0] + ". Run: make PYTHON=python3.11 demo")'

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from skecg._version import __version__
-from skecg.cli.console import in_words, say, short_warnings
+from skecg.cli.console import add_plugin_option, in_words, load_plugins, say, short_warnings
 from skecg.errors import ParameterError, SkecgError
 
 if TYPE_CHECKING:
     from pretraining.config import PretrainConfig
+    from pretraining.data.corpus import Corpus
+    from pretraining.data.shards import ShardSet
     from pretraining.monitoring.online_probe import OnlineProbe
 
 __all__ = ["main"]
@@ -47,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     try:
         with short_warnings():
+            load_plugins(arguments)
             arguments.run(arguments)
             sys.stdout.flush()
         return 0
@@ -89,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for add in (_add_pack, _add_train, _add_export, _add_inspect, _add_bundle):
         add(verbs)
+    add_plugin_option(verbs)
     return parser
 
 
@@ -121,6 +125,29 @@ def _add_pack(verbs: _Verbs) -> None:
     parser.add_argument(
         "--refuse", action="append", default=[], metavar="WHAT", help="leave out: flat, railed, gaps, microvolts, volts"
     )
+    parser.add_argument(
+        "--corpus-highpass",
+        action="append",
+        default=[],
+        metavar="NAME=HZ",
+        help="high-pass of one corpus or sub-set, e.g. code15=0.5",
+    )
+    parser.add_argument(
+        "--leave-out",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="LIST",
+        help="file of recordings or patients to leave out, one a line",
+    )
+    parser.add_argument(
+        "--patients",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="TABLE",
+        help="table (.csv) with the columns path and patient, where the corpus does not say whose recordings are",
+    )
     parser.add_argument("--n-jobs", type=int, metavar="N", help="processes (default: one; -1 for all cores)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=_pack)
@@ -131,10 +158,36 @@ def _pack(arguments: argparse.Namespace) -> None:
     from pretraining.data.pack import pack
 
     how = _preparation(arguments)
-    corpora = [parse_corpus(assignment) for assignment in arguments.corpus]
+    corpora = _chosen([parse_corpus(assignment) for assignment in arguments.corpus], arguments)
     shards = pack(corpora, arguments.out, n_jobs=arguments.n_jobs, progress=not arguments.quiet, **how)
     print(shards.summary)
     print(f"{arguments.out}: {shards.n_records} rows at {shards.sampling_rate:g} Hz")
+
+
+def _chosen(corpora: list[Corpus], arguments: argparse.Namespace) -> list[Corpus]:
+    """Name the patients of recordings, and leave out what is listed."""
+    from pretraining.data.corpus import leave_out, name_patients
+    from skecg.datasets.base import read_rows
+
+    for table in arguments.patients:
+        patients = {row["path"]: row["patient"] for row in read_rows(table, ["path", "patient"])}
+        corpora = name_patients(corpora, patients, str(table))
+    for path in arguments.leave_out:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        corpora = leave_out(corpora, [line for line in lines if line], str(path))
+    return corpora
+
+
+def _highpass_of(assignments: Sequence[str]) -> dict[str, float]:
+    """Read ``NAME=HZ``."""
+    found = {}
+    for assignment in assignments:
+        name, _, frequency = assignment.partition("=")
+        try:
+            found[name] = float(frequency)
+        except ValueError as error:
+            raise ParameterError(f"Got --corpus-highpass {assignment!r}, expected NAME=HZ, e.g. code15=0.5.") from error
+    return found
 
 
 def _preparation(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -152,7 +205,7 @@ def _preparation(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in ("segment_seconds", "shortest_seconds"):
         if getattr(arguments, name) is not None:
             given[name] = getattr(arguments, name)
-    return given | {"refuse": arguments.refuse}
+    return given | {"refuse": arguments.refuse, "corpus_highpass_hz": _highpass_of(arguments.corpus_highpass)}
 
 
 def _add_train(verbs: _Verbs) -> None:
@@ -163,15 +216,17 @@ def _add_train(verbs: _Verbs) -> None:
         "and stop.",
     )
     parser.add_argument("--list", action="store_true", help="print the recipes and stop")
-    parser.add_argument("--recipe", metavar="RECIPE", help="what to train; of the run itself when resuming")
+    parser.add_argument(
+        "--recipe", metavar="RECIPE", help="what to train, by name or as a .py file; of the run itself when resuming"
+    )
     parser.add_argument("--data", type=Path, metavar="SHARDS", help="folder that pack has written")
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, or begin")
     parser.add_argument(
         "--probe",
-        metavar="FILE",
-        help="labelled .npz (or: synthetic) to score the encoder on every watch.probe_every steps; at every checkpoint "
-        "where the recipe does not say",
+        metavar="TABLE",
+        help="table (.csv) of your records and labels, labelled .npz, or: synthetic, to score the encoder on every "
+        "watch.probe_every steps; at every checkpoint where the recipe does not say",
     )
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, ... (default: the best there is)")
     parser.add_argument(
@@ -193,16 +248,16 @@ def _train(arguments: argparse.Namespace) -> None:
     from pretraining.trainer import Trainer
 
     shards = open_shards(arguments.data)
-    probe = _open_probe(arguments.probe) if arguments.probe else None
+    probe = _open_probe(arguments.probe, shards) if arguments.probe else None
     Trainer(config, shards, arguments.out, resume=arguments.resume, probe=probe, device=arguments.device).train()
     collect_garbage()
 
 
 def _print_recipes() -> None:
-    from pretraining.recipes import RECIPES, describe_recipe
+    from pretraining.recipes import all_recipes, describe_recipe
 
-    width = max(map(len, RECIPES))
-    for name in RECIPES:
+    width = max(map(len, all_recipes()))
+    for name in all_recipes():
         print(f"{name:<{width}}  {describe_recipe(name)}")
 
 
@@ -231,10 +286,13 @@ def _begun(run: Path | None, resume: bool) -> PretrainConfig:
     return PretrainConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _open_probe(source: str) -> OnlineProbe:
-    from pretraining.monitoring.online_probe import OnlineProbe, load_labelled, synthetic_labelled
+def _open_probe(source: str, shards: ShardSet) -> OnlineProbe:
+    from pretraining.monitoring.online_probe import OnlineProbe, load_label_table, load_labelled, synthetic_labelled
+    from skecg.datasets.tables import is_table
 
-    return OnlineProbe(*(synthetic_labelled() if source == "synthetic" else load_labelled(source)))
+    if source == "synthetic":
+        return OnlineProbe(*synthetic_labelled())
+    return OnlineProbe(*(load_label_table(source, shards) if is_table(source) else load_labelled(source)))
 
 
 def _add_export(verbs: _Verbs) -> None:

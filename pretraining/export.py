@@ -157,7 +157,7 @@ def _provenance(run: Path, state: Mapping[str, Any], config: PretrainConfig, kin
     known |= _data(run / "data.json", state)
     code = read_code(run)
     known |= {"code": code} if code else {}
-    gauges = _last_gauges(run, step)
+    gauges = _gauges_of(run, step)
     if gauges:
         known["gauges"] = gauges
     scores = (state.get("probe") or {}).get("history")
@@ -178,13 +178,10 @@ def _data(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     return known | ({"data_fingerprint": str(fingerprint)} if fingerprint else {})
 
 
-def _last_gauges(run: Path, step: int) -> dict[str, float]:
-    """Return the gauges as they were last read, up to a step."""
-    found: dict[str, float] = {}
-    for entry in read_journal(run):
-        if entry["step"] <= step:
-            found |= {name: round(float(entry[name]), 4) for name in _GAUGES if name in entry}
-    return found
+def _gauges_of(run: Path, step: int) -> dict[str, float]:
+    """Return the gauges that were read at a step, empty when none were: those of another one are not the weights'."""
+    entry = next((entry for entry in read_journal(run) if entry["step"] == step), {})
+    return {name: round(float(entry[name]), 4) for name in _GAUGES if name in entry}
 
 
 _PACKAGE = Path(skecg.__file__).parent

@@ -9,32 +9,97 @@ from torch.optim import AdamW
 
 from pretraining.config import PretrainConfig
 
-__all__ = ["build_optimizer", "learning_rate", "momentum", "set_schedule_", "skip_unless_finite_", "weight_decay"]
+__all__ = [
+    "build_optimizer",
+    "cooldown_steps",
+    "learning_rate",
+    "momentum",
+    "schedule_trouble",
+    "set_schedule_",
+    "skip_unless_finite_",
+    "warmup_steps",
+    "weight_decay",
+]
+
+
+# Of a run's steps; published runs warm up for a twentieth to a tenth.
+_LONG_WARMUP = 1 / 3
+
+
+def warmup_steps(config: PretrainConfig) -> int:
+    """Return for how many steps the learning rate rises."""
+    return _steps(config.optim.warmup_steps, config)
+
+
+def cooldown_steps(config: PretrainConfig) -> int:
+    """Return for how many steps, the last ones, a constant learning rate falls."""
+    return _steps(config.optim.cooldown_steps, config)
+
+
+def _steps(given: int | float, config: PretrainConfig) -> int:
+    """Return a number of steps that may be given as a share of all."""
+    return round(given * config.run.steps) if isinstance(given, float) else given
+
+
+def schedule_trouble(config: PretrainConfig) -> str | None:
+    """Return what is odd about the schedules of a run of its length, in a sentence or two; None for nothing."""
+    steps, warmup, cooldown = config.run.steps, warmup_steps(config), cooldown_steps(config)
+    if warmup + cooldown > steps:
+        highest = max(learning_rate(config, step) for step in {0, min(warmup, steps - 1), max(0, steps - cooldown - 1)})
+        return (
+            f"Warm-up ({warmup:,} steps) and cooldown ({cooldown:,}) do not fit into run.steps={steps:,}: the learning "
+            f"rate reaches {highest:.2g} of optim.lr={config.optim.lr:g}. Give them as shares, e.g. "
+            "optim.warmup_steps=0.1."
+        )
+    if config.optim.warmup_steps > (_LONG_WARMUP if isinstance(config.optim.warmup_steps, float) else steps / 3):
+        return (
+            f"Warm-up takes {warmup:,} of {steps:,} steps, more than a third. Give it as a share, e.g. "
+            "optim.warmup_steps=0.1, unless that is meant."
+        )
+    return None
 
 
 def learning_rate(config: PretrainConfig, step: int) -> float:
-    """Compute the learning rate: linear warm-up, then a cosine.
+    """Compute the learning rate: linear warm-up, then a cosine, or a constant that cools down in a straight line.
 
     With ``cosine_from="warmup"`` the cosine runs from the end of warm-up to the last step but one (Weimann); with
     ``"zero"`` it is read at the absolute step, so that the rate drops a little where warm-up ends (Kim, through timm's
-    scheduler).
+    scheduler). Constant rates with a cooldown: Hägele et al. (2024, arXiv:2405.18392).
     """
-    optim, steps = config.optim, config.run.steps
-    if step < optim.warmup_steps:
-        return optim.warmup_lr + (optim.lr - optim.warmup_lr) * step / optim.warmup_steps
+    optim, steps, warmup = config.optim, config.run.steps, warmup_steps(config)
+    if step < warmup:
+        return optim.warmup_lr + (optim.lr - optim.warmup_lr) * step / warmup
+    if optim.schedule == "constant":
+        return optim.lr + (optim.final_lr - optim.lr) * _cooled(config, step)
     if optim.cosine_from == "zero":
         return _cosine(optim.lr, optim.final_lr, step / steps)
-    return _cosine(optim.lr, optim.final_lr, (step - optim.warmup_steps) / max(1, steps - optim.warmup_steps - 1))
+    return _cosine(optim.lr, optim.final_lr, (step - warmup) / max(1, steps - warmup - 1))
 
 
 def weight_decay(config: PretrainConfig, step: int) -> float:
-    """Compute the weight decay: a cosine between its two ends."""
-    return _cosine(config.optim.weight_decay, config.optim.final_weight_decay, step / max(1, config.run.steps - 1))
+    """Compute the weight decay: a cosine between its two ends, or with a constant rate the first until the cooldown."""
+    optim = config.optim
+    if optim.schedule == "constant":
+        return optim.weight_decay + (optim.final_weight_decay - optim.weight_decay) * _cooled(config, step)
+    return _cosine(optim.weight_decay, optim.final_weight_decay, step / max(1, config.run.steps - 1))
 
 
 def momentum(config: PretrainConfig, step: int) -> float:
-    """Compute the target encoder's momentum: linear from the start towards the end, which is reached after the run."""
-    return config.ema.start + (config.ema.end - config.ema.start) * step / config.run.steps
+    """Compute the target encoder's momentum: linear from the start towards the end, which is reached after the run.
+
+    With a constant rate it stays at the start until the cooldown.
+    """
+    span = config.ema.end - config.ema.start
+    if config.optim.schedule == "constant":
+        return config.ema.start + span * _cooled(config, step)
+    return config.ema.start + span * step / config.run.steps
+
+
+def _cooled(config: PretrainConfig, step: int) -> float:
+    """Return how far a step is in the cooldown: 0 before it, 1 in the last step of the run."""
+    cooldown = cooldown_steps(config)
+    done = step + 1 - (config.run.steps - cooldown)
+    return min(1.0, done / cooldown) if cooldown and done > 0 else 0.0
 
 
 def _cosine(first: float, last: float, progress: float) -> float:

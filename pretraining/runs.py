@@ -22,6 +22,7 @@ import torch
 
 from pretraining.config import PretrainConfig
 from pretraining.config.parts import MASK_LAW
+from pretraining.optim import learning_rate
 from skecg._version import __version__
 from skecg.errors import ParameterError, SkecgError
 from skecg.io.files import replacing
@@ -311,12 +312,16 @@ def describe_data(shards: ShardSet) -> dict[str, Any]:
 
 
 def check_same_run(state: Mapping[str, Any], config: PretrainConfig, shards: ShardSet) -> None:
-    """Raise if a checkpoint is of another configuration or of other data, naming everything that differs."""
+    """Raise if a checkpoint is of another configuration or of other data, naming everything that differs.
+
+    What does not touch the steps that are done may differ: ``watch``, and ``run.steps`` if it grows.
+    """
     began = PretrainConfig.from_dict(state["config"])
-    changed = differences(_lasting(began), _lasting(config))
-    if changed:
+    if differences(_lasting(began), _lasting(config)) or config.run.steps < began.run.steps:
+        changed = differences(began.to_dict(), config.to_dict())
         raise CheckpointError(
-            f"The run began with another configuration: {'; '.join(changed)}. Resume it as it was, or begin another."
+            f"The run began with another configuration: {'; '.join(changed)}. Resume it as it was, or begin another; "
+            "only run.steps may be raised, and watch.* changed."
         )
     if state["fingerprint"] != shards.fingerprint:
         raise CheckpointError(
@@ -325,21 +330,26 @@ def check_same_run(state: Mapping[str, Any], config: PretrainConfig, shards: Sha
         )
 
 
-# How batches are fed and processes wait for each other: no number depends on it.
-_PASSING = ("prefetch", "readers", "timeout_minutes")
+# What may change on the way: the length, how batches are fed, how long processes wait for each other.
+_PASSING = ("steps", "prefetch", "readers", "timeout_minutes")
 
 
 def _lasting(config: PretrainConfig) -> dict[str, Any]:
     """Return what of a configuration stays for the whole of a run."""
     values = config.to_dict()
+    del values["watch"]
     for name in _PASSING:
         del values["run"][name]
     return values
 
 
-def what_changed(state: Mapping[str, Any], world_size: int) -> list[str]:
+def what_changed(state: Mapping[str, Any], config: PretrainConfig, world_size: int) -> list[str]:
     """List what is not as it was when a checkpoint was written, though it may be."""
-    found = []
+    began, step = PretrainConfig.from_dict(state["config"]), state["step"]
+    found = differences(began.to_dict(), config.to_dict())
+    before, now = learning_rate(began, min(step, began.run.steps - 1)), learning_rate(config, step)
+    if began.run.steps != config.run.steps and before != now:
+        found.append(f"learning rate at this step: {before:.3g} before, {now:.3g} now")
     if state["world_size"] != world_size:
         found.append(
             f"processes: {state['world_size']} before, {world_size} now (batches are the same; sums are taken in "

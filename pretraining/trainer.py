@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,12 @@ from pretraining.config.parts import MASK_LAW
 from pretraining.data.batches import check_shards, to_values
 from pretraining.distributed import Readback, load_optimizer_, open_engine, whole
 from pretraining.loader import BatchLoader, TrainingBatch
+from pretraining.monitoring.callbacks import Callback, TensorBoard, new_callbacks
 from pretraining.monitoring.journal import Journal
 from pretraining.monitoring.monitor import Monitor, StepStats
 from pretraining.objectives import build_model, objective_class
 from pretraining.objectives.stochastic_depth import StochasticDepth
-from pretraining.optim import build_optimizer, momentum, set_schedule_, skip_unless_finite_
+from pretraining.optim import build_optimizer, momentum, schedule_trouble, set_schedule_, skip_unless_finite_
 from pretraining.runs import (
     check_same_run,
     checkpoints_of,
@@ -28,8 +30,10 @@ from pretraining.runs import (
     open_run_folder,
     save_checkpoint,
     what_changed,
+    write_json,
 )
 from pretraining.safeguards import NonFiniteLossError, StopRequest, check_finite
+from skecg.cli.console import say
 
 if TYPE_CHECKING:
     from pretraining.data.shards import ShardSet
@@ -67,11 +71,13 @@ class Trainer:
         The run's folder, on a file system that all processes see.
     resume : bool, default=False
         Go on from the newest checkpoint there, or begin if there is none yet. Configuration and data have to be the
-        same; the number of processes need not.
+        same, but for ``watch`` and for ``run.steps``, which may grow; the number of processes need not.
     probe : OnlineProbe, optional
         Scores the encoder that is exported every ``watch.probe_every`` steps; the best checkpoint is ``best.pt``, too.
     device : str or torch.device, optional
         The best one of this machine when not given.
+    callbacks : sequence of Callback
+        Who hears of the run beside the journal, TensorBoard and those that plug-ins have registered.
 
     Raises
     ------
@@ -97,6 +103,7 @@ class Trainer:
         resume: bool = False,
         probe: OnlineProbe | None = None,
         device: str | torch.device | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.config, self.shards, self.out = config, shards, Path(out)
         self.engine = open_engine(config.run, device)
@@ -106,6 +113,9 @@ class Trainer:
         state = self.resumed or _BEGINNING
         if self.resumed is not None:
             check_same_run(state, config, shards)
+            self.engine.on_first(lambda: write_json(self.out / "config.json", config.to_dict()))
+        else:
+            self._announce_trouble()
         self.tables = self._tabulate()
         self.model = build_model(config, state["model"]).to(self.engine.device)
         self.depth = StochasticDepth(self.model.deep_parts(), config.data.drop_path, config.run.seed)
@@ -118,8 +128,13 @@ class Trainer:
         self.last_loss: float | None = state["last_loss"]
         self._late: _Launched | None = None
         self._settled = 0.0
-        gauged, scores = [*state["gauges"]], [*state["probe"]["history"]]
+        # Scores of other records or other labels are not to be compared.
+        was_asked = state["probe"].get("key")
+        self.asked: str | None = was_asked if probe is None else getattr(probe, "key", None)
+        begins_anew = None not in (was_asked, self.asked) and was_asked != self.asked
+        gauged, scores = [*state["gauges"]], [] if begins_anew else [*state["probe"]["history"]]
         self.monitor = Monitor(config, shards, self.engine, None, probe, gauged, scores, self.tables)
+        self.monitor.callbacks = [TensorBoard(), *new_callbacks(), *callbacks] if self.engine.is_first else []
 
     def train(self) -> None:
         """Train to the last step, or until SIGTERM or SIGINT, after which everything is saved.
@@ -138,8 +153,13 @@ class Trainer:
                 self._begin()
                 self._loop(stop, loader)
             finally:
-                if self.monitor.journal is not None:
-                    self.monitor.journal.close()
+                self.monitor.end(self.step)
+
+    def _announce_trouble(self) -> None:
+        """Say before anything is computed what is odd about the schedules."""
+        trouble = schedule_trouble(self.config)
+        if trouble is not None and self.engine.is_first:
+            say(f"warning: {trouble}")
 
     def _tabulate(self) -> Any:
         """Work out what the objective asks of the records; the first process does, and all read what it wrote."""
@@ -151,11 +171,15 @@ class Trainer:
         """Open the journal, note how the run begins, and measure what is not trained yet."""
         resumed = self.resumed
         text = f"{self.config.name} on {self.shards.n_records} records, {self.engine.describe()}"
-        changed = [] if resumed is None else what_changed(resumed, self.engine.world_size)
+        if resumed is None:
+            event, more = "start", [trouble] if (trouble := schedule_trouble(self.config)) else []
+        else:
+            event, more = "resume", what_changed(resumed, self.config, self.engine.world_size)
         if self.engine.is_first:
             at = 0 if resumed is None else self.step  # a run killed before its first checkpoint is written anew
-            self.monitor.journal = Journal(self.out, total_steps=self.config.run.steps, resume_step=at)
-        self.monitor.note(self.step, "start" if resumed is None else "resume", "; ".join([text, *changed]))
+            journal = Journal(self.out, total_steps=self.config.run.steps, resume_step=at)
+            self.monitor.begin(journal, self.out, self.step)
+        self.monitor.note(self.step, event, "; ".join([text, *more]))
         if resumed is None and self.monitor.measure(0, self.model).is_best:
             self._save(is_best=True)
 
@@ -264,11 +288,12 @@ class Trainer:
 
         def write() -> None:
             kept = [] if best is None else [best]
-            save_checkpoint(
+            path = save_checkpoint(
                 folder, state, self.step, keep_last=watch.keep_last, keep_every=watch.keep_every, protected=kept
             )
             if is_best:
                 mark_best(folder, self.step)
+            self.monitor.note_checkpoint(self.step, path, is_best)
 
         self.engine.on_first(write)
 
@@ -280,7 +305,8 @@ class Trainer:
             "step": self.step,
             "config": self.config.to_dict(),
             "fingerprint": self.shards.fingerprint,
-            "probe": {"history": self.monitor.scores, "best_step": self.monitor.best_step},
+            "probe": {"history": self.monitor.scores, "best_step": self.monitor.best_step}
+            | ({"key": self.asked} if self.asked else {}),
             "gauges": self.monitor.gauged,
             "last_loss": self.last_loss,
             "torch": str(torch.__version__),

@@ -129,6 +129,10 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     Gaps (NaN) in records of a second or more are bridged by straight lines, with a warning. scikit-learn's tag
     ``allow_nan`` stays false all the same: in anything shorter they are an error.
 
+    scikit-learn's ``check_estimator`` passes whole for ``JEPAEmbedder(leads=["II"], sampling_rate=250,
+    short_records="pad")``, since it feeds a few samples of one lead without saying at what rate. A bare
+    ``JEPAEmbedder()`` refuses those: there is no rate, and no length of a recording, that would be safe to assume.
+
     Examples
     --------
     >>> from skecg import JEPAEmbedder

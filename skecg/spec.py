@@ -14,7 +14,7 @@ from skecg.errors import LeadError, WeightsFormatError
 from skecg.leads import canonical_leads
 from skecg.validation import PlainFields
 
-__all__ = ["EncoderConfig", "InputSpec", "LeadwiseConfig", "MultiscaleConfig", "TemporalConfig"]
+__all__ = ["EncoderConfig", "InputSpec", "LeadwiseConfig", "MultiscaleConfig", "TemporalConfig", "block_flops"]
 
 
 def _is_finite(value: object) -> bool:
@@ -192,6 +192,36 @@ class EncoderConfig(_Value):
         """Samples of the longest window."""
         return self.n_patches * self.patch_samples
 
+    @property
+    def token_per_lead(self) -> bool:
+        """Whether each lead has tokens of its own, lead after lead; else a token is a slice of time of all leads."""
+        return False
+
+    @property
+    def fewest_parameters(self) -> int:
+        """Parameters that such an encoder has at least; weights with fewer are refused before it is built."""
+        return 0
+
+    def flops(self, slices: float) -> float:
+        """Count the floating-point operations of a forward pass over so many slices of time; NaN if nobody counts.
+
+        What the mathematics needs, 2 for a multiplication with its addition, however it is computed.
+        """
+        return math.nan
+
+    def _block_parameters(self) -> int:
+        """Count the entries of the matrices in the transformer blocks."""
+        return self.depth * (4 * self.dim**2 + 2 * self.dim * self.hidden_dim)
+
+    def _block_flops(self, tokens: float, keys: float) -> float:
+        """Count what the transformer blocks do for so many tokens, each of which sees so many keys."""
+        return tokens * self.depth * block_flops(self.dim, self.hidden_dim, keys)
+
+
+def block_flops(dim: int, hidden_dim: int, keys: float) -> float:
+    """Count what a transformer block does for one token that sees so many keys."""
+    return 8 * dim**2 + 4 * dim * hidden_dim + 4 * keys * dim
+
 
 @dataclass(frozen=True)
 class TemporalConfig(EncoderConfig):
@@ -220,6 +250,16 @@ class TemporalConfig(EncoderConfig):
             self._require(isinstance(getattr(self, name), bool), name, "true or false")
         self._require(self.dim % 2 == 0, "dim", "an even number")
 
+    @property
+    def fewest_parameters(self) -> int:
+        """Parameters that such an encoder has at least."""
+        return self._block_parameters()
+
+    def flops(self, slices: float) -> float:
+        """Count a forward pass over so many slices; registers are embedded by no product."""
+        tokens = slices + self.num_registers
+        return 2 * self.n_leads * self.patch_samples * slices * self.dim + self._block_flops(tokens, tokens)
+
 
 @dataclass(frozen=True)
 class LeadwiseConfig(EncoderConfig):
@@ -232,6 +272,21 @@ class LeadwiseConfig(EncoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require(self.dim % 4 == 0, "dim", "a multiple of 4")
+
+    @property
+    def token_per_lead(self) -> bool:
+        """Whether each lead has tokens of its own: it has."""
+        return True
+
+    @property
+    def fewest_parameters(self) -> int:
+        """Parameters that such an encoder has at least."""
+        return self._block_parameters()
+
+    def flops(self, slices: float) -> float:
+        """Count a forward pass over so many slices: a token sees its lead and its instant."""
+        tokens = self.n_leads * slices
+        return tokens * 2 * self.patch_samples * self.dim + self._block_flops(tokens, slices + self.n_leads)
 
 
 @dataclass(frozen=True)
@@ -280,3 +335,21 @@ class MultiscaleConfig(EncoderConfig):
         if self.scale_floor is not None:
             self._require_numbers("scale_floor")
             self._require(self.lead_groups == 1, "lead_groups", "1 with scale_floor")
+
+    @property
+    def token_per_lead(self) -> bool:
+        """Whether each lead has tokens of its own."""
+        return self.lead_groups > 1
+
+    @property
+    def fewest_parameters(self) -> int:
+        """Parameters that such an encoder has at least."""
+        return self._block_parameters()
+
+    def flops(self, slices: float) -> float:
+        """Count convolutions, at all places of the slices that are seen, what joins them, and the blocks."""
+        embedded = self.lead_groups * slices
+        tokens, places = embedded + self.num_registers, self.patch_samples // self.stride_samples
+        convolved = slices * places * self.n_leads * sum(self.kernel_samples) * self.stem_dim
+        joined = embedded * places * len(self.kernel_samples) * self.stem_dim * self.dim
+        return 2 * (convolved + joined) + self._block_flops(tokens, tokens)

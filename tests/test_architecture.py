@@ -218,7 +218,9 @@ def test_a_file_is_worth_opening(name: str) -> None:
 
 
 def test_the_house_stays_small() -> None:
-    assert len(FILES) <= 195
+    # Plug-ins may be added one file each; what they are plugged into may not sprawl (decision 11).
+    others = [path for path in FILES if str(path.parent.relative_to(ROOT)) not in PLUG_INS]
+    assert len(others) <= 128
     assert len(list((ROOT / "skecg").glob("*.py"))) <= 14
 
 

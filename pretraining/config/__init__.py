@@ -125,14 +125,15 @@ class PretrainConfig:
 
     def _check_objective(self) -> None:
         """Check that the objective has the parts that it needs, and no others."""
-        kind = self.objective.kind
-        if isinstance(self.objective, ObjectiveConfig):
-            require(self.predictor is not None, "predictor", None, "its shape, which JEPA needs")
-            require(self.masks is not None, "masks", None, "how they are drawn, which JEPA needs")
-            return
-        require(self.export_encoder == "context", "export_encoder", self.export_encoder, f"'context' with {kind!r}")
-        require(self.masks is None, "masks", self.masks, f"None with {kind!r}, whose masks are in its own part")
-        require(self.data.drop_path == 0, "data.drop_path", self.data.drop_path, f"0 with {kind!r}")
+        objective, kind = self.objective, self.objective.kind
+        if objective.takes_masks:
+            require(self.masks is not None, "masks", None, f"how they are drawn, which {kind!r} needs")
+        else:
+            require(self.masks is None, "masks", self.masks, f"None with {kind!r}, whose masks are in its own part")
+        if not objective.has_target:
+            require(self.export_encoder == "context", "export_encoder", self.export_encoder, f"'context' with {kind!r}")
+        if not isinstance(objective, ObjectiveConfig):
+            require(self.data.drop_path == 0, "data.drop_path", self.data.drop_path, f"0 with {kind!r}")
         self.objective.check_run(self.input, self.encoder, self.data, self.predictor)
 
     @property
@@ -182,7 +183,7 @@ class PretrainConfig:
                 raise ParameterError(f"Got {assignment!r}, expected part.field=value, for example optim.lr=5e-4.")
             check_choice("a part of the configuration", part, ["input", "encoder", "objective", *_PARTS])
             old = getattr(self, part)
-            is_used = old is not None and (part != "ema" or isinstance(self.objective, ObjectiveConfig))
+            is_used = old is not None and (part != "ema" or self.objective.has_target)
             if not is_used:
                 raise ParameterError(
                     f"Got {assignment!r} for a run of {self.objective.kind!r}, which uses no {part!r}."
@@ -190,7 +191,8 @@ class PretrainConfig:
             types = {f.name: str(f.type) for f in fields(old)}
             check_choice(f"a field of {part}", key, types)
             may_be_none = "None" in types[key] and text.lower() == "none"
-            value = None if may_be_none else _typed(text, getattr(old, key), name)
+            shares = types[key] == "int | float"
+            value = None if may_be_none else (_number if shares else _typed)(text, getattr(old, key), name)
             changed.setdefault(part, {})[key] = value
         parts = {part: dataclasses.replace(getattr(self, part), **values) for part, values in changed.items()}
         return dataclasses.replace(self, **parts)
@@ -205,6 +207,12 @@ _PARTS: dict[str, type[PlainFields]] = {
     "run": RunConfig,
     "watch": WatchConfig,
 }
+
+
+def _number(text: str, old: Any, name: str) -> int | float:
+    """Read a whole number as one, and any other as a fraction."""
+    value = float(_typed(text, 0.0, name))
+    return int(value) if value >= 1 and value.is_integer() else value
 
 
 def _typed(text: str, old: Any, name: str) -> Any:

@@ -7,17 +7,31 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pretraining.config.parts import DataConfig, PredictorConfig, require
+from skecg.encoders.plugins import load_installed_plugins, needed_plugin
+from skecg.errors import ParameterError
 from skecg.leads import EIGHT_LEADS
 from skecg.spec import EncoderConfig, InputSpec, MultiscaleConfig
-from skecg.validation import PlainFields, check_choice, check_integer, check_number
+from skecg.validation import PlainFields, check_choice, check_integer, check_number, suggestion
 
 __all__ = ["OBJECTIVES", "AnyObjectiveConfig", "BeatSslConfig", "MaeConfig", "ObjectiveConfig", "read_objective"]
 
 
 class AnyObjectiveConfig(PlainFields):
-    """The configuration of one of the objectives."""
+    """The configuration of one of the objectives.
+
+    Attributes
+    ----------
+    kind : str
+        Its name in files and on the command line.
+    has_target : bool
+        Whether there is a second encoder, an average of the first, that may be exported.
+    takes_masks : bool
+        Whether a run's ``masks`` are its; others draw what they hide by fields of their own.
+    """
 
     kind: ClassVar[str]
+    has_target: ClassVar[bool] = False
+    takes_masks: ClassVar[bool] = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the kind and the fields as plain JSON values."""
@@ -53,6 +67,8 @@ class ObjectiveConfig(AnyObjectiveConfig):
     """
 
     kind: ClassVar[str] = "jepa"
+    has_target: ClassVar[bool] = True
+    takes_masks: ClassVar[bool] = True
 
     loss: str = "l1"
     target_norm: str = "none"
@@ -69,6 +85,12 @@ class ObjectiveConfig(AnyObjectiveConfig):
             check_number(f"objective.{name}", weight, 0, closed="left")
         check_number("objective.describe_share", self.describe_share, 0, 1, closed="both")
         require(any(weights.values()), "objective's weights", tuple(weights.values()), "one that is not 0")
+
+    def check_run(
+        self, spec: InputSpec, encoder: EncoderConfig, data: DataConfig, predictor: PredictorConfig | None
+    ) -> None:
+        """Check that there is a predictor."""
+        require(predictor is not None, "predictor", None, "its shape, which JEPA needs")
 
 
 @dataclass(frozen=True)
@@ -191,4 +213,10 @@ def read_objective(values: Mapping[str, Any]) -> AnyObjectiveConfig:
     """Read the configuration of the objective that is named, which is JEPA where none is."""
     fields = dict(values)
     kind = fields.pop("kind", ObjectiveConfig.kind)
-    return OBJECTIVES[check_choice("objective.kind", kind, OBJECTIVES)].from_dict(fields)
+    if kind not in OBJECTIVES:
+        load_installed_plugins()
+    if kind not in OBJECTIVES:
+        known = ", ".join(map(repr, OBJECTIVES))
+        hint = f"{suggestion(kind, OBJECTIVES)}{needed_plugin()}"
+        raise ParameterError(f"Got objective.kind={kind!r}, expected one of {known}.{hint}")
+    return OBJECTIVES[kind].from_dict(fields)

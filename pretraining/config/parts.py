@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from skecg.encoders.plugins import load_installed_plugins
 from skecg.errors import ParameterError
-from skecg.validation import PlainFields, check_choice, check_integer, check_number
+from skecg.validation import PlainFields, check_choice, check_integer, check_number, is_integer, is_number
 
 __all__ = [
     "DataConfig",
     "EmaConfig",
+    "MASK_KINDS",
     "MASK_LAW",
     "MaskConfig",
     "OptimConfig",
@@ -45,6 +47,9 @@ class PredictorConfig(PlainFields):
 #: By law 1 those of "blocks" were drawn record by record.
 MASK_LAW = 2
 
+#: How masks of slices may be drawn; plug-ins add to it (:func:`pretraining.objectives.masks.register_mask`).
+MASK_KINDS = ["random", "multiblock", "blocks"]
+
 
 @dataclass(frozen=True)
 class MaskConfig(PlainFields):
@@ -52,9 +57,9 @@ class MaskConfig(PlainFields):
 
     Parameters
     ----------
-    kind : {"random", "multiblock", "blocks"}
+    kind : {"random", "multiblock", "blocks"} or str
         Kim's single random slices or several overlapping blocks, one draw for the whole batch; Weimann and Conrad's
-        contiguous blocks, drawn for each record, their total shared by the batch.
+        contiguous blocks, drawn for each record, their total shared by the batch; or that of a plug-in.
     low, high : float
         Range that a ratio is drawn from: of slices masked ("random"), of one block's length ("multiblock"), of slices
         kept ("blocks").
@@ -77,7 +82,9 @@ class MaskConfig(PlainFields):
     masks_per_target: int = 1
 
     def __post_init__(self) -> None:
-        check_choice("masks.kind", self.kind, ("random", "multiblock", "blocks"))
+        if self.kind not in MASK_KINDS:
+            load_installed_plugins()
+        check_choice("masks.kind", self.kind, MASK_KINDS)
         require(0 < self.low <= self.high < 1, "masks.low, high", (self.low, self.high), "0 < low <= high < 1")
         for name in ("n_blocks", "min_block", "masks_per_target"):
             check_integer(f"masks.{name}", getattr(self, name), 1)
@@ -91,7 +98,14 @@ class OptimConfig(PlainFields):
     ----------
     lr, warmup_lr, final_lr : float
         Peak of the learning rate, where warm-up begins, where the cosine ends.
-    warmup_steps : int
+    warmup_steps : int or float
+        Below 1 a share of the run's steps.
+    schedule : {"cosine", "constant"}
+        After warm-up a cosine to the end of the run; or the peak, held until the cooldown. Where it is held, weight
+        decay and the target's momentum stay at their beginnings as long, so that a run does not depend on its length
+        before its cooldown, and may be lengthened.
+    cooldown_steps : int or float
+        Of a constant rate: the last steps, in which all goes to its end in a straight line. Below 1 a share of the run.
     cosine_from : {"warmup", "zero"}
         Whether the cosine begins at its top when warm-up ends (Weimann), or is read at the absolute step (Kim), so that
         the rate drops a little there.
@@ -106,7 +120,9 @@ class OptimConfig(PlainFields):
     lr: float
     warmup_lr: float = 1e-6
     final_lr: float = 1e-6
-    warmup_steps: int = 0
+    warmup_steps: int | float = 0
+    schedule: str = "cosine"
+    cooldown_steps: int | float = 0
     cosine_from: str = "warmup"
     weight_decay: float = 0.05
     final_weight_decay: float = 0.05
@@ -116,7 +132,13 @@ class OptimConfig(PlainFields):
 
     def __post_init__(self) -> None:
         check_number("optim.lr", self.lr, 0)
-        check_integer("optim.warmup_steps", self.warmup_steps, 0)
+        check_choice("optim.schedule", self.schedule, ("cosine", "constant"))
+        for name in ("warmup_steps", "cooldown_steps"):
+            value = getattr(self, name)
+            fits = is_integer(value, 0) or (is_number(value) and 0 <= value < 1)
+            require(fits, f"optim.{name}", value, "a number of steps, or a share of them from 0 to below 1")
+        held = self.schedule == "constant" or self.cooldown_steps == 0
+        require(held, "optim.cooldown_steps", self.cooldown_steps, "0 with optim.schedule='cosine', which cools down")
         check_choice("optim.cosine_from", self.cosine_from, ("warmup", "zero"))
 
 

@@ -14,11 +14,22 @@ from pretraining.data.arrays import is_packed_array, open_arrays
 from pretraining.data.code15 import open_code15
 from pretraining.data.corpus import Corpus, FileReader, Item, LeftOut
 from pretraining.data.physionet import SUBSETS, open_challenge, open_mimic, open_ptbxl
+from skecg.encoders.plugins import load_installed_plugins
 from skecg.errors import ParameterError, RecordNotFoundError
 from skecg.io import find_records
 from skecg.validation import check_choice
 
-__all__ = ["CORPORA", "Corpus", "Item", "LeftOut", "open_chapman_ningbo", "open_corpus", "open_files", "parse_corpus"]
+__all__ = [
+    "CORPORA",
+    "Corpus",
+    "Item",
+    "LeftOut",
+    "open_chapman_ningbo",
+    "open_corpus",
+    "open_files",
+    "parse_corpus",
+    "register_corpus",
+]
 
 
 _WILDCARDS = frozenset("*?[")
@@ -76,6 +87,28 @@ CORPORA: dict[str, Callable[[str, Path], Corpus]] = {
 }
 
 
+def register_corpus(name: str, opens: Callable[[str, Path], Corpus]) -> None:
+    """Make a corpus known by name.
+
+    Parameters
+    ----------
+    name : str
+        As in ``--corpus NAME=DIR``.
+    opens : callable
+        Lists, of this name and a folder, the recordings without reading them: a :class:`Corpus`.
+
+    Raises
+    ------
+    ParameterError
+        When another corpus has that name, or it is no word.
+    """
+    _check_name(name)
+    known = CORPORA.setdefault(name, opens)
+    if (known.__module__, known.__qualname__) != (opens.__module__, opens.__qualname__):
+        raise ParameterError(f"Got a corpus {name!r} of {opens.__module__}, which {known.__module__} has.")
+    CORPORA[name] = opens
+
+
 _CHALLENGES = ("cinc2020", "cinc2021")
 
 
@@ -113,6 +146,8 @@ def open_corpus(name: str, source: str | Path) -> Corpus:
     if is_packed_array(path):
         return open_arrays(name, path)
     known, _, subset = name.partition("/")
+    if known not in CORPORA:
+        load_installed_plugins()
     if known not in CORPORA or (subset and known not in _CHALLENGES):
         _check_name(name)
         return open_files(name, path)

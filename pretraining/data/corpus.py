@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from skecg.errors import MissingDependencyError, SkecgError
+from skecg.errors import MissingDependencyError, ParameterError, SkecgError
 from skecg.io import read_record
 from skecg.records import ECGRecord
 
-__all__ = ["KEPT_OUT_FOLDS", "UNKNOWN_FOLD", "Corpus", "FileReader", "Item", "LeftOut", "Reader", "keep_folds_out"]
+__all__ = [
+    "KEPT_OUT_FOLDS",
+    "UNKNOWN_FOLD",
+    "Corpus",
+    "FileReader",
+    "Item",
+    "LeftOut",
+    "Reader",
+    "keep_folds_out",
+    "leave_out",
+    "name_patients",
+]
 
 #: Folds of PTB-XL that encoders are evaluated on.
 KEPT_OUT_FOLDS = (9, 10)
@@ -96,6 +107,81 @@ class FileReader:
                 raise  # as good as all files would fail, and installing a package is the cure
             except SkecgError as error:
                 yield error
+
+
+def leave_out(corpora: Sequence[Corpus], listed: Collection[str], origin: str) -> list[Corpus]:
+    """Leave out recordings, or all of a patient.
+
+    Parameters
+    ----------
+    corpora : sequence of Corpus
+    listed : collection of str
+        Sources, with or without their ending, or patients.
+    origin : str
+        Where they are listed, for the messages.
+
+    Raises
+    ------
+    ParameterError
+        When one of them is of no recording: what should have been kept apart would be trained on.
+    """
+    listed, found = frozenset(listed), []
+    unseen = set(listed)
+    for corpus in corpora:
+        named = [{*_spellings(item.source), item.patient} - {""} for item in corpus.items]
+        wanted = [not names.isdisjoint(listed) for names in named]
+        unseen -= set().union(*named)
+        why = f"Listed in {origin}."
+        kept = tuple(item for item, out in zip(corpus.items, wanted, strict=True) if not out)
+        gone = tuple(
+            LeftOut(item.corpus, item.source, "left out by list", why)
+            for item, out in zip(corpus.items, wanted, strict=True)
+            if out
+        )
+        found.append(replace(corpus, items=kept, left_out=(*corpus.left_out, *gone)))
+    unseen -= {name for corpus in corpora for row in corpus.left_out for name in _spellings(row.source)}
+    if unseen:
+        some = ", ".join(map(repr, sorted(unseen)[:3]))
+        raise ParameterError(
+            f"Got {len(unseen)} of {len(listed)} names in {origin} that are of no recording and no patient "
+            f"({some}), expected sources as left_out.csv writes them, e.g. {_an_example(corpora)!r}."
+        )
+    return found
+
+
+def name_patients(corpora: Sequence[Corpus], patients: Mapping[str, str], origin: str) -> list[Corpus]:
+    """Name the patients of recordings by their sources, with or without their ending.
+
+    Raises
+    ------
+    ParameterError
+        When none of them is a source of these corpora.
+    """
+    found, n_named = [], 0
+    for corpus in corpora:
+        spelt = [_spellings(item.source) for item in corpus.items]
+        whose = [next((patients[name] for name in names if name in patients), "") for names in spelt]
+        n_named += sum(map(bool, whose))
+        items = tuple(
+            item._replace(patient=patient or item.patient) for item, patient in zip(corpus.items, whose, strict=True)
+        )
+        found.append(replace(corpus, items=items))
+    if not n_named:
+        raise ParameterError(
+            f"Got no recording of these corpora in the column 'path' of {origin}, expected sources such as "
+            f"{_an_example(corpora)!r}."
+        )
+    return found
+
+
+def _spellings(source: str) -> tuple[str, ...]:
+    """Return what a recording may be called: as it is, without its ending, and without its row in a packed file."""
+    return source, source.rpartition(".")[0], source.partition("#")[0]
+
+
+def _an_example(corpora: Sequence[Corpus]) -> str:
+    """Return the source of some recording."""
+    return next((item.source for corpus in corpora for item in corpus.items), "")
 
 
 def keep_folds_out(items: Iterable[Item], folds: Sequence[int]) -> tuple[tuple[Item, ...], tuple[LeftOut, ...]]:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def pack(
     lowpass_hz: float | None = None,
     shortest_seconds: float | None = None,
     refuse: Sequence[str] = (),
+    corpus_highpass_hz: Mapping[str, float] | None = None,
     records_per_shard: int = 4096,
     n_jobs: int | None = None,
     progress: bool = True,
@@ -82,6 +83,8 @@ def pack(
     refuse : sequence of {"flat", "railed", "gaps", "microvolts", "volts"}, default=()
         Leave out records of which this is true, too: a flat lead, one at its limit for a fifth of the time, missing
         samples, amplitudes that look like another unit. By default they are packed, and counted.
+    corpus_highpass_hz : mapping of str to float, optional
+        High-pass of single corpora or sub-sets, by name, instead of `highpass_hz`.
     records_per_shard : int, default=4096
         Recordings that one process packs at a time, and that are packed again when it is killed.
     n_jobs : int, optional
@@ -103,13 +106,13 @@ def pack(
     folder = Path(out)
     spec = _segment_spec(sampling_rate, segment_seconds, resampling, highpass_hz, lowpass_hz)
     shortest = segment_seconds / 2 if shortest_seconds is None else float(shortest_seconds)
-    preparation = Preparation(spec, shortest, tuple(sorted(set(refuse))))
+    preparation = Preparation(spec, shortest, tuple(sorted(set(refuse))), dict(corpus_highpass_hz or {}))
     _check(corpora, preparation, records_per_shard)
     planned = _plan_all(corpora, records_per_shard)
     folder.mkdir(parents=True, exist_ok=True)
     _agree_on_plan(folder, _plan(corpora, planned, preparation, records_per_shard))
     _write_shards(planned, folder, preparation, n_jobs, progress)
-    return _finish(folder, corpora, planned, spec)
+    return _finish(folder, corpora, planned, preparation)
 
 
 def _segment_spec(
@@ -142,6 +145,10 @@ def _check(corpora: Sequence[Corpus], preparation: Preparation, records_per_shar
     for note in preparation.refused:
         check_choice("refuse", note, REFUSABLE)
     check_integer("records_per_shard", records_per_shard, 1)
+    there = {item.corpus for corpus in corpora for item in corpus.items}
+    for name in preparation.highpass_of:
+        check_choice("a corpus of corpus_highpass_hz", name, sorted(there))
+        preparation.spec_of(name)
 
 
 def _plan_all(corpora: Sequence[Corpus], records_per_shard: int) -> list[ShardPlan]:
@@ -168,7 +175,12 @@ def _plan(
         "shortest_seconds": preparation.shortest_seconds,
         "refused": list(preparation.refused),
         "records_per_shard": records_per_shard,
-    }
+    } | _own_highpass(preparation)
+
+
+def _own_highpass(preparation: Preparation) -> dict[str, Any]:
+    """Return what single corpora are filtered by, if any are, to be written down."""
+    return {"corpus_highpass_hz": dict(sorted(preparation.highpass_of.items()))} if preparation.highpass_of else {}
 
 
 def _agree_on_plan(folder: Path, plan: dict[str, Any]) -> None:
@@ -201,12 +213,22 @@ def _write_shards(
     total = sum(len(shard.items) for shard in planned)
     done = total - sum(len(shard.items) for shard in lacking)
     with tqdm(total=total, initial=done, unit="record", desc="packing", disable=not progress) as bar:
+        bar.set_postfix_str(_projected_size(folder, done, total, preparation))
         tasks = (delayed(write_shard)(shard, folder, preparation) for shard in lacking)
         for n_items in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
             bar.update(n_items)
+            bar.set_postfix_str(_projected_size(folder, int(bar.n), total, preparation))
 
 
-def _finish(folder: Path, corpora: Sequence[Corpus], planned: Sequence[ShardPlan], spec: InputSpec) -> ShardSet:
+def _projected_size(folder: Path, n_done: int, n_records: int, preparation: Preparation) -> str:
+    """Say how large all shards will be, from those that there are, or at first by one segment a record."""
+    written = sum(path.stat().st_size for path in folder.glob("[0-9]*.npy")) if n_done else 0
+    spec = preparation.spec
+    each = written / n_done if n_done else 2 * spec.n_leads * spec.window_samples
+    return f"{each * n_records / 1e9:.3g} GB in all"
+
+
+def _finish(folder: Path, corpora: Sequence[Corpus], planned: Sequence[ShardPlan], how: Preparation) -> ShardSet:
     """Write the manifest and the list of what was left out."""
     summaries = [read_summary(folder, shard.number) for shard in planned]
     left_out = [row for corpus in corpora for row in corpus.left_out]
@@ -218,14 +240,14 @@ def _finish(folder: Path, corpora: Sequence[Corpus], planned: Sequence[ShardPlan
         raise BadSignalError(f"Nothing was left to pack; {folder / LEFT_OUT} says why.\n{summary}")
     manifest = {
         "format": FORMAT_VERSION,
-        "input": spec.to_dict(),
+        "input": how.spec.to_dict(),
         "corpora": statistics,
         "shards": [
             {key: summary[key] for key in ("n_segments", "signals_sha256", "index_sha256")} for summary in summaries
         ],
         "left_out": dict(sorted(Counter(f"{row.corpus}: {row.reason}" for row in left_out).items())),
         "summary": summary,
-    }
+    } | _own_highpass(how)
     _write_json(folder / MANIFEST, manifest)
     return open_shards(folder)
 

@@ -13,8 +13,8 @@ import io
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -98,11 +98,18 @@ class Preparation:
         Records below it are left out.
     refused : tuple of str
         Of :data:`REFUSABLE`: records of which one is true are left out.
+    highpass_of : mapping of str to float
+        Cut-off frequencies (Hz) of single corpora, instead of the specification's.
     """
 
     spec: InputSpec
     shortest_seconds: float
     refused: tuple[str, ...] = ()
+    highpass_of: Mapping[str, float] = field(default_factory=dict)
+
+    def spec_of(self, corpus: str) -> InputSpec:
+        """Return how records of a corpus are prepared."""
+        return replace(self.spec, highpass_hz=self.highpass_of.get(corpus, self.spec.highpass_hz))
 
 
 @dataclass
@@ -189,13 +196,14 @@ def _segments(plan: ShardPlan, preparation: Preparation, findings: _Findings) ->
     """Read, prepare and quantize the items of a plan, noting what is found on the way."""
     usable = _usable(plan, preparation, findings)
     while chunk := list(islice(usable, _CHUNK)):
-        items, records, screenings = zip(*chunk, strict=True)
-        windows = prepare_screened(records, screenings, preparation.spec, stride=None, policies=_POLICIES)
-        for item in items:
-            findings.sums.setdefault(item.corpus, _Sums()).n_records += 1
-        for row in range(len(windows)):
-            owner = int(windows.owner[row])
-            yield _note_segment(windows, row, items[owner], records[owner].sampling_rate, findings)
+        for corpus, part in groupby(chunk, key=lambda entry: entry[0].corpus):
+            items, records, screenings = zip(*part, strict=True)
+            spec = preparation.spec_of(corpus)
+            windows = prepare_screened(records, screenings, spec, stride=None, policies=_POLICIES)
+            findings.sums.setdefault(corpus, _Sums()).n_records += len(items)
+            for row in range(len(windows)):
+                owner = int(windows.owner[row])
+                yield _note_segment(windows, row, items[owner], records[owner].sampling_rate, findings)
 
 
 def _note_segment(windows: Windows, row: int, item: Item, rate: float, findings: _Findings) -> NDArray[np.int16]:

@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skecg.encoders.pooling import pool_tokens
+
 if TYPE_CHECKING:
     from pretraining.objectives.base import Drawn, Objective
     from skecg.encoders import Encoder
@@ -252,7 +254,14 @@ class Gauges:
         self.seed = seed
         self._last_target: list[Tensor] | None = None
 
-    def measure(self, model: Objective, values_nLT: Tensor, drawn: Drawn) -> dict[str, float]:
+    def measure(
+        self,
+        model: Objective,
+        values_nLT: Tensor,
+        drawn: Drawn,
+        encoder: Encoder | None = None,
+        pooling: str = "mean",
+    ) -> dict[str, float]:
         """Measure a model.
 
         Parameters
@@ -262,12 +271,16 @@ class Gauges:
             Prepared windows, the same ones every time; some hundred of them, ranks cannot exceed their number.
         drawn : Drawn
             What goes with them, the same every time.
+        encoder : Encoder, optional
+            The one whose features are measured, as it is exported; the model's target encoder when not given.
+        pooling : {"mean", "max", "mean+std", "mean+std+max", "cls"}, default="mean"
+            What its tokens are pooled to.
 
         Returns
         -------
         dict of str to float
             ``fixed_loss`` on this batch, and other parts of the loss that the objective has gauged, by ``fixed_`` and
-            their name; of the target encoder's features ``rank``, ``rank_uncentred``,
+            their name; of the encoder's features ``rank``, ``rank_uncentred``,
             ``record_spread``, ``token_spread``, ``position_share``, ``lidar``, ``lidar_shuffled``, ``identity``
             (:func:`identity_ratio`); ``drift``, the distance of the context encoder from the target, relative to it, if
             they are two; and, from the second time on, ``target_change``, that of the target from where it was the last
@@ -278,8 +291,8 @@ class Gauges:
         Neither the mode of the model nor the state of torch's generators is changed.
         """
         with _left_as_found(model, values_nLT.device), torch.no_grad():
-            tokens = _tokens(model.target_encoder, values_nLT)
-            pooled = tokens.mean(dim=1)
+            encoder = encoder or model.target_encoder
+            tokens, pooled = _features(encoder, values_nLT, pooling)
             found = {
                 **self._measure_loss(model, values_nLT, drawn),
                 "rank": effective_rank(pooled),
@@ -288,7 +301,7 @@ class Gauges:
                 "token_spread": token_spread(tokens),
                 "position_share": position_share(tokens),
             }
-            return found | self._measure_views(model.target_encoder, values_nLT) | self._measure_drift(model)
+            return found | self._measure_views(encoder, values_nLT, pooling) | self._measure_drift(model)
 
     def _measure_loss(self, model: Objective, values_nLT: Tensor, drawn: Drawn) -> dict[str, float]:
         """Compute the means of parts of the loss over batches, which differ in size at most at the end."""
@@ -302,7 +315,7 @@ class Gauges:
                 sums[name].append(len(values) * float(loss[place]))
         return {name: math.fsum(found) / len(values_nLT) for name, found in sums.items()}
 
-    def _measure_views(self, encoder: Encoder, values_nLT: Tensor) -> dict[str, float]:
+    def _measure_views(self, encoder: Encoder, values_nLT: Tensor, pooling: str) -> dict[str, float]:
         n, patch = len(values_nLT), encoder.config.patch_samples
         n_patches = values_nLT.shape[2] // patch
         if n_patches < 2 or n < 2:
@@ -310,8 +323,8 @@ class Gauges:
         rng = np.random.default_rng(self.seed)
         kept = n_patches // 2
         starts = torch.from_numpy(rng.integers(0, n_patches - kept + 1, size=(self.n_views, n)) * patch)
-        pooled = [_tokens(encoder, _crop(values_nLT, start, kept * patch)).mean(dim=1) for start in starts]
-        views = torch.stack(pooled, dim=1)
+        crops = [_crop(values_nLT, start, kept * patch) for start in starts]
+        views = torch.stack([_features(encoder, crop, pooling)[1] for crop in crops], dim=1)
         shuffled = views.flatten(0, 1)[torch.from_numpy(rng.permutation(n * self.n_views))].view_as(views)
         return {"lidar": lidar(views), "lidar_shuffled": lidar(shuffled), "identity": identity_ratio(views)}
 
@@ -350,10 +363,10 @@ def _share(part: Tensor, whole: Tensor) -> float:
     return float((part.square().sum() / whole.square().sum().clamp_min(1e-30)).sqrt())
 
 
-def _tokens(encoder: Encoder, values_nLT: Tensor) -> Tensor:
-    """Compute the tokens (n, N, D) without registers, batch by batch."""
-    batches = [encoder(batch)[:, encoder.num_registers :].float() for batch in values_nLT.split(_BATCH)]
-    return torch.cat(batches)
+def _features(encoder: Encoder, values_nLT: Tensor, pooling: str) -> tuple[Tensor, Tensor]:
+    """Compute the tokens (n, N, D) without registers, and what they are pooled to (n, F), batch by batch."""
+    states = torch.cat([encoder(batch).float() for batch in values_nLT.split(_BATCH)])
+    return states[:, encoder.num_registers :], pool_tokens([states], encoder.num_registers, pooling)
 
 
 def _crop(values_nLT: Tensor, starts_n: Tensor, n_samples: int) -> Tensor:

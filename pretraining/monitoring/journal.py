@@ -1,4 +1,4 @@
-"""What happened in a run: a line for people, a JSON line for machines, TensorBoard where it is installed.
+"""What happened in a run: a line for people, a JSON line for machines.
 
 A resumed run drops the lines written after the step it resumes from, so that no step is written twice.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from pretraining.monitoring.callbacks import Callback
 from skecg.io.files import replacing
 
 __all__ = ["JOURNAL", "Journal", "duration", "read_events", "read_journal"]
@@ -26,7 +27,7 @@ JOURNAL = "journal.jsonl"
 _RECENT = 20
 
 
-class Journal:
+class Journal(Callback):
     """Writes down a run.
 
     Parameters
@@ -63,7 +64,6 @@ class Journal:
         self._begun = time.monotonic()
         self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
         self._file = self.path.open("w" if resume_step is None else "a", encoding="utf-8")
-        self._board = _open_tensorboard(Path(folder) / "tensorboard", resume_step)
 
     @property
     def elapsed_seconds(self) -> float:
@@ -84,9 +84,6 @@ class Journal:
         plain = {name: float(value) for name, value in values.items()}
         self._latest |= plain
         self._append({"step": step, "elapsed_seconds": round(self.elapsed_seconds, 3)} | plain)
-        if self._board is not None:
-            for name, value in plain.items():
-                self._board.add_scalar(name, value, step)
         if "loss" in plain:
             self._recent.append((step, time.monotonic()))
             if self.print_every and (step % self.print_every == 0 or step == self.total_steps):
@@ -97,11 +94,19 @@ class Journal:
         self._append({"step": step, "elapsed_seconds": round(self.elapsed_seconds, 3), "event": event, "text": text})
         self._print(f"step {step}: {event}: {text}")
 
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Write down values of a step."""
+        self.write(step, values)
+
+    gauge = probe = step
+
+    def end(self, step: int) -> None:
+        """Close the file."""
+        self.close()
+
     def close(self) -> None:
-        """Close the files."""
+        """Close the file."""
         self._file.close()
-        if self._board is not None:
-            self._board.close()
 
     def __enter__(self) -> Self:
         return self
@@ -214,12 +219,3 @@ def _keep_until(path: Path, step: int) -> list[dict[str, Any]]:
         with replacing(path) as file:
             file.writelines((json.dumps(line, ensure_ascii=False) + "\n").encode() for line in kept)
     return kept
-
-
-def _open_tensorboard(folder: Path, resume_step: int | None) -> Any:
-    """Open a TensorBoard log, or None where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=None if resume_step is None else resume_step + 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -12,6 +14,7 @@ from pretraining.config import PretrainConfig
 from pretraining.data.batches import to_values
 from pretraining.distributed import Engine
 from pretraining.loader import draw_training_batch
+from pretraining.monitoring.callbacks import Callback, tell
 from pretraining.monitoring.gauges import Gauges, collapse_reason, memory_gib
 from pretraining.objectives import gather_model
 from pretraining.objectives.base import Drawn, Objective, exported_encoder
@@ -22,11 +25,13 @@ if TYPE_CHECKING:
     from pretraining.data.shards import ShardSet
     from pretraining.monitoring.journal import Journal
     from pretraining.monitoring.online_probe import OnlineProbe
+    from skecg.encoders import Encoder
 
 __all__ = ["Evaluation", "StepStats", "Monitor"]
 
 # Ranks cannot exceed the number of records that they are measured on.
 _FIXED_RECORDS = 256
+_FIXED_STEP = 2**40
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,8 @@ class Monitor:
         What the probe has scored so far; added to in all.
     tables : optional
         What the objective knows of the rows of the shards.
+    callbacks : list of Callback
+        Who else hears of the run, in the first process; those that fail are dropped.
     """
 
     config: PretrainConfig
@@ -91,6 +98,7 @@ class Monitor:
     gauged: list[dict[str, float]]
     scores: list[list[float]]
     tables: Any = None
+    callbacks: list[Callback] = field(default_factory=list)
     _recent: list[StepStats] = field(default_factory=list)
     _gauges: Gauges = field(default_factory=Gauges)
     _fixed: tuple[Tensor, Drawn] | None = None
@@ -102,8 +110,26 @@ class Monitor:
 
     def note(self, step: int, event: str, text: str) -> None:
         """Write down an event."""
+        self._tell(lambda callback: callback.note(step, event, text))
+
+    def begin(self, journal: Journal, folder: Path, step: int) -> None:
+        """Begin to write down and to tell what happens; the first process does."""
+        self.journal = journal
+        self._tell(lambda callback: callback.start(self.config, folder, step))
+
+    def note_checkpoint(self, step: int, path: Path, is_best: bool) -> None:
+        """Tell of a checkpoint that has been written."""
+        self._tell(lambda callback: callback.checkpoint(step, path, is_best))
+
+    def end(self, step: int) -> None:
+        """Close what was opened."""
+        self._tell(lambda callback: callback.end(step))
+
+    def _tell(self, what: Callable[[Callback], None]) -> None:
+        """Tell the journal, without which there is no run, and whoever else listens."""
         if self.journal is not None:
-            self.journal.note(step, event, text)
+            what(self.journal)
+            self.callbacks = tell(self.callbacks, what)
 
     def note_step(self, stats: StepStats) -> None:
         """Write the journal's line every ``log_every`` steps, and of the first and last."""
@@ -111,7 +137,8 @@ class Monitor:
             return
         self._recent.append(stats)
         if stats.step == 1 or self._is_due(stats.step, self.config.watch.log_every):
-            self.journal.write(stats.step, self._line(stats))
+            line = self._line(stats)
+            self._tell(lambda callback: callback.step(stats.step, line))
             self._recent.clear()
 
     def _line(self, stats: StepStats) -> dict[str, float]:
@@ -128,7 +155,7 @@ class Monitor:
             "weight_decay": weight_decay(config, stats.step - 1),
             "memory_gib": memory_gib(self.engine.device),
         }
-        if config.masks is not None:  # only JEPA averages
+        if config.objective.has_target:
             line["momentum"] = momentum(config, stats.step - 1)
         speed["records_per_second"] *= self.engine.world_size
         return line | {name: value for name, value in stats.loss.items() if name != "total"} | speed
@@ -136,17 +163,20 @@ class Monitor:
     def measure(self, step: int, model: Objective) -> Evaluation:
         """Measure the gauges every ``gauge_every`` steps and score every ``probe_every``.
 
-        Both are also done before the first step and after the last. All processes have to call this.
+        Both are also done before the first step and after the last; the gauges also where the score is the best so far,
+        for the card of those weights. All processes have to call this.
         """
         gauges, scores = self._due(step)
         if not gauges and not scores:
             return Evaluation()
         usable = gather_model(model, self.config, self.engine)
         with self.engine.measuring():
-            reason = self.engine.on_first(lambda: self._gauge(step, usable)) if gauges else None
             if scores:
                 self.scores.append([step, self.engine.on_first(lambda: self._score(step, usable))])
-        return Evaluation(reason, scores and self.best_step == step)
+            is_best = scores and self.best_step == step
+            gauges = gauges or (is_best and self.config.watch.gauge_every > 0)
+            reason = self.engine.on_first(lambda: self._gauge(step, usable)) if gauges else None
+        return Evaluation(reason, is_best)
 
     def is_measuring(self, step: int) -> bool:
         """Return whether :meth:`measure` has anything to do after a step."""
@@ -164,35 +194,37 @@ class Monitor:
     def _gauge(self, step: int, model: Objective | None) -> str | None:
         """Measure the model on the fixed batch; say why it has collapsed, if it has."""
         assert model is not None
-        assert self.journal is not None
-        measured = self._gauges.measure(model, *self._fixed_batch())
-        self.journal.write(step, measured)
+        measured = self._gauges.measure(model, *self._fixed_batch(), self._exported(model), self.config.pooling)
+        self._tell(lambda callback: callback.gauge(step, dict(measured)))
         measured.pop("target_change", None)  # since the last measurement, of which a resumed run knows nothing
         self.gauged.append({"step": step, **measured})
         reason = collapse_reason(self.gauged)
         if reason is not None:
-            self.journal.note(step, "collapse", f"Warning: the run is collapsing: {reason}.")
+            self.note(step, "collapse", f"Warning: the run is collapsing: {reason}.")
         return reason
 
     def _score(self, step: int, model: Objective | None) -> float:
         """Score what would be exported: that encoder, its first blocks, pooled as the weights will be."""
         assert model is not None
-        assert self.journal is not None
         assert self.probe is not None
         begun = time.perf_counter()
-        is_context = self.config.export_encoder == "context"
-        trained = model.context_encoder if is_context else model.target_encoder
-        encoder = exported_encoder(trained.state_dict(), self.config).to(self.engine.device)
-        scores = self.probe.score(encoder, self.config.input, self.config.pooling)
-        self.journal.write(step, scores | {"probe_seconds": time.perf_counter() - begun})
+        scores = self.probe.score(self._exported(model), self.config.input, self.config.pooling)
+        scores |= {"probe_seconds": time.perf_counter() - begun}
+        self._tell(lambda callback: callback.probe(step, scores))
         return scores["probe"]
 
+    def _exported(self, model: Objective) -> Encoder:
+        """Return the encoder that would be exported now."""
+        is_context = self.config.export_encoder == "context"
+        trained = model.context_encoder if is_context else model.target_encoder
+        return exported_encoder(trained.state_dict(), self.config).to(self.engine.device)
+
     def _fixed_batch(self) -> tuple[Tensor, Drawn]:
-        """Return the batch that gauges measure on: that of the step after the last, which is never trained on."""
+        """Return the batch that gauges measure on: that of a step which no run reaches, however it is lengthened."""
         if self._fixed is None:
             # Whole windows, whatever lengths are trained with: they are what the encoder is exported for.
             whole = replace(self.config, data=replace(self.config.data, window_seconds=()))
-            part = draw_training_batch(whole, self.shards, self.config.run.steps, range(_FIXED_RECORDS), self.tables)
+            part = draw_training_batch(whole, self.shards, _FIXED_STEP, range(_FIXED_RECORDS), self.tables)
             values = to_values(part.batch, whole, self.engine.device)
             self._fixed = values, part.drawn.to(self.engine.device)
         return self._fixed

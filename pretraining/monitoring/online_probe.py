@@ -7,24 +7,29 @@ and keep a further set, never looked at, for what is reported at the end.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skecg.datasets import LabelledECGs, read_packed
+from skecg.datasets.tables import read_label_table
 from skecg.errors import ParameterError, ShapeError
+from skecg.io import read_records
 from skecg.metrics import area_under_roc
 from skecg.records import ECGRecord
 
 if TYPE_CHECKING:
+    from pretraining.data.shards import ShardSet
     from skecg.encoders import Encoder
     from skecg.preprocessing.windows import Windows
     from skecg.spec import InputSpec
 
-__all__ = ["SUPERCLASSES", "Labelled", "OnlineProbe", "load_labelled", "synthetic_labelled"]
+__all__ = ["SUPERCLASSES", "Labelled", "OnlineProbe", "load_label_table", "load_labelled", "synthetic_labelled"]
 
 #: PTB-XL's diagnostic superclasses.
 SUPERCLASSES = ("CD", "HYP", "MI", "NORM", "STTC")
@@ -41,14 +46,14 @@ class Labelled(NamedTuple):
     Attributes
     ----------
     records : list of ECGRecord of length n
-    labels : ndarray of shape (n, n_classes), 0 or 1
+    labels : ndarray of shape (n, n_classes), 0 or 1; or float, for numbers to be predicted
     train, test : ndarray of int
         Rows to fit on and to judge by.
     classes : tuple of str
     """
 
     records: list[ECGRecord]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     train: NDArray[np.int64]
     test: NDArray[np.int64]
     classes: tuple[str, ...]
@@ -60,8 +65,8 @@ class OnlineProbe:
     Parameters
     ----------
     records : sequence of ECGRecord of length n
-    labels : array-like of shape (n, n_classes), 0 or 1
-        A record may have several.
+    labels : array-like of shape (n, n_classes)
+        Zeros and ones, of which a record may have several; or, as floats, numbers that a ridge regression predicts.
     train, test : array-like of int
         Rows to fit on and to judge by; they share no record.
     classes : sequence of str, optional
@@ -88,10 +93,12 @@ class OnlineProbe:
         max_records: int | None = None,
     ) -> None:
         table = np.asarray(labels)
-        if table.ndim != 2 or len(table) != len(records) or not np.isin(table, (0, 1)).all():
+        self.is_regression = np.issubdtype(table.dtype, np.floating) and not np.isin(table, (0, 1)).all()
+        fits = np.isfinite(table).all() if self.is_regression else np.isin(table, (0, 1)).all()
+        if table.ndim != 2 or len(table) != len(records) or not fits:
             raise ShapeError(
                 f"Got labels of shape {table.shape} for {len(records)} records, expected (n_records, n_classes) of 0 "
-                "and 1."
+                "and 1, or of finite floats to be predicted."
             )
         parts = [np.unique(np.asarray(part, dtype=np.int64)) for part in (train, test)]
         shared = np.intersect1d(parts[0], parts[1]).size
@@ -102,7 +109,7 @@ class OnlineProbe:
             parts = [_sample(part, int(len(part) * share)) for part in parts]
         chosen = np.concatenate(parts)
         self.records = [records[row] for row in chosen]
-        self.labels = table[chosen].astype(np.int64)
+        self.labels = table[chosen] if self.is_regression else table[chosen].astype(np.int64)
         self.n_train = len(parts[0])
         names = tuple(classes) if classes is not None else tuple(map(str, range(table.shape[1])))
         self.classes = {name: column for column, name in enumerate(names) if self._has_both(column)}
@@ -127,15 +134,24 @@ class OnlineProbe:
         Returns
         -------
         dict of str to float
-            ``probe``, the mean over classes of the area under the ROC curve, and that of each as ``probe_NAME``.
+            ``probe``, the mean over classes of the area under the ROC curve, and that of each as ``probe_NAME``; for
+            numbers the share of their variance that is explained (R²).
         """
         features = self.features(encoder, spec, pooling)
         fitted, judged = features[: self.n_train], features[self.n_train :]
         found = {}
         for name, column in self.classes.items():
             labels = self.labels[:, column]
-            found[f"probe_{name}"] = _auroc(fitted, labels[: self.n_train], judged, labels[self.n_train :])
+            judge = _explained if self.is_regression else _auroc
+            found[f"probe_{name}"] = judge(fitted, labels[: self.n_train], judged, labels[self.n_train :])
         return {"probe": float(np.mean(list(found.values())))} | found
+
+    @property
+    def key(self) -> str:
+        """A digest of what is asked: scores of another key are not to be compared with these."""
+        shapes = [record.signal.shape for record in self.records]
+        asked = [self.labels.tolist(), list(self.classes), self.n_train, shapes]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
     def features(self, encoder: Encoder, spec: InputSpec, pooling: str = "mean+std") -> NDArray[np.float32]:
         """Embed the records, those to fit on first: (n_records, n_features)."""
@@ -159,7 +175,7 @@ class OnlineProbe:
 
     def _has_both(self, column: int) -> bool:
         labels = self.labels[:, column]
-        return all(len(np.unique(part)) == 2 for part in (labels[: self.n_train], labels[self.n_train :]))
+        return all(len(np.unique(part)) >= 2 for part in (labels[: self.n_train], labels[self.n_train :]))
 
 
 def load_labelled(
@@ -201,6 +217,56 @@ def load_labelled(
     labels = np.array([[name in names[row] for name in classes] for row in rows], dtype=np.int64)
     parts = [np.flatnonzero(np.isin(packed.folds[rows], list(part))) for part in (train_folds, test_folds)]
     return Labelled([_record(packed, row) for row in rows.tolist()], labels, parts[0], parts[1], tuple(classes))
+
+
+# Folds that are left for whoever judges the run, as those of PTB-XL are.
+_KEPT_FOLDS = (9, 10)
+
+
+def load_label_table(path: str | Path, shards: ShardSet | None = None) -> Labelled:
+    """Read labelled records of one's own from a table.
+
+    Parameters
+    ----------
+    path : path-like
+        As :mod:`skecg.datasets.tables` describes; a column ``row`` instead of ``path`` names rows of the shards.
+    shards : ShardSet, optional
+        Whose rows those are.
+
+    Returns
+    -------
+    Labelled
+        Folds 9 and 10 are left alone; of the others the last quarter is judged by.
+
+    Raises
+    ------
+    ParameterError
+        When the table names rows that are not there, or holds too few folds.
+    """
+    table = read_label_table(path)
+    folds = sorted(set(table.folds.tolist()) - set(_KEPT_FOLDS))
+    if len(folds) < 2:
+        raise ParameterError(f"Got folds {folds} in {path} besides 9 and 10, which are left alone; expected several.")
+    judging = folds[-max(1, len(folds) // 4) :]
+    used = np.flatnonzero(np.isin(table.folds, folds))
+    is_test = np.isin(table.folds[used], judging)
+    sources = [table.sources[row] for row in used]
+    files = [table.files[row] for row in used]
+    records = _rows_of(shards, sources, path) if table.by_row else read_records(files)
+    labels, names = (table.labels, table.classes) if table.classes else (table.targets, table.target_names)
+    return Labelled(records, labels[used], np.flatnonzero(~is_test), np.flatnonzero(is_test), names)
+
+
+def _rows_of(shards: ShardSet | None, sources: Sequence[str], path: str | Path) -> list[ECGRecord]:
+    """Return rows of the shards as records."""
+    if shards is None or not all(source.isdigit() for source in sources):
+        raise ParameterError(f"Got the column 'row' in {path}, expected numbers of rows of the run's shards.")
+    rows = np.array(sources, dtype=np.int64)
+    millivolts = shards.gather(rows) * (shards.scale_uv[rows] / 1e3)[:, None, None]
+    return [
+        ECGRecord(signal[mask, :n], shards.sampling_rate, np.array(shards.leads)[mask].tolist())
+        for signal, mask, n in zip(millivolts, shards.lead_mask[rows], shards.valid_samples[rows].tolist(), strict=True)
+    ]
 
 
 def _record(packed: LabelledECGs, row: int) -> ECGRecord:
@@ -247,6 +313,19 @@ def synthetic_labelled(n_records: int = 400, *, sampling_rate: float = 250.0, se
 def _sample(rows: NDArray[np.int64], n_kept: int) -> NDArray[np.int64]:
     """Pick rows at random, always the same ones."""
     return np.sort(np.random.default_rng(0).permutation(rows)[:n_kept])
+
+
+def _explained(
+    fitted: NDArray[np.float32], values: NDArray[Any], judged: NDArray[np.float32], truth: NDArray[Any]
+) -> float:
+    """Fit a ridge regression on standardized features and return the share of variance that it explains elsewhere."""
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), Ridge(alpha=1 / _INVERSE_STRENGTH))
+    model.fit(fitted.astype(np.float64), values)
+    return float(model.score(judged.astype(np.float64), truth))
 
 
 def _auroc(

@@ -14,6 +14,7 @@ from pretraining.monitoring.gauges import collapse_reason
 from pretraining.monitoring.journal import duration, read_events, read_journal
 from pretraining.monitoring.reconstructions import draw_reconstructions
 from pretraining.objectives import objective_class
+from pretraining.optim import cooldown_steps, warmup_steps
 from pretraining.runs import checkpoints_of, latest, read_config
 from skecg.errors import ParameterError
 from skecg.plotting.axes import import_matplotlib
@@ -65,8 +66,7 @@ def _describe_config(config: PretrainConfig) -> list[tuple[str, str]]:
     """Describe the configuration in five lines."""
     spec, shape, optim, run = config.input, config.encoder, config.optim, config.run
     slice_ms = 1000 * shape.patch_samples / spec.sampling_rate
-    warmup = f" after {optim.warmup_steps:,} steps of warm-up" if optim.warmup_steps else ""
-    average = f", momentum {config.ema.start:g} to {config.ema.end:g}" if config.masks is not None else ""
+    average = f", momentum {config.ema.start:g} to {config.ema.end:g}" if config.objective.has_target else ""
     return [
         (
             "Recipe",
@@ -81,11 +81,20 @@ def _describe_config(config: PretrainConfig) -> list[tuple[str, str]]:
         ("Objective", objective_class(config).summary(config)),
         (
             "Optimizer",
-            f"learning rate {optim.lr:g}{warmup} to {optim.final_lr:g}, weight decay {optim.weight_decay:g} to "
+            f"learning rate {_describe_rate(config)}, weight decay {optim.weight_decay:g} to "
             f"{optim.final_weight_decay:g}{average}",
         ),
         ("Run", f"{run.steps:,} steps of {run.batch_size:,} records, seed {run.seed}, precision {run.precision}"),
     ]
+
+
+def _describe_rate(config: PretrainConfig) -> str:
+    """Describe how the learning rate rises and falls, in steps of the run."""
+    optim, warmup, cooldown = config.optim, warmup_steps(config), cooldown_steps(config)
+    rises = f"{optim.lr:g} after {warmup:,} steps of warm-up" if warmup else f"{optim.lr:g}"
+    if optim.schedule == "cosine":
+        return f"{rises} to {optim.final_lr:g}"
+    return f"{rises}, constant" + (f", to {optim.final_lr:g} in the last {cooldown:,} steps" if cooldown else "")
 
 
 def _describe_data(folder: Path, config: PretrainConfig, entries: Entries) -> list[tuple[str, str]]:

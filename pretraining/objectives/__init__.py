@@ -1,5 +1,7 @@
 """What encoders are trained for: one file per objective, found by the kind of its configuration.
 
+Others register theirs.
+
 A run's model is drawn alike in each process, and gathered where its weights are sharded.
 """
 
@@ -11,18 +13,41 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from pretraining.config import PretrainConfig
+from pretraining.config import AnyObjectiveConfig, PretrainConfig
+from pretraining.config.objectives import OBJECTIVES
 from pretraining.distributed import Engine, whole
 from pretraining.objectives.base import Objective
+from skecg.errors import ParameterError
 
-__all__ = ["build_model", "objective_class", "gather_model"]
+__all__ = ["build_model", "gather_model", "objective_class", "register_objective"]
 
 
-_CLASSES = {
+_CLASSES: dict[str, tuple[str, str]] = {
     "jepa": ("pretraining.objectives.jepa", "Jepa"),
     "mae": ("pretraining.objectives.mae", "Mae"),
     "beat_ssl": ("pretraining.objectives.beat_ssl", "BeatSsl"),
 }
+
+
+def register_objective(config: type[AnyObjectiveConfig], objective: type[Objective]) -> None:
+    """Make an objective known, by the kind that its configuration bears.
+
+    Parameters
+    ----------
+    config : type
+        A frozen dataclass derived from :class:`pretraining.config.AnyObjectiveConfig`, with its own ``kind``.
+    objective : type
+        What trains with it; made of a whole :class:`pretraining.config.PretrainConfig`.
+
+    Raises
+    ------
+    ParameterError
+        When another objective is of that kind.
+    """
+    place = (objective.__module__, objective.__qualname__)
+    if _CLASSES.setdefault(config.kind, place) != place:
+        raise ParameterError(f"Got an objective {config.kind!r} of {place[0]}, which {_CLASSES[config.kind][0]} has.")
+    OBJECTIVES[config.kind] = config
 
 
 def objective_class(config: PretrainConfig) -> type[Objective]:

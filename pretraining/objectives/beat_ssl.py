@@ -52,7 +52,6 @@ from pretraining.data.batches import uniforms
 from pretraining.data.feature_tables import BeatTable, read_beats, write_beats
 from pretraining.distributed import gather_rows
 from pretraining.objectives.base import WithoutTarget
-from pretraining.objectives.flops import encoder_flops
 from pretraining.objectives.views import ViewMaker, ViewRanges, Views, draw_views, is_seen
 from skecg.encoders import build_encoder
 from skecg.errors import ParameterError
@@ -428,7 +427,7 @@ class BeatSsl(WithoutTarget):
     @classmethod
     def flops(cls, config: PretrainConfig, drawn: BeatDraw) -> float:
         """Count two views, forward and backward; the projectors are next to nothing."""
-        return 2 * 3 * encoder_flops(config.encoder, config.encoder.n_patches)
+        return 2 * 3 * config.encoder.flops(config.encoder.n_patches)
 
     @classmethod
     def summary(cls, config: PretrainConfig) -> str:

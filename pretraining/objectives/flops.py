@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from skecg.spec import LeadwiseConfig, MultiscaleConfig, TemporalConfig
+from skecg.spec import MultiscaleConfig, block_flops
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pretraining.config import PredictorConfig, PretrainConfig
     from skecg.spec import EncoderConfig
 
-__all__ = ["encoder_flops", "jepa_flops", "mae_flops", "pace", "peak_flops", "predictor_flops"]
+__all__ = ["jepa_flops", "mae_flops", "pace", "peak_flops", "predictor_flops"]
 
 # Dense bfloat16 peaks by words of the device's name, from the makers' data sheets (without sparsity), the more
 # particular name first.
@@ -53,13 +53,13 @@ def jepa_flops(config: PretrainConfig, visible_slices: float) -> float:
     encoder, n_slices = config.encoder, config.encoder.n_patches
     objective, predictor, masks = config.jepa
     n_masks = masks.masks_per_target
-    trained = n_masks * encoder_flops(encoder, visible_slices)
+    trained = n_masks * encoder.flops(visible_slices)
     target = 0.0
     if objective.predict_weight:
         trained += n_masks * predictor_flops(encoder, predictor, visible_slices)
-        target = encoder_flops(encoder, n_slices)
+        target = encoder.flops(n_slices)
     if objective.describe_weight and objective.describe_share:
-        trained += encoder_flops(encoder, objective.describe_share * n_slices)
+        trained += encoder.flops(objective.describe_share * n_slices)
     return target + 3 * trained
 
 
@@ -76,46 +76,18 @@ def mae_flops(encoder: MultiscaleConfig, decoder: PredictorConfig, visible_token
     n_tokens = encoder.lead_groups * encoder.n_patches
     samples = encoder.n_leads // encoder.lead_groups * encoder.patch_samples
     edges = 2 * decoder.dim * (encoder.dim * visible_tokens + samples * n_tokens)
-    block = _block_flops(decoder.dim, int(decoder.dim * decoder.mlp_ratio), n_tokens)
+    block = block_flops(decoder.dim, int(decoder.dim * decoder.mlp_ratio), n_tokens)
     decoded = edges + n_tokens * decoder.depth * block
-    return 3 * (encoder_flops(encoder, visible_tokens / encoder.lead_groups) + decoded)
-
-
-def encoder_flops(config: EncoderConfig, slices: float) -> float:
-    """Count an encoder's forward pass over so many slices of time of one record."""
-    if isinstance(config, MultiscaleConfig):
-        return _multiscale_flops(config, slices)
-    if isinstance(config, LeadwiseConfig):
-        tokens, keys, inputs = config.n_leads * slices, slices + config.n_leads, float(config.patch_samples)
-    else:
-        tokens = keys = slices + (config.num_registers if isinstance(config, TemporalConfig) else 0)
-        inputs = config.n_leads * config.patch_samples * slices / tokens  # registers are embedded by no product
-    block = _block_flops(config.dim, config.hidden_dim, keys)
-    return tokens * (2 * inputs * config.dim + config.depth * block)
-
-
-def _multiscale_flops(config: MultiscaleConfig, slices: float) -> float:
-    """Count convolutions, at all places of the slices that are seen, what joins them, and the blocks."""
-    embedded = config.lead_groups * slices
-    tokens = embedded + config.num_registers
-    places = config.patch_samples // config.stride_samples
-    convolved = slices * places * config.n_leads * sum(config.kernel_samples) * config.stem_dim
-    joined = embedded * places * len(config.kernel_samples) * config.stem_dim * config.dim
-    return 2 * (convolved + joined) + tokens * config.depth * _block_flops(config.dim, config.hidden_dim, tokens)
+    return 3 * (encoder.flops(visible_tokens / encoder.lead_groups) + decoded)
 
 
 def predictor_flops(encoder: EncoderConfig, config: PredictorConfig, visible_slices: float) -> float:
     """Count a predictor's forward pass: each lead by itself where a lead has tokens of its own."""
-    rows = encoder.n_leads if isinstance(encoder, LeadwiseConfig) else 1
+    rows = encoder.n_leads if encoder.token_per_lead else 1
     masked = encoder.n_patches - visible_slices
-    block = _block_flops(config.dim, int(config.dim * config.mlp_ratio), encoder.n_patches)
+    block = block_flops(config.dim, int(config.dim * config.mlp_ratio), encoder.n_patches)
     edges = 2 * encoder.dim * config.dim * (visible_slices + masked)  # in for what is seen, out for what is predicted
     return rows * (edges + encoder.n_patches * config.depth * block)
-
-
-def _block_flops(dim: int, hidden_dim: int, keys: float) -> float:
-    """Count what a transformer block does for one token that sees so many keys."""
-    return 8 * dim**2 + 4 * dim * hidden_dim + 4 * keys * dim
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

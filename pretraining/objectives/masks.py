@@ -11,7 +11,9 @@ Shapes: B records, L leads, G lead groups (1, or one a lead), K visible slices o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,7 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretraining.config import MaskConfig
+from pretraining.config.parts import MASK_KINDS
 from pretraining.data.batches import below, uniforms
+from skecg.errors import ParameterError
 
 __all__ = [
     "Masks",
@@ -30,6 +34,7 @@ __all__ = [
     "kim_multiblock_mask",
     "kim_random_mask",
     "n_visible",
+    "register_mask",
     "weimann_keep_mask",
 ]
 
@@ -62,6 +67,28 @@ class Masks:
     def take(self, rows: slice) -> Masks:
         """Return the masks of some of the records."""
         return Masks(self.context[rows], self.target[rows])
+
+
+#: Draws, of a configuration, the number of slices, places in a batch and a key (seed, step, number of the mask), which
+#: slices are kept: (B, n_patches), True where kept, as many in each row; the same for a place whatever comes with it.
+MaskDraw: TypeAlias = Callable[[MaskConfig, int, range, tuple[int, int, int]], BoolArray]
+
+_REGISTERED: dict[str, MaskDraw] = {}
+
+
+def register_mask(kind: str, draw: MaskDraw) -> None:
+    """Make a way to draw masks known, as ``masks.kind``.
+
+    Raises
+    ------
+    ParameterError
+        When another one is of that kind.
+    """
+    if kind in MASK_KINDS and getattr(_REGISTERED.get(kind), "__module__", None) != draw.__module__:
+        raise ParameterError(f"Got a mask {kind!r} of {draw.__module__}, expected a name that no other mask has.")
+    _REGISTERED[kind] = draw
+    if kind not in MASK_KINDS:
+        MASK_KINDS.append(kind)
 
 
 def draw_masks(
@@ -112,6 +139,8 @@ def draw_seen(n_patches: int, share: float, positions: range, *, seed: int, step
 
 
 def _draw(config: MaskConfig, n_patches: int, positions: range, key: tuple[int, int, int]) -> Masks:
+    if config.kind in _REGISTERED:
+        return _as_masks(_REGISTERED[config.kind](config, n_patches, positions, key))
     if config.kind == "blocks":
         shared = np.random.default_rng([*key, 0])
         num_keep = math.ceil(shared.uniform(config.low, config.high) * n_patches)

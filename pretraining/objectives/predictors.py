@@ -16,7 +16,7 @@ from skecg.encoders.blocks import Attention, Block, init_linear_, init_xavier_, 
 from skecg.encoders.leadwise import grid_positions
 from skecg.encoders.multiscale import token_positions
 from skecg.errors import ParameterError
-from skecg.spec import EncoderConfig, LeadwiseConfig, MultiscaleConfig, TemporalConfig
+from skecg.spec import EncoderConfig, MultiscaleConfig, TemporalConfig
 
 __all__ = ["Decoder", "LeadwisePredictor", "TemporalPredictor", "build_predictor"]
 
@@ -29,15 +29,14 @@ def build_predictor(config: PretrainConfig) -> TemporalPredictor | LeadwisePredi
     ParameterError
         For a multiscale encoder with a token for each lead, which is a masked autoencoder's.
     """
-    if isinstance(config.encoder, LeadwiseConfig):
-        return LeadwisePredictor(config.jepa[1], config.encoder)
-    if isinstance(config.encoder, MultiscaleConfig) and config.encoder.lead_groups > 1:
+    encoder = config.encoder
+    if isinstance(encoder, MultiscaleConfig) and encoder.lead_groups > 1:
         raise ParameterError(
-            f"Got encoder.lead_groups={config.encoder.lead_groups} for JEPA, expected 1: one token of all leads. Train "
-            "an encoder with a token for each lead as a masked autoencoder (recipes mae_leads and mae_both)."
+            f"Got encoder.lead_groups={encoder.lead_groups} for JEPA, expected 1: one token of all leads. Train an "
+            "encoder with a token for each lead as a masked autoencoder (recipes mae_leads and mae_both)."
         )
-    assert isinstance(config.encoder, TemporalConfig | MultiscaleConfig), "there is no other"
-    return TemporalPredictor(config.jepa[1], config.encoder)
+    kind = LeadwisePredictor if encoder.token_per_lead else TemporalPredictor
+    return kind(config.jepa[1], encoder)
 
 
 class _Stack(nn.Module):
@@ -87,13 +86,13 @@ class TemporalPredictor(_Stack):
     Parameters
     ----------
     config : PredictorConfig
-    encoder : TemporalConfig or MultiscaleConfig
-        Whose tokens it reads and predicts; biases and norms follow it.
+    encoder : EncoderConfig
+        Whose tokens it reads and predicts, one for each slice of time; biases and norms follow it.
     """
 
     positions_NP: Tensor
 
-    def __init__(self, config: PredictorConfig, encoder: TemporalConfig | MultiscaleConfig) -> None:
+    def __init__(self, config: PredictorConfig, encoder: EncoderConfig) -> None:
         bias, norm_bias = (encoder.bias, encoder.norm_bias) if isinstance(encoder, TemporalConfig) else (True, True)
         super().__init__(config, encoder, encoder.dim, bias=bias, norm_bias=norm_bias)
         table = sincos_positions(torch.arange(encoder.n_patches), config.dim, torch.float32).flatten(1)
@@ -126,13 +125,13 @@ class LeadwisePredictor(_Stack):
     Parameters
     ----------
     config : PredictorConfig
-    encoder : LeadwiseConfig
-        Whose tokens it reads and predicts.
+    encoder : EncoderConfig
+        Whose tokens it reads and predicts, lead after lead.
     """
 
     positions_NP: Tensor
 
-    def __init__(self, config: PredictorConfig, encoder: LeadwiseConfig) -> None:
+    def __init__(self, config: PredictorConfig, encoder: EncoderConfig) -> None:
         super().__init__(config, encoder, encoder.dim)
         table = grid_positions(1, encoder.n_patches, config.dim)[0]
         self.register_buffer("positions_NP", table.to(torch.float32), persistent=False)

@@ -7,6 +7,8 @@ Departures, all outside the model and the objective:
 
 - One set of statistics (MIMIC-IV-ECG's, by far their largest corpus) normalizes all recordings. The original takes
   those of each corpus in pre-training and yet other ones in evaluation, so a recording of unknown origin has none.
+- CODE-15 and the St Petersburg records are high-passed at 0.5 Hz in the original, which calls it necessary for stable
+  training. A recipe knows nothing of corpora; pack them so with ``--corpus-highpass`` (:data:`CORPUS_HIGHPASS_HZ`).
 - Signals are int16 in steps of a microvolt and float32 from there on; theirs are float16 throughout.
 - The average of the encoders moves once for each optimizer step. Theirs moves once for each part of a batch that is
   accumulated, so that their ViT-B reached its last momentum after half of the run.
@@ -28,7 +30,7 @@ from skecg.convert import STATISTICS
 from skecg.leads import CANONICAL_LEADS
 from skecg.spec import InputSpec, TemporalConfig
 
-__all__ = ["CORPUS_SHARES", "weimann_vit"]
+__all__ = ["CORPUS_HIGHPASS_HZ", "CORPUS_SHARES", "weimann_vit"]
 
 
 #: Share of each corpus in a batch as published, to be given as ``data.weights`` by whoever has packed them all.
@@ -45,6 +47,10 @@ CORPUS_SHARES: dict[str, float] = {
     "cpsc-extra": 0.0125,
     "chapman": 0.009375,
 }
+
+
+#: High-pass (Hz) of single corpora as published, to be given when they are packed.
+CORPUS_HIGHPASS_HZ: dict[str, float] = {"code15": 0.5, "st-petersburg": 0.5}
 
 
 _STEPS = 100_000

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from skecg._version import __version__
 from skecg.cli import cache, convert, download, embed, evaluate, export, info, models, plot, publish, verify
-from skecg.cli.console import in_words, say, short_warnings
+from skecg.cli.console import add_plugin_option, in_words, load_plugins, say, short_warnings
 from skecg.errors import SkecgError
 
 __all__ = ["main"]
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         with short_warnings():
+            load_plugins(arguments)
             code = int(arguments.run(arguments))
             sys.stdout.flush()
             return code
@@ -71,4 +72,5 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in (embed, evaluate, models, verify, convert, export, download, publish, cache, plot, info):
         verb.add_parser(verbs)
+    add_plugin_option(verbs)
     return parser

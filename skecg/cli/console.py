@@ -20,10 +20,12 @@ from skecg.errors import SkecgWarning
 __all__ = [
     "Verbs",
     "add_hub_options",
+    "add_plugin_option",
     "add_signal_options",
     "as_batch_size",
     "as_layer",
     "in_words",
+    "load_plugins",
     "say",
     "short_warnings",
 ]
@@ -76,6 +78,23 @@ def short_warnings() -> Iterator[None]:
 
 # What `add_subparsers` gives.
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_plugin_option(verbs: Verbs) -> None:
+    """Add to every verb what is not installed as a plug-in, but should be one."""
+    for parser in verbs.choices.values():
+        parser.add_argument(
+            "--plugin", action="append", metavar="MODULE", help="module or .py file to import first; several times"
+        )
+
+
+def load_plugins(arguments: argparse.Namespace) -> None:
+    """Import the plug-ins named."""
+    if arguments.plugin:
+        from skecg.encoders.plugins import load_plugin
+
+        for name in arguments.plugin:
+            load_plugin(name)
 
 
 def add_signal_options(parser: argparse.ArgumentParser) -> None:

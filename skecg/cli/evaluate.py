@@ -19,13 +19,14 @@ __all__ = ["add_parser", "run"]
 _DESCRIPTION = """\
 Score frozen encoders on a task of PTB-XL or CPSC2018, in one table with what they have to beat: the majority,
 hand-crafted features, random convolutions, and an untrained encoder of the same shape. Intervals and differences
-come from one bootstrap over the test patients. DIR is a copy of the data set that is already there, or a packed file.
+come from one bootstrap over the test patients. DIR is a copy of the data set that is already there, a packed file,
+or a table (.csv) of your own recordings with the columns path, label, patient and fold.
 
 A run that was killed continues where it stopped when the same command is given again: features are kept (--cache).
 Report files hold everything, with the patients of each draw.
 """
 
-_TASKS = "all, diagnostic, subdiagnostic, superdiagnostic, form, rhythm, superclass-single or cpsc2018"
+_TASKS = "all, diagnostic, subdiagnostic, superdiagnostic, form, rhythm, superclass-single, cpsc2018; labels: your own"
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -70,9 +71,9 @@ def _add_protocol_options(parser: argparse.ArgumentParser) -> None:
         "--fractions",
         type=_fractions,
         metavar="F,F,...",
-        help="shares of the training patients (default: 0.01,0.05,0.1,1)",
+        help="shares of the training patients, numbers of records above 1 (default: 0.01,0.05,0.1,1)",
     )
-    group.add_argument("--draws", type=int, default=5, metavar="N", help="draws of each share below 1 (default: 5)")
+    group.add_argument("--draws", type=int, default=5, metavar="N", help="draws of all but 1 (default: 5)")
     group.add_argument("--kernels", type=int, default=5, metavar="N", help="draws of random convolutions (default: 5)")
     group.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the test patients (default: 1000)")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of resamples and untrained weights")
@@ -104,8 +105,10 @@ def _fractions(text: str) -> list[float]:
         shares = [float(share) for share in text.split(",")]
     except ValueError:
         shares = []
-    if not shares or not all(0 < share <= 1 for share in shares):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected shares above 0 and up to 1 with commas between them")
+    if not shares or not all(0 < share <= 1 or (share.is_integer() and share > 1) for share in shares):
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected shares above 0 and up to 1, or whole numbers of records, with commas between them"
+        )
     return shares
 
 
@@ -225,9 +228,11 @@ def _command(arguments: argparse.Namespace) -> str:
     words = [*words, "--task", arguments.task]
     for path in arguments.data:
         words = [*words, "--data", str(path)]
+    for plugin in arguments.plugin or ():
+        words = [*words, "--plugin", plugin]
     defaults = {"protocol": "pooled", "draws": 5, "kernels": 5, "resamples": 1000, "seed": 0, "precision": "auto"}
     defaults |= {"batch_size": "auto", "device": "auto", "cache": "disk"}
-    skipped = {"model", "task", "data", "run", "quiet", "no_figure", "local_files_only"}
+    skipped = {"model", "task", "data", "plugin", "run", "quiet", "no_figure", "local_files_only"}
     for name, value in vars(arguments).items():
         if name not in skipped and value is not None and value != defaults.get(name):
             text = ",".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value)

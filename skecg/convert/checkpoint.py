@@ -10,6 +10,7 @@ import pickle
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,20 +155,34 @@ def _read_archive(path: Path) -> dict[str, Any]:
 
 def _check_archive(path: Path) -> None:
     """Raise for what is no zip archive, and archives of which a byte has changed (torch checks no checksums itself)."""
-    if not zipfile.is_zipfile(path):
+    damaged: str | None = None
+    try:
+        is_archive = zipfile.is_zipfile(path)
+        if is_archive:
+            with zipfile.ZipFile(path) as archive:
+                _check_stored(archive, path)
+                damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise ForeignCheckpointError(f"{path}: got a damaged zip archive ({error}). Fetch it again.") from error
+    if not is_archive:
         raise ForeignCheckpointError(
             f"{path}: got {_looks_like(path)}, expected a zip archive as torch.save writes it, or a .safetensors file. "
             "If the download broke off, fetch it again."
         )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError) as error:
-        raise ForeignCheckpointError(f"{path}: got a damaged zip archive ({error}). Fetch it again.") from error
     if damaged is not None:
         raise ForeignCheckpointError(
             f"{path}: got {damaged!r} in the archive with another checksum than it was written with: the file was "
             "altered. Fetch it again."
+        )
+
+
+def _check_stored(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raise for an archive that holds more than its file: torch.save compresses nothing, a bomb does."""
+    n_bytes = sum(entry.file_size for entry in archive.infolist())
+    if n_bytes > path.stat().st_size:
+        raise ForeignCheckpointError(
+            f"{path}: got an archive of {n_bytes:,} bytes in a file of {path.stat().st_size:,}, expected entries that "
+            "are stored as they are, as torch.save does. Save it again with torch.save."
         )
 
 

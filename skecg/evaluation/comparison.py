@@ -231,7 +231,7 @@ def _report(
     test, patients = task.labels[split.test], dataset.patients[split.test]
     positives = test.sum(axis=0)
     counted = (positives >= FEW_POSITIVES) & (len(test) - positives >= FEW_POSITIVES)
-    fractions = sorted({draw.fraction for draw in draws})
+    fractions = list(dict.fromkeys(draw.fraction for draw in draws))
     boots = {
         fraction: bootstrap_auroc(
             test,
@@ -274,7 +274,7 @@ def _row(work: _Work, task: Task, test: NDArray[np.int8], counted: Counted, boot
         _fraction_scores(fraction, [f for f in work.fits if f.fraction == fraction], name, test, counted, boot)
         for fraction, boot in boots.items()
     ]
-    largest = max(boots)
+    largest = list(boots)[-1]
     last = [fit for fit in work.fits if fit.fraction == largest]
     labels = _labels(task, test, last, name, boots[largest])
     return Row(name, work.kind, work.source.note, work.costs, by_fraction, labels)

@@ -22,7 +22,7 @@ from skecg.splits import digest_of_patients, draw_patients
 if TYPE_CHECKING:
     from skecg.evaluation.splitting import Split
 
-__all__ = ["LabelDraw", "PooledProtocol", "ProbeFit", "label_draws"]
+__all__ = ["LabelDraw", "PooledProtocol", "ProbeFit", "amount_in_words", "label_draws"]
 
 FloatArray = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -35,7 +35,7 @@ class LabelDraw:
     Parameters
     ----------
     fraction : float
-        Share of the training patients.
+        Share of the training patients; above 1, a number of training records.
     draw : int
         Number of the draw.
     patients : ndarray of str
@@ -91,7 +91,7 @@ class ProbeFit:
 def label_draws(
     patients: NDArray[np.str_], labels: NDArray[np.int8], split: Split, fractions: Sequence[float], n_draws: int
 ) -> list[LabelDraw]:
-    """List the draws of training patients: `n_draws` of each share below one, and one of all.
+    """List the draws of training patients: one of all, and `n_draws` of whatever is less.
 
     Parameters
     ----------
@@ -99,23 +99,57 @@ def label_draws(
     labels : ndarray of shape (n_records, n_labels)
     split : Split
     fractions : sequence of float
+        Shares of the training patients; above 1, whole numbers of training records.
     n_draws : int
 
     Returns
     -------
     list of LabelDraw
-        By share, then by number.
+        Numbers of records, then shares, each ascending.
+
+    Raises
+    ------
+    ParameterError
+        When nothing is asked for, or more records than there are.
     """
     if n_draws < 1 or not len(fractions):
         raise ParameterError(f"Got {n_draws} draws of the shares {tuple(fractions)}, expected one or more of each.")
     train = split.train
+    named, y = patients[train].astype(str), labels[train]
     draws = []
-    for fraction in sorted(set(fractions)):
+    for fraction in sorted(set(fractions), key=lambda fraction: (fraction <= 1, fraction)):
         for draw in range(1 if fraction == 1 else n_draws):
-            chosen = draw_patients(patients[train], labels[train], fraction, draw)
-            rows = train[np.isin(patients[train].astype(str), chosen)]
+            if fraction > 1:
+                rows = train[_draw_records(named, y, fraction, draw)]
+                chosen = np.unique(patients[rows].astype(str))
+            else:
+                chosen = draw_patients(named, y, fraction, draw)
+                rows = train[np.isin(named, chosen)]
             draws.append(LabelDraw(fraction, draw, chosen, rows))
     return draws
+
+
+def _draw_records(patients: NDArray[np.str_], labels: NDArray[np.int8], wanted: float, draw: int) -> Rows:
+    """Draw exactly so many records, of patients that are drawn as shares of them are."""
+    n_wanted = int(wanted)
+    if n_wanted != wanted or n_wanted > len(patients):
+        raise ParameterError(
+            f"Got {wanted:g} training records in fractions, expected a whole number up to the {len(patients)} there "
+            "are, or a share up to 1."
+        )
+    share = n_wanted / len(patients)
+    while True:
+        rows = np.flatnonzero(np.isin(patients, draw_patients(patients, labels, share, draw)))
+        if len(rows) >= n_wanted:
+            return np.sort(np.random.default_rng([n_wanted, draw]).permutation(rows)[:n_wanted])
+        # Patients with several recordings are drawn as often as those with one, so that a share of patients may fall
+        # short of the same share of recordings.
+        share = min(1.0, 1.05 * share)
+
+
+def amount_in_words(fraction: float) -> str:
+    """Write what :class:`LabelDraw` calls a fraction: "10 % of the training patients", "250 training records"."""
+    return f"{fraction:g} training records" if fraction > 1 else f"{fraction * 100:g} % of the training patients"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from skecg.errors import ParameterError
 from skecg.evaluation.bootstrap import Interval
+from skecg.evaluation.protocols import amount_in_words
 
 __all__ = [
     "FractionScores",
@@ -57,7 +58,7 @@ def fraction_table(report: Report) -> Table:
     """Means over draws, with the standard deviation between draws of training patients."""
     sizes = {draw["fraction"]: draw["n_patients"] for draw in report.draws}
     shares = [part.fraction for part in report.rows[0].by_fraction]
-    head = [f"{share * 100:g} % ({sizes[share]} patients)" for share in shares]
+    head = [f"{share:g} records" if share > 1 else f"{share * 100:g} % ({sizes[share]} patients)" for share in shares]
     table = [["features", *head]]
     for row in report.rows:
         cells = []
@@ -113,7 +114,7 @@ def notes_of(report: Report) -> list[str]:
     notes = [
         f"Means are over labels with at least {few} test positives and negatives. Intervals hold the choice of test "
         "patients only; a difference whose interval has 0 inside may be chance. F1 at thresholds of the selection "
-        f"records. All with {largest.fraction * 100:g} % of the training patients."
+        f"records. All with {amount_in_words(largest.fraction)}."
     ]
     if n_draws > 1:
         notes.append(f"± is the standard deviation between {n_draws} stratified draws of training patients.")
@@ -184,11 +185,12 @@ def markdown(table: Cells) -> str:
 
 @dataclass(frozen=True)
 class FractionScores:
-    """Scores of one row with one share of the training patients.
+    """Scores of one row with one share of the training patients, or one number of training records.
 
     Parameters
     ----------
     fraction : float
+        As :class:`skecg.evaluation.protocols.LabelDraw` has it.
     macro_auroc : Interval
         Mean over the labels with enough test positives (and negatives), and over draws.
     macro_auroc_all_labels : Interval
@@ -239,7 +241,7 @@ class Row:
 
     @property
     def largest(self) -> FractionScores:
-        """Scores with the largest share of the training patients."""
+        """Scores with the largest share of the training patients, or without shares the most records."""
         return self.by_fraction[-1]
 
 
@@ -347,7 +349,7 @@ class Report:
 
         scores = {
             row.name: {
-                f"{part.fraction * 100:g} % of patients": (
+                amount_in_words(part.fraction): (
                     part.macro_auroc.estimate,
                     part.macro_auroc.low,
                     part.macro_auroc.high,
@@ -361,7 +363,7 @@ class Report:
         return plot_scores(
             scores,
             title=title,
-            label=f"Macro AUROC, {level} intervals over test patients, by share of training patients",
+            label=f"Macro AUROC, {level} intervals over test patients, by number of labels",
         )
 
     def _written(self, table: Any, heading: str) -> str:
@@ -369,7 +371,7 @@ class Report:
         parts = [heading.format(f"{self.dataset['name']}: {self.task['name']}"), *self._sentences()]
         parts += [heading.format("Scores"), table(score_table(self)), *notes_of(self)]
         if len(self.rows[0].by_fraction) > 1:
-            parts += [heading.format("Macro AUROC by share of the training patients"), table(fraction_table(self))]
+            parts += [heading.format("Macro AUROC by number of labels"), table(fraction_table(self))]
         parts += [heading.format("AUROC by label"), table(label_table(self, few=False))]
         if any(is_few(self, label) for label in self.rows[0].labels):
             few = f"fewer than {self.split['few_positives']} test positives or negatives"

@@ -36,6 +36,7 @@ from skecg.datasets.cpsc2018 import CPSC2018, fetch_cpsc2018
 from skecg.datasets.packed import read_packed
 from skecg.datasets.physionet import Fetching, Source, find_copy
 from skecg.datasets.ptbxl import PTBXL, fetch_ptbxl
+from skecg.datasets.tables import is_table, read_label_table
 from skecg.errors import DatasetNotFoundError, ParameterError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CPSC2018_TASKS",
+    "OWN_LABELS",
     "PTBXL_TASKS",
     "TASKS",
     "Task",
@@ -126,7 +128,7 @@ def task_labels(dataset: LabelledECGs, name: str) -> Task:
     dataset : LabelledECGs
         Its `codes` are read, nothing else.
     name : str
-        One of :data:`TASKS`.
+        One of :data:`TASKS`, or ``"labels"``: each label that is found is a class.
 
     Returns
     -------
@@ -150,7 +152,7 @@ def task_labels(dataset: LabelledECGs, name: str) -> Task:
 
 def make_task(codes: Sequence[Mapping[str, float]], name: str, of: str = "the data") -> Task:
     """Return the labels of recordings by their statements; as :func:`task_labels`, for whoever has statements only."""
-    rule = _find_rule(name)
+    rule = _own_labels(codes) if name == OWN_LABELS else _find_rule(name)
     column = {label: number for number, label in enumerate(rule.classes)}
     column |= {statement: column[label] for statement, label in rule.class_of.items()}
     labels = np.zeros((len(codes), len(rule.classes)), dtype=np.int8)
@@ -161,21 +163,29 @@ def make_task(codes: Sequence[Mapping[str, float]], name: str, of: str = "the da
     if not labels.any():
         raise ParameterError(_no_labels(codes, rule, of))
     counts = labels.sum(axis=1)
-    keep = counts == 1 if rule.single else counts > 0
+    keep = counts == 1 if rule.single else (counts > 0) | (name == OWN_LABELS)
     return Task(rule.name, rule.rule, rule.classes, labels, keep)
 
 
 def check_task(name: str) -> None:
     """Raise for the name of a task that does not exist, with the nearest that does."""
-    _find_rule(name)
+    if name != OWN_LABELS:
+        _find_rule(name)
+
+
+def _own_labels(codes: Sequence[Mapping[str, float]]) -> TaskRule:
+    """Return the rule by which each statement that is found is a class."""
+    classes = tuple(sorted({code for statements in codes for code in statements}))
+    rule = "every label that a recording has; those without one have none of the classes"
+    return TaskRule(OWN_LABELS, rule, classes, {code: code for code in classes})
 
 
 def _find_rule(name: str) -> TaskRule:
     rules = _rules()
     if name not in rules:
-        close = difflib.get_close_matches(str(name), rules, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(str(name), [*rules, OWN_LABELS], n=1, cutoff=0.5)
         hint = f"Did you mean {close[0]!r}?" if close else "Name one of these."
-        raise ParameterError(f"Got task {name!r}, expected one of {', '.join(rules)}. {hint}")
+        raise ParameterError(f"Got task {name!r}, expected one of {', '.join([*rules, OWN_LABELS])}. {hint}")
     return rules[name]
 
 
@@ -254,7 +264,11 @@ PTBXL_TASKS = ("all", "diagnostic", "subdiagnostic", "superdiagnostic", "form", 
 CPSC2018_TASKS = ("cpsc2018",)
 
 
-#: Names of all tasks.
+#: The task of labels that are anybody's own: each one is a class.
+OWN_LABELS = "labels"
+
+
+#: Names of all tasks on public data sets.
 TASKS = PTBXL_TASKS + CPSC2018_TASKS
 
 
@@ -272,7 +286,7 @@ def open_dataset(path: str | os.PathLike[str], *, sampling_rate: int | None = No
     ----------
     path : path
         The folder of PTB-XL or of CPSC2018, or one that holds it; or a packed ``.npz`` file, or a folder with exactly
-        one.
+        one; or a table of recordings and labels (:mod:`skecg.datasets.tables`).
     sampling_rate : {500, 100}, optional
         Which of PTB-XL's two sets of recordings; by default 500 where it is there.
 
@@ -291,6 +305,8 @@ def open_dataset(path: str | os.PathLike[str], *, sampling_rate: int | None = No
     where = Path(path).expanduser()
     if where.is_file() and where.suffix == ".npz":
         return read_packed(where)
+    if is_table(where):
+        return read_label_table(where).to_dataset()
     if not where.is_dir():
         raise DatasetNotFoundError(f"Got {str(where)!r}, which does not exist; expected {_WANTED}. Check the path.")
     if (folder := _copy_of(PTBXL, where)) is not None:
@@ -304,8 +320,8 @@ def open_dataset(path: str | os.PathLike[str], *, sampling_rate: int | None = No
 
 
 _WANTED = (
-    "the folder of PTB-XL (with ptbxl_database.csv) or of CPSC2018 (with g1 to g7), or a packed .npz file of records "
-    "with labels"
+    "the folder of PTB-XL (with ptbxl_database.csv) or of CPSC2018 (with g1 to g7), a packed .npz file of records "
+    "with labels, or a table of them (.csv)"
 )
 
 

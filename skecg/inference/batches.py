@@ -22,7 +22,7 @@ from skecg.io.wfdb_signals import held_bytes
 from skecg.preprocessing.on_device import GatheredLeads, WindowsOnDevice, can_prepare_on_device, gather, prepares
 from skecg.preprocessing.quality import Policies, Screening, record_label, screen
 from skecg.preprocessing.units import Amplitude
-from skecg.preprocessing.windows import Windows, prepare_screened
+from skecg.preprocessing.windows import Windows, WindowStream
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
 from skecg.weights import WeightsInfo
@@ -121,8 +121,8 @@ class PreparedBatch:
         What is odd about the fresh ones.
     amplitudes : dict of bytes to Amplitude or None
         What tells of the unit of the batch: of the fresh ones and, in the first chunk, of those that were known.
-    windows : Windows, GatheredLeads or None
-        The windows of the fresh ones, or what a device makes them of; None where there are none.
+    windows : Windows, WindowStream, GatheredLeads or None
+        The windows of the fresh ones, or what makes them, some at a time or on a device; None where there are none.
     """
 
     chunk: range
@@ -134,11 +134,23 @@ class PreparedBatch:
     refused: dict[bytes, SkecgError]
     notes: dict[bytes, tuple[str, ...]]
     amplitudes: dict[bytes, Amplitude | None]
-    windows: Windows | GatheredLeads | None
+    windows: Windows | WindowStream | GatheredLeads | None
 
-    def windows_on(self, device: torch.device) -> Windows | WindowsOnDevice | None:
-        """Return the windows of the fresh ones, once, prepared on a device if they are to be."""
-        return self.windows.prepare(device) if isinstance(self.windows, GatheredLeads) else self.windows
+    @property
+    def n_windows(self) -> int:
+        """How many windows the fresh ones have."""
+        if self.windows is None:
+            return 0
+        return len(self.windows.places.owner if isinstance(self.windows, GatheredLeads) else self.windows)
+
+    def windows_on(self, device: torch.device) -> Iterator[Windows | WindowsOnDevice]:
+        """Yield the windows of the fresh ones, once, some at a time, prepared on a device if they are to be."""
+        if isinstance(self.windows, GatheredLeads):
+            yield self.windows.prepare(device)
+        elif isinstance(self.windows, WindowStream):
+            yield from self.windows
+        elif self.windows is not None:
+            yield self.windows
 
     @property
     def ends_chunk(self) -> bool:
@@ -265,11 +277,12 @@ def screen_records(
 
 def _prepare(
     records: Sequence[ECGRecord], screenings: Sequence[Screening], config: EmbeddingConfig, n_threads: int
-) -> Windows | GatheredLeads:
-    """Prepare records, or gather what the device where they are encoded prepares."""
+) -> Windows | WindowStream | GatheredLeads:
+    """Prepare records, or gather what the device where they are encoded prepares, or what is too large at once."""
     spec, stride, device = config.info.spec, config.stride_seconds, config.devices[0]
     if prepares(device) and can_prepare_on_device(records, spec, stride=stride):
         pinned = device.type == "cuda"
         gathered = gather(records, screenings, spec, stride=stride, policies=config.policies, pinned=pinned)
         return gathered.send(device)
-    return prepare_screened(records, screenings, spec, stride=stride, policies=config.policies, n_threads=n_threads)
+    stream = WindowStream(records, screenings, spec, stride=stride, policies=config.policies, n_threads=n_threads)
+    return stream.whole() if stream.is_small else stream

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -227,13 +227,19 @@ def _encode_fresh(
     batch: PreparedBatch, config: EmbeddingConfig
 ) -> tuple[dict[bytes, NDArray[np.float32]], dict[bytes, SkecgError]]:
     """Encode what is fresh: features of the records that have any, and reasons of those that do not."""
-    windows, fresh = batch.windows_on(config.devices[0]), batch.fresh
-    if windows is None:
+    if not batch.n_windows:
         return {}, {}
     encoders = [encoder_on(config.backend, config.info, device, config.encoding.precision) for device in config.devices]
-    pooled = pool_windows(encode_windows(encoders, windows, config.encoding), windows.owner, len(fresh))
+    vectors_of_windows = np.empty((batch.n_windows, config.n_features), dtype=np.float32)
+    owner, n_encoded = np.empty(batch.n_windows, dtype=np.int64), 0
+    for windows in batch.windows_on(config.devices[0]):
+        rows = slice(n_encoded, n_encoded := n_encoded + len(windows))
+        vectors_of_windows[rows] = encode_windows(encoders, windows, config.encoding)
+        owner[rows] = windows.owner
+        del windows  # they would stay in memory while others are made
+    pooled = pool_windows(vectors_of_windows, owner, len(batch.fresh))
     vectors, refused = {}, {}
-    for (name, record), vector in zip(fresh.items(), pooled, strict=True):
+    for (name, record), vector in zip(batch.fresh.items(), pooled, strict=True):
         if np.isfinite(vector).all():
             vectors[name] = vector
         else:
@@ -244,7 +250,8 @@ def _encode_fresh(
 def _not_finite(record: ECGRecord) -> SkecgError:
     return BadSignalError(
         f"The features of record {record.name!r} are not finite; its values are too large to embed "
-        f"(up to {np.nanmax(np.abs(record.signal)):.3g} mV). Check its units."
+        f"(up to {max(np.fmax.reduce(record.signal, axis=None), -np.fmin.reduce(record.signal, axis=None)):.3g} mV). "
+        "Check its units."
     )
 
 
@@ -282,15 +289,16 @@ def embed_tokens(source: RecordSource, config: EmbeddingConfig) -> list[RecordTo
         for batch in batches:
             refused = {row: batch.refused[key] for row, key in batch.keys.items() if key in batch.refused}
             _raise_first(batch.rows, batch.records, refused)
-            windows = batch.windows_on(config.devices[0])
-            assert windows is not None, "every record is fresh where there is no cache"
-            tokens = encode_tokens(encoders, windows, config.encoding)
-            found += [
-                _join(encoders[0], windows, tokens, np.flatnonzero(windows.owner == i)) for i in range(len(batch.rows))
-            ]
+            parts: dict[int, list[RecordTokens]] = {}
+            for windows in batch.windows_on(config.devices[0]):
+                tokens = encode_tokens(encoders, windows, config.encoding)
+                for i in np.unique(windows.owner).tolist():
+                    part = _join(encoders[0], windows, tokens, np.flatnonzero(windows.owner == i))
+                    parts.setdefault(i, []).append(part)
+            found += [_one_after_the_other(parts[i]) for i in range(len(batch.rows))]
             notes |= {row: batch.notes[name] for row, name in batch.keys.items()}
             amplitudes += batch.amplitudes.values()
-            del batch, windows, tokens  # they would stay in memory while others are read
+            del batch, windows, tokens, parts  # they would stay in memory while others are read
     warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes], stacklevel=user_stacklevel())
     warn_about_units(amplitudes, config.info.spec, stacklevel=user_stacklevel())
     source.warn_of_unmet_leads(stacklevel=user_stacklevel())
@@ -323,6 +331,14 @@ def _join(
     return RecordTokens(
         np.concatenate([tokens[row] for row in rows]), start_seconds, start_seconds + patch / rate, np.array(leads)
     )
+
+
+def _one_after_the_other(parts: list[RecordTokens]) -> RecordTokens:
+    """Put parts of a record together that were encoded one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    names = [field.name for field in fields(RecordTokens)]
+    return RecordTokens(*[np.concatenate([getattr(part, name) for part in parts]) for name in names])
 
 
 #: What to do about records that cannot be embedded.

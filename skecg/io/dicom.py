@@ -9,6 +9,8 @@ References
 
 from __future__ import annotations
 
+import mmap
+import zlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from warnings import warn
@@ -17,6 +19,7 @@ import numpy as np
 
 from skecg.errors import DamagedRecordError, SignalWarning, UnsupportedFormatError
 from skecg.io.channels import Channel
+from skecg.io.files import check_inflated, largest_inflated
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 
 if TYPE_CHECKING:
@@ -38,7 +41,10 @@ def read_dicom_channels(path: Path) -> list[Channel]:
     """List the channels of a file's rhythm."""
     from pydicom import dcmread
 
-    dataset = dcmread(path)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
+        # A file that is mapped gives no more than it has, however long an element says it is.
+        _check_inflated(stream, path)
+        dataset = dcmread(stream)
     groups = dataset.get("WaveformSequence")
     if not groups:
         raise UnsupportedFormatError(f"Got a DICOM object without waveforms in {path}, expected an ECG.")
@@ -47,6 +53,20 @@ def read_dicom_channels(path: Path) -> list[Channel]:
             f"Got big-endian samples in {path}, a retired form of DICOM. Convert it with dcmconv."
         )
     return [channel for index in _rhythm(groups, path) for channel in _channels(dataset, index, path)]
+
+
+def _check_inflated(stream: mmap.mmap, path: Path) -> None:
+    """Raise for a deflated object that is a bomb: pydicom inflates without a limit."""
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    read_preamble(stream, False)
+    if _read_file_meta_info(stream).TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+        packed = stream.read()
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        n_bytes = len(inflater.decompress(packed, largest_inflated(len(packed)) + 1))
+        check_inflated(n_bytes, len(packed), path)
+    stream.seek(0)
 
 
 def _rhythm(groups: Any, path: Path) -> list[int]:

@@ -10,7 +10,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-__all__ = ["replacing", "sha256_of"]
+from skecg.errors import DamagedRecordError
+
+__all__ = ["check_inflated", "largest_inflated", "replacing", "sha256_of"]
+
+# A recording is seldom compressed to a tenth. Deflate makes a thousandth of nothing but zeros, and so of a bomb.
+_MOST_INFLATED, _ALWAYS_ALLOWED = 100, 2**26
+
+
+def largest_inflated(n_packed: int) -> int:
+    """Return how many bytes a compressed recording of so many bytes may become."""
+    return max(_ALWAYS_ALLOWED, _MOST_INFLATED * n_packed)
+
+
+def check_inflated(n_bytes: int, n_packed: int, path: Path) -> None:
+    """Raise for a compressed file that becomes more than any recording would."""
+    if n_bytes > largest_inflated(n_packed):
+        raise DamagedRecordError(
+            f"{path} inflates {n_packed:,} compressed bytes to more than {largest_inflated(n_packed):,}, expected a "
+            "recording, which compresses less. Do not open it by other means; export the recording again uncompressed."
+        )
 
 
 @contextlib.contextmanager

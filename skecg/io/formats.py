@@ -19,6 +19,7 @@ from skecg.errors import (
     DamagedRecordError,
     MissingDependencyError,
     RecordNotFoundError,
+    RecordReadError,
     SkecgError,
     SkecgWarning,
     UnsupportedFormatError,
@@ -147,8 +148,11 @@ def _read(read_channels: Callable[[Path], list[Channel]], path: Path) -> ECGReco
         raise MissingDependencyError(
             f"Reading {path} needs {error.name or package}, which is not installed. Run: pip install 'skecg[formats]'"
         ) from error
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise RecordReadError(
+            f"{path} asks for more memory than there is: it is damaged, or larger than this machine can hold. Check "
+            "its size, or read a part of it with the format's own package."
+        ) from error
     except Exception as error:  # a damaged file makes these packages raise nearly anything
         raise DamagedRecordError(
             f"{path} could not be read by {package} ({type(error).__name__}): it is truncated, inconsistent or not "

@@ -6,9 +6,11 @@ guessed.
 
 from __future__ import annotations
 
+import io
 import lzma
 import math
 import re
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -25,6 +27,7 @@ from skecg.errors import (
     UnitsError,
     UnsupportedFormatError,
 )
+from skecg.io.files import check_inflated
 from skecg.io.text_tables import TextTable, parse_text_table
 from skecg.io.wfdb_signals import ecg_rows
 from skecg.leads import canonical_leads
@@ -50,14 +53,16 @@ _NUMPY_ERRORS: tuple[type[Exception], ...] = (
     zlib.error,
     lzma.LZMAError,
     SyntaxError,
+    tokenize.TokenError,
     MemoryError,
     OverflowError,
-    RecursionError,
     TypeError,
-    NotImplementedError,
+    RuntimeError,
 )
 
 _NPY_MAGIC = b"\x93NUMPY"
+# More than numpy takes for a header of an array.
+_LARGEST_HEADER = 2**16
 
 # What a column of times or sample numbers is called, before its unit.
 _INDEX_NAMES = frozenset(
@@ -319,6 +324,8 @@ def _check_declared_size(file: BinaryIO, path: Path) -> None:
     """Raise when an array is said to be larger than what is there, before room is made for it."""
     if file.read(4) == b"PK\x03\x04":
         with zipfile.ZipFile(file) as archive:
+            inflated = sum(entry.file_size for entry in archive.infolist())
+            check_inflated(inflated, path.stat().st_size, path)
             for entry in archive.infolist():
                 with archive.open(entry) as member:
                     is_array = member.read(len(_NPY_MAGIC)) == _NPY_MAGIC
@@ -327,7 +334,8 @@ def _check_declared_size(file: BinaryIO, path: Path) -> None:
                         _check_header(member, entry.file_size, path)
     else:
         file.seek(0)
-        _check_header(file, path.stat().st_size, path)
+        # Numpy would make room for whatever length a header says it has.
+        _check_header(io.BytesIO(file.read(_LARGEST_HEADER)), path.stat().st_size, path)
     file.seek(0)
 
 

@@ -135,10 +135,10 @@ def _read_one(header: WFDBHeader, header_path: Path, repairs: list[str], keep_st
     check_sizes(header, paths)
     signal_paths = [paths[signal.file_name] for signal in header.signals]
     if can_read_fast(header):
-        signal, steps = read_with_steps(header, signal_paths, rows)
+        signal, steps = read_with_steps(header, signal_paths, rows, keep_steps=keep_steps)
         leads = lead_names(tuple([names[row] for row in rows]))
         what = (signal, header.sampling_rate, leads, header_path.stem)
-        if steps is None or not keep_steps:
+        if steps is None:
             return ECGRecord(*what)
         return DigitizedRecord(
             *what, steps=steps.values, columns=tuple(rows), baselines=steps.baselines, gains=steps.gains

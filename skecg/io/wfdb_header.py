@@ -56,7 +56,7 @@ _NUMBERS_AFTER_GAIN = 5  # resolution, zero, initial value, checksum, block size
 _RECORD_LINE = re.compile(
     r"(?P<name>[^\s/]+)(?:/(?P<n_segments>\d{1,18}))?"
     r"[ \t]+(?P<n_signals>\d{1,18})"
-    r"(?:[ \t]+(?P<rate>\d+\.?\d*|\.\d+)(?:/\S*|\(\S*)?"
+    r"(?:[ \t]+(?P<rate>\d+\.?\d*|\.\d+)(?:/-?\d*\.?\d*)?(?:\(-?\d*\.?\d*\))?"
     r"(?:[ \t]+(?P<n_frames>\d{1,18})(?:[ \t].*)?)?)?"
 )
 
@@ -64,10 +64,10 @@ _RECORD_LINE = re.compile(
 _SIGNAL_LINE = re.compile(
     r"(?P<file>\S+)[ \t]+(?P<format>\d{1,18})"
     r"(?:x(?P<samples_per_frame>\d{1,18}))?(?::(?P<skew>\d{1,18}))?(?:\+(?P<offset>\d{1,18}))?"
-    r"(?:[ \t]+(?P<gain>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
-    r"(?:\((?P<baseline>[+-]?\d{1,18})(?:\.0*)?\))?(?:/(?P<units>\S+))?"
+    r"(?:[ \t]+(?P<gain>-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+    r"(?:\((?P<baseline>-?\d{1,18})(?:\.0*)?\))?(?:/(?P<units>\S+))?"
     r"(?P<numbers>(?:[ \t]+[+-]?\d{1,18}(?![^ \t])){0,5})"
-    r"(?:[ \t]+(?P<lead>.*))?)?"
+    r"(?:[ \t]+(?P<lead>[^\t\f\v]*).*)?)?"
 )
 
 
@@ -251,8 +251,8 @@ def _parse_fields(line: str) -> SignalLine | None:
         return None
     file, storage, per_frame, skew, offset, gain, baseline, units, numbers, lead = match.groups()
     values = (numbers or "").split()
-    # A description of several words after too few numbers is a number that has become text.
-    if lead and len(values) < _NUMBERS_AFTER_GAIN and len(lead.split()) > 1:
+    # Of a resolution below zero other readers make a baseline, of such a block size a name.
+    if _hides_a_number(lead, len(values)) or any(value[0] in "+-" for value in values[::4]):
         return None
     steps_per_unit = float(gain) if gain else _DEFAULT_GAIN
     adc_zero = int(values[1]) if len(values) > 1 else 0
@@ -270,6 +270,13 @@ def _parse_fields(line: str) -> SignalLine | None:
         int(values[2]) if len(values) > 2 else 0,
         lead or "",
     )
+
+
+def _hides_a_number(lead: str | None, n_numbers: int) -> bool:
+    """Return whether a description after too few numbers is, or begins with, a number that has become text."""
+    if not lead or n_numbers == _NUMBERS_AFTER_GAIN:
+        return False
+    return len(lead.split()) > 1 or not lead[0].isalpha()
 
 
 def _is_gain(steps_per_unit: float) -> bool:

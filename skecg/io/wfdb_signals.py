@@ -28,7 +28,7 @@ from skecg.leads import CANONICAL_LEADS, canonical_lead
 from skecg.records import ECGRecord, as_millivolts, millivolts_per_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -103,9 +103,9 @@ def read_fast(header: WFDBHeader, paths: Sequence[Path], rows: Sequence[int]) ->
 
 
 def read_with_steps(
-    header: WFDBHeader, paths: Sequence[Path], rows: Sequence[int]
+    header: WFDBHeader, paths: Sequence[Path], rows: Sequence[int], *, keep_steps: bool = False
 ) -> tuple[NDArray[np.float32], Steps | None]:
-    """Read as :func:`read_fast` does, and keep the steps where one file has them whole and they are leads mostly."""
+    """Read as :func:`read_fast` does; keep the steps, if asked to, of one file that has them whole and leads mostly."""
     signal_LT = np.empty((len(rows), header.n_frames), dtype=np.float32)
     steps = None
     first = 0
@@ -113,12 +113,11 @@ def read_with_steps(
         count = sum(s.file_name == header.signals[first].file_name for s in header.signals)
         wanted = [row for row in rows if first <= row < first + count]
         if wanted:
-            steps_Tk = _read_steps(paths[first], header.signals[first], header.n_frames, count)
-            into = slice(rows.index(wanted[0]), rows.index(wanted[0]) + len(wanted))
-            chosen = steps_Tk if len(wanted) == count else steps_Tk[:, [row - first for row in wanted]]
-            is_whole = _to_millivolts(chosen, [header.signals[row] for row in wanted], out=signal_LT[into])
-            if is_whole and count == len(header.signals) < 2 * len(rows):
-                steps = _with_scale(steps_Tk, header.signals)
+            into = signal_LT[rows.index(wanted[0]) : rows.index(wanted[0]) + len(wanted)]
+            columns = [row - first for row in wanted]
+            keep = keep_steps and count == len(header.signals) < 2 * len(rows)
+            kept = _read_file(header, paths[first], range(first, first + count), columns, into, keep)
+            steps = None if kept is None else _with_scale(kept, header.signals)
         first += count
     return signal_LT, steps
 
@@ -129,14 +128,34 @@ def _with_scale(steps_Tk: NDArray[np.int16], signals: Sequence[SignalLine]) -> S
     return Steps(steps_Tk, scale.baselines[:, 0], scale.gains[:, 0]) if scale.fits_float32 else None
 
 
-def _read_steps(path: Path, signal: SignalLine, n_frames: int, n_signals: int) -> NDArray[np.int16]:
-    """Read the digitizer's steps of one file, shape (n_frames, n_signals)."""
-    n_steps = n_frames * n_signals
-    if signal.storage_format == 16:
-        steps = np.fromfile(path, dtype="<i2", count=n_steps, offset=signal.byte_offset)
-    else:
-        steps = unpack_212(np.fromfile(path, np.uint8, -(-n_steps * 3 // 2), offset=signal.byte_offset), n_steps)
-    return steps.reshape(n_frames, n_signals)
+def _read_file(
+    header: WFDBHeader, path: Path, numbers: range, columns: list[int], out: NDArray[np.float32], keep_steps: bool
+) -> NDArray[np.int16] | None:
+    """Read columns of one file, shape (len(columns), T); return all its steps if they are to be kept and are whole."""
+    signals = [header.signals[number] for number in numbers]
+    is_whole, kept, start = True, [], 0
+    for steps_Tk in _read_steps(path, signals[0], header.n_frames, len(signals)):
+        chosen = steps_Tk if len(columns) == len(signals) else steps_Tk[:, columns]
+        stretch = slice(start, start := start + len(steps_Tk))
+        is_whole &= _to_millivolts(chosen, [signals[column] for column in columns], out=out[:, stretch])
+        if keep_steps:
+            kept.append(steps_Tk)
+    if not keep_steps or not is_whole:
+        return None
+    return kept[0] if len(kept) == 1 else np.concatenate(kept)
+
+
+def _read_steps(path: Path, signal: SignalLine, n_frames: int, n_signals: int) -> Iterator[NDArray[np.int16]]:
+    """Yield the digitizer's steps of one file, stretch by stretch, each of shape (n_some_frames, n_signals)."""
+    with path.open("rb") as file:
+        file.seek(signal.byte_offset)
+        for start in range(0, n_frames, _STRETCH_SAMPLES):
+            n_steps = min(_STRETCH_SAMPLES, n_frames - start) * n_signals
+            if signal.storage_format == 16:
+                steps = np.fromfile(file, dtype="<i2", count=n_steps)
+            else:  # a stretch has an even number of frames, and so ends with a byte
+                steps = unpack_212(np.fromfile(file, np.uint8, -(-n_steps * 3 // 2)), n_steps)
+            yield steps.reshape(-1, n_signals)
 
 
 def unpack_212(packed: NDArray[np.uint8], n_steps: int) -> NDArray[np.int16]:
@@ -157,10 +176,7 @@ def unpack_212(packed: NDArray[np.uint8], n_steps: int) -> NDArray[np.int16]:
 
 def _to_millivolts(steps_Tk: NDArray[np.int16], signals: Sequence[SignalLine], out: NDArray[np.float32]) -> bool:
     """Scale steps into rows of `out`, shape (k, T), in wfdb's order of operations; say whether all have a value."""
-    scale = _scale_of(tuple([(s.baseline, s.gain, s.units) for s in signals]))
-    for start in range(0, len(steps_Tk), _STRETCH_SAMPLES):
-        stretch = slice(start, start + _STRETCH_SAMPLES)
-        _scale_steps(steps_Tk[stretch].T, scale, out[:, stretch])
+    _scale_steps(steps_Tk.T, _scale_of(tuple([(s.baseline, s.gain, s.units) for s in signals])), out)
     no_value = _NO_VALUE[signals[0].storage_format]
     is_whole = bool(steps_Tk.min() != no_value)
     if not is_whole:

@@ -6,8 +6,10 @@ comes out bit for bit the same whether it is prepared alone or among others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,7 +21,18 @@ from skecg.preprocessing.resampling import resample, resampled_samples
 if TYPE_CHECKING:
     from skecg.spec import InputSpec
 
-__all__ = ["FLAT", "butterworth", "fill_gaps", "mix_leads", "normalize", "resample", "resampled_samples"]
+__all__ = [
+    "FLAT",
+    "butterworth",
+    "fill_gaps",
+    "fill_gaps_between",
+    "filter_memory_samples",
+    "mix_leads",
+    "moments_of",
+    "normalize",
+    "resample",
+    "resampled_samples",
+]
 
 FloatArray = NDArray[np.float32]
 
@@ -50,6 +63,44 @@ def fill_gaps(signal: FloatArray) -> FloatArray:
         lost, kept = np.flatnonzero(gaps[row]), np.flatnonzero(~gaps[row])
         rows[row, lost] = np.interp(lost, kept, rows[row, kept])
     return filled
+
+
+def fill_gaps_between(signal: FloatArray, start: int, stop: int) -> FloatArray:
+    """Return samples `start` to `stop` of a signal as :func:`fill_gaps` leaves them, looking no further than it must.
+
+    Parameters
+    ----------
+    signal : ndarray of shape (n_leads, n_samples), float32
+    start, stop : int
+    """
+    piece = signal[:, start:stop]
+    missing = np.isnan(piece)
+    if not missing.any():
+        return piece
+    filled = np.array(piece)
+    for row in np.flatnonzero(missing.any(axis=1)):
+        lost, kept = np.flatnonzero(missing[row]), np.flatnonzero(~missing[row]) + start
+        kept = np.concatenate([_last_kept(signal[row], start), kept, _first_kept(signal[row], stop)])
+        if len(kept):
+            filled[row, lost] = np.interp(lost + start, kept, signal[row, kept])
+    return filled
+
+
+_LOOKED_AT = 2**16
+
+
+def _first_kept(lead: FloatArray, start: int) -> NDArray[np.intp]:
+    """Return the place of the first sample from `start` on that is not missing, none where all are."""
+    for first in range(start, len(lead), _LOOKED_AT):
+        kept = np.flatnonzero(~np.isnan(lead[first : first + _LOOKED_AT]))
+        if len(kept):
+            return first + kept[:1]
+    return np.empty(0, dtype=np.intp)
+
+
+def _last_kept(lead: FloatArray, stop: int) -> NDArray[np.intp]:
+    """Return the place of the last sample before `stop` that is not missing, none where all are."""
+    return stop - 1 - _first_kept(lead[:stop][::-1], 0)
 
 
 def butterworth(
@@ -97,6 +148,22 @@ def butterworth(
     return np.asarray(filtered, dtype=np.float32)
 
 
+# A filter has forgotten what it still remembers this much of.
+_FORGOTTEN = 1e-11
+
+
+@lru_cache(maxsize=16)
+def filter_memory_samples(
+    sampling_rate: float, *, highpass_hz: float | None, lowpass_hz: float | None, order: int
+) -> int:
+    """Return how far away a sample no longer changes what :func:`butterworth` gives, 0 without a filter."""
+    if highpass_hz is None and lowpass_hz is None:
+        return 0
+    sections, padding = _butterworth_sections(sampling_rate, highpass_hz, lowpass_hz, order)
+    slowest = max(float(np.abs(np.roots(section[3:])).max()) for section in sections)
+    return padding + math.ceil(math.log(_FORGOTTEN) / math.log(slowest))
+
+
 @lru_cache(maxsize=16)
 def _butterworth_sections(
     sampling_rate: float, highpass_hz: float | None, lowpass_hz: float | None, order: int
@@ -133,7 +200,13 @@ def mix_leads(signal: FloatArray, sources: Sequence[Sequence[tuple[int, float]]]
                 lead += np.float32(weight) * signal[row]
 
 
-def normalize(signal: FloatArray, spec: InputSpec, *, lead_mask: NDArray[np.bool_] | None = None) -> FloatArray:
+def normalize(
+    signal: FloatArray,
+    spec: InputSpec,
+    *,
+    lead_mask: NDArray[np.bool_] | None = None,
+    moments: tuple[FloatArray, FloatArray] | None = None,
+) -> FloatArray:
     """Bring amplitudes to the scale that an encoder expects, and clip them.
 
     Parameters
@@ -144,6 +217,8 @@ def normalize(signal: FloatArray, spec: InputSpec, *, lead_mask: NDArray[np.bool
         Its `normalization`, `mean`, `std` and `clip` are used.
     lead_mask : ndarray of shape (..., n_leads), bool, or None
         False where a lead is absent: such leads take no part in the pooled standard deviation of ``"record"``.
+    moments : tuple of two ndarrays of shape (..., n_leads), optional
+        Mean and variance of each lead, where the signal is but a part of the record.
 
     Returns
     -------
@@ -155,7 +230,7 @@ def normalize(signal: FloatArray, spec: InputSpec, *, lead_mask: NDArray[np.bool
         mean, std = (np.array(value, dtype=np.float32)[:, None] for value in (spec.mean, spec.std))
         scaled = (signal - mean if mean.any() else signal) / std
     elif spec.normalization in ("zscore", "record"):
-        scaled = _standardize(signal, spec.normalization == "record", lead_mask)
+        scaled = _standardize(signal, spec.normalization == "record", lead_mask, moments)
     else:
         scaled = signal
     if spec.clip is None:
@@ -164,11 +239,33 @@ def normalize(signal: FloatArray, spec: InputSpec, *, lead_mask: NDArray[np.bool
     return np.clip(scaled, np.float32(-spec.clip), np.float32(spec.clip), out=clipped)
 
 
-def _standardize(signal: FloatArray, pooled: bool, lead_mask: NDArray[np.bool_] | None) -> FloatArray:
+def moments_of(stretches: Iterable[FloatArray]) -> tuple[FloatArray, FloatArray]:
+    """Compute mean and variance of leads that come in stretches (n_leads, n_samples), each of shape (n_leads,)."""
+    stretches = iter(stretches)
+    signal = next(stretches)
+    # Differences from the first sample: what they lie around may be a thousand times as large.
+    first = signal[:, :1].copy()
+    n_samples, sums, squares = 0, np.zeros(len(first)), np.zeros(len(first))
+    for stretch in chain([signal], stretches):
+        difference = stretch - first
+        n_samples += difference.shape[1]
+        sums += difference.sum(axis=1, dtype=np.float64)
+        squares += np.square(difference).sum(axis=1, dtype=np.float64)
+    mean = sums / n_samples
+    variance = np.maximum(squares / n_samples - np.square(mean), 0.0)
+    return (mean + first[:, 0]).astype(np.float32), variance.astype(np.float32)
+
+
+def _standardize(
+    signal: FloatArray,
+    pooled: bool,
+    lead_mask: NDArray[np.bool_] | None,
+    moments: tuple[FloatArray, FloatArray] | None,
+) -> FloatArray:
     """Take away each lead's mean and divide by its own, or by all leads' pooled, standard deviation."""
-    mean = signal.mean(axis=-1)
+    mean = signal.mean(axis=-1) if moments is None else moments[0]
     centred: FloatArray = signal - mean[..., None]
-    variance = np.square(centred).mean(axis=-1)
+    variance = np.square(centred).mean(axis=-1) if moments is None else moments[1]
     flat = np.sqrt(variance) <= FLAT * (np.abs(mean) + 1.0)
     if pooled:
         counted = np.ones(mean.shape, bool) if lead_mask is None else np.broadcast_to(lead_mask, mean.shape)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from skecg.errors import InputError, ParameterError, user_stacklevel
 from skecg.preprocessing.quality import Policies, Screening, record_label, screen, warn_once_a_kind
 from skecg.preprocessing.resampling import resampled_samples
 from skecg.preprocessing.signals import butterworth, fill_gaps, mix_leads, normalize, resample
+from skecg.preprocessing.stretches import STRETCH_BYTES, LongRecord, is_long
 from skecg.preprocessing.units import warn_about_units
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
@@ -39,6 +42,7 @@ __all__ = [
     "Windows",
     "check_stride",
     "count_windows",
+    "WindowStream",
     "gather_leads",
     "group_alike",
     "place_windows",
@@ -130,6 +134,8 @@ FloatArray = NDArray[np.float32]
 # Records of one length are worked on together, but no more than stay in the processor's cache: four of 10 s take a
 # quarter less time each than sixteen.
 _CHUNK_BYTES = 2**20
+# Windows that are there at once; and how many threads may each have a stretch of a long record in hand.
+_BLOCK_BYTES, _STRETCHES_AT_ONCE = 2**24, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,18 +282,119 @@ def prepare_screened(
 
     The result is bit for bit the same whatever the number of threads.
     """
-    places = place_windows(records, screenings, spec, stride=stride, policies=policies)
-    values = np.empty((len(places.owner), spec.n_leads, spec.window_samples), dtype=np.float32)
+    return WindowStream(records, screenings, spec, stride=stride, policies=policies, n_threads=n_threads).whole()
 
-    def fill(chunk: list[int]) -> None:
-        signal = _signal([records[i] for i in chunk], [screenings[i] for i in chunk], places.present[chunk], spec)
-        for leads, i in zip(signal, chunk, strict=True):
-            rows = slice(places.first[i], places.first[i + 1])
-            _cut(leads, places.start_samples[rows], values[rows])
 
-    for _ in in_order(fill, list(group_alike(records, spec, _CHUNK_BYTES)), n_threads):
-        pass
-    return Windows(values, places.owner, places.start_samples, places.valid_samples, places.lead_mask, spec)
+class WindowStream:
+    """The windows of records, so many at a time as take little room: all of a day's would take six times its own.
+
+    Parameters
+    ----------
+    records, screenings, spec, stride, policies, n_threads
+        As in :func:`prepare_screened`.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ECGRecord],
+        screenings: Sequence[Screening],
+        spec: InputSpec,
+        *,
+        stride: float | None,
+        policies: Policies,
+        n_threads: int = 1,
+    ) -> None:
+        self.places = place_windows(records, screenings, spec, stride=stride, policies=policies)
+        self._records, self._screenings, self._spec, self._n_threads = records, screenings, spec, n_threads
+        self._window_bytes = 4 * spec.n_leads * spec.window_samples
+        self._long: dict[int, LongRecord] = {}
+
+    def __len__(self) -> int:
+        return len(self.places.owner)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether all windows may be there at once."""
+        return len(self) * self._window_bytes <= _BLOCK_BYTES
+
+    def __iter__(self) -> Iterator[Windows]:
+        """Yield consecutive windows: all of several records, or some of one."""
+        size = self._stretch_windows * (_BLOCK_BYTES // STRETCH_BYTES)
+        for rows in self._together():
+            step = size if self.places.owner[rows[0]] == self.places.owner[rows[-1]] else len(rows)
+            yield from (self._windows(rows[i : i + step]) for i in range(0, len(rows), step))
+
+    def whole(self) -> Windows:
+        """Return all windows at once."""
+        return self._windows(range(len(self)))
+
+    @property
+    def _stretch_windows(self) -> int:
+        """How many windows of a long record are made of one stretch, wherever it is divided otherwise."""
+        return max(1, STRETCH_BYTES // self._window_bytes)
+
+    def _together(self) -> Iterator[range]:
+        """Divide the windows into those of as many records as have few together, or of one."""
+        begin, first = 0, self.places.first.tolist()
+        for start, stop in pairwise(first):
+            if start > begin and (stop - begin) * self._window_bytes > _BLOCK_BYTES:
+                yield range(begin, start)
+                begin = start
+        if begin < first[-1]:
+            yield range(begin, first[-1])
+
+    def _windows(self, rows: range) -> Windows:
+        """Make consecutive windows."""
+        places, part = self.places, slice(rows.start, rows.stop)
+        values = np.empty((len(rows), self._spec.n_leads, self._spec.window_samples), dtype=np.float32)
+        numbers = np.unique(places.owner[part]).tolist()
+        long = [i for i in numbers if is_long(prepared_samples(self._records[i], self._spec), self._spec)]
+        short = [i for i in numbers if i not in long]
+        groups = group_alike([self._records[i] for i in short], self._spec, _CHUNK_BYTES)
+        tasks = [partial(self._cut_alike, [short[i] for i in group], rows, values) for group in groups]
+        for i in long:
+            tasks += self._stretches(i, rows, values)
+        n_threads = min(self._n_threads, _STRETCHES_AT_ONCE) if long else self._n_threads
+        for _ in in_order(lambda task: task(), tasks, n_threads):
+            pass
+        return Windows(
+            values,
+            places.owner[part],
+            places.start_samples[part],
+            places.valid_samples[part],
+            places.lead_mask[part],
+            self._spec,
+        )
+
+    def _cut_alike(self, numbers: list[int], rows: range, values: FloatArray) -> None:
+        """Write what is wanted of the windows of whole records of one rate and length."""
+        records, screenings = [self._records[i] for i in numbers], [self._screenings[i] for i in numbers]
+        signal = _signal(records, screenings, self.places.present[numbers], self._spec)
+        for leads, i in zip(signal, numbers, strict=True):
+            own = self._own(i, rows)
+            _cut(leads, self.places.start_samples[own], values[own.start - rows.start : own.stop - rows.start])
+
+    def _own(self, number: int, rows: range) -> slice:
+        """Return which of some windows are a record's."""
+        first = self.places.first
+        return slice(max(int(first[number]), rows.start), min(int(first[number + 1]), rows.stop))
+
+    def _stretches(self, number: int, rows: range, values: FloatArray) -> list[partial[None]]:
+        """Return what writes the windows of a long record, a stretch each."""
+        if number not in self._long:
+            sources, present = self._screenings[number].sources, self.places.present[number]
+            self._long = {number: LongRecord(self._records[number], sources, present, self._spec)}
+        own, step = self._own(number, rows), self._stretch_windows
+        return [
+            partial(self._cut_stretch, self._long[number], slice(i, min(i + step, own.stop)), values, rows.start)
+            for i in range(own.start, own.stop, step)
+        ]
+
+    def _cut_stretch(self, long: LongRecord, part: slice, values: FloatArray, first: int) -> None:
+        """Write consecutive windows of a long record."""
+        starts = self.places.start_samples[part]
+        signal = long.prepare(int(starts[0]), int(starts[-1]) + self._spec.window_samples)
+        _cut(signal, starts - starts[0], values[part.start - first : part.stop - first])
 
 
 def group_alike(records: Sequence[ECGRecord], spec: InputSpec, n_bytes: int) -> Iterator[list[int]]:

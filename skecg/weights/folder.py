@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skecg.encoders import Encoder, build_encoder, read_encoder_config
+from skecg.encoders import Encoder, build_encoder, provider_of, read_encoder_config
 from skecg.encoders.pooling import check_pooling
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
 from skecg.io.files import sha256_of
@@ -37,7 +37,6 @@ __all__ = [
     "WeightsInfo",
     "check_bytes",
     "check_limits",
-    "fewest_parameters",
     "load_tensors",
     "read_info",
     "read_json",
@@ -136,11 +135,6 @@ def check_limits(encoder: EncoderConfig, spec: InputSpec) -> None:
             f"The encoder has {encoder.n_leads} leads of {encoder.n_patches:,} slices of width {encoder.dim:,}, "
             f"{n_positions:,} values of position; expected at most {_MOST_POSITIONS:,}."
         )
-
-
-def fewest_parameters(config: EncoderConfig) -> int:
-    """Count the entries of the matrices in an encoder's blocks; all of its parameters are some more."""
-    return config.depth * (4 * config.dim**2 + 2 * config.dim * config.hidden_dim)
 
 
 _LENGTH_BYTES = 8
@@ -263,8 +257,11 @@ def read_info(folder: str | Path, revision: str | None = None) -> WeightsInfo:
             f"{path} has the unknown field {unknown[0]!r}, expected {', '.join(_FIELDS)}. Fetch or export the weights "
             "again."
         )
+    provenance = values.get("provenance", {})
+    if not isinstance(provenance, Mapping):
+        raise WeightsFormatError(f"{path} has provenance {provenance!r}, expected an object of named fields.")
     try:
-        encoder = read_encoder_config(values["architecture"], values["encoder"])
+        encoder = read_encoder_config(values["architecture"], values["encoder"], provenance.get("plugin"))
         spec = InputSpec.from_dict(values["input"])
         pooling, sha256 = values["pooling"], str(values["weights_sha256"])
         if not _SHA256.fullmatch(sha256):
@@ -274,9 +271,6 @@ def read_info(folder: str | Path, revision: str | None = None) -> WeightsInfo:
         raise WeightsFormatError(f"{path} lacks the field {error}. Fetch or export the weights again.") from error
     except ParameterError as error:
         raise WeightsFormatError(f"{path}: {error}") from error
-    provenance = values.get("provenance", {})
-    if not isinstance(provenance, Mapping):
-        raise WeightsFormatError(f"{path} has provenance {provenance!r}, expected an object of named fields.")
     _check_consistent(encoder, spec)
     return WeightsInfo(folder, encoder, spec, pooling, sha256, dict(provenance), revision)
 
@@ -363,7 +357,7 @@ def _restore(info: WeightsInfo) -> str:
 
 def _check_room(path: Path, info: WeightsInfo, n_values: int) -> None:
     """Raise for an encoder that the file cannot fill; a small one is built, to name what is missing."""
-    wanted = fewest_parameters(info.encoder)
+    wanted = info.encoder.fewest_parameters
     if wanted > max(n_values, _SMALL):
         raise DamagedWeightsError(
             f"{path} holds {n_values:,} values; the encoder that its {CONFIG_NAME} describes has more than {wanted:,}. "
@@ -400,6 +394,7 @@ def write_weights(
     _check_provenance(provenance)
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / MODEL_NAME, state, _header(encoder.config, spec))
+    provider = provider_of(encoder.config)
     config = {
         "skecg_format": FORMAT_VERSION,
         "architecture": encoder.config.architecture,
@@ -407,7 +402,7 @@ def write_weights(
         "encoder": encoder.config.to_dict(),
         "pooling": pooling,
         "weights_sha256": _digest(folder / MODEL_NAME),
-        "provenance": dict(provenance),
+        "provenance": dict(provenance) | ({"plugin": provider} if provider else {}),
     }
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (folder / CONFIG_NAME).write_text(text, encoding="utf-8")

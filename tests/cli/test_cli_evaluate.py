@@ -56,12 +56,13 @@ def evaluate(run: Run, packed: Path) -> Run:
 
 
 def test_the_table_has_the_model_and_all_it_has_to_beat(evaluate: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate("--model", TINY, "--fractions", "0.2,1", "--draws", "2") == 0
+    assert evaluate("--model", TINY, "--fractions", "0.2,1,8", "--draws", "2") == 0
 
     out = capsys.readouterr().out
     for name in ("majority", "hand-crafted", "random convolutions", "untrained, shape of tiny-temporal"):
         assert f"\n{name} " in out
     assert "training folds 7-8, test fold 9" in out
+    assert "8 records" in out
     assert "20 % (12 patients)" in out
     assert "Protocol: (a) pooled vector + logistic regression." in out
     assert "tiny-temporal minus this" in out
@@ -166,7 +167,7 @@ def test_what_cannot_be_evaluated_is_said_in_a_sentence(
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("wrong", ["0", "2", "some", "0.1,-1"])
+@pytest.mark.parametrize("wrong", ["0", "2.5", "some", "0.1,-1"])
 def test_shares_that_are_none_exit_with_two(wrong: str, evaluate: Run, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
         evaluate("--model", TINY, "--fractions", wrong)

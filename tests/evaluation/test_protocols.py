@@ -159,3 +159,26 @@ def test_draws_are_of_patients_and_listed_by_share() -> None:
     assert draws[0].to_dict()["patients"] == draws[0].patients.tolist()
     with pytest.raises(ParameterError, match="0 draws"):
         label_draws(pairs, labels, PART, [0.1], 0)
+
+
+def test_a_number_of_records_is_drawn_exactly_before_the_shares_and_otherwise_each_time() -> None:
+    _, labels = table()
+    groups = (np.arange(N) // 3).astype(str)
+
+    draws = label_draws(groups, labels, PART, [1.0, 50, 0.5, 20], 2)
+
+    assert [draw.fraction for draw in draws] == [20, 20, 50, 50, 0.5, 0.5, 1.0]
+    assert [len(draw.rows) for draw in draws[:4]] == [20, 20, 50, 50]
+    assert set(draws[2].rows) <= set(PART.train)
+    assert set(draws[2].rows) != set(draws[3].rows)
+    assert draws[2].patients.tolist() == np.unique(groups[draws[2].rows]).tolist()
+    again = label_draws(groups, labels, PART, [50], 2)
+    assert [draw.rows.tolist() for draw in again] == [draw.rows.tolist() for draw in draws[2:4]]
+
+
+@pytest.mark.parametrize("amount", [241, 20.5])
+def test_a_number_of_records_is_whole_and_there(amount: float) -> None:
+    _, labels = table()
+
+    with pytest.raises(ParameterError, match=f"{amount:g} training records"):
+        label_draws(PATIENTS, labels, PART, [amount], 1)

@@ -334,7 +334,7 @@ def test_features_of_records_prepared_on_a_device_are_the_same(
     request.getfixturevalue("on_device")
     request.getfixturevalue("ahead")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skecg.inference.batches.prepare_screened", lambda *_, **__: pytest.fail("prepared on the CPU"))
+        patch.setattr("skecg.inference.batches.WindowStream", lambda *_, **__: pytest.fail("prepared on the CPU"))
         embed(config).assert_like(wanted, tolerance=1e-5)
 
 

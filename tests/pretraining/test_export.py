@@ -113,6 +113,7 @@ def test_the_card_says_where_the_weights_come_from(tmp_path):
     with Journal(run, print_every=0) as journal:
         journal.write(40, {"loss": 1.0, "rank": 12.34567, "record_spread": 0.2})
         journal.write(50, {"loss": 0.9, "rank": 13.0})
+        journal.write(50, {"record_spread": 0.3})
         journal.write(60, {"loss": 0.9, "rank": 99.0})
     info = export(run, tmp_path / "weights", name="mine", licence="CC-BY-4.0")
     known = info.provenance
@@ -120,7 +121,7 @@ def test_the_card_says_where_the_weights_come_from(tmp_path):
     assert (known["steps"], known["records_seen"], known["seed"]) == (50, 1600, 3)
     assert known["data"] == "ptbxl (1,625 records), ludb (160 records)"
     assert known["data_fingerprint"] == "ab12"
-    assert known["gauges"] == {"rank": 13.0, "record_spread": 0.2}
+    assert known["gauges"] == {"rank": 13.0, "record_spread": 0.3}
     assert known["lead_dropout"] == 0.2
     assert info.pooling == "mean+std"
     card = (tmp_path / "weights" / "README.md").read_text()

@@ -188,3 +188,18 @@ def test_a_run_that_is_asked_to_stop_saves_and_leaves_with_code_0(shards: Path, 
     assert process.returncode == 0
     assert "--resume" in rest
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))) == 1
+
+
+def test_pack_leaves_out_what_is_listed_and_learns_whose_recordings_are(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "whose.csv").write_text("path,patient\n#0,anna\n#3,anna\n")
+    (tmp_path / "list.txt").write_text("anna\n#1\n")
+    lists = ["--patients", str(tmp_path / "whose.csv"), "--leave-out", str(tmp_path / "list.txt")]
+    arguments = ["--corpus", f"mine={archive}", "--out", str(tmp_path / "shards"), "--sampling-rate", "100", "--quiet"]
+
+    assert main(["pack", *arguments, *lists, "--corpus-highpass", "mine=0.5"]) == 0
+
+    assert "5 records packed" in capsys.readouterr().out
+    wrong = said(capsys, "pack", *arguments, "--corpus-highpass", "mine")
+    assert "--corpus-highpass 'mine'" in wrong

@@ -12,7 +12,6 @@ import torch
 import pretraining.recipes
 from pretraining.config import PretrainConfig
 from pretraining.config.objectives import MaeConfig
-from pretraining.objectives.flops import encoder_flops
 from pretraining.objectives.jepa import Jepa, JepaDraw
 from pretraining.objectives.masks import draw_masks
 from pretraining.objectives.predictors import build_predictor
@@ -162,7 +161,7 @@ def test_no_recipe_names_corpora_that_may_not_be_there() -> None:
 def test_the_default_is_small_and_takes_any_leads() -> None:
     config = load_recipe("skecg_default")
     assert n_trained(build_encoder(config.encoder)) * 4 <= 12e6
-    assert encoder_flops(config.encoder, config.encoder.n_patches) <= 1e9
+    assert config.encoder.flops(config.encoder.n_patches) <= 1e9
     assert config.input.any_leads
     assert config.data.lead_dropout > 0
     assert config.masks.last_slice

@@ -372,3 +372,82 @@ def test_a_gradient_that_is_not_finite_stops_too(
     with pytest.raises(NonFiniteLossError, match="gradient's norm is nan at step 1"):
         train(small_config(), shards, tmp_path / "run")
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+# --- lengthening ----------------------------------------------------------------------------------------------------
+
+
+def test_a_constant_rate_makes_a_lengthened_run_the_longer_one_to_the_last_bit(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    constant = {"optim__schedule": "constant", "optim__cooldown_steps": 2, "watch__checkpoint_every": 1}
+    train(small_config(run__steps=5, watch__keep_every=1, **constant), shards, tmp_path / "run")
+    for step in (4, 5):  # after the cooldown has begun
+        (tmp_path / "run" / "checkpoints" / f"step-{step:08d}.pt").unlink()
+
+    lengthened = train(small_config(run__steps=9, **constant), shards, tmp_path / "run", resume=True)
+    whole = train(small_config(run__steps=9, **constant), shards, tmp_path / "whole")
+
+    assert lengthened["step"] == 9
+    assert_same_bits(lengthened["model"], whole["model"])
+
+
+def test_a_finished_run_goes_on_when_its_steps_are_raised_and_says_what_that_does(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    train(small_config(), shards, tmp_path / "run")
+
+    state = train(small_config(run__steps=8, watch__log_every=2), shards, tmp_path / "run", resume=True)
+
+    assert state["step"] == 8
+    text = next(event["text"] for event in read_events(tmp_path / "run") if event["event"] == "resume")
+    assert "run.steps was 6, is 8" in text
+    assert "watch.log_every was 1, is 2" in text
+    assert "learning rate at this step" in text
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["run"]["steps"] == 8
+
+
+def test_a_run_cannot_be_shortened(shards: ShardSet, tmp_path: Path) -> None:
+    train(small_config(), shards, tmp_path / "run")
+
+    with pytest.raises(CheckpointError, match=r"run.steps was 6, is 5.*only run.steps may be raised"):
+        Trainer(small_config(run__steps=5), shards, tmp_path / "run", resume=True, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optim__warmup_steps": 3}, "Warm-up takes 3 of 6 steps"),
+        ({"optim__warmup_steps": 0.5}, "Warm-up takes 3 of 6 steps"),
+        ({"optim__warmup_steps": 60}, r"reaches 0.00083 of optim.lr=0.01"),
+        ({"optim__warmup_steps": 2}, ""),
+        ({"optim__warmup_steps": 1 / 3}, ""),
+        ({"optim__warmup_steps": 2, "optim__schedule": "constant", "optim__cooldown_steps": 5}, "do not fit"),
+    ],
+)
+def test_a_warm_up_that_is_too_long_is_announced_before_the_run_begins(
+    shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], said: str
+) -> None:
+    Trainer(small_config(**changes), shards, tmp_path / "run", device="cpu")
+
+    error = capsys.readouterr().err
+    assert (said in error) if said else not error
+
+
+def test_shares_of_a_run_are_steps_of_it_and_a_constant_rate_falls_only_at_the_end() -> None:
+    config = small_config(
+        run__steps=100,
+        optim__warmup_steps=0.1,
+        optim__schedule="constant",
+        optim__cooldown_steps=0.2,
+        ema__start=0.9,
+        optim__final_weight_decay=0.5,
+    )
+    rates = [learning_rate(config, step) for step in range(100)]
+
+    assert rates[10:80] == [0.01] * 70
+    assert rates[5] == pytest.approx((1e-6 + 0.01) / 2)
+    assert rates[99] == pytest.approx(config.optim.final_lr)
+    assert np.allclose(np.diff(rates[79:]), (config.optim.final_lr - 0.01) / 20)
+    assert {momentum(config, step) for step in range(80)} == {0.9}
+    assert momentum(config, 99) == pytest.approx(1.0)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from small_corpora import heart, write_arrays, write_wfdb
 
+from pretraining.data import pack as pack_module
 from pretraining.data.corpora import Corpus, Item, open_corpus
+from pretraining.data.corpus import leave_out, name_patients
 from pretraining.data.pack import pack
-from pretraining.data.shard_writer import quantize
+from pretraining.data.shard_writer import Preparation, quantize
 from pretraining.data.shards import ShardSet, open_shards
 from skecg.errors import BadSignalError, DamagedRecordError, ParameterError, RecordNotFoundError, SkecgError
 from skecg.leads import CANONICAL_LEADS
@@ -345,3 +347,50 @@ def test_the_shared_recordings_pack(shared: Path, tmp_path: Path) -> None:
         "samitrop": 199,
     }
     assert shards.manifest["left_out"] == {"ptbxl: fold 9": 9, "samitrop: too short": 1}
+
+
+def test_a_corpus_may_have_a_high_pass_of_its_own(tmp_path: Path) -> None:
+    wandering = ECGRecord(heart(0) + np.float32(0.2), 500, CANONICAL_LEADS)
+    corpora = [corpus_of(wandering, name="calm"), corpus_of(wandering, name="code15")]
+    shards = packed(tmp_path, *corpora, corpus_highpass_hz={"code15": 0.5})
+    filtered = prepare([wandering], InputSpec(CANONICAL_LEADS, 250, 2500, highpass_hz=0.5)).values
+    whole = prepare([wandering], InputSpec(CANONICAL_LEADS, 250, 2500)).values
+
+    found = {name: shards.gather(shards.rows_of(name)) * shards.scale_uv[0] / 1000 for name in shards.corpora}
+
+    np.testing.assert_allclose(found["calm"], whole, atol=0.0005001)
+    np.testing.assert_allclose(found["code15"], filtered, atol=0.0005001)
+    assert shards.manifest["corpus_highpass_hz"] == {"code15": 0.5}
+    with pytest.raises(ParameterError, match="Did you mean 'code15'"):
+        packed(tmp_path / "other", *corpora, corpus_highpass_hz={"code-15": 0.5})
+
+
+def test_recordings_and_patients_that_are_listed_are_left_out_and_said(tmp_path: Path) -> None:
+    corpora = [corpus_of(*(record(seed) for seed in range(4)))]
+
+    shards = packed(tmp_path, *leave_out(corpora, ["1", "p3"], "mine.txt"))
+
+    assert shards.sources.tolist() == ["0", "2"]
+    assert "left out by list" in (tmp_path / "left_out.csv").read_text()
+    with pytest.raises(ParameterError, match=r"1 of 2 names in mine.txt .*'nobody'.* e.g. '0'"):
+        leave_out(corpora, ["1", "nobody"], "mine.txt")
+
+
+def test_patients_come_from_a_table_where_a_corpus_does_not_say(tmp_path: Path) -> None:
+    corpora = [corpus_of(record(0), record(1))]
+
+    named = name_patients(corpora, {"0": "anna"}, "whose.csv")
+
+    assert [item.patient for item in named[0].items] == ["anna", "p1"]
+    assert [item.source for item in leave_out(named, ["anna"], "list")[0].items] == ["1"]
+    with pytest.raises(ParameterError, match=r"no recording .* whose.csv, expected sources such as '0'"):
+        name_patients(corpora, {"zero": "anna"}, "whose.csv")
+
+
+def test_the_size_of_all_shards_is_told_from_those_that_there_are(tmp_path: Path) -> None:
+    spec = pack_module._segment_spec(250.0, 10.0, "polyphase", None, None)
+    preparation = Preparation(spec, 5.0)
+
+    assert pack_module._projected_size(tmp_path, 0, 800_000, preparation) == "48 GB in all"
+    (tmp_path / "00000.npy").write_bytes(bytes(240_000))
+    assert pack_module._projected_size(tmp_path, 2, 800_000, preparation) == "96 GB in all"

@@ -31,7 +31,7 @@ from pretraining.monitoring.gauges import (
     relative_distance,
     token_spread,
 )
-from pretraining.objectives.flops import encoder_flops, jepa_flops, pace, predictor_flops
+from pretraining.objectives.flops import jepa_flops, pace, predictor_flops
 from pretraining.objectives.jepa import Jepa, JepaDraw
 from pretraining.objectives.masks import draw_masks
 from skecg.datasets import make_ecg
@@ -308,19 +308,37 @@ def test_counted_operations_are_those_that_torch_counts(architecture):
     n_patches = config.encoder.n_patches
     # Slices that are not seen are embedded all the same.
     embedded = 2 * 10 * 4 * 32 * (n_patches - visible) if architecture == "temporal" else 0
-    assert encoder_flops(config.encoder, n_patches) == whole.get_total_flops()
-    assert encoder_flops(config.encoder, visible) == pytest.approx(seen.get_total_flops() - embedded)
+    assert config.encoder.flops(n_patches) == whole.get_total_flops()
+    assert config.encoder.flops(visible) == pytest.approx(seen.get_total_flops() - embedded)
     counted = predictor_flops(config.encoder, config.predictor, visible)
     assert counted == predicted.get_total_flops()
-    total = whole.get_total_flops() + 3 * (encoder_flops(config.encoder, visible) + counted)
+    total = whole.get_total_flops() + 3 * (config.encoder.flops(visible) + counted)
     assert jepa_flops(config, visible) == pytest.approx(total)
 
 
 def test_the_published_small_encoder_costs_what_was_measured():
     # 6.22 GFLOP a record: counted by torch over the published code, and by its formula.
-    assert encoder_flops(TemporalConfig(8, 25, 200, 384, 8, 6), 200) == pytest.approx(6.22e9, rel=0.01)
+    assert TemporalConfig(8, 25, 200, 384, 8, 6).flops(200) == pytest.approx(6.22e9, rel=0.01)
 
 
 def test_pace_is_records_and_operations_a_second():
     found = pace(100, 4.0, 2e9, torch.device("cpu"))
     assert found == pytest.approx({"records_per_second": 25.0, "model_tflops": 0.05})
+
+
+def test_the_features_of_what_is_exported_are_measured(windows):
+    config = tiny_config()
+    model = Jepa(config)
+    with torch.no_grad():
+        for p in model.context_encoder.parameters():
+            p.mul_(1.5)
+    drawn = fixed_masks(config)
+
+    target = Gauges().measure(model, windows, drawn)
+    context = Gauges().measure(model, windows, drawn, model.context_encoder, "mean+std+max")
+
+    tokens = model.context_encoder.eval()(windows)[:, model.context_encoder.num_registers :]
+    features = torch.cat([tokens.mean(1), tokens.std(1, correction=0), tokens.amax(1)], dim=1)
+    assert context["rank"] == pytest.approx(effective_rank(features), rel=1e-4)
+    assert context["token_spread"] != target["token_spread"]
+    assert context["drift"] == target["drift"] > 0

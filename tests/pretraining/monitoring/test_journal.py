@@ -7,7 +7,9 @@ import sys
 import types
 
 import pytest
+from small_runs import small_config
 
+from pretraining.monitoring.callbacks import TensorBoard
 from pretraining.monitoring.journal import JOURNAL, Journal, duration, read_events, read_journal
 
 
@@ -146,6 +148,8 @@ def test_tensorboard_gets_every_value_where_it_is_installed(tmp_path, monkeypatc
 
     module = types.SimpleNamespace(SummaryWriter=Writer)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    with quiet(tmp_path, resume_step=20) as journal:
-        journal.write(30, {"loss": 0.5})
+    board = TensorBoard()
+    board.start(small_config(), tmp_path, 20)
+    board.step(30, {"loss": 0.5})
+    board.end(30)
     assert seen == [(str(tmp_path / "tensorboard"), 21), ("loss", 0.5, 30), "closed"]

@@ -5,11 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_corpora import heart, write_wfdb
 from small_runs import small_config, small_shards
 
 from pretraining.export import export
 from pretraining.monitoring.journal import read_journal
-from pretraining.monitoring.online_probe import SUPERCLASSES, OnlineProbe, load_labelled, synthetic_labelled
+from pretraining.monitoring.online_probe import (
+    SUPERCLASSES,
+    OnlineProbe,
+    _explained,
+    load_label_table,
+    load_labelled,
+    synthetic_labelled,
+)
 from pretraining.trainer import Trainer
 from skecg.datasets.packed import TYPICAL_MV
 from skecg.embedder import JEPAEmbedder
@@ -165,3 +173,41 @@ def test_a_run_scores_what_it_exports(tmp_path: Path, kind: str, pooling: str) -
     ours = probe.score(load_encoder(tmp_path / "weights")[0], config.input, pooling)
 
     assert scored["probe"] == pytest.approx(ours["probe"], abs=1e-6)
+
+
+def test_ones_own_table_is_scored_and_folds_nine_and_ten_are_left_alone(tmp_path: Path) -> None:
+    lines = ["path,label,patient,fold"]
+    for number in range(10):
+        write_wfdb(tmp_path / f"r{number}", heart(number), 500.0)
+        lines.append(f"r{number}.hea,{'AF' if number % 2 else 'SR'},p{number // 2},{number + 1}")
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+
+    found = load_label_table(tmp_path / "mine.csv")
+
+    assert (found.train.tolist(), found.test.tolist()) == ([0, 1, 2, 3, 4, 5], [6, 7])
+    assert found.classes == ("AF", "SR")
+    assert OnlineProbe(*found).classes.keys() == {"AF", "SR"}
+
+
+def test_rows_of_shards_are_records_in_millivolts_and_numbers_are_predicted(tmp_path: Path) -> None:
+    shards = small_shards(tmp_path, n_records=24)
+    heights = np.ptp(shards.gather(range(24))[:, 1], axis=1) / 1e3
+    rows = [f"{row},{value},{row % 8 + 1}" for row, value in enumerate(heights)]
+    (tmp_path / "mine.csv").write_text("\n".join(["row,target,fold", *rows]))
+
+    found = load_label_table(tmp_path / "mine.csv", shards)
+
+    assert np.ptp(found.records[3].signal[1]) == pytest.approx(heights[3], rel=1e-5)
+    probe = OnlineProbe(*found)
+    assert probe.is_regression
+    assert probe.key != OnlineProbe(found.records, found.labels + 1, found.train, found.test).key
+    with pytest.raises(ParameterError, match="rows of the run's shards"):
+        load_label_table(tmp_path / "mine.csv")
+
+
+def test_a_ridge_regression_explains_what_the_features_hold() -> None:
+    features = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
+    values = features @ np.arange(5)
+
+    assert _explained(features[:200], values[:200], features[200:], values[200:]) > 0.7
+    assert _explained(features[:200], values[:200], features[200:], values[199::-1][:100]) < 0.2

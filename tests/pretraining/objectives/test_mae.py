@@ -25,7 +25,7 @@ from pretraining.monitoring.gauges import Gauges
 from pretraining.monitoring.journal import read_journal
 from pretraining.monitoring.report import describe_run
 from pretraining.objectives import build_model, objective_class
-from pretraining.objectives.flops import encoder_flops, mae_flops
+from pretraining.objectives.flops import mae_flops
 from pretraining.objectives.mae import Mae, parts_of, patch_targets
 from pretraining.objectives.masks import TokenMasks, draw_token_masks
 from pretraining.recipes import load_recipe
@@ -334,7 +334,7 @@ def test_arithmetic_is_counted_as_torch_counts_it(name: str) -> None:
         model, values = Mae(config), torch.empty(1, 12, 2500)
     with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
         model.context_encoder(values)
-    assert encoder_flops(shape, shape.n_patches) == pytest.approx(counted.get_total_flops(), rel=0.01)
+    assert shape.flops(shape.n_patches) == pytest.approx(counted.get_total_flops(), rel=0.01)
     with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
         model(values, masks.to(torch.device("meta")))
     # Convolutions run over what is hidden, too, which the mathematics does not need.
@@ -345,4 +345,4 @@ def test_arithmetic_is_counted_as_torch_counts_it(name: str) -> None:
 
 def test_convolutions_cost_less_than_a_tenth_of_the_temporal_encoder() -> None:
     plain = load_recipe("skecg_temporal").encoder
-    assert encoder_flops(parts_of(load_recipe("mae_time"))[1], 100) < 1.1 * encoder_flops(plain, 100)
+    assert parts_of(load_recipe("mae_time"))[1].flops(100) < 1.1 * plain.flops(100)

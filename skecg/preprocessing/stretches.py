@@ -1,0 +1,124 @@
+"""Long records prepared stretch by stretch: what a stretch needs of what lies around it is read along, and cut away.
+
+A recording of a day has a hundred million samples once all leads are derived; the whole of it is never there at once.
+Linear filters forget: what lies further away than their memory changes nothing that float32 can hold. The same steps on
+a longer piece therefore give the same samples in its middle, within 1e-6 mV of the whole record's.
+
+Legend: L leads of the encoder, n_out samples of a record at the encoder's rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.preprocessing.resampling import frame_layout, rate_ratio, resample, resampled_samples
+from skecg.preprocessing.signals import (
+    butterworth,
+    fill_gaps_between,
+    filter_memory_samples,
+    mix_leads,
+    moments_of,
+    normalize,
+)
+
+if TYPE_CHECKING:
+    from skecg.records import ECGRecord
+    from skecg.spec import InputSpec
+
+__all__ = ["STRETCH_BYTES", "LongRecord", "is_long"]
+
+FloatArray = NDArray[np.float32]
+
+#: Leads of the encoder that are worked on at once; what the steps make of them is a few times as much.
+STRETCH_BYTES = 2**22
+
+
+def is_long(n_out: int, spec: InputSpec) -> bool:
+    """Return whether a record of so many samples at the encoder's rate is prepared stretch by stretch."""
+    return 4 * spec.n_leads * n_out > STRETCH_BYTES
+
+
+class LongRecord:
+    """A record, any stretch of which can be prepared by itself.
+
+    Parameters
+    ----------
+    record : ECGRecord
+    sources : sequence of sequences of (int, float)
+        Each lead of the encoder as a weighted sum of rows of the record.
+    present : ndarray of shape (L,), bool
+        False where a lead is absent.
+    spec : InputSpec
+    """
+
+    def __init__(
+        self,
+        record: ECGRecord,
+        sources: Sequence[Sequence[tuple[int, float]]],
+        present: NDArray[np.bool_],
+        spec: InputSpec,
+    ) -> None:
+        self.spec, self.present = spec, present
+        self.n_out = resampled_samples(record.n_samples, record.sampling_rate, spec.sampling_rate, spec.resampling)
+        self._signal, self._rate, self._sources = record.signal, record.sampling_rate, sources
+        if spec.resampling == "fourier" and self._rate != spec.sampling_rate:
+            self._signal, self._rate, self._sources = self._of_spectra()
+        whole = spec.normalization in ("zscore", "record")
+        self._moments = moments_of(self._filtered(*part) for part in self._stretches()) if whole else None
+
+    def prepare(self, start: int, stop: int) -> FloatArray:
+        """Return samples `start` to `stop` of the prepared record, shape (L, stop - start)."""
+        signal = self._filtered(start, stop)
+        signal = normalize(signal, self.spec, lead_mask=self.present, moments=self._moments)
+        signal[~self.present] = 0.0
+        return signal
+
+    def _stretches(self) -> Iterator[tuple[int, int]]:
+        """Divide the record."""
+        step = max(1, STRETCH_BYTES // (4 * self.spec.n_leads))
+        return ((start, min(start + step, self.n_out)) for start in range(0, self.n_out, step))
+
+    def _filtered(self, start: int, stop: int) -> FloatArray:
+        """Return a stretch at the encoder's rate, filtered."""
+        spec = self.spec
+        rate, order, passes = spec.sampling_rate, spec.filter_order, (spec.highpass_hz, spec.lowpass_hz)
+        memory = filter_memory_samples(rate, highpass_hz=passes[0], lowpass_hz=passes[1], order=order)
+        first, last = max(0, start - memory), min(self.n_out, stop + memory)
+        signal = self._resampled(first, last)
+        for lead in signal if memory else ():  # one after the other: in float64 they take twice the room
+            lead[:] = butterworth(lead, rate, highpass_hz=passes[0], lowpass_hz=passes[1], order=order)
+        return signal[:, start - first : stop - first]
+
+    def _resampled(self, start: int, stop: int) -> FloatArray:
+        """Return a stretch at the encoder's rate, new in memory."""
+        rate = self.spec.sampling_rate
+        ratio = rate_ratio(self._rate, rate)
+        if self._rate == rate or ratio == 1:
+            return self._mixed(start, stop)
+        up, down = ratio.numerator, ratio.denominator
+        margin = frame_layout(up, down)[0] + 1
+        # Every so many samples of the record fall together with one of the result.
+        block = max(0, start // up - -(-margin // down))
+        last = min(self._signal.shape[1], -(-stop * down // up) + margin)
+        resampled = resample(self._mixed(block * down, last), self._rate, rate)
+        return np.ascontiguousarray(resampled[:, start - block * up : stop - block * up])
+
+    def _mixed(self, start: int, stop: int) -> FloatArray:
+        """Return a stretch of the encoder's leads as they were recorded, without gaps."""
+        leads = np.zeros((len(self._sources), stop - start), dtype=np.float32)
+        mix_leads(fill_gaps_between(self._signal, start, stop), self._sources, leads)
+        return leads
+
+    def _of_spectra(self) -> tuple[FloatArray, float, list[list[tuple[int, float]]]]:
+        """Resample the rows that are used by the spectrum of all of the record, one after the other."""
+        rows = sorted({row for source in self._sources for row, _ in source})
+        signal = np.empty((len(rows), self.n_out), dtype=np.float32)
+        for out, row in zip(signal, rows, strict=True):
+            whole = fill_gaps_between(self._signal[row : row + 1], 0, self._signal.shape[1])
+            out[:] = resample(whole, self._rate, self.spec.sampling_rate, "fourier")[0]
+        sources = [[(rows.index(row), weight) for row, weight in source] for source in self._sources]
+        return signal, self.spec.sampling_rate, sources

@@ -1,0 +1,91 @@
+"""Tables of one's own labels: what they may say, whose recording it is, and what is refused with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skecg.datasets.tables import is_table, read_label_table
+from skecg.errors import DamagedRecordError, ParameterError, RecordNotFoundError
+from skecg.evaluation import open_dataset, task_labels
+
+
+def write(folder: Path, text: str, name: str = "mine.csv") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_labels_are_words_with_bars_between_them_and_lines_without_are_left_out(tmp_path: Path) -> None:
+    table = read_label_table(write(tmp_path, "path,label,patient\na.hea,AF|PVC,p1\nb.hea,,p2\nc.hea,SR,p1\n"))
+
+    assert table.sources == ("a.hea", "c.hea")
+    assert table.classes == ("AF", "PVC", "SR")
+    assert table.labels.tolist() == [[1, 1, 0], [0, 0, 1]]
+    assert table.patients.tolist() == ["p1", "p1"]
+    assert table.folds[0] == table.folds[1]
+    assert table.files == [tmp_path / "a.hea", tmp_path / "c.hea"]
+
+
+def test_labels_may_be_columns_of_zeros_and_ones(tmp_path: Path) -> None:
+    text = "path\tlabel_AF\tlabel_MI\tgroup\na\t1\t0\tx\nb\tfalse\ttrue\ty\nc\t0\t0\tz\nd\t\t\tz\n"
+
+    table = read_label_table(write(tmp_path, text, "mine.tsv"))
+
+    assert table.classes == ("AF", "MI")
+    assert table.labels.tolist() == [[1, 0], [0, 1], [0, 0]]
+
+
+def test_numbers_are_targets(tmp_path: Path) -> None:
+    table = read_label_table(write(tmp_path, "row,target_age,target_ef,fold\n3,50.5,60,1\n0,41,35,2\n"))
+
+    assert (table.by_row, table.sources) == (True, ("3", "0"))
+    assert table.target_names == ("age", "ef")
+    assert table.targets.tolist() == [[50.5, 60.0], [41.0, 35.0]]
+    with pytest.raises(ParameterError, match="expected the columns 'path' and 'label'"):
+        table.to_dataset()
+
+
+def test_patients_fall_into_the_same_folds_whatever_the_order(tmp_path: Path) -> None:
+    lines = [f"r{n},AF,p{n}" for n in range(200)]
+    first = read_label_table(write(tmp_path, "\n".join(["path,label,patient", *lines])))
+    again = read_label_table(write(tmp_path, "\n".join(["path,label,patient", *reversed(lines)])))
+
+    assert first.folds.tolist() == again.folds.tolist()[::-1]
+    assert set(first.folds.tolist()) == set(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\na,AF\n", "expected 'path'"),
+        ("path,diagnosis\na,AF\n", "expected 'label' or 'target'"),
+        ("path,label\n", "without a line below its names"),
+        ("path,label\na,\n", "without a single label"),
+        ("path,label_AF\na,1\nb,2\n", "label_AF='2' in line 3"),
+        ("path,target\na,1\nb,much\n", "line 3 of .* without a number"),
+        ("path,label,fold\na,AF,one\n", "fold='one' in line 2"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DamagedRecordError, match=message):
+        read_label_table(write(tmp_path, text))
+
+
+def test_a_table_that_is_not_there(tmp_path: Path) -> None:
+    assert is_table("no/such.CSV")
+    with pytest.raises(RecordNotFoundError, match="no table"):
+        read_label_table(tmp_path / "no.csv")
+
+
+def test_ones_own_labels_are_a_task_of_which_each_is_a_class(tmp_path: Path) -> None:
+    dataset = open_dataset(write(tmp_path, "path,label_AF,label_MI,fold\na,1,0,1\nb,0,1,2\nc,0,0,3\n"))
+
+    task = task_labels(dataset, "labels")
+
+    assert task.classes == ("AF", "MI")
+    assert task.labels.tolist() == [[1, 0], [0, 1], [0, 0]]
+    assert task.keep.all()
+    assert np.array_equal(dataset.folds, [1, 2, 3])
