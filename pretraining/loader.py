@@ -21,13 +21,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretraining.config import PretrainConfig
-from pretraining.data.batches import Batch, draw_batch, to_values
+from pretraining.data.batches import Batch, below, draw_batch, to_values, uniforms
 from pretraining.objectives import objective_class
 
 if TYPE_CHECKING:
     from pretraining.data.shards import ShardSet
 
-__all__ = ["BatchLoader", "TrainingBatch", "Upload", "draw_training_batch"]
+__all__ = ["BatchLoader", "TrainingBatch", "Upload", "config_of_step", "draw_training_batch"]
+
+
+_WINDOW_STREAM = 0x317D0
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,12 @@ def tensors_of(tree: Any) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """The records at some places of a step's batch, still int16 and on the host, and what was drawn for them."""
+    """The records at some places of a step's batch, still int16 and on the host, and what was drawn for them.
 
+    The configuration is that of its step, see :func:`config_of_step`.
+    """
+
+    config: PretrainConfig
     positions: range
     batch: Batch
     drawn: Any
@@ -85,8 +92,18 @@ def draw_training_batch(
 
     Options are those of :func:`pretraining.data.batches.draw_batch`.
     """
+    config = config_of_step(config, step)
     batch = draw_batch(shards, config, step, positions, **options)
-    return TrainingBatch(positions, batch, objective_class(config).draw(config, tables, batch, step, positions))
+    return TrainingBatch(config, positions, batch, objective_class(config).draw(config, tables, batch, step, positions))
+
+
+def config_of_step(config: PretrainConfig, step: int) -> PretrainConfig:
+    """Return the configuration that a step is drawn by: one length of its windows, of those that there are."""
+    lengths = config.data.window_seconds
+    if not lengths:
+        return config
+    drawn = uniforms(config.run.seed, step, range(1), 1, stream=_WINDOW_STREAM)
+    return config.with_window(lengths[below(drawn[0], np.array([len(lengths)]))[0]])
 
 
 class BatchLoader:
@@ -149,7 +166,7 @@ class BatchLoader:
     def _upload(self, batch: TrainingBatch, device: torch.device) -> Upload:
         side = contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
         with side:
-            values, drawn = to_values(batch.batch, self._config, device), batch.drawn.to(device)
+            values, drawn = to_values(batch.batch, batch.config, device), batch.drawn.to(device)
             return Upload(values, drawn, None if self._stream is None else self._stream.record_event())
 
     def __enter__(self) -> Self:

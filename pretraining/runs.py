@@ -330,16 +330,16 @@ def check_same_run(state: Mapping[str, Any], config: PretrainConfig, shards: Sha
         )
 
 
-# How batches are fed and processes wait for each other: no number depends on it.
-_PASSING = ("prefetch", "readers", "timeout_minutes")
+# What may change on the way: the length, how batches are fed, how long processes wait for each other.
+_PASSING = ("steps", "prefetch", "readers", "timeout_minutes")
 
 
 def _lasting(config: PretrainConfig) -> dict[str, Any]:
     """Return what of a configuration stays for the whole of a run."""
     values = config.to_dict()
-    for name in ("steps", *_PASSING):
-        del values["run"][name]
     del values["watch"]
+    for name in _PASSING:
+        del values["run"][name]
     return values
 
 

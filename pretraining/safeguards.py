@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pretraining.config import PretrainConfig
 from pretraining.data.batches import draw_batch, to_values
 from pretraining.distributed import Engine
+from pretraining.loader import config_of_step
 from skecg.errors import SkecgError
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def check_finite(
 def _largest_inputs(config: PretrainConfig, shards: ShardSet, engine: Engine, step: int, ranks: Sequence[int]) -> str:
     """List the records of some processes' shares that have the largest values, and those that are not finite."""
     found: list[tuple[float, int]] = []
+    config = config_of_step(config, step)
     for positions in (positions for rank in ranks for positions in engine.positions(rank)):
         batch = draw_batch(shards, config, step, positions)
         largest = to_values(batch, config, engine.device).abs().amax(dim=(1, 2)).tolist()

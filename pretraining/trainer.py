@@ -228,7 +228,7 @@ class Trainer:
         losses, flops = [], 0.0
         for number, batch in enumerate(loader.batches(step), start=1):
             losses.append(self._learn_from(batch, is_last=number == config.run.accumulation))
-            flops += self.model.flops(config, batch.drawn) / config.run.accumulation
+            flops += self.model.flops(batch.config, batch.drawn) / config.run.accumulation
         self.engine.scaler.unscale_(self.optimizer)
         norm = clip_gradients_(self.model, config.optim.gradient_clip)
         mean = torch.stack(losses).mean(dim=0)
@@ -272,7 +272,7 @@ class Trainer:
     def _learn_from(self, batch: TrainingBatch, *, is_last: bool) -> Tensor:
         """Add up the gradients of a batch; return its loss and the loss's parts."""
         if batch.upload is None:
-            values, drawn = to_values(batch.batch, self.config, self.engine.device), batch.drawn.to(self.engine.device)
+            values, drawn = to_values(batch.batch, batch.config, self.engine.device), batch.drawn.to(self.engine.device)
         else:
             values, drawn = batch.upload.wait()
         with self.engine.joining(self.called, is_last=is_last):

@@ -105,7 +105,31 @@ class PretrainConfig:
         if self.masks is not None and self.masks.kind == "blocks":
             fits = self.masks.min_block <= self.encoder.n_patches
             require(fits, "masks.min_block", self.masks.min_block, f"at most {self.encoder.n_patches}")
+        self._check_windows()
         self._check_objective()
+
+    def _check_windows(self) -> None:
+        """Check that windows of other lengths are whole slices, and that something can be masked of them."""
+        shortest = 2 if self.masks is None or self.masks.kind != "blocks" else self.masks.min_block
+        for seconds in self.data.window_seconds:
+            n_patches = seconds * self.input.sampling_rate / self.encoder.patch_samples
+            fits = n_patches == int(n_patches) and shortest <= n_patches <= self.encoder.n_patches
+            longest, patch = self.input.window_seconds, self.encoder.patch_samples / self.input.sampling_rate
+            wanted = f"multiples of {patch:g} s from {shortest * patch:g} to {longest:g} s"
+            require(fits, "data.window_seconds", self.data.window_seconds, wanted)
+        is_jepa = isinstance(self.objective, ObjectiveConfig)
+        wanted = f"none with {self.objective.kind!r}"
+        require(is_jepa or not self.data.window_seconds, "data.window_seconds", self.data.window_seconds, wanted)
+
+    def with_window(self, seconds: float) -> Self:
+        """Return the configuration of windows of another length; the encoder's weights are the same."""
+        window_samples = round(seconds * self.input.sampling_rate)
+        return dataclasses.replace(
+            self,
+            input=dataclasses.replace(self.input, window_samples=window_samples),
+            encoder=dataclasses.replace(self.encoder, n_patches=window_samples // self.encoder.patch_samples),
+            data=dataclasses.replace(self.data, window_seconds=()),
+        )
 
     def _check_objective(self) -> None:
         """Check that the objective has the parts that it needs, and no others."""
@@ -220,7 +244,7 @@ def _typed(text: str, old: Any, name: str) -> Any:
         if isinstance(old, float):
             return float(text)
         if isinstance(old, tuple):
-            return tuple(type(old[0])(part) if old else part for part in text.strip("()[]").split(","))
+            return tuple(type(old[0])(part) if old else json.loads(part) for part in text.strip("()[]").split(","))
         if isinstance(old, dict):
             return dict(json.loads(text))
         if old is None:

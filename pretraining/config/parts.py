@@ -43,12 +43,12 @@ class PredictorConfig(PlainFields):
         require(self.dim % self.num_heads == 0, "predictor.dim", self.dim, "a multiple of num_heads")
 
 
-#: How masks of slices may be drawn; plug-ins add to it (:func:`pretraining.objectives.masks.register_mask`).
-MASK_KINDS = ["random", "multiblock", "blocks"]
-
 #: How masks follow from (seed, step, position). Checkpoints name it; it is raised when the same key gives other masks.
 #: By law 1 those of "blocks" were drawn record by record.
 MASK_LAW = 2
+
+#: How masks of slices may be drawn; plug-ins add to it (:func:`pretraining.objectives.masks.register_mask`).
+MASK_KINDS = ["random", "multiblock", "blocks"]
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,9 @@ class DataConfig(PlainFields):
         Range of a factor drawn for each record.
     lead_dropout : float
         Probability that a record is shown with a random subset of its leads, absent ones being zero.
+    window_seconds : tuple of float
+        Lengths that windows may have; those of a step have one of them, drawn for the step. Empty for the length of
+        `input`, which is the longest.
     drop_path : float
         Probability of leaving out the last block's branches, falling linearly to 0 at the first, in both encoders and
         the predictor (Kim).
@@ -190,6 +193,7 @@ class DataConfig(PlainFields):
     roll: bool = False
     gain: tuple[float, float] = (1.0, 1.0)
     lead_dropout: float = 0.0
+    window_seconds: tuple[float, ...] = ()
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:

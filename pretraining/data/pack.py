@@ -213,9 +213,19 @@ def _write_shards(
     total = sum(len(shard.items) for shard in planned)
     done = total - sum(len(shard.items) for shard in lacking)
     with tqdm(total=total, initial=done, unit="record", desc="packing", disable=not progress) as bar:
+        bar.set_postfix_str(_projected_size(folder, done, total, preparation))
         tasks = (delayed(write_shard)(shard, folder, preparation) for shard in lacking)
         for n_items in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
             bar.update(n_items)
+            bar.set_postfix_str(_projected_size(folder, int(bar.n), total, preparation))
+
+
+def _projected_size(folder: Path, n_done: int, n_records: int, preparation: Preparation) -> str:
+    """Say how large all shards will be, from those that there are, or at first by one segment a record."""
+    written = sum(path.stat().st_size for path in folder.glob("[0-9]*.npy")) if n_done else 0
+    spec = preparation.spec
+    each = written / n_done if n_done else 2 * spec.n_leads * spec.window_samples
+    return f"{each * n_records / 1e9:.3g} GB in all"
 
 
 def _finish(

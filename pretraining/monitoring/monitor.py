@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -222,7 +222,9 @@ class Monitor:
     def _fixed_batch(self) -> tuple[Tensor, Drawn]:
         """Return the batch that gauges measure on: that of a step which no run reaches, however it is lengthened."""
         if self._fixed is None:
-            part = draw_training_batch(self.config, self.shards, _FIXED_STEP, range(_FIXED_RECORDS), self.tables)
-            values = to_values(part.batch, self.config, self.engine.device)
+            # Whole windows, whatever lengths are trained with: they are what the encoder is exported for.
+            whole = replace(self.config, data=replace(self.config.data, window_seconds=()))
+            part = draw_training_batch(whole, self.shards, _FIXED_STEP, range(_FIXED_RECORDS), self.tables)
+            values = to_values(part.batch, whole, self.engine.device)
             self._fixed = values, part.drawn.to(self.engine.device)
         return self._fixed

@@ -318,7 +318,7 @@ class Jepa(Objective):
         if targets_BND is None:
             return context.new_zeros((), dtype=torch.float32)
         return self._distance(
-            self.predictor(context, mask), gather_tokens(targets_BND, self._token_numbers(mask.target))
+            self.predictor(context, mask), gather_tokens(targets_BND, self._token_numbers(mask.target, targets_BND))
         )
 
     def _distance(self, predicted: Tensor, wanted: Tensor) -> Tensor:
@@ -326,12 +326,13 @@ class Jepa(Objective):
             return F.l1_loss(predicted.float(), wanted.float())
         return F.smooth_l1_loss(predicted.float(), wanted.float(), beta=1.0)
 
-    def _token_numbers(self, slices_BM: Tensor) -> Tensor:
+    def _token_numbers(self, slices_BM: Tensor, targets_BND: Tensor) -> Tensor:
         """Return the numbers of the tokens of slices of time: themselves, or once for every lead."""
         if not self.target_encoder.token_per_lead:
             return slices_BM
-        leads = torch.arange(self.config.encoder.n_leads, device=slices_BM.device)
-        return (leads[None, :, None] * self.config.encoder.n_patches + slices_BM[:, None]).flatten(1)
+        n_leads = self.config.encoder.n_leads
+        leads = torch.arange(n_leads, device=slices_BM.device)
+        return (leads[None, :, None] * (targets_BND.shape[1] // n_leads) + slices_BM[:, None]).flatten(1)
 
     def _sigreg(self, pooled: list[Tensor], seed: int | None, like: Tensor) -> Tensor:
         if self.weights.sigreg_weight == 0:

@@ -21,6 +21,7 @@ from pretraining.data.shards import ShardSet
 from pretraining.distributed import Engine, resolve_training_precision
 from pretraining.loader import BatchLoader, Upload, draw_training_batch, tensors_of
 from pretraining.monitoring.journal import read_events, read_journal
+from pretraining.objectives.jepa import Jepa
 from pretraining.optim import skip_unless_finite_
 from pretraining.runs import CheckpointError, load_checkpoint
 from pretraining.safeguards import NonFiniteLossError
@@ -262,3 +263,55 @@ def test_old_configurations_are_read_with_todays_defaults() -> None:
     for name in ("tf32", "prefetch", "readers", "timeout_minutes"):
         del values["run"][name]
     assert PretrainConfig.from_dict(values) == small_config()
+
+
+# --- windows of several lengths ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["temporal", "leadwise"])
+def test_the_windows_of_a_step_have_one_of_the_lengths_and_every_length_comes(
+    shards: ShardSet, tmp_path: Path, kind: str
+) -> None:
+    config = small_config(kind, data__window_seconds=(1.0, 1.5, 2.0), run__steps=12, watch__gauge_every=6)
+    Trainer(config, shards, tmp_path, device="cpu").train()
+
+    seen = []
+    for step in range(12):
+        parts = [draw_training_batch(config, shards, step, part) for part in PARTS]
+        lengths = {to_values(part.batch, part.config, CPU).shape[-1] for part in parts}
+        n_slices = {part.drawn.masks[0].context.shape[1] + part.drawn.masks[0].target.shape[1] for part in parts}
+        assert len(lengths) == 1, "whatever part of the batch is drawn"
+        assert n_slices == {length // 10 for length in lengths}
+        seen += lengths
+    assert set(seen) == {100, 150, 200}
+    assert all(math.isfinite(line["loss"]) for line in read_journal(tmp_path) if "loss" in line)
+    assert load_checkpoint(tmp_path / "checkpoints")["gauges"][-1]["step"] == 12
+
+
+def test_a_token_of_a_shorter_window_is_compared_with_its_own_target(shards: ShardSet) -> None:
+    config = small_config("leadwise", data__window_seconds=(1.0,))
+    model = Jepa(config)
+    part = draw_training_batch(config, shards, 0, range(8))
+    values = to_values(part.batch, part.config, CPU)
+    (masks,) = part.drawn.masks
+    targets = model.targets(values)
+
+    numbers = model._token_numbers(masks.target, targets)
+
+    assert targets.shape[1] == 3 * 10
+    assert numbers.max() < 30
+    assert torch.equal(numbers % 10, masks.target.repeat(1, 3))
+
+
+@pytest.mark.parametrize(("seconds", "kind"), [((0.1,), "temporal"), ((3.0,), "temporal"), ((1.05,), "temporal")])
+def test_windows_that_are_no_whole_slices_too_short_or_too_long_are_refused(
+    seconds: tuple[float, ...], kind: str
+) -> None:
+    with pytest.raises(ParameterError, match=r"data.window_seconds=.*multiples of 0.1 s from 0.3 to 2 s"):
+        small_config(kind, data__window_seconds=seconds)
+
+
+def test_window_lengths_are_given_on_the_command_line_as_numbers() -> None:
+    config = small_config().override(["data.window_seconds=1,1.5"])
+    assert config.data.window_seconds == (1, 1.5)
+    assert PretrainConfig.from_dict(config.to_dict()).data.window_seconds == (1, 1.5)

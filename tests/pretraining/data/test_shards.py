@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from small_corpora import heart, write_arrays, write_wfdb
 
+from pretraining.data import pack as pack_module
 from pretraining.data.corpora import Corpus, Item, open_corpus
 from pretraining.data.corpus import leave_out, name_patients
 from pretraining.data.pack import pack
-from pretraining.data.shard_writer import quantize
+from pretraining.data.shard_writer import Preparation, quantize
 from pretraining.data.shards import ShardSet, open_shards
 from skecg.errors import BadSignalError, DamagedRecordError, ParameterError, RecordNotFoundError, SkecgError
 from skecg.leads import CANONICAL_LEADS
@@ -384,3 +385,12 @@ def test_patients_come_from_a_table_where_a_corpus_does_not_say(tmp_path: Path) 
     assert [item.source for item in leave_out(named, ["anna"], "list")[0].items] == ["1"]
     with pytest.raises(ParameterError, match=r"no recording .* whose.csv, expected sources such as '0'"):
         name_patients(corpora, {"zero": "anna"}, "whose.csv")
+
+
+def test_the_size_of_all_shards_is_told_from_those_that_there_are(tmp_path: Path) -> None:
+    spec = pack_module._segment_spec(250.0, 10.0, "polyphase", None, None)
+    preparation = Preparation(spec, 5.0)
+
+    assert pack_module._projected_size(tmp_path, 0, 800_000, preparation) == "48 GB in all"
+    (tmp_path / "00000.npy").write_bytes(bytes(240_000))
+    assert pack_module._projected_size(tmp_path, 2, 800_000, preparation) == "96 GB in all"
