@@ -114,6 +114,7 @@ def _sources(arguments: argparse.Namespace, folder: Path) -> list[Any]:
 
 def _score_labels(table: RecordTable, sources: list[Any], arguments: argparse.Namespace) -> int:
     from skecg.evaluation import compare
+    from skecg.evaluation.protocols import OWN_LABELS
     from skecg.evaluation.splitting import split_by_patients
     from skecg.tabular.page import report_page
 
@@ -122,6 +123,7 @@ def _score_labels(table: RecordTable, sources: list[Any], arguments: argparse.Na
         table.dataset(arguments.sampling_rate, arguments.leads),
         table.target.task(),
         sources,
+        protocol=OWN_LABELS,
         fractions=arguments.fractions,
         n_draws=arguments.draws,
         splits=split_by_patients(table.groups, table.target.indicator, arguments.folds, arguments.seed),

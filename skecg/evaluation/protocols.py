@@ -24,7 +24,19 @@ from skecg.splits import digest_of_patients, draw_patients
 if TYPE_CHECKING:
     from skecg.evaluation.splitting import Split
 
-__all__ = ["LabelDraw", "PooledProbe", "PooledProtocol", "ProbeFit", "amount_in_words", "fit_path", "label_draws"]
+__all__ = [
+    "OWN_LABELS",
+    "LabelDraw",
+    "PooledProbe",
+    "PooledProtocol",
+    "ProbeFit",
+    "amount_in_words",
+    "fit_path",
+    "label_draws",
+]
+
+# A probability of 0 that was wrong costs much, and not everything.
+_LEAST_PROBABILITY = 1e-6
 
 FloatArray = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -162,11 +174,15 @@ class PooledProtocol:
     """Protocol (a): one pooled vector a record, standardized, and logistic regression.
 
     Mean and standard deviation of each feature come from the records that the regression is fitted on. All labels share
-    one penalty, the one of `Cs` with the highest macro area under the curve on the selection records (the strongest
-    penalty of several that are equal). The test records are looked at once.
+    one penalty, the one of `Cs` that does best on the selection records (the strongest of several that are equal). The
+    test records are looked at once.
 
     Parameters
     ----------
+    criterion : {"macro AUROC", "log loss"}, default="macro AUROC"
+        What is best on the selection records: the order of the records, which comparisons are about, or the
+        probabilities. Of few records that are easy to tell apart many penalties give the right order, and the
+        strongest of them leaves probabilities that say nothing and cannot be compared between folds.
     Cs : tuple of float
         Inverse strengths of the penalty to choose from, ascending.
     further_Cs : tuple of float
@@ -174,6 +190,7 @@ class PooledProtocol:
         tokens) make it. They take long and are seldom needed.
     """
 
+    criterion: str = "macro AUROC"
     Cs: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in np.arange(-5, 1.25, 0.5))
     further_Cs: tuple[float, ...] = (10.0**1.5, 100.0, 1000.0, 10000.0)
 
@@ -216,9 +233,9 @@ class PooledProtocol:
         # A draw so small that all of it selects is fitted as it is; there is nothing else to learn from.
         tried = tried if len(tried) else draw.rows
         seen = features[split.selection], labels[split.selection]
-        tries = _try_path(features[tried], labels[tried], self.Cs, *seen)
+        tries = _try_path(features[tried], labels[tried], self.Cs, *seen, self.criterion)
         if len(tries) > 1 and _best(tries) is tries[-1]:
-            tries += _try_path(features[tried], labels[tried], self.further_Cs, *seen)
+            tries += _try_path(features[tried], labels[tried], self.further_Cs, *seen, self.criterion)
         best = _best(tries)
         last = best.probe
         if split.refit:
@@ -227,11 +244,15 @@ class PooledProtocol:
             draw.fraction,
             draw.draw,
             best.C if features.shape[1] else float("nan"),
-            best.auroc,
+            macro(area_under_roc(seen[1], best.guess)),
             best_thresholds(seen[1], best.guess),
             last.predict(features[split.test]),
             last,
         )
+
+
+#: For labels of one's own, of which there may be few, and whose probabilities are used.
+OWN_LABELS = PooledProtocol(criterion="log loss", further_Cs=())
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,13 +291,13 @@ class _Try:
     C: float
     probe: PooledProbe
     guess: FloatArray
-    auroc: float
+    merit: float
 
 
 def _best(tries: Sequence[_Try]) -> _Try:
-    """Return the first of those with the highest area; the first of all where none has one."""
-    known = [one for one in tries if np.isfinite(one.auroc)]
-    return max(known, key=lambda one: one.auroc) if known else tries[0]
+    """Return the first of those with the highest merit; the first of all where none has any."""
+    known = [one for one in tries if np.isfinite(one.merit)]
+    return max(known, key=lambda one: one.merit) if known else tries[0]
 
 
 def _try_path(
@@ -285,13 +306,21 @@ def _try_path(
     Cs: Sequence[float],
     seen_features: NDArray[np.float32],
     seen_labels: NDArray[np.int8],
+    criterion: str,
 ) -> list[_Try]:
     """Fit for each C and score on the selection records."""
     tries = []
     for C, probe in zip(Cs, fit_path(features, labels, Cs), strict=False):
         guess = probe.predict(seen_features)
-        tries.append(_Try(C, probe, guess, macro(area_under_roc(seen_labels, guess))))
+        tries.append(_Try(C, probe, guess, _merit(seen_labels, guess, criterion)))
     return tries
+
+
+def _merit(labels: NDArray[np.int8], guess: FloatArray, criterion: str) -> float:
+    if criterion == "log loss":
+        likely = np.where(labels == 1, guess, 1 - guess)
+        return float(np.log(likely.clip(_LEAST_PROBABILITY)).mean())
+    return macro(area_under_roc(labels, guess))
 
 
 def fit_path(features: NDArray[np.float32], labels: NDArray[np.int8], Cs: Sequence[float]) -> list[PooledProbe]:

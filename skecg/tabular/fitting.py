@@ -22,7 +22,7 @@ from skecg.embedder import JEPAEmbedder
 from skecg.errors import LeakageWarning, ParameterError, user_stacklevel
 from skecg.evaluation.comparison import compare
 from skecg.evaluation.features import MODEL, FeatureSource
-from skecg.evaluation.protocols import LabelDraw, PooledProtocol, ProbeFit
+from skecg.evaluation.protocols import OWN_LABELS, LabelDraw, ProbeFit
 from skecg.evaluation.regression import RegressionScores, compare_regressions, fit_ridge, regression_table
 from skecg.evaluation.report import Report
 from skecg.evaluation.splitting import Split, selecting_part, split_by_patients
@@ -35,6 +35,9 @@ from skecg.validation import check_choice
 from skecg.versions import installed_version
 
 __all__ = ["FineTuneProtocol", "Fitting", "KnownFeatures", "embed_table", "fit_model"]
+
+# What is usual is learned from so many records for each direction that counts.
+_RECORDS_A_COMPONENT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,11 +227,10 @@ def _last_fit(table: RecordTable, source: KnownFeatures, protocol: Any) -> Probe
 
 
 def _fit_probe(table: RecordTable, embedder: JEPAEmbedder, source: KnownFeatures, common: Mapping[str, Any]) -> Fitting:
-    protocol = PooledProtocol()
-    report, out_of_fold = _cross_validated(table, source, protocol, common)
-    fit = _last_fit(table, source, protocol)
+    report, out_of_fold = _cross_validated(table, source, OWN_LABELS, common)
+    fit = _last_fit(table, source, OWN_LABELS)
     assert fit.probe is not None, "the pooled protocol has one"
-    model = _described(table, embedder, PROBE, report, out_of_fold, NoveltyScore().fit(source.table), common)
+    model = _described(table, embedder, PROBE, report, out_of_fold, _novelty(source.table), common)
     arrays = {name: np.asarray(getattr(fit.probe, name)) for name in fit.probe.__dataclass_fields__}
     return Fitting(replace(model, probe=arrays), report, report.to_text())
 
@@ -247,7 +249,7 @@ def _fit_network(
     with tempfile.TemporaryDirectory(prefix="skecg-fit-") as folder:
         estimator.save(folder)
         tuned = JEPAEmbedder(**{**embedder.get_params(), "model": folder, "revision": None, "cache": None})
-        novelty = NoveltyScore().fit(tuned.fit_transform(table.paths))
+        novelty = _novelty(tuned.fit_transform(table.paths))
     model = _described(table, tuned, FINETUNE, report, out_of_fold, novelty, common)
     return Fitting(replace(model, network=estimator), report, report.to_text())
 
@@ -268,7 +270,7 @@ def _fit_numbers(
         "intercept": np.atleast_1d(ridge.intercept_),
     }
     text = f"{target.name}, cross-validated by patients\n\n{regression_table(scores, 'in the unit of the table')}\n"
-    novelty = NoveltyScore().fit(source.table)
+    novelty = _novelty(source.table)
     model = FittedModel(
         method=PROBE,
         kind=NUMBERS,
@@ -313,6 +315,11 @@ def _described(
         | {"split": report.split["description"]},
         provenance=_provenance(table, common),
     )
+
+
+def _novelty(features: NDArray[np.float32]) -> NoveltyScore:
+    """Fit what is usual; with as many components as records each would be as far off as any other."""
+    return NoveltyScore(min(128, max(1, len(features) // _RECORDS_A_COMPONENT))).fit(features)
 
 
 def _provenance(table: RecordTable, common: Mapping[str, Any]) -> dict[str, Any]:

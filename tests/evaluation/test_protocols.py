@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from skecg.errors import ParameterError
-from skecg.evaluation.protocols import PooledProtocol, ProbeFit, label_draws
+from skecg.evaluation.protocols import OWN_LABELS, PooledProtocol, ProbeFit, label_draws
 from skecg.evaluation.splitting import Split
 from skecg.metrics import area_under_roc
 
@@ -182,3 +182,16 @@ def test_a_number_of_records_is_whole_and_there(amount: float) -> None:
 
     with pytest.raises(ParameterError, match=f"{amount:g} training records"):
         label_draws(PATIENTS, labels, PART, [amount], 1)
+
+
+def test_labels_of_ones_own_are_given_probabilities_that_say_something() -> None:
+    features, labels = table()
+    labels[:, 0] = features[:, 3] > features[:, 3].mean()  # a label that is easy to tell
+    few = Split(np.arange(60), np.arange(0, 60, 4), np.arange(240, N), True, "few records")
+    (draw,) = label_draws(PATIENTS, labels, few, [1.0], 1)
+    ordered, likely = (
+        next(protocol.fits(features[:, 3:4], labels[:, :1], few, [draw])) for protocol in (PooledProtocol(), OWN_LABELS)
+    )
+    true = labels[240:, 0] == 1
+    assert likely.probabilities[true, 0].mean() > 0.85 > 0.15 > likely.probabilities[~true, 0].mean()
+    assert np.ptp(ordered.probabilities) < 0.1
