@@ -219,7 +219,9 @@ def _add_train(verbs: _Verbs) -> None:
     parser.add_argument(
         "--recipe", metavar="RECIPE", help="what to train, by name or as a .py file; of the run itself when resuming"
     )
-    parser.add_argument("--data", type=Path, metavar="SHARDS", help="folder that pack has written")
+    parser.add_argument(
+        "--data", metavar="SHARDS", help="folder that pack has written, or its address on remote storage"
+    )
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, or begin")
     parser.add_argument(
