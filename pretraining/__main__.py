@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pretraining.data.corpus import Corpus
     from pretraining.data.shards import ShardSet
     from pretraining.monitoring.online_probe import OnlineProbe
+    from skecg.encoders import Encoder
+    from skecg.spec import InputSpec
 
 __all__ = ["main"]
 
@@ -113,6 +115,7 @@ def _add_pack(verbs: _Verbs) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="SHARDS", help="folder of the shards")
     parser.add_argument("--recipe", metavar="RECIPE", help="prepare as this recipe's encoder expects")
+    parser.add_argument("--from", dest="weights", metavar="WEIGHTS", help="prepare as the encoder of these expects")
     group = parser.add_argument_group("preparation", "in place of --recipe")
     group.add_argument("--sampling-rate", type=float, metavar="HZ", help="samples a second (default: 500)")
     group.add_argument("--resampling", choices=("polyphase", "fourier"), help="default: polyphase")
@@ -194,18 +197,29 @@ def _preparation(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what decides how recordings are prepared: option by option, or by a recipe."""
     names = ("sampling_rate", "resampling", "highpass_hz", "lowpass_hz")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    if arguments.recipe:
-        from pretraining.recipes import load_recipe
-
-        if given:
-            option = "--" + next(iter(given)).replace("_", "-")
-            raise ParameterError(f"Got --recipe and {option}, expected one of the two: the recipe says how to prepare.")
-        spec = load_recipe(arguments.recipe).input
+    if arguments.recipe or arguments.weights:
+        by = "recipe" if arguments.recipe else "from"
+        also = "from" if by == "recipe" and arguments.weights else next(iter(given), "").replace("_", "-")
+        if also:
+            raise ParameterError(f"Got --{by} and --{also}, expected one of the two: each says how to prepare.")
+        spec = _spec_of(arguments.recipe, arguments.weights)
         given = {name: getattr(spec, name) for name in names} | {"segment_seconds": spec.window_seconds}
     for name in ("segment_seconds", "shortest_seconds"):
         if getattr(arguments, name) is not None:
             given[name] = getattr(arguments, name)
     return given | {"refuse": arguments.refuse, "corpus_highpass_hz": _highpass_of(arguments.corpus_highpass)}
+
+
+def _spec_of(recipe: str | None, weights: str | None) -> InputSpec:
+    """Return what the encoder of a recipe, or of weights, is fed."""
+    if recipe:
+        from pretraining.recipes import load_recipe
+
+        return load_recipe(recipe).input
+    from skecg.weights import find_weights
+
+    assert weights is not None, "one of the two is given"
+    return find_weights(weights).spec
 
 
 def _add_train(verbs: _Verbs) -> None:
@@ -220,8 +234,12 @@ def _add_train(verbs: _Verbs) -> None:
         "--recipe", metavar="RECIPE", help="what to train, by name or as a .py file; of the run itself when resuming"
     )
     parser.add_argument(
-        "--data", metavar="SHARDS", help="folder that pack has written, or its address on remote storage"
+        "--from",
+        dest="weights",
+        metavar="WEIGHTS",
+        help="begin from these: name, weights folder or owner/name; the recipe's encoder and input become theirs",
     )
+    parser.add_argument("--data", metavar="SHARDS", help="what pack has written: a folder or an address")
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, or begin")
     parser.add_argument(
@@ -250,9 +268,20 @@ def _train(arguments: argparse.Namespace) -> None:
     from pretraining.trainer import Trainer
 
     shards = open_shards(arguments.data)
+    start = _start(arguments.weights)
     probe = _open_probe(arguments.probe, shards) if arguments.probe else None
-    Trainer(config, shards, arguments.out, resume=arguments.resume, probe=probe, device=arguments.device).train()
+    options = {"resume": arguments.resume, "device": arguments.device}
+    Trainer(config, shards, arguments.out, probe=probe, start=start, **options).train()
     collect_garbage()
+
+
+def _start(model: str | None) -> Encoder | None:
+    """Load the encoder that a run begins from."""
+    if model is None:
+        return None
+    from skecg.weights import load_encoder
+
+    return load_encoder(model)[0]
 
 
 def _print_recipes() -> None:
@@ -267,11 +296,29 @@ def _configuration(arguments: argparse.Namespace) -> PretrainConfig:
     """Return the recipe, or what the run to resume was begun with, with the overrides."""
     from pretraining.recipes import load_recipe
 
-    config = load_recipe(arguments.recipe) if arguments.recipe else _begun(arguments.out, arguments.resume)
+    if arguments.weights is not None:
+        config = _starting_from(arguments.weights, arguments.recipe)
+    else:
+        config = load_recipe(arguments.recipe) if arguments.recipe else _begun(arguments.out, arguments.resume)
     config = config.override(arguments.overrides)
     if arguments.probe and not config.watch.probe_every:
         config = config.override([f"watch.probe_every={config.watch.checkpoint_every}"])
     return config
+
+
+def _starting_from(model: str, recipe: str | None) -> PretrainConfig:
+    """Return a recipe for the encoder of some weights; that which they were trained by, if none is named."""
+    from pretraining.recipes import all_recipes, load_recipe
+    from skecg.weights import find_weights
+
+    info = find_weights(model)
+    known = str(info.provenance.get("recipe"))
+    if recipe is None and known not in all_recipes():
+        raise ParameterError(
+            f"Got --from {model} and no --recipe, and the weights name none that is known; expected --recipe NAME, for "
+            "what they are to be trained. python -m pretraining train --list prints them."
+        )
+    return load_recipe(recipe or known).starting_from(info)
 
 
 def _begun(run: Path | None, resume: bool) -> PretrainConfig:

@@ -152,6 +152,8 @@ def _provenance(run: Path, state: Mapping[str, Any], config: PretrainConfig, kin
         "seed": config.run.seed,
         "skecg": __version__,
     }
+    if config.start:
+        known["started_from"] = config.start
     if config.data.lead_dropout:
         known["lead_dropout"] = config.data.lead_dropout
     known |= _data(run / "data.json", state)

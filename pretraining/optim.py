@@ -12,6 +12,7 @@ from pretraining.config import PretrainConfig
 __all__ = [
     "build_optimizer",
     "cooldown_steps",
+    "encoder_level",
     "learning_rate",
     "momentum",
     "schedule_trouble",
@@ -106,21 +107,36 @@ def _cosine(first: float, last: float, progress: float) -> float:
     return last + 0.5 * (first - last) * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def encoder_level(name: str, depth: int) -> int:
+    """Return how high in the encoder a model's parameter stands: 0 for the embedding, 1 for the first block, and so on.
+
+    The last norm stands beside the last block, and all that is no part of the trained encoder above it.
+    """
+    part, _, rest = name.partition(".")
+    if part != "context_encoder" or rest.startswith("norm."):
+        return depth if part == "context_encoder" else depth + 1
+    return int(rest.split(".")[1]) + 1 if rest.startswith("blocks.") else 0
+
+
 def build_optimizer(model: nn.Module, config: PretrainConfig) -> AdamW:
     """Build AdamW over what is trained: the weights of linear layers decay; norms, biases and lone tokens do not.
 
     The published systems differ in one point that is kept: Kim's mask token decays, Weimann and Conrad's does not.
     """
-    decays: list[nn.Parameter] = []
-    rests: list[nn.Parameter] = []
+    # By whether they decay, and by what their rate is multiplied by: two groups, or two for each level of the encoder.
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    depth, optim = config.encoder.depth, config.optim
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (decays if _decays(name, parameter.ndim, config) else rests).append(parameter)
-    optim = config.optim
-    groups = [{"params": decays, "decays": True}, {"params": rests, "decays": False, "weight_decay": 0.0}]
+            scale = optim.layer_decay ** max(0, depth - encoder_level(name, depth))
+            groups.setdefault((_decays(name, parameter.ndim, config), scale), []).append(parameter)
+    described = [
+        {"params": found, "decays": decays, "scale": scale} | ({} if decays else {"weight_decay": 0.0})
+        for (decays, scale), found in sorted(groups.items(), key=lambda entry: (not entry[0][0], -entry[0][1]))
+    ]
     # One kernel for all weights instead of several for each; on CPUs it would round otherwise than before.
-    fused = any(parameter.is_cuda for parameter in decays) or None
-    return AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, fused=fused)
+    fused = any(parameter.is_cuda for found in groups.values() for parameter in found) or None
+    return AdamW(described, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, fused=fused)
 
 
 def skip_unless_finite_(optimizer: AdamW, values: Tensor) -> None:
@@ -143,5 +159,5 @@ def _decays(name: str, n_dimensions: int, config: PretrainConfig) -> bool:
 def set_schedule_(optimizer: AdamW, config: PretrainConfig, step: int) -> None:
     """Set the learning rate and the weight decay of a step."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, step)
+        group["lr"] = learning_rate(config, step) * group.get("scale", 1.0)
         group["weight_decay"] = weight_decay(config, step) if group["decays"] else 0.0

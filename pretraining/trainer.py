@@ -34,10 +34,12 @@ from pretraining.runs import (
 )
 from pretraining.safeguards import NonFiniteLossError, StopRequest, check_finite
 from skecg.cli.console import say
+from skecg.errors import ParameterError
 
 if TYPE_CHECKING:
     from pretraining.data.shards import ShardSet
     from pretraining.monitoring.online_probe import OnlineProbe
+    from skecg.encoders import Encoder
 
 __all__ = ["Collapse", "Trainer"]
 
@@ -78,6 +80,8 @@ class Trainer:
         The best one of this machine when not given.
     callbacks : sequence of Callback
         Who hears of the run beside the journal, TensorBoard and those that plug-ins have registered.
+    start : Encoder, optional
+        What a run begins from whose configuration names it (:meth:`PretrainConfig.starting_from`).
 
     Raises
     ------
@@ -104,6 +108,7 @@ class Trainer:
         probe: OnlineProbe | None = None,
         device: str | torch.device | None = None,
         callbacks: Sequence[Callback] = (),
+        start: Encoder | None = None,
     ) -> None:
         self.config, self.shards, self.out = config, shards, Path(out)
         self.engine = open_engine(config.run, device)
@@ -117,7 +122,10 @@ class Trainer:
         else:
             self._announce_trouble()
         self.tables = self._tabulate()
-        self.model = build_model(config, state["model"]).to(self.engine.device)
+        self.model = build_model(config, state["model"])
+        if self.resumed is None and config.start:
+            self._start_from(start)
+        self.model.to(self.engine.device)
         self.depth = StochasticDepth(self.model.deep_parts(), config.data.drop_path, config.run.seed)
         self.called = self.engine.distribute(self.model)
         self.optimizer = build_optimizer(self.model, config)
@@ -154,6 +162,12 @@ class Trainer:
                 self._loop(stop, loader)
             finally:
                 self.monitor.end(self.step)
+
+    def _start_from(self, encoder: Encoder | None) -> None:
+        """Begin with weights that the configuration names."""
+        if encoder is None:
+            raise ParameterError(f"Got a run that begins from {self.config.start}, expected those weights: --from.")
+        self.model.start_from_(encoder)
 
     def _announce_trouble(self) -> None:
         """Say before anything is computed what is odd about the schedules."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from skecg.finetuning import Segmenter
     from skecg.finetuning.classifier import FineTunedClassifier
     from skecg.io import read_record, read_records
+    from skecg.linear_model.distances import NoveltyScore, similar
     from skecg.linear_model.logistic import LogisticProbe
     from skecg.preprocessing.windows import prepare
     from skecg.records import ECGRecord
@@ -29,6 +30,7 @@ _HOMES = {
     "FineTunedClassifier": "skecg.finetuning.classifier",
     "JEPAEmbedder": "skecg.embedder",
     "LogisticProbe": "skecg.linear_model.logistic",
+    "NoveltyScore": "skecg.linear_model.distances",
     "Segmenter": "skecg.finetuning",
     "errors": "skecg.errors",
     "list_models": "skecg.weights",
@@ -38,6 +40,7 @@ _HOMES = {
     "read_records": "skecg.io",
     "save_encoder": "skecg.weights",
     "show_versions": "skecg.versions",
+    "similar": "skecg.linear_model.distances",
 }
 
 __all__ = [
@@ -45,6 +48,7 @@ __all__ = [
     "FineTunedClassifier",
     "JEPAEmbedder",
     "LogisticProbe",
+    "NoveltyScore",
     "Segmenter",
     "__version__",
     "errors",
@@ -55,6 +59,7 @@ __all__ = [
     "read_records",
     "save_encoder",
     "show_versions",
+    "similar",
 ]
 
 

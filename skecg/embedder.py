@@ -18,7 +18,7 @@ from skecg.compute.progress import CallbackSupportMixin, Progress, with_callback
 from skecg.embedding_cache import EmbeddingCache, open_cache
 from skecg.encoders.base import resolve_layers
 from skecg.encoders.encode import Encoding
-from skecg.encoders.pooling import as_layers, check_pooling
+from skecg.encoders.pooling import as_layers, check_pooling, n_registers
 from skecg.errors import DamagedWeightsError, ParameterError, user_stacklevel
 from skecg.hub.publishing import PushMixin
 from skecg.inference.batches import EmbeddingConfig
@@ -34,14 +34,14 @@ from skecg.inference.pipeline import (
 )
 from skecg.preprocessing.quality import Policies
 from skecg.preprocessing.windows import check_stride
-from skecg.validation import check_choice, is_integer
+from skecg.validation import check_choice, check_jobs, is_integer
 from skecg.weights import Verification, WeightsInfo, find_weights, verify_weights
 
 __all__ = ["JEPAEmbedder"]
 
 
 class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Turn electrocardiograms into features with a self-supervised encoder.
+    """Turn electrocardiograms into features with any encoder: skecg's own, another lab's, yours, an ONNX file.
 
     Fitting trains nothing, it settles which weights are meant. The process holds them once, for all clones and threads.
 
@@ -49,7 +49,8 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     ----------
     model : str or Path, default="default"
         A name of :func:`skecg.list_models`, a weights folder, or ``"owner/name"`` on the Hugging Face Hub. Any skecg
-        weights serve, whatever objective trained them.
+        weights serve, whatever objective or lab trained them and whatever is inside: ``skecg convert`` makes weights
+        folders of published checkpoints and of ONNX files, :func:`skecg.save_encoder` of a module of your own.
     sampling_rate : float, default=None
         Samples a second (Hz) of arrays, and of files that do not carry their own. Records, and files that do, keep
         theirs.
@@ -60,6 +61,8 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     units : {"mV", "uV", "V", "nV", "per-lead standard deviation"}, default="mV"
         Unit of arrays, and of files that do not carry theirs. ``"per-lead standard deviation"`` is for records, of any
         kind, whose leads were each divided by their own: each gets the amplitude back that is typical of it.
+    path_column : str, default=None
+        Column of paths of a data frame; its other columns are not looked at.
     pooling : {"mean", "max", "mean+std", "mean+std+max", "cls"}, default=None
         How a window's tokens become one vector; None leaves it to the weights. A record's vector is the mean over its
         windows.
@@ -96,6 +99,8 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         Branch, tag or commit of weights on the Hub.
     local_files_only : bool, default=False
         Whether to refuse to ask the network for weights.
+    verify_checksums : bool, default=False
+        Whether to compare the signals of WFDB records with the checksums in their headers, where these state any.
     verbose : int, default=0
         Whether to show a progress bar.
 
@@ -124,7 +129,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
     -----
     Accepted as `X`: a float array (n_records, n_leads, n_samples), or (n_records, n_samples) for one lead; a list,
     object array or Series of :class:`skecg.ECGRecord`, ``wfdb.Record``, arrays (n_leads, n_samples) of any lengths, or
-    paths; a data frame with one column of paths; tensors on any device.
+    paths; a data frame with one column of paths, or with several and `path_column`; tensors on any device.
 
     Gaps (NaN) in records of a second or more are bridged by straight lines, with a warning. scikit-learn's tag
     ``allow_nan`` stays false all the same: in anything shorter they are an error.
@@ -149,6 +154,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         sampling_rate: float | None = None,
         leads: Sequence[str] | Mapping[str, str] | None = None,
         units: str = "mV",
+        path_column: str | None = None,
         pooling: str | None = None,
         layer: int | Sequence[int] | str | None = None,
         stride: float | None = None,
@@ -163,12 +169,14 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         n_jobs: int | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
+        verify_checksums: bool = False,
         verbose: int = 0,
     ) -> None:
         self.model = model
         self.sampling_rate = sampling_rate
         self.leads = leads
         self.units = units
+        self.path_column = path_column
         self.pooling = pooling
         self.layer = layer
         self.stride = stride
@@ -183,6 +191,7 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         self.n_jobs = n_jobs
         self.revision = revision
         self.local_files_only = local_files_only
+        self.verify_checksums = verify_checksums
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None, *, sampling_rate: ArrayLike | None = None) -> Self:
@@ -347,16 +356,14 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         size = self.batch_size
         if size != "auto" and not is_integer(size, 1):
             raise ParameterError(f"Got batch_size={size!r}, expected a positive integer or 'auto'.")
-        jobs = self.n_jobs
-        if jobs is not None and (not is_integer(jobs) or jobs == 0):
-            raise ParameterError(f"Got n_jobs={jobs!r}, expected None, a positive integer, or -1 for all cores.")
+        check_jobs(self.n_jobs)
         open_cache(self.cache)
 
     def _combine(self, info: WeightsInfo) -> EmbeddingConfig:
         """Combine the parameters with what the weights say."""
-        pooling = check_pooling(self.pooling or info.pooling, int(getattr(info.encoder, "num_registers", 0)))
+        pooling = check_pooling(self.pooling or info.pooling, n_registers(info.encoder))
         layers = as_layers(-1 if self.layer is None else self.layer)
-        resolve_layers(layers, info.encoder.depth)
+        resolve_layers(layers, len(info.encoder.stages))
         encoding = Encoding(
             pooling=pooling,
             layers=layers,

@@ -25,6 +25,7 @@ Each message says what was found, what was wanted and what to do. The tree::
     │   └── ForeignCheckpointError         a file that is not the published checkpoint it was said to be
     ├── PublishError (ValueError)          something that should not, or could not, be put on the Hub
     ├── CacheError (OSError)               the embedding store cannot be used
+    │   └── CacheUnavailableError          … for now: it is full, read-only or out of reach
     ├── DownloadError (OSError)            a data set could not be downloaded: network, server, checksum or disk
     │   └── DatasetNotFoundError (FileNotFoundError)   it is not on disk, and not to be downloaded
     ├── ClusterError (ConnectionError)     a cluster that embeds cannot be reached, or has gone
@@ -48,6 +49,7 @@ import sys
 __all__ = [
     "BadSignalError",
     "CacheError",
+    "CacheUnavailableError",
     "CacheWarning",
     "ClusterError",
     "DamagedRecordError",
@@ -182,6 +184,10 @@ class CacheError(SkecgError, OSError):
     """The embedding store cannot be used."""
 
 
+class CacheUnavailableError(CacheError):
+    """The embedding store is full, read-only or out of reach: embedding goes on without it, with a warning."""
+
+
 class DownloadError(SkecgError, OSError):
     """A data set could not be downloaded: no network, a server that refuses, wrong bytes, or a full disk."""
 
@@ -223,7 +229,7 @@ class LeakageWarning(SkecgWarning):
 
 
 class CacheWarning(SkecgWarning):
-    """A damaged embedding store was set aside and rebuilt."""
+    """A damaged embedding store was set aside and rebuilt, or embeddings are not kept because it cannot be used."""
 
 
 _PASSED_OVER = {"skecg", "sklearn", "joblib"}

@@ -108,6 +108,7 @@ def weighted_area_under_roc(labels: ArrayLike, scores: ArrayLike, weights: Array
         sorted_scores = s[order, label]
         starts = np.flatnonzero(np.r_[True, sorted_scores[1:] != sorted_scores[:-1]])
         positive = y[order, label]
+        # Some weightings at a time: each is as long as the data set, and there are thousands.
         for first in range(0, len(w), _BLOCK_WEIGHTS):
             rows = slice(first, first + _BLOCK_WEIGHTS)
             areas[rows, label] = _areas(positive, np.asarray(w[rows][:, order], dtype=np.float64), starts)
@@ -120,6 +121,7 @@ def _areas(positive: NDArray[np.bool_], weights: FloatArray, starts: NDArray[np.
     negatives = weights - positives
     if len(starts) < len(positive):  # records of equal score are one step of the curve
         positives, negatives = (np.add.reduceat(part, starts, axis=1) for part in (positives, negatives))
+    # Negatives that score lower or the same, of which those that score the same count half.
     below = np.cumsum(negatives, axis=1)
     won = np.einsum("ij,ij->i", positives, below - 0.5 * negatives)
     pairs = positives.sum(axis=1) * below[:, -1]
@@ -186,8 +188,8 @@ def f1_scores(labels: ArrayLike, scores: ArrayLike, thresholds: ArrayLike) -> Fl
     ----------
     labels, scores
         As for :func:`area_under_roc`.
-    thresholds : array-like of shape (n_labels,)
-        As :func:`best_thresholds` found them on validation records.
+    thresholds : array-like of shape (n_labels,) or (n_records, n_labels)
+        As :func:`best_thresholds` found them on validation records; each record's own where several fits were tested.
 
     Returns
     -------
@@ -198,7 +200,7 @@ def f1_scores(labels: ArrayLike, scores: ArrayLike, thresholds: ArrayLike) -> Fl
     limits = np.asarray(thresholds, dtype=np.float64)
     called = s >= limits
     values = 2 * (called & y).sum(axis=0) / np.maximum(called.sum(axis=0) + y.sum(axis=0), 1)
-    return np.where(y.any(axis=0) & np.isfinite(limits), values, np.nan)
+    return np.where(y.any(axis=0) & np.isfinite(np.atleast_2d(limits)).any(axis=0), values, np.nan)
 
 
 def macro(values: ArrayLike, counted: ArrayLike | None = None) -> float:

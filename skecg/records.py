@@ -26,6 +26,7 @@ __all__ = [
 MILLIVOLTS_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}
 for _unit, _factor in {"volt": 1e3, "millivolt": 1.0, "microvolt": 1e-3, "nanovolt": 1e-6}.items():
     MILLIVOLTS_PER_UNIT |= {_unit: _factor, f"{_unit}s": _factor}
+MILLIVOLTS_PER_UNIT |= {"мкв": 1e-3, "мв": 1.0, "微伏": 1e-3, "毫伏": 1.0}  # as exports in Russian and Chinese write
 
 # A recording has fewer leads than this and more samples than this; the other way round it lies transposed.
 _MANY_LEADS = 16

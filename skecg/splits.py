@@ -40,6 +40,7 @@ __all__ = [
     "draw_patients",
     "hold_out",
     "patient_folds",
+    "stratified_patient_folds",
     "warn_of_shared_patients",
 ]
 
@@ -195,9 +196,11 @@ def _stratify(
         if label is None and not keep_one:
             # Who fills up the number: draws of PTB-XL are published, and were made with one full label as bad as many.
             overfull = np.minimum(overfull, 1)
+        # Stable: of those who overfill as many labels, the order that was drawn decides.
         for patient in candidates[np.argsort(overfull, kind="stable")]:
             if drawn.sum() >= n_drawn or (label is not None and missing[label] <= 0):
                 return
+            # The last with a label stays for training, which could not learn it otherwise.
             if not keep_one or (left[has[patient]] > 1).all():
                 drawn[patient] = True
                 left[has[patient]] -= 1
@@ -241,6 +244,43 @@ def patient_folds(patients: NDArray[np.generic], n_folds: int, seed: int) -> NDA
     return (np.random.default_rng(seed).permutation(len(names)) % n_folds)[index]
 
 
+def stratified_patient_folds(patients: ArrayLike, labels: ArrayLike, n_folds: int, seed: int = 0) -> NDArray[np.int64]:
+    """Return the fold (from 0) of each record's patient, so that each fold has its share of every label.
+
+    Parameters
+    ----------
+    patients : array-like of shape (n_records,)
+    labels : array-like of shape (n_records, n_labels)
+        Zeros and ones; no columns where nothing is to be stratified.
+    n_folds : int
+        At least 2.
+    seed : int, default=0
+
+    Returns
+    -------
+    ndarray of shape (n_records,), int64
+
+    Raises
+    ------
+    ParameterError
+        When there are fewer patients than folds.
+    """
+    check_integer("n_folds", n_folds, 2)
+    names, index = np.unique(np.asarray(patients), return_inverse=True)
+    if len(names) < n_folds:
+        raise ParameterError(f"Got {len(names)} patients for {n_folds} folds, expected a patient for each.")
+    has, rng = _labels_of_patients(np.asarray(labels) != 0, index), np.random.default_rng(seed)
+    folds = np.full(len(names), n_folds - 1, dtype=np.int64)
+    left = rng.permutation(len(names))
+    for fold in range(n_folds - 1):
+        share = 1 / (n_folds - fold)
+        wanted = np.floor(has[left].sum(axis=0) * share + rng.random(has.shape[1])).astype(np.int64)
+        drawn = _stratify(has[left], np.arange(len(left)), wanted, round(len(left) * share))
+        folds[left[drawn]] = fold
+        left = left[~drawn]
+    return folds[index]
+
+
 def warn_of_shared_patients(cv: Any, X: Any, y: ArrayLike | None, patients: ArrayLike) -> int:
     """Warn when a cross-validation trains and tests on recordings of the same patient.
 
@@ -277,8 +317,10 @@ def warn_of_shared_patients(cv: Any, X: Any, y: ArrayLike | None, patients: Arra
     if who.shape != (len(X),):
         raise ParameterError(f"Got patients of shape {who.shape} for {len(X)} records, expected one name for each.")
     splitter = check_cv(cv, y, classifier=True)
+    # Splitters ask for the number of records only, and the records may be files that nobody wants to read here.
     rows = np.zeros((len(X), 1))
     with warnings.catch_warnings():
+        # What the splitter ignores is what this finds out.
         warnings.filterwarnings("ignore", message="The groups parameter is ignored")
         shared = [len(np.intersect1d(who[train], who[test])) for train, test in splitter.split(rows, y, groups=who)]
     if max(shared) > 0:

@@ -15,7 +15,16 @@ from typing import Any, ClassVar, Self, TypeGuard
 
 from skecg.errors import ParameterError
 
-__all__ = ["PlainFields", "check_choice", "check_integer", "check_number", "is_integer", "is_number", "suggestion"]
+__all__ = [
+    "PlainFields",
+    "check_choice",
+    "check_integer",
+    "check_jobs",
+    "check_number",
+    "is_integer",
+    "is_number",
+    "suggestion",
+]
 
 
 def is_integer(value: object, minimum: int | None = None) -> TypeGuard[int]:
@@ -56,6 +65,12 @@ def check_integer(
         other = f" or {or_}" if or_ else ""
         raise error(f"Got {name}={value!r}, expected an integer of at least {minimum}{other}.")
     return int(value)
+
+
+def check_jobs(n_jobs: object) -> None:
+    """Raise unless this is a number of jobs as joblib counts them: from the last core backwards below zero."""
+    if n_jobs is not None and (not is_integer(n_jobs) or n_jobs == 0):
+        raise ParameterError(f"Got n_jobs={n_jobs!r}, expected None, a positive integer, or -1 for all cores.")
 
 
 def check_number(

@@ -426,7 +426,7 @@ def test_parallel_cross_validation_gives_the_same_scores_and_leaves_the_threads_
 
 
 def test_the_process_keeps_one_encoder_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skecg import weights as loaded
+    from skecg.weights import loading as loaded
 
     loaded.forget_encoders()
     reads = []
@@ -795,3 +795,17 @@ def test_the_disk_store_is_private(tmp_path: Path) -> None:
 
     assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
     assert DiskCache(tmp_path / "cache").info().entries == 1
+
+
+def test_a_whole_frame_can_be_passed_with_the_name_of_its_paths(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, signal=RECORDS[0].signal, sampling_rate=RECORDS[0].sampling_rate, leads=np.array(RECORDS[0].leads))
+    frame = pd.DataFrame({"age": [50], "file": [str(path)], "sex": ["F"]})
+
+    features = JEPAEmbedder(path_column="file").fit_transform(frame)
+
+    np.testing.assert_array_equal(features, JEPAEmbedder().fit_transform([str(path)]))
+    with pytest.raises(ParameterError, match=r"path_column='fil'.*Did you mean 'file'"):
+        JEPAEmbedder(path_column="fil").fit(frame)
+    with pytest.raises(ParameterError, match="type list and path_column='file'"):
+        JEPAEmbedder(path_column="file").fit([str(path)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from skecg.errors import ParameterError
-from skecg.validation import check_choice, check_integer, check_number, is_integer, is_number
+from skecg.validation import check_choice, check_integer, check_jobs, check_number, is_integer, is_number
 
 
 @pytest.mark.parametrize("value", [True, 1.0, "1", None, np.float32(1), math.nan])
@@ -22,6 +22,14 @@ def test_whole_numbers_of_any_kind_become_python_integers(value: object) -> None
     assert type(check_integer("n", value, 3)) is int
     with pytest.raises(ParameterError):
         check_integer("n", value, 4)
+
+
+@pytest.mark.parametrize("value", [0, True, 1.5, "2", math.nan])
+def test_jobs_are_counted_as_joblib_counts_them(value: object) -> None:
+    for allowed in (None, 1, -1, np.int64(4)):
+        check_jobs(allowed)
+    with pytest.raises(ParameterError, match="expected None, a positive integer, or -1 for all cores"):
+        check_jobs(value)
 
 
 @pytest.mark.parametrize("value", [True, "1", None, math.nan, math.inf, 10**400, 1j])

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skecg.encoders import Encoder, register_encoder
+from skecg.encoders import PatchEncoder, register_encoder
 from skecg.encoders.base import gather_tokens
-from skecg.spec import EncoderConfig
+from skecg.spec import PatchEncoderConfig
 
 
 @dataclass(frozen=True)
-class DilatedConfig(EncoderConfig):
+class DilatedConfig(PatchEncoderConfig):
     """A convolution makes a token of each slice of time; residual ones of growing dilation mix the tokens."""
 
     architecture: ClassVar[str] = "dilated"
@@ -61,10 +61,8 @@ class DilatedBlock(nn.Module):
         return tokens_BND + self.over_features(F.gelu(mixed))
 
 
-class DilatedEncoder(Encoder):
+class DilatedEncoder(PatchEncoder):
     """Tokens of all leads; what is hidden is silenced before the first convolution, and left out after the last."""
-
-    token_per_lead = False
 
     def __init__(self, config: DilatedConfig) -> None:
         super().__init__(config)

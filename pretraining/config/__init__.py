@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pretraining.config.objectives import AnyObjectiveConfig, ObjectiveConfig, read_objective
 from pretraining.config.parts import (
@@ -24,8 +24,11 @@ from pretraining.config.parts import (
 )
 from skecg.encoders import read_encoder_config
 from skecg.errors import ParameterError
-from skecg.spec import EncoderConfig, InputSpec
+from skecg.spec import InputSpec, PatchEncoderConfig
 from skecg.validation import PlainFields, check_choice
+
+if TYPE_CHECKING:
+    from skecg.weights import WeightsInfo
 
 __all__ = [
     "AnyObjectiveConfig",
@@ -51,7 +54,7 @@ class PretrainConfig:
         Of the recipe.
     input : InputSpec
         What the encoder is fed, in training and ever after.
-    encoder : EncoderConfig
+    encoder : PatchEncoderConfig
     objective : AnyObjectiveConfig
         What it is trained for, JEPA if not said.
     predictor : PredictorConfig or None
@@ -71,11 +74,13 @@ class PretrainConfig:
     export_blocks : int
         How many of its blocks, from the first; 0 for all. The last blocks learn what the objective asks for, and
         features from before them can be the better ones.
+    start : str
+        Name and digest of the weights that the encoder begins from; empty for weights that are drawn.
     """
 
     name: str
     input: InputSpec
-    encoder: EncoderConfig
+    encoder: PatchEncoderConfig
     optim: OptimConfig
     run: RunConfig
     objective: AnyObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -87,11 +92,14 @@ class PretrainConfig:
     pooling: str = "mean"
     export_encoder: str = "target"
     export_blocks: int = 0
+    start: str = ""
 
     def __post_init__(self) -> None:
         check_choice("export_encoder", self.export_encoder, ("target", "context"))
         depth = self.encoder.depth
         require(0 <= self.export_blocks <= depth, "export_blocks", self.export_blocks, f"0 to {depth}")
+        frozen = self.optim.frozen_blocks
+        require(frozen <= depth, "optim.frozen_blocks", frozen, f"0 to {depth}")
         same = (self.encoder.n_leads, self.encoder.window_samples) == (self.input.n_leads, self.input.window_samples)
         require(same, "encoder", self.encoder, f"{self.input.n_leads} leads of {self.input.window_samples} samples")
         if self.masks is not None and self.masks.kind == "blocks":
@@ -147,7 +155,7 @@ class PretrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""
         values: dict[str, Any] = {"name": self.name, "architecture": self.encoder.architecture, "pooling": self.pooling}
-        values |= {"export_encoder": self.export_encoder, "export_blocks": self.export_blocks}
+        values |= {"export_encoder": self.export_encoder, "export_blocks": self.export_blocks, "start": self.start}
         for part in fields(self):
             value = getattr(self, part.name)
             if hasattr(value, "to_dict"):
@@ -169,6 +177,17 @@ class PretrainConfig:
         if "objective" in parts:
             parts["objective"] = read_objective(parts["objective"])
         return cls(**parts)
+
+    def starting_from(self, info: WeightsInfo) -> Self:
+        """Return this run for the encoder of some weights: its architecture, input, pooling and all its blocks."""
+        start = f"{info.provenance.get('name', info.folder.name)} (sha256 {info.sha256[:16]})"
+        changes: dict[str, Any] = {
+            "encoder": info.encoder,
+            "input": info.spec,
+            "pooling": info.pooling,
+            "export_blocks": 0,
+        }
+        return dataclasses.replace(self, start=start, **changes)
 
     def override(self, assignments: Sequence[str]) -> Self:
         """Change single fields by ``part.field=value``, typed as the field is, refusing unknown names.

@@ -10,7 +10,7 @@ from pretraining.config.parts import DataConfig, PredictorConfig, require
 from skecg.encoders.plugins import load_installed_plugins, needed_plugin
 from skecg.errors import ParameterError
 from skecg.leads import EIGHT_LEADS
-from skecg.spec import EncoderConfig, InputSpec, MultiscaleConfig
+from skecg.spec import InputSpec, MultiscaleConfig, PatchEncoderConfig
 from skecg.validation import PlainFields, check_choice, check_integer, check_number, suggestion
 
 __all__ = ["OBJECTIVES", "AnyObjectiveConfig", "BeatSslConfig", "MaeConfig", "ObjectiveConfig", "read_objective"]
@@ -38,7 +38,7 @@ class AnyObjectiveConfig(PlainFields):
         return {"kind": self.kind} | super().to_dict()
 
     def check_run(
-        self, spec: InputSpec, encoder: EncoderConfig, data: DataConfig, predictor: PredictorConfig | None
+        self, spec: InputSpec, encoder: PatchEncoderConfig, data: DataConfig, predictor: PredictorConfig | None
     ) -> None:
         """Check that the other parts of a run go together with this objective."""
 
@@ -87,7 +87,7 @@ class ObjectiveConfig(AnyObjectiveConfig):
         require(any(weights.values()), "objective's weights", tuple(weights.values()), "one that is not 0")
 
     def check_run(
-        self, spec: InputSpec, encoder: EncoderConfig, data: DataConfig, predictor: PredictorConfig | None
+        self, spec: InputSpec, encoder: PatchEncoderConfig, data: DataConfig, predictor: PredictorConfig | None
     ) -> None:
         """Check that there is a predictor."""
         require(predictor is not None, "predictor", None, "its shape, which JEPA needs")
@@ -121,7 +121,7 @@ class MaeConfig(AnyObjectiveConfig):
         check_number("objective.target_eps", self.target_eps, 0)
 
     def check_run(
-        self, spec: InputSpec, encoder: EncoderConfig, data: DataConfig, predictor: PredictorConfig | None
+        self, spec: InputSpec, encoder: PatchEncoderConfig, data: DataConfig, predictor: PredictorConfig | None
     ) -> None:
         """Check that encoder and decoder go together with the masks."""
         seen = "'multiscale' with 'mae', which hides patches from its convolutions"
@@ -189,7 +189,7 @@ class BeatSslConfig(AnyObjectiveConfig):
         check_number("objective.masked_share", self.masked_share, 0, 1, closed="left")
 
     def check_run(
-        self, spec: InputSpec, encoder: EncoderConfig, data: DataConfig, predictor: PredictorConfig | None
+        self, spec: InputSpec, encoder: PatchEncoderConfig, data: DataConfig, predictor: PredictorConfig | None
     ) -> None:
         """Check what views need: they mix leads, so all have to be there, and in one scale."""
         why = "with 'beat_ssl', whose views mix leads"

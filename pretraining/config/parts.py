@@ -115,6 +115,11 @@ class OptimConfig(PlainFields):
     eps : float
     gradient_clip : float
         Largest norm of the gradient; 0 for none.
+    layer_decay : float
+        What each block's rate is multiplied by for every block above it, and the embedding's for all; for encoders that
+        begin from weights.
+    frozen_blocks : int
+        So many of the encoder's first blocks, and the embedding below them, are left as they are; 0 for none.
     """
 
     lr: float
@@ -129,6 +134,8 @@ class OptimConfig(PlainFields):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     gradient_clip: float = 0.0
+    layer_decay: float = 1.0
+    frozen_blocks: int = 0
 
     def __post_init__(self) -> None:
         check_number("optim.lr", self.lr, 0)
@@ -139,6 +146,8 @@ class OptimConfig(PlainFields):
             require(fits, f"optim.{name}", value, "a number of steps, or a share of them from 0 to below 1")
         held = self.schedule == "constant" or self.cooldown_steps == 0
         require(held, "optim.cooldown_steps", self.cooldown_steps, "0 with optim.schedule='cosine', which cools down")
+        check_number("optim.layer_decay", self.layer_decay, 0, 1, closed="right")
+        check_integer("optim.frozen_blocks", self.frozen_blocks, 0)
         check_choice("optim.cosine_from", self.cosine_from, ("warmup", "zero"))
 
 

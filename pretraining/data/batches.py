@@ -250,7 +250,15 @@ def _pools(
 
 def _check_preparation(shards: ShardSet, spec: InputSpec) -> None:
     """Check that shards were prepared for this encoder."""
-    for name in ("sampling_rate", "highpass_hz", "lowpass_hz", "filter_order"):
+    for name in (
+        "sampling_rate",
+        "highpass_hz",
+        "lowpass_hz",
+        "filter_order",
+        "filter_design",
+        "notch_hz",
+        "baseline_samples",
+    ):
         found, wanted = getattr(shards.spec, name), getattr(spec, name)
         unused = name == "filter_order" and spec.highpass_hz is None and spec.lowpass_hz is None
         if found != wanted and not unused:
@@ -343,7 +351,7 @@ def _values(batch: Batch, config: PretrainConfig, device: torch.device | str) ->
     scale_B = torch.from_numpy(batch.scale_uv * np.float32(1e-3)).to(device)
     shown_BL = torch.from_numpy(shown).to(device)
     # A record's own mean and deviation are those of all of it; what is the same for all is cheaper for a window.
-    whole = spec.normalization in ("zscore", "record")
+    whole = spec.normalization not in ("none", "statistics")
     if not whole:
         steps_BLS = _window(steps_BLS, batch, spec.window_samples)
     values = scale_leads(steps_BLS * scale_B[:, None, None], shown_BL, spec, batch.valid_samples)

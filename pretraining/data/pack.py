@@ -228,7 +228,9 @@ def _projected_size(folder: Path, n_done: int, n_records: int, preparation: Prep
     return f"{each * n_records / 1e9:.3g} GB in all"
 
 
-def _finish(folder: Path, corpora: Sequence[Corpus], planned: Sequence[ShardPlan], how: Preparation) -> ShardSet:
+def _finish(
+    folder: Path, corpora: Sequence[Corpus], planned: Sequence[ShardPlan], preparation: Preparation
+) -> ShardSet:
     """Write the manifest and the list of what was left out."""
     summaries = [read_summary(folder, shard.number) for shard in planned]
     left_out = [row for corpus in corpora for row in corpus.left_out]
@@ -240,14 +242,14 @@ def _finish(folder: Path, corpora: Sequence[Corpus], planned: Sequence[ShardPlan
         raise BadSignalError(f"Nothing was left to pack; {folder / LEFT_OUT} says why.\n{summary}")
     manifest = {
         "format": FORMAT_VERSION,
-        "input": how.spec.to_dict(),
+        "input": preparation.spec.to_dict(),
         "corpora": statistics,
         "shards": [
             {key: summary[key] for key in ("n_segments", "signals_sha256", "index_sha256")} for summary in summaries
         ],
         "left_out": dict(sorted(Counter(f"{row.corpus}: {row.reason}" for row in left_out).items())),
         "summary": summary,
-    } | _own_highpass(how)
+    } | _own_highpass(preparation)
     _write_json(folder / MANIFEST, manifest)
     return open_shards(folder)
 

@@ -316,7 +316,7 @@ class Gauges:
         return {name: math.fsum(found) / len(values_nLT) for name, found in sums.items()}
 
     def _measure_views(self, encoder: Encoder, values_nLT: Tensor, pooling: str) -> dict[str, float]:
-        n, patch = len(values_nLT), encoder.config.patch_samples
+        n, patch = len(values_nLT), encoder.config.length_step
         n_patches = values_nLT.shape[2] // patch
         if n_patches < 2 or n < 2:
             return {}

@@ -17,6 +17,7 @@ from pretraining.config import AnyObjectiveConfig, PretrainConfig
 from pretraining.config.objectives import OBJECTIVES
 from pretraining.distributed import Engine, whole
 from pretraining.objectives.base import Objective
+from pretraining.optim import encoder_level
 from skecg.errors import ParameterError
 
 __all__ = ["build_model", "gather_model", "objective_class", "register_objective"]
@@ -60,16 +61,17 @@ def objective_class(config: PretrainConfig) -> type[Objective]:
 def build_model(config: PretrainConfig, weights: Mapping[str, Tensor] | None = None) -> Objective:
     """Build the model on the CPU, with weights drawn from ``run.seed``, or with those given.
 
-    torch's generators are left as they were. Parameters without elements (an encoder with no registers) are frozen:
-    spread weights cannot do with them.
+    torch's generators are left as they were. The first blocks are frozen as ``optim.frozen_blocks`` says, and so are
+    parameters without elements (an encoder with no registers): spread weights cannot do with them.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         model = objective_class(config)(config)
     if weights is not None:
         model.load_state_dict(weights)
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter.requires_grad and parameter.numel() > 0)
+    for name, parameter in model.named_parameters():
+        is_frozen = encoder_level(name, config.encoder.depth) <= config.optim.frozen_blocks > 0
+        parameter.requires_grad_(parameter.requires_grad and parameter.numel() > 0 and not is_frozen)
     return model
 
 

@@ -80,6 +80,11 @@ class Objective(nn.Module, ABC):
     def update_target_(self, momentum: float) -> None:
         """Move the target encoder towards the context encoder, where there is one."""
 
+    def start_from_(self, encoder: Encoder) -> None:
+        """Begin with the weights of an encoder, in both where there are two."""
+        for own in {self.context_encoder, self.target_encoder}:
+            own.load_state_dict(encoder.state_dict())
+
     def deep_parts(self) -> list[nn.Module]:
         """Return the modules with ``blocks`` that stochastic depth acts on."""
         return [self.context_encoder]
@@ -149,6 +154,8 @@ def exported_encoder(tensors: Mapping[str, Tensor], config: PretrainConfig) -> E
     """
     depth = config.export_blocks or config.encoder.depth
     dropped = tuple(f"blocks.{number}." for number in range(depth, config.encoder.depth))
-    built = build_encoder(dataclasses.replace(config.encoder, depth=depth))
+    # What is drawn is overwritten; the generator is the user's.
+    with torch.random.fork_rng(devices=[]):
+        built = build_encoder(dataclasses.replace(config.encoder, depth=depth))
     built.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith(dropped)})
     return built.eval().requires_grad_(False)

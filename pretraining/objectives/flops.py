@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from pretraining.config import PredictorConfig, PretrainConfig
-    from skecg.spec import EncoderConfig
+    from skecg.spec import PatchEncoderConfig
 
 __all__ = ["jepa_flops", "mae_flops", "pace", "peak_flops", "predictor_flops"]
 
@@ -81,7 +81,7 @@ def mae_flops(encoder: MultiscaleConfig, decoder: PredictorConfig, visible_token
     return 3 * (encoder.flops(visible_tokens / encoder.lead_groups) + decoded)
 
 
-def predictor_flops(encoder: EncoderConfig, config: PredictorConfig, visible_slices: float) -> float:
+def predictor_flops(encoder: PatchEncoderConfig, config: PredictorConfig, visible_slices: float) -> float:
     """Count a predictor's forward pass: each lead by itself where a lead has tokens of its own."""
     rows = encoder.n_leads if encoder.token_per_lead else 1
     masked = encoder.n_patches - visible_slices

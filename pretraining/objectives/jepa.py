@@ -88,7 +88,7 @@ class Describer(nn.Module):
     def __init__(self, dim: int, pooling: str = "mean+std") -> None:
         super().__init__()
         self.pooling = pooling
-        self.linear = nn.Linear(n_pooled_features(pooling, dim, 1, 0), N_DESCRIPTORS)
+        self.linear = nn.Linear(n_pooled_features(pooling, dim, 0), N_DESCRIPTORS)
 
     def forward(self, context_BKD: Tensor) -> Tensor:
         """Predict descriptors (B, N) from visible tokens."""
@@ -123,6 +123,8 @@ def sigreg(embeddings_ND: Tensor, *, n_directions: int = 256, n_knots: int = 17,
     """
     directions_DK = torch.randn(embeddings_ND.shape[1], n_directions, generator=generator).to(embeddings_ND.device)
     directions_DK = directions_DK / directions_DK.norm(dim=0, keepdim=True)
+    # A distribution is normal if all its projections are (Cramér and Wold); each is compared by its characteristic
+    # function, whose real part is the mean cosine and whose imaginary part, the mean sine, is zero for a normal one.
     # Sums of cosines lose their digits in bfloat16.
     with torch.autocast(embeddings_ND.device.type, enabled=False):
         projected_NK = embeddings_ND.float() @ directions_DK
@@ -211,6 +213,7 @@ class Jepa(Objective):
         JepaLoss
         """
         weights, masks = self.weights, drawn.masks
+        # One pass for all masks: targets are of whole windows.
         targets_BND = self.targets(values_BLT) if weights.predict_weight else None
         contexts = [self._context(values_BLT, mask.context) for mask in masks]
         pairs = zip(contexts, masks, strict=True)
@@ -224,6 +227,7 @@ class Jepa(Objective):
     @torch.no_grad()
     def targets(self, values_BLT: Tensor) -> Tensor:
         """Compute the target encoder's tokens (B, N, D) of whole windows, normalized as the objective says."""
+        # Registers stand for no place in the recording: there is nothing to predict.
         tokens = self.target_encoder(values_BLT)[:, self.target_encoder.num_registers :]
         kind = self.weights.target_norm
         if kind == "layer":
@@ -235,6 +239,7 @@ class Jepa(Objective):
     @torch.no_grad()
     def update_target_(self, momentum: float) -> None:
         """Move the target encoder towards the context encoder: momentum times itself and the rest of the other."""
+        # One call for all: hundreds of small ones wait for their launches on a GPU.
         torch._foreach_lerp_(
             list(self.target_encoder.parameters()), list(self.context_encoder.parameters()), 1.0 - momentum
         )

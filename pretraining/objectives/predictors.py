@@ -16,7 +16,7 @@ from skecg.encoders.blocks import Attention, Block, init_linear_, init_xavier_, 
 from skecg.encoders.leadwise import grid_positions
 from skecg.encoders.multiscale import token_positions
 from skecg.errors import ParameterError
-from skecg.spec import EncoderConfig, MultiscaleConfig, TemporalConfig
+from skecg.spec import MultiscaleConfig, PatchEncoderConfig, TemporalConfig
 
 __all__ = ["Decoder", "LeadwisePredictor", "TemporalPredictor", "build_predictor"]
 
@@ -46,7 +46,7 @@ class _Stack(nn.Module):
     ----------
     config : PredictorConfig
         Shape of the blocks.
-    encoder : EncoderConfig
+    encoder : PatchEncoderConfig
         Whose tokens are read.
     n_outputs : int
         Numbers that each token becomes.
@@ -57,7 +57,7 @@ class _Stack(nn.Module):
     def __init__(
         self,
         config: PredictorConfig,
-        encoder: EncoderConfig,
+        encoder: PatchEncoderConfig,
         n_outputs: int,
         *,
         bias: bool = True,
@@ -86,13 +86,13 @@ class TemporalPredictor(_Stack):
     Parameters
     ----------
     config : PredictorConfig
-    encoder : EncoderConfig
+    encoder : PatchEncoderConfig
         Whose tokens it reads and predicts, one for each slice of time; biases and norms follow it.
     """
 
     positions_NP: Tensor
 
-    def __init__(self, config: PredictorConfig, encoder: EncoderConfig) -> None:
+    def __init__(self, config: PredictorConfig, encoder: PatchEncoderConfig) -> None:
         bias, norm_bias = (encoder.bias, encoder.norm_bias) if isinstance(encoder, TemporalConfig) else (True, True)
         super().__init__(config, encoder, encoder.dim, bias=bias, norm_bias=norm_bias)
         table = sincos_positions(torch.arange(encoder.n_patches), config.dim, torch.float32).flatten(1)
@@ -125,13 +125,13 @@ class LeadwisePredictor(_Stack):
     Parameters
     ----------
     config : PredictorConfig
-    encoder : EncoderConfig
+    encoder : PatchEncoderConfig
         Whose tokens it reads and predicts, lead after lead.
     """
 
     positions_NP: Tensor
 
-    def __init__(self, config: PredictorConfig, encoder: EncoderConfig) -> None:
+    def __init__(self, config: PredictorConfig, encoder: PatchEncoderConfig) -> None:
         super().__init__(config, encoder, encoder.dim)
         table = grid_positions(1, encoder.n_patches, config.dim)[0]
         self.register_buffer("positions_NP", table.to(torch.float32), persistent=False)

@@ -179,7 +179,7 @@ def check_scheduler(address: str) -> None:
 
 
 class Cluster:
-    """A Dask cluster that embeds chunks; a context manager that lets go of it.
+    """A Dask cluster that embeds chunks; a context manager that closes the connection.
 
     Parameters
     ----------
@@ -201,6 +201,7 @@ class Cluster:
         distributed = _import_distributed()
         where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
         try:
+            # Not the default client: a program that embeds may have a cluster of its own.
             self._client = distributed.Client(**where, timeout=_CONNECT_SECONDS, set_as_default=False)
         except (ValueError, OSError) as error:
             raise _unreachable(address, error) from error
@@ -248,7 +249,7 @@ class Cluster:
                     outcome = self._outcome(future, numbers.pop(future))
                 yield outcome
                 with self._losing_the_scheduler():
-                    future.release()
+                    future.release()  # else the cluster keeps the features of every chunk
                     # Fewer than none when workers have gone.
                     submit(max(0, self._n_at_once() - len(numbers)))
         finally:
@@ -259,7 +260,7 @@ class Cluster:
         return max(_FEWEST_AT_ONCE, _CHUNKS_A_THREAD * self.n_threads)
 
     def _outcome(self, future: Any, number: int) -> ChunkResult | LostChunk:
-        if future.status == "cancelled":
+        if future.status == "cancelled":  # which has no exception to ask for
             raise CancelledError
         reason = future.exception()
         return future.result() if reason is None else LostChunk(number, reason)

@@ -10,16 +10,18 @@ failures are one file, so that no crash comes between them.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
-import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from skecg.errors import MissingDependencyError, ParameterError
+from skecg.io.files import replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,10 +34,11 @@ __all__ = [
     "Failure",
     "FeatureTable",
     "PartFormat",
+    "as_text",
     "check_feature_file",
     "check_parquet",
-    "move_into_place",
     "read_features",
+    "spreadsheet_cell",
     "visible",
     "write_failures",
     "write_features",
@@ -123,42 +126,30 @@ def check_feature_file(path: Path) -> None:
     if path.is_dir():
         raise ParameterError(f"Got --out {str(path)!r}, which is a folder; expected the name of a file.")
     if path.suffix.lower() == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError as error:
-            raise MissingDependencyError(
-                "Parquet files need pyarrow, which is not installed. Run `pip install 'skecg[parquet]'`, or name a "
-                ".csv or .npz file."
-            ) from error
+        check_parquet("Parquet files need pyarrow", ", or name a .csv or .npz file")
 
 
-def write_features(table: FeatureTable, path: Path, draft: Path) -> None:
-    """Write a table in the format that the name of `path` says, first to `draft`, then in one step to its place.
+def write_features(table: FeatureTable, path: Path) -> None:
+    """Write a table in the format that the name of `path` says, whole or not at all.
 
-    Parameters
-    ----------
-    table : FeatureTable
-    path : Path
-        Where it goes.
-    draft : Path
-        A name on the same disk.
+    Only the user may read it: features of patients, and what their files are called, are personal.
     """
-    _WRITERS[path.suffix.lower()](table, draft)
-    move_into_place(draft, path)
+    with replacing(path, private=True) as file:
+        _WRITERS[path.suffix.lower()](table, file)
 
 
-def _write_csv(table: FeatureTable, path: Path) -> None:
+def _write_csv(table: FeatureTable, file: IO[bytes]) -> None:
     """Write one row a record; every number in the fewest digits that give it back, nothing for NaN."""
-    with _open_text(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
+    with as_text(file) as text:
+        writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["path", *table.feature_names])
         for paths, features in table.blocks():
             texts = features.astype(str)
             texts[features != features] = ""
-            writer.writerows([_cell(name), *row] for name, row in zip(paths, texts, strict=True))
+            writer.writerows([spreadsheet_cell(name), *row] for name, row in zip(paths, texts, strict=True))
 
 
-def _cell(text: str) -> str:
+def spreadsheet_cell(text: str) -> str:
     """Return a text that a spreadsheet shows and does not run."""
     shown = visible(text)
     return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
@@ -169,28 +160,27 @@ def visible(text: str) -> str:
     return "".join(c if c >= " " and not "\x7f" <= c <= "\x9f" else f"\\x{ord(c):02x}" for c in text)
 
 
-def _write_npz(table: FeatureTable, path: Path) -> None:
+def _write_npz(table: FeatureTable, file: IO[bytes]) -> None:
     """Write the arrays ``features``, ``paths``, ``feature_names`` and ``provenance`` (a JSON text)."""
     import numpy as np
 
-    with path.open("wb") as file:
-        np.savez(
-            file,
-            features=table.features,
-            paths=np.array(table.paths, dtype=np.str_),
-            feature_names=np.array(table.feature_names, dtype=np.str_),
-            provenance=np.array(_as_json(table.provenance)),
-        )
+    np.savez(
+        file,
+        features=table.features,
+        paths=np.array(table.paths, dtype=np.str_),
+        feature_names=np.array(table.feature_names, dtype=np.str_),
+        provenance=np.array(_as_json(table.provenance)),
+    )
 
 
-def _write_parquet(table: FeatureTable, path: Path) -> None:
+def _write_parquet(table: FeatureTable, file: IO[bytes]) -> None:
     """Write the columns of the CSV file, with the provenance in the schema's metadata under ``skecg``."""
     import pyarrow
     from pyarrow import parquet
 
     columns = [("path", pyarrow.string()), *((name, pyarrow.float32()) for name in table.feature_names)]
     schema = pyarrow.schema(columns, metadata={"skecg": _as_json(table.provenance)})
-    with parquet.ParquetWriter(path, schema) as writer:
+    with parquet.ParquetWriter(file, schema) as writer:
         for paths, features in table.blocks():
             # Names of files may be no valid Unicode; Parquet's strings must be.
             names = [os.fsencode(name).decode("utf-8", "replace") for name in paths]
@@ -200,17 +190,16 @@ def _write_parquet(table: FeatureTable, path: Path) -> None:
 _WRITERS = {".csv": _write_csv, ".npz": _write_npz, ".parquet": _write_parquet}
 
 
-def write_failures(failures: Iterable[tuple[str, str, str]], path: Path, draft: Path) -> None:
+def write_failures(failures: Iterable[tuple[str, str, str]], path: Path) -> None:
     """Write path, class of error and message of the records that failed; without any, remove what an older run left."""
     rows = list(failures)
     if not rows:
         path.unlink(missing_ok=True)
         return
-    with _open_text(draft) as file:
-        writer = csv.writer(file, lineterminator="\n")
+    with replacing(path, private=True) as file, as_text(file) as text:
+        writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["path", "error", "message"])
-        writer.writerows([_cell(text) for text in row] for row in rows)
-    move_into_place(draft, path)
+        writer.writerows([spreadsheet_cell(cell) for cell in row] for row in rows)
 
 
 def read_features(path: Path) -> tuple[NDArray[np.float32], list[str]]:
@@ -240,9 +229,12 @@ def read_features(path: Path) -> tuple[NDArray[np.float32], list[str]]:
         ) from error
 
 
-def _open_text(path: Path) -> Any:
-    # Names of files that are no valid Unicode come out as the bytes they are.
-    return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+@contextlib.contextmanager
+def as_text(file: IO[bytes]) -> Iterator[IO[str]]:
+    """Write text into a file of bytes; names of files that are no valid Unicode come out as the bytes they are."""
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+    yield text
+    text.detach()  # else the file, which is not ours to close, would be closed with it
 
 
 def _as_json(values: dict[str, Any]) -> str:
@@ -252,8 +244,15 @@ def _as_json(values: dict[str, Any]) -> str:
 _METADATA = b"skecg"
 
 
-def check_parquet() -> None:
-    """Raise when asked to begin what could not be written.
+def check_parquet(what: str = "Archives are Parquet files and need pyarrow", instead: str = "") -> None:
+    """Raise before any work is done whose result could not be written.
+
+    Parameters
+    ----------
+    what : str
+        The beginning of the message.
+    instead : str
+        What else can be done.
 
     Raises
     ------
@@ -264,7 +263,7 @@ def check_parquet() -> None:
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            "Archives are Parquet files and need pyarrow, which is not installed. Run `pip install 'skecg[parquet]'`."
+            f"{what}, which is not installed. Run `pip install 'skecg[parquet]'`{instead}."
         ) from error
 
 
@@ -308,9 +307,8 @@ class PartFormat:
             [failed[row].message.encode("utf-8", "replace").decode() if row in failed else None for row in rows],
             *result.features.T.copy(),
         ]
-        draft = draft_of(path)
-        parquet.write_table(pyarrow.table(columns, schema=self._schema()), draft)
-        move_into_place(draft, path)
+        with replacing(path, private=True) as file:
+            parquet.write_table(pyarrow.table(columns, schema=self._schema()), file)
 
     def read_failures(self, path: Path, rows: range) -> list[Failure]:
         """Read from a part file which of its records failed, and see on the way that it is whole and belongs here.
@@ -359,19 +357,3 @@ def _run_of(metadata: dict[bytes, bytes] | None) -> Any:
 
 def _not_usable(path: Path, why: str) -> ParameterError:
     return ParameterError(f"The file {str(path)!r} {why}. Remove it, and give the same command again.")
-
-
-def draft_of(path: Path) -> Path:
-    """Name a file beside `path` that no other process writes, and that readers of the folder pass over."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.draft")
-
-
-def move_into_place(draft: Path, path: Path) -> None:
-    """Put a finished file in its place for good: whoever looks sees none, the old one or the new one, whole.
-
-    Only the user may read it: features of patients, and what their files are called, are personal.
-    """
-    draft.chmod(0o600)
-    with draft.open("rb+") as file:
-        os.fsync(file.fileno())
-    draft.replace(path)

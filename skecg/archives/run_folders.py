@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.archives.files import ChunkResult, Failure, PartFormat, draft_of, move_into_place, write_failures
+from skecg.archives.files import ChunkResult, Failure, PartFormat, write_failures
 from skecg.errors import ParameterError
+from skecg.io.files import replacing
 
 if TYPE_CHECKING:
     from skecg.archives.cluster import ChunkPlan
@@ -38,11 +39,8 @@ __all__ = ["ArchiveFolder", "UnfinishedRun"]
 _FEATURES, _JOURNAL, _MANIFEST = "features.npy", "journal.jsonl", "manifest.json"
 
 
-_DRAFT = "draft"
-
-
 class UnfinishedRun:
-    """Features that are still being made, in a folder; a context manager that lets go of the folder.
+    """Features that are still being made, in a folder; a context manager that unlocks the folder.
 
     Parameters
     ----------
@@ -77,6 +75,7 @@ class UnfinishedRun:
         self.failures: list[Failure] = []
         self._shape = shape
         folder.mkdir(mode=0o700, exist_ok=True)
+        # Opened for appending, which neither empties nor replaces what another process may have locked.
         self._journal = (folder / _JOURNAL).open("a+b")
         try:
             _lock(self._journal, folder)
@@ -113,15 +112,10 @@ class UnfinishedRun:
         """Open the features: (n_records, n_features), the rows not done yet being zero."""
         return np.lib.format.open_memmap(self.folder / _FEATURES, mode="r")
 
-    @property
-    def draft(self) -> Path:
-        """Where to write a file that is to be moved to its place."""
-        return self.folder / _DRAFT
-
     def remove(self) -> None:
         """Remove what the run has put there; the folder too, unless others have put something in it."""
         self._journal.close()
-        for name in (_MANIFEST, _FEATURES, _DRAFT, _JOURNAL):
+        for name in (_MANIFEST, _FEATURES, _JOURNAL):
             (self.folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
@@ -160,16 +154,14 @@ class UnfinishedRun:
         (self.folder / _MANIFEST).unlink(missing_ok=True)
         self._journal.truncate(0)
         np.lib.format.open_memmap(self.folder / _FEATURES, mode="w+", dtype="<f4", shape=self._shape)
-        with self.draft.open("wb") as file:
+        with replacing(self.folder / _MANIFEST) as file:
             file.write(json.dumps(_plain(manifest), indent=2).encode() + b"\n")
-            _to_disk(file)
-        self.draft.replace(self.folder / _MANIFEST)
 
     def _read_journal(self) -> None:
         """Take up what is done, and cut off a line that was not written to its end."""
         self._journal.seek(0)
         length = 0
-        for line in self._journal:
+        for line in self._journal:  # up to the first that is not whole: what follows it was never promised
             entry = _read_entry(line, self.n_done, self._shape[0])
             if entry is None:
                 break
@@ -305,12 +297,12 @@ class ArchiveFolder:
     def finish(self) -> int:
         """Check that every record is there once, list the failures, say how all came about; give how many failed."""
         failures = [failure for chunk in range(len(self._plan)) for failure in self.failures(chunk)]
-        listed = self.folder / _FAILURES
-        write_failures([(self._paths[f.row], f.error, f.message) for f in failures], listed, draft_of(listed))
-        said = {**self._provenance, "n_failed": len(failures), "n_parts": len(self._plan)}
-        self._write(_PROVENANCE, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
-        for draft in self.folder.glob(".part-*.draft"):  # of processes that were killed
-            draft.unlink(missing_ok=True)
+        write_failures([(self._paths[f.row], f.error, f.message) for f in failures], self.folder / _FAILURES)
+        about = {**self._provenance, "n_failed": len(failures), "n_parts": len(self._plan)}
+        # Last: an archive that has it is whole.
+        self._write(_PROVENANCE, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        for begun in self.folder.glob(".part-*"):  # by processes that were killed
+            begun.unlink(missing_ok=True)
         return len(failures)
 
     def _names(self) -> list[str]:
@@ -343,7 +335,5 @@ class ArchiveFolder:
                 (self.folder / name).unlink()
 
     def _write(self, name: str, text: str) -> None:
-        path = self.folder / name
-        draft = draft_of(path)
-        draft.write_text(text, encoding="utf-8", errors="surrogateescape")
-        move_into_place(draft, path)
+        with replacing(self.folder / name, private=True) as file:
+            file.write(text.encode("utf-8", "surrogateescape"))

@@ -14,7 +14,8 @@ import importlib.util
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,15 +24,19 @@ from torch import Tensor
 
 from skecg.backends.onnx import LEADS, WINDOWS, export_onnx, open_in_int8, open_with_onnxruntime, states_graph
 from skecg.backends.openvino import open_with_openvino
-from skecg.backends.session import Engine, Session
 from skecg.compute.devices import PRECISIONS as TORCHS_PRECISIONS
 from skecg.compute.devices import resolve_device, resolve_devices
 from skecg.encoders import Encoder
 from skecg.encoders.base import resolve_layers
+from skecg.encoders.graph import GraphConfig, Session
 from skecg.errors import MissingDependencyError, ParameterError
 from skecg.weights import WeightsInfo, loaded_encoder
 
 __all__ = ["BACKENDS", "Engine", "ExportedEncoder", "PRECISIONS", "Session", "encoder_on", "export_onnx", "place"]
+
+
+#: A serialized ONNX graph to what runs it.
+Engine: TypeAlias = Callable[[bytes], Session]
 
 
 class ExportedEncoder(Encoder):
@@ -48,7 +53,6 @@ class ExportedEncoder(Encoder):
     def __init__(self, source: Encoder, engine: Engine) -> None:
         super().__init__(source.config)
         self.source = source
-        self.token_per_lead = source.token_per_lead
         self._engine = engine
         self._sessions: dict[tuple[tuple[int, ...], bool], Session] = {}
         self._lock = threading.Lock()
@@ -81,7 +85,7 @@ class ExportedEncoder(Encoder):
         self._check_window(values_BLT)
         if visible_BK is not None:
             raise ParameterError("Got visible slices of time for an exported encoder. Use backend='torch' for those.")
-        wanted = resolve_layers(layers, self.config.depth)
+        wanted = resolve_layers(layers, len(self.config.stages))
         numbers = tuple(sorted(set(wanted)))
         values = np.ascontiguousarray(values_BLT.numpy(force=True), dtype=np.float32)
         feed: dict[str, NDArray[np.generic]] = {WINDOWS: values}
@@ -216,7 +220,8 @@ def encoder_on(backend: str, info: WeightsInfo, device: torch.device, precision:
     precision : {"fp32", "bf16", "int8"}, default="fp32"
         What the caller computes in: an engine is made for it, and torch's encoder on a CPU is packed for it.
     """
-    if backend == "torch":
+    is_graph = isinstance(info.encoder, GraphConfig) and (backend, precision) == ("onnx", "fp32")
+    if backend == "torch" or is_graph:
         return loaded_encoder(info, device, packed_for=precision if device.type == "cpu" else None)
     source = loaded_encoder(info, device)
     key = (info.digest, backend, precision)

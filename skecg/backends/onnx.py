@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from skecg.encoders import Encoder
 from skecg.encoders.base import resolve_layers
 from skecg.encoders.encode import Encoding
-from skecg.encoders.pooling import as_layers, check_pooling, pool_tokens
+from skecg.encoders.graph import GraphEncoder, Session, open_with_onnxruntime
+from skecg.encoders.pooling import as_layers, check_pooling, n_registers, pool_tokens
 from skecg.errors import MissingDependencyError, ParameterError, WeightsError
 from skecg.io.files import replacing
 from skecg.weights import WeightsInfo, find_weights, loaded_encoder
@@ -41,7 +42,6 @@ from skecg.weights import WeightsInfo, find_weights, loaded_encoder
 if TYPE_CHECKING:
     import onnx
 
-    from skecg.backends.session import Session
 
 __all__ = [
     "Exported",
@@ -99,7 +99,7 @@ class _Features(_States):
         states = super().forward(windows, leads)
         registers = self.encoder.num_registers
         tokens = torch.cat([state[:, registers:] for state in states], dim=-1)
-        return pool_tokens(states, registers, self.pooling), tokens
+        return pool_tokens(states, registers, self.pooling, self.encoder.counted(windows)), tokens
 
 
 def states_graph(encoder: Encoder, layers: Sequence[int], *, some_leads: bool) -> bytes:
@@ -134,12 +134,15 @@ def _export(module: nn.Module, encoder: Encoder, outputs: list[str], *, some_lea
         raise MissingDependencyError(
             f"Got torch {torch.__version__}, expected 2.6 or newer for exporting. Update it, or use backend='torch'."
         )
+    if isinstance(encoder, GraphEncoder):
+        raise ParameterError("Got an encoder that is an ONNX graph already. Use its file, or backend='torch'.")
     if sum(value.nbytes for value in encoder.state_dict().values()) > _MOST_BYTES:
         raise ParameterError("Got an encoder of more than 2 GB, which ONNX cannot hold. Use backend='torch'.")
     config = encoder.config
-    n_slices: Any = torch.export.Dim("n_slices", min=1, max=config.n_patches) if config.n_patches > 1 else None
-    window = {0: torch.export.Dim("n_windows"), **({2: n_slices * config.patch_samples} if n_slices else {})}
-    stand_in = torch.zeros(2, config.n_leads, min(2, config.n_patches) * config.patch_samples)
+    step, most = config.length_step, config.window_samples // config.length_step
+    n_steps: Any = torch.export.Dim("n_slices", min=1, max=most) if most > 1 else None
+    window = {0: torch.export.Dim("n_windows"), **({2: n_steps * step} if n_steps else {})}
+    stand_in = torch.zeros(2, config.n_leads, min(2, most) * step)
     leads = torch.arange(min(2, config.n_leads)) if some_leads else None
     shapes = {"windows": window, "leads": _present(config.n_leads) if some_leads else None}
     # Within torch's inference mode, where embeddings are computed, nothing can be traced.
@@ -284,8 +287,8 @@ def export_onnx(
 
 def _encoding(info: WeightsInfo, pooling: str | None, layer: object) -> Encoding:
     """Settle pooling and layers (counted from 0)."""
-    chosen = check_pooling(pooling or info.pooling, int(getattr(info.encoder, "num_registers", 0)))
-    layers = resolve_layers(as_layers(-1 if layer is None else layer), info.encoder.depth)
+    chosen = check_pooling(pooling or info.pooling, n_registers(info.encoder))
+    layers = resolve_layers(as_layers(-1 if layer is None else layer), len(info.encoder.stages))
     if len(set(layers)) < len(layers):
         raise ParameterError(f"Got layer={layer!r}, which names a block twice. Name each once.")
     return Encoding(chosen, tuple(layers))
@@ -319,8 +322,9 @@ def _largest_error(content: bytes, encoder: Encoder, how: Encoding) -> float | N
     run = open_with_onnxruntime(content)
     config, rng = encoder.config, np.random.default_rng(0)
     errors = []
-    for n_windows, n_slices in ((1, config.n_patches), (3, config.n_patches), (2, -(-config.n_patches // 2)), (1, 1)):
-        shape = (n_windows, config.n_leads, n_slices * config.patch_samples)
+    step, most = config.length_step, config.window_samples // config.length_step
+    for n_windows, n_steps in ((1, most), (3, most), (2, -(-most // 2)), (1, 1)):
+        shape = (n_windows, config.n_leads, n_steps * step)
         values = rng.normal(size=shape).astype(np.float32)
         with torch.inference_mode():
             states = encoder.layers(torch.from_numpy(values), how.layers)
@@ -380,25 +384,6 @@ def _without_warnings() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_news)
-
-
-_ERRORS_ONLY = 3
-
-
-def open_with_onnxruntime(graph: bytes) -> Session:
-    """Make a session on the CPU with one thread; several callers run side by side, as with torch."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-
-    def run(feed: dict[str, NDArray[np.generic]]) -> list[NDArray[np.float32]]:
-        return list(session.run(names, feed))
-
-    return run
 
 
 def open_in_int8(graph: bytes) -> Session:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from skecg.backends.session import Session
+    from skecg.encoders.graph import Session
 
 __all__ = ["open_with_openvino"]
 

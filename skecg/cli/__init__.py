@@ -12,7 +12,22 @@ import sys
 from collections.abc import Sequence
 
 from skecg._version import __version__
-from skecg.cli import cache, convert, download, embed, evaluate, export, info, models, plot, publish, verify
+from skecg.cli import (
+    cache,
+    convert,
+    download,
+    embed,
+    evaluate,
+    export,
+    fit,
+    info,
+    models,
+    plot,
+    predict,
+    publish,
+    score,
+    verify,
+)
 from skecg.cli.console import add_plugin_option, in_words, load_plugins, say, short_warnings
 from skecg.errors import SkecgError
 
@@ -70,7 +85,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"skecg {__version__}\n{_RESEARCH_ONLY}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (embed, evaluate, models, verify, convert, export, download, publish, cache, plot, info):
+    for verb in (
+        embed,
+        fit,
+        predict,
+        score,
+        evaluate,
+        models,
+        verify,
+        convert,
+        export,
+        download,
+        publish,
+        cache,
+        plot,
+        info,
+    ):
         verb.add_parser(verbs)
     add_plugin_option(verbs)
     return parser

@@ -11,19 +11,25 @@ import errno
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from skecg.archives.files import visible
 from skecg.errors import SkecgWarning
+
+if TYPE_CHECKING:
+    from skecg.preprocessing.units import Amplitude
+    from skecg.spec import InputSpec
 
 __all__ = [
     "Verbs",
     "add_hub_options",
     "add_plugin_option",
     "add_signal_options",
+    "add_table_options",
     "as_batch_size",
     "as_layer",
+    "embedding_progress",
     "in_words",
     "load_plugins",
     "say",
@@ -76,6 +82,34 @@ def short_warnings() -> Iterator[None]:
                     say(f"warning: and {count - _SHOWN_OF_EACH} more of the kind {name}")
 
 
+@contextlib.contextmanager
+def embedding_progress(
+    paths: Sequence[str], spec: InputSpec, *, total: int, done: int, quiet: bool
+) -> Iterator[Callable[[int, Mapping[int, tuple[str, ...]], Sequence[Amplitude]], None]]:
+    """Show a bar of records; call what is given with how many came, what is odd about which, and their amplitudes.
+
+    Warnings about single records come as they do, that about the unit of all when the work ends well.
+    """
+    from tqdm import tqdm
+
+    from skecg.preprocessing.quality import warn_once_a_kind
+    from skecg.preprocessing.units import MOST_JUDGED, warn_about_units
+
+    amplitudes: list[Amplitude] = []
+    # A log file wants a line now and then, a terminal one that moves.
+    seconds = 0.1 if sys.stderr.isatty() else 10.0
+    with tqdm(total=total, initial=done, unit=" records", desc="embedding", mininterval=seconds, disable=quiet) as bar:
+
+        def came(n_records: int, notes: Mapping[int, tuple[str, ...]], judged: Sequence[Amplitude]) -> None:
+            # At once and not at the end: millions of records would be remembered for a handful of warnings.
+            warn_once_a_kind(list(notes.values()), [repr(paths[row]) for row in notes], stacklevel=1)
+            amplitudes.extend(judged[: MOST_JUDGED - len(amplitudes)])
+            bar.update(n_records)
+
+        yield came
+    warn_about_units(amplitudes, spec, stacklevel=1)
+
+
 # What `add_subparsers` gives.
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -103,6 +137,23 @@ def add_signal_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sampling-rate", type=float, metavar="HZ", help="samples a second")
     group.add_argument("--leads", type=_names, metavar="I,II,...", help="names of the leads, in the order of the file")
     group.add_argument("--units", metavar="UNIT", help="mV (default), uV, V or nV")
+
+
+def add_table_options(parser: argparse.ArgumentParser, *, labels: bool = True) -> None:
+    """Add which columns of a table of recordings mean what."""
+    group = parser.add_argument_group("columns of the table")
+    group.add_argument("--path-column", default="path", metavar="NAME", help="paths of the recordings (default: path)")
+    if not labels:
+        return
+    group.add_argument(
+        "--label-column",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="classes, numbers, or labels with semicolons between them; again for several labels of 0 and 1",
+    )
+    group.add_argument("--group-column", metavar="NAME", help="whose recordings they are: patients are kept together")
+    group.add_argument("--kind", metavar="K", help="classes, labels or numbers, where the cells leave it open")
 
 
 def add_hub_options(parser: argparse.ArgumentParser) -> None:

@@ -6,23 +6,45 @@ import argparse
 import codecs
 import hashlib
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skecg._version import __version__
 from skecg.archives.files import FeatureTable, check_feature_file, write_failures, write_features
-from skecg.cli.console import Verbs, add_hub_options, add_signal_options, as_batch_size, as_layer, say
+from skecg.cli.console import (
+    Verbs,
+    add_hub_options,
+    add_signal_options,
+    as_batch_size,
+    as_layer,
+    embedding_progress,
+    say,
+)
 from skecg.cli.embed_archive import Archive, add_archive_options, check_archive, embed_archive, is_archive
 from skecg.errors import ParameterError, RecordNotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from skecg.archives.run_folders import UnfinishedRun
     from skecg.embedder import JEPAEmbedder
     from skecg.inference.batches import EmbeddingConfig
+    from skecg.inference.pipeline import Chunk
 
-__all__ = ["add_parser", "run"]
+__all__ = [
+    "add_computing_options",
+    "add_model_options",
+    "add_parser",
+    "check_cache",
+    "embed_into",
+    "make_embedder",
+    "manifest_of",
+    "run",
+]
 
 _DESCRIPTION = """\
 Embed recordings: one row of features each, in one file. PATHS are files, WFDB record names, folders (with all that
@@ -57,16 +79,21 @@ def add_parser(verbs: Verbs) -> None:
     )
     parser.add_argument("--no-recursive", action="store_true", help="do not look into the folders of folders")
     parser.add_argument("--quiet", "-q", action="store_true", help="show no progress")
-    _add_model_options(parser)
+    add_model_options(parser)
     add_signal_options(parser)
-    _add_computing_options(parser)
+    add_computing_options(parser)
     add_archive_options(parser)
     parser.set_defaults(run=run)
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add which features are computed, of one model or of several."""
     group = parser.add_argument_group("features")
-    group.add_argument("--model", "-m", default="default", metavar="M", help="name, weights folder or owner/name")
+    what = "name, weights folder or owner/name"
+    if several:
+        group.add_argument("--model", "-m", action="append", required=True, metavar="M", help=f"{what}; again")
+    else:
+        group.add_argument("--model", "-m", default="default", metavar="M", help=what)
     add_hub_options(parser)
     group.add_argument(
         "--pooling", metavar="P", help="mean, max, mean+std, mean+std+max or cls (default: as the weights say)"
@@ -80,11 +107,15 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--stride", type=float, metavar="S", help="seconds from one window of a long record to the next")
     group.add_argument("--missing-leads", default="raise", metavar="POLICY", help="raise (default), zero or subset")
     group.add_argument("--short-records", default="raise", metavar="POLICY", help="raise (default) or pad")
+    group.add_argument(
+        "--verify-checksums", action="store_true", help="compare WFDB signals with the checksums in their headers"
+    )
     group.add_argument("--precision", default="auto", metavar="P", help="auto (default), fp32, bf16 or int8")
     group.add_argument("--backend", default="torch", metavar="B", help="torch (default), onnx or openvino")
 
 
-def _add_computing_options(parser: argparse.ArgumentParser) -> None:
+def add_computing_options(parser: argparse.ArgumentParser, *, cache: str | None = None) -> None:
+    """Add where and how is computed."""
     group = parser.add_argument_group("computing")
     group.add_argument("--batch-size", type=as_batch_size, default="auto", metavar="N", help="windows encoded together")
     group.add_argument(
@@ -96,33 +127,36 @@ def _add_computing_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--n-jobs", type=int, metavar="N", help="files read and batches encoded at once")
     group.add_argument(
-        "--cache", metavar="WHERE", help="disk, or a folder, to keep embeddings of records for other runs (default: no)"
+        "--cache",
+        default=cache,
+        metavar="WHERE",
+        help=f"disk, a folder, or none: where embeddings are kept for other runs (default: {cache or 'none'})",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed the records and write the files."""
     out: Path = arguments.out
-    _check_cache(arguments.cache)
+    check_cache(arguments.cache)
     archive = is_archive(arguments)
     if archive:
         check_archive(arguments)
     else:
         _check_file(arguments)
     paths = _find(arguments)
-    embedder = _embedder(arguments).fit(paths)
+    embedder = make_embedder(arguments).fit(paths)
     config = embedder.embedding_config()
     if archive:
         provenance = _provenance(embedder, config, len(paths))
-        return embed_archive(arguments, Archive(paths, embedder, _manifest(paths, config, embedder), provenance))
+        return embed_archive(arguments, Archive(paths, embedder, manifest_of(paths, config, embedder), provenance))
 
     from skecg.archives.run_folders import UnfinishedRun
 
     partial = out.with_name(out.name + ".partial")
     shape = (len(paths), config.n_features)
-    with UnfinishedRun(partial, _manifest(paths, config, embedder), shape, anew=arguments.force) as unfinished:
+    with UnfinishedRun(partial, manifest_of(paths, config, embedder), shape, anew=arguments.force) as unfinished:
         try:
-            _embed(embedder, paths, unfinished, quiet=arguments.quiet)
+            embed_into(embedder, paths, unfinished, quiet=arguments.quiet)
             return _finish(embedder, config, paths, unfinished, out)
         except KeyboardInterrupt:
             say(
@@ -140,7 +174,7 @@ def _check_file(arguments: argparse.Namespace) -> None:
         raise ParameterError(f"{str(out)!r} exists. Name another file, or pass --force to replace it.")
 
 
-def _check_cache(cache: str | None) -> None:
+def check_cache(cache: str | None) -> None:
     """Raise for a cache that would end with this command, and would make what it gives depend on interruptions."""
     if cache == "memory":
         raise ParameterError("Got --cache memory, which would not outlive this command; expected disk or a folder.")
@@ -155,6 +189,7 @@ def _find(arguments: argparse.Namespace) -> list[str]:
 
     from skecg.io import find_records
 
+    _check_tables(arguments.paths)
     out = os.path.abspath(arguments.out)  # noqa: PTH100 (like the paths below: links stay links)
     own, folders = (out, f"{out}.failures.csv"), (f"{out}.partial{os.sep}", f"{out}{os.sep}")
     found = [str(path) for path in find_records(arguments.paths, recursive=not arguments.no_recursive)]
@@ -162,6 +197,16 @@ def _find(arguments: argparse.Namespace) -> list[str]:
     if not paths:
         raise RecordNotFoundError("Got no recording besides the files that this command writes. Check PATHS.")
     return paths
+
+
+def _check_tables(paths: Sequence[str]) -> None:
+    """Raise for a table of labels or paths that was named as a recording, before anything is embedded."""
+    from skecg.io.tables import TEXT_SUFFIXES
+    from skecg.io.text_tables import check_about_samples
+
+    for path in map(Path, paths):
+        if path.suffix.lower() in TEXT_SUFFIXES and path.is_file():
+            check_about_samples(path)
 
 
 def _listed(file: Path) -> list[str]:
@@ -194,18 +239,20 @@ def _devices(text: str) -> str | list[str]:
     return [name.strip() for name in text.split(",")] if "," in text else text
 
 
-def _embedder(arguments: argparse.Namespace) -> JEPAEmbedder:
+def make_embedder(arguments: argparse.Namespace, **options: Any) -> JEPAEmbedder:
+    """Make the embedder that the options are of."""
     from skecg.embedder import JEPAEmbedder
 
     names = (
         "sampling_rate leads pooling layer stride missing_leads short_records batch_size device precision backend "
-        "cache n_jobs revision local_files_only"
+        "cache n_jobs revision local_files_only verify_checksums"
     )
-    options = {name: getattr(arguments, name) for name in names.split()}
+    options = {name: getattr(arguments, name) for name in names.split()} | options
+    options["cache"] = None if options["cache"] == "none" else options["cache"]
     return JEPAEmbedder(arguments.model, units=arguments.units or "mV", **options)
 
 
-def _manifest(paths: Sequence[str], config: EmbeddingConfig, embedder: JEPAEmbedder) -> dict[str, Any]:
+def manifest_of(paths: Sequence[str], config: EmbeddingConfig, embedder: JEPAEmbedder) -> dict[str, Any]:
     """Return what shapes the result, in the words of messages."""
     from skecg.versions import installed_version
 
@@ -222,32 +269,30 @@ def _manifest(paths: Sequence[str], config: EmbeddingConfig, embedder: JEPAEmbed
     }
 
 
-def _embed(embedder: JEPAEmbedder, paths: Sequence[str], unfinished: UnfinishedRun, *, quiet: bool) -> None:
-    """Embed what is not done yet, chunk by chunk."""
-    from tqdm import tqdm
+def embed_into(
+    embedder: JEPAEmbedder,
+    paths: Sequence[str],
+    unfinished: UnfinishedRun,
+    *,
+    quiet: bool,
+    beside: Callable[[Chunk], NDArray[np.float32]] | None = None,
+) -> None:
+    """Embed what is not done yet, chunk by chunk; `beside` computes further columns, to the right of the features."""
+    import numpy as np
 
     from skecg.archives.files import Failure
-    from skecg.preprocessing.quality import warn_once_a_kind
-    from skecg.preprocessing.units import MOST_JUDGED, Amplitude, warn_about_units
 
-    amplitudes: list[Amplitude] = []
     first = unfinished.n_done
     if first:
         say(f"continuing in {str(unfinished.folder)!r}: {first} of {len(paths)} records are done")
-    # A log file wants a line now and then, a terminal one that moves.
-    seconds = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm(
-        total=len(paths), initial=first, unit=" records", desc="embedding", mininterval=seconds, disable=quiet
-    ) as bar:
+    spec = embedder.embedding_config().info.spec
+    with embedding_progress(paths, spec, total=len(paths), done=first, quiet=quiet) as came:
         for chunk in embedder.transform_chunks(paths, first=first):
             failures = [Failure(row, type(e).__name__, str(e)) for row, e in sorted(chunk.failures.items())]
-            unfinished.add(chunk.features, failures)
-            # As they come and not at the end: millions of records would be remembered for a handful of warnings.
-            warn_once_a_kind(list(chunk.notes.values()), [repr(paths[row]) for row in chunk.notes], stacklevel=1)
+            further = [] if beside is None else [beside(chunk)]
+            unfinished.add(np.concatenate([chunk.features, *further], axis=1), failures)
             judged = [amplitude for amplitude in chunk.amplitudes.values() if amplitude is not None]
-            amplitudes += judged[: MOST_JUDGED - len(amplitudes)]
-            bar.update(len(chunk.rows))
-    warn_about_units(amplitudes, embedder.embedding_config().info.spec, stacklevel=1)
+            came(len(chunk.rows), chunk.notes, judged)
 
 
 def _finish(
@@ -263,8 +308,8 @@ def _finish(
     provenance = {**_provenance(embedder, config, len(paths)), "n_failed": len(failures)}
     table = FeatureTable(paths, unfinished.features(), names, provenance)
     listed = out.with_name(out.name + ".failures.csv")
-    write_failures([(paths[f.row], f.error, f.message) for f in failures], listed, unfinished.draft)
-    write_features(table, out, unfinished.draft)
+    write_failures([(paths[f.row], f.error, f.message) for f in failures], listed)
+    write_features(table, out)
     del table  # the memory map in it keeps the file open, which Windows will not remove
     unfinished.remove()
     say(f"{len(paths)} records, {len(names)} features each: {str(out)!r}")

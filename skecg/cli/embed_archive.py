@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skecg.cli.console import say
+from skecg.cli.console import embedding_progress, say
 from skecg.errors import ParameterError, SkecgError
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from skecg.archives.files import ChunkResult
     from skecg.archives.run_folders import ArchiveFolder
     from skecg.embedder import JEPAEmbedder
-    from skecg.preprocessing.units import Amplitude
 
 __all__ = ["Archive", "add_archive_options", "check_archive", "embed_archive", "is_archive"]
 
@@ -190,28 +188,16 @@ def _collect(
     quiet: bool,
 ) -> list[LostChunk]:
     """Write a part file for every chunk that comes; return those that were lost."""
-    from tqdm import tqdm
-
     from skecg.archives.files import ChunkResult
-    from skecg.preprocessing.quality import warn_once_a_kind
-    from skecg.preprocessing.units import MOST_JUDGED, warn_about_units
 
     lost: list[LostChunk] = []
-    amplitudes: list[Amplitude] = []
     total, missing = (sum(len(plan.rows(chunk)) for chunk in chunks) for chunks in (plan.of(share), todo))
-    # A log file wants a line now and then, a terminal one that moves.
-    seconds = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm(
-        total=total, initial=total - missing, unit=" records", desc="embedding", mininterval=seconds, disable=quiet
-    ) as bar:
+    spec = archive.embedder.embedding_config().info.spec
+    with embedding_progress(archive.paths, spec, total=total, done=total - missing, quiet=quiet) as came:
         for result in results:
             if isinstance(result, ChunkResult):
                 folder.add(result)
-                amplitudes += result.amplitudes[: MOST_JUDGED - len(amplitudes)]
-                warn_once_a_kind(
-                    list(result.notes.values()), [repr(archive.paths[row]) for row in result.notes], stacklevel=1
-                )
-                bar.update(len(result.features))
+                came(len(result.features), result.notes, result.amplitudes)
                 continue
             # What skecg refuses on purpose it refuses for every chunk.
             if isinstance(result.reason, SkecgError):
@@ -220,7 +206,6 @@ def _collect(
             say(f"chunk {result.number} is lost: {type(result.reason).__name__}: {result.reason}")
             if len(lost) >= _MOST_LOST:
                 break
-    warn_about_units(amplitudes, archive.embedder.embedding_config().info.spec, stacklevel=1)
     return lost
 
 

@@ -14,7 +14,7 @@ from skecg.cli.console import Verbs, add_hub_options, as_batch_size, as_layer, s
 from skecg.errors import MissingDependencyError, ParameterError
 from skecg.validation import check_integer
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "as_fractions", "run"]
 
 _DESCRIPTION = """\
 Score frozen encoders on a task of PTB-XL or CPSC2018, in one table with what they have to beat: the majority,
@@ -38,7 +38,12 @@ def add_parser(verbs: Verbs) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--model", "-m", action="append", required=True, metavar="M", help="name, weights folder or owner/name; again"
+        "--model",
+        "-m",
+        action="append",
+        required=True,
+        metavar="M",
+        help="name, weights folder, owner/name, or module:attribute of an object with transform(records); again",
     )
     parser.add_argument("--task", "-t", required=True, metavar="T", help=_TASKS)
     parser.add_argument(
@@ -69,7 +74,7 @@ def _add_protocol_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--fractions",
-        type=_fractions,
+        type=as_fractions,
         metavar="F,F,...",
         help="shares of the training patients, numbers of records above 1 (default: 0.01,0.05,0.1,1)",
     )
@@ -100,7 +105,8 @@ def _add_feature_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _fractions(text: str) -> list[float]:
+def as_fractions(text: str) -> list[float]:
+    """Read shares with commas between them."""
     try:
         shares = [float(share) for share in text.split(",")]
     except ValueError:

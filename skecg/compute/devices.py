@@ -2,7 +2,7 @@
 
 Work in threads: many things at once in their order, or the next thing while this one is in use.
 
-What is worked on has to let go of Python's lock, as NumPy, torch, hashing and reading do.
+What is worked on has to release Python's lock, as NumPy, torch, hashing and reading do.
 
 NumPy's library for products of matrices, and how many threads it takes.
 """
@@ -250,13 +250,13 @@ def within_memory(
     torch.OutOfMemoryError
         When not even one window fits.
     """
-    found: list[NDArray[np.float32]] = []
+    encoded: list[NDArray[np.float32]] = []
     with _fitting_lock:
         at_once = _fitting.get(encoder, len(rows))
     ran_out, start = False, 0
     while start < len(rows):
         try:
-            found.append(encode(rows[start : start + at_once]))
+            encoded.append(encode(rows[start : start + at_once]))
             start += at_once
             continue
         except torch.cuda.OutOfMemoryError:
@@ -268,15 +268,15 @@ def within_memory(
             torch.cuda.empty_cache()
     if ran_out:
         _say_what_fits(encoder, at_once)
-    return found[0] if len(found) == 1 else np.concatenate(found)
+    return encoded[0] if len(encoded) == 1 else np.concatenate(encoded)
 
 
 def _say_what_fits(encoder: nn.Module, at_once: int) -> None:
     """Remember how many windows fit at once, and warn if this is the first time that fewer do than were tried."""
     with _fitting_lock:
-        is_news = encoder not in _fitting
+        is_first = encoder not in _fitting
         _fitting[encoder] = min(at_once, _fitting.get(encoder, at_once))
-    if is_news:
+    if is_first:
         device = next((parameter.device for parameter in encoder.parameters()), "the device")
         warnings.warn(
             f"The memory of {device} ran out. {at_once} windows are encoded at once from now on; "
@@ -338,9 +338,10 @@ def one_ahead(items: Generator[_Item, None, None]) -> Generator[_Item, None, Non
     """
     underway = _begin(items)
     try:
-        while found := underway.result():
+        # A list of one, so that an item that is false is not taken for the end.
+        while made := underway.result():
             underway = _begin(items)
-            yield found[0]
+            yield made[0]
     finally:
         wait([underway])
         items.close()
@@ -350,5 +351,5 @@ def _begin(items: Generator[_Item, None, None]) -> Future[list[_Item]]:
     """Start a thread that makes the next item: a list of it, or of none at the end."""
     thread = ThreadPoolExecutor(1)
     underway = thread.submit(lambda: list(islice(items, 1)))
-    thread.shutdown(wait=False)
+    thread.shutdown(wait=False)  # the thread ends with its item, whether anybody waits for that or not
     return underway

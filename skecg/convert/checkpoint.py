@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 import tempfile
 import zipfile
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,6 +115,41 @@ def open_checkpoint(file: str | Path, sha256: str | None = None) -> Checkpoint:
     return Checkpoint(path, digest, path.stat().st_size, content)
 
 
+class _Dtype:
+    """What a pickle says of the type of a NumPy scalar."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        self.code, self.order = code, "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+def _scalar(dtype: _Dtype, content: bytes) -> bool | int | float:
+    """Return a NumPy scalar as a plain number."""
+    if not re.fullmatch("[biuf][1248]", str(dtype.code)) or dtype.order not in ("<", ">", "|", "="):
+        raise pickle.UnpicklingError(f"Unsupported NumPy scalar of type {dtype.code!r}")
+    number: bool | int | float = np.frombuffer(content, dtype.order + dtype.code)[0].item()
+    return number
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Return bytes that older pickles hold as text."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"Unsupported bytes in {encoding!r}")
+    return text.encode("latin1")
+
+
+# Training code writes scores and rates, which NumPy made, beside the weights. What their pickles call for is done by
+# these, which can make plain numbers and nothing else.
+_HARMLESS: tuple[tuple[Any, str], ...] = (
+    (_Dtype, "numpy.dtype"),
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    (_encode, "_codecs.encode"),
+)
+
+
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = {"model": load_tensors(path)}
@@ -135,7 +172,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 def _read_archive(path: Path) -> dict[str, Any]:
     _check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(_HARMLESS)):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ForeignCheckpointError(
             f"{path}: got a pickle that holds more than tensors and plain values ({_reason(error)}), which is not "
@@ -275,11 +313,14 @@ class ConversionReport:
 
     def __str__(self) -> str:
         known = f"the published file {self.recognised}" if self.recognised else "not one of the known files"
-        shape = f"{self.encoder.architecture}, width {self.encoder.dim}, {self.encoder.depth} blocks, "
+        width, *counts = self.encoder.size.items()
+        shape = ", ".join(
+            [self.encoder.architecture, "width {1}".format(*width), *(f"{n} {name}" for name, n in counts)]
+        )
         lines = [
             f"{self.source} -> {self.folder}",
             f"  sha256:  {self.sha256} ({known})",
-            f"  encoder: {shape}{self.encoder.num_heads} heads; {self.taken}",
+            f"  encoder: {shape}; {self.taken}",
             f"  input:   {', '.join(self.spec.leads)} at {self.spec.sampling_rate:g} Hz, "
             f"{self.spec.window_seconds:g} s, normalization: {self.spec.normalization}",
         ]

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from skecg.embedding_cache.base import CacheInfo, EmbeddingCache
+from skecg.embedding_cache.base import CacheInfo, EmbeddingCache, WhilePossible
 from skecg.embedding_cache.disk import DiskCache, shared_disk_cache
 from skecg.embedding_cache.keys import FORMAT, passing_key, record_key, remembered_key, salt_of
 from skecg.embedding_cache.memory import MemoryCache
@@ -33,6 +33,7 @@ __all__ = [
     "EmbeddingCache",
     "FORMAT",
     "MemoryCache",
+    "WhilePossible",
     "default_cache_folder",
     "key_function",
     "open_cache",
@@ -93,12 +94,12 @@ def open_cache(cache: Any) -> EmbeddingCache | None:
     )
 
 
-def key_function(cache: EmbeddingCache) -> Callable[[ECGRecord, bytes], bytes]:
+def key_function(cache: EmbeddingCache | WhilePossible) -> Callable[[ECGRecord, bytes], bytes]:
     """Return what names the records of a cache: what dies with the process may have the faster of the two names.
 
     Parameters
     ----------
-    cache : EmbeddingCache
+    cache : EmbeddingCache or WhilePossible
 
     Returns
     -------
@@ -106,7 +107,8 @@ def key_function(cache: EmbeddingCache) -> Callable[[ECGRecord, bytes], bytes]:
         :func:`passing_key` for a :class:`MemoryCache`; for any other :func:`remembered_key`, which is
         :func:`record_key` whatever the process.
     """
-    return passing_key if isinstance(cache, MemoryCache) else remembered_key
+    store = cache.cache if isinstance(cache, WhilePossible) else cache
+    return passing_key if isinstance(store, MemoryCache) else remembered_key
 
 
 def default_cache_folder() -> Path:

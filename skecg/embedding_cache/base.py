@@ -7,21 +7,35 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from skecg.errors import ParameterError
+from skecg.errors import CacheUnavailableError, CacheWarning, ParameterError, user_stacklevel
 from skecg.validation import is_integer, is_number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["CacheInfo", "EmbeddingCache", "as_age_days", "as_max_bytes", "blob_of", "check_prune", "guard_across_fork"]
+__all__ = [
+    "CacheInfo",
+    "EmbeddingCache",
+    "WhilePossible",
+    "as_age_days",
+    "as_max_bytes",
+    "blob_of",
+    "check_prune",
+    "guard_across_fork",
+]
+
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,39 @@ class EmbeddingCache(Protocol):
         """Forget what was used least recently, and say how many arrays that were."""
 
 
+class WhilePossible:
+    """A store that is used as long as it can be: one that is full, read-only or out of reach costs a warning.
+
+    Parameters
+    ----------
+    cache : EmbeddingCache
+    """
+
+    def __init__(self, cache: EmbeddingCache) -> None:
+        self.cache = cache
+        self._is_usable = True
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        """Return the arrays that are there, none where the store cannot be used."""
+        return self._try(partial(self.cache.get, keys)) or {}
+
+    def put(self, items: Mapping[bytes, NDArray[np.float32]]) -> None:
+        """Store arrays, if that is possible."""
+        self._try(partial(self.cache.put, items))
+
+    def _try(self, operation: Callable[[], _Answer]) -> _Answer | None:
+        """Use the store, unless it could not be used before."""
+        if not self._is_usable:
+            return None
+        try:
+            return operation()
+        except CacheUnavailableError as error:
+            self._is_usable = False
+            message = f"{error} Embedding goes on; what is computed from here on is not kept."
+            warnings.warn(message, CacheWarning, stacklevel=user_stacklevel())
+            return None
+
+
 def as_max_bytes(value: Any) -> int | None:
     """Check a bound in bytes; None means no bound."""
     if value is None:
@@ -108,7 +155,7 @@ class Forkable(Protocol):
     """What is made quiet before a fork and wakes up after it, in the parent and in the child."""
 
     def before_fork(self) -> None:
-        """Take the lock and let go of what must not be inherited."""
+        """Take the lock and close what must not be inherited."""
 
     def after_fork(self) -> None:
         """Open the lock."""

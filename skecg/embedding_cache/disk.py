@@ -68,6 +68,9 @@ class Store:
             for _ in range(_ATTEMPTS):
                 try:
                     return operation(self._connected())
+                except CacheError:
+                    self._disconnect()
+                    raise
                 except (sqlite3.Error, OSError, UnicodeDecodeError) as caught:
                     self._disconnect()
                     error = caught
@@ -163,7 +166,9 @@ class DiskCache:
     ParameterError
         When `folder` is not a path or `max_bytes` not a whole number of bytes.
     CacheError
-        On use: when the folder is not one or cannot be written, or its disk is full.
+        On use: when the folder is not one, or others may write to it.
+    CacheUnavailableError
+        On use: when it cannot be written, or its disk is full. What embeds goes on without the store then.
     """
 
     def __init__(self, folder: str | os.PathLike[str], max_bytes: int | None = None) -> None:

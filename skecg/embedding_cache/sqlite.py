@@ -9,13 +9,15 @@ import contextlib
 import errno
 import hashlib
 import os
+import shlex
 import sqlite3
+import stat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from skecg.embedding_cache.base import blob_of
-from skecg.errors import CacheError
+from skecg.errors import CacheError, CacheUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -101,8 +103,10 @@ def open_database(path: Path) -> sqlite3.Connection:
     :func:`is_damage` is true.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_private(path.parent)
     # SQLite gives its side files the mode of the database, so making that one first settles all of them.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    _check_private(path)
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         connection.text_factory = bytes
@@ -111,6 +115,22 @@ def open_database(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _check_private(path: Path) -> None:
+    """Raise for a folder or a file that others may write to: what they put there would be taken for embeddings."""
+    if os.name != "posix":
+        return
+    status = path.stat()
+    others = "others" if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
+    if status.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0:
+        others = "its owner, another user,"
+    if others:
+        raise CacheError(
+            f"Got {path}, which {others} may write to, expected a place of your own: embeddings found there would be "
+            f"believed. Run `chmod go-w {shlex.quote(str(path))}` if nobody else has, or pass cache= (or set "
+            "SKECG_CACHE to) another folder."
+        )
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
@@ -208,18 +228,20 @@ def set_aside(path: Path) -> Path:
 def worded(error: Trouble, path: Path) -> CacheError:
     """Return what is the matter with the store and what to do."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    kind: type[CacheError] = CacheUnavailableError
     if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == errno.ENOSPC:
         advice = "The disk is full: free some space, run prune() or clear(), or use cache='memory'."
     elif code == sqlite3.SQLITE_BUSY:
         advice = f"Another process kept it busy for {_BUSY_SECONDS:.0f} s: let it finish, or name another folder."
     elif any(folder.exists() and not folder.is_dir() for folder in path.parents):
+        kind = CacheError
         advice = "There is a file where the folder should be: pass cache= (or set SKECG_CACHE to) another folder."
     else:
         advice = (
             "Check that you may write there and that the disk works, pass cache= (or set SKECG_CACHE to) another "
             "folder, or use cache='memory'."
         )
-    return CacheError(f"Got {error} at {path}, expected an embedding store that can be read and written. {advice}")
+    return kind(f"Got {error} at {path}, expected an embedding store that can be read and written. {advice}")
 
 
 # SQLite before 3.32 took no more than 999 parameters in a statement.

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from skecg.encoders.base import Encoder
+from skecg.encoders.base import Encoder, PatchEncoder, WindowEncoder
+from skecg.encoders.graph import GraphConfig, GraphEncoder
 from skecg.encoders.leadwise import LeadwiseEncoder
 from skecg.encoders.multiscale import MultiscaleEncoder
+from skecg.encoders.net1d import Net1dConfig, Net1dEncoder
 from skecg.encoders.plugins import load_installed_plugins, needed_plugin
+from skecg.encoders.resnet import ResnetConfig, ResnetEncoder
 from skecg.encoders.temporal import TemporalEncoder
+from skecg.encoders.wav2vec import Wav2vecConfig, Wav2vecEncoder
+from skecg.encoders.xlstm import XlstmConfig, XlstmEncoder
 from skecg.errors import ParameterError, WeightsFormatError
 from skecg.spec import EncoderConfig, LeadwiseConfig, MultiscaleConfig, TemporalConfig
 
@@ -20,7 +25,9 @@ __all__ = [
     "Encoder",
     "LeadwiseEncoder",
     "MultiscaleEncoder",
+    "PatchEncoder",
     "TemporalEncoder",
+    "WindowEncoder",
     "build_encoder",
     "provider_of",
     "read_encoder_config",
@@ -56,9 +63,14 @@ def register_encoder(config: type[C], build: Callable[[C], Encoder]) -> None:
     _ARCHITECTURES[name] = config, build
 
 
-register_encoder(TemporalConfig, TemporalEncoder)
 register_encoder(LeadwiseConfig, LeadwiseEncoder)
 register_encoder(MultiscaleConfig, MultiscaleEncoder)
+register_encoder(TemporalConfig, TemporalEncoder)
+register_encoder(GraphConfig, GraphEncoder)
+register_encoder(Net1dConfig, Net1dEncoder)
+register_encoder(ResnetConfig, ResnetEncoder)
+register_encoder(Wav2vecConfig, Wav2vecEncoder)
+register_encoder(XlstmConfig, XlstmEncoder)
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:
@@ -74,7 +86,7 @@ def read_encoder_config(architecture: str, values: Mapping[str, Any], provider: 
     if not isinstance(architecture, str) or architecture not in _ARCHITECTURES:
         load_installed_plugins()
     if not isinstance(architecture, str) or architecture not in _ARCHITECTURES:
-        known = ", ".join(map(repr, sorted(_ARCHITECTURES)))
+        known = ", ".join(map(repr, _ARCHITECTURES))
         raise WeightsFormatError(
             f"Got architecture {architecture!r}, expected one of {known}. Weights of a newer one need a newer skecg."
             f"{needed_plugin(provider)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from skecg.encoders.blocks import Block
@@ -16,16 +17,17 @@ from skecg.errors import ParameterError, ShapeError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from skecg.spec import EncoderConfig
+    from skecg.spec import EncoderConfig, PatchEncoderConfig
 
-__all__ = ["Encoder", "gather_tokens", "resolve_layers"]
+__all__ = ["Encoder", "PatchEncoder", "WindowEncoder", "gather_tokens", "hold_last", "resolve_layers"]
 
 
 class Encoder(nn.Module, ABC):
-    """Windows to tokens.
+    """Windows to tokens, stage after stage.
 
-    An encoder holds an embedding of patches, a list ``blocks`` of transformer blocks and a final ``norm``. It knows
-    nothing of training: masks are drawn elsewhere and come in as the indices of the slices of time to see.
+    What an encoder is made of is its own affair: ``config.stages`` name its parts, how wide their tokens are and how
+    many samples apart. It knows nothing of training: masks are drawn elsewhere and come in as the indices of the slices
+    of time to see.
 
     Parameters
     ----------
@@ -33,29 +35,38 @@ class Encoder(nn.Module, ABC):
         Shape of the encoder.
     """
 
-    norm: nn.LayerNorm
-    patch_embed: nn.Linear
-    blocks: nn.ModuleList
-    token_per_lead: bool
-
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+
+    @property
+    def token_per_lead(self) -> bool:
+        """Whether each lead has tokens of its own, lead after lead; else a token is a slice of time of all leads."""
+        return self.config.token_per_lead
 
     @property
     def num_registers(self) -> int:
         """Number of tokens without position that precede the others."""
         return 0
 
-    def typed_blocks(self) -> list[Block]:
-        """Return the blocks as what they are."""
-        return [block for block in self.blocks if isinstance(block, Block)]
-
     @abstractmethod
     def hidden_states(
         self, values_BLT: Tensor, leads: Sequence[int] | None = None, visible_BK: Tensor | None = None
     ) -> Iterator[Tensor]:
-        """Yield the tokens after each block, before the final norm."""
+        """Yield the tokens after each stage, before what :meth:`read_out` does."""
+
+    def read_out(self, tokens_BND: Tensor) -> Tensor:
+        """Return tokens as they leave the encoder, after whichever stage: as they are, unless there is a last norm."""
+        return tokens_BND
+
+    @property
+    def packed_part(self) -> nn.Module:
+        """The part whose linear layers are only ever called, so that they may be packed."""
+        return self
+
+    def counted(self, values_BLT: Tensor) -> Tensor | None:
+        """Return which tokens (B, N) of windows pooling counts, bool; None for all of them."""
+        return None
 
     def forward(
         self, values_BLT: Tensor, leads: Sequence[int] | None = None, visible_BK: Tensor | None = None
@@ -87,12 +98,12 @@ class Encoder(nn.Module, ABC):
         leads: Sequence[int] | None = None,
         visible_BK: Tensor | None = None,
     ) -> list[Tensor]:
-        """Return the tokens after several blocks, each through the final norm; later blocks are not computed.
+        """Return the tokens after several stages, each through :meth:`read_out`; later stages are not computed.
 
         Parameters
         ----------
         layers : sequence of int
-            Blocks, counted from 0, or from the last one when negative.
+            Stages, counted from 0, or from the last one when negative.
         values_BLT, leads, visible_BK
             As in :meth:`forward`.
 
@@ -101,23 +112,90 @@ class Encoder(nn.Module, ABC):
         list of Tensor of shape (B, R + N, D), one for each entry of `layers`
         """
         self._check_window(values_BLT)
-        wanted = resolve_layers(layers, len(self.blocks))
+        wanted = resolve_layers(layers, len(self.config.stages))
         states: dict[int, Tensor] = {}
         for number, tokens in enumerate(self.hidden_states(values_BLT, leads, visible_BK)):
             if number in wanted:
-                states[number] = self.norm(tokens)
+                states[number] = self.read_out(tokens)
             if number == max(wanted):
                 break
         return [states[number] for number in wanted]
 
     def _check_window(self, values_BLT: Tensor) -> None:
-        n_leads, window, patch = self.config.n_leads, self.config.window_samples, self.config.patch_samples
+        n_leads, window, step = self.config.n_leads, self.config.window_samples, self.config.length_step
         fits = values_BLT.ndim == 3 and values_BLT.shape[1] == n_leads
-        if not fits or not 0 < values_BLT.shape[2] <= window or values_BLT.shape[2] % patch:
+        if not fits or not 0 < values_BLT.shape[2] <= window or values_BLT.shape[2] % step:
             raise ShapeError(
                 f"Got windows of shape {tuple(values_BLT.shape)}, expected (n_windows, {n_leads}, n_samples) with "
-                f"n_samples a multiple of {patch} and at most {window}. skecg.prepare makes such windows of records."
+                f"n_samples a multiple of {step} and at most {window}. skecg.prepare makes such windows of records."
             )
+
+
+class PatchEncoder(Encoder):
+    """An encoder with an embedding of slices of time, ``blocks`` of transformers, and a final ``norm``.
+
+    Parameters
+    ----------
+    config : PatchEncoderConfig
+        Shape of the encoder.
+    """
+
+    config: PatchEncoderConfig
+    norm: nn.LayerNorm
+    patch_embed: nn.Linear
+    blocks: nn.ModuleList
+
+    def typed_blocks(self) -> list[Block]:
+        """Return the blocks as what they are."""
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    @property
+    def packed_part(self) -> nn.Module:
+        """The blocks: of the embedding's weights those of absent leads are left out."""
+        return self.blocks
+
+    def read_out(self, tokens_BND: Tensor) -> Tensor:
+        """Return tokens through the final norm."""
+        normed: Tensor = self.norm(tokens_BND)
+        return normed
+
+
+class WindowEncoder(Encoder):
+    """An encoder that sees whole windows, and zeros where a lead is absent: convolutions, recurrences, other labs'.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        Shape of the encoder.
+    """
+
+    @abstractmethod
+    def stages(self, values_BLT: Tensor) -> Iterator[Tensor]:
+        """Yield the tokens (B, N, D) after each stage."""
+
+    def hidden_states(
+        self, values_BLT: Tensor, leads: Sequence[int] | None = None, visible_BK: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """Yield the tokens (B, N, D) after each stage, before what :meth:`read_out` does."""
+        if visible_BK is not None:
+            raise ParameterError(
+                f"Got visible slices of time for the architecture {self.config.architecture!r}, which sees whole "
+                "windows only. Pre-train one that has patches: 'temporal', 'leadwise' or 'multiscale'."
+            )
+        yield from self.stages(values_BLT if leads is None else _silence_others(values_BLT, leads))
+
+
+def _silence_others(values_BLT: Tensor, leads: Sequence[int]) -> Tensor:
+    """Put zeros in the place of all leads but those named."""
+    index = torch.as_tensor(leads, device=values_BLT.device)
+    present_L1 = torch.zeros_like(values_BLT[0, :, :1]).index_fill(0, index, 1.0)
+    return values_BLT * present_L1
+
+
+def hold_last(values_BLT: Tensor, n_samples: int) -> Tensor:
+    """Return windows of at least so many samples, the last value held where there are fewer."""
+    n_more = n_samples - values_BLT.shape[2]
+    return values_BLT if n_more <= 0 else torch.cat([values_BLT, values_BLT[:, :, -1:].expand(-1, -1, n_more)], dim=2)
 
 
 def resolve_layers(layers: Sequence[int], depth: int) -> list[int]:
@@ -125,7 +203,7 @@ def resolve_layers(layers: Sequence[int], depth: int) -> list[int]:
     for layer in layers:
         if not -depth <= layer < depth:
             raise ParameterError(
-                f"Got layer={layer}, expected {-depth} to {depth - 1}: the encoder has {depth} blocks."
+                f"Got layer={layer}, expected {-depth} to {depth - 1}: the encoder has {depth} stages."
             )
     return [layer % depth for layer in layers]
 

@@ -12,6 +12,7 @@ import queue
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from skecg.compute.devices import autocast, in_order, keep_to_one_thread, one_thread_per_worker, within_memory
 from skecg.encoders import Encoder
-from skecg.encoders.pooling import n_pooled_features, pool_tokens
+from skecg.encoders.base import resolve_layers
+from skecg.encoders.pooling import n_encoder_features, pool_tokens
 from skecg.preprocessing.on_device import WindowsOnDevice
 from skecg.preprocessing.windows import Windows
 
@@ -77,10 +79,10 @@ def encode_windows(
     replicas = _replicas(encoder)
     encoder = replicas[0]
 
-    def pool(states: list[Tensor]) -> NDArray[np.float32]:
-        return pool_tokens(states, encoder.num_registers, how.pooling).float().cpu().numpy()
+    def pool(states: list[Tensor], counted_BN: Tensor | None) -> NDArray[np.float32]:
+        return pool_tokens(states, encoder.num_registers, how.pooling, counted_BN).float().cpu().numpy()
 
-    n_features = n_pooled_features(how.pooling, encoder.config.dim, len(how.layers), encoder.num_registers)
+    n_features = n_encoder_features(how.pooling, encoder.config, resolve_layers(how.layers, len(encoder.config.stages)))
     features = np.empty((len(windows.values), n_features), dtype=np.float32)
     with contextlib.closing(_run(replicas, windows, how, pool)) as batches:
         for rows, pooled in batches:
@@ -101,7 +103,7 @@ def encode_tokens(
     replicas = _replicas(encoder)
     encoder = replicas[0]
 
-    def keep(states: list[Tensor]) -> NDArray[np.float32]:
+    def keep(states: list[Tensor], _: Tensor | None) -> NDArray[np.float32]:
         return torch.cat([s[:, encoder.num_registers :] for s in states], dim=-1).float().cpu().numpy()
 
     tokens: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(windows.values)
@@ -120,14 +122,14 @@ def _run(
     replicas: Sequence[Encoder],
     windows: Windows | WindowsOnDevice,
     how: Encoding,
-    finish: Callable[[list[Tensor]], NDArray[np.float32]],
+    finish: Callable[[list[Tensor], Tensor | None], NDArray[np.float32]],
 ) -> Generator[tuple[NDArray[np.intp], NDArray[np.float32]], None, None]:
     """Encode micro-batches, several at once on a CPU or several devices, and yield them with their windows' numbers."""
     device = _device_of(replicas[0])
     default_size = _cpu_batch(replicas[0]) if device.type == "cpu" else _ACCELERATOR_BATCH
     # No device is left idle while others encode a batch that could be divided.
     default_size = min(default_size, max(1, -(-len(windows.values) // len(replicas))))
-    shapes = number_shapes(windows.lead_mask, windows.valid_samples, replicas[0].config.patch_samples)
+    shapes = number_shapes(windows.lead_mask, windows.valid_samples, replicas[0].config.length_step)
     batches = micro_batches(shapes, np.arange(len(shapes)), how.batch_size or default_size)
 
     def work(encoder: Encoder, rows: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -139,7 +141,7 @@ def _run(
             leads, n_samples = _shape_of(encoder, windows, int(rows[0]))
             values = _values_of(windows, rows, n_samples).to(device)
             with torch.inference_mode(), autocast(device, how.precision):
-                return finish(encoder.layers(values, how.layers, leads))
+                return finish(encoder.layers(values, how.layers, leads), encoder.counted(values))
 
         return within_memory(encoder, encode, rows)
 
@@ -203,22 +205,19 @@ def _values_of(windows: Windows | WindowsOnDevice, rows: NDArray[np.intp], n_sam
 
 
 def _device_of(encoder: Encoder) -> torch.device:
-    return next(encoder.parameters()).device
+    return next(chain(encoder.parameters(), encoder.buffers())).device
 
 
 def _cpu_batch(encoder: Encoder) -> int:
     """Return how many windows a CPU likes at once: fewer where a block's widest array would be too large."""
-    config = encoder.config
-    n_tokens = encoder.num_registers + config.n_patches * (config.n_leads if encoder.token_per_lead else 1)
-    window_bytes = 4 * n_tokens * max(config.hidden_dim, 3 * config.dim)
-    return min(_CPU_BATCH, max(1, _CPU_ARRAY_BYTES // window_bytes))
+    return min(_CPU_BATCH, max(1, _CPU_ARRAY_BYTES // (4 * encoder.config.widest_values)))
 
 
 def number_shapes(
-    lead_mask: NDArray[np.bool_], valid_samples: NDArray[np.integer], patch_samples: int
+    lead_mask: NDArray[np.bool_], valid_samples: NDArray[np.integer], length_step: int
 ) -> NDArray[np.intp]:
-    """Return a number for each window, the same where windows share leads and length in whole patches."""
-    shapes = np.column_stack([lead_mask, -(-valid_samples // patch_samples)])
+    """Return a number for each window, the same where windows share leads and length in whole steps."""
+    shapes = np.column_stack([lead_mask, -(-valid_samples // length_step)])
     return np.unique(shapes, axis=0, return_inverse=True)[1].ravel()
 
 
@@ -232,18 +231,24 @@ def micro_batches(shapes: NDArray[np.intp], rows: NDArray[np.intp], batch_size: 
 
 
 def _shape_of(encoder: Encoder, windows: Windows | WindowsOnDevice, row: int) -> tuple[Sequence[int] | None, int]:
-    """Return the leads present in a window (None when all are) and its length, rounded up to whole patches."""
-    patch = encoder.config.patch_samples
+    """Return the leads present in a window (None when all are) and its length, rounded up to whole steps."""
+    step = encoder.config.length_step
     present = windows.lead_mask[row]
     leads = None if present.all() else np.flatnonzero(present).tolist()
-    return leads, -(-int(windows.valid_samples[row]) // patch) * patch
+    return leads, -(-int(windows.valid_samples[row]) // step) * step
 
 
-def token_grid(encoder: Encoder, windows: Windows | WindowsOnDevice, row: int) -> tuple[list[str], NDArray[np.int64]]:
-    """Name the lead (or ``"all"``) and the slice of time of each token of a window, in the tokens' order."""
+def token_grid(
+    encoder: Encoder, windows: Windows | WindowsOnDevice, row: int, n_tokens: int | None = None
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Name the lead (or ``"all"``) and the slice of time of each token of a window, in the tokens' order.
+
+    A window that is no multiple of a slice long has as many tokens as its encoder made, `n_tokens`.
+    """
     leads, n_samples = _shape_of(encoder, windows, row)
-    n_patches = n_samples // encoder.config.patch_samples
-    if not encoder.token_per_lead:
-        return ["all"] * n_patches, np.arange(n_patches)
-    names = [windows.spec.leads[i] for i in (leads if leads is not None else range(windows.spec.n_leads))]
-    return [name for name in names for _ in range(n_patches)], np.tile(np.arange(n_patches), len(names))
+    names = ["all"]
+    if encoder.token_per_lead:
+        names = [windows.spec.leads[i] for i in (leads if leads is not None else range(windows.spec.n_leads))]
+    whole = n_samples // encoder.config.stages[-1].token_samples
+    n_slices = whole if n_tokens is None else n_tokens // len(names)
+    return [name for name in names for _ in range(n_slices)], np.tile(np.arange(n_slices), len(names))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from skecg.encoders.base import Encoder
+from skecg.encoders.base import PatchEncoder
 from skecg.encoders.blocks import Block, CropaAttention, init_linear_, sincos_positions
 from skecg.encoders.linear import Linear
 from skecg.spec import LeadwiseConfig
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["LeadwiseEncoder", "grid_positions"]
 
 
-class LeadwiseEncoder(Encoder):
+class LeadwiseEncoder(PatchEncoder):
     """Tokens of single leads, ordered lead after lead; positions join the stream before every block.
 
     Parameters
@@ -33,7 +33,6 @@ class LeadwiseEncoder(Encoder):
 
     config: LeadwiseConfig
     positions_CPD: Tensor
-    token_per_lead = True
 
     def __init__(self, config: LeadwiseConfig) -> None:
         super().__init__(config)

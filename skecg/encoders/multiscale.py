@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skecg.encoders.base import Encoder, gather_tokens
+from skecg.encoders.base import PatchEncoder, gather_tokens
 from skecg.encoders.blocks import Attention, Block, init_xavier_, sincos_positions
 from skecg.encoders.leadwise import grid_positions
 from skecg.encoders.linear import Linear, linear
@@ -40,7 +40,7 @@ class PartialAttention(Attention):
         return self.proj(mixed_BHNd.transpose(1, 2).flatten(2))
 
 
-class MultiscaleEncoder(Encoder):
+class MultiscaleEncoder(PatchEncoder):
     """Tokens of all leads, or of single ones, from parallel convolutions; full attention, learned registers.
 
     What is hidden is silenced before the convolutions, which are wider than a slice, so that no visible token knows of
@@ -57,7 +57,6 @@ class MultiscaleEncoder(Encoder):
 
     def __init__(self, config: MultiscaleConfig) -> None:
         super().__init__(config)
-        self.token_per_lead = config.lead_groups > 1
         n_rows, stride = config.n_leads // config.lead_groups, config.stride_samples
         self.scales = nn.ModuleList(
             nn.Conv1d(n_rows, config.stem_dim, width, stride=stride) for width in config.kernel_samples

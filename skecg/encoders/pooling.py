@@ -5,6 +5,7 @@ Shapes: B windows, R registers, N tokens, D width of a token, F features.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,18 @@ from skecg.validation import is_integer
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["POOLINGS", "as_layers", "check_pooling", "n_pooled_features", "pool_tokens", "pool_windows"]
+    from skecg.spec import EncoderConfig
+
+__all__ = [
+    "POOLINGS",
+    "as_layers",
+    "check_pooling",
+    "n_encoder_features",
+    "n_pooled_features",
+    "n_registers",
+    "pool_tokens",
+    "pool_windows",
+]
 
 #: What a window's tokens may be pooled to.
 POOLINGS = ("mean", "max", "mean+std", "mean+std+max", "cls")
@@ -58,12 +70,25 @@ def as_layers(layer: object) -> tuple[int, ...]:
     return tuple(int(n) for n in layers)
 
 
-def n_pooled_features(pooling: str, dim: int, n_layers: int, num_registers: int) -> int:
-    """Count the features of a record."""
-    return n_layers * dim * {"mean+std": 2, "mean+std+max": 3, "cls": num_registers}.get(pooling, 1)
+def n_pooled_features(pooling: str, width: int, num_registers: int) -> int:
+    """Count the features of a record whose tokens, of all layers side by side, are so wide."""
+    return width * {"mean+std": 2, "mean+std+max": 3, "cls": num_registers}.get(pooling, 1)
 
 
-def pool_tokens(states_BND: Sequence[Tensor], num_registers: int, pooling: str) -> Tensor:
+def n_encoder_features(pooling: str, config: EncoderConfig, layers: Sequence[int] = (-1,)) -> int:
+    """Count the features of a record that stages of an encoder give."""
+    width = sum(config.stages[layer].width for layer in layers)
+    return n_pooled_features(pooling, width, n_registers(config))
+
+
+def n_registers(config: EncoderConfig) -> int:
+    """Return how many tokens without position an encoder has."""
+    return int(getattr(config, "num_registers", 0))
+
+
+def pool_tokens(
+    states_BND: Sequence[Tensor], num_registers: int, pooling: str, counted_BN: Tensor | None = None
+) -> Tensor:
     """Pool each window's tokens to one vector.
 
     Parameters
@@ -75,6 +100,8 @@ def pool_tokens(states_BND: Sequence[Tensor], num_registers: int, pooling: str) 
     pooling : {"mean", "max", "mean+std", "mean+std+max", "cls"}
         Mean, maximum, mean and standard deviation (uncorrected), or all three over the patches' tokens; or the
         registers.
+    counted_BN : Tensor of shape (B, N), bool, optional
+        False for tokens of patches that are left out; all count when not given.
 
     Returns
     -------
@@ -86,20 +113,40 @@ def pool_tokens(states_BND: Sequence[Tensor], num_registers: int, pooling: str) 
         patches = tokens[:, num_registers:]
         if pooling == "cls":
             pooled.append(tokens[:, :num_registers].flatten(1))
-        elif pooling == "max":
-            pooled.append(patches.amax(dim=1))
-        else:
-            pooled.append(patches.mean(dim=1))
+            continue
+        kept = None if counted_BN is None else _kept(counted_BN, patches.shape[1])
+        mean = _mean(patches, kept)
+        if pooling != "max":
+            pooled.append(mean)
         if pooling in ("mean+std", "mean+std+max"):
-            pooled.append(_deviation(patches, pooled[-1]))
-        if pooling == "mean+std+max":
-            pooled.append(patches.amax(dim=1))
+            pooled.append(_deviation(patches, mean, kept))
+        if pooling in ("max", "mean+std+max"):
+            shown = patches if kept is None else patches.masked_fill(~kept, -math.inf)
+            pooled.append(shown.amax(dim=1))
     return pooled[0] if len(pooled) == 1 else _concatenate(pooled)
 
 
-def _deviation(patches_BND: Tensor, mean_BD: Tensor) -> Tensor:
+def _kept(counted_BN: Tensor, n_tokens: int) -> Tensor:
+    """Return which of a stage's tokens (B, n_tokens, 1) are pooled: those at the place of one that counts.
+
+    Of a window in which none counts all are.
+    """
+    import torch
+
+    place = torch.arange(n_tokens, device=counted_BN.device) * counted_BN.shape[1] // n_tokens
+    return (counted_BN | ~counted_BN.any(dim=1, keepdim=True))[:, place, None]
+
+
+def _mean(patches_BND: Tensor, kept_BN1: Tensor | None) -> Tensor:
+    """Return the mean over the tokens that are kept, all where that is None."""
+    if kept_BN1 is None:
+        return patches_BND.mean(dim=1)
+    return (patches_BND * kept_BN1).sum(dim=1) / kept_BN1.sum(dim=1)
+
+
+def _deviation(patches_BND: Tensor, mean_BD: Tensor, kept_BN1: Tensor | None) -> Tensor:
     """Return the standard deviation over tokens, a twentieth of the time that torch's takes along a middle axis."""
-    variance = (patches_BND - mean_BD[:, None]).square().mean(dim=1)
+    variance = _mean((patches_BND - mean_BD[:, None]).square(), kept_BN1)
     # Where nothing varies the root has no slope; what is filled in takes no gradient.
     return variance.masked_fill(variance == 0, 0.0).sqrt()
 

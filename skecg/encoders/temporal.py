@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from skecg.encoders.base import Encoder, gather_tokens
+from skecg.encoders.base import PatchEncoder, gather_tokens
 from skecg.encoders.blocks import Attention, Block, init_linear_, sincos_positions
 from skecg.encoders.linear import Linear, linear
 from skecg.spec import TemporalConfig
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["TemporalEncoder"]
 
 
-class TemporalEncoder(Encoder):
+class TemporalEncoder(PatchEncoder):
     """Tokens of all leads, full attention, learned registers.
 
     Parameters
@@ -33,7 +33,6 @@ class TemporalEncoder(Encoder):
 
     config: TemporalConfig
     positions_ND: Tensor
-    token_per_lead = False
 
     def __init__(self, config: TemporalConfig) -> None:
         super().__init__(config)

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from skecg.compute.progress import count_progress
 from skecg.datasets.base import LabelledECGs
-from skecg.embedding_cache import open_cache
-from skecg.errors import ParameterError
+from skecg.embedding_cache import EmbeddingCache, open_cache
+from skecg.errors import CacheUnavailableError, ParameterError
 from skecg.evaluation.bootstrap import Bootstrap, bootstrap_auroc
 from skecg.evaluation.features import FeatureSource
-from skecg.evaluation.geometry import Geometry, geometry_of, score_geometry
+from skecg.evaluation.geometry import Geometry, geometry_of, join_geometries, score_geometry
 from skecg.evaluation.protocols import LabelDraw, PooledProtocol, ProbeFit, label_draws
-from skecg.evaluation.report import FractionScores, LabelScores, Report, Row
+from skecg.evaluation.report import FractionScores, LabelScores, Report, Row, Tested
 from skecg.evaluation.splitting import Split, split_by_folds
 from skecg.evaluation.tasks import Task, task_labels
 from skecg.metrics import FEW_POSITIVES, area_under_precision_recall, area_under_roc, calibration, f1_scores, macro
@@ -108,9 +108,23 @@ class _Work:
     costs: dict[str, float]
 
 
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """A split of the records, and the draws of its training patients."""
+
+    split: Split
+    draws: list[LabelDraw]
+
+    def renumbered(self, place: NDArray[np.int64]) -> _Side:
+        """Return the same of a part of the records, which have other numbers there."""
+        split, draws = self.split, self.draws
+        moved = replace(split, train=place[split.train], selection=place[split.selection], test=place[split.test])
+        return _Side(moved, [replace(draw, rows=place[draw.rows]) for draw in draws])
+
+
 def compare(
     dataset: LabelledECGs,
-    task: str,
+    task: str | Task,
     sources: Sequence[tuple[str, FeatureSource]],
     *,
     protocol: FittingProtocol | None = None,
@@ -120,6 +134,7 @@ def compare(
     seed: int = 0,
     test_fold: int | None = None,
     selection_fold: int | None = None,
+    splits: Sequence[Split] = (),
     cache: Any = None,
     verbose: int = 0,
     say: Callable[[str], None] = lambda message: None,
@@ -129,8 +144,8 @@ def compare(
     Parameters
     ----------
     dataset : LabelledECGs
-    task : str
-        One of :data:`skecg.evaluation.TASKS`.
+    task : str or Task
+        One of :data:`skecg.evaluation.TASKS`, or labels of one's own.
     sources : sequence of (str, FeatureSource)
         From :func:`skecg.evaluation.standard_sources`.
     protocol : PooledProtocol, optional
@@ -143,6 +158,8 @@ def compare(
         Of these.
     test_fold, selection_fold : int, optional
         As for :func:`skecg.evaluation.split_by_folds`.
+    splits : sequence of Split, optional
+        Instead of the data set's folds; all that is tested is scored together, as after a cross-validation.
     cache : as for :class:`skecg.JEPAEmbedder`
     verbose : int, default=0
     say : callable, optional
@@ -164,23 +181,35 @@ def compare(
         raise ParameterError(f"Got rows named {', '.join(names)}, expected each name once. Rename a weights folder.")
     if n_resamples < _FEWEST_RESAMPLES:
         raise ParameterError(f"Got {n_resamples} resamples, expected {_FEWEST_RESAMPLES} or more (1000 is usual).")
-    labelled = task_labels(dataset, task)
-    split = split_by_folds(dataset, labelled, test_fold=test_fold, selection_fold=selection_fold)
-    draws = label_draws(dataset.patients, labelled.labels, split, fractions, n_draws)
+    labelled = task if isinstance(task, Task) else task_labels(dataset, task)
+    chosen_splits = list(splits) or [
+        split_by_folds(dataset, labelled, test_fold=test_fold, selection_fold=selection_fold)
+    ]
+    sides = [
+        _Side(split, label_draws(dataset.patients, labelled.labels, split, fractions, n_draws))
+        for split in chosen_splits
+    ]
     chosen = PooledProtocol() if protocol is None else protocol
     # Only the recordings that are used are read: never those of a fold that is left alone.
-    used = np.unique(np.concatenate([split.train, split.selection, split.test]))
+    used = np.unique(np.concatenate([part for s in chosen_splits for part in (s.train, s.selection, s.test)]))
     part, place = dataset.select(used), np.full(len(dataset), -1)
     place[used] = np.arange(len(used))
-    inner = Split(place[split.train], place[split.selection], place[split.test], split.refit, split.description)
-    inner_draws = [LabelDraw(d.fraction, d.draw, d.patients, place[d.rows]) for d in draws]
+    inner_sides = [side.renumbered(place) for side in sides]
     inner_task = replace(labelled, labels=labelled.labels[used], keep=labelled.keep[used])
     works = []
     for number, (kind, source) in enumerate(sources, start=1):
         say(f"[{number}/{len(sources)}] {source.name}: {source.note}")
-        works.append(_work(kind, source, part, inner_task, inner, inner_draws, chosen, cache, verbose))
-    say(f"resampling {len(np.unique(dataset.patients[split.test]))} test patients {n_resamples} times")
-    return _report(dataset, labelled, split, draws, chosen, works, n_resamples, seed)
+        works.append(_work(kind, source, part, inner_task, inner_sides, chosen, cache, verbose))
+    tested = np.concatenate([split.test for split in chosen_splits])
+    say(f"resampling {len(np.unique(dataset.patients[tested]))} test patients {n_resamples} times")
+    return _report(dataset, labelled, sides, chosen, works, n_resamples, seed)
+
+
+def _hits(store: EmbeddingCache | None) -> int:
+    """Return how often a store knew the answer, 0 where it cannot say."""
+    with contextlib.suppress(CacheUnavailableError, AttributeError):
+        return store.info().hits if store is not None else 0
+    return 0
 
 
 def _work(
@@ -188,25 +217,30 @@ def _work(
     source: FeatureSource,
     dataset: LabelledECGs,
     task: Task,
-    split: Split,
-    draws: list[LabelDraw],
+    sides: list[_Side],
     protocol: FittingProtocol,
     cache: Any,
     verbose: int,
 ) -> _Work:
     """Compute features and fit all probes of one row, measuring what that takes."""
     store = open_cache(cache)
-    hits = store.info().hits if store is not None and hasattr(store, "info") else 0
+    hits = _hits(store)
     with measured() as embedding:
         features = source.features(dataset, cache=store, verbose=verbose)
-    n_from_cache = store.info().hits - hits if store is not None and hasattr(store, "info") else 0
+    n_from_cache = _hits(store) - hits
     # Where chance has a part in the features, each draw of them is fitted by itself.
     seeds = features if getattr(features, "ndim", 0) == 3 else [features]
+    n_fits = len(seeds) * sum(len(side.draws) for side in sides)
     fits = []
-    with measured() as probing, count_progress(len(seeds) * len(draws), "fitting", "fit", verbose=verbose) as progress:
-        for fit in (fit for table in seeds for fit in protocol.fits(table, task.labels, split, draws)):
-            fits.append(fit)
-            progress.update(1)
+    with measured() as probing, count_progress(n_fits, "fitting", "fit", verbose=verbose) as progress:
+        for table in seeds:
+            of_sides: list[list[ProbeFit]] = []
+            for side in sides:
+                of_sides.append([])
+                for fit in protocol.fits(table, task.labels, side.split, side.draws):
+                    of_sides[-1].append(fit)
+                    progress.update(1)
+            fits += [_joined_fit(of_draw) for of_draw in zip(*of_sides, strict=True)]
     costs = {
         "n_features": float(features.shape[-1]) if hasattr(features, "shape") else float("nan"),
         "n_from_cache": float(n_from_cache),
@@ -214,20 +248,35 @@ def _work(
         "probe_seconds": probing.seconds,
         "peak_megabytes": float(np.fmax(embedding.peak_megabytes, probing.peak_megabytes)),
     }
-    return _Work(kind, source, fits, geometry_of(features, task, split), costs)
+    return _Work(kind, source, fits, join_geometries([geometry_of(features, task, s.split) for s in sides]), costs)
+
+
+def _joined_fit(fits: Sequence[ProbeFit]) -> ProbeFit:
+    """Return the word of several fits of a cross-validation on the records that each tests, one after the other."""
+    if len(fits) == 1:
+        return fits[0]
+    return replace(
+        fits[0],
+        C=float(np.exp(np.mean(np.log([fit.C for fit in fits])))),
+        selection_auroc=float(np.mean([fit.selection_auroc for fit in fits])),
+        thresholds=np.concatenate([np.tile(fit.thresholds, (len(fit.probabilities), 1)) for fit in fits]),
+        probabilities=np.concatenate([fit.probabilities for fit in fits]),
+        probe=None,
+    )
 
 
 def _report(
     dataset: LabelledECGs,
     task: Task,
-    split: Split,
-    draws: list[LabelDraw],
+    sides: list[_Side],
     protocol: FittingProtocol,
     works: list[_Work],
     n_resamples: int,
     seed: int,
 ) -> Report:
     """Score everything on the same resamples of the test patients."""
+    split = replace(sides[0].split, test=np.concatenate([side.split.test for side in sides]))
+    draws = [draw for side in sides for draw in side.draws]
     test, patients = task.labels[split.test], dataset.patients[split.test]
     positives = test.sum(axis=0)
     counted = (positives >= FEW_POSITIVES) & (len(test) - positives >= FEW_POSITIVES)
@@ -247,7 +296,9 @@ def _report(
         dataset={"name": dataset.name, "folder": str(dataset.folder), "licence": dataset.licence}
         | {"citation": dataset.citation, "n_records": len(dataset), "n_of_task": int(task.keep.sum())},
         task={"name": task.name, "rule": task.rule, "classes": list(task.classes)},
-        split={"description": split.description, "n_train": len(split.train), "n_selection": len(split.selection)}
+        split={"description": split.description, "n_folds": len(sides)}
+        | {"n_train": round(float(np.mean([len(side.split.train) for side in sides])))}
+        | {"n_selection": round(float(np.mean([len(side.split.selection) for side in sides])))}
         | {"n_test": len(split.test), "n_test_patients": len(np.unique(patients)), "refit": split.refit}
         | {"test_positives": positives.tolist(), "few_positives": FEW_POSITIVES},
         protocol=protocol.describe(),
@@ -264,6 +315,18 @@ def _report(
             n_draws=n_resamples,
             seed=seed,
         ),
+        tested=_tested(split.test, test, works, fractions[-1]),
+    )
+
+
+def _tested(rows: NDArray[np.int64], labels: NDArray[np.int8], works: list[_Work], fraction: float) -> Tested:
+    """Return what was predicted with the largest share of the labels, averaged over fits."""
+    last = {work.source.name: [fit for fit in work.fits if fit.fraction == fraction] for work in works}
+    return Tested(
+        rows,
+        labels,
+        {name: _mean([fit.probabilities for fit in fits]) for name, fits in last.items()},
+        {name: _mean([np.broadcast_to(fit.thresholds, labels.shape) for fit in fits]) for name, fits in last.items()},
     )
 
 
@@ -299,7 +362,7 @@ def _labels(task: Task, test: NDArray[np.int8], fits: list[ProbeFit], name: str,
     """Score each label by all measures, averaged over fits."""
     precision = _mean([area_under_precision_recall(test, fit.probabilities) for fit in fits])
     f1 = _mean([f1_scores(test, fit.probabilities, fit.thresholds) for fit in fits])
-    thresholds = _mean([fit.thresholds for fit in fits])
+    thresholds = _mean([np.atleast_2d(fit.thresholds).mean(axis=0) for fit in fits])
     calibrations = [calibration(test, fit.probabilities) for fit in fits]
     brier, error, slope, intercept = (
         _mean([getattr(one, measure) for one in calibrations])

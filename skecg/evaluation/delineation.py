@@ -265,10 +265,11 @@ def _rows(dataset: LabelledECGs, encoders: Sequence[EncoderFeatures]) -> Iterato
     shapes = set()
     for encoder in encoders:
         info = encoder.info
-        shape = (info.encoder.architecture, info.encoder.patch_samples, str(info.spec.to_dict()))
+        token_samples = info.encoder.stages[-1].token_samples
+        shape = (info.encoder.architecture, token_samples, str(info.spec.to_dict()))
         if shape not in shapes:
             shapes.add(shape)
-            span_ms = 1000 * info.encoder.patch_samples / info.spec.sampling_rate
+            span_ms = 1000 * token_samples / info.spec.sampling_rate
             yield (
                 f"samples ({info.encoder.architecture}, {span_ms:g} ms)",
                 raw_tokens(embedders[encoder.name], dataset.records),

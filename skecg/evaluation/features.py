@@ -7,6 +7,7 @@ they lack.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +21,13 @@ from numpy.typing import NDArray
 from skecg.compute.progress import count_progress
 from skecg.datasets.base import LabelledECGs
 from skecg.embedder import JEPAEmbedder
-from skecg.embedding_cache import open_cache, record_key, salt_of
+from skecg.embedding_cache import WhilePossible, open_cache, record_key, salt_of
 from skecg.encoders import build_encoder
-from skecg.errors import SkecgError, SkecgWarning
+from skecg.encoders.plugins import load_plugin
+from skecg.errors import ParameterError, ShapeError, SkecgWarning
 from skecg.evaluation.baselines import hand_crafted_features, random_convolution_features
 from skecg.inference.inputs import RecordSource
-from skecg.inference.pipeline import CHUNK_RECORDS
+from skecg.inference.pipeline import chunk_rows
 from skecg.leads import CANONICAL_LEADS
 from skecg.preprocessing.windows import prepare
 from skecg.records import ECGRecord
@@ -38,8 +40,11 @@ __all__ = [
     "EncoderFeatures",
     "FeatureSource",
     "MajorityFeatures",
+    "ObjectFeatures",
     "SignalFeatures",
+    "Transformer",
     "hand_crafted",
+    "is_object",
     "random_convolutions",
     "standard_sources",
     "write_untrained_twin",
@@ -124,13 +129,13 @@ class SignalFeatures:
         ndarray of shape (n_records, n_features) or (n_seeds, n_records, n_features), float32
         """
         source = RecordSource(dataset.records, sampling_rate=dataset.sampling_rate, leads=dataset.leads, units="mV")
-        store = open_cache(cache)
+        opened = open_cache(cache)
+        store = None if opened is None else WhilePossible(opened)
         salt = self._salt()
         chunks = []
         with count_progress(len(source), self.name, "record", verbose=verbose) as progress:
-            for start in range(0, len(source), CHUNK_RECORDS):
-                rows = range(start, min(start + CHUNK_RECORDS, len(source)))
-                chunks.append(self._looked_up(_without_errors(source.read(rows)), store, salt))
+            for rows in chunk_rows(len(source)):
+                chunks.append(self._looked_up([source[row] for row in rows], store, salt))
                 progress.update(len(rows))
         features = np.concatenate(chunks)
         return features if self.n_seeds == 1 else features.reshape(len(features), self.n_seeds, -1).swapaxes(0, 1)
@@ -158,6 +163,7 @@ class SignalFeatures:
             # The encoder that these are compared with warns of the same records.
             warnings.simplefilter("ignore", SkecgWarning)
             windows = prepare(records, BASELINE_INPUT, missing_leads="zero")
+        # Windows of one length at a time: zeros beyond the end would count as signal.
         parts: dict[int, NDArray[np.float32]] = {}
         for length in np.unique(windows.valid_samples):
             rows = np.flatnonzero(windows.valid_samples == length)
@@ -166,16 +172,6 @@ class SignalFeatures:
         counts = np.bincount(windows.owner, minlength=len(records))
         sums = np.add.reduceat(of_windows, np.r_[0, np.cumsum(counts)[:-1]], axis=0)
         return np.asarray(sums / counts[:, None], dtype=np.float32)
-
-
-def _without_errors(records: Sequence[ECGRecord | SkecgError]) -> list[ECGRecord]:
-    """Return the records, or raise the error of the first that could not be read."""
-    whole = []
-    for record in records:
-        if isinstance(record, SkecgError):
-            raise record
-        whole.append(record)
-    return whole
 
 
 def hand_crafted() -> SignalFeatures:
@@ -248,6 +244,85 @@ class EncoderFeatures:
         return embedder.fit_transform(dataset.records)
 
 
+class Transformer(Protocol):
+    """Anything of anybody's that turns records into features."""
+
+    def transform(self, records: Sequence[ECGRecord]) -> NDArray[np.floating]:
+        """Compute features (n_records, n_features) of records, each by itself.
+
+        Records come some at a time, in millivolts, at the rate and with the leads of the data set.
+        """
+
+
+@dataclass(frozen=True)
+class ObjectFeatures:
+    """An object with ``transform(records)``, see :class:`Transformer`, named by where it is: ``module:attribute``.
+
+    Its features are computed anew each time: what they depend on is not known here.
+
+    Parameters
+    ----------
+    name : str
+        What its row is called.
+    target : str
+        ``"package.module:attribute"`` or ``"file.py:attribute"``. A class is called without arguments.
+    """
+
+    name: str
+    target: str
+
+    @property
+    def note(self) -> str:
+        """Where it is from."""
+        return f"features of {self.target}, not kept"
+
+    def features(self, dataset: LabelledECGs, *, cache: Any = None, verbose: int = 0) -> NDArray[np.float32]:
+        """Compute the features of all recordings, (n_records, n_features)."""
+        transformer = _transformer_at(self.target)
+        source = RecordSource(dataset.records, sampling_rate=dataset.sampling_rate, leads=dataset.leads, units="mV")
+        chunks: list[NDArray[np.float32]] = []
+        with count_progress(len(source), self.name, "record", verbose=verbose) as progress:
+            for rows in chunk_rows(len(source)):
+                records = [source[row] for row in rows]
+                chunks.append(self._checked(transformer.transform(records), len(records), chunks))
+                progress.update(len(rows))
+        return np.concatenate(chunks)
+
+    def _checked(self, features: Any, n_records: int, before: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return features as float32, or raise for what is no table with a row for each record."""
+        table = np.asarray(features)
+        width = before[0].shape[1] if before else "n_features"
+        fits = table.ndim == 2 and len(table) == n_records and width in ("n_features", table.shape[1])
+        if not fits or table.dtype.kind not in "fiu" or not np.isfinite(table).all():
+            raise ShapeError(
+                f"{self.target} gave {table.dtype} of shape {table.shape} for {n_records} records, expected finite "
+                f"numbers of shape ({n_records}, {width}): one row for each record."
+            )
+        return table.astype(np.float32)
+
+
+def is_object(model: str | Path) -> bool:
+    """Return whether a model is named as an object of a module, and is no path that happens to hold a colon."""
+    return bool(re.fullmatch(r"[^:]+:[A-Za-z_][\w.]*", str(model))) and not Path(model).exists()
+
+
+def _transformer_at(target: str) -> Transformer:
+    """Import what is named, calling a class without arguments."""
+    module, _, path = target.partition(":")
+    found: Any = load_plugin(module)
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise ParameterError(f"Got the model {target!r}, but there is no {name!r} in {module!r}.")
+        found = getattr(found, name)
+    found = found() if isinstance(found, type) else found
+    if not callable(getattr(found, "transform", None)):
+        raise ParameterError(
+            f"Got the model {target!r}, a {type(found).__name__}, expected an object with transform(records)."
+        )
+    transformer: Transformer = found
+    return transformer
+
+
 def write_untrained_twin(info: WeightsInfo, folder: str | Path, *, seed: int = 0) -> Path:
     """Write a weights folder with the architecture, input and pooling of another, and freshly drawn weights.
 
@@ -265,6 +340,7 @@ def write_untrained_twin(info: WeightsInfo, folder: str | Path, *, seed: int = 0
     Path
         The folder.
     """
+    # The caller's own random numbers go on as if nothing had been drawn.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = build_encoder(info.encoder)
@@ -286,7 +362,7 @@ def standard_sources(
     Parameters
     ----------
     models : sequence of str or Path
-        As for :class:`skecg.JEPAEmbedder`.
+        As for :class:`skecg.JEPAEmbedder`, or ``module:attribute``, an object with ``transform(records)``.
     twins_folder : Path
         Where the weights of untrained encoders of the models' shapes are written, one for each shape.
     options : mapping of str to object, optional
@@ -305,10 +381,12 @@ def standard_sources(
     ------
     WeightsError
         When a model is not found, or damaged.
+    ParameterError
+        When there is no such object, or it has no ``transform``.
     """
     chosen = dict(options or {})
     named = _distinct_names(models)
-    encoders = [EncoderFeatures(name, model, chosen) for name, model in named.items()]
+    encoders = [EncoderFeatures(name, model, chosen) for name, model in named.items() if not is_object(model)]
     # Local weights know nothing of revisions on the Hub.
     own = {name: value for name, value in chosen.items() if name not in ("revision", "local_files_only")}
     twins: dict[str, EncoderFeatures] = {}
@@ -324,7 +402,12 @@ def standard_sources(
         random_convolutions(n_kernel_draws),
         *twins.values(),
     ]
-    return [(BASELINE, source) for source in baselines] + [(MODEL, encoder) for encoder in encoders]
+    known: dict[str, FeatureSource] = {encoder.name: encoder for encoder in encoders}
+    models_in_order = [known.get(name) or ObjectFeatures(name, str(model)) for name, model in named.items()]
+    for source in models_in_order:
+        if isinstance(source, ObjectFeatures):
+            _transformer_at(source.target)  # a name that is misspelt should not cost an hour
+    return [(BASELINE, source) for source in baselines] + [(MODEL, source) for source in models_in_order]
 
 
 def _distinct_names(models: Sequence[str | Path]) -> dict[str, str | Path]:

@@ -16,7 +16,7 @@ Features in which chance has a part (random convolutions) have the mean over the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +27,14 @@ from skecg.errors import ShapeError
 from skecg.evaluation.bootstrap import Bootstrap, bootstrap_auroc, bootstrap_mean
 from skecg.evaluation.splitting import Split
 from skecg.evaluation.tasks import Task
+from skecg.linear_model.distances import NoveltyScore, nearest_rows, standardization
 
 __all__ = [
     "N_COMPONENTS",
     "N_NEIGHBOURS",
     "Geometry",
     "geometry_of",
+    "join_geometries",
     "mahalanobis_distances",
     "neighbour_agreement",
     "score_geometry",
@@ -49,9 +51,6 @@ _NORMAL_CLASSES = ("NORM", "Normal")
 
 # Fewer normal records have no covariance worth the name.
 _FEWEST_NORMAL = 10
-
-# Distances from all training records are held for so many test records at once.
-_ROWS_TOGETHER = 512
 
 FloatArray = NDArray[np.float64]
 
@@ -107,6 +106,18 @@ def geometry_of(features: Any, task: Task, split: Split) -> Geometry | None:
     )
 
 
+def join_geometries(parts: Sequence[Geometry | None]) -> Geometry | None:
+    """Return the test records of several splits one after the other; None where one has no geometry."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    distances = [part.distances for part in known if part.distances is not None]
+    return Geometry(
+        np.concatenate(distances, axis=1) if len(distances) == len(known) else None,
+        np.concatenate([part.agreement for part in known]),
+    )
+
+
 def mahalanobis_distances(
     normal: NDArray[np.floating], features: NDArray[np.floating], n_components: int = N_COMPONENTS
 ) -> FloatArray:
@@ -129,12 +140,7 @@ def mahalanobis_distances(
             f"Got features of shape {features.shape} and of normal records {normal.shape}, expected two tables with "
             "the same columns, and two normal records or more."
         )
-    standard, others = _standardized(normal, normal), _standardized(normal, features)
-    _, lengths, axes = np.linalg.svd(standard, full_matrices=False)
-    used = lengths[:n_components] > 1e-6 * lengths[0]
-    deviations = lengths[:n_components][used] / np.sqrt(len(normal) - 1)
-    along = others @ axes[:n_components][used].T / deviations
-    return np.asarray(np.sqrt(np.square(along).sum(axis=1)))
+    return NoveltyScore(n_components).fit(normal).distances(features)
 
 
 def neighbour_agreement(
@@ -160,22 +166,14 @@ def neighbour_agreement(
     -------
     ndarray of shape (n_records,), float64
     """
-    known, asked = (_standardized(reference, part) for part in (reference, features))
-    half_squares = 0.5 * np.square(known).sum(axis=1)
-    n_nearest = min(n_neighbours, len(known))
-    agreement = np.empty(len(asked))
-    for start in range(0, len(asked), _ROWS_TOGETHER):
-        rows = slice(start, start + _ROWS_TOGETHER)
-        nearest = np.argsort(half_squares - asked[rows] @ known.T, axis=1, kind="stable")[:, :n_nearest]
-        same = (reference_labels[nearest] == labels[rows, None]).all(axis=2)
-        agreement[rows] = same.mean(axis=1)
+    mean, scale = standardization(reference)
+    known, asked = (reference - mean) / scale, (features - mean) / scale
+    agreement, start = np.empty(len(asked)), 0
+    for nearest in nearest_rows(known, asked, n_neighbours):
+        rows = slice(start, start + len(nearest))
+        agreement[rows] = (reference_labels[nearest] == labels[rows, None]).all(axis=2).mean(axis=1)
+        start += len(nearest)
     return agreement
-
-
-def _standardized(reference: NDArray[np.floating], features: NDArray[np.floating]) -> FloatArray:
-    """Center and scale features as the reference has it; what does not vary there counts nowhere."""
-    mean, deviation = reference.mean(axis=0, dtype=np.float64), reference.std(axis=0, dtype=np.float64)
-    return np.asarray((features - mean) / np.where(deviation > 1e-6 * np.abs(mean), deviation, np.inf))
 
 
 def score_geometry(

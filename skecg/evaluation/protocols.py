@@ -7,14 +7,16 @@ the encoder. Their numbers are not comparable. This module is (a).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from skecg.errors import ParameterError
+from skecg.linear_model.distances import standardization
 from skecg.linear_model.logistic import LogisticProbe
 from skecg.metrics import area_under_roc, best_thresholds, macro
 from skecg.splits import digest_of_patients, draw_patients
@@ -22,7 +24,7 @@ from skecg.splits import digest_of_patients, draw_patients
 if TYPE_CHECKING:
     from skecg.evaluation.splitting import Split
 
-__all__ = ["LabelDraw", "PooledProtocol", "ProbeFit", "amount_in_words", "label_draws"]
+__all__ = ["LabelDraw", "PooledProbe", "PooledProtocol", "ProbeFit", "amount_in_words", "fit_path", "label_draws"]
 
 FloatArray = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -78,6 +80,8 @@ class ProbeFit:
     thresholds : ndarray of shape (n_labels,), float64
         With the highest F1 on these records.
     probabilities : ndarray of shape (n_test, n_labels), float64
+    probe : PooledProbe, optional
+        What was learned, of protocols that have it.
     """
 
     fraction: float
@@ -86,6 +90,7 @@ class ProbeFit:
     selection_auroc: float
     thresholds: FloatArray
     probabilities: FloatArray
+    probe: PooledProbe | None = None
 
 
 def label_draws(
@@ -215,20 +220,47 @@ class PooledProtocol:
         if len(tries) > 1 and _best(tries) is tries[-1]:
             tries += _try_path(features[tried], labels[tried], self.further_Cs, *seen)
         best = _best(tries)
-        last = best.predict
+        last = best.probe
         if split.refit:
-            (last,) = _fit_path(features[draw.rows], labels[draw.rows], [best.C])
+            (last,) = fit_path(features[draw.rows], labels[draw.rows], [best.C])
         return ProbeFit(
             draw.fraction,
             draw.draw,
             best.C if features.shape[1] else float("nan"),
             best.auroc,
             best_thresholds(seen[1], best.guess),
-            last(features[split.test]),
+            last.predict(features[split.test]),
+            last,
         )
 
 
-Predict = Callable[[NDArray[np.float32]], FloatArray]
+@dataclass(frozen=True, eq=False)
+class PooledProbe:
+    """Standardized features and a regression for each label: what a fit of this protocol has learned.
+
+    Parameters
+    ----------
+    mean, scale : ndarray of shape (n_features,), float64
+        What features are standardized by; the scale is infinite where a feature does not vary.
+    coef : ndarray of shape (n_labels, n_features), float64
+    intercept : ndarray of shape (n_labels,), float64
+    shares : ndarray of shape (n_labels,), float64
+        Of the labels among the records of the fit.
+    learned : ndarray of shape (n_labels,), bool
+        Labels that some of these records have and some have not; the others are predicted by their share.
+    """
+
+    mean: FloatArray
+    scale: FloatArray
+    coef: FloatArray
+    intercept: FloatArray
+    shares: FloatArray
+    learned: NDArray[np.bool_]
+
+    def predict(self, features: NDArray[np.floating]) -> FloatArray:
+        """Compute the probabilities (n_records, n_labels)."""
+        logits = ((features - self.mean) / self.scale) @ self.coef.T + self.intercept
+        return np.where(self.learned, special.expit(logits), self.shares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +268,7 @@ class _Try:
     """A probe fitted with one penalty, and its word on the selection records."""
 
     C: float
-    predict: Predict
+    probe: PooledProbe
     guess: FloatArray
     auroc: float
 
@@ -256,41 +288,29 @@ def _try_path(
 ) -> list[_Try]:
     """Fit for each C and score on the selection records."""
     tries = []
-    for C, predict in zip(Cs, _fit_path(features, labels, Cs), strict=False):
-        guess = predict(seen_features)
-        tries.append(_Try(C, predict, guess, macro(area_under_roc(seen_labels, guess))))
+    for C, probe in zip(Cs, fit_path(features, labels, Cs), strict=False):
+        guess = probe.predict(seen_features)
+        tries.append(_Try(C, probe, guess, macro(area_under_roc(seen_labels, guess))))
     return tries
 
 
-def _fit_path(features: NDArray[np.float32], labels: NDArray[np.int8], Cs: Sequence[float]) -> list[Predict]:
+def fit_path(features: NDArray[np.float32], labels: NDArray[np.int8], Cs: Sequence[float]) -> list[PooledProbe]:
     """Standardize and fit for each C; labels that all records have, or none, are predicted by their share."""
     shares = labels.mean(axis=0)
-    varying = np.flatnonzero((shares > 0) & (shares < 1))
-    if features.shape[1] == 0 or not len(varying):
-        return [lambda X: np.tile(shares, (len(X), 1))]
-    mean = features.mean(axis=0, dtype=np.float64)
-    deviation = features.std(axis=0, dtype=np.float64)
-    # What does not vary but for rounding would be blown up to noise.
-    scale = np.where(deviation > 1e-6 * np.abs(mean), deviation, np.inf)
-
-    def standardized(X: NDArray[np.float32]) -> FloatArray:
-        return (X - mean) / scale
-
+    learned = (shares > 0) & (shares < 1)
+    n_features = features.shape[1]
+    if n_features == 0 or not learned.any():
+        constant = np.zeros((len(shares), n_features)), np.zeros(len(shares))
+        return [PooledProbe(np.zeros(n_features), np.ones(n_features), *constant, shares, np.zeros_like(learned))]
+    mean, scale = standardization(features)
     # One column of zeros and ones is two classes to a classifier, not one label.
-    wanted = labels[:, varying] if len(varying) > 1 else labels[:, varying[0]]
-    probes = LogisticProbe().path(standardized(features), wanted, Cs)
-    return [_prediction(probe, standardized, shares, varying) for probe in probes]
+    wanted = labels[:, learned] if learned.sum() > 1 else labels[:, learned][:, 0]
+    probes = LogisticProbe().path((features - mean) / scale, wanted, Cs)
+    return [PooledProbe(mean, scale, *_spread(probe, learned), shares, learned) for probe in probes]
 
 
-def _prediction(
-    probe: LogisticProbe, standardized: Callable[[NDArray[np.float32]], FloatArray], shares: FloatArray, varying: Rows
-) -> Predict:
-    """Return the function from features to the probabilities of all labels."""
-
-    def predict(X: NDArray[np.float32]) -> FloatArray:
-        probabilities = np.tile(shares, (len(X), 1))
-        found = probe.predict_proba(standardized(X))
-        probabilities[:, varying] = found if len(varying) > 1 else found[:, 1:]
-        return probabilities
-
-    return predict
+def _spread(probe: LogisticProbe, learned: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+    """Return weights and constants with zeros for labels that were not learned."""
+    coef, intercept = np.zeros((len(learned), probe.coef_.shape[1])), np.zeros(len(learned))
+    coef[learned], intercept[learned] = probe.coef_, probe.intercept_
+    return coef, intercept

@@ -14,7 +14,8 @@ model made (second-hand; the code is not published): no numbers to compare with 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +31,7 @@ __all__ = [
     "PENALTIES",
     "RegressionScores",
     "compare_regressions",
+    "fit_ridge",
     "heart_rates",
     "predict_by_ridge",
     "qrs_durations",
@@ -55,11 +57,14 @@ class RegressionScores:
     mean_absolute_error : Interval
         In the unit of the target.
     n_records : int
+    predicted : ndarray of shape (n_records,), float64, optional
+        What was predicted of each record of the data set, NaN where nothing was.
     """
 
     r2: Interval
     mean_absolute_error: Interval
     n_records: int
+    predicted: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
 
 def heart_rates(waves: Sequence[Waves]) -> NDArray[np.float64]:
@@ -138,11 +143,6 @@ def predict_by_ridge(
     ndarray of shape (n_records,), float64
         NaN where the target is.
     """
-    from sklearn.linear_model import Ridge
-    from sklearn.model_selection import GridSearchCV, PredefinedSplit
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     X, y, who = np.asarray(features), np.asarray(target, dtype=np.float64), np.asarray(patients)
     if X.ndim != 2 or not len(X) == len(y) == len(who):
         raise ShapeError(
@@ -157,15 +157,45 @@ def predict_by_ridge(
         if X.shape[1] == 0:
             predicted[test] = y[train].mean()
             continue
-        inner = PredefinedSplit(patient_folds(who[train], min(n_folds, len(np.unique(who[train]))), seed + 1))
-        search = GridSearchCV(
-            make_pipeline(StandardScaler(), Ridge()),
-            {"ridge__alpha": list(penalties)},
-            cv=inner,
-            scoring="neg_mean_squared_error",
-        )
-        predicted[test] = search.fit(X[train], y[train]).predict(X[test])
+        fitted = fit_ridge(X[train], y[train], who[train], n_folds=n_folds, penalties=penalties, seed=seed)
+        predicted[test] = fitted.predict(X[test])
     return predicted
+
+
+def fit_ridge(
+    features: NDArray[Any],
+    target: NDArray[np.float64],
+    patients: NDArray[np.generic],
+    *,
+    n_folds: int = 5,
+    penalties: Sequence[float] = PENALTIES,
+    seed: int = 0,
+) -> Any:
+    """Fit scikit-learn's ridge regression on standardized features, its penalty chosen by cross-validated patients.
+
+    Parameters
+    ----------
+    features, target, patients, n_folds, penalties, seed
+        As for :func:`predict_by_ridge`, without records of which the target is not known.
+
+    Returns
+    -------
+    sklearn.pipeline.Pipeline
+        Fitted: a ``StandardScaler`` and a ``Ridge``.
+    """
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GridSearchCV, PredefinedSplit
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    inner = PredefinedSplit(patient_folds(patients, min(n_folds, len(np.unique(patients))), seed + 1))
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), Ridge()),
+        {"ridge__alpha": list(penalties)},
+        cv=inner,
+        scoring="neg_mean_squared_error",
+    )
+    return search.fit(features, target).best_estimator_
 
 
 def score_regression(
@@ -214,6 +244,7 @@ def compare_regressions(
     targets: Mapping[str, ArrayLike],
     *,
     seed: int = 0,
+    cache: Any = None,
     verbose: int = 0,
 ) -> dict[str, dict[str, RegressionScores]]:
     """Probe pooled vectors for numbers such as the heart rate.
@@ -227,6 +258,7 @@ def compare_regressions(
     targets : mapping of str to array-like of shape (n_records,)
         By name, NaN where not known.
     seed : int, default=0
+    cache : as for :class:`skecg.JEPAEmbedder`
     verbose : int, default=0
 
     Returns
@@ -236,13 +268,14 @@ def compare_regressions(
     """
     scores: dict[str, dict[str, RegressionScores]] = {name: {} for name in targets}
     for _, source in sources:
-        features = source.features(dataset, cache=None, verbose=verbose)
+        features = source.features(dataset, cache=cache, verbose=verbose)
         draws = features if features.ndim == 3 else features[None]
         for name, target in targets.items():
             # Where chance has a part in the features, the draws' predictions are averaged.
             predicted = np.mean([predict_by_ridge(draw, target, dataset.patients, seed=seed) for draw in draws], axis=0)
             label = source.name if features.shape[-1] else "mean of the training patients"
-            scores[name][label] = score_regression(target, predicted, dataset.patients, seed=seed)
+            scored = score_regression(target, predicted, dataset.patients, seed=seed)
+            scores[name][label] = replace(scored, predicted=predicted)
     return scores
 
 

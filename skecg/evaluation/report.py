@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from skecg.errors import ParameterError
 from skecg.evaluation.bootstrap import Interval
@@ -21,6 +24,7 @@ __all__ = [
     "LabelScores",
     "Report",
     "Row",
+    "Tested",
     "aligned",
     "calibration_table",
     "fraction_table",
@@ -245,6 +249,25 @@ class Row:
         return self.by_fraction[-1]
 
 
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """What was predicted of the test records with the largest share of the training patients.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_test,), int64
+        Numbers of the records in the data set.
+    labels : ndarray of shape (n_test, n_labels), int8
+    probabilities, thresholds : dict of str to ndarray of shape (n_test, n_labels), float64
+        By row of the report; averaged over fits.
+    """
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int8]
+    probabilities: dict[str, NDArray[np.float64]]
+    thresholds: dict[str, NDArray[np.float64]]
+
+
 @dataclass(frozen=True)
 class Report:
     """An evaluation: what was done, and what came out.
@@ -263,6 +286,8 @@ class Report:
         empty where no row has vectors.
     run : dict
         The command, versions and whatever else belongs to the run.
+    tested : Tested or None
+        Record by record, which is not written to files.
     """
 
     dataset: dict[str, Any]
@@ -275,10 +300,13 @@ class Report:
     differences: list[dict[str, Any]]
     geometry: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
+    tested: Tested | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values; numbers that are not there are null."""
-        return dict(_plain(asdict(self)))
+        values = asdict(replace(self, tested=None))
+        del values["tested"]
+        return dict(_plain(values))
 
     def difference(self, of: str, minus: str, fraction: float) -> Interval:
         """Return by how much one row's macro area is above another's."""
@@ -368,7 +396,7 @@ class Report:
 
     def _written(self, table: Any, heading: str) -> str:
         """Put headings, sentences and tables below each other."""
-        parts = [heading.format(f"{self.dataset['name']}: {self.task['name']}"), *self._sentences()]
+        parts = [heading.format(f"{self.dataset['name']}: {self.task['name']}"), *self.sentences()]
         parts += [heading.format("Scores"), table(score_table(self)), *notes_of(self)]
         if len(self.rows[0].by_fraction) > 1:
             parts += [heading.format("Macro AUROC by number of labels"), table(fraction_table(self))]
@@ -394,7 +422,7 @@ class Report:
                 f"on their {self.geometry['n_components']} leading components."
             )
 
-    def _sentences(self) -> Iterator[str]:
+    def sentences(self) -> Iterator[str]:
         """Yield what was done."""
         data, split = self.dataset, self.split
         part = " (a part of those that train)" if split["refit"] else ""

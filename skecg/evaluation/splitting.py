@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.errors import ParameterError
-from skecg.splits import draw_patients
+from skecg.splits import draw_patients, stratified_patient_folds
 
 if TYPE_CHECKING:
     from skecg.datasets.base import LabelledECGs
     from skecg.evaluation.tasks import Task
 
-__all__ = ["SELECTION_SHARE", "Split", "split_by_folds"]
+__all__ = ["SELECTION_SHARE", "Split", "selecting_part", "split_by_folds", "split_by_patients"]
 
 #: Share of the training patients that select where no fold does.
 SELECTION_SHARE = 0.2
@@ -117,14 +117,58 @@ def _split(dataset: LabelledECGs, task: Task, training: list[int], selecting: in
             f"{named}; the penalty C and thresholds chosen on fold {selecting} (all of it, at every share of labels)"
         )
         return Split(train, selection, test, False, words)
-    who = draw_patients(dataset.patients[train], task.labels[train], SELECTION_SHARE, _SELECTION_DRAW)
-    selection = train[np.isin(dataset.patients[train].astype(str), who)]
+    selection, who = selecting_part(dataset.patients, task.labels, train)
     words = (
         f"{named}; the penalty C and thresholds chosen on a stratified {SELECTION_SHARE * 100:g} % of the training "
         f"patients ({len(who)}, all of them at every share of labels) by a fit on the others, then C fitted again on "
         "all training patients of the draw"
     )
     return Split(train, selection, test, True, words)
+
+
+def split_by_patients(
+    patients: NDArray[np.str_], labels: NDArray[np.integer], n_folds: int, seed: int = 0
+) -> list[Split]:
+    """Split records into folds of patients, each of which is tested by what was learned from the others.
+
+    Parameters
+    ----------
+    patients : ndarray of shape (n_records,)
+    labels : ndarray of shape (n_records, n_labels)
+        Zeros and ones, of which each fold has its share.
+    n_folds : int
+        At least 2.
+    seed : int, default=0
+        Decides who is in which fold.
+
+    Returns
+    -------
+    list of Split
+        One for each fold; every record is tested once.
+
+    Raises
+    ------
+    ParameterError
+        When there are fewer patients than folds.
+    """
+    folds = stratified_patient_folds(patients, labels, n_folds, seed)
+    words = (
+        f"{n_folds} folds of patients, each tested once by what was fitted on the others; C and thresholds chosen on a "
+        f"stratified {SELECTION_SHARE * 100:g} % of the training patients, then C fitted again on all of them"
+    )
+    splits = []
+    for fold in range(n_folds):
+        train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        splits.append(Split(train, selecting_part(patients, labels, train)[0], test, True, words))
+    return splits
+
+
+def selecting_part(
+    patients: NDArray[np.str_], labels: NDArray[np.integer], train: Rows
+) -> tuple[Rows, NDArray[np.str_]]:
+    """Return the part of the training records that selects, and their patients."""
+    who = draw_patients(patients[train], labels[train], SELECTION_SHARE, _SELECTION_DRAW)
+    return train[np.isin(patients[train].astype(str), who)], who
 
 
 def _existing(what: str, fold: int, present: list[int]) -> int:

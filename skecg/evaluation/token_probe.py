@@ -32,7 +32,6 @@ from skecg.errors import ShapeError
 from skecg.evaluation.attention_protocol import source_of
 from skecg.inference.pipeline import RecordTokens
 from skecg.preprocessing.windows import Windows, prepare
-from skecg.spec import LeadwiseConfig, MultiscaleConfig
 
 __all__ = ["Slices", "TokenHead", "raw_tokens", "slices_of"]
 
@@ -93,12 +92,14 @@ class TokenHead:
         self.mean, spread = features.mean(axis=0), features.std(axis=0)
         self.scale = np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
         X, y = self._standardized(features), torch.from_numpy(labels.astype(np.int64)).to(self.device)
+        # In white coordinates all directions are as steep; L-BFGS begins as if the Hessian were the unit matrix.
         root = self._root(X)
         whitening = torch.linalg.solve_triangular(root, torch.eye(len(root), device=self.device), upper=True)
         if start is None:
             weights = torch.zeros(X.shape[1], self.n_instants * self.n_classes, device=self.device)
             bias = _log_shares(y, self.n_classes)
         else:
+            # Each fit has coordinates of its own, those of its features.
             weights, bias = root @ start.weights, start.bias.clone()
         _minimize_(weights, bias, X @ whitening, whitening, y, self.penalty)
         self.weights, self.bias = whitening @ weights, bias
@@ -122,6 +123,7 @@ class TokenHead:
     def _root(self, X: Tensor) -> Tensor:
         """Return the upper triangular root of curvature and penalty together; features times its inverse are white."""
         unit = torch.eye(X.shape[1], device=X.device)
+        # The 1e-6 is for features that are sums of others, when nothing is penalized.
         curvature = _CURVATURE / len(X) * (X.T @ X) + (self.penalty + 1e-6) * unit
         return torch.linalg.cholesky(curvature).T
 
@@ -151,6 +153,7 @@ def _minimize_(weights: Tensor, bias: Tensor, white: Tensor, whitening: Tensor, 
 
 def _log_shares(y: Tensor, n_classes: int) -> Tensor:
     """Return the biases (S * K,) that predict each instant's shares of the classes."""
+    # Half a token more for each class: one that an instant never has would begin at minus infinity.
     counts = functional.one_hot(y, n_classes).sum(dim=0).float() + 0.5
     return (counts / counts.sum(dim=-1, keepdim=True)).log().reshape(-1)
 
@@ -249,12 +252,11 @@ def raw_tokens(embedder: JEPAEmbedder, X: Any) -> list[RecordTokens]:
     """
     source, config = source_of(embedder, X), embedder.embedding_config()
     shape = config.info.encoder
-    by_lead = isinstance(shape, LeadwiseConfig) or (isinstance(shape, MultiscaleConfig) and shape.lead_groups > 1)
     found = []
     for row in range(len(source)):
         policies = {"missing_leads": embedder.missing_leads, "short_records": embedder.short_records}
         windows = prepare([source[row]], config.info.spec, stride=embedder.stride, **policies)
-        found.append(_cut(windows, shape.patch_samples, by_lead))
+        found.append(_cut(windows, shape.stages[-1].token_samples, shape.token_per_lead))
     return found
 
 
@@ -264,6 +266,7 @@ def _cut(windows: Windows, patch_samples: int, by_lead: bool) -> RecordTokens:
     parts, starts = [], []
     for values, start, n_valid in zip(windows.values, windows.start_samples, windows.valid_samples, strict=True):
         n_slices = -(-int(n_valid) // patch_samples)
+        values = np.pad(values, ((0, 0), (0, max(0, n_slices * patch_samples - values.shape[1]))))
         slices = values[:, : n_slices * patch_samples].reshape(n_leads, n_slices, patch_samples)
         parts.append(slices if by_lead else slices.transpose(1, 0, 2).reshape(1, n_slices, -1))
         starts.append((start + np.arange(n_slices) * patch_samples) / rate)

@@ -31,7 +31,7 @@ from skecg.finetuning.serialization import Layout, Origin, parameters_of, read_d
 from skecg.finetuning.stages import STAGES, Training
 from skecg.inference.inputs import RecordSource, record_source
 from skecg.inference.pipeline import prepare_chunks
-from skecg.preprocessing.quality import Policies
+from skecg.preprocessing.quality import Policies, leads_used
 from skecg.preprocessing.windows import Windows, check_stride
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
@@ -219,7 +219,7 @@ class FineTunedEstimator(BaseEstimator, ABC):
             n_jobs=self.n_jobs,
             verbose=self.verbose,
         )
-        examples = self._read_examples(chunks, labels, info.encoder.patch_samples)
+        examples = self._read_examples(chunks, labels, info.encoder.length_step)
         train, held = self._hold_out(examples, groups, seed)
         return network, self._build_training(
             examples,
@@ -256,6 +256,7 @@ class FineTunedEstimator(BaseEstimator, ABC):
         self.network_ = network.cpu().requires_grad_(False).eval()
         self.spec_, self.pooling_, self.origin_ = info.spec, info.pooling, Origin.of(info)
         self.validation_rows_ = training.held
+        self._leads_used: list[tuple[str, ...]] = []
         self._keep_own(training)
 
     # --- predicting
@@ -277,9 +278,23 @@ class FineTunedEstimator(BaseEstimator, ABC):
             title=self._predicting,
             verbose=self.verbose,
         )
+        # Changed in place: scikit-learn wants an estimator's attributes to stay what they were through ``predict``.
+        self._leads_used.clear()
         for records, windows in chunks:
-            inputs = WindowInputs(PreparedWindows([windows], network.encoder.config.patch_samples), device)
+            self._leads_used += [leads_used(record, self.spec_) for record in records]
+            inputs = WindowInputs(PreparedWindows([windows], network.encoder.config.length_step), device)
             yield records, self._logits_of(network, inputs, records, precision)
+
+    @property
+    def leads_used_(self) -> list[tuple[str, ...]]:
+        """Leads of the encoder that each record of the last prediction had, or had others to derive them from."""
+        check_is_fitted(self)
+        return list(self._leads_used)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the leads of the last records behind: they are those records', not the estimator's."""
+        state = super().__getstate__()
+        return {**state, "_leads_used": []} if "_leads_used" in state else state
 
     # --- on disk
 
@@ -332,6 +347,7 @@ class FineTunedEstimator(BaseEstimator, ABC):
         try:
             estimator = cls(**parameters_of(values))
             estimator.spec_, estimator.pooling_ = spec, info.pooling
+            estimator._leads_used = []
             estimator.origin_ = Origin(**values["origin"])
             head = estimator._restore(values, encoder, state)
             head.load_state_dict(state, strict=True)

@@ -57,8 +57,8 @@ class PreparedWindows:
     ----------
     chunks : sequence of Windows
         Of consecutive records; their values are not copied.
-    patch_samples : int
-        Slice of time of a token: lengths are rounded up to whole ones.
+    length_step : int
+        Of the encoder: lengths are rounded up to multiples of it.
 
     Attributes
     ----------
@@ -69,9 +69,9 @@ class PreparedWindows:
         As in :class:`skecg.preprocessing.windows.Windows`.
     """
 
-    def __init__(self, chunks: Sequence[Windows], patch_samples: int) -> None:
+    def __init__(self, chunks: Sequence[Windows], length_step: int) -> None:
         self.chunks = list(chunks)
-        self.patch_samples = patch_samples
+        self.length_step = length_step
         self._first = np.cumsum([0, *(len(chunk) for chunk in self.chunks)])
         n_records = np.cumsum([0, *(int(chunk.owner[-1]) + 1 for chunk in self.chunks)])
         self.owner = np.concatenate([w.owner + first for w, first in zip(self.chunks, n_records, strict=False)])
@@ -79,7 +79,7 @@ class PreparedWindows:
         self.valid_samples = np.concatenate([chunk.valid_samples for chunk in self.chunks])
         self.lead_mask = np.concatenate([chunk.lead_mask for chunk in self.chunks])
         self.n_records = int(n_records[-1])
-        self._shapes = number_shapes(self.lead_mask, self.valid_samples, patch_samples)
+        self._shapes = number_shapes(self.lead_mask, self.valid_samples, length_step)
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -98,12 +98,12 @@ class PreparedWindows:
         Returns
         -------
         values : Tensor of shape (B, L, T)
-            As long as their signal, rounded up to whole patches.
+            As long as their signal, rounded up to whole steps.
         leads : list of int or None
             Rows that are present; None when all are.
         """
         present = self.lead_mask[rows[0]]
-        n_samples = -(-int(self.valid_samples[rows[0]]) // self.patch_samples) * self.patch_samples
+        n_samples = -(-int(self.valid_samples[rows[0]]) // self.length_step) * self.length_step
         chunk_of = np.searchsorted(self._first, rows, side="right") - 1
         values = [
             self.chunks[c].values[row - self._first[c], :, :n_samples] for c, row in zip(chunk_of, rows, strict=True)
@@ -287,7 +287,7 @@ class WindowBatches:
         weight = 1 / max(1, int((self.windows.labels[batch] >= 0).sum()))
         inputs = self.windows.inputs
         for rows in inputs.windows.micro_batches(batch, _batch_size(inputs.device)):
-            yield MicroBatch(rows, weight, draw_view(rng, inputs.windows.patch_samples) if self.augment else None)
+            yield MicroBatch(rows, weight, draw_view(rng, inputs.windows.length_step) if self.augment else None)
 
     def loss(self, network: Network, micro_batch: MicroBatch) -> Tensor:
         """Compute what a micro-batch adds to the mean cross entropy of its batch."""
@@ -295,9 +295,9 @@ class WindowBatches:
         values_BLT, leads = inputs.windows.take(micro_batch.rows, inputs.device)
         labels_BT = self.windows.labels[micro_batch.rows, : values_BLT.shape[2]]
         if view is not None:
-            patch_samples = inputs.windows.patch_samples
-            labels_BT = labels_BT[:, view.span(labels_BT.shape[1], patch_samples)]
-            values_BLT = view.apply(values_BLT, patch_samples, self.windows.sampling_rate)
+            length_step = inputs.windows.length_step
+            labels_BT = labels_BT[:, view.span(labels_BT.shape[1], length_step)]
+            values_BLT = view.apply(values_BLT, length_step, self.windows.sampling_rate)
         logits_BCT = network(values_BLT, leads).float()
         return micro_batch.weight * wave_loss(logits_BCT, torch.tensor(labels_BT, device=inputs.device).long())
 

@@ -102,6 +102,7 @@ def _rebuild(
 
 def copied_encoder(info: WeightsInfo) -> Encoder:
     """Return an encoder of one's own on the CPU, to be trained; the one that the process shares is left alone."""
+    # What is loaded is shared by all that embed in this process; training it would change their features.
     encoder = copy.deepcopy(loaded_encoder(info, torch.device("cpu")))
     return encoder.requires_grad_(True)
 
@@ -129,7 +130,7 @@ class LinearHead(Head):
     def __init__(self, *, dim: int, num_registers: int, n_outputs: int, pooling: str) -> None:
         super().__init__(dim=dim, num_registers=num_registers, n_outputs=n_outputs, pooling=pooling)
         self.num_registers, self.pooling = num_registers, pooling
-        n_features = n_pooled_features(pooling, dim, 1, num_registers)
+        n_features = n_pooled_features(pooling, dim, num_registers)
         self.register_buffer("center", torch.zeros(n_features))
         self.register_buffer("scale", torch.ones(n_features))
         self.linear = nn.utils.skip_init(nn.Linear, n_features, n_outputs)
@@ -193,11 +194,11 @@ class AttentionHead(Head):
 
 def build_head(kind: str, encoder: Encoder, n_outputs: int, pooling: str, seed: int) -> Head:
     """Build the head of that name for an encoder."""
-    dim = encoder.config.dim
+    dim = encoder.config.stages[-1].width
     if kind == "linear":
         return LinearHead(dim=dim, num_registers=encoder.num_registers, n_outputs=n_outputs, pooling=pooling)
     if kind == "attention":
-        return AttentionHead(dim=dim, num_heads=encoder.config.num_heads, n_outputs=n_outputs, seed=seed)
+        return AttentionHead(dim=dim, num_heads=encoder.config.n_heads, n_outputs=n_outputs, seed=seed)
     raise ParameterError(f"Got head={kind!r}, expected one of {', '.join(map(repr, HEADS))}.")
 
 
@@ -272,10 +273,13 @@ class WaveDecoder(Head):
     def forward(self, tokens_BND: Tensor, values_BLT: Tensor | None = None) -> Tensor:
         """Compute the logits (B, C, T) of every sample of windows; absent leads of `values_BLT` are zeros."""
         assert values_BLT is not None, "a decoder looks at the signal"
-        tokens_BPD = self._by_slice(tokens_BND[:, self.num_registers :], values_BLT.shape[2] // self.patch_samples)
+        n_samples = values_BLT.shape[2]
+        tokens_BPD = self._by_slice(tokens_BND[:, self.num_registers :], n_samples // self.patch_samples)
         unfolded_BPWp = self.unfold(tokens_BPD).unflatten(2, (-1, self.patch_samples))
-        x_BWT = unfolded_BPWp.transpose(1, 2).flatten(2) + self.look(values_BLT)
-        for layer in self.refine:
+        unfolded_BWT = unfolded_BPWp.transpose(1, 2).flatten(2)
+        # Other labs' tokens may reach beyond a window's end, or leave its last samples out.
+        x_BWT = F.pad(unfolded_BWT, (0, n_samples - unfolded_BWT.shape[2])) + self.look(values_BLT)
+        for layer in self.refine:  # each adds to what it is given, so that depth does not slow the start
             x_BWT = x_BWT + layer(F.gelu(x_BWT))
         logits: Tensor = self.classify(F.gelu(x_BWT))
         return logits
@@ -289,9 +293,9 @@ def build_decoder(encoder: Encoder, n_classes: int, width: int, seed: int) -> Wa
     """Build the decoder of an encoder."""
     config = encoder.config
     return WaveDecoder(
-        dim=config.dim,
+        dim=config.stages[-1].width,
         n_leads=config.n_leads,
-        patch_samples=config.patch_samples,
+        patch_samples=config.stages[-1].token_samples,
         num_registers=encoder.num_registers,
         token_per_lead=encoder.token_per_lead,
         n_classes=n_classes,

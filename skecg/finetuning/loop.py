@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,10 +23,10 @@ from torch import Tensor, nn
 from skecg.compute.devices import autocast, in_order, keep_to_one_thread, resolve_precision
 from skecg.compute.progress import count_progress
 from skecg.encoders.encode import workers
-from skecg.errors import ParameterError, SkecgWarning, user_stacklevel
+from skecg.errors import SkecgWarning, user_stacklevel
 from skecg.finetuning.heads import Network
 from skecg.finetuning.losses import Score
-from skecg.validation import check_integer, check_number, is_integer
+from skecg.validation import check_integer, check_jobs, check_number
 
 __all__ = [
     "Batches",
@@ -99,8 +98,7 @@ class TrainingConfig:
         check_integer("batch_size", self.batch_size, 1)
         if self.patience is not None:
             check_integer("patience", self.patience, 1, or_="None")
-        if self.n_jobs is not None and not (is_integer(self.n_jobs) and self.n_jobs != 0):
-            raise ParameterError(f"Got n_jobs={self.n_jobs!r}, expected an integer other than 0, or None.")
+        check_jobs(self.n_jobs)
         check_number("learning_rate", self.learning_rate, 0)
         check_number("layer_decay", self.layer_decay, 0, 1, closed="right")
         for name in ("weight_decay", "warmup_epochs", "gradient_clip"):
@@ -355,27 +353,24 @@ def _sum(gradients: Sequence[Tensor | None]) -> Tensor | None:
     return sum(present[1:], start=present[0]) if present else None
 
 
-_BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
-
-
 def levels_of(network: Network) -> dict[str, int]:
     """Return how far below the head each parameter lies.
 
     Returns
     -------
     dict of str to int
-        Name to 0 for the head and the encoder's final norm, 1 for the last block, and so on down to ``depth`` for the
-        first block and ``depth + 1`` for whatever comes before it: the embedding of patches, registers.
+        Name to 0 for the head and the encoder's final norm, 1 for the last stage, and so on down to ``depth`` for the
+        first one and ``depth + 1`` for whatever comes before it: the embedding of patches, registers.
     """
-    depth = len(network.encoder.blocks)
-    return {name: _level(name, depth) for name, _ in network.named_parameters()}
+    stages = [f"encoder.{stage.name}." for stage in network.encoder.config.stages]
+    return {name: _level(name, stages) for name, _ in network.named_parameters()}
 
 
-def _level(name: str, depth: int) -> int:
+def _level(name: str, stages: Sequence[str]) -> int:
     if not name.startswith("encoder.") or name.startswith("encoder.norm."):
         return 0
-    block = _BLOCK.match(name)
-    return depth - int(block[1]) if block else depth + 1
+    at = next((number for number, stage in enumerate(stages) if name.startswith(stage)), -1)
+    return len(stages) - at
 
 
 def layered_groups(

@@ -71,6 +71,7 @@ class ClassLabels:
         )
         if self.joint:
             return -(F.log_softmax(logits_BL, dim=1) * has_BL * weight).sum()
+        # Shared among the labels, so that a learning rate fits one label and seventy.
         losses_BL = F.binary_cross_entropy_with_logits(logits_BL, has_BL, reduction="none")
         return (losses_BL * weight).sum() / has_BL.shape[1]
 

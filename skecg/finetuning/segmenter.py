@@ -381,6 +381,8 @@ class Segmenter(FineTunedEstimator):
     def _keep_own(self, training: SegmenterTraining) -> None:
         self.classes_ = np.arange(len(WAVE_CLASSES), dtype=np.int8)
         self.history_ = training.histories
+        # Every sample has a label, also those that features of records do without.
+        self.spec_ = replace(self.spec_, remainder="cover")
 
     def _describe(self) -> dict[str, Any]:
         return {"classes": list(WAVE_CLASSES), "fitted": {}}
@@ -391,7 +393,7 @@ class Segmenter(FineTunedEstimator):
         self.classes_ = np.arange(len(WAVE_CLASSES), dtype=np.int8)
         width = int(self.width)
         # Before anything is built: a width that does not belong to the tensors could ask for any amount of memory.
-        if state["unfold.bias"].numel() != encoder.config.patch_samples * width:
+        if state["unfold.bias"].numel() != encoder.config.stages[-1].token_samples * width:
             raise WeightsFormatError(f"the decoder is not {width} wide")
         return build_decoder(encoder, len(WAVE_CLASSES), width, seed=0)
 

@@ -381,7 +381,13 @@ def load_pipeline(
             f"The pipeline of {source} holds {', '.join(strange)}, which are neither of scikit-learn nor of skecg, and "
             "building them could run code. If you trust who published it, name them: load_pipeline(..., trusted=[...])."
         )
-    pipeline = skops_io.loads(content, trusted=[*_TRUSTED, *trusted])
+    try:
+        pipeline = skops_io.loads(content, trusted=[*_TRUSTED, *trusted])
+    except Exception as error:  # whatever a hostile file, or one of another release, makes of skops' reader
+        raise DamagedWeightsError(
+            f"The pipeline of {source} cannot be built ({type(error).__name__}: {error}). Fetch it again, or install "
+            "the versions that its card names."
+        ) from error
     found = {key: config.get(key) for key in ("model", "revision", "weights_sha256")}
     try:
         sound = pinned(embedder_of(pipeline)) == found

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skecg.encoders.pooling import n_pooled_features
+from skecg.encoders.pooling import n_encoder_features
 from skecg.errors import ParameterError
 from skecg.hub.licences import data_licences
 from skecg.weights.card import Score
@@ -204,7 +204,7 @@ def registry_entry(
         Plain JSON values.
     """
     info = read_info(folder)
-    known, registers = info.provenance, int(getattr(info.encoder, "num_registers", 0))
+    known = info.provenance
     scores = {
         f"{score.dataset} {score.task}, {score.measure}": [score.value, score.low, score.high]
         for score in read_scores(evaluations, info)
@@ -215,7 +215,7 @@ def registry_entry(
         "sha256": info.sha256,
         "trained": known.get("trained") is True,
         "architecture": info.encoder.architecture,
-        "n_features": n_pooled_features(info.pooling, info.encoder.dim, 1, registers),
+        "n_features": n_encoder_features(info.pooling, info.encoder),
         "leads": list(info.spec.leads),
         "any_leads": info.spec.any_leads,
         "sampling_rate": info.spec.sampling_rate,

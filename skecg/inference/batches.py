@@ -13,9 +13,9 @@ from joblib import effective_n_jobs
 from numpy.typing import NDArray
 
 from skecg.compute.devices import in_order, one_ahead
-from skecg.embedding_cache import EmbeddingCache, key_function, salt_of
+from skecg.embedding_cache import EmbeddingCache, WhilePossible, key_function, salt_of
 from skecg.encoders.encode import Encoding, workers
-from skecg.encoders.pooling import n_pooled_features
+from skecg.encoders.pooling import n_encoder_features
 from skecg.errors import InputError, SkecgError
 from skecg.inference.inputs import RecordSource
 from skecg.io.wfdb_signals import held_bytes
@@ -67,13 +67,12 @@ class EmbeddingConfig:
     @property
     def n_features(self) -> int:
         """Number of features of a record."""
-        registers = int(getattr(self.info.encoder, "num_registers", 0))
-        return n_pooled_features(self.encoding.pooling, self.info.encoder.dim, len(self.encoding.layers), registers)
+        return n_encoder_features(self.encoding.pooling, self.info.encoder, self.encoding.layers)
 
     @property
     def fingerprint(self) -> bytes:
         """What sets embeddings of this config apart from those of any other."""
-        depth = self.info.encoder.depth
+        depth = len(self.info.encoder.stages)
         return salt_of(
             weights=self.info.digest,
             pooling=self.encoding.pooling,
@@ -162,7 +161,7 @@ def prepare_batches(
     source: RecordSource,
     chunks: Iterable[range],
     config: EmbeddingConfig,
-    cache: EmbeddingCache | None,
+    cache: EmbeddingCache | WhilePossible | None,
     n_jobs: int | None,
 ) -> Generator[PreparedBatch, None, None]:
     """Prepare batches: each when it is asked for or, where an accelerator encodes, while the last one is in use.
@@ -173,7 +172,7 @@ def prepare_batches(
     chunks : iterable of range
         Numbers of the records, chunk by chunk.
     config : EmbeddingConfig
-    cache : EmbeddingCache or None
+    cache : EmbeddingCache, WhilePossible or None
     n_jobs : int or None
         Files read at once.
 
@@ -223,7 +222,7 @@ def _prepare_batch(
     rows: Sequence[int],
     records: Sequence[ECGRecord | SkecgError],
     config: EmbeddingConfig,
-    cache: EmbeddingCache | None,
+    cache: EmbeddingCache | WhilePossible | None,
     fingerprint: bytes,
 ) -> PreparedBatch:
     """Compute keys of records, look them up, and screen and prepare those that are not known."""
@@ -252,7 +251,7 @@ def _row_keys(records: dict[int, ECGRecord]) -> dict[int, bytes]:
 
 
 def _content_keys(
-    records: dict[int, ECGRecord], cache: EmbeddingCache, fingerprint: bytes, n_threads: int
+    records: dict[int, ECGRecord], cache: EmbeddingCache | WhilePossible, fingerprint: bytes, n_threads: int
 ) -> dict[int, bytes]:
     """Return digests of what records hold as their keys."""
     rows, key_of = list(records), key_function(cache)

@@ -32,6 +32,7 @@ from skecg.leads import CANONICAL_LEADS, bare_name, known_leads, lead_names
 from skecg.preprocessing.quality import SHORTEST_SECONDS
 from skecg.preprocessing.units import STANDARDIZED, with_typical_amplitudes
 from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, check_not_transposed, masked_to_nan
+from skecg.validation import suggestion
 
 __all__ = ["RecordSource", "as_items", "as_plain", "is_numeric_array", "record_source"]
 
@@ -85,7 +86,7 @@ def as_items(X: Any) -> Sequence[Any] | NDArray[Any]:
         if X.shape[1] != 1:
             raise ShapeError(
                 f"Got a table with columns {list(map(str, X.columns))[:6]}, expected one column of paths. "
-                "Pass the column itself, for example X['path']."
+                "Pass the column itself, for example X['path'], or name it: path_column='path'."
             )
         X = X[X.columns[0]]
     if _is_series(X):
@@ -121,6 +122,8 @@ class RecordSource:
     refuse_gaps : bool, default=True
         Whether an array is refused at once for the gaps of a record of less than a second, or that record when it is
         embedded.
+    verify_checksums : bool, default=False
+        Whether files' signals are compared with the checksums in their headers.
 
     Raises
     ------
@@ -136,9 +139,11 @@ class RecordSource:
         leads: Sequence[str] | Mapping[str, str] | None,
         units: str,
         refuse_gaps: bool = True,
+        verify_checksums: bool = False,
     ) -> None:
         self.items = items
         self.refuse_gaps = refuse_gaps
+        self.verify_checksums = verify_checksums
         self._renamed: dict[str, str] = lead_names(leads) if isinstance(leads, Mapping) else {}
         self._unmet = set(self._renamed)
         self.leads = None if leads is None or isinstance(leads, Mapping) else known_leads(leads)
@@ -212,9 +217,12 @@ class RecordSource:
         from skecg.io.reading import read_digitized, read_record
         from skecg.io.tables import TABLE_SUFFIXES
 
-        if Path(path).suffix.lower() not in TABLE_SUFFIXES:
-            return read_digitized(path) if keep_steps else read_record(path)
-        return read_record(path, sampling_rate=self._rate(row), leads=self.leads, units=self._voltage)
+        # What is said of a file that is not there is not about tables.
+        if Path(path).suffix.lower() not in TABLE_SUFFIXES or not Path(path).exists():
+            read = read_digitized if keep_steps else read_record
+            return read(path, verify_checksums=self.verify_checksums)
+        units = None if self._voltage == "mV" else self._voltage  # what the file says comes before the default
+        return read_record(path, sampling_rate=self._rate(row), leads=self.leads, units=units)
 
     def _from_array(self, item: Any, row: int) -> ECGRecord:
         array = _to_numpy(item)
@@ -350,8 +358,8 @@ def record_source(
     Parameters
     ----------
     estimator : object
-        Has ``sampling_rate``, ``leads`` and ``units``; is given ``n_features_in_`` and ``feature_names_in_`` where X
-        is one array.
+        Has ``sampling_rate``, ``leads`` and ``units``, and may have ``path_column``; is given ``n_features_in_`` and
+        ``feature_names_in_`` where X is one array.
     X : array-like
         Records, as :class:`skecg.JEPAEmbedder` takes them.
     sampling_rate : float or array-like of shape (n_records,), optional
@@ -366,7 +374,7 @@ def record_source(
     InputError
         When X is not what it should be.
     """
-    X = as_plain(X)
+    X = as_plain(_paths_of(X, getattr(estimator, "path_column", None)))
     items = _check_array(estimator, X, reset=reset) if is_numeric_array(X) else as_items(X)
     return RecordSource(
         items,
@@ -374,7 +382,23 @@ def record_source(
         leads=estimator.leads,
         units=estimator.units,
         refuse_gaps=refuse_gaps,
+        verify_checksums=getattr(estimator, "verify_checksums", False),
     )
+
+
+def _paths_of(X: Any, path_column: str | None) -> Any:
+    """Return the column of paths of a data frame; anything else as it is where no column is named."""
+    if path_column is None:
+        return X
+    if not _is_frame(X):
+        raise ParameterError(
+            f"Got X of type {type(X).__name__} and path_column={path_column!r}, expected a data frame with that column."
+        )
+    names = list(X.columns)
+    if path_column not in names:
+        hint = suggestion(path_column, map(str, names)) or " Name one of these."
+        raise ParameterError(f"Got path_column={path_column!r}, expected one of {names[:8]}.{hint}")
+    return X[path_column]
 
 
 def _check_array(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:

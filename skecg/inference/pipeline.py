@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from skecg.backends import encoder_on
 from skecg.compute.progress import Progress, count_progress
-from skecg.embedding_cache import EmbeddingCache
+from skecg.embedding_cache import EmbeddingCache, WhilePossible
 from skecg.encoders import Encoder
 from skecg.encoders.encode import encode_tokens, encode_windows, token_grid
 from skecg.encoders.pooling import pool_windows
-from skecg.errors import BadSignalError, SignalWarning, SkecgError, user_stacklevel
+from skecg.errors import BadSignalError, ParameterError, SignalWarning, SkecgError, user_stacklevel
 from skecg.inference.batches import EmbeddingConfig, PreparedBatch, prepare_batches, read_batches, screen_records
 from skecg.inference.inputs import RecordSource
 from skecg.preprocessing.on_device import WindowsOnDevice
@@ -87,7 +87,8 @@ def embed_chunks(
     config : EmbeddingConfig
     cache : EmbeddingCache, optional
         Where embeddings are looked up and remembered, record by record. Equal records are embedded once with it, and
-        each by itself without: that they are equal would cost a digest of every record to know.
+        each by itself without: that they are equal would cost a digest of every record to know. One that is full,
+        read-only or out of reach costs a CacheWarning, and embedding goes on.
     first : int, default=0
         Number of the first record to embed.
     n_jobs : int, optional
@@ -107,9 +108,10 @@ def embed_chunks(
     chunks = chunk_rows(len(source), first)
     parts: list[Chunk] = []
     previous: dict[bytes, NDArray[np.float32]] = {}
-    with contextlib.closing(prepare_batches(source, chunks, config, cache, n_jobs)) as batches:
+    store = None if cache is None else WhilePossible(cache)
+    with contextlib.closing(prepare_batches(source, chunks, config, store, n_jobs)) as batches:
         for batch in batches:
-            part, previous = _embed(batch, config, cache, previous)
+            part, previous = _embed(batch, config, store, previous)
             parts.append(part)
             chunk, ends = batch.chunk, batch.ends_chunk
             del batch  # its records would stay in memory while others are read
@@ -193,7 +195,7 @@ def _joined(rows: Sequence[int], parts: Sequence[Chunk]) -> Chunk:
 def _embed(
     batch: PreparedBatch,
     config: EmbeddingConfig,
-    cache: EmbeddingCache | None,
+    cache: WhilePossible | None,
     previous: Mapping[bytes, NDArray[np.float32]],
 ) -> tuple[Chunk, dict[bytes, NDArray[np.float32]]]:
     """Embed a batch; return its chunk and the features that are new.
@@ -280,6 +282,7 @@ class RecordTokens:
 
 def embed_tokens(source: RecordSource, config: EmbeddingConfig) -> list[RecordTokens]:
     """Embed records without pooling, raising the first error there is."""
+    token_samples = _token_samples(config)
     encoders = [encoder_on(config.backend, config.info, device, config.encoding.precision) for device in config.devices]
     chunks, n_jobs = chunk_rows(len(source)), config.encoding.n_jobs
     found: list[RecordTokens] = []
@@ -293,7 +296,7 @@ def embed_tokens(source: RecordSource, config: EmbeddingConfig) -> list[RecordTo
             for windows in batch.windows_on(config.devices[0]):
                 tokens = encode_tokens(encoders, windows, config.encoding)
                 for i in np.unique(windows.owner).tolist():
-                    part = _join(encoders[0], windows, tokens, np.flatnonzero(windows.owner == i))
+                    part = _join(encoders[0], windows, tokens, np.flatnonzero(windows.owner == i), token_samples)
                     parts.setdefault(i, []).append(part)
             found += [_one_after_the_other(parts[i]) for i in range(len(batch.rows))]
             notes |= {row: batch.notes[name] for row, name in batch.keys.items()}
@@ -316,21 +319,34 @@ def _raise_first(
             raise error
 
 
+def _token_samples(config: EmbeddingConfig) -> int:
+    """Return the samples from one token to the next, which several layers have to share to stand side by side."""
+    steps = {config.info.encoder.stages[layer].token_samples for layer in config.encoding.layers}
+    if len(steps) > 1:
+        raise ParameterError(
+            f"Got layer={list(config.encoding.layers)!r}, whose tokens are {' and '.join(map(str, sorted(steps)))} "
+            "samples apart, expected layers whose tokens stand side by side. Ask for one layer at a time."
+        )
+    return steps.pop()
+
+
 def _join(
-    encoder: Encoder, windows: Windows | WindowsOnDevice, tokens: list[NDArray[np.float32]], rows: NDArray[np.intp]
+    encoder: Encoder,
+    windows: Windows | WindowsOnDevice,
+    tokens: list[NDArray[np.float32]],
+    rows: NDArray[np.intp],
+    token_samples: int,
 ) -> RecordTokens:
     """Put the tokens of a record's windows together, with their places."""
-    rate, patch = windows.spec.sampling_rate, encoder.config.patch_samples
-    leads: list[str] = []
+    rate, leads = windows.spec.sampling_rate, list[str]()
     starts: list[NDArray[np.float64]] = []
     for row in rows:
-        names, slices = token_grid(encoder, windows, int(row))
+        names, slices = token_grid(encoder, windows, int(row), len(tokens[row]))
         leads += names
-        starts.append((windows.start_samples[row] + slices * patch) / rate)
+        starts.append((windows.start_samples[row] + slices * token_samples) / rate)
     start_seconds = np.concatenate(starts)
-    return RecordTokens(
-        np.concatenate([tokens[row] for row in rows]), start_seconds, start_seconds + patch / rate, np.array(leads)
-    )
+    values = np.concatenate([tokens[row] for row in rows])
+    return RecordTokens(values, start_seconds, start_seconds + token_samples / rate, np.array(leads))
 
 
 def _one_after_the_other(parts: list[RecordTokens]) -> RecordTokens:

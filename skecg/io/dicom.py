@@ -10,6 +10,7 @@ References
 from __future__ import annotations
 
 import mmap
+import re
 import zlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,17 +18,29 @@ from warnings import warn
 
 import numpy as np
 
-from skecg.errors import DamagedRecordError, SignalWarning, UnsupportedFormatError
-from skecg.io.channels import Channel
+from skecg.errors import DamagedRecordError, MissingDependencyError, SignalWarning, UnsupportedFormatError
+from skecg.io.channels import Channel, caught_warnings
 from skecg.io.files import check_inflated, largest_inflated
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["read_dicom_channels"]
+__all__ = ["DICOM_SUFFIXES", "holds_no_waveform", "is_dicom", "list_dicom_directory", "read_dicom_channels"]
+
+#: Suffixes of DICOM files, which often have none.
+DICOM_SUFFIXES: frozenset[str] = frozenset({".dcm", ".dicom"})
+
+# What kind of object a file holds: element (0002,0002) of the header, which always lies at its beginning.
+_STORED_CLASS = re.compile(rb"\x02\x00\x02\x00UI..([0-9.]+)", re.DOTALL)
+_STANDARD, _WAVEFORMS = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1.9."
+_HEADER_BYTES = 2**10
+
+# A directory names files by folders and names of these letters alone; anything else might lead elsewhere.
+_FILE_ID = re.compile(r"[A-Z0-9_]{1,16}", re.IGNORECASE)
 
 # CID 3001: the last number of an MDC ("2:61") or SCPECG ("5.6.3-9-61") lead code.
 _LEAD_OF_CODE = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF", 65: "-aVR"}
@@ -35,6 +48,89 @@ _LEAD_OF_CODE |= {n + 2: f"V{n}" for n in range(1, 7)}
 
 # A converter that samples channels one after the other skews them by less.
 _MOST_SKEW_SAMPLES = 1.0
+
+_INFLATED_AT_ONCE = 2**20
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM files do."""
+    return _header(path)[128:132] == b"DICM"
+
+
+def holds_no_waveform(path: Path) -> bool:
+    """Whether a file says that it is something else: an image, a report, a directory. A damaged one says nothing."""
+    stored = _STORED_CLASS.search(_header(path))
+    return stored is not None and _is_other_class(stored[1].decode("ascii"))
+
+
+def _is_other_class(uid: str) -> bool:
+    """Report the standard's own classes of objects without waveforms; vendors' classes may be anything."""
+    return uid.startswith(_STANDARD) and not uid.startswith(_WAVEFORMS)
+
+
+def _header(path: Path) -> bytes:
+    """Read the beginning of a file, nothing of one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEADER_BYTES)
+    except OSError:
+        return b""
+
+
+def list_dicom_directory(path: Path) -> list[Path]:
+    """List the waveforms that a ``DICOMDIR`` refers to, whether they are there or not.
+
+    Parameters
+    ----------
+    path : Path
+        The directory file of a DICOM file set.
+
+    Raises
+    ------
+    MissingDependencyError
+        When pydicom is not installed.
+    DamagedRecordError
+        When it cannot be read, or points out of its folder.
+    """
+    try:
+        from pydicom import dcmread
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"Reading {path} needs pydicom, which is not installed. Run: pip install 'skecg[formats]'"
+        ) from error
+    try:
+        with caught_warnings():
+            entries = list(dcmread(path).get("DirectoryRecordSequence") or ())
+            return [file for entry in entries for file in _entry_files(entry, path)]
+    except DamagedRecordError:
+        raise
+    except Exception as error:  # a damaged file makes pydicom raise nearly anything
+        raise DamagedRecordError(
+            f"{path} could not be read as a DICOM directory ({type(error).__name__}). Name the folder instead."
+        ) from error
+
+
+def _entry_files(entry: Any, path: Path) -> Iterator[Path]:
+    """Yield the file of one entry, if it has one and that holds a waveform."""
+    identity = entry.get("ReferencedFileID")
+    if not identity or _is_other_class(str(entry.get("ReferencedSOPClassUIDInFile", ""))):
+        return
+    names = [identity] if isinstance(identity, str) else [str(name) for name in identity]
+    if not all(map(_FILE_ID.fullmatch, names)):
+        raise DamagedRecordError(
+            f"{path} names a file by {'/'.join(names)!r}, expected folders and a name of letters, digits and _. "
+            "Name the folder instead."
+        )
+    yield _on_disk(path.parent, names)
+
+
+def _on_disk(folder: Path, names: list[str]) -> Path:
+    """Follow names through folders; copied from a disc they are often in lower case."""
+    for name in names:
+        exact = folder / name
+        others = () if exact.exists() or not folder.is_dir() else folder.iterdir()
+        folder = next((other for other in others if other.name.upper() == name.upper()), exact)
+    return folder
 
 
 def read_dicom_channels(path: Path) -> list[Channel]:
@@ -46,6 +142,11 @@ def read_dicom_channels(path: Path) -> list[Channel]:
         _check_inflated(stream, path)
         dataset = dcmread(stream)
     groups = dataset.get("WaveformSequence")
+    if dataset.get("DirectoryRecordSequence") is not None:
+        raise UnsupportedFormatError(
+            f"Got {path}, a DICOM directory, expected a recording. Pass skecg.io.find_records({str(path)!r}), which "
+            "lists those in it."
+        )
     if not groups:
         raise UnsupportedFormatError(f"Got a DICOM object without waveforms in {path}, expected an ECG.")
     if not dataset.file_meta.TransferSyntaxUID.is_little_endian:
@@ -64,7 +165,10 @@ def _check_inflated(stream: mmap.mmap, path: Path) -> None:
     if _read_file_meta_info(stream).TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
         packed = stream.read()
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        n_bytes = len(inflater.decompress(packed, largest_inflated(len(packed)) + 1))
+        n_bytes, rest = 0, packed
+        while rest and n_bytes <= largest_inflated(len(packed)):
+            n_bytes += len(inflater.decompress(rest, _INFLATED_AT_ONCE))
+            rest = inflater.unconsumed_tail
         check_inflated(n_bytes, len(packed), path)
     stream.seek(0)
 

@@ -1,14 +1,12 @@
-"""Any supported file to an ECGRecord; many files to many, in parallel and in a flat amount of memory.
-
-Folders, patterns and names to the records behind them.
-"""
+"""Any supported file to an ECGRecord; many files to many, in parallel and in a flat amount of memory."""
 
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -23,17 +21,19 @@ from skecg.errors import (
 )
 from skecg.io.wfdb import read_wfdb, read_wfdb_header
 from skecg.io.wfdb_header import SIGNAL_SUFFIXES, find_header, similar_names
-from skecg.validation import is_integer
+from skecg.validation import check_jobs, is_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from skecg.records import ECGRecord
 
-__all__ = ["find_records", "iter_records", "read_digitized", "read_record", "read_records"]
+__all__ = ["check_no_address", "iter_records", "read_digitized", "read_record", "read_records"]
 
 
 PathLike = str | os.PathLike[str]
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # one letter before the colon is a drive
 
 
 def read_record(
@@ -42,6 +42,7 @@ def read_record(
     sampling_rate: float | None = None,
     leads: Sequence[str] | None = None,
     units: str | None = None,
+    verify_checksums: bool = False,
 ) -> ECGRecord:
     """Read one recording.
 
@@ -55,7 +56,10 @@ def read_record(
     leads : sequence of str, optional
         Names of the leads, for tables and arrays that do not name them.
     units : str, optional
-        Unit of the values, for tables and arrays; millivolts by default.
+        Unit of the values, for tables and arrays; what the file says, or else millivolts, by default.
+    verify_checksums : bool, default=False
+        Whether to compare the signals of WFDB records with the checksums in their headers, for which all of them are
+        read twice. A header may state none.
 
     Returns
     -------
@@ -80,15 +84,17 @@ def read_record(
     """
     given = {"sampling_rate": sampling_rate, "leads": leads, "units": units}
     with _system_errors_as_ours(path):
-        return _read(_as_path(path), {name: value for name, value in given.items() if value is not None})
+        return _read(
+            _as_path(path), {name: value for name, value in given.items() if value is not None}, verify_checksums
+        )
 
 
-def read_digitized(path: PathLike) -> ECGRecord:
+def read_digitized(path: PathLike, *, verify_checksums: bool = False) -> ECGRecord:
     """Read as :func:`read_record` does, with the same errors, keeping the steps where a file has them whole.
 
     Parameters
     ----------
-    path : str or Path
+    path, verify_checksums
         As for :func:`read_record`.
 
     Returns
@@ -96,7 +102,7 @@ def read_digitized(path: PathLike) -> ECGRecord:
     DigitizedRecord or ECGRecord
     """
     with _system_errors_as_ours(path):
-        return _read(_as_path(path), {}, keep_steps=True)
+        return _read(_as_path(path), {}, verify_checksums, keep_steps=True)
 
 
 @contextlib.contextmanager
@@ -104,7 +110,11 @@ def _system_errors_as_ours(path: PathLike) -> Iterator[None]:
     """Return which path the system, or Python, could not make sense of."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except MemoryError as error:
+        raise RecordReadError(
+            f"{str(path)!r} needs more memory than there is. Cut it into shorter records, or use another machine."
+        ) from error
+    except (OSError, ValueError, ArithmeticError, RecursionError) as error:
         if isinstance(error, (RecordReadError, InputError)):
             raise
         raise RecordReadError(f"{str(path)!r} cannot be read ({type(error).__name__}). Check the path.") from error
@@ -112,18 +122,26 @@ def _system_errors_as_ours(path: PathLike) -> Iterator[None]:
 
 @overload
 def read_records(
-    paths: Iterable[PathLike], *, n_jobs: int | None = None, errors: Literal["raise"] = "raise"
+    paths: Iterable[PathLike],
+    *,
+    n_jobs: int | None = None,
+    errors: Literal["raise"] = "raise",
+    verify_checksums: bool = False,
 ) -> list[ECGRecord]: ...
 
 
 @overload
 def read_records(
-    paths: Iterable[PathLike], *, n_jobs: int | None = None, errors: Literal["return"]
+    paths: Iterable[PathLike], *, n_jobs: int | None = None, errors: Literal["return"], verify_checksums: bool = False
 ) -> list[ECGRecord | RecordReadError]: ...
 
 
 def read_records(
-    paths: Iterable[PathLike], *, n_jobs: int | None = None, errors: Literal["raise", "return"] = "raise"
+    paths: Iterable[PathLike],
+    *,
+    n_jobs: int | None = None,
+    errors: Literal["raise", "return"] = "raise",
+    verify_checksums: bool = False,
 ) -> list[ECGRecord] | list[ECGRecord | RecordReadError]:
     """Read many recordings.
 
@@ -136,6 +154,8 @@ def read_records(
     errors : {"raise", "return"}, default="raise"
         What becomes of a file that cannot be read: its error is raised, or stands in the list where the record would,
         so that rows stay aligned with `paths`.
+    verify_checksums : bool, default=False
+        As for :func:`read_record`.
 
     Returns
     -------
@@ -146,7 +166,7 @@ def read_records(
     --------
     iter_records : The same, without holding all records in memory.
     """
-    return list(iter_records(paths, n_jobs=n_jobs, errors=errors))
+    return list(iter_records(paths, n_jobs=n_jobs, errors=errors, verify_checksums=verify_checksums))
 
 
 def iter_records(
@@ -155,6 +175,7 @@ def iter_records(
     n_jobs: int | None = None,
     errors: Literal["raise", "return"] = "raise",
     chunk: int = 64,
+    verify_checksums: bool = False,
 ) -> Iterator[ECGRecord | RecordReadError]:
     """Read recordings one after the other, holding no more than a chunk of them.
 
@@ -166,6 +187,8 @@ def iter_records(
         As for :func:`read_records`.
     chunk : int, default=64
         How many records are read in parallel before the first of them is given out.
+    verify_checksums : bool, default=False
+        As for :func:`read_record`.
 
     Yields
     ------
@@ -178,7 +201,7 @@ def iter_records(
         raise ParameterError(f"Got errors={errors!r}, expected 'raise' or 'return'.")
     if not is_integer(chunk, 1):
         raise ParameterError(f"Got chunk={chunk!r}, expected a positive number of records.")
-    read = read_record if errors == "raise" else _read_or_error
+    read = partial(read_record if errors == "raise" else _read_or_error, verify_checksums=verify_checksums)
     n_threads = _n_threads(n_jobs)
     return map(read, paths) if n_threads == 1 else _read_in_chunks(read, paths, n_threads, chunk)
 
@@ -206,17 +229,14 @@ def _n_threads(n_jobs: int | None) -> int:
     """Resolve a number of jobs as joblib does."""
     from joblib import effective_n_jobs
 
-    if n_jobs is not None and (not is_integer(n_jobs) or n_jobs == 0):
-        raise ParameterError(
-            f"Got n_jobs={n_jobs!r}, expected None, a positive number of threads, or -1 for all cores."
-        )
+    check_jobs(n_jobs)
     return int(effective_n_jobs(n_jobs))
 
 
-def _read_or_error(path: PathLike) -> ECGRecord | RecordReadError:
+def _read_or_error(path: PathLike, *, verify_checksums: bool) -> ECGRecord | RecordReadError:
     """Read a record, giving an error of the file instead of raising it; mistakes of the caller are raised."""
     try:
-        return read_record(path)
+        return read_record(path, verify_checksums=verify_checksums)
     except RecordReadError as error:
         return error
     except ParameterError:
@@ -234,14 +254,24 @@ def _as_path(path: Any) -> Path:
         raise ParameterError(f"Got a path of type {type(path).__name__}, expected str or Path.")
     if not name.strip() or "\0" in name:
         raise ParameterError(f"Got path={name!r}, expected the name of a file.")
+    check_no_address(name)
     return Path(name)
 
 
-def _read(path: Path, given: dict[str, Any], *, keep_steps: bool = False) -> ECGRecord:
+def check_no_address(path: PathLike) -> None:
+    """Raise for an address on a network, also one that a Path has taken a slash from."""
+    if _ADDRESS.match(os.fspath(path)) and not os.path.lexists(path):
+        raise RecordNotFoundError(
+            f"Got {os.fspath(path)!r}, an address, expected a file on this machine. Download the record first, all of "
+            "its files (header and signals), and pass where it lies."
+        )
+
+
+def _read(path: Path, given: dict[str, Any], verify_checksums: bool, *, keep_steps: bool = False) -> ECGRecord:
     """Choose the reader by what lies at the path."""
     header = find_header(path)
     if header is not None and not given:
-        return read_wfdb(header, keep_steps=keep_steps)
+        return read_wfdb(header, keep_steps=keep_steps, verify_checksums=verify_checksums)
     if header is None and _is_table(path):
         return _read_table(path, given)
     if given:
@@ -252,7 +282,7 @@ def _read(path: Path, given: dict[str, Any], *, keep_steps: bool = False) -> ECG
     if not path.is_file():
         raise _not_found(path)
     if _is_signal_file(path):
-        return read_wfdb(path.with_suffix(".hea"), keep_steps=keep_steps)
+        return read_wfdb(path.with_suffix(".hea"), keep_steps=keep_steps, verify_checksums=verify_checksums)
     if path.suffix.lower() in SIGNAL_SUFFIXES:
         raise _not_found(path.with_suffix(".hea"))
     return _read_format(path)
@@ -287,12 +317,27 @@ def _is_signal_file(path: Path) -> bool:
     header_path = path.with_suffix(".hea")
     if not header_path.is_file():
         return False
-    if path.name in {signal.file_name for signal in read_wfdb_header(header_path).signals}:
-        return True
+    is_format = _is_of_format(path)
+    try:
+        names = {signal.file_name for signal in read_wfdb_header(header_path).signals}
+    except RecordReadError:
+        if is_format:  # intact beside a damaged header
+            return False
+        raise
+    if path.name in names or is_format:
+        return path.name in names
     raise UnsupportedFormatError(
         f"{path} lies beside {header_path.name} but is no signal file of it (annotations are none). "
         f"To read the record, pass {str(header_path)!r}."
     )
+
+
+def _is_of_format(path: Path) -> bool:
+    """Whether a file's suffix, or what it begins with, is that of a format other than WFDB's."""
+    from skecg.io.dicom import is_dicom
+    from skecg.io.formats import FORMAT_SUFFIXES
+
+    return path.suffix.lower() in FORMAT_SUFFIXES or is_dicom(path)
 
 
 def _not_found(path: Path) -> RecordReadError:
@@ -306,118 +351,3 @@ def _not_found(path: Path) -> RecordReadError:
     if suffix in {"", ".hea"} | SIGNAL_SUFFIXES:
         return RecordNotFoundError(f"There is no WFDB header {str(path.with_suffix('.hea'))!r}. {similar_names(path)}")
     return RecordNotFoundError(f"There is no file {str(path)!r}. {similar_names(path, {suffix, '.hea'})}")
-
-
-_WILDCARDS = frozenset("*?[")
-
-
-# Settings and results are JSON more often than ECGs are; such a file is taken when it is named.
-_SELDOM_ECG = frozenset({".json"})
-
-
-def find_records(paths: PathLike | Iterable[PathLike], *, recursive: bool = True) -> list[Path]:
-    """List the records that folders, patterns and names stand for.
-
-    A WFDB record is listed once, by its header; the segments of a record in several parts are not listed beside it.
-    In folders and behind patterns whatever is no ECG is passed over, and so are tables in folders, since they do not
-    say what they are. A file that is named is listed as it is.
-
-    Parameters
-    ----------
-    paths : path or iterable of paths
-        Folders, glob patterns (``"data/**/*.hea"``), files, and WFDB record names with or without a suffix.
-    recursive : bool, default=True
-        Whether to look into the folders of folders, and to let ``**`` reach through them.
-
-    Returns
-    -------
-    list of Path
-        Sorted, each record once.
-
-    Raises
-    ------
-    RecordNotFoundError
-        When one of `paths` stands for nothing; the message lists similar names.
-    ParameterError
-        When `paths` holds anything but paths.
-    """
-    if isinstance(paths, (str, os.PathLike)):
-        paths = [paths]
-    if isinstance(paths, bytes) or not isinstance(paths, Iterable):
-        raise ParameterError(f"Got paths={paths!r}, expected a path or a list of paths.")
-    found: set[Path] = set()
-    for path in paths:
-        if not isinstance(path, (str, os.PathLike)):
-            raise ParameterError(f"Got a path of type {type(path).__name__}, expected str or Path.")
-        found.update(_expand(Path(path), recursive))
-    return sorted(found)
-
-
-def _expand(path: Path, recursive: bool) -> set[Path]:
-    """List the records that one path stands for."""
-    header = find_header(path)
-    if header is not None:
-        return {header}
-    if path.is_dir():
-        files = path.rglob("*") if recursive else path.iterdir()
-        return _records_among(files, _format_suffixes() - _SELDOM_ECG, f"The folder {str(path)!r}")
-    if path.is_file():
-        return {path}
-    if _WILDCARDS & set(str(path)):
-        matches = (Path(match) for match in glob.iglob(str(path), recursive=recursive))  # noqa: PTH207
-        return _records_among(matches, _format_suffixes() | _table_suffixes(), f"The pattern {str(path)!r}")
-    raise RecordNotFoundError(f"Nothing answers to {str(path)!r}. {similar_names(path)}")
-
-
-def _records_among(files: Iterable[Path], suffixes: frozenset[str], where: str) -> set[Path]:
-    """Keep the records among files: headers for WFDB, the files themselves for all else."""
-    headers, others = set(), set()
-    for path in _without_twins(files):
-        suffix = path.suffix.lower()
-        if suffix == ".hea" or suffix in SIGNAL_SUFFIXES:
-            header = find_header(path)
-            headers |= {header} if header is not None else set()
-        elif suffix in suffixes and path.is_file():
-            others.add(path)
-    records = headers.difference(*map(_segment_headers, headers)) | others
-    if not records:
-        raise RecordNotFoundError(
-            f"{where} holds no recording, expected WFDB headers (.hea) or "
-            f"{', '.join(sorted(suffixes))}. Check the path."
-        )
-    return records
-
-
-def _without_twins(files: Iterable[Path]) -> Iterator[Path]:
-    """Yield files once, whatever links lead to them, without what file managers of macOS leave beside them."""
-    seen: set[str] = set()
-    # Of two ways to a file the one without a link stays: a header finds its signals beside itself.
-    for path in sorted(files, key=lambda path: (path.is_symlink(), len(path.parts), path)):
-        if path.name.startswith("._") or "__MACOSX" in path.parts:
-            continue
-        target = os.path.realpath(path)
-        if target not in seen:
-            seen.add(target)
-            yield path
-
-
-def _segment_headers(header_path: Path) -> Iterator[Path]:
-    """Return the headers of a record's segments; a header that cannot be read has none, reading it will say why."""
-    try:
-        segments = read_wfdb_header(header_path).segments
-    except RecordReadError:
-        return
-    for segment in segments:
-        yield header_path.with_name(f"{segment.name}.hea")
-
-
-def _format_suffixes() -> frozenset[str]:
-    from skecg.io.formats import FORMAT_SUFFIXES
-
-    return FORMAT_SUFFIXES
-
-
-def _table_suffixes() -> frozenset[str]:
-    from skecg.io.tables import TABLE_SUFFIXES
-
-    return TABLE_SUFFIXES

@@ -11,6 +11,7 @@ import lzma
 import math
 import re
 import tokenize
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -24,6 +25,7 @@ from skecg.errors import (
     RecordNotFoundError,
     SamplingRateError,
     ShapeError,
+    SignalWarning,
     UnitsError,
     UnsupportedFormatError,
 )
@@ -38,10 +40,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["TABLE_SUFFIXES", "read_table"]
+__all__ = ["TABLE_SUFFIXES", "TEXT_SUFFIXES", "read_table"]
+
+#: Suffixes of tables that are text.
+TEXT_SUFFIXES: frozenset[str] = frozenset({".csv", ".tsv", ".txt"})
 
 #: Suffixes of the files that :func:`read_table` reads, in lower case.
-TABLE_SUFFIXES: frozenset[str] = frozenset({".csv", ".tsv", ".txt", ".npy", ".npz"})
+TABLE_SUFFIXES: frozenset[str] = TEXT_SUFFIXES | {".npy", ".npz"}
 
 # What numpy raises for files that are damaged, or made to harm.
 _NUMPY_ERRORS: tuple[type[Exception], ...] = (
@@ -69,6 +74,12 @@ _INDEX_NAMES = frozenset(
     {"", "time", "t", "timestamp", "index", "idx", "sample", "samples", "n", "unnamed: 0", "seconds", "ms", "s"}
     | {"sensor timestamp", "phone timestamp"}
 )
+_SECONDS_PER_UNIT = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
+_FEW_TIMES = 50  # whose mean step could be off by their rounding
+_NEARLY_WHOLE = 2e-3  # a clock's error
+_JUMP = 1.5  # steps that a gap is longer than
+_NOMINAL = 0.02  # by which a recorder's true rate may differ from what it is called
+
 _UNIT_IN_NAME = re.compile(r"\s*[\[(]\s*([^\])]*?)\s*[\])]\s*$")
 
 
@@ -77,13 +88,15 @@ def read_table(
     *,
     sampling_rate: float | None = None,
     leads: Sequence[str] | None = None,
-    units: str = "mV",
+    units: str | None = None,
 ) -> ECGRecord:
     r"""Read a text table or a NumPy file.
 
     Text (``.csv``, ``.tsv``, ``.txt``) has one row a sample and one column a lead, separated by commas, semicolons,
     tabs or blanks; decimal commas are understood where they separate nothing. A first row of names gives the leads
-    unless `leads` does. One column more than leads is taken for sample numbers or times, and dropped, when it comes
+    unless `leads` does, and may state units (``ecg [uV]``). Lines above it may state the rate, the unit and the lead,
+    as exports of watches do in any language; times with a unit (``timestamp [ns]``) tell the rate where nothing else
+    does. One column more than leads is taken for sample numbers or times, and dropped, when it comes
     first and increases strictly. Empty cells, ``nan`` and ``NA`` are gaps.
 
     A ``.npy`` file holds (n_leads, n_samples). A ``.npz`` file holds one such array, or ``signal`` and, if it likes,
@@ -96,8 +109,9 @@ def read_table(
         Samples a second (Hz). Needed unless the file says it.
     leads : sequence of str or None, default=None
         Names of the leads in the file's order. Needed unless the file says them.
-    units : str, default="mV"
-        Unit of the values, one of ``"V"``, ``"mV"``, ``"uV"``, ``"nV"``. Units in an ``.npz`` file take its place.
+    units : str or None, default=None
+        Unit of the values, one of ``"V"``, ``"mV"``, ``"uV"``, ``"nV"``; that of the file, or else millivolts, when
+        not given. Units in an ``.npz`` file take its place.
 
     Returns
     -------
@@ -132,14 +146,15 @@ def read_table(
     if leads is not None:
         leads = canonical_leads([leads] if isinstance(leads, str) else list(leads))
     if path.suffix.lower() in (".npy", ".npz"):
-        return _read_arrays(path, sampling_rate, leads, units)
+        return _read_arrays(path, sampling_rate, leads, "mV" if units is None else units)
     return _read_text(path, sampling_rate, leads, units)
 
 
-def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, units: str) -> ECGRecord:
+def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, units: str | None) -> ECGRecord:
     """Read a text table."""
-    rate = _known_rate(sampling_rate, path)
-    table, of_columns = _voltages(_named_columns(parse_text_table(path), rate, path), units, rate, path)
+    table = parse_text_table(path)
+    rate = _rate_of(table, sampling_rate, path)
+    table, of_columns = _voltages(_named_columns(table, rate, path), units, rate, path)
     n_rows, n_columns = table.values.shape
     if leads is not None and n_rows == len(leads) and n_columns > n_rows + 1:
         raise ShapeError(
@@ -147,6 +162,8 @@ def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, un
             "Expected one row a sample and one column a lead. Transpose the file."
         )
     named = _leads_of_header(table.header, path)
+    if named is None and table.stated.lead is not None and n_columns == 1:
+        named = (table.stated.lead,)
     _check_same_leads(leads, named, path)
     leads = leads or named
     if leads is None:
@@ -159,6 +176,34 @@ def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, un
     return ECGRecord(_millivolts(values.T, of_columns, path), rate, leads, path.stem)
 
 
+def _rate_of(table: TextTable, given: Any, path: Path) -> float:
+    """Return the rate that lines above the samples state, times with a unit tell, or else the caller names."""
+    stated = table.stated.sampling_rate
+    if stated is not None and (given is None or abs(as_sampling_rate(given) / stated - 1) <= _NOMINAL):
+        return stated
+    if stated is not None:
+        raise SamplingRateError(
+            f"Got sampling_rate={given!r} for {path}, which says {stated:g} Hz. Leave the argument out."
+        )
+    return _known_rate(_rate_of_times(table) if given is None else given, path)
+
+
+def _rate_of_times(table: TextTable) -> float | None:
+    """Return the rate of a first column of times with a unit that are evenly spaced, whole where it nearly is."""
+    name = table.header[0] if table.header is not None and len(table.header) == table.values.shape[1] else ""
+    unit = _UNIT_IN_NAME.search(name)
+    seconds = _SECONDS_PER_UNIT.get(unit[1].lower()) if unit is not None else None
+    times = table.values[:, 0]
+    if seconds is None or len(times) < _FEW_TIMES or not _is_ramp(times):
+        return None
+    steps = np.diff(times)
+    step = (times[-1] - times[0]) / len(steps)
+    if np.abs(steps - step).max() > max(step / 2, 1):
+        return None
+    rate = 1 / (float(step) * seconds)
+    return float(round(rate)) if abs(round(rate) / rate - 1) < _NEARLY_WHOLE else rate
+
+
 def _named_columns(table: TextTable, rate: float, path: Path) -> TextTable:
     """Drop the columns that a first row marks as no leads: a time, and the nothing after a last delimiter."""
     values, header = table.values, table.header
@@ -169,19 +214,20 @@ def _named_columns(table: TextTable, rate: float, path: Path) -> TextTable:
     if len(header) > 1 and _UNIT_IN_NAME.sub("", header[0]).lower() in _INDEX_NAMES and _is_ramp(values[:, 0]):
         _check_times(values[:, 0], rate, path)
         values, header = values[:, 1:], header[1:]
-    return TextTable(values, header)
+    return TextTable(values, header, table.stated)
 
 
-def _voltages(table: TextTable, units: str, rate: float, path: Path) -> tuple[TextTable, str | list[str]]:
+def _voltages(table: TextTable, units: str | None, rate: float, path: Path) -> tuple[TextTable, str | list[str]]:
     """Keep the columns that are voltages of the heart where a first row states units; return them and their units."""
     header = table.header
+    by_itself = _agreed_unit(units, table.stated.units, path)
     if header is None or len(header) != table.values.shape[1]:
-        return table, units
+        return table, by_itself
     stated = [_UNIT_IN_NAME.search(name) for name in header]
     if not any(stated):
-        return table, units
+        return table, by_itself
     names = tuple([_UNIT_IN_NAME.sub("", name) if unit else name for name, unit in zip(header, stated, strict=True)])
-    of_columns = tuple([unit[1] if unit and unit[1] else units for unit in stated])
+    of_columns = tuple([unit[1] if unit and unit[1] else by_itself for unit in stated])
     try:
         rows = list(ecg_rows(names, of_columns))
     except UnitsError as error:
@@ -189,13 +235,27 @@ def _voltages(table: TextTable, units: str, rate: float, path: Path) -> tuple[Te
     if 0 not in rows and _is_ramp(table.values[:, 0]):
         _check_times(table.values[:, 0], rate, path)
     kept = [of_columns[row] for row in rows]
-    if len({millivolts_per_unit(unit) for unit in kept}) == 1 and millivolts_per_unit(kept[0]) != millivolts_per_unit(
-        units
-    ):
+    if units is not None:
+        _agreed_unit(units, kept, path)
+    return TextTable(table.values[:, rows], tuple([names[row] for row in rows]), table.stated), kept
+
+
+def _agreed_unit(given: str | None, stated: Sequence[str], path: Path) -> str:
+    """Return the unit that the caller names, else the file, else millivolts; raise when the first two contradict."""
+    factors = {millivolts_per_unit(unit) for unit in stated}
+    if given is not None:
+        if len(factors) == 1 and factors != {millivolts_per_unit(given)}:
+            raise UnitsError(
+                f"Got values in {stated[0]} in {path} and units={given!r}. Pass units={stated[0]!r} or none, or "
+                "correct the file."
+            )
+        return given
+    if len(factors) > 1:
         raise UnitsError(
-            f"Got columns in {kept[0]} in {path} and units={units!r}. Pass units={kept[0]!r}, or correct the header."
+            f"Got values in {' and in '.join(stated)} in {path}, expected one unit for all. Pass units=, for example "
+            "units='uV'."
         )
-    return TextTable(table.values[:, rows], tuple([names[row] for row in rows])), kept
+    return stated[0] if stated else "mV"
 
 
 def _is_ramp(column: NDArray[np.float64]) -> bool:
@@ -206,6 +266,15 @@ def _is_ramp(column: NDArray[np.float64]) -> bool:
 def _check_times(column: NDArray[np.float64], rate: float, path: Path) -> None:
     """Raise for times that contradict the rate, whether they count samples, seconds or 1e-3, 1e-6, 1e-9 of them."""
     step = float(np.median(np.diff(column)))
+    longest = float(np.max(np.diff(column)))
+    if longest > _JUMP * step + 1:
+        row = int(np.argmax(np.diff(column))) + 1
+        warnings.warn(
+            f"The times in {path} jump by {longest:g} after row {row}, where steps are {step:g}: samples are missing "
+            "there, and were not put in. Cut the table there, or pass its parts as records.",
+            SignalWarning,
+            stacklevel=5,
+        )
     in_samples = [step, step * rate, *(step * rate / unit for unit in (1e3, 1e6, 1e9))]
     if not any(abs(n_samples - 1) <= 0.05 for n_samples in in_samples):
         raise SamplingRateError(

@@ -1,7 +1,8 @@
 """Text tables of numbers: CSV, TSV and their relatives, one row a sample.
 
 The common case goes through numpy's parser in C. Whatever that refuses is read again cell by cell, slowly, to accept
-missing values and to say exactly where a table is broken.
+missing values and to say exactly where a table is broken. Lines above the samples that say what they are, as wearables
+write them in their user's language, are read in :mod:`skecg.io.preambles`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ import contextlib
 import csv
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skecg.errors import DamagedRecordError, ShapeError
+from skecg.errors import DamagedRecordError, ShapeError, UnsupportedFormatError
+from skecg.io.preambles import NOTHING_STATED, Statements, count_lines_above, read_statements
+from skecg.leads import CANONICAL_LEADS, canonical_lead
+from skecg.records import millivolts_per_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,13 +27,37 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["TextTable", "parse_text_table"]
+__all__ = ["TextTable", "check_about_samples", "parse_text_table"]
 
 _MISSING = frozenset({"", "nan", "na", "n/a", "null", "none"})
 _SNIFFED_LINES = 20
+_SNIFFED_BYTES = 2**14
 _MANY_COLUMNS = 64
 _MANY_NUMBERS = 8
 _SHOWN = 30  # characters of a cell quoted in a message
+_MANY_TEXTS = 5  # rows that are looked at to tell a table about recordings from samples with a slip
+_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2}(?:\.\d+)?)")
+# What columns of a table about recordings are called.
+_ABOUT_RECORDINGS = frozenset(
+    {
+        "age",
+        "sex",
+        "gender",
+        "label",
+        "labels",
+        "class",
+        "target",
+        "diagnosis",
+        "diagnoses",
+        "scp_codes",
+        "fold",
+        "path",
+    }
+    | {"strat_fold", "split", "file", "filename", "file_name", "filename_lr", "filename_hr", "record", "record_name"}
+    | {"record_id", "ecg_id", "exam_id", "study_id", "subject_id", "patient", "patient_id", "height", "weight"}
+)
+_LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
+_TIME_UNIT = re.compile(r"(?:[\d.]+ )?(?:s|sec|seconds?|ms|us|ns)|samples?|hh:mm:ss\S*|", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,10 +70,13 @@ class TextTable:
         NaN where a cell is empty or says so.
     header : tuple of str or None
         The cells of the first row, where that holds names.
+    stated : Statements
+        What lines above say of the samples.
     """
 
     values: NDArray[np.float64]
     header: tuple[str, ...] | None
+    stated: Statements = NOTHING_STATED
 
 
 @dataclass(frozen=True)
@@ -76,7 +108,7 @@ def parse_text_table(path: Path) -> TextTable:
     Parameters
     ----------
     path : Path
-        A text file in UTF-8 (with or without a byte-order mark), UTF-16 with one, or Latin-1.
+        A text file in UTF-8 or UTF-16, with or without a byte-order mark, or in Latin-1.
 
     Returns
     -------
@@ -86,38 +118,115 @@ def parse_text_table(path: Path) -> TextTable:
     ------
     DamagedRecordError
         When the file is empty, binary, has no row of numbers, rows of different lengths or text among its numbers.
+    UnsupportedFormatError
+        When it is a table about recordings, or one with a recording in each row.
     ShapeError
         When it lies on its side: few rows of very many columns.
     """
-    table = _split_lines(_decoded(path), path)
+    table, header, stated = _rows_and_names(path.read_bytes(), path)
+    values = _parse_fast(table)
+    if values is None:
+        _check_samples(table, header)
+        values, header = _parse_cells(table, header)
+    if header is not None and _is_numbering(header):
+        header = None
+    return TextTable(values, header, stated)
+
+
+def check_about_samples(path: Path) -> None:
+    """Raise for a table about recordings by its first rows, before anything is made of it.
+
+    Raises
+    ------
+    UnsupportedFormatError
+    """
+    with path.open("rb") as file:
+        head = file.read(_SNIFFED_BYTES)
+    whole_lines = head if len(head) < _SNIFFED_BYTES else head[: head.rfind(b"\n") + 1]
+    with contextlib.suppress(DamagedRecordError, ShapeError):  # reading it will say so
+        table, header, _ = _rows_and_names(whole_lines, path)
+        _check_samples(table, header)
+
+
+def _rows_and_names(content: bytes, path: Path) -> tuple[_Lines, tuple[str, ...] | None, Statements]:
+    """Split a text into its rows of samples, the names above them, and what lines above those state."""
+    table, stated = _without_preamble(_split_lines(_decoded(content, path), path))
     _check_upright(table)
     header = _header(table)
+    _check_names(header, path)
     if header is not None:
         table = _Lines(path, table.lines[1:], table.first_number + 1, table.delimiter, table.is_quoted)
         if not table.lines:
             raise DamagedRecordError(f"{path} holds a header and no samples. Export it again.")
-    values = _parse_fast(table)
-    if values is None:
-        values = _parse_cells(table)
-    if header is not None and _is_numbering(header):
-        header = None
-    return TextTable(values, header)
+    return table, header, stated
 
 
-def _decoded(path: Path) -> str:
-    """Read a file as text, refusing what is none."""
-    content = path.read_bytes()
+def _without_preamble(table: _Lines) -> tuple[_Lines, Statements]:
+    """Split off lines above the samples, but for a row of names, and return what they say."""
+    n_above = count_lines_above(table.lines)
+    if n_above == 0:
+        return table, NOTHING_STATED
+    above, rows = table.lines[:n_above], table.lines[n_above:]
+    stated = read_statements(above)
+    below = _Lines(table.path, rows, table.first_number + n_above, _delimiter(rows), table.is_quoted)
+    names = _names_above(above, below)
+    if names is not None:
+        first_number = below.first_number - 1
+        return _Lines(table.path, [names, *rows], first_number, below.delimiter, table.is_quoted), stated
+    if below.delimiter == "," and _are_decimal_commas(rows):
+        below = _Lines(table.path, rows, below.first_number, None, table.is_quoted)
+    return below, stated
+
+
+def _names_above(above: list[str], below: _Lines) -> str | None:
+    """Return the row of names right above the samples, with the units of a row between them, if there is one."""
+    names = [line.strip("# ") for line in above[-2:]]
+    stated = read_statements(names[-1:])
+    if not names[-1] or stated.sampling_rate or stated.units:
+        return None
+    rows = _Lines(below.path, names, below.first_number - len(names), below.delimiter, below.is_quoted)
+    n_columns = len(below.cells(0))
+    last = _name_cells(rows, n_columns, -1)
+    if len(last) != n_columns or (stated.lead and canonical_lead(last[0]) not in CANONICAL_LEADS):
+        return None
+    units = [unit.strip("'") for unit in last]
+    is_units = all(_TIME_UNIT.fullmatch(unit) or millivolts_per_unit(unit) is not None for unit in units)
+    if below.delimiter is None or not is_units or len(rows.cells(0)) != n_columns:
+        return names[-1]
+    cells = zip(rows.cells(0), units, strict=True)
+    return below.delimiter.join(f"{name.strip(chr(39))} [{unit}]" for name, unit in cells)
+
+
+def _are_decimal_commas(rows: Sequence[str]) -> bool:
+    """Report rows of one number with a decimal comma each: no points, at most one comma, and no count before it."""
+    if any("." in row or row.count(",") > 1 for row in rows):
+        return False
+    whole = [row.partition(",")[0] for row in rows]
+    return not (all("," in row for row in rows) and whole == [str(i + int(whole[0] == "1")) for i in range(len(rows))])
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    """Return the text of a file, refusing what is none."""
     if not content.strip():
         raise DamagedRecordError(f"{path} is empty ({len(content)} bytes), expected a table of samples.")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+    wide = _wide_encoding(content[:_SNIFFED_BYTES])
+    if wide is not None:
         with contextlib.suppress(UnicodeDecodeError):
-            return content.decode("utf-16")
+            return content.decode(wide).removeprefix("\ufeff")
     if b"\0" in content:
         raise DamagedRecordError(f"{path} is a binary file, expected a text table with one row a sample.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return content.decode("latin-1")
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    """Return the UTF-16 that a text begins in: by its mark, or by the zeros beside nearly every letter and digit."""
+    for encoding, mark, zeros in (("utf-16-le", b"\xff\xfe", head[1::2]), ("utf-16-be", b"\xfe\xff", head[0::2])):
+        if head.startswith(mark) or 2 * zeros.count(0) > max(len(zeros), head.count(0)):
+            return encoding
+    return None
 
 
 def _split_lines(text: str, path: Path) -> _Lines:
@@ -129,11 +238,16 @@ def _split_lines(text: str, path: Path) -> _Lines:
     lines = lines[first:]
     if not lines:
         raise DamagedRecordError(f"{path} holds only blank lines, expected a table of samples.")
+    if len(lines) > 1 and re.fullmatch(r"sep=.\s*", lines[0]):  # a note to spreadsheets
+        first, lines = first + 1, lines[1:]
     lines[0] = lines[0].removeprefix("#")
-    is_quoted = '"' in text
+    return _Lines(path, lines, first + 1, _delimiter(lines), '"' in text)
+
+
+def _delimiter(lines: Sequence[str]) -> str | None:
+    """Return what separates the cells of most lines, None for blanks."""
     sample = [re.sub(r'"[^"]*"', '""', line) for line in lines[:_SNIFFED_LINES] if line.strip()]
-    delimiter = next((d for d in "\t;," if 2 * sum(d in line for line in sample) > len(sample)), None)
-    return _Lines(path, lines, first + 1, delimiter, is_quoted)
+    return next((d for d in "\t;," if 2 * sum(d in line for line in sample) > len(sample)), None)
 
 
 def _check_upright(table: _Lines) -> None:
@@ -148,13 +262,20 @@ def _check_upright(table: _Lines) -> None:
 
 def _header(table: _Lines) -> tuple[str, ...] | None:
     """Return the first row if it holds names: no numbers, or the columns' own numbers as pandas writes them."""
-    cells = tuple(table.cells(0))
+    cells = _name_cells(table, len(table.cells(min(1, len(table.lines) - 1))))
     if _is_numbering(cells):
         return cells
     named = [cell for cell in cells if cell.lower() not in _MISSING]
     if not named or any(_number(cell.replace(",", ".")) is not None for cell in named):
         return None
     return cells
+
+
+def _name_cells(table: _Lines, n_columns: int, line: int = 0) -> tuple[str, ...]:
+    """Split a row of names; above a single column the blanks in it separate nothing (``ECG (uV)``)."""
+    if table.delimiter is None and n_columns == 1 and "," not in table.lines[line]:
+        return (table.lines[line].strip(" \t\"'"),)
+    return tuple(table.cells(line))
 
 
 def _is_numbering(cells: Sequence[str]) -> bool:
@@ -191,30 +312,98 @@ def _parse_fast(table: _Lines) -> NDArray[np.float64] | None:
         return None
 
 
-def _parse_cells(table: _Lines) -> NDArray[np.float64]:
-    """Parse cell by cell, naming the first that cannot be understood."""
+def _check_names(header: tuple[str, ...] | None, path: Path) -> None:
+    """Raise for a first row that tells of patients, labels or files and of no lead, even above numbers alone."""
+    about = [name for name in header or () if name.lower() in _ABOUT_RECORDINGS]
+    if about and not _names_a_lead(header):
+        raise _not_samples(path, about)
+
+
+def _names_a_lead(header: tuple[str, ...] | None) -> bool:
+    """Whether a first row names any of the twelve leads."""
+    return header is not None and any(canonical_lead(name) in CANONICAL_LEADS for name in header)
+
+
+def _check_samples(table: _Lines, header: tuple[str, ...] | None) -> None:
+    """Raise for a table whose rows are about recordings, or recordings themselves, and no samples."""
+    rows = [table.cells(i) for i in range(min(len(table.lines), _MANY_TEXTS)) if table.lines[i].strip()]
+    is_named = header is not None and not _names_a_lead(header)
+    for column in range(min(map(len, rows), default=0)):
+        cells = [row[column] for row in rows]
+        name = header[column] if header is not None and column < len(header) else f"column {column + 1}"
+        if all(map(_LIST.fullmatch, cells)):
+            raise UnsupportedFormatError(
+                f"Got {table.path} with a list of values in each row ({name}), expected one row a sample. Each row is "
+                "a recording: pass each as skecg.ECGRecord([values], sampling_rate, ['I']), with "
+                "values = numpy.array(json.loads(cell)) in millivolts."
+            )
+        if (len(rows) > 1 or is_named) and not any(map(_is_value, cells)):
+            raise _not_samples(table.path, [name])
+
+
+def _is_value(cell: str) -> bool:
+    """Report a number, in either way of writing it, a time, or a mark for neither."""
+    return _number(cell.replace(",", ".")) is not None or _time(cell) is not None
+
+
+def _not_samples(path: Path, columns: Sequence[str]) -> UnsupportedFormatError:
+    """Return the error for a table about recordings."""
+    return UnsupportedFormatError(
+        f"Got {path} with {', '.join(columns)}, which looks like a table about recordings (labels, paths), expected "
+        "the samples of one, a row each. To embed the recordings that it lists, pass its column of paths as X, or "
+        "write them into a file, one a line, and use `skecg embed --paths-from FILE`."
+    )
+
+
+def _parse_cells(table: _Lines, header: tuple[str, ...] | None) -> tuple[NDArray[np.float64], tuple[str, ...] | None]:
+    """Parse cell by cell, naming the first that cannot be understood; columns of dates and clock times are dropped."""
     rows = [table.cells(i) for i in range(len(table.lines))]
     _check_lengths(rows, table)
     decimal_commas = _has_decimal_commas(table, "".join(cell for row in rows for cell in row))
-    values = np.empty((len(rows), len(rows[0])), dtype=np.float64)
+    kept = [j for j in range(len(rows[0])) if _number(rows[0][j]) is not None or _time(rows[0][j]) is None]
+    values = np.empty((len(rows), len(kept)), dtype=np.float64)
     for i, row in enumerate(rows):
-        for j, cell in enumerate(row):
-            number = _number(cell.replace(",", ".") if decimal_commas else cell)
+        for place, j in enumerate(kept):
+            number = _number(row[j].replace(",", ".") if decimal_commas else row[j])
             if number is None:
-                shown = cell if len(cell) <= _SHOWN else cell[:_SHOWN] + "…"
+                shown = row[j] if len(row[j]) <= _SHOWN else row[j][:_SHOWN] + "…"
                 raise DamagedRecordError(
                     f"Got the text {shown!r} in line {table.first_number + i}, column {j + 1} of {table.path}, "
                     "expected a number. Correct the cell, or leave it empty if the sample is missing."
                 )
-            values[i, j] = number
-    return values
+            values[i, place] = number
+    if header is not None and len(header) == len(rows[0]):
+        header = tuple([header[j] for j in kept])
+    return values, header
+
+
+def _time(cell: str) -> float | None:
+    """Read a date with a time, or a clock time, as seconds; None for anything else."""
+    bare = cell.strip("'[] ")
+    clock = _CLOCK.fullmatch(bare)
+    if clock is not None:
+        return int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3])
+    if ":" not in bare:
+        return None
+    try:
+        moment = datetime.fromisoformat(bare)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _check_lengths(rows: Sequence[Sequence[str]], table: _Lines) -> None:
-    """Raise for rows of different lengths, naming the first that differs."""
+    """Raise for rows of different lengths, naming the first that differs; only a last one that is short is cut off."""
     for i, row in enumerate(rows):
         if len(row) != len(rows[0]):
+            cut = i == len(rows) - 1 and len(row) < len(rows[0]) and all(map(_is_value, row))
+            why = (
+                "the file ends in the middle of a row. Export it again."
+                if cut
+                else "a table of samples has as many cells in every row. Delete what else is in the file, or pass the "
+                "samples as an array."
+            )
             raise DamagedRecordError(
                 f"Got {len(row)} column(s) in line {table.first_number + i} of {table.path}, expected {len(rows[0])} "
-                f"as in line {table.first_number}: the file is truncated or damaged. Export it again."
+                f"as in line {table.first_number}: {why}"
             )

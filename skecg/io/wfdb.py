@@ -52,20 +52,25 @@ from skecg.io.wfdb_signals import (
     one_rate,
     read_with_steps,
     record_of_signals,
+    sums_of_steps,
 )
 from skecg.records import ECGRecord
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["import_wfdb", "make_annotation", "read_wfdb", "read_wfdb_header", "write_annotation"]
 
 
+# The step that wfdb gives as NaN, by storage format.
+_NO_VALUE = {16: -(2**15), 24: -(2**23), 32: -(2**31), 61: -(2**15), 80: -(2**7), 160: -(2**15), 212: -(2**11)}
+_NO_VALUE |= {310: -(2**9), 311: -(2**9), 508: -(2**7), 516: -(2**15), 524: -(2**23)}
+
+
 _PLAIN_NAME = re.compile(r"[-\w]+")
 
 
-def read_wfdb(header_path: Path, *, keep_steps: bool = False) -> ECGRecord:
+def read_wfdb(header_path: Path, *, keep_steps: bool = False, verify_checksums: bool = False) -> ECGRecord:
     """Read the WFDB record that a header describes.
 
     Parameters
@@ -74,6 +79,9 @@ def read_wfdb(header_path: Path, *, keep_steps: bool = False) -> ECGRecord:
         An existing ``.hea`` file.
     keep_steps : bool, default=False
         Whether to give a :class:`skecg.io.wfdb_signals.DigitizedRecord` where the record is simple and without gaps.
+
+    verify_checksums : bool, default=False
+        Whether to compare the sums of all signals with those that the header states, if it states any.
 
     Returns
     -------
@@ -100,9 +108,9 @@ def read_wfdb(header_path: Path, *, keep_steps: bool = False) -> ECGRecord:
                 f"record name {header.record_name!r} is none that WFDB allows, {header_path.stem!r} was read"
             )
         if header.segments:
-            record = _read_segments(header, header_path)
+            record = _read_segments(header, header_path, verify_checksums)
         else:
-            record = _read_one(header, header_path, repairs, keep_steps)
+            record = _read_one(header, header_path, repairs, keep_steps, verify_checksums)
     except UnitsError as error:
         raise UnsupportedFormatError(f"{header_path}: {error}") from error
     except InputError as error:
@@ -126,7 +134,9 @@ def read_wfdb_header(header_path: Path) -> WFDBHeader:
     return parse_header(content, str(header_path))
 
 
-def _read_one(header: WFDBHeader, header_path: Path, repairs: list[str], keep_steps: bool) -> ECGRecord:
+def _read_one(
+    header: WFDBHeader, header_path: Path, repairs: list[str], keep_steps: bool, verify_checksums: bool
+) -> ECGRecord:
     """Read a record of one segment, decoding it here where that is possible."""
     names, units = _names_and_units(header)
     rows = ecg_rows(names, units)
@@ -134,6 +144,8 @@ def _read_one(header: WFDBHeader, header_path: Path, repairs: list[str], keep_st
     header = known_length(header, paths, str(header_path))
     check_sizes(header, paths)
     signal_paths = [paths[signal.file_name] for signal in header.signals]
+    if verify_checksums:
+        _check_checksums(header, signal_paths, header_path)
     if can_read_fast(header):
         signal, steps = read_with_steps(header, signal_paths, rows, keep_steps=keep_steps)
         leads = lead_names(tuple([names[row] for row in rows]))
@@ -145,9 +157,35 @@ def _read_one(header: WFDBHeader, header_path: Path, repairs: list[str], keep_st
         )
     per_frame = [signal.samples_per_frame for signal in header.signals]
     same_rate = len({per_frame[row] for row in rows}) == 1
-    signals = _decode_with_wfdb(header, signal_paths, smooth=not same_rate)
+    decoded = _decode_with_wfdb(header, signal_paths, smooth=not same_rate)
+    signals = list(decoded.e_p_signal if same_rate else decoded.p_signal.T)
     rate = header.sampling_rate * (one_rate(per_frame, names, units) if same_rate else 1)
     return record_of_signals(signals, rate, names, units, header_path.stem)
+
+
+def _check_checksums(header: WFDBHeader, paths: list[Path], header_path: Path) -> None:
+    """Raise for signals whose sum is not the one that their header states; 16 bits of it are kept there."""
+    sums = sums_of_steps(header, paths) if can_read_fast(header) else _sums_by_wfdb(header, paths)
+    wrong = [
+        signal.name or f"signal {place}"
+        for place, (signal, found) in enumerate(zip(header.signals, sums, strict=True), start=1)
+        if signal.checksum is not None and (signal.checksum - found) % 2**16
+    ]
+    if wrong:
+        raise DamagedRecordError(
+            f"The samples of {', '.join(wrong)} do not have the checksum that {header_path} states: signals or header "
+            "were altered or damaged. Copy the record again, or read it without verify_checksums."
+        )
+
+
+def _sums_by_wfdb(header: WFDBHeader, paths: list[Path]) -> list[int]:
+    """Sum the steps of each signal as they lie in the file, decoded by wfdb, whose voltages at a gain of 1 they are."""
+    signals = [signal._replace(skew_frames=0, gain=1.0, baseline=0) for signal in header.signals]
+    record = _decode_with_wfdb(header._replace(signals=tuple(signals)), paths, smooth=False)
+    return [
+        int(np.nansum(steps)) + int(np.isnan(steps).sum()) * _NO_VALUE.get(signal.storage_format, 0)
+        for steps, signal in zip(record.e_p_signal, signals, strict=True)
+    ]
 
 
 def _names_and_units(header: WFDBHeader) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -155,16 +193,15 @@ def _names_and_units(header: WFDBHeader) -> tuple[tuple[str, ...], tuple[str, ..
     return tuple([signal.name for signal in header.signals]), tuple([signal.units for signal in header.signals])
 
 
-def _decode_with_wfdb(header: WFDBHeader, paths: list[Path], *, smooth: bool) -> list[NDArray[np.float64]]:
-    """Let wfdb decode the signals, each (n_samples,) in its unit, from a plain header in a folder of its own."""
+def _decode_with_wfdb(header: WFDBHeader, paths: list[Path], *, smooth: bool) -> Any:
+    """Let wfdb decode the signals, in their units, from a plain header in a folder of its own."""
     aliases = {path: f"file{number}.dat" for number, path in enumerate(dict.fromkeys(paths))}
     with tempfile.TemporaryDirectory(prefix="skecg-") as folder:
         for path, alias in aliases.items():
             _make_visible(path.resolve(), Path(folder) / alias)
         text = plain_header("record", header, [aliases[path] for path in paths])
         (Path(folder) / "record.hea").write_text(text, encoding="ascii")
-        record = _rdrecord(Path(folder) / "record", paths[0], smooth=smooth)
-    return list(record.p_signal.T) if smooth else list(record.e_p_signal)
+        return _rdrecord(Path(folder) / "record", paths[0], smooth=smooth)
 
 
 def _make_visible(path: Path, alias: Path) -> None:
@@ -200,7 +237,7 @@ def _rdrecord(record: Path, where: Path, *, smooth: bool) -> Any:
         ) from error
 
 
-def _read_segments(header: WFDBHeader, header_path: Path) -> ECGRecord:
+def _read_segments(header: WFDBHeader, header_path: Path, verify_checksums: bool) -> ECGRecord:
     """Read a record in several parts: its parts are checked here, then read and joined by wfdb."""
     if sum(segment.n_frames for segment in header.segments) != header.n_frames:
         raise DamagedRecordError(
@@ -209,7 +246,7 @@ def _read_segments(header: WFDBHeader, header_path: Path) -> ECGRecord:
         )
     for segment in header.segments:
         if segment.name != "~":
-            _check_segment(header_path.with_name(f"{segment.name}.hea"), segment.n_frames)
+            _check_segment(header_path.with_name(f"{segment.name}.hea"), segment.n_frames, verify_checksums)
     base = header_path.with_suffix("")
     record = _rdrecord(base, header_path, smooth=False)
     try:
@@ -219,7 +256,7 @@ def _read_segments(header: WFDBHeader, header_path: Path) -> ECGRecord:
     return dataclasses.replace(joined, name=header_path.stem)
 
 
-def _check_segment(header_path: Path, n_frames: int) -> None:
+def _check_segment(header_path: Path, n_frames: int, verify_checksums: bool) -> None:
     """Raise for a segment that is absent, truncated, or longer or shorter than its record says."""
     header = read_wfdb_header(header_path)
     if not all(signal.units.isascii() for signal in header.signals):
@@ -233,7 +270,10 @@ def _check_segment(header_path: Path, n_frames: int) -> None:
         raise DamagedRecordError(
             f"{header_path} has {header.n_frames} samples, its record says {n_frames}. Restore the headers."
         )
-    check_sizes(header._replace(n_frames=n_frames), locate_signals(header, header_path, []))
+    header, paths = header._replace(n_frames=n_frames), locate_signals(header, header_path, [])
+    check_sizes(header, paths)
+    if verify_checksums:
+        _check_checksums(header, [paths[signal.file_name] for signal in header.signals], header_path)
 
 
 _RECORD_NAME, _ANNOTATOR = re.compile(r"[-\w]+", re.ASCII), re.compile(r"[a-zA-Z]+")

@@ -2,7 +2,7 @@
 
 The grammar is the one of the WFDB Applications Guide, header(5). A line that does not follow it is an error here, where
 other readers take what they understand and fill in the rest: a gain that is text must not become the default gain.
-Dates, times, checksums and comments are passed over; they do not change the signal, and some of them are personal.
+Dates, times and comments are passed over; they do not change the signal, and some of them are personal.
 
 References
 ----------
@@ -54,7 +54,7 @@ _NUMBERS_AFTER_GAIN = 5  # resolution, zero, initial value, checksum, block size
 
 
 _RECORD_LINE = re.compile(
-    r"(?P<name>[^\s/]+)(?:/(?P<n_segments>\d{1,18}))?"
+    r"(?P<name>(?:[^\s/]+/)*?[^\s/]+)(?:/(?P<n_segments>\d{1,18}))?"
     r"[ \t]+(?P<n_signals>\d{1,18})"
     r"(?:[ \t]+(?P<rate>\d+\.?\d*|\.\d+)(?:/-?\d*\.?\d*)?(?:\(-?\d*\.?\d*\))?"
     r"(?:[ \t]+(?P<n_frames>\d{1,18})(?:[ \t].*)?)?)?"
@@ -73,7 +73,7 @@ _SIGNAL_LINE = re.compile(
 
 # A line as most archives have it, with a whole gain, about what differs between records: file, first value, checksum.
 _USUAL_SIGNAL_LINE = re.compile(
-    r"(\S+)[ \t]+(\S+[ \t]+\d+(?:\.0*)?[(/]\S+[ \t]+\S+[ \t]+\S+)[ \t]+([+-]?\d{1,18})[ \t]+[+-]?\d{1,18}[ \t]+(.*)"
+    r"(\S+)[ \t]+(\S+[ \t]+\d+(?:\.0*)?[(/]\S+[ \t]+\d\S*[ \t]+\S+)[ \t]+([+-]?\d{1,18})[ \t]+([+-]?\d{1,18})[ \t]+(.*)"
 )
 
 
@@ -96,6 +96,7 @@ class SignalLine(NamedTuple):
     units: str
     initial_value: int
     name: str
+    checksum: int | None = None  # the sum of all steps, modulo 65536
 
 
 class Segment(NamedTuple):
@@ -142,6 +143,8 @@ def parse_header(content: bytes, where: str) -> WFDBHeader:
     name, n_segments, n_signals, rate, n_frames = match.group("name", "n_segments", "n_signals", "rate", "n_frames")
     header = WFDBHeader(name, float(rate or _DEFAULT_SAMPLING_RATE), int(n_frames or 0), int(n_signals), (), ())
     _check_record_line(header, where)
+    if n_segments is not None and _are_signals_of(name, n_segments, lines[1:], header):
+        header, n_segments = header._replace(record_name=f"{name}/{n_segments}"), None
     if n_segments is not None:
         return header._replace(segments=_parse_segments(lines[1:], int(n_segments), where))
     _check_count(len(lines) - 1, header.n_signals, "signal", where)
@@ -207,6 +210,11 @@ def _check_count(found: int, wanted: int, kind: str, where: str) -> None:
         )
 
 
+def _are_signals_of(folder: str, name: str, lines: list[tuple[int, str]], header: WFDBHeader) -> bool:
+    """Whether what looks like a number of segments is the name of a record with its folder (``mitdb/100``)."""
+    return len(lines) == header.n_signals and all(line.startswith(f"{folder}/{name}.") for _, line in lines)
+
+
 def _parse_segments(lines: list[tuple[int, str]], n_segments: int, where: str) -> tuple[Segment, ...]:
     """Read the lines of a record in several parts."""
     _check_count(len(lines), n_segments, "segment", where)
@@ -228,14 +236,16 @@ def _parse_segments(lines: list[tuple[int, str]], n_segments: int, where: str) -
 def _parse_signal(line: str, number: int, where: str) -> SignalLine:
     """Read the line of one signal."""
     usual = _USUAL_SIGNAL_LINE.fullmatch(line)
-    signal = _parse_fields(line) if usual is None else _parse_shared_fields(usual[2], usual[4])
+    signal = _parse_fields(line) if usual is None else _parse_shared_fields(usual[2], usual[5])
     if signal is None:
         raise DamagedRecordError(
             f"Line {number} of {where} is no WFDB signal line; expected "
             "'FILE FORMAT GAIN(BASELINE)/UNITS RESOLUTION ZERO FIRST CHECKSUM BLOCK LEAD', numbers where numbers "
             "belong. Restore the header."
         )
-    return signal if usual is None else SignalLine(usual[1], *signal[1:8], int(usual[3]), signal.name)
+    if usual is None:
+        return signal
+    return SignalLine(usual[1], *signal[1:8], int(usual[3]), signal.name, int(usual[4]))
 
 
 @lru_cache(maxsize=1024)
@@ -251,8 +261,11 @@ def _parse_fields(line: str) -> SignalLine | None:
         return None
     file, storage, per_frame, skew, offset, gain, baseline, units, numbers, lead = match.groups()
     values = (numbers or "").split()
-    # Of a resolution below zero other readers make a baseline, of such a block size a name.
-    if _hides_a_number(lead, len(values)) or any(value[0] in "+-" for value in values[::4]):
+    if values and values[0].startswith("-"):
+        values.insert(0, "")  # a resolution is a count of bits: wfdb takes a number below 0 for the zero that follows
+    # Of a resolution or a zero with a plus other readers make a baseline, of a signed block size a name.
+    signed = [value for value in values[:1] + values[4:5] if value[:1] in ("+", "-")]
+    if _hides_a_number(lead, len(values)) or signed or (not baseline and values[1:2] and values[1].startswith("+")):
         return None
     steps_per_unit = float(gain) if gain else _DEFAULT_GAIN
     adc_zero = int(values[1]) if len(values) > 1 else 0
@@ -269,6 +282,7 @@ def _parse_fields(line: str) -> SignalLine | None:
         units or "mV",
         int(values[2]) if len(values) > 2 else 0,
         lead or "",
+        int(values[3]) if len(values) > 3 else None,
     )
 
 
@@ -349,17 +363,32 @@ def locate_signals(header: WFDBHeader, header_path: Path, repairs: list[str]) ->
     """
     paths = {}
     for file_name in dict.fromkeys(signal.file_name for signal in header.signals):
-        if "/" in file_name or "\\" in file_name or file_name in (".", "..", "~", "-"):
-            raise DamagedRecordError(
-                f"{header_path} names a signal file that is no file beside it, expected a bare file name. "
-                "Put the signal file beside its header and correct the name."
+        path = header_path.with_name(_bare_name(file_name, header_path))
+        if path.name != file_name:
+            repairs.append(
+                f"signal file {file_name!r} is named with a folder, {path.name!r} beside the header was read"
             )
-        path = header_path.with_name(file_name)
         if not path.is_file():
             path = _renamed(header, header_path, file_name)
             repairs.append(f"signal file {file_name!r} is absent, {path.name!r} was read")
         paths[file_name] = path
     return paths
+
+
+def _bare_name(file_name: str, header_path: Path) -> str:
+    """Return the name of a file beside its header; folders before it are left out where only that file can be meant."""
+    *folders, bare = re.split(r"[/\\]", file_name)
+    is_beside = not folders or (
+        set(folders).isdisjoint({"", ".", "..", "~"})
+        and header_path.with_name(bare).is_file()
+        and not (header_path.parent / file_name).exists()
+    )
+    if bare in ("", ".", "..", "~", "-") or not is_beside:
+        raise DamagedRecordError(
+            f"{header_path} names a signal file that is no file beside it, expected a bare file name. "
+            "Put the signal file beside its header and correct the name."
+        )
+    return bare
 
 
 def known_length(header: WFDBHeader, paths: dict[str, Path], where: str) -> WFDBHeader:

@@ -47,6 +47,7 @@ __all__ = [
     "read_fast",
     "read_with_steps",
     "record_of_signals",
+    "sums_of_steps",
 ]
 
 
@@ -120,6 +121,19 @@ def read_with_steps(
             steps = None if kept is None else _with_scale(kept, header.signals)
         first += count
     return signal_LT, steps
+
+
+def sums_of_steps(header: WFDBHeader, paths: Sequence[Path]) -> list[int]:
+    """Sum all steps of each signal of a simple record, as the checksums in its header do but for their modulus."""
+    sums: list[int] = []
+    while len(sums) < len(header.signals):
+        first = header.signals[len(sums)]
+        count = sum(signal.file_name == first.file_name for signal in header.signals)
+        totals = np.zeros(count, dtype=np.int64)
+        for stretch in _read_steps(paths[len(sums)], first, header.n_frames, count):
+            totals += stretch.sum(axis=0, dtype=np.int64)
+        sums += totals.tolist()
+    return sums
 
 
 def _with_scale(steps_Tk: NDArray[np.int16], signals: Sequence[SignalLine]) -> Steps | None:

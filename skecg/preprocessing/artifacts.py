@@ -123,7 +123,7 @@ def find_artifacts(used: Used, levels: Levels, spec: InputSpec) -> list[Note]:
 def _offset(used: Used, levels: Levels, spec: InputSpec) -> Note | None:
     """Note offsets that reach the encoder, and those at which float32 has coarse steps."""
     sizes = np.where(used.highest > used.lowest, np.abs(levels.middle), 0.0)  # flat leads are noted as flat
-    reaches = spec.highpass_hz is None and spec.normalization in ("none", "statistics")
+    reaches = not spec.is_recentred and spec.normalization not in ("zscore", "record")
     limits = np.maximum(_OFFSET_MV, _OFFSET_SHARE * levels.local) if reaches else np.full(len(sizes), _COARSE_MV)
     worst = int((sizes / limits).argmax())
     if sizes[worst] <= limits[worst] and median(sizes) <= median(limits) / 2:
@@ -135,7 +135,7 @@ def _wander(used: Used, levels: Levels, spec: InputSpec) -> Note | None:
     """Note a baseline that moves more than the heart does, where no filter takes it away."""
     wander = np.where(levels.wander > np.maximum(_WANDER_MV, _WANDER_SHARE * levels.local), levels.wander, 0.0)
     worst = int(wander.argmax())
-    if spec.highpass_hz is not None or wander[worst] == 0:
+    if spec.is_recentred or wander[worst] == 0:
         return None
     return Note("wander", f"{wander[worst]:.2g} mV in {used.name(worst)}, {levels.local[worst]:.2g} mV within a second")
 
@@ -160,7 +160,7 @@ def _clipped(used: Used, levels: Levels, spec: InputSpec) -> Note | None:
 
 def _clipped_share(spec: InputSpec) -> float:
     """Return the share of a lead beyond the limits from which it matters."""
-    if spec.normalization in ("zscore", "record"):
+    if spec.normalization in ("zscore", "record", "whole"):
         return _CLIPPED_SHARE_OF_STANDARDIZED
     limit_mv = float(spec.clip or 0) * min(spec.std or (1.0,))
     return _CLIPPED_SHARE_OF_TIGHT if limit_mv < _TIGHT_MV else _CLIPPED_SHARE
@@ -169,7 +169,7 @@ def _clipped_share(spec: InputSpec) -> float:
 def _may_clip(used: Used, levels: Levels, spec: InputSpec) -> bool:
     """Return whether anything could lie beyond the limits, from the limits of the rows alone."""
     assert spec.clip is not None
-    if spec.normalization in ("zscore", "record"):
+    if spec.normalization in ("zscore", "record", "whole"):
         changing = used.highest > used.lowest
         # The pooled deviation of leads is no smaller than the smallest.
         smallest = levels.total[changing].min(initial=np.inf)
@@ -177,7 +177,7 @@ def _may_clip(used: Used, levels: Levels, spec: InputSpec) -> bool:
     # A derived lead is a sum of others.
     most = max((sum(abs(weight) for _, weight in source) for source in used.sources), default=0.0)
     largest = float(
-        (used.highest - used.lowest).max() if spec.highpass_hz else np.abs([used.lowest, used.highest]).max()
+        (used.highest - used.lowest).max() if spec.is_recentred else np.abs([used.lowest, used.highest]).max()
     )
     smallest = min(spec.std) if spec.std is not None else 1.0
     furthest = max(map(abs, spec.mean)) if spec.mean is not None else 0.0
@@ -193,9 +193,14 @@ def _filtered_pieces(used: Used, spec: InputSpec) -> Iterator[FloatArray]:
         return
     rate = used.sampling_rate
     passes = {name: _below_nyquist(getattr(spec, name), rate) for name in ("highpass_hz", "lowpass_hz")}
+    design = "cascade" if None in passes.values() else spec.filter_design
     for piece in _pieces(used):
         yield butterworth(
-            _mixed(np.nan_to_num(fill_gaps(piece)), used.sources), rate, **passes, order=spec.filter_order
+            _mixed(np.nan_to_num(fill_gaps(piece)), used.sources),
+            rate,
+            **passes,
+            order=spec.filter_order,
+            design=design,
         )
 
 

@@ -1,7 +1,7 @@
 """Records to windows on an accelerator: leads gathered by the CPU, everything after them on the device, in float32.
 
 The steps are those of :mod:`skecg.preprocessing.signals` and :mod:`skecg.preprocessing.resampling`, and equal to them
-but for rounding, which here depends on the other records too. Butterworth filters are recursive, sample after sample,
+but for rounding, which here depends on the other records too. Filters are recursive, sample after sample, or medians,
 which suits no accelerator: where an encoder wants one, its records are prepared on the CPU. So are those whose rates
 ask for long filters, and those that are too long to be kept on the device.
 
@@ -28,7 +28,7 @@ from torch import Tensor
 from skecg.compute.devices import autocast
 from skecg.io.wfdb_signals import DigitizedRecord
 from skecg.preprocessing.quality import Policies, Screening
-from skecg.preprocessing.resampling import frame_layout, frame_matrix, rate_ratio, resampled_samples
+from skecg.preprocessing.resampling import frame_layout, frame_matrix, line_places, rate_ratio, resampled_samples
 from skecg.preprocessing.signals import FLAT
 from skecg.preprocessing.windows import (
     Places,
@@ -269,7 +269,7 @@ def prepares(device: torch.device) -> bool:
 
 def can_prepare_on_device(records: Sequence[ECGRecord], spec: InputSpec, *, stride: float | None) -> bool:
     """Return whether a device can prepare records: nothing recursive, short filters, no more than it can hold."""
-    if spec.highpass_hz is not None or spec.lowpass_hz is not None:
+    if spec.is_filtered:
         return False
     if not all(_has_short_filter(rate, spec) for rate in {record.sampling_rate for record in records}):
         return False
@@ -305,7 +305,7 @@ def gather(
 
 def _has_short_filter(sampling_rate: float, spec: InputSpec) -> bool:
     """Return whether a rate asks for a spectrum, for a matrix on short frames, or for no resampling at all."""
-    if spec.resampling == "fourier" or sampling_rate == spec.sampling_rate:
+    if spec.resampling != "polyphase" or sampling_rate == spec.sampling_rate:
         return True
     ratio = rate_ratio(sampling_rate, spec.sampling_rate)
     return frame_layout(ratio.numerator, ratio.denominator)[1] > 0
@@ -317,6 +317,8 @@ def _resample(signal_RLS: Tensor, sampling_rate: float, spec: InputSpec) -> Tens
     ratio = rate_ratio(sampling_rate, spec.sampling_rate)
     if sampling_rate == spec.sampling_rate or (spec.resampling == "polyphase" and ratio == 1):
         return signal_RLS
+    if spec.resampling == "linear":
+        return _linear(signal_RLS, n_out)
     first = signal_RLS[..., :1]
     if spec.resampling == "polyphase":
         return _polyphase(signal_RLS - first, ratio.numerator, ratio.denominator, n_out) + first
@@ -348,6 +350,13 @@ def _fourier(signal: Tensor, n_out: int) -> Tensor:
     return torch.fft.irfft(spectrum, n=n_out) * (n_out / n_samples)
 
 
+def _linear(signal: Tensor, n_out: int) -> Tensor:
+    """Resample to `n_out` samples on the lines between neighbours."""
+    before, beyond = (torch.from_numpy(values).to(signal.device) for values in line_places(signal.shape[-1], n_out))
+    first = signal[..., before]
+    return first + beyond * (signal[..., (before + 1).clamp(max=signal.shape[-1] - 1)] - first)
+
+
 def _normalize(signal_RLS: Tensor, present_RL: Tensor, spec: InputSpec) -> Tensor:
     """Bring amplitudes to the encoder's scale, clip them, and put zeros in the place of absent leads."""
     signal_RLS = scale_leads(signal_RLS, present_RL, spec)
@@ -366,7 +375,7 @@ def scale_leads(
     signal_RLS : Tensor of shape (R, L, S), float32
         Millivolts. Not changed, but returned as it is where there is nothing to do.
     present_RL : Tensor of shape (R, L), bool
-        Leads that take part in a deviation that all share.
+        Leads that take part in what all share: a mean, a deviation, limits.
     spec : InputSpec
     valid_samples_R : ndarray of shape (R,), int64, optional
         How much of each record is not padding; all of it by default. Means are of that.
@@ -376,15 +385,39 @@ def scale_leads(
         return (signal_RLS - mean).div_(std)
     if spec.normalization == "none":
         return signal_RLS
+    if spec.normalization == "minmax":
+        return _to_unit_interval(signal_RLS, present_RL, valid_samples_R)
     mean_RL = _mean(signal_RLS, valid_samples_R)
+    if spec.normalization == "whole":
+        mean_RL = _over_leads(mean_RL, present_RL)
     centred = signal_RLS - mean_RL[..., None]
     variance_RL = _mean(centred.square(), valid_samples_R)
+    if spec.normalization == "whole":
+        variance_RL = _over_leads(variance_RL, present_RL)
     flat_RL = variance_RL.sqrt() <= FLAT * (mean_RL.abs() + 1.0)
     if spec.normalization == "record":
-        total = (variance_RL * (present_RL & ~flat_RL)).sum(dim=-1, keepdim=True)
-        variance_RL = (total / present_RL.sum(dim=-1, keepdim=True).clamp(min=1)).expand_as(flat_RL)
+        variance_RL = _over_leads(variance_RL * ~flat_RL, present_RL)
     scale_RL = variance_RL.rsqrt().masked_fill(flat_RL | (variance_RL == 0), 0.0)
     return centred.mul_(scale_RL[..., None])
+
+
+def _over_leads(values_RL: Tensor, present_RL: Tensor) -> Tensor:
+    """Average over the leads that are present, for each of the leads."""
+    total_R1 = (values_RL * present_RL).sum(dim=-1, keepdim=True)
+    return (total_R1 / present_RL.sum(dim=-1, keepdim=True).clamp(min=1)).expand_as(values_RL)
+
+
+def _to_unit_interval(signal_RLS: Tensor, present_RL: Tensor, valid_samples_R: NDArray[np.int64] | None) -> Tensor:
+    """Take the smallest and the largest value of each record's present leads to 0 and 1."""
+    counted_RLS = present_RL[..., None].expand_as(signal_RLS)
+    if valid_samples_R is not None:
+        valid_R = torch.from_numpy(valid_samples_R).to(signal_RLS.device)
+        inside_RS = torch.arange(signal_RLS.shape[-1], device=signal_RLS.device) < valid_R[:, None]
+        counted_RLS = counted_RLS & inside_RS[:, None]
+    lowest = signal_RLS.masked_fill(~counted_RLS, torch.inf).amin(dim=(1, 2), keepdim=True)
+    span = signal_RLS.masked_fill(~counted_RLS, -torch.inf).amax(dim=(1, 2), keepdim=True) - lowest
+    flat = ~(span > FLAT * (lowest.abs() + 1.0))
+    return ((signal_RLS - lowest) / span.masked_fill(flat, 1.0)).masked_fill(flat, 0.0)
 
 
 def _mean(values_RLS: Tensor, valid_samples_R: NDArray[np.int64] | None) -> Tensor:

@@ -169,7 +169,7 @@ def screen(record: ECGRecord, spec: InputSpec, policies: Policies, label: str) -
     if short and policies.short_records == "raise":
         raise ShortRecordError(_short_message(record, label))
     limits = _limits(record.signal)
-    sources, missing, rows = _lead_sources(record.leads, tuple(np.isnan(limits.lowest).tolist()), spec.leads)
+    sources, missing, rows = _lead_sources(record.leads, tuple(np.isnan(limits.lowest).tolist()), spec)
     _check_leads(record, spec, policies, label, missing)
     unused = [lead for lead in record.leads if lead not in CANONICAL_LEADS and lead not in spec.leads]
     unknown = (Note("unused_leads", ", ".join(unused)),) if unused and missing else ()
@@ -227,7 +227,7 @@ def leads_used(record: ECGRecord, spec: InputSpec) -> tuple[str, ...]:
     empty: NDArray[np.bool_] = np.zeros(record.n_leads, np.bool_)
     if np.isnan(record.signal[:, 0]).any():
         empty = np.asarray(np.isnan(record.signal).all(axis=1))
-    sources, _, _ = _lead_sources(record.leads, tuple(empty.tolist()), spec.leads)
+    sources, _, _ = _lead_sources(record.leads, tuple(empty.tolist()), spec)
     return tuple([lead for lead, source in zip(spec.leads, sources, strict=True) if source])
 
 
@@ -266,14 +266,15 @@ def _with_detail(label: str, kind: str, notes: Sequence[str]) -> str:
 
 @lru_cache(maxsize=256)
 def _lead_sources(
-    leads: tuple[str, ...], empty: tuple[bool, ...], wanted: tuple[str, ...]
+    leads: tuple[str, ...], empty: tuple[bool, ...], spec: InputSpec
 ) -> tuple[Sources, tuple[str, ...], NDArray[np.intp]]:
     """Return which rows make each lead wanted, which leads cannot be had, and which rows are needed for the others.
 
     No lead is a sum of more than two rows, so that their order in the record does not change the rounding.
     """
     rows = [row for row, no_samples in enumerate(empty) if not no_samples]
-    matrix, missing = derivation_matrix([leads[row] for row in rows], wanted)
+    available = [leads[row] for row in rows]
+    matrix, missing = derivation_matrix(available, available if spec.any_name and len(rows) == 1 else spec.leads)
     sources = [tuple((rows[i], float(weights[i])) for i in np.flatnonzero(weights)) for weights in matrix]
     return tuple(sources), tuple(missing), np.unique([row for source in sources for row, _ in source]).astype(np.intp)
 

@@ -1,4 +1,4 @@
-"""Resampling: polyphase filtering, or truncation of the spectrum.
+"""Resampling: polyphase filtering, truncation of the spectrum, or straight lines.
 
 Every record is treated by itself, in an order of operations that depends on its own shape alone, so that it comes out
 bit for bit the same whether it is resampled alone or among others.
@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 
 from skecg.errors import ParameterError, SamplingRateError
 
-__all__ = ["frame_layout", "frame_matrix", "rate_ratio", "resample", "resampled_samples"]
+__all__ = ["METHODS", "frame_layout", "frame_matrix", "line_places", "rate_ratio", "resample", "resampled_samples"]
 
 FloatArray = NDArray[np.float32]
+
+#: How a rate may be changed.
+METHODS = ("polyphase", "fourier", "fourier-nearest", "linear")
 
 # Rates are expressed as a fraction of numbers up to this, within 1/20,000 of the true ratio.
 _LARGEST_FACTOR = 10_000
@@ -36,24 +39,33 @@ def resampled_samples(n_samples: int, rate_in: float, rate_out: float, method: s
     n_samples : int
     rate_in, rate_out : float
         Rates in Hz.
-    method : {"polyphase", "fourier"}, default="polyphase"
+    method : {"polyphase", "fourier", "fourier-nearest", "linear"}, default="polyphase"
 
     Returns
     -------
     int
-        ``ceil(n_samples * rate_out / rate_in)`` for polyphase, its floor for fourier, at least 1; `n_samples` when the
-        rates are equal.
+        ``ceil(n_samples * rate_out / rate_in)`` for polyphase, the nearest integer to it for fourier-nearest, its floor
+        for the others, at least 1; `n_samples` when the rates are equal.
     """
     ratio = rate_ratio(rate_in, rate_out)
     if rate_in == rate_out:
         return n_samples
     if method == "polyphase":
         return -(-n_samples * ratio.numerator // ratio.denominator)
+    if method == "fourier-nearest":
+        return max(1, round(n_samples * rate_out / rate_in))
     # The small addition undoes the rounding of quotients such as 250 / 970, which would otherwise cost a sample.
     return max(1, int(rate_out / rate_in * n_samples * (1 + 1e-12)))
 
 
-def resample(signal: FloatArray, rate_in: float, rate_out: float, method: str = "polyphase") -> FloatArray:
+def resample(
+    signal: FloatArray,
+    rate_in: float,
+    rate_out: float,
+    method: str = "polyphase",
+    *,
+    origin: FloatArray | None = None,
+) -> FloatArray:
     """Change the sampling rate.
 
     Parameters
@@ -61,11 +73,17 @@ def resample(signal: FloatArray, rate_in: float, rate_out: float, method: str = 
     signal : ndarray of shape (..., n_leads, n_samples), float32
     rate_in, rate_out : float
         Rates in Hz. Polyphase takes their ratio as a fraction of integers up to 10,000.
-    method : {"polyphase", "fourier"}, default="polyphase"
+    method : {"polyphase", "fourier", "fourier-nearest", "linear"}, default="polyphase"
         ``"polyphase"`` filters with a Kaiser-windowed sinc (beta 5, ten samples of the slower rate to either side) and
         passes 0.8 of the slower Nyquist frequency within 0.3 %. Before its beginning and after its end the signal is
         taken to hold its edge values.
-        ``"fourier"`` truncates or extends the spectrum of the whole record, which takes it to be periodic.
+        ``"fourier"`` truncates or extends the spectrum of the whole record, which takes it to be periodic;
+        ``"fourier-nearest"`` does so to the nearest whole number of samples.
+        ``"linear"`` reads off straight lines between samples, the first and last sample put onto the first and last;
+        what is faster than the new rate can hold is folded back into the signal.
+    origin : ndarray of shape (..., n_leads, 1), float32, optional
+        Polyphase filters differences from this, by default from the first sample: a part of a record is resampled as
+        the whole is only with the whole's.
 
     Returns
     -------
@@ -87,15 +105,16 @@ def resample(signal: FloatArray, rate_in: float, rate_out: float, method: str = 
     Of the ways to continue a record beyond its ends, holding the edge value disturbs its beginning and end least; zeros
     ring where there is an offset, and a periodic continuation where the ends differ.
     """
-    if method not in ("polyphase", "fourier"):
-        raise ParameterError(f"Got method={method!r}, expected 'polyphase' or 'fourier'.")
+    if method not in METHODS:
+        raise ParameterError(f"Got method={method!r}, expected one of {', '.join(map(repr, METHODS))}.")
     ratio = rate_ratio(rate_in, rate_out)
     if rate_in == rate_out or (method == "polyphase" and ratio == 1):
         return signal
     n_out = resampled_samples(signal.shape[-1], rate_in, rate_out, method)
     if method == "polyphase":
-        return _polyphase(signal, ratio.numerator, ratio.denominator, n_out)
-    return _fourier(signal, n_out)
+        first = signal[..., :1] if origin is None else origin
+        return _polyphase(signal, ratio.numerator, ratio.denominator, n_out, first)
+    return _linear(signal, n_out) if method == "linear" else _fourier(signal, n_out)
 
 
 @lru_cache(maxsize=256)
@@ -109,7 +128,7 @@ def rate_ratio(rate_in: float, rate_out: float) -> Fraction:
     return Fraction(rate_out / rate_in).limit_denominator(_LARGEST_FACTOR)
 
 
-def _polyphase(signal: FloatArray, up: int, down: int, n_out: int) -> FloatArray:
+def _polyphase(signal: FloatArray, up: int, down: int, n_out: int, origin: FloatArray) -> FloatArray:
     """Resample by up / down with a finite filter, as a matrix on frames where frames are short."""
     margin, repeats = frame_layout(up, down)
     if repeats == 0:
@@ -118,27 +137,27 @@ def _polyphase(signal: FloatArray, up: int, down: int, n_out: int) -> FloatArray
         delay = _HALF_FILTER * max(up, down) + margin * up
         lead_in = -delay % down
         taps = np.concatenate([np.zeros(lead_in, np.float32), _lowpass_taps(up, down)])
-        padded = _pad_with_edges(signal, margin, signal.shape[-1] + 2 * margin)
+        padded = _pad_with_edges(signal, margin, signal.shape[-1] + 2 * margin, origin)
         first = (delay + lead_in) // down
         resampled = upfirdn(taps, padded, up, down, axis=-1)[..., first : first + n_out]
     else:
         n_frames = -(-n_out // (up * repeats))
-        padded = _pad_with_edges(signal, margin, n_frames * down * repeats + 2 * margin)
+        padded = _pad_with_edges(signal, margin, n_frames * down * repeats + 2 * margin, origin)
         frames = sliding_window_view(padded, down * repeats + 2 * margin, axis=-1)[..., :: down * repeats, :]
         # One product a record, of one shape whatever stands beside it: its rounding cannot depend on its neighbours.
         rows = np.ascontiguousarray(frames).reshape(*signal.shape[:-2], -1, frames.shape[-1])
         resampled = (rows @ frame_matrix(up, down, repeats)).reshape(*signal.shape[:-1], -1)[..., :n_out]
-    resampled += signal[..., :1]
+    resampled += origin
     return np.asarray(resampled, dtype=np.float32)
 
 
-def _pad_with_edges(signal: FloatArray, margin: int, length: int) -> FloatArray:
-    """Take the first sample from each row and hold the row's edges, `margin` before it and up to `length` in all."""
+def _pad_with_edges(signal: FloatArray, margin: int, length: int, origin: FloatArray) -> FloatArray:
+    """Take the origin from each row and hold the row's edges, `margin` before it and up to `length` in all."""
     n_samples = min(signal.shape[-1], length - margin)
     padded = np.empty((*signal.shape[:-1], length), dtype=np.float32)
-    padded[..., :margin] = 0.0
-    np.subtract(signal[..., :n_samples], signal[..., :1], out=padded[..., margin : margin + n_samples])
-    padded[..., margin + n_samples :] = signal[..., -1:] - signal[..., :1]
+    padded[..., :margin] = signal[..., :1] - origin
+    np.subtract(signal[..., :n_samples], origin, out=padded[..., margin : margin + n_samples])
+    padded[..., margin + n_samples :] = signal[..., -1:] - origin
     return padded
 
 
@@ -189,3 +208,18 @@ def _fourier_record(signal: FloatArray, n_samples: int, n_out: int) -> FloatArra
     resampled = irfft(spectrum, n_out, axis=-1, overwrite_x=True)
     resampled *= np.float32(n_out / n_samples)
     return np.add(resampled, signal[:, :1], dtype=np.float32)
+
+
+def line_places(n_samples: int, n_out: int) -> tuple[NDArray[np.int64], FloatArray]:
+    """Return where each of `n_out` samples lies among `n_samples`: the one before it, and how far beyond that."""
+    position = np.arange(n_out) * ((n_samples - 1) / max(1, n_out - 1))
+    before = np.clip(position.astype(np.int64), 0, max(0, n_samples - 2))
+    return before, (position - before).astype(np.float32)
+
+
+def _linear(signal: FloatArray, n_out: int) -> FloatArray:
+    """Resample to `n_out` samples on the lines between neighbours."""
+    before, beyond = line_places(signal.shape[-1], n_out)
+    first = signal[..., before]
+    after = signal[..., np.minimum(before + 1, signal.shape[-1] - 1)]
+    return np.asarray(first + beyond * (after - first), dtype=np.float32)

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from skecg.preprocessing.resampling import frame_layout, rate_ratio, resample, resampled_samples
 from skecg.preprocessing.signals import (
-    butterworth,
     fill_gaps_between,
+    filter_leads,
     filter_memory_samples,
+    limits_of,
     mix_leads,
     moments_of,
     normalize,
@@ -33,13 +34,14 @@ __all__ = ["STRETCH_BYTES", "LongRecord", "is_long"]
 
 FloatArray = NDArray[np.float32]
 
-#: Leads of the encoder that are worked on at once; what the steps make of them is a few times as much.
-STRETCH_BYTES = 2**22
+#: Windows that are made at once of a long record; what the steps take for them is some ten times as much.
+STRETCH_BYTES = 2**20
+_LONG_BYTES = 2**22
 
 
 def is_long(n_out: int, spec: InputSpec) -> bool:
     """Return whether a record of so many samples at the encoder's rate is prepared stretch by stretch."""
-    return 4 * spec.n_leads * n_out > STRETCH_BYTES
+    return 4 * spec.n_leads * n_out > _LONG_BYTES
 
 
 class LongRecord:
@@ -65,10 +67,12 @@ class LongRecord:
         self.spec, self.present = spec, present
         self.n_out = resampled_samples(record.n_samples, record.sampling_rate, spec.sampling_rate, spec.resampling)
         self._signal, self._rate, self._sources = record.signal, record.sampling_rate, sources
-        if spec.resampling == "fourier" and self._rate != spec.sampling_rate:
-            self._signal, self._rate, self._sources = self._of_spectra()
-        whole = spec.normalization in ("zscore", "record")
-        self._moments = moments_of(self._filtered(*part) for part in self._stretches()) if whole else None
+        if spec.resampling != "polyphase" and self._rate != spec.sampling_rate:
+            self._signal, self._rate, self._sources = self._resampled_whole()
+        self._moments: tuple[FloatArray, FloatArray] | None = None
+        if spec.normalization not in ("none", "statistics"):
+            measure = limits_of if spec.normalization == "minmax" else moments_of
+            self._moments = measure(self._filtered(*part) for part in self._stretches())
 
     def prepare(self, start: int, stop: int) -> FloatArray:
         """Return samples `start` to `stop` of the prepared record, shape (L, stop - start)."""
@@ -84,13 +88,11 @@ class LongRecord:
 
     def _filtered(self, start: int, stop: int) -> FloatArray:
         """Return a stretch at the encoder's rate, filtered."""
-        spec = self.spec
-        rate, order, passes = spec.sampling_rate, spec.filter_order, (spec.highpass_hz, spec.lowpass_hz)
-        memory = filter_memory_samples(rate, highpass_hz=passes[0], lowpass_hz=passes[1], order=order)
+        memory = filter_memory_samples(self.spec)
         first, last = max(0, start - memory), min(self.n_out, stop + memory)
         signal = self._resampled(first, last)
         for lead in signal if memory else ():  # one after the other: in float64 they take twice the room
-            lead[:] = butterworth(lead, rate, highpass_hz=passes[0], lowpass_hz=passes[1], order=order)
+            lead[:] = filter_leads(lead, self.spec)
         return signal[:, start - first : stop - first]
 
     def _resampled(self, start: int, stop: int) -> FloatArray:
@@ -104,7 +106,7 @@ class LongRecord:
         # Every so many samples of the record fall together with one of the result.
         block = max(0, start // up - -(-margin // down))
         last = min(self._signal.shape[1], -(-stop * down // up) + margin)
-        resampled = resample(self._mixed(block * down, last), self._rate, rate)
+        resampled = resample(self._mixed(block * down, last), self._rate, rate, origin=self._mixed(0, 1))
         return np.ascontiguousarray(resampled[:, start - block * up : stop - block * up])
 
     def _mixed(self, start: int, stop: int) -> FloatArray:
@@ -113,12 +115,12 @@ class LongRecord:
         mix_leads(fill_gaps_between(self._signal, start, stop), self._sources, leads)
         return leads
 
-    def _of_spectra(self) -> tuple[FloatArray, float, list[list[tuple[int, float]]]]:
-        """Resample the rows that are used by the spectrum of all of the record, one after the other."""
+    def _resampled_whole(self) -> tuple[FloatArray, float, list[list[tuple[int, float]]]]:
+        """Resample the rows that are used, each as a whole, as spectra and lines from end to end want it."""
         rows = sorted({row for source in self._sources for row, _ in source})
         signal = np.empty((len(rows), self.n_out), dtype=np.float32)
         for out, row in zip(signal, rows, strict=True):
             whole = fill_gaps_between(self._signal[row : row + 1], 0, self._signal.shape[1])
-            out[:] = resample(whole, self._rate, self.spec.sampling_rate, "fourier")[0]
+            out[:] = resample(whole, self._rate, self.spec.sampling_rate, self.spec.resampling)[0]
         sources = [[(rows.index(row), weight) for row, weight in source] for source in self._sources]
         return signal, self.spec.sampling_rate, sources

@@ -252,7 +252,7 @@ def _gained(amplitudes: Sequence[Amplitude], spec: InputSpec) -> str | None:
     few = len(amplitudes) < _FEWEST_RECORDS or sum(amplitude.n_leads for amplitude in amplitudes) < _FEWEST_LEADS
     named = 2 * sum(amplitude.is_named for amplitude in amplitudes) >= len(amplitudes)
     gain = float(np.median([amplitude.gain for amplitude in amplitudes]))
-    if few or named or spec.normalization == "record" or _GAINS[0] <= gain <= _GAINS[1]:
+    if few or named or spec.normalization in ("record", "whole", "minmax") or _GAINS[0] <= gain <= _GAINS[1]:
         return None
     return (
         f"Got {_records(amplitudes)} with amplitudes {gain:.2g} times those typical of an ECG in mV, in the middle of "

@@ -21,7 +21,7 @@ from skecg.compute.devices import in_order
 from skecg.errors import InputError, ParameterError, user_stacklevel
 from skecg.preprocessing.quality import Policies, Screening, record_label, screen, warn_once_a_kind
 from skecg.preprocessing.resampling import resampled_samples
-from skecg.preprocessing.signals import butterworth, fill_gaps, mix_leads, normalize, resample
+from skecg.preprocessing.signals import fill_gaps, filter_leads, mix_leads, normalize, resample
 from skecg.preprocessing.stretches import STRETCH_BYTES, LongRecord, is_long
 from skecg.preprocessing.units import warn_about_units
 from skecg.records import ECGRecord
@@ -84,7 +84,7 @@ def place_windows(
     """Return where the windows of records lie that :func:`skecg.preprocessing.quality.screen` has let through."""
     stride_samples = check_stride(stride, spec)
     lengths = [prepared_samples(record, spec) for record in records]
-    starts = [_window_starts(length, spec.window_samples, stride_samples) for length in lengths]
+    starts = [_window_starts(length, spec, stride_samples) for length in lengths]
     counts = np.array([len(some) for some in starts], dtype=np.int64)
     present = np.array([[bool(source) for source in screening.sources] for screening in screenings], dtype=np.bool_)
     present = present.reshape(len(records), spec.n_leads)
@@ -118,13 +118,17 @@ def prepared_samples(record: ECGRecord, spec: InputSpec) -> int:
 
 def count_windows(record: ECGRecord, spec: InputSpec, *, stride: float | None) -> int:
     """Return how many windows a record has."""
-    last = max(0, prepared_samples(record, spec) - spec.window_samples)
-    return -(-last // check_stride(stride, spec)) + 1
+    return len(_window_starts(prepared_samples(record, spec), spec, check_stride(stride, spec)))
 
 
-def _window_starts(n_samples: int, window_samples: int, stride_samples: int) -> list[int]:
-    """Return where windows start: at multiples of the stride, and the last one so that it ends with the record."""
-    last = max(0, n_samples - window_samples)
+def _window_starts(n_samples: int, spec: InputSpec, stride_samples: int) -> Sequence[int]:
+    """Return where windows start: at multiples of the stride, and the last one so that it ends with the record.
+
+    Where the encoder's authors drop the remainder, the last one is the last whole one.
+    """
+    last = max(0, n_samples - spec.window_samples)
+    if spec.remainder == "drop":
+        return range(0, last + 1, stride_samples)
     return [*range(0, last, stride_samples), last]
 
 
@@ -135,7 +139,7 @@ FloatArray = NDArray[np.float32]
 # quarter less time each than sixteen.
 _CHUNK_BYTES = 2**20
 # Windows that are there at once; and how many threads may each have a stretch of a long record in hand.
-_BLOCK_BYTES, _STRETCHES_AT_ONCE = 2**24, 4
+_BLOCK_BYTES, _STRETCHES_AT_ONCE = 2**23, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +198,7 @@ def prepare(
         What the encoder expects.
     stride : float or None, default=None
         Seconds from one window of a long record to the next, at most the window's length, which is the default. The
-        last window ends where the record ends, so that the windows cover it.
+        last window ends where the record ends, so that the windows cover it, unless ``spec.remainder`` drops the rest.
     missing_leads : {"raise", "zero", "subset"}, default="raise"
         What to do about leads that are absent and cannot be derived: refuse the record, put zeros in their place, or
         tell the encoder to leave them out. Where ``spec.any_leads`` says that the encoder is made for it, ``"raise"``
@@ -415,13 +419,7 @@ def _signal(
     for leads, record, screening in zip(signal, records, screenings, strict=True):
         gather_leads(record, screening, leads)
     signal = resample(signal, records[0].sampling_rate, spec.sampling_rate, spec.resampling)
-    signal = butterworth(
-        signal,
-        spec.sampling_rate,
-        highpass_hz=spec.highpass_hz,
-        lowpass_hz=spec.lowpass_hz,
-        order=spec.filter_order,
-    )
+    signal = filter_leads(signal, spec)
     signal = normalize(signal, spec, lead_mask=present)
     if not present.all():
         signal[~present] = 0.0

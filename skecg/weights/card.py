@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from skecg.encoders.pooling import n_pooled_features
+from skecg.encoders.pooling import n_encoder_features
 
 if TYPE_CHECKING:
     from skecg.weights.folder import WeightsInfo
@@ -58,7 +58,7 @@ that touches the care of a patient.
 | | |
 | --- | --- |
 | architecture | {architecture} |
-| width, blocks, heads | {dim}, {depth}, {heads} |
+| {size} | {sizes} |
 | features of a recording | {n_features} (pooling: {pooling}) |
 | input | {leads} at {rate:g} Hz, windows of {seconds:g} s |
 | any subset of the leads | {any_leads} |
@@ -147,9 +147,8 @@ def card_text(
         target=model,
         pin=_PIN.format(repository=repository) if repository else "",
         architecture=info.encoder.architecture,
-        dim=info.encoder.dim,
-        depth=info.encoder.depth,
-        heads=info.encoder.num_heads,
+        size=", ".join(info.encoder.size),
+        sizes=", ".join(map(str, info.encoder.size.values())),
         n_features=_n_features(info),
         leads=", ".join(info.spec.leads),
         rate=info.spec.sampling_rate,
@@ -182,7 +181,7 @@ def _front(known: Mapping[str, Any]) -> str:
 
 
 def _n_features(info: WeightsInfo) -> int:
-    return n_pooled_features(info.pooling, info.encoder.dim, 1, int(getattr(info.encoder, "num_registers", 0)))
+    return n_encoder_features(info.pooling, info.encoder)
 
 
 def _status(info: WeightsInfo) -> str:
@@ -227,10 +226,14 @@ def _plain(value: Any) -> str:
 def _preparation(info: WeightsInfo) -> str:
     spec = info.spec
     steps = [f"{spec.resampling} resampling"]
+    if spec.notch_hz is not None:
+        steps.append(f"notch {spec.notch_hz:g} Hz")
     if spec.highpass_hz is not None:
         steps.append(f"high-pass {spec.highpass_hz:g} Hz")
     if spec.lowpass_hz is not None:
         steps.append(f"low-pass {spec.lowpass_hz:g} Hz")
+    if spec.baseline_samples is not None:
+        steps.append(f"running median of {spec.baseline_samples} samples taken away")
     steps.append("millivolts as they are" if spec.normalization == "none" else f"normalization: {spec.normalization}")
     if spec.clip is not None:
         steps.append(f"clipped at ±{spec.clip:g}")

@@ -142,6 +142,25 @@ def hub_errors(repository: str, revision: str | None = None, file: str | None = 
         OSError,
     ) as error:
         raise _as_ours(error, repository, revision, file) from error
+    except _FOREIGN_ANSWERS as error:
+        raise HubUnreachableError(_not_the_hub(repository, revision, error)) from error
+
+
+# What the client raises for an answer of 200 that is not the Hub's: a network's login page, a proxy's or mirror's JSON.
+_FOREIGN_ANSWERS = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+
+def _not_the_hub(repository: str, revision: str | None, error: BaseException) -> str:
+    """Return that something else answered in the Hub's place, and what to do."""
+    from huggingface_hub import constants
+
+    pinned = f" --revision {revision}" if revision else ""
+    return (
+        f"What answered at {constants.ENDPOINT} for {repository} is not the Hub ({type(error).__name__}): a login page "
+        "of this network, a proxy, or a mirror that speaks otherwise. Open the address in a browser and log in, or "
+        f"check HF_ENDPOINT; or run `skecg download {repository}{pinned} --to FOLDER` elsewhere, bring the folder "
+        "here, and pass its path as model=."
+    )
 
 
 def _as_ours(error: BaseException, repository: str, revision: str | None, file: str | None) -> SkecgError:

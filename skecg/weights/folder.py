@@ -11,6 +11,7 @@ Files of tensors: the only door to safetensors.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -20,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skecg.encoders import Encoder, build_encoder, provider_of, read_encoder_config
-from skecg.encoders.pooling import check_pooling
+from skecg.encoders.pooling import check_pooling, n_registers
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
 from skecg.io.files import sha256_of
-from skecg.spec import EncoderConfig, InputSpec
+from skecg.spec import EncoderConfig, InputSpec, PatchEncoderConfig
 from skecg.validation import is_integer
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ MOST_VALUES = 10_000
 
 
 #: Far beyond any encoder of electrocardiograms, far below what would fill a machine's memory.
-_LARGEST_INPUT = {"sampling_rate": 100_000, "window_samples": 2**22, "filter_order": 16}
+_LARGEST_INPUT = {"sampling_rate": 100_000, "window_samples": 2**22, "filter_order": 16, "baseline_samples": 2**16}
 
 
 _LARGEST_ENCODER = {
@@ -124,11 +125,13 @@ def check_limits(encoder: EncoderConfig, spec: InputSpec) -> None:
     """Raise for an encoder or an input that no machine should be asked to make room for."""
     for value, limits in ((spec, _LARGEST_INPUT), (encoder, _LARGEST_ENCODER)):
         for name, largest in limits.items():
-            found = getattr(value, name, 0)
+            found = getattr(value, name, 0) or 0
             if found > largest:
                 raise WeightsFormatError(
                     f"Got {name}={str(found)[:24]} in the {value.kind}, expected at most {largest:,}."
                 )
+    if not isinstance(encoder, PatchEncoderConfig):
+        return
     n_positions = encoder.n_leads * encoder.n_patches * encoder.dim
     if n_positions > _MOST_POSITIONS:
         raise WeightsFormatError(
@@ -174,7 +177,8 @@ def _ordered(content: bytes) -> bytes:
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text + content[_LENGTH_BYTES + length :]
 
 
-#: Version of the layout of a weights folder.
+#: Version of the layout of a weights folder. A new field of the configuration needs no new one: where it lacks it has
+#: its default, and an older release refuses its name.
 FORMAT_VERSION = 1
 
 
@@ -192,7 +196,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 # Files of tensors whose bytes were found to be those of a digest, by what changes when they do.
-_checked: set[tuple[str, int, int, int, int]] = set()
+_checked: set[tuple[str, int, int, int, int] | None] = set()
 
 
 @dataclass(frozen=True)
@@ -266,7 +270,7 @@ def read_info(folder: str | Path, revision: str | None = None) -> WeightsInfo:
         pooling, sha256 = values["pooling"], str(values["weights_sha256"])
         if not _SHA256.fullmatch(sha256):
             raise ParameterError(f"got weights_sha256={sha256[:80]!r}, expected 64 hexadecimal digits.")
-        check_pooling(pooling, int(getattr(encoder, "num_registers", 0)))
+        check_pooling(pooling, n_registers(encoder))
     except KeyError as error:
         raise WeightsFormatError(f"{path} lacks the field {error}. Fetch or export the weights again.") from error
     except ParameterError as error:
@@ -325,13 +329,11 @@ def check_bytes(info: WeightsInfo) -> None:
     DamagedWeightsError
         When the file is missing or fails its checksum.
     """
-    try:
+    key = None
+    with contextlib.suppress(OSError):  # comparing says what is missing
         state = (info.folder / MODEL_NAME).stat()
-    except OSError:
-        _compare_digests(info)  # says what is missing
-        return
-    key = info.sha256, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
-    if key not in _checked:
+        key = info.sha256, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+    if key is None or key not in _checked:
         _compare_digests(info)
         _checked.add(key)
 
@@ -389,7 +391,7 @@ def write_weights(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ParameterError(f"Got folder={str(folder)!r}, which is a file; expected a folder to write weights into.")
-    state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    state = {name: _as_stored(tensor) for name, tensor in encoder.state_dict().items()}
     _check_tensors(folder / MODEL_NAME, state, state)
     _check_provenance(provenance)
     folder.mkdir(parents=True, exist_ok=True)
@@ -409,13 +411,19 @@ def write_weights(
     return read_info(folder)
 
 
+def _as_stored(tensor: Tensor) -> Tensor:
+    """Return a tensor as files hold it: numbers in float32, bytes as they are."""
+    kept = tensor.detach().cpu().contiguous()
+    return kept.float() if kept.is_floating_point() else kept
+
+
 def _header(config: EncoderConfig, spec: InputSpec) -> dict[str, str]:
     """Describe in the file of tensors itself what they are, should it be found without its folder."""
     return {
         "format": "pt",
         "skecg_format": str(FORMAT_VERSION),
         "architecture": config.architecture,
-        "embedding_dim": str(config.dim),
+        "embedding_dim": str(config.stages[-1].width),
         "leads": ",".join(spec.leads),
         "sampling_rate": f"{spec.sampling_rate:g}",
     }

@@ -1,4 +1,7 @@
-"""From the name of a model to the folder of its weights: bundled, registered, on disk, or on the Hub."""
+"""From the name of a model to the folder of its weights: bundled, registered, on disk, or on the Hub.
+
+What reads folders comes in when one is looked for: the list of models is there without torch.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,17 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsNotFoundError
-from skecg.weights.fetching import fetch_weights
-from skecg.weights.folder import WeightsInfo, check_bytes, read_info
+
+if TYPE_CHECKING:
+    from skecg.weights.folder import WeightsInfo
 
 __all__ = ["find_weights", "list_models", "repository_of"]
 
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
+_HUB_HOST = re.compile(r"hf:/+|https?:/+[^/]+/|(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -66,6 +71,8 @@ def find_weights(model: str | Path, *, revision: str | None = None, local_files_
     DamagedWeightsError
         When its tensors are not those that its configuration was written for.
     """
+    from skecg.weights.folder import check_bytes
+
     info = _find(model, revision=revision, local_files_only=local_files_only)
     check_bytes(info)
     return info
@@ -73,6 +80,9 @@ def find_weights(model: str | Path, *, revision: str | None = None, local_files_
 
 def _find(model: str | Path, *, revision: str | None, local_files_only: bool) -> WeightsInfo:
     """Find a model's weights without looking at their tensors."""
+    from skecg.weights.fetching import fetch_weights
+    from skecg.weights.folder import read_info
+
     if not isinstance(model, str | Path) or not str(model):
         raise ParameterError(f"Got model={model!r}, expected a model's name, a folder, or 'owner/name' on the Hub.")
     registered = _registered(str(model))
@@ -100,6 +110,8 @@ def _published(name: str, entry: Mapping[str, Any], *, revision: str | None, loc
     A release of skecg freezes the commit. Another commit, in full, is what an estimator remembers that was fitted with
     another release; branches and tags are not the name's.
     """
+    from skecg.weights.fetching import fetch_weights
+
     if revision is not None and not _COMMIT.fullmatch(revision):
         raise ParameterError(
             f"Got revision={revision!r} for {name!r}, whose commit each release of skecg freezes; expected None. For "
@@ -123,6 +135,8 @@ def _registered(name: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def _bundled(name: str, entry: Mapping[str, Any]) -> WeightsInfo:
+    from skecg.weights.folder import read_info
+
     info = read_info(Path(str(files("skecg"))) / entry["bundled"])
     if info.sha256 != entry["sha256"]:
         raise DamagedWeightsError(
@@ -139,7 +153,21 @@ def repository_of(model: str) -> str:
 
 
 def _unknown_name(model: str) -> str:
+    if _HUB_HOST.match(model):
+        return (
+            f"Got model={model!r}, an address, expected a name, a folder or 'owner/name' on the Hub.{_named_by(model)}"
+        )
     known = ["default", *_registry()]
     close = difflib.get_close_matches(model, known, n=1)
     hint = f"Did you mean {close[0]!r}?" if close else f"Known names: {', '.join(known)}."
     return f"Got model={model!r}, which is no known name, no folder and no 'owner/name' on the Hub. {hint}"
+
+
+def _named_by(address: str) -> str:
+    """Return the repository, and the revision, that the address of a page on the Hub names, as a question."""
+    parts = re.split("[/?#]", _HUB_HOST.sub("", address, count=1).removeprefix("models/"))
+    repository = "/".join(parts[:2]).removesuffix(".git")
+    if not _HUB_NAME.match(repository) or parts[0] in ("datasets", "spaces"):
+        return " Pass what stands above the files on the model's page."
+    is_pinned = len(parts) > 3 and parts[2] in ("tree", "blob", "resolve", "commit")
+    return f" Did you mean {repository!r}{f' with revision={parts[3]!r}' if is_pinned else ''}?"

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import pickle
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,6 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import check_estimator
 
 from skecg import ECGRecord, JEPAEmbedder, backends
-from skecg import backends as exported
 from skecg.backends import BACKENDS, encoder_on
 from skecg.backends import onnx as graphs
 from skecg.datasets import make_ecg
@@ -45,24 +43,6 @@ def needs(backend: str) -> pytest.MarkDecorator:
 
 
 OTHERS = [pytest.param(name, marks=needs(name)) for name in BACKENDS if name != "torch"]
-
-
-@pytest.fixture(scope="module")
-def traced() -> Iterator[list[tuple[object, ...]]]:
-    """What was exported, in order; the engines share graphs here, because a trace takes seconds."""
-    seen: list[tuple[object, ...]] = []
-    known: dict[tuple[object, ...], bytes] = {}
-    trace = graphs.states_graph
-
-    def once(encoder, layers, *, some_leads):
-        seen.append((id(encoder), layers, some_leads))
-        if seen[-1] not in known:
-            known[seen[-1]] = trace(encoder, layers, some_leads=some_leads)
-        return known[seen[-1]]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exported, "states_graph", once)
-        yield seen
 
 
 @pytest.fixture(params=MODELS)
@@ -216,7 +196,7 @@ def unusual(number: int) -> Encoder:
 @pytest.mark.parametrize("number", range(3), ids=["one token", "registers and biases", "one lead"])
 def test_encoders_of_unusual_shapes_are_those_of_torch(backend, number) -> None:
     source, config = unusual(number), UNUSUAL[number]
-    encoder = exported.ExportedEncoder(source, backends._ENGINES[backend, "fp32"])
+    encoder = backends.ExportedEncoder(source, backends._ENGINES[backend, "fp32"])
     for n_windows in (1, 3):
         values = torch.randn(n_windows, config.n_leads, config.window_samples)
         with torch.inference_mode():

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from skecg import JEPAEmbedder
-from skecg.backends.onnx import quantized, states_graph
+from skecg import JEPAEmbedder, backends
+from skecg.backends.onnx import quantized
 from skecg.datasets import make_ecg
 from skecg.embedding_cache import MemoryCache
 from skecg.errors import ParameterError
@@ -19,10 +19,13 @@ from skecg.weights import loaded_encoder, read_info
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CPU = torch.device("cpu")
 
-pytestmark = pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
-    reason="the extra onnx is not installed",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
+        reason="the extra onnx is not installed",
+    ),
+    pytest.mark.usefixtures("traced"),
+]
 
 
 @pytest.fixture(params=["tiny-temporal", "tiny-leadwise"])
@@ -31,7 +34,7 @@ def model(request: pytest.FixtureRequest) -> Path:
 
 
 def features(model: Path, records: list, **parameters) -> np.ndarray:
-    parameters = {"missing_leads": "subset", "short_records": "pad", "cache": None} | parameters
+    parameters = {"missing_leads": "subset", "short_records": "pad", "layer": [0, -1], "cache": None} | parameters
     return JEPAEmbedder(model, **parameters).fit_transform(records)
 
 
@@ -70,7 +73,7 @@ def test_linear_layers_and_nothing_else_multiply_in_eight_bits(model) -> None:
     import onnx
 
     source = loaded_encoder(read_info(model), CPU)
-    before = states_graph(source, [source.config.depth - 1], some_leads=False)
+    before = backends.states_graph(source, (0, source.config.depth - 1), some_leads=False)
     kinds, kinds_before = (
         Counter(node.op_type for node in onnx.load_model_from_string(graph).graph.node)
         for graph in (quantized(before), before)
@@ -82,7 +85,7 @@ def test_linear_layers_and_nothing_else_multiply_in_eight_bits(model) -> None:
 
 def test_rounding_is_quiet_and_leaves_nothing_behind(model, tmp_path, monkeypatch, caplog) -> None:
     source = loaded_encoder(read_info(model), CPU)
-    graph = states_graph(source, [0], some_leads=False)
+    graph = backends.states_graph(source, (0, source.config.depth - 1), some_leads=False)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     n_filters = len(logging.getLogger().filters)
     quantized(graph)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from skecg import JEPAEmbedder
-from skecg.archives.files import _cell
+from skecg.archives.files import spreadsheet_cell
 from skecg.datasets import make_ecg
 from skecg.errors import HeaderRepairWarning
 
@@ -293,7 +293,7 @@ def test_files_of_features_are_the_users_alone(embed: Run, sound: str, out: str)
 
 
 def test_names_that_a_spreadsheet_or_a_terminal_would_run_are_written_out() -> None:
-    assert [_cell(name) for name in ("a.hea", "=1+1.hea", "@x", "a\x1b[31mb", "é")] == [
+    assert [spreadsheet_cell(name) for name in ("a.hea", "=1+1.hea", "@x", "a\x1b[31mb", "é")] == [
         "a.hea",
         "'=1+1.hea",
         "'@x",

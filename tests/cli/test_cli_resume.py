@@ -34,6 +34,7 @@ add = UnfinishedRun.add
 def add_and_stall(run, *chunk):
     add(run, *chunk)
     if run.n_done >= 6:
+        open("stalled", "w").close()
         time.sleep(600)
 
 UnfinishedRun.add = add_and_stall
@@ -54,7 +55,8 @@ def start_and_wait_for_two_chunks(*arguments: str | os.PathLike[str]) -> subproc
     command = [sys.executable, "-c", _STALLING, "embed", "--quiet", "--model", TINY, *map(os.fspath, arguments)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while len(journal_of(Path("killed.npz.partial"))) < 2:
+    # Not when the journal has two lines: the process may not have counted the second yet.
+    while not Path("stalled").exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -8,25 +8,53 @@ import pytest
 import skecg
 from skecg.cli import main
 
-VERBS = ["embed", "evaluate", "models", "verify", "convert", "export", "download", "publish", "cache", "plot", "info"]
+VERBS = [
+    "embed",
+    "fit",
+    "predict",
+    "score",
+    "evaluate",
+    "models",
+    "verify",
+    "convert",
+    "export",
+    "download",
+    "publish",
+    "cache",
+    "plot",
+    "info",
+]
+
+
+HEAVY = ["numpy", "torch", "sklearn", "wfdb", "scipy", "pandas", "tqdm", "matplotlib", "huggingface_hub"]
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["embed", "--help"], ["evaluate", "--help"], ["plot", "--help"]]
+    "arguments",
+    [["--help"], ["--version"], ["models"], ["models", "--json"], *([verb, "--help"] for verb in VERBS)],
+    ids=" ".join,
 )
-def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    heavy = ["numpy", "torch", "sklearn", "wfdb", "scipy", "tqdm", "matplotlib"]
+def test_questions_that_need_no_numbers_are_answered_without_what_computes_them(arguments: list[str]) -> None:
     code = f"""
 import sys
 from skecg.cli import main
 try:
     main({arguments})
 except SystemExit:
-    print([name for name in {heavy} if name in sys.modules])
+    pass
+print([name for name in {HEAVY} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_verbs_tested_here_are_all_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+
+    lines = capsys.readouterr().out.partition("verbs:")[2].splitlines()
+    assert {line.split()[0] for line in lines if line.startswith("    ") and line[4] != " "} == set(VERBS)
 
 
 def test_the_version_says_research_use_only(capsys: pytest.CaptureFixture[str]) -> None:

@@ -598,7 +598,7 @@ def test_a_conversion_that_breaks_while_writing_leaves_nothing_behind(tmp_path, 
     def full_disk(*_: object, **__: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("skecg.weights.write_golden", full_disk)
+    monkeypatch.setattr("skecg.weights.loading.write_golden", full_disk)
     with pytest.raises(OSError, match="No space"):
         convert_kim(kim_file, tmp_path / "out")
     assert_nothing_was_written(tmp_path / "out")

@@ -216,7 +216,7 @@ def test_an_unknown_architecture_is_refused_with_those_known():
 
 
 def test_a_configuration_without_architecture_builds_nothing():
-    config = EncoderConfig(n_leads=1, patch_samples=1, n_patches=1, dim=2, depth=1, num_heads=1)
+    config = EncoderConfig(n_leads=1)
     with pytest.raises(WeightsFormatError, match="EncoderConfig"):
         build_encoder(config)
 

@@ -67,7 +67,7 @@ def test_layers_lie_one_after_the_other(pooling):
     pooled = pool_tokens([first, second], 2, pooling)
     apart = [pool_tokens([states], 2, pooling) for states in (first, second)]
     assert torch.equal(pooled, torch.cat(apart, dim=1))
-    assert pooled.shape == (3, n_pooled_features(pooling, 5, 2, 2))
+    assert pooled.shape == (3, n_pooled_features(pooling, 10, 2))
 
 
 def test_poolings_that_do_not_exist_are_refused():

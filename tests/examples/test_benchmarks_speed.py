@@ -137,6 +137,18 @@ def test_engines_are_compared_with_torch_and_compute_the_same(benchmark, capsys)
         assert float(error) < (0.05 if name in ("torch bf16", "onnx int8") else 1e-5)
 
 
+def test_other_labs_encoders_are_compared_with_torchs_own_layers_and_compute_the_same(benchmark, capsys):
+    script = benchmark("published_encoders")
+    script.main(["--tiny", "--passes", "1"])
+    rows = re.findall(r"^(\S+) +(fp32|bf16) +(.+)$", capsys.readouterr().out, re.M)
+    assert [row[:2] for row in rows] == [(name, kind) for name in script.ENCODERS for kind in ("fp32", "bf16")]
+    for _, kind, numbers in rows:
+        clock, ours, ratio, processor, own, other, difference = numbers.split()
+        assert is_ratio(ratio, clock, ours)
+        assert is_ratio(other, processor, own)
+        assert float(difference) < (1e-5 if kind == "fp32" else 0.1)
+
+
 def test_the_compiled_engine_computes_the_same_and_leaves_the_encoder_as_it_was(benchmark, monkeypatch):
     backends = benchmark("backends")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # no compiler, in a second

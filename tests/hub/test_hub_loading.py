@@ -3,9 +3,13 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from fake_hub import error
 from hub_weights import FIXTURES, files_of, start
 
 import skecg
@@ -220,6 +224,23 @@ def test_a_foreign_repository_is_said_what_it_is(hub, files, words):
     assert not [request for request in hub.requests if "model.safetensors" in request]
 
 
+def test_a_foreign_repository_whose_files_cannot_be_listed_is_said_to_be_foreign(hub, monkeypatch):
+    hub.add("other/model", {"config.json": json.dumps(FOREIGN).encode()})
+    monkeypatch.setattr(hub, "tree", lambda *_, **__: error(403, message="Forbidden"))
+    commit = hub.repositories["other/model"].branches["main"]
+    with pytest.raises(ForeignRepositoryError, match=r"its files could not be listed.* transformers "):
+        find_weights("other/model", revision=commit)
+
+
+def test_a_hub_that_does_not_answer_is_said_with_the_reason_and_the_way_round(hub, monkeypatch):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        with pytest.raises(HubUnreachableError, match=r"could not be fetched \(\w+.*skecg download .* --to FOLDER"):
+            find_weights(REPO)
+
+
 def test_a_newer_format_asks_for_a_newer_skecg_and_is_not_foreign(published, tiny):
     config = json.loads((tiny / "config.json").read_text()) | {"skecg_format": 99, "something": "new"}
     published.add(REPO, files_of(tiny) | {"config.json": json.dumps(config).encode()})
@@ -292,3 +313,45 @@ def test_a_process_that_is_offline_uses_the_cache_of_one_that_was_not(published,
     assert said.startswith("True\n"), complaint
     assert str(cache_of(tmp_path)) in said
     assert published.requests == []
+
+
+class _LoginPage(BaseHTTPRequestHandler):
+    body = b""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(self.body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b'{"sha": "a"}', b"[]", b"null", b"[" * 100_000])
+def test_what_answers_in_the_hub_s_place_is_said_not_to_be_it(hub, monkeypatch, body):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Page", (_LoginPage,), {"body": body}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    with pytest.raises(HubUnreachableError, match="someone/tiny"):
+        find_weights(REPO)
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("https://huggingface.co/a/b", "Did you mean 'a/b'"),
+        ("https://huggingface.co/a/b/tree/v1", "'a/b' with revision='v1'"),
+        ("huggingface.co/a/b", "'a/b'"),
+        ("https://huggingface.co/datasets/a/b", "model's page"),
+    ],
+)
+def test_the_address_of_a_page_is_answered_with_the_name_on_it(address, words):
+    with pytest.raises(WeightsNotFoundError, match=words):
+        find_weights(address)

@@ -12,10 +12,10 @@ import pytest
 from edfio import Bdf, BdfSignal, Edf, EdfAnnotation, EdfSignal, Patient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom import FileDataset
+from pydicom import FileDataset, dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
 
 from skecg.errors import (
     DamagedRecordError,
@@ -255,9 +255,9 @@ def multiplex_group(samples: np.ndarray, sources: list[tuple[str, str]], rate: f
     return group
 
 
-def write_dicom(path: Path, groups: list[Dataset]) -> Path:
+def write_dicom(path: Path, groups: list[Dataset], syntax: str = ExplicitVRLittleEndian) -> Path:
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = syntax
     meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.9.1.1"  # 12-lead ECG Waveform Storage
     meta.MediaStorageSOPInstanceUID = generate_uid()
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
@@ -331,6 +331,74 @@ def test_negated_avr_of_dicom_is_turned_round(tmp_path: Path) -> None:
     np.testing.assert_allclose(record.signal[1], -raw[1] * 4.88e-3, rtol=1e-6)
 
 
+def test_a_lead_of_dicom_that_its_code_says_is_negated_is_turned_round(tmp_path: Path) -> None:
+    raw = counts(2, 1000)
+    group = multiplex_group(raw, [("2:1", "Lead I"), ("AVR_NEG", "")])
+    record = read_format(write_dicom(tmp_path / "a.dcm", [group]))
+    assert record.leads == ("I", "aVR")
+    np.testing.assert_allclose(record.signal[1], -raw[1] * 4.88e-3, rtol=1e-6)
+
+
+def test_dicom_padding_that_is_written_as_a_number_is_obeyed(tmp_path: Path) -> None:
+    raw = counts(2, 1000)
+    raw[0, 10] = -32768
+    group = multiplex_group(raw, MEANINGS[:2])
+    group.add_new("WaveformPaddingValue", "SS", -32768)
+    signal = read_format(write_dicom(tmp_path / "a.dcm", [group])).signal
+    assert np.argwhere(np.isnan(signal)).tolist() == [[0, 10]]
+
+
+def test_dicom_channels_without_a_sensitivity_are_no_leads(tmp_path: Path) -> None:
+    group = multiplex_group(counts(3, 1000), [*MEANINGS[:2], ("X", "Pacer")])
+    del group.ChannelDefinitionSequence[2].ChannelSensitivityUnitsSequence
+    assert read_format(write_dicom(tmp_path / "a.dcm", [group])).leads == ("I", "II")
+    del group.ChannelDefinitionSequence[1].ChannelSensitivityUnitsSequence
+    with pytest.raises(UnsupportedFormatError, match="II"):
+        read_format(write_dicom(tmp_path / "b.dcm", [group]))
+
+
+def test_dicom_that_defines_fewer_channels_than_it_has_is_damaged(tmp_path: Path) -> None:
+    group = multiplex_group(counts(3, 1000), MEANINGS[:3])
+    del group.ChannelDefinitionSequence[2]
+    with pytest.raises(DamagedRecordError, match="2 definitions of 3 channels"):
+        read_format(write_dicom(tmp_path / "a.dcm", [group]))
+
+
+def test_big_endian_dicom_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", [multiplex_group(counts(2, 1000), MEANINGS[:2])])
+    dataset = dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    dcmwrite(path, dataset, little_endian=False, implicit_vr=False, force_encoding=True)
+    with pytest.raises(UnsupportedFormatError, match="Convert it with dcmconv"):
+        read_format(path)
+
+
+def test_deflated_dicom_is_read_and_a_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = counts(2, 5000)
+    path = write_dicom(tmp_path / "a.dcm", [multiplex_group(raw, MEANINGS[:2])], DeflatedExplicitVRLittleEndian)
+    np.testing.assert_allclose(read_format(path).signal, raw * 4.88e-3, rtol=1e-6, atol=1e-7)
+
+    zeros = np.zeros((2, 500_000), np.int16)
+    bomb = write_dicom(tmp_path / "b.dcm", [multiplex_group(zeros, MEANINGS[:2])], DeflatedExplicitVRLittleEndian)
+    assert read_format(bomb).n_samples == 500_000  # small enough to be let through
+    monkeypatch.setattr("skecg.io.files._ALWAYS_ALLOWED", 2**16)
+    assert read_format(path).n_samples == 5000
+    with pytest.raises(DamagedRecordError, match="compressed bytes to more than"):
+        read_format(bomb)
+
+
+def test_a_file_that_asks_for_more_memory_than_there_is_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    path = write_dicom(tmp_path / "a.dcm", [multiplex_group(counts(2, 1000), MEANINGS[:2])])
+    monkeypatch.setattr("pydicom.waveforms.multiplex_array", refuse)
+    with pytest.raises(RecordReadError, match="asks for more memory than there is"):
+        read_format(path)
+
+
 def test_dicom_without_waveforms_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedFormatError, match="without waveforms"):
         read_format(write_dicom(tmp_path / "a.dcm", []))
@@ -341,6 +409,12 @@ def test_a_truncated_dicom_is_refused(tmp_path: Path, keep: int) -> None:
     path = write_dicom(tmp_path / "a.dcm", [multiplex_group(counts(2, 1000), MEANINGS[:2])])
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(RecordReadError, match=re.escape(str(path))):
+        read_format(path)
+
+
+def test_dicom_at_no_rate_is_damaged(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", [multiplex_group(counts(2, 1000), MEANINGS[:2], rate=0)])
+    with pytest.raises(DamagedRecordError, match=re.escape(f"{path} does not hold a usable recording")):
         read_format(path)
 
 

@@ -89,6 +89,14 @@ def test_an_absent_record_is_answered_with_similar_names(tmp_path):
         assert "zzz" not in str(caught.value)
 
 
+def test_an_absent_file_of_another_format_is_answered_with_similar_names(tmp_path):
+    for name in ("night1.edf", "zzz.edf"):
+        (tmp_path / name).touch()
+    with pytest.raises(RecordNotFoundError, match=r"There is no file .*Similar names there: night1\.edf") as caught:
+        read_record(tmp_path / "night2.edf")
+    assert "zzz" not in str(caught.value)
+
+
 def test_an_absent_folder_is_said_to_be_absent(tmp_path):
     with pytest.raises(RecordNotFoundError, match="There is no folder"):
         read_record(tmp_path / "nowhere" / "rec")
@@ -198,7 +206,7 @@ def test_a_mistake_of_the_caller_is_raised_even_so(archive, n_jobs):
 def test_threads_read_side_by_side(archive, monkeypatch):
     meeting = threading.Barrier(2, timeout=20)
 
-    def wait_for_the_other(path):
+    def wait_for_the_other(path, **_):
         meeting.wait()
         return path
 

@@ -189,11 +189,12 @@ def test_a_header_with_the_same_leads_in_another_order_is_refused(table: Callabl
     assert read_table(table("I,II\n" + TWO), sampling_rate=500, leads=["V1", "V2"]).leads == ("V1", "V2")
 
 
-def test_a_header_in_other_units_is_refused(table: Callable[..., Path]) -> None:
+def test_the_units_of_a_header_are_obeyed_and_not_contradicted(table: Callable[..., Path]) -> None:
     path = table("I (uV),II (uV)\n" + TWO)
+    for units in (None, "µV"):
+        assert read_table(path, sampling_rate=500, units=units).signal[0, 0] == pytest.approx(1e-4)
     with pytest.raises(UnitsError, match="Pass units='uV'"):
-        read_table(path, sampling_rate=500)
-    assert read_table(path, sampling_rate=500, units="µV").signal[0, 0] == pytest.approx(1e-4)
+        read_table(path, sampling_rate=500, units="mV")
 
 
 def test_a_header_that_names_a_lead_twice_is_refused(table: Callable[..., Path]) -> None:
@@ -206,6 +207,7 @@ def test_a_header_that_names_a_lead_twice_is_refused(table: Callable[..., Path])
     [
         ("", r"is empty \(0 bytes\)"),
         (" \r\n\t\n", "is empty"),
+        ("\ufeff\r\n \n", "only blank lines"),
         ("I,II\n", "a header and no samples"),
         (bytes(range(256)) * 20, "is a binary file"),
         ("I,II\n0.1,0.2\n0.3\n", r"1 column\(s\) in line 3 .*expected 2 as in line 2"),

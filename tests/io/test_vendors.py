@@ -343,6 +343,13 @@ def test_other_xml_and_json_are_refused_with_what_could_be_read(tmp_path: Path, 
         read_format(path)
 
 
+def test_a_known_form_that_the_package_does_not_read_asks_for_another_export(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(json.loads(kardia(counts(6), LIMB_LEADS)) | {"data12L": {}}))
+    with pytest.raises(UnsupportedFormatError, match="Export it in another form"):
+        read_format(path)
+
+
 def test_a_real_aecg_obeys_einthoven(shared: Path) -> None:
     path = shared / "data" / "raw" / "hl7" / "ecg_hl7.xml"
     record = read_format(path)

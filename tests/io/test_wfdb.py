@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import numpy as np
@@ -125,6 +126,31 @@ def test_dates_that_wfdb_refuses_do_not_matter_in_any_format(tmp_path):
         assert same_bits(read_record(header).signal, before)
 
 
+def test_wfdb_is_imported_without_its_own_warnings(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "wfdb"]:
+        monkeypatch.delitem(sys.modules, name)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert import_wfdb() is sys.modules["wfdb"] is import_wfdb()
+    assert [warning for warning in caught if "wfdb" in warning.filename] == []
+
+
+def test_a_warning_that_was_made_an_error_is_not_taken_for_damage(tmp_path, monkeypatch):
+    wfdb = import_wfdb()
+    read = wfdb.rdrecord
+
+    def warn_and_read(*args, **how):
+        warnings.warn("will change", FutureWarning, stacklevel=2)
+        return read(*args, **how)
+
+    monkeypatch.setattr(wfdb, "rdrecord", warn_and_read)
+    header = write_bytes(tmp_path, ["310"])
+    with pytest.warns(FutureWarning):
+        assert read_record(header).n_samples == N
+    with pytest.raises(FutureWarning, match="will change"):  # pytest is told to make warnings errors
+        read_record(header)
+
+
 # --- names
 
 
@@ -134,8 +160,8 @@ def test_numbered_channels_are_no_limb_leads(tmp_path):
 
 
 def test_signals_of_one_name_or_none_are_told_apart(tmp_path):
-    record = read_record(write_wfdb(tmp_path, steps=random_steps(50, 4), leads=["ECG", "ECG", "", "MLII"]))
-    assert record.leads == ("ECG", "ECG#2", "signal 3", "MLII")
+    record = read_record(write_wfdb(tmp_path, steps=random_steps(50, 4), leads=["ECG", "ECG", "", "ECG"]))
+    assert record.leads == ("ECG", "ECG#2", "signal 3", "ECG#3")
 
 
 def test_a_standard_lead_named_twice_is_an_error(tmp_path):

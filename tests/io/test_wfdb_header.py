@@ -17,7 +17,7 @@ def test_every_field_lands_in_its_place():
         "r-1 1 62.4725/999.56(3) 14400 12:30:00.5 01/02/2003\nr.dat 212x4:3+24 16.5(-800)/uV 12 2048 -7 5 0 aVF x\n"
     )
     assert header[:4] == ("r-1", 62.4725, 14400, 1)
-    assert header.signals == (SignalLine("r.dat", 212, 4, 3, 24, 16.5, -800, "uV", -7, "aVF x"),)
+    assert header.signals == (SignalLine("r.dat", 212, 4, 3, 24, 16.5, -800, "uV", -7, "aVF x", 5),)
 
 
 def test_what_lines_share_and_what_they_do_not_land_in_their_places():
@@ -32,6 +32,7 @@ def test_what_lines_share_and_what_they_do_not_land_in_their_places():
     assert [(s.file_name, s.initial_value, s.name) for s in signals[:6]] == [
         (name, first, lead) for name, first in (("r1.dat", -5), ("r2.dat", 8)) for lead in ("I", "aVR", "0 V1")
     ]
+    assert [s.checksum for s in signals[:6]] == [99, 99, 99, -1, -1, -1]
     assert {s[1:7] for s in signals[:6]} == {(16, 1, 0, 0, 1000.0, 0)}
     assert [(s.storage_format, s.baseline) for s in signals[6:]] == [(16, 7), (212, 0)]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from wfdb_writing import pack, random_steps, same_bits, wfdb_millivolts, write_wfdb
+from wfdb_writing import edit, pack, random_steps, same_bits, wfdb_millivolts, write_wfdb
 
 from skecg.io import read_record
 from skecg.io import wfdb as wfdb_records
@@ -110,6 +110,14 @@ def test_a_record_may_lie_in_several_files(tmp_path, without_wfdb):
     record = read_record(header)
     assert record.leads == ("I", "II", "vx", "vz")
     assert same_bits(record.signal, wfdb_millivolts(header)[[0, 1, 2, 4]])
+
+
+def test_a_file_of_the_record_that_holds_no_lead_changes_nothing(tmp_path, without_wfdb):
+    header = write_wfdb(tmp_path, steps=random_steps(60, 2))
+    alone = read_record(header).signal
+    (tmp_path / "p.dat").write_bytes(pack(random_steps(60, 1, seed=1), "16"))
+    edit(header, "rec 2 500 60\n", "rec 3 500 60\np.dat 16 100/mmHg 16 0 0 0 0 ABP\n")
+    assert same_bits(read_record(header).signal, alone)
 
 
 def test_signals_that_are_no_voltage_are_left_out(tmp_path, without_wfdb):

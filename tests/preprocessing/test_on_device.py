@@ -17,6 +17,7 @@ from skecg.errors import SkecgWarning
 from skecg.leads import CANONICAL_LEADS
 from skecg.preprocessing.on_device import WindowsOnDevice, can_prepare_on_device, gather, prepares
 from skecg.preprocessing.quality import Policies, record_label, screen
+from skecg.preprocessing.resampling import METHODS
 from skecg.preprocessing.windows import Windows, prepare, prepare_screened
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
@@ -59,8 +60,8 @@ def assert_same(found: WindowsOnDevice, wanted: Windows, tolerance: float = 1e-5
     assert np.abs(found.values.numpy() - wanted.values).max(initial=0) <= tolerance * scale
 
 
-@pytest.mark.parametrize("resampling", ["polyphase", "fourier"])
-@pytest.mark.parametrize("normalization", ["none", "statistics", "zscore", "record"])
+@pytest.mark.parametrize("resampling", METHODS)
+@pytest.mark.parametrize("normalization", ["none", "statistics", "zscore", "record", "whole", "minmax"])
 @pytest.mark.parametrize("clip", [None, 0.7])
 def test_windows_are_those_of_prepare(resampling: str, normalization: str, clip: float | None) -> None:
     how = STATISTICS if normalization == "statistics" else {}
@@ -73,7 +74,7 @@ def test_windows_are_those_of_prepare(resampling: str, normalization: str, clip:
 
 
 @pytest.mark.parametrize("rate", [100, 250, 360, 500, 1000])
-@pytest.mark.parametrize("resampling", ["polyphase", "fourier"])
+@pytest.mark.parametrize("resampling", METHODS)
 def test_whatever_the_length_the_ends_are_those_of_prepare(rate: float, resampling: str) -> None:
     spec = replace(SPEC, resampling=resampling)
     records = [record(n / rate, rate, n) for n in [1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 499, 500, 501, 502, 1003]]
@@ -81,7 +82,7 @@ def test_whatever_the_length_the_ends_are_those_of_prepare(rate: float, resampli
 
 
 @pytest.mark.parametrize("policy", ["raise", "zero", "subset"])
-@pytest.mark.parametrize("normalization", ["none", "statistics", "zscore", "record"])
+@pytest.mark.parametrize("normalization", ["none", "statistics", "zscore", "record", "whole", "minmax"])
 def test_absent_leads_are_zeros_and_take_no_part(policy: str, normalization: str) -> None:
     spec = replace(SPEC, normalization=normalization, **(STATISTICS if normalization == "statistics" else {}))
     records = [record(), record(seed=1, leads=["V5", "I"]), record(seed=2, leads=["I", "II", "V1"]), record(seed=3)]
@@ -102,7 +103,7 @@ def test_windows_of_long_records_lie_where_prepare_cuts_them(stride: float | Non
         assert torch.equal(found.values[last[0], :, step:], found.values[last[1], :, : 500 - step])
 
 
-@pytest.mark.parametrize("resampling", ["polyphase", "fourier"])
+@pytest.mark.parametrize("resampling", METHODS)
 @pytest.mark.parametrize("normalization", ["none", "zscore", "record"])
 @pytest.mark.parametrize("value", [0.0, 0.3, -70.1, 1e4])
 def test_flat_leads_become_exactly_zero_or_stay_exactly_what_they_are(
@@ -209,9 +210,9 @@ def test_it_is_prepare_itself_that_it_is_held_to() -> None:
 # --- what a device does not prepare -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("filtered", [{"highpass_hz": 0.5}, {"lowpass_hz": 40.0}])
-def test_filters_are_left_to_the_cpu(filtered: dict[str, float]) -> None:
-    assert not can_prepare_on_device([record()], replace(SPEC, **filtered), stride=None)
+@pytest.mark.parametrize("name", ["highpass_hz", "lowpass_hz", "notch_hz", "baseline_samples"])
+def test_filters_are_left_to_the_cpu(name: str) -> None:
+    assert not can_prepare_on_device([record()], replace(SPEC, **{name: 51}), stride=None)
 
 
 def test_rates_with_long_filters_are_left_to_the_cpu_unless_the_spectrum_is_cut() -> None:

@@ -10,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skecg.errors import ParameterError, SamplingRateError
-from skecg.preprocessing.signals import butterworth, fill_gaps, normalize, resample, resampled_samples
+from skecg.leads import CANONICAL_LEADS
+from skecg.preprocessing.resampling import METHODS
+from skecg.preprocessing.signals import (
+    butterworth,
+    fill_gaps,
+    filter_leads,
+    normalize,
+    notch,
+    resample,
+    resampled_samples,
+    running_median,
+)
 from skecg.spec import InputSpec
 
 if TYPE_CHECKING:
@@ -101,7 +112,7 @@ def test_fourier_agrees_with_scipy(rate_in: float, rate_out: float, n_samples: i
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["polyphase", "fourier"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("rate_in", "rate_out"), RATES)
 def test_a_constant_stays_exactly_constant(rate_in: float, rate_out: float, method: str) -> None:
     resampled = resample(np.full((1, 777), 5.1, np.float32), rate_in, rate_out, method)
@@ -115,7 +126,7 @@ def test_an_offset_does_not_ring_at_the_edges(rate_in: float, rate_out: float) -
     np.testing.assert_allclose(difference, 5.0, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["polyphase", "fourier"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("rate_in", "rate_out"), RATES)
 def test_a_record_alone_and_among_others_is_bit_identical(rate_in: float, rate_out: float, method: str) -> None:
     signal = noise(7, 12, 600)
@@ -127,7 +138,7 @@ def test_a_record_alone_and_among_others_is_bit_identical(rate_in: float, rate_o
 @given(
     n_samples=st.integers(1, 400),
     rates=st.sampled_from(RATES),
-    method=st.sampled_from(["polyphase", "fourier"]),
+    method=st.sampled_from(METHODS),
 )
 @settings(max_examples=60, deadline=None)
 def test_the_length_announced_is_the_length_made(n_samples: int, rates: tuple[float, float], method: str) -> None:
@@ -139,13 +150,21 @@ def test_the_length_announced_is_the_length_made(n_samples: int, rates: tuple[fl
 
 @pytest.mark.parametrize("rate_in", [100, 121, 128, 200, 240, 250, 257, 300, 360, 400, 500, 970, 977, 1000])
 def test_whole_seconds_stay_whole_seconds(rate_in: int) -> None:
-    for method in ("polyphase", "fourier"):
+    for method in METHODS:
         assert resampled_samples(10 * rate_in, rate_in, 250, method) == 2500
 
 
 def test_frequencies_beyond_the_new_nyquist_are_removed() -> None:
     for method, left in (("polyphase", 2e-3), ("fourier", 2e-3)):
         assert np.abs(resample(tone(1000, 10, 180.0), 1000, 250, method)[0, 100:-100]).max() < left
+
+
+@pytest.mark.parametrize(("rate_in", "rate_out"), RATES)
+def test_lines_are_those_of_numpy_between_ends_put_onto_ends(rate_in: float, rate_out: float) -> None:
+    signal = noise(1, 777)
+    n_out = resampled_samples(777, rate_in, rate_out, "linear")
+    wanted = np.interp(np.arange(n_out), np.linspace(0, n_out - 1, 777), signal[0])
+    np.testing.assert_allclose(resample(signal, rate_in, rate_out, "linear")[0], wanted, atol=1e-5)
 
 
 def test_equal_rates_hand_the_signal_back_itself() -> None:
@@ -170,8 +189,8 @@ def test_impossible_rates_are_refused(rate_in: float) -> None:
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(ParameterError, match="method='linear'"):
-        resample(noise(1, 100), 500, 250, "linear")
+    with pytest.raises(ParameterError, match="method='cubic'"):
+        resample(noise(1, 100), 500, 250, "cubic")
 
 
 # Filtering
@@ -207,6 +226,47 @@ def test_signals_shorter_than_the_usual_padding_are_filtered_too(n_samples: int)
     filtered = butterworth(noise(2, n_samples), 250, highpass_hz=0.5, lowpass_hz=40)
     assert filtered.shape == (2, n_samples)
     assert np.isfinite(filtered).all()
+
+
+def test_a_band_is_the_one_that_scipy_passes() -> None:
+    signal = noise(3, 1250)
+    b, a = scipy.signal.butter(4, [0.67, 40], "bandpass", fs=500)
+    wanted = scipy.signal.filtfilt(b, a, signal.astype(np.float64))
+    found = butterworth(signal, 500, highpass_hz=0.67, lowpass_hz=40, design="bandpass")
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    # It is not a high-pass and a low-pass after each other.
+    assert np.abs(butterworth(signal, 500, highpass_hz=0.67, lowpass_hz=40) - wanted).max() > 1e-3
+
+
+def test_a_notch_takes_out_its_frequency_and_leaves_its_neighbours_in_their_place() -> None:
+    for hertz, left in ((50.0, 0.0), (40.0, 1.0), (60.0, 1.0)):
+        signal = tone(500, 10, hertz)
+        filtered = notch(signal, 500, 50.0)
+        np.testing.assert_allclose(filtered[..., 1000:-1000], left * signal[..., 1000:-1000], atol=0.02)
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 150, 201, 1250])
+def test_a_running_median_is_that_of_scipy_with_zeros_beyond_the_ends(n_samples: int) -> None:
+    signal = noise(2, n_samples) + 3
+    padded = np.pad(signal, ((0, 0), (100, 100)))
+    wanted = np.median(np.lib.stride_tricks.sliding_window_view(padded, 201, axis=-1), axis=-1)
+    np.testing.assert_array_equal(running_median(signal, 201), wanted)
+
+
+def test_filters_follow_each_other_notch_band_baseline() -> None:
+    wanted = InputSpec(
+        CANONICAL_LEADS,
+        500,
+        2500,
+        notch_hz=50,
+        highpass_hz=0.67,
+        lowpass_hz=40,
+        filter_design="bandpass",
+        baseline_samples=201,
+    )
+    signal = noise(12, 1250)
+    banded = butterworth(notch(signal, 500, 50), 500, highpass_hz=0.67, lowpass_hz=40, design="bandpass")
+    np.testing.assert_array_equal(filter_leads(signal, wanted), banded - running_median(banded, 201))
 
 
 def test_no_filter_hands_the_signal_back_itself() -> None:
@@ -245,6 +305,37 @@ def test_absent_leads_do_not_weigh_in_the_pooled_deviation() -> None:
     np.testing.assert_allclose(np.sqrt(np.square(scaled[:5]).mean()), 1, rtol=1e-4)
 
 
+def test_whole_has_one_mean_and_one_deviation_of_all_leads() -> None:
+    signal = noise(2, 12, 900) * np.linspace(0.1, 2, 12, dtype=np.float32)[:, None] + 0.4
+    scaled = normalize(signal, spec("whole"))
+    wanted = [(record - record.mean()) / record.std() for record in signal.astype(np.float64)]
+    np.testing.assert_allclose(scaled, wanted, atol=1e-5)
+
+
+def test_minmax_takes_the_records_limits_to_0_and_1() -> None:
+    signal = noise(2, 12, 900) - 7
+    scaled = normalize(signal, spec("minmax"))
+    assert scaled.dtype == np.float32
+    for record, found in zip(signal, scaled, strict=True):
+        np.testing.assert_allclose(found, (record - record.min()) / (record.max() - record.min()), atol=1e-6)
+
+
+@pytest.mark.parametrize("normalization", ["whole", "minmax"])
+def test_absent_leads_share_nothing(normalization: str) -> None:
+    signal = noise(12, 800)
+    loud = signal.copy()
+    loud[5:] *= 100
+    mask = np.arange(12) < 5
+    scaled, wanted = (normalize(x, spec(normalization), lead_mask=mask)[:5] for x in (loud, signal))
+    np.testing.assert_array_equal(scaled, wanted)
+
+
+@pytest.mark.parametrize("normalization", ["whole", "minmax"])
+@pytest.mark.parametrize("level", [0.0, 0.7, -32.768, 300.0])
+def test_records_all_flat_become_zero(normalization: str, level: float) -> None:
+    assert (normalize(np.full((12, 100), level, np.float32), spec(normalization)) == 0).all()
+
+
 @pytest.mark.parametrize("normalization", ["zscore", "record"])
 @pytest.mark.parametrize("level", [0.0, 0.7, -32.768, 300.0])
 def test_flat_leads_become_zero(normalization: str, level: float) -> None:
@@ -271,6 +362,8 @@ def test_statistics_take_away_the_mean_and_divide_lead_by_lead() -> None:
         spec(clip=0.5),
         spec("zscore", clip=0.5),
         spec("record", clip=0.5),
+        spec("whole", clip=0.5),
+        spec("minmax", clip=0.5),
         spec("statistics", mean=(0.0,) * 12, std=CODE15_STD, clip=0.5),
         spec("statistics", mean=MIMIC_MEAN, std=MIMIC_STD, clip=0.5),
     ],

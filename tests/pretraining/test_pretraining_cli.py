@@ -203,3 +203,24 @@ def test_pack_leaves_out_what_is_listed_and_learns_whose_recordings_are(
     assert "5 records packed" in capsys.readouterr().out
     wrong = said(capsys, "pack", *arguments, "--corpus-highpass", "mine")
     assert "--corpus-highpass 'mine'" in wrong
+
+
+def test_train_goes_on_from_exported_weights_and_probes_ones_own_rows(
+    run: Path, shards: Path, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, own = str(tmp_path / "weights"), tmp_path / "own"
+    assert main(["export", "--run", str(run), "--out", weights]) == 0
+    table = tmp_path / "mine.csv"
+    table.write_text("row,label,fold\n" + "".join(f"{row},{'AF' if row % 2 else 'SR'},{row + 1}\n" for row in range(8)))
+    pack = ["--corpus", f"mine={archive}", "--out", str(tmp_path / "shards"), "--from", weights, "--quiet"]
+    assert main(["pack", *pack]) == 0
+
+    arguments = ["--from", weights, "--data", str(tmp_path / "shards"), "--out", str(own), "--device", "cpu"]
+    assert main(["train", *arguments, "--probe", str(table), *SHORT, "optim.lr=1e-4", "optim.warmup_steps=0.25"]) == 0
+
+    written = json.loads((own / "config.json").read_text())
+    assert written["start"].startswith("tiny (sha256 ")
+    assert (written["name"], written["optim"]["lr"]) == ("tiny", 1e-4)
+    assert "probe" in (own / "journal.jsonl").read_text()
+    wrong = said(capsys, "pack", *pack, "--sampling-rate", "100")
+    assert "--from and --sampling-rate" in wrong

@@ -18,15 +18,18 @@ from pretraining import trainer
 from pretraining.config import ObjectiveConfig, PretrainConfig
 from pretraining.data.batches import Batch, to_values
 from pretraining.data.shards import ShardSet
+from pretraining.export import export
 from pretraining.monitoring import monitor as watching
 from pretraining.monitoring.journal import read_events, read_journal
+from pretraining.objectives import build_model
 from pretraining.objectives.jepa import Jepa
 from pretraining.objectives.stochastic_depth import StochasticDepth
-from pretraining.optim import learning_rate, momentum
+from pretraining.optim import build_optimizer, learning_rate, momentum, set_schedule_
 from pretraining.runs import CheckpointError, load_checkpoint, saved_steps
 from pretraining.safeguards import NonFiniteLossError
 from pretraining.trainer import Collapse, Trainer, clip_gradients_
 from skecg.errors import ParameterError
+from skecg.weights import load_encoder, read_info
 
 # Each of these is a way of its own through a step.
 KINDS = {
@@ -451,3 +454,54 @@ def test_shares_of_a_run_are_steps_of_it_and_a_constant_rate_falls_only_at_the_e
     assert np.allclose(np.diff(rates[79:]), (config.optim.final_lr - 0.01) / 20)
     assert {momentum(config, step) for step in range(80)} == {0.9}
     assert momentum(config, 99) == pytest.approx(1.0)
+
+
+# --- beginning from weights -----------------------------------------------------------------------------------------
+
+
+def test_a_run_begins_from_weights_and_leaves_frozen_blocks_as_they_are(shards: ShardSet, tmp_path: Path) -> None:
+    train(small_config(), shards, tmp_path / "first")
+    export(tmp_path / "first", tmp_path / "weights")
+    info = read_info(tmp_path / "weights")
+    start = load_encoder(tmp_path / "weights")[0].state_dict()
+    config = small_config(optim__frozen_blocks=1, pooling="max").starting_from(info)
+
+    begun = Trainer(config, shards, tmp_path / "run", device="cpu", start=load_encoder(tmp_path / "weights")[0])
+    for encoder in (begun.model.context_encoder, begun.model.target_encoder):
+        assert_same_bits(dict(encoder.state_dict()), dict(start))
+    begun.train()
+
+    trained = begun.model.context_encoder.state_dict()
+    moved = {name for name in start if not torch.equal(start[name], trained[name])}
+    assert moved == {name for name in start if name.startswith(("blocks.1.", "norm."))}
+    known = export(tmp_path / "run", tmp_path / "adapted").provenance
+    assert known["started_from"] == f"small (sha256 {info.sha256[:16]})"
+    assert config.pooling == info.pooling
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_wants_its_weights_again(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    train(small_config(), shards, tmp_path / "first")
+    export(tmp_path / "first", tmp_path / "weights")
+    config = small_config().starting_from(read_info(tmp_path / "weights"))
+
+    with pytest.raises(ParameterError, match=r"begins from small \(sha256 .*--from"):
+        Trainer(config, shards, tmp_path / "run", resume=True, device="cpu")
+
+
+def test_layers_have_their_share_of_the_rate_and_without_decay_groups_are_two() -> None:
+    config = small_config(optim__layer_decay=0.5)
+    model = build_model(config)
+    optimizer = build_optimizer(model, config)
+    set_schedule_(optimizer, config, 3)
+
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    full = learning_rate(config, 3)
+    named = dict(model.named_parameters())
+    assert rates[id(named["context_encoder.patch_embed.weight"])] == full / 4
+    assert rates[id(named["context_encoder.blocks.0.attn.qkv.weight"])] == full / 2
+    assert rates[id(named["context_encoder.blocks.1.attn.qkv.weight"])] == full
+    assert rates[id(named["context_encoder.norm.weight"])] == full
+    assert rates[id(named["predictor.proj.weight"])] == full
+    assert len(build_optimizer(model, small_config()).param_groups) == 2

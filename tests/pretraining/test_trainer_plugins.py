@@ -116,9 +116,9 @@ def test_the_dilated_encoder_hides_what_is_hidden_and_counts_its_arithmetic() ->
 
 
 def test_arithmetic_that_nobody_counts_is_not_a_number() -> None:
-    from skecg.spec import EncoderConfig
+    from skecg.spec import PatchEncoderConfig
 
-    assert math.isnan(EncoderConfig(3, 10, 20, 16, 2, 2).flops(20))
+    assert math.isnan(PatchEncoderConfig(3, 10, 20, 16, 2, 2).flops(20))
 
 
 @pytest.fixture

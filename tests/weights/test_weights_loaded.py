@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from skecg import JEPAEmbedder
-from skecg import weights as loaded
 from skecg.encoders.linear import PackedLinear, can_multiply_bfloat16, has_faster_products
 from skecg.errors import DamagedWeightsError
 from skecg.weights import find_weights, forget_encoders, loaded_encoder, read_info
+from skecg.weights import loading as loaded
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CPU = torch.device("cpu")

@@ -72,7 +72,7 @@ def test_a_name_like_none_known_gets_the_list(registry):
 
 @pytest.mark.parametrize("path", ["./nowhere/weights", "/nowhere/weights", "../nowhere", "a/b/c"])
 def test_a_path_without_folder_is_not_looked_for_on_the_hub(path, registry, monkeypatch):
-    monkeypatch.setattr(names, "fetch_weights", lambda *_, **__: pytest.fail("asked the Hub"))
+    monkeypatch.setattr("skecg.weights.fetching.fetch_weights", lambda *_, **__: pytest.fail("asked the Hub"))
     with pytest.raises(WeightsNotFoundError, match="no folder"):
         find_weights(path)
 

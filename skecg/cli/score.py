@@ -1,0 +1,177 @@
+"""``skecg score``: encoders and baselines on the labels of one's own table, by patients."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skecg._version import __version__
+from skecg.cli.console import Verbs, add_signal_options, add_table_options, say
+from skecg.cli.embed import add_computing_options, add_model_options, check_cache
+from skecg.cli.evaluate import as_fractions
+from skecg.validation import check_integer
+
+if TYPE_CHECKING:
+    from skecg.tabular.table import RecordTable
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+Score frozen encoders on the labels of a table, in one report with what they have to beat: the majority, hand-crafted
+features, random convolutions, and an untrained encoder of the same shape. Every record is tested once, by what was
+fitted on other patients; intervals and differences come from one bootstrap over patients.
+
+DIR gets report.html (one page, nothing from elsewhere), report.json and report.md. For numbers: the regressions.
+"""
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Describe the verb."""
+    parser = verbs.add_parser(
+        "score",
+        help="score encoders and baselines on the labels of a table",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("table", type=Path, metavar="TABLE", help=".csv, .tsv or .parquet")
+    parser.add_argument("--out", "-o", type=Path, metavar="DIR", help="folder for the report")
+    parser.add_argument("--quiet", "-q", action="store_true", help="show no progress")
+    add_table_options(parser)
+    group = parser.add_argument_group("protocol")
+    group.add_argument("--folds", type=int, default=5, metavar="N", help="parts of the patients (default: 5)")
+    group.add_argument(
+        "--fractions",
+        type=as_fractions,
+        default=[1.0],
+        metavar="F,F,...",
+        help="shares of the training patients, numbers of records above 1 (default: 1)",
+    )
+    group.add_argument("--draws", type=int, default=5, metavar="N", help="draws of all but 1 (default: 5)")
+    group.add_argument("--kernels", type=int, default=5, metavar="N", help="draws of random convolutions (default: 5)")
+    group.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the patients (default: 1000)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of folds, resamples and untrained weights")
+    add_model_options(parser, several=True)
+    add_signal_options(parser)
+    add_computing_options(parser, cache="disk")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score, print the tables, and write the report."""
+    from skecg.tabular.table import NUMBERS, read_record_table
+
+    check_cache(arguments.cache)
+    check_integer("--folds", arguments.folds, 2)
+    table = read_record_table(
+        arguments.table,
+        arguments.path_column,
+        arguments.label_column,
+        arguments.group_column,
+        kind=arguments.kind,
+    )
+    with tempfile.TemporaryDirectory(prefix="skecg-untrained-") as folder:
+        used = _embeddable(table, arguments)
+        for note in used.notes():
+            say(note)
+        sources = _sources(arguments, Path(folder))
+        assert used.target is not None, "a column of labels is required"
+        if used.target.kind == NUMBERS:
+            return _score_numbers(used, sources, arguments)
+        return _score_labels(used, sources, arguments)
+
+
+def _embeddable(table: RecordTable, arguments: argparse.Namespace) -> RecordTable:
+    """Return the records that all encoders can embed; their embeddings are kept for the scores."""
+    from skecg.cli.embed import make_embedder
+    from skecg.tabular.fitting import embed_table
+
+    for model in arguments.model:
+        one = argparse.Namespace(**{**vars(arguments), "model": model})
+        table, _ = embed_table(table, make_embedder(one, on_bad_record="nan", verbose=0 if arguments.quiet else 1))
+    return table
+
+
+def _sources(arguments: argparse.Namespace, folder: Path) -> list[Any]:
+    """Return the rows of the report."""
+    from skecg.evaluation import standard_sources
+
+    names = "units pooling layer stride missing_leads short_records precision backend batch_size device n_jobs revision"
+    options = {name: getattr(arguments, name) for name in names.split() if getattr(arguments, name) is not None}
+    if arguments.local_files_only:
+        options["local_files_only"] = True
+    return standard_sources(
+        arguments.model,
+        folder,
+        options,
+        seed=arguments.seed,
+        n_kernel_draws=check_integer("--kernels", arguments.kernels, 1),
+    )
+
+
+def _score_labels(table: RecordTable, sources: list[Any], arguments: argparse.Namespace) -> int:
+    from skecg.evaluation import compare
+    from skecg.evaluation.splitting import split_by_patients
+    from skecg.tabular.page import report_page
+
+    assert table.target is not None, "checked above"
+    report = compare(
+        table.dataset(arguments.sampling_rate, arguments.leads),
+        table.target.task(),
+        sources,
+        fractions=arguments.fractions,
+        n_draws=arguments.draws,
+        splits=split_by_patients(table.groups, table.target.indicator, arguments.folds, arguments.seed),
+        n_resamples=arguments.resamples,
+        seed=arguments.seed,
+        cache=None if arguments.cache == "none" else arguments.cache,
+        verbose=0 if arguments.quiet else 1,
+        say=_silent if arguments.quiet else say,
+    )
+    report.run.update({"table": str(arguments.table), "version": __version__})
+    print(report.to_text())
+    if arguments.out is not None:
+        reading = {name: getattr(arguments, name) for name in ("sampling_rate", "leads", "units")}
+        files = report.save(arguments.out, figure=False)
+        files.append(arguments.out / "report.html")
+        files[-1].write_text(report_page(report, table.paths, **reading), encoding="utf-8")
+        for file in files:
+            say(f"wrote {str(file)!r}")
+    return 0
+
+
+def _score_numbers(table: RecordTable, sources: list[Any], arguments: argparse.Namespace) -> int:
+    from skecg.evaluation.regression import compare_regressions, regression_table
+    from skecg.tabular.page import regression_page
+
+    assert table.target is not None, "checked above"
+    name = table.target.name
+    scores = compare_regressions(
+        table.dataset(arguments.sampling_rate, arguments.leads),
+        sources,
+        {name: table.target.y},
+        seed=arguments.seed,
+        cache=None if arguments.cache == "none" else arguments.cache,
+        verbose=0 if arguments.quiet else 1,
+    )[name]
+    text = regression_table(scores, "in the unit of the table")
+    print(text)
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        plain = {source: asdict(replace(score, predicted=None)) for source, score in scores.items()}
+        contents = {
+            "report.json": json.dumps({"target": name, "scores": plain}, indent=1, ensure_ascii=False) + "\n",
+            "report.md": f"## {name}\n\n```\n{text}\n```\n",
+            "report.html": regression_page(name, scores, table.target.y),
+        }
+        for file, content in contents.items():
+            (arguments.out / file).write_text(content, encoding="utf-8")
+            say(f"wrote {str(arguments.out / file)!r}")
+    return 0
+
+
+def _silent(message: str) -> None:
+    """Do nothing."""

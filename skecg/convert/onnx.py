@@ -1,0 +1,171 @@
+"""ONNX files of anybody's encoder to weights folders; no code of theirs is run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from skecg.convert.checkpoint import Checkpoint, ConversionReport, check_folder, write_folder
+from skecg.encoders.graph import GraphConfig, check_graph, open_with_onnxruntime
+from skecg.errors import ForeignCheckpointError, MissingDependencyError, WeightsFormatError, WeightsNotFoundError
+from skecg.io.files import sha256_of
+from skecg.spec import InputSpec
+from skecg.weights.folder import read_json
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+__all__ = ["convert_onnx"]
+
+_PART = "the graph as it is"
+# How far a window's numbers may be from those that it has among others, as a share of their size.
+_TOLERANCE = 1e-3
+_NOTE = "A graph takes windows of one length: a record that is shorter is held at its last value up to it."
+
+
+def convert_onnx(
+    file: str | Path,
+    folder: str | Path,
+    spec: InputSpec | str | Path,
+    *,
+    output: str | None = None,
+    sha256: str | None = None,
+    **provenance: Any,
+) -> ConversionReport:
+    """Turn an ONNX file into a weights folder whose graph onnxruntime runs.
+
+    Parameters
+    ----------
+    file : str or Path
+        A graph with one input (n_windows, n_leads, n_samples), float32, whose number of windows is open or 1, and an
+        output (n_windows, n_features) or (n_windows, n_tokens, n_features).
+    folder : str or Path
+        Weights folder to write; files of its names are replaced.
+    spec : InputSpec, or str or Path of a JSON file of its fields
+        What the graph expects to be fed.
+    output : str, optional
+        Name of the output to take; needed where there are several.
+    sha256 : str, optional
+        Digest that the file must have, when you know it.
+    **provenance
+        As of :func:`skecg.save_encoder`: ``name``, ``licence``, ``data``, …
+
+    Returns
+    -------
+    ConversionReport
+
+    Raises
+    ------
+    MissingDependencyError
+        When onnx or onnxruntime is not installed.
+    ForeignCheckpointError
+        When the file is no ONNX model, does not fit the specification, gives numbers that are not finite or that depend
+        on the windows beside, or asks for more than arithmetic: operators that are not on the list, functions, graphs
+        within graphs, tensors in other files.
+    WeightsFormatError
+        When the specification is malformed.
+    """
+    folder, path = check_folder(folder), Path(file)
+    if not path.is_file():
+        raise WeightsNotFoundError(f"Got {str(path)!r}, expected an ONNX file; there is none. Check the path.")
+    checkpoint = Checkpoint(path, sha256_of(path), path.stat().st_size, {})
+    if sha256 is not None and checkpoint.sha256 != sha256.strip().lower():
+        raise checkpoint.refuse(f"a file of sha256 {checkpoint.sha256}", f"{sha256}. Fetch it again.")
+    wanted = spec if isinstance(spec, InputSpec) else _read_spec(Path(spec))
+    content = path.read_bytes()
+    try:
+        config = _config_of(checkpoint, check_graph(content), wanted, output)
+    except WeightsFormatError as error:
+        raise ForeignCheckpointError(f"{path}: {error}") from error
+    config = _tried(checkpoint, content, config)
+    graph = torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
+    about = {"name": path.stem, "description": "An encoder from an ONNX file, run by onnxruntime.", "trained": True}
+    about |= {"source": path.name, "part": _PART, "ours": _NOTE}
+    write_folder(folder, checkpoint, config, {"graph": graph}, wanted, about | provenance)
+    return ConversionReport(folder, path, checkpoint.sha256, None, config, wanted, _PART, notes=(_NOTE,))
+
+
+def _read_spec(path: Path) -> InputSpec:
+    if not path.is_file():
+        raise WeightsNotFoundError(
+            f"Got {str(path)!r}, expected a JSON file of the fields of an InputSpec: leads, sampling_rate (Hz), "
+            "window_samples, and whatever else there is. There is none; check the path."
+        )
+    return InputSpec.from_dict(read_json(path))
+
+
+def _config_of(checkpoint: Checkpoint, model: onnx.ModelProto, spec: InputSpec, output: str | None) -> GraphConfig:
+    """Describe a graph by its input and output, as far as it tells; the rest is 1 until it was tried."""
+    inside = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in inside]
+    names = [value.name for value in model.graph.output]
+    if len(inputs) != 1:
+        raise checkpoint.refuse(f"{len(inputs)} inputs ({_listed(v.name for v in inputs)})", "one, of windows.")
+    if output is None and len(names) > 1:
+        raise checkpoint.refuse(f"the outputs {_listed(names)}", "one. Pass output= (--output) with the one to take.")
+    if output is not None and output not in names:
+        raise checkpoint.refuse(f"no output {output!r} but {_listed(names)}", "the name of one of these.")
+    tensor = inputs[0].type.tensor_type
+    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+    shape = ("n_windows", spec.n_leads, spec.window_samples)
+    fits = len(dims) == 3 and dims[0] in (None, 1) and dims[1] in (None, shape[1]) and dims[2] in (None, shape[2])
+    if not fits or tensor.elem_type != 1:
+        raise checkpoint.refuse(
+            f"an input {inputs[0].name!r} of shape {tuple(dims)} and ONNX type {tensor.elem_type}",
+            f"{shape} as the input specification says, float32 (type 1), the number of windows open or 1.",
+        )
+    return GraphConfig(
+        n_leads=spec.n_leads,
+        input_samples=spec.window_samples,
+        dim=1,
+        n_tokens=1,
+        graph_bytes=checkpoint.n_bytes,
+        input_name=inputs[0].name,
+        output_name=output or names[0],
+        one_at_a_time=dims[0] == 1,
+    )
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(repr(str(name)[:60]) for name in names) or "none"
+
+
+def _tried(checkpoint: Checkpoint, content: bytes, config: GraphConfig) -> GraphConfig:
+    """Run a graph on noise, check what comes out, and complete its description."""
+    noise = np.random.default_rng(0).normal(size=(2, config.n_leads, config.input_samples)).astype(np.float32)
+    try:
+        run = open_with_onnxruntime(content, [config.output_name])
+        alone = [run({config.input_name: noise[i : i + 1]})[0] for i in (0, 1)]
+        found = np.concatenate(alone) if config.one_at_a_time else run({config.input_name: noise})[0]
+    except MissingDependencyError:
+        raise
+    except Exception as error:  # onnxruntime's errors are of classes of its own
+        reason = " ".join(str(error).split())[:200]
+        raise checkpoint.refuse(f"a graph that onnxruntime cannot run ({reason})", "one that it can.") from error
+    _check_output(checkpoint, config, found, np.concatenate(alone))
+    n_tokens = found.shape[1] if found.ndim == 3 else 1
+    try:
+        return replace(config, dim=int(found.shape[-1]), n_tokens=n_tokens)
+    except WeightsFormatError as error:
+        raise checkpoint.refuse(f"an output of shape {found.shape}", f"tokens of a window: {error}") from error
+
+
+def _check_output(
+    checkpoint: Checkpoint, config: GraphConfig, found: NDArray[np.float32], alone: NDArray[np.float32]
+) -> None:
+    """Raise for outputs that are no features of windows."""
+    if found.dtype != np.float32 or found.ndim not in (2, 3) or len(found) != 2 or 0 in found.shape:
+        raise checkpoint.refuse(
+            f"an output {config.output_name!r} of shape {found.shape} and type {found.dtype} for two windows",
+            "(2, n_features) or (2, n_tokens, n_features), float32.",
+        )
+    if not np.isfinite(found).all():
+        raise checkpoint.refuse(f"values in {config.output_name!r} that are not finite", "finite numbers only.")
+    size = np.sqrt(np.mean(np.square(found, dtype=np.float64)))
+    if found.shape != alone.shape or np.abs(found - alone).max() > _TOLERANCE * size:
+        raise checkpoint.refuse("features of a window that depend on those beside it", "each window by itself.")

@@ -1,0 +1,192 @@
+"""Folders, patterns and names to the records behind them.
+
+Whatever is an ECG is listed, damaged ones too, so that reading can say why; whatever is none is passed over.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from skecg.errors import ParameterError, RecordNotFoundError, RecordReadError
+from skecg.io.dicom import DICOM_SUFFIXES, holds_no_waveform, is_dicom, list_dicom_directory
+from skecg.io.reading import PathLike, check_no_address
+from skecg.io.wfdb import read_wfdb_header
+from skecg.io.wfdb_header import SIGNAL_SUFFIXES, find_header, similar_names
+
+__all__ = ["find_records"]
+
+_WILDCARDS = frozenset("*?[")
+
+
+# Settings and results are JSON more often than ECGs are; such a file is taken when it is named.
+_SELDOM_ECG = frozenset({".json"})
+
+
+_SNIFFED_BYTES = 2**14
+
+
+_XML_COMMENT = re.compile(r"<!--.*?(?:-->|$)", re.DOTALL)
+
+
+_XML_ROOT = re.compile(r"<(?:[\w.-]+:)?([A-Za-z_][\w.-]*)")
+
+
+# AnnotatedECG, RestingECG, restingecgdata, ECG; and of systems that are not read, so that they are not lost in silence.
+_ECG_ROOT = re.compile(r"ecg|ekg|cardio|muse", re.IGNORECASE)
+
+
+def find_records(paths: PathLike | Iterable[PathLike], *, recursive: bool = True) -> list[Path]:
+    """List the records that folders, patterns and names stand for.
+
+    A WFDB record is listed once, by its header; its signal files, and the segments of a record in several parts, are
+    not listed beside it, while an EDF or XML file of the same name is. In folders and behind patterns whatever is no
+    ECG is passed over (other XML, DICOM images), and so are tables in folders, since they do not say what they are.
+    DICOM files are found by their content where they have no suffix, and a ``DICOMDIR`` that is named stands for the
+    waveforms in it. Any other file that is named is listed as it is.
+
+    Parameters
+    ----------
+    paths : path or iterable of paths
+        Folders, glob patterns (``"data/**/*.hea"``), files, and WFDB record names with or without a suffix.
+    recursive : bool, default=True
+        Whether to look into the folders of folders, and to let ``**`` reach through them.
+
+    Returns
+    -------
+    list of Path
+        Sorted, each record once.
+
+    Raises
+    ------
+    RecordNotFoundError
+        When one of `paths` stands for nothing; the message lists similar names.
+    ParameterError
+        When `paths` holds anything but paths.
+    """
+    if isinstance(paths, (str, os.PathLike)):
+        paths = [paths]
+    if isinstance(paths, bytes) or not isinstance(paths, Iterable):
+        raise ParameterError(f"Got paths={paths!r}, expected a path or a list of paths.")
+    found: set[Path] = set()
+    for path in paths:
+        if not isinstance(path, (str, os.PathLike)):
+            raise ParameterError(f"Got a path of type {type(path).__name__}, expected str or Path.")
+        check_no_address(path)
+        found.update(_expand(Path(path), recursive))
+    return sorted(found)
+
+
+def _expand(path: Path, recursive: bool) -> set[Path]:
+    """List the records that one path stands for."""
+    header = find_header(path)
+    if header is not None:
+        return {header}
+    if path.is_dir():
+        files = path.rglob("*") if recursive else path.iterdir()
+        return _records_among(files, _format_suffixes() - _SELDOM_ECG, f"The folder {str(path)!r}")
+    if path.is_file():
+        return _directory_entries(path) if path.name.upper() == "DICOMDIR" else {path}
+    if _WILDCARDS & set(str(path)):
+        matches = (Path(match) for match in glob.iglob(str(path), recursive=recursive))  # noqa: PTH207
+        return _records_among(matches, _format_suffixes() | _table_suffixes(), f"The pattern {str(path)!r}")
+    raise RecordNotFoundError(f"Nothing answers to {str(path)!r}. {similar_names(path)}")
+
+
+def _directory_entries(path: Path) -> set[Path]:
+    """List the waveforms of a DICOM file set by its directory."""
+    files = set(list_dicom_directory(path))
+    if not files:
+        raise RecordNotFoundError(f"The DICOM directory {path} lists no waveform, expected an ECG. Check the path.")
+    return files
+
+
+def _records_among(files: Iterable[Path], suffixes: frozenset[str], where: str) -> set[Path]:
+    """Keep the records among files: headers for WFDB, the files themselves for all else."""
+    headers, others = set(), set()
+    for path in _without_twins(files):
+        suffix = path.suffix.lower()
+        if suffix == ".hea" or suffix in SIGNAL_SUFFIXES:
+            header = find_header(path)
+            headers |= {header} if header is not None else set()
+        elif _is_candidate(path, suffixes):
+            others.add(path)
+    parts = set().union(*map(_parts, headers))
+    records = (headers | others) - parts
+    if not records:
+        raise RecordNotFoundError(
+            f"{where} holds no recording, expected WFDB headers (.hea), DICOM files or "
+            f"{', '.join(sorted(suffixes))}. Check the path."
+        )
+    return records
+
+
+def _is_candidate(path: Path, suffixes: frozenset[str]) -> bool:
+    """Report a file that may be a recording: by its suffix, and by what it begins with where many others share that."""
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        return False
+    if suffix in DICOM_SUFFIXES:
+        return not holds_no_waveform(path)
+    if suffix not in suffixes:
+        # Names in DICOM exports are numbers, or have no suffix at all.
+        return (suffix[1:].isdigit() or not suffix) and is_dicom(path) and not holds_no_waveform(path)
+    if suffix == ".xml":
+        return not _is_other_xml(path)
+    # ISHNE's suffix is also that of an annotator; beside a header it needs the format's own first letters.
+    return suffix != ".ecg" or not path.with_suffix(".hea").is_file() or _beginning(path, 8) == b"ISHNE1.0"
+
+
+def _is_other_xml(path: Path) -> bool:
+    """Report XML whose root element is none of an ECG; what has no root at all may be a damaged recording."""
+    # Without its zeros UTF-16 reads as the letters it stands for.
+    text = _beginning(path, _SNIFFED_BYTES).replace(b"\0", b"").decode("latin-1")
+    root = _XML_ROOT.search(_XML_COMMENT.sub("", text))
+    return root is not None and not _ECG_ROOT.search(root[1])
+
+
+def _beginning(path: Path, n_bytes: int) -> bytes:
+    """Read the first bytes of a file, none of a file that cannot be read: reading it will say why."""
+    try:
+        with path.open("rb") as file:
+            return file.read(n_bytes)
+    except OSError:
+        return b""
+
+
+def _without_twins(files: Iterable[Path]) -> Iterator[Path]:
+    """Yield files once, whatever links lead to them, without what file managers of macOS leave beside them."""
+    seen: set[str] = set()
+    # Of two ways to a file the one without a link stays: a header finds its signals beside itself.
+    for path in sorted(files, key=lambda path: (path.is_symlink(), len(path.parts), path)):
+        if path.name.startswith("._") or "__MACOSX" in path.parts:
+            continue
+        target = os.path.realpath(path)
+        if target not in seen:
+            seen.add(target)
+            yield path
+
+
+def _parts(header_path: Path) -> set[Path]:
+    """Return the files that belong to a record: signals, headers of segments; reading says why a header has none."""
+    try:
+        header = read_wfdb_header(header_path)
+    except RecordReadError:
+        return set()
+    names = {f"{segment.name}.hea" for segment in header.segments} | {signal.file_name for signal in header.signals}
+    return {header_path.parent / name for name in names}
+
+
+def _format_suffixes() -> frozenset[str]:
+    from skecg.io.formats import FORMAT_SUFFIXES
+
+    return FORMAT_SUFFIXES
+
+
+def _table_suffixes() -> frozenset[str]:
+    from skecg.io.tables import TABLE_SUFFIXES
+
+    return TABLE_SUFFIXES

@@ -1,0 +1,1 @@
+"""From a table of recordings and labels to a fitted model, its predictions, a report and an atlas."""

@@ -1,0 +1,408 @@
+"""From a table with labels to a fitted model: cross-validated by patients first, then fitted on all of them.
+
+Features, penalty and thresholds are those of the evaluation's pooled protocol, so that what is fitted is what was
+scored. Fine-tuning is a protocol too: what it is given of a record is the record itself.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg._version import __version__
+from skecg.datasets.base import LabelledECGs
+from skecg.embedder import JEPAEmbedder
+from skecg.errors import LeakageWarning, ParameterError, user_stacklevel
+from skecg.evaluation.comparison import compare
+from skecg.evaluation.features import MODEL, FeatureSource
+from skecg.evaluation.protocols import LabelDraw, PooledProtocol, ProbeFit
+from skecg.evaluation.regression import RegressionScores, compare_regressions, fit_ridge, regression_table
+from skecg.evaluation.report import Report
+from skecg.evaluation.splitting import Split, selecting_part, split_by_patients
+from skecg.finetuning.classifier import FineTunedClassifier
+from skecg.linear_model.distances import NoveltyScore
+from skecg.metrics import best_thresholds
+from skecg.tabular.model import FINETUNE, METHODS, PROBE, FittedModel, encoder_of
+from skecg.tabular.table import LABELS, NUMBERS, RecordTable, Target
+from skecg.validation import check_choice
+from skecg.versions import installed_version
+
+__all__ = ["FineTuneProtocol", "Fitting", "KnownFeatures", "embed_table", "fit_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class KnownFeatures:
+    """Features that were computed before.
+
+    Parameters
+    ----------
+    name, note : str
+    table : object
+        Whatever the protocol takes of all records.
+    """
+
+    name: str
+    note: str
+    table: Any
+
+    def features(self, dataset: LabelledECGs, *, cache: Any = None, verbose: int = 0) -> Any:
+        """Return them."""
+        return self.table
+
+
+@dataclass(frozen=True, eq=False)
+class Fitting:
+    """What came of it.
+
+    Parameters
+    ----------
+    model : FittedModel
+    report : Report or RegressionScores
+        Of the cross-validation.
+    text : str
+        The same for a terminal.
+    """
+
+    model: FittedModel
+    report: Report | RegressionScores
+    text: str
+
+
+def embed_table(table: RecordTable, embedder: JEPAEmbedder) -> tuple[RecordTable, NDArray[np.float32]]:
+    """Embed the records of a table, without those that cannot be.
+
+    Parameters
+    ----------
+    table : RecordTable
+    embedder : JEPAEmbedder
+        With ``on_bad_record="nan"``.
+
+    Returns
+    -------
+    table : RecordTable
+        Of the records that have features.
+    features : ndarray of shape (n_records, n_features), float32
+
+    Warns
+    -----
+    LeakageWarning
+        When equal recordings are said to be of different patients.
+    """
+    features = embedder.fit_transform(table.paths)
+    good = np.isfinite(features).all(axis=1)
+    reasons = list(embedder.bad_records_.values())
+    used = table.select(good, f"no features (the first: {reasons[0]})" if reasons else "no features")
+    if not len(used):
+        raise ParameterError(f"Got {table.name!r}, of which no record can be embedded. The first: {reasons[0]}")
+    _warn_of_equal_recordings(used, features[good])
+    return used, features[good]
+
+
+def _warn_of_equal_recordings(table: RecordTable, features: NDArray[np.float32]) -> None:
+    """Warn where the same recording is there under several patients: it would be on both sides of a split."""
+    first: dict[bytes, int] = {}
+    twins = []
+    for row, content in enumerate(map(bytes, np.ascontiguousarray(features))):
+        other = first.setdefault(content, row)
+        if table.groups[other] != table.groups[row]:
+            twins.append((other, row))
+    if twins:
+        one, another = (table.paths[row] for row in twins[0])
+        warnings.warn(
+            f"Got {len(twins)} recordings that equal others of another patient ({one} and {another} are the first), so "
+            "scores will be too good. Remove copies from the table, or name their patients in the column of groups.",
+            LeakageWarning,
+            stacklevel=user_stacklevel(),
+        )
+
+
+def fit_model(
+    table: RecordTable,
+    embedder: JEPAEmbedder,
+    *,
+    method: str = PROBE,
+    n_folds: int = 5,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    finetuning: Mapping[str, Any] | None = None,
+    verbose: int = 0,
+    say: Callable[[str], None] = lambda message: None,
+) -> Fitting:
+    """Cross-validate by patients, then fit on all records.
+
+    Parameters
+    ----------
+    table : RecordTable
+        With a target.
+    embedder : JEPAEmbedder
+        With ``on_bad_record="nan"``; a cache on disk makes a second run cheap.
+    method : {"probe", "finetune"}, default="probe"
+    n_folds : int, default=5
+        Parts of the patients.
+    n_resamples : int, default=1000
+        Draws of patients for the intervals.
+    seed : int, default=0
+        Decides who is in which fold, the resamples, and fine-tuning.
+    finetuning : mapping of str to object, optional
+        Parameters of :class:`skecg.FineTunedClassifier`.
+    verbose : int, default=0
+    say : callable, optional
+        Called with a sentence on what is being done.
+
+    Returns
+    -------
+    Fitting
+
+    Raises
+    ------
+    ParameterError
+        When the table has no target, too few patients, or a target that the method does not take.
+    """
+    check_choice("method", method, METHODS)
+    if table.target is None:
+        raise ParameterError("Got a table without labels, expected a column of them. Name it: --label-column.")
+    if method == FINETUNE and table.target.kind == NUMBERS:
+        raise ParameterError("Got --method finetune for numbers, expected classes or labels. Use --method probe.")
+    used, features = embed_table(table, embedder)
+    for note in used.notes():
+        say(note)
+    say(f"{len(used)} records of {len(np.unique(used.groups))} patients, cross-validated in {n_folds} parts of them")
+    name = Path(str(embedder.model)).name
+    known = KnownFeatures(name, f"weights {embedder.weights_sha256_[:12]}", features)
+    common: dict[str, Any] = {"n_folds": n_folds, "n_resamples": n_resamples, "seed": seed, "verbose": verbose}
+    if table.target.kind == NUMBERS:
+        return _fit_numbers(used, embedder, known, common)
+    if method == FINETUNE:
+        source = replace(known, table=list(used.paths))
+        protocol = FineTuneProtocol(_of_classifier(embedder, finetuning or {}, seed), _target_of(used), used.groups)
+        return _fit_network(used, embedder, source, features, protocol, common)
+    return _fit_probe(used, embedder, known, common)
+
+
+def _target_of(table: RecordTable) -> Target:
+    assert table.target is not None, "checked before anything is read"
+    return table.target
+
+
+def _cross_validated(
+    table: RecordTable, source: FeatureSource, protocol: Any, common: Mapping[str, Any]
+) -> tuple[Report, NDArray[np.float64]]:
+    """Score a source of features fold by fold, and return its word on every record in the order of the table."""
+    target = _target_of(table)
+    splits = split_by_patients(table.groups, target.indicator, common["n_folds"], common["seed"])
+    report = compare(
+        table.dataset(),
+        target.task(),
+        [(MODEL, source)],
+        protocol=protocol,
+        fractions=(1.0,),
+        splits=splits,
+        n_resamples=common["n_resamples"],
+        seed=common["seed"],
+        verbose=common["verbose"],
+    )
+    assert report.tested is not None, "just made"
+    out_of_fold = np.empty(target.indicator.shape)
+    out_of_fold[report.tested.rows] = report.tested.probabilities[source.name]
+    return report, out_of_fold
+
+
+def _last_fit(table: RecordTable, source: KnownFeatures, protocol: Any) -> ProbeFit:
+    """Fit on all records, choosing the penalty as each fold did."""
+    target, rows = _target_of(table), np.arange(len(table))
+    selection, _ = selecting_part(table.groups, target.indicator, rows)
+    split = Split(rows, selection, rows[:0], True, "all records")
+    draw = LabelDraw(1.0, 0, np.unique(table.groups), rows)
+    return next(iter(protocol.fits(source.table, target.indicator, split, [draw])))
+
+
+def _fit_probe(table: RecordTable, embedder: JEPAEmbedder, source: KnownFeatures, common: Mapping[str, Any]) -> Fitting:
+    protocol = PooledProtocol()
+    report, out_of_fold = _cross_validated(table, source, protocol, common)
+    fit = _last_fit(table, source, protocol)
+    assert fit.probe is not None, "the pooled protocol has one"
+    model = _described(table, embedder, PROBE, report, out_of_fold, NoveltyScore().fit(source.table), common)
+    arrays = {name: np.asarray(getattr(fit.probe, name)) for name in fit.probe.__dataclass_fields__}
+    return Fitting(replace(model, probe=arrays), report, report.to_text())
+
+
+def _fit_network(
+    table: RecordTable,
+    embedder: JEPAEmbedder,
+    source: KnownFeatures,
+    features: NDArray[np.float32],
+    protocol: FineTuneProtocol,
+    common: Mapping[str, Any],
+) -> Fitting:
+    """Fine-tune fold by fold, then on all; what is usual is measured by the features of the fine-tuned encoder."""
+    report, out_of_fold = _cross_validated(table, source, protocol, common)
+    estimator = protocol.fitted(np.array(table.paths, dtype=object), np.arange(len(table)))
+    with tempfile.TemporaryDirectory(prefix="skecg-fit-") as folder:
+        estimator.save(folder)
+        tuned = JEPAEmbedder(**{**embedder.get_params(), "model": folder, "revision": None, "cache": None})
+        novelty = NoveltyScore().fit(tuned.fit_transform(table.paths))
+    model = _described(table, tuned, FINETUNE, report, out_of_fold, novelty, common)
+    return Fitting(replace(model, network=estimator), report, report.to_text())
+
+
+def _fit_numbers(
+    table: RecordTable, embedder: JEPAEmbedder, source: KnownFeatures, common: Mapping[str, Any]
+) -> Fitting:
+    target = _target_of(table)
+    scores = compare_regressions(
+        table.dataset(), [(MODEL, source)], {target.name: target.y}, seed=common["seed"], verbose=common["verbose"]
+    )[target.name]
+    fitted = fit_ridge(source.table, target.y, table.groups, seed=common["seed"])
+    scaler, ridge = fitted[0], fitted[-1]
+    probe = {
+        "mean": scaler.mean_,
+        "scale": scaler.scale_,
+        "coef": np.atleast_2d(ridge.coef_),
+        "intercept": np.atleast_1d(ridge.intercept_),
+    }
+    text = f"{target.name}, cross-validated by patients\n\n{regression_table(scores, 'in the unit of the table')}\n"
+    novelty = NoveltyScore().fit(source.table)
+    model = FittedModel(
+        method=PROBE,
+        kind=NUMBERS,
+        target=target.name,
+        classes=(),
+        labels=(),
+        encoder=encoder_of(embedder),
+        probe=probe,
+        novelty=novelty,
+        thresholds=np.empty(0),
+        calibration=[],
+        score={name: asdict(replace(score, predicted=None)) for name, score in scores.items()},
+        provenance=_provenance(table, common) | {"alpha": float(ridge.alpha)},
+    )
+    return Fitting(model, scores[source.name], text)
+
+
+def _described(
+    table: RecordTable,
+    embedder: JEPAEmbedder,
+    method: str,
+    report: Report,
+    out_of_fold: NDArray[np.float64],
+    novelty: NoveltyScore,
+    common: Mapping[str, Any],
+) -> FittedModel:
+    """Return a model without what was fitted: thresholds and calibration by what other patients' fits said."""
+    target, plain = _target_of(table), report.to_dict()["rows"][0]
+    measures = ["label", "brier", "calibration_error", "calibration_slope", "calibration_intercept"]
+    return FittedModel(
+        method=method,
+        kind=target.kind,
+        target=target.name,
+        classes=target.classes,
+        labels=target.labels,
+        encoder=encoder_of(embedder),
+        probe={},
+        novelty=novelty,
+        thresholds=best_thresholds(target.indicator, out_of_fold),
+        calibration=[{name: label[name] for name in measures} for label in plain["labels"]],
+        score={"by_fraction": plain["by_fraction"], "labels": plain["labels"], "geometry": report.to_dict()["geometry"]}
+        | {"split": report.split["description"]},
+        provenance=_provenance(table, common),
+    )
+
+
+def _provenance(table: RecordTable, common: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how the model came about, without names of records or patients."""
+    return {
+        "table": table.name,
+        "n_records": len(table),
+        "n_patients": len(np.unique(table.groups)),
+        "grouped": table.grouped,
+        "left_out": {reason.partition(" (")[0]: len(names) for reason, names in table.left_out.items()},
+        "n_folds": common["n_folds"],
+        "seed": common["seed"],
+        "versions": {"skecg": __version__}
+        | {name: installed_version(name) for name in ("torch", "numpy", "scikit-learn")},
+    }
+
+
+def _of_classifier(embedder: JEPAEmbedder, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return the parameters that a classifier has in common with an embedder, and those given."""
+    shared = "model sampling_rate leads units pooling stride missing_leads short_records n_jobs revision verbose"
+    parameters = {name: getattr(embedder, name) for name in shared.split()}
+    device = embedder.device if isinstance(embedder.device, str) else embedder.device[0]
+    return {**parameters, "device": device, "random_state": seed, **given}
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuneProtocol:
+    """Encoder and head, trained together; thresholds by the patients that training held out.
+
+    Parameters
+    ----------
+    parameters : dict
+        Of :class:`skecg.FineTunedClassifier`.
+    target : Target
+        Of all records.
+    groups : ndarray of shape (n_records,), str
+        Whose they are.
+    """
+
+    parameters: dict[str, Any]
+    target: Target
+    groups: NDArray[np.str_]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is done, for reports."""
+        plain = {name: value for name, value in self.parameters.items() if name not in ("n_jobs", "device", "verbose")}
+        return {"name": "(c) the encoder fine-tuned with a head", **{k: str(v) for k, v in plain.items()}}
+
+    def fitted(self, paths: NDArray[Any], rows: NDArray[np.int64]) -> FineTunedClassifier:
+        """Fine-tune on some of all records."""
+        y = self.target.take(rows).y
+        return FineTunedClassifier(**self.parameters).fit(list(paths[rows]), y, groups=self.groups[rows])
+
+    def fits(
+        self, features: Any, labels: NDArray[np.int8], split: Split, draws: Iterable[LabelDraw]
+    ) -> Iterator[ProbeFit]:
+        """Fine-tune once for each draw.
+
+        Parameters
+        ----------
+        features : sequence of str
+            Paths of all records.
+        labels : ndarray of shape (n_records, n_labels)
+        split : Split
+        draws : iterable of LabelDraw
+
+        Yields
+        ------
+        ProbeFit
+        """
+        paths = np.array(features, dtype=object)
+        for draw in draws:
+            estimator = self.fitted(paths, draw.rows)
+            held = draw.rows[estimator.validation_rows_]
+            seen = held if len(held) else draw.rows
+            guess = self.label_probabilities(estimator, list(paths[seen]))
+            yield ProbeFit(
+                draw.fraction,
+                draw.draw,
+                float("nan"),
+                float("nan"),
+                best_thresholds(labels[seen], guess),
+                self.label_probabilities(estimator, list(paths[split.test])),
+            )
+
+    def label_probabilities(self, estimator: FineTunedClassifier, paths: list[str]) -> NDArray[np.float64]:
+        """Compute the probabilities of the labels (n_records, n_labels), 0 of a class that was not there to learn."""
+        found = estimator.predict_proba(paths)
+        if self.target.kind == LABELS:
+            return found
+        of_classes = np.zeros((len(found), len(self.target.classes)))
+        of_classes[:, np.asarray(estimator.classes_)] = found
+        return of_classes[:, 1:] if of_classes.shape[1] == 2 else of_classes

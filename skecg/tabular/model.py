@@ -1,0 +1,317 @@
+"""A fitted model: encoder, probe, classes, thresholds, what is usual, and how well it did; a folder without pickle.
+
+``model.json`` says everything in words and numbers, ``probe.safetensors`` holds what was fitted. The encoder is named
+with the digest of its weights; one that was fine-tuned lies in the folder itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.embedder import JEPAEmbedder
+from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
+from skecg.evaluation.protocols import PooledProbe
+from skecg.finetuning.classifier import FineTunedClassifier
+from skecg.io.files import replacing, sha256_of
+from skecg.linear_model.distances import NoveltyScore
+from skecg.tabular.table import CLASSES, LABELS, NUMBERS
+from skecg.validation import is_integer
+from skecg.weights.folder import load_tensors, read_json, save_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["FINETUNE", "METHODS", "PROBE", "FittedModel", "Predictions", "encoder_of", "read_model"]
+
+#: How a model is fitted: on features of a frozen encoder, or together with it.
+PROBE, FINETUNE = "probe", "finetune"
+METHODS = (PROBE, FINETUNE)
+
+FloatArray = NDArray[np.float64]
+
+_VERSION = 1
+_DESCRIPTION, _TENSORS = "model.json", "probe.safetensors"
+_FIELDS = [
+    "skecg_model",
+    "method",
+    "kind",
+    "target",
+    "classes",
+    "labels",
+    "encoder",
+    "thresholds",
+    "calibration",
+    "novelty",
+    "score",
+    "provenance",
+    "probe_sha256",
+    "notice",
+]
+_NOTICE = "Research use only. Not for diagnosis, treatment decisions, triage or monitoring of patients."
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What is predicted of records.
+
+    Parameters
+    ----------
+    predicted : list of str
+        The class, the labels with semicolons between them, or the number.
+    probabilities : ndarray of shape (n_records, n_classes), float64
+        Of each class or label; without columns for numbers.
+    distances : ndarray of shape (n_records,), float64
+        Mahalanobis' distance from the records of the fit.
+    """
+
+    predicted: list[str]
+    probabilities: FloatArray
+    distances: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class FittedModel:
+    """What :func:`skecg.tabular.fitting.fit_model` makes of a table.
+
+    Parameters
+    ----------
+    method : {"probe", "finetune"}
+    kind : {"classes", "labels", "numbers"}
+    target : str
+        Column or columns of the table.
+    classes, labels : tuple of str
+        As of :class:`skecg.tabular.table.Target`.
+    encoder : dict
+        ``parameters`` of the embedder, ``weights_sha256`` and ``revision``.
+    probe : dict of str to ndarray
+        What was fitted on features; empty where the head lies beside the encoder.
+    novelty : NoveltyScore
+        Fitted on the features of the records of the fit.
+    thresholds : ndarray of shape (n_labels,), float64
+        With the highest F1 on records of other patients than those fitted on; NaN where there is none.
+    calibration : list of dict
+        Of each label on these records: Brier score, expected error, slope and intercept.
+    score : dict
+        What cross-validation by patients found, with intervals.
+    provenance : dict
+    network : FineTunedClassifier or None
+        Encoder and head that were trained together, with numbers of classes for classes.
+    folder : Path or None
+        Where it was read from.
+    """
+
+    method: str
+    kind: str
+    target: str
+    classes: tuple[str, ...]
+    labels: tuple[str, ...]
+    encoder: dict[str, Any]
+    probe: dict[str, NDArray[Any]]
+    novelty: NoveltyScore
+    thresholds: FloatArray
+    calibration: list[dict[str, Any]]
+    score: dict[str, Any]
+    provenance: dict[str, Any]
+    network: FineTunedClassifier | None = None
+    folder: Path | None = None
+
+    def embedder(self, **options: Any) -> JEPAEmbedder:
+        """Return the embedder that its features come from, not fitted yet; see :meth:`check_weights`."""
+        parameters = {**self.encoder["parameters"], **options}
+        if self.method == FINETUNE:
+            parameters["model"] = str(self.folder)
+        return JEPAEmbedder(**parameters)
+
+    def check_weights(self, embedder: JEPAEmbedder) -> None:
+        """Raise unless a fitted embedder has the weights that the model was fitted with."""
+        if embedder.weights_sha256_ != self.encoder["weights_sha256"]:
+            raise DamagedWeightsError(
+                f"The weights of {str(embedder.model)!r} are not those that this model was fitted with (sha256 "
+                f"{embedder.weights_sha256_[:16]}…, expected {self.encoder['weights_sha256'][:16]}…). Restore them, or "
+                "fit the model again."
+            )
+
+    def label_probabilities(self, features: NDArray[np.floating]) -> FloatArray:
+        """Compute the probe's probabilities of the labels (n_records, n_labels), or the numbers (n_records, 1)."""
+        if self.kind == NUMBERS:
+            scaled = (features - self.probe["mean"]) / self.probe["scale"]
+            return np.asarray(scaled @ self.probe["coef"].T + self.probe["intercept"])
+        return PooledProbe(**self.probe).predict(features)
+
+    @property
+    def probability_columns(self) -> list[str]:
+        """What the columns of probabilities are called."""
+        return [] if self.kind == NUMBERS else [f"probability {name}" for name in self.classes]
+
+    def network_probabilities(self, paths: Sequence[str]) -> FloatArray:
+        """Compute the probabilities of the labels (n_records, n_labels) of a model that was fine-tuned."""
+        assert self.network is not None, "only such a model has one"
+        found: FloatArray = self.network.predict_proba(list(paths))
+        return found[:, 1:] if self.kind == CLASSES and len(self.classes) == 2 else found
+
+    def predict(self, features: NDArray[np.floating], values: FloatArray | None = None) -> Predictions:
+        """Predict records.
+
+        Parameters
+        ----------
+        features : ndarray of shape (n_records, n_features)
+        values : ndarray of shape (n_records, n_labels), optional
+            Probabilities of the labels, where not a probe computes them.
+
+        Returns
+        -------
+        Predictions
+        """
+        values = self.label_probabilities(features) if values is None else values
+        distances = self.novelty.distances(features) if len(features) else np.empty(0)
+        if self.kind == NUMBERS:
+            return Predictions([f"{value:.6g}" for value in values[:, 0]], np.empty((len(values), 0)), distances)
+        if self.kind == LABELS:
+            # A label that had no threshold was never seen: it is predicted by no probability.
+            has = values >= np.nan_to_num(self.thresholds, nan=np.inf)
+            predicted = [";".join(name for name, yes in zip(self.classes, row, strict=True) if yes) for row in has]
+            return Predictions(predicted, values, distances)
+        of_classes = _of_classes(values)
+        return Predictions([self.classes[k] for k in of_classes.argmax(axis=1)], of_classes, distances)
+
+    def save(self, folder: Path) -> None:
+        """Write the folder; files of these names in it are replaced.
+
+        Raises
+        ------
+        ParameterError
+            When `folder` is a file.
+        """
+        import torch
+
+        if folder.exists() and not folder.is_dir():
+            raise ParameterError(f"Got {str(folder)!r}, which is a file; expected the name of a folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        fitted = {name: getattr(self.novelty, name) for name in _NOVELTY}
+        arrays = {**{f"probe.{k}": v for k, v in self.probe.items()}, **{f"novelty.{k}": v for k, v in fitted.items()}}
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        save_tensors(folder / _TENSORS, tensors, {"format": "pt"})
+        values = {
+            "skecg_model": _VERSION,
+            "method": self.method,
+            "kind": self.kind,
+            "target": self.target,
+            "classes": list(self.classes),
+            "labels": list(self.labels),
+            "encoder": self.encoder,
+            "thresholds": [None if np.isnan(value) else float(value) for value in self.thresholds],
+            "calibration": self.calibration,
+            "novelty": {**self.novelty.get_params(), "offset": self.novelty.offset_},
+            "score": self.score,
+            "provenance": self.provenance,
+            "probe_sha256": sha256_of(folder / _TENSORS),
+            "notice": _NOTICE,
+        }
+        if self.network is not None:
+            self.network.save(folder)
+        # Last: should this be interrupted, an older description does not fit the tensors beside it, and says so.
+        with replacing(folder / _DESCRIPTION) as file:
+            file.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+_NOVELTY = ("mean_", "scale_", "components_", "deviations_")
+
+
+def _of_classes(values: FloatArray) -> FloatArray:
+    """Return what adds up to 1 in each row: of two classes both; of more, each label's share of their sum."""
+    if values.shape[1] == 1:
+        return np.concatenate([1 - values, values], axis=1)
+    return np.asarray(values / np.maximum(values.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny))
+
+
+def encoder_of(embedder: JEPAEmbedder) -> dict[str, Any]:
+    """Describe a fitted embedder, without what belongs to this machine."""
+    kept = "model sampling_rate leads units pooling layer stride missing_leads short_records precision backend revision"
+    parameters = {name: getattr(embedder, name) for name in kept.split()}
+    model = Path(str(embedder.model))
+    parameters["model"] = str(model.resolve()) if model.is_dir() else str(embedder.model)
+    if embedder.revision_ is not None:
+        parameters["revision"] = embedder.revision_
+    return {"parameters": parameters, "weights_sha256": embedder.weights_sha256_}
+
+
+def read_model(folder: str | Path) -> FittedModel:
+    """Read a model that ``skecg fit`` wrote.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    FittedModel
+
+    Raises
+    ------
+    WeightsNotFoundError
+        When there is no such model.
+    WeightsFormatError
+        When its description is malformed, or newer than this skecg.
+    DamagedWeightsError
+        When what was fitted is not what the description is of.
+    """
+    where = Path(folder)
+    path = where / _DESCRIPTION
+    if not path.is_file():
+        raise WeightsNotFoundError(
+            f"Got {str(where)!r}, which holds no {_DESCRIPTION}; expected what `skecg fit` wrote."
+        )
+    values = read_json(path)
+    version = values.get("skecg_model") if isinstance(values, Mapping) else None
+    if not is_integer(version, 1):
+        raise WeightsFormatError(f"{path} describes no model: it has no 'skecg_model'. Fit it again.")
+    if version > _VERSION:
+        raise WeightsFormatError(
+            f"{path} has format {version}, this skecg reads up to {_VERSION}. Run `pip install --upgrade skecg`."
+        )
+    if unfit := sorted(set(values) ^ set(_FIELDS)):
+        raise WeightsFormatError(f"{path} lacks or adds the field {unfit[0]!r}. Fit the model again.")
+    tensors = where / _TENSORS
+    if not tensors.is_file() or sha256_of(tensors) != values["probe_sha256"]:
+        raise DamagedWeightsError(f"{tensors} is missing or not the one that {_DESCRIPTION} describes. Restore it.")
+    try:
+        return _restored(values, load_tensors(tensors), where)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WeightsFormatError(f"{path} is malformed ({error}). Fit the model again.") from error
+
+
+def _restored(values: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> FittedModel:
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    novelty = NoveltyScore(values["novelty"]["n_components"], contamination=values["novelty"]["contamination"])
+    for name in _NOVELTY:
+        setattr(novelty, name, arrays[f"novelty.{name}"])
+    novelty.offset_, novelty.n_features_in_ = float(values["novelty"]["offset"]), len(novelty.mean_)
+    probe = {name.removeprefix("probe."): array for name, array in arrays.items() if name.startswith("probe.")}
+    classes, labels = tuple(values["classes"]), tuple(values["labels"])
+    if values["method"] not in METHODS or values["kind"] not in (CLASSES, LABELS, NUMBERS):
+        raise ValueError(f"{values['method']!r} of {values['kind']!r}")
+    if values["method"] == PROBE and len(probe["intercept"]) != max(1, len(labels)):
+        raise ValueError(f"{len(labels)} labels and {len(probe['intercept'])} regressions")
+    return FittedModel(
+        method=values["method"],
+        kind=values["kind"],
+        target=values["target"],
+        classes=classes,
+        labels=labels,
+        encoder=values["encoder"],
+        probe=probe,
+        novelty=novelty,
+        thresholds=np.array([np.nan if value is None else value for value in values["thresholds"]], dtype=np.float64),
+        calibration=values["calibration"],
+        score=values["score"],
+        provenance=values["provenance"],
+        network=FineTunedClassifier.load(folder) if values["method"] == FINETUNE else None,
+        folder=folder,
+    )

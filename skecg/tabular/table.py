@@ -1,0 +1,416 @@
+"""A table of recordings: a column of paths, and what is known of each of them.
+
+Every cell is read as text, from CSV, Parquet and data frames alike, so that the same table means the same wherever it
+comes from. What a column of labels is follows from its cells: numbers other than 0 and 1 are a quantity, cells with
+semicolons are lists of labels, and everything else is classes. Several columns are several labels.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import numbers
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skecg.datasets.base import LabelledECGs
+from skecg.errors import MissingDependencyError, ParameterError
+from skecg.evaluation.tasks import Task
+from skecg.validation import check_choice, suggestion
+
+__all__ = ["CLASSES", "KINDS", "LABELS", "NUMBERS", "RecordTable", "Target", "read_columns", "read_record_table"]
+
+#: Kinds of labels: one class a record, any number of labels a record, a quantity.
+CLASSES, LABELS, NUMBERS = "classes", "labels", "numbers"
+KINDS = (CLASSES, LABELS, NUMBERS)
+
+Columns = dict[str, list[str | None]]
+
+_MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "nat", "null"})
+_YES_NO = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
+_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+_SEPARATOR = ";"
+# Of rows that are left out, so many are named.
+_NAMED = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What is to be predicted.
+
+    Parameters
+    ----------
+    kind : {"classes", "labels", "numbers"}
+    name : str
+        The column's, or the columns' with commas between them.
+    classes : tuple of str
+        Sorted; the labels of an indicator; none of a quantity.
+    y : ndarray of shape (n_records,) or (n_records, n_labels)
+        Number of the class, int64; an indicator, int8; or the quantity, float64.
+    """
+
+    kind: str
+    name: str
+    classes: tuple[str, ...]
+    y: NDArray[Any]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What each column of the indicator is called; of two classes, the second."""
+        if self.kind != CLASSES or len(self.classes) > 2:
+            return self.classes
+        return (self.name,) if self.classes[1] in ("1", "true", "yes") else self.classes[1:]
+
+    @property
+    def indicator(self) -> NDArray[np.int8]:
+        """The labels (n_records, n_labels) of classes and lists; of two classes one column, of the second."""
+        if self.kind == LABELS:
+            return np.asarray(self.y, dtype=np.int8)
+        has = self.y[:, None] == np.arange(len(self.classes))
+        return (has[:, 1:] if len(self.classes) == 2 else has).astype(np.int8)
+
+    def take(self, rows: NDArray[np.int64]) -> Target:
+        """Return the target of some of the records."""
+        return Target(self.kind, self.name, self.classes, self.y[rows])
+
+    def task(self) -> Task:
+        """Return the labels as evaluations take them."""
+        what = {CLASSES: "a class", LABELS: "any number of labels"}[self.kind]
+        keep = np.ones(len(self.y), dtype=np.bool_)
+        return Task(self.name, f"of the table, {what} a record", self.labels, self.indicator, keep)
+
+
+@dataclass(frozen=True, eq=False)
+class RecordTable:
+    """Recordings of a table, and what is known of them.
+
+    Parameters
+    ----------
+    name : str
+        Of the table.
+    paths : list of str
+        Where the recordings lie; relative ones were resolved against the table's folder.
+    rows : ndarray of shape (n_records,), int64
+        Their rows in the table, from 0.
+    groups : ndarray of shape (n_records,), str
+        Whose recording each is; its own where the table does not say.
+    target : Target or None
+    columns : dict of str to list
+        All columns, of these rows.
+    left_out : dict of str to list of str
+        By reason, what the rows are called that are not used.
+    grouped : bool
+        Whether the table says whose recordings they are.
+    """
+
+    name: str
+    paths: list[str]
+    rows: NDArray[np.int64]
+    groups: NDArray[np.str_]
+    target: Target | None
+    columns: Columns
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    grouped: bool = False
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def notes(self) -> Iterator[str]:
+        """Yield sentences on what is used and what is not."""
+        n_left_out = sum(map(len, self.left_out.values()))
+        for reason, names in self.left_out.items():
+            some = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+            yield f"{len(names)} of {len(self) + n_left_out} rows are left out, for they have {reason}: {some}"
+        if self.target is not None:
+            what = {CLASSES: f"{len(self.target.classes)} classes", LABELS: f"{len(self.target.classes)} labels"}
+            of = f" ({', '.join(self.target.classes[:8])}{', …' if len(self.target.classes) > 8 else ''})"
+            yield f"{self.target.name}: {what.get(self.target.kind, 'a quantity')}{of if self.target.classes else ''}"
+        if not self.grouped:
+            yield "no column says whose recordings these are: each is taken for one of a patient of its own"
+
+    def select(self, keep: NDArray[np.bool_], reason: str) -> RecordTable:
+        """Return the records that are kept, and count the others as left out for a reason."""
+        kept = np.flatnonzero(keep)
+        gone = [self.paths[row] for row in np.flatnonzero(~keep)]
+        return RecordTable(
+            self.name,
+            [self.paths[row] for row in kept],
+            self.rows[kept],
+            self.groups[kept],
+            None if self.target is None else self.target.take(kept),
+            {name: [cells[row] for row in kept] for name, cells in self.columns.items()},
+            self.left_out | ({reason: gone} if gone else {}),
+            self.grouped,
+        )
+
+    def dataset(self, sampling_rate: float | None = None, leads: tuple[str, ...] | None = None) -> LabelledECGs:
+        """Return the recordings as evaluations take them."""
+        n = len(self)
+        return LabelledECGs(
+            name=self.name,
+            records=self.paths,
+            sampling_rate=sampling_rate,
+            leads=leads,
+            codes=({},) * n,
+            patients=self.groups,
+            folds=np.zeros(n, dtype=np.int64),
+            sexes=np.full(n, ""),
+            ages=np.full(n, np.nan),
+            licence="",
+            citation="",
+            folder=Path(),
+            record_ids=self.rows.astype(str),
+        )
+
+
+def read_record_table(
+    table: Any,
+    path_column: str = "path",
+    label_columns: Sequence[str] = (),
+    group_column: str | None = None,
+    *,
+    kind: str | None = None,
+    check_files: bool = True,
+) -> RecordTable:
+    """Read a table of recordings.
+
+    Parameters
+    ----------
+    table : str, Path, data frame or mapping of str to sequence
+        A ``.csv``, ``.tsv`` or ``.parquet`` file, against whose folder relative paths are resolved; or a data frame.
+    path_column : str, default="path"
+    label_columns : sequence of str, optional
+        One column of classes, of numbers, or of labels with semicolons between them; or several columns of 0 and 1.
+    group_column : str, optional
+        Whose recording each is.
+    kind : {"classes", "labels", "numbers"}, optional
+        What the labels are, where the cells leave it open.
+    check_files : bool, default=True
+        Whether rows without a file are left out; otherwise only those without labels or group are.
+
+    Returns
+    -------
+    RecordTable
+        Rows without a label, a group or a file are left out and named.
+
+    Raises
+    ------
+    ParameterError
+        When there is no such table or column, labels cannot be read, or no row is left.
+    MissingDependencyError
+        When a Parquet file is to be read and pyarrow is not installed.
+    """
+    columns, folder, name = read_columns(table)
+    written = _column(columns, path_column, "--path-column")
+    cells = [_column(columns, label, "--label-column") for label in label_columns]
+    who = None if group_column is None else _column(columns, group_column, "--group-column")
+    paths = [_resolved(path, folder) for path in written]
+    whole = RecordTable(
+        name,
+        paths,
+        np.arange(len(paths)),
+        # Names of rows that no group can have.
+        np.array([f"row {row}" for row in range(len(paths))] if who is None else [cell or "" for cell in who]),
+        None,
+        columns,
+        grouped=who is not None,
+    )
+    has_label = np.array([all(row) for row in zip(*cells, strict=True)] if cells else [True] * len(paths), dtype=bool)
+    keep, used = has_label.copy(), whole.select(has_label, "no label")
+    if who is not None:
+        grouped = np.array([bool(group) for group in used.groups], dtype=bool)
+        keep, used = _narrowed(keep, grouped), used.select(grouped, f"no {group_column}")
+    if check_files:
+        there = np.array([_is_there(path) for path in used.paths], dtype=bool)
+        keep, used = _narrowed(keep, there), used.select(there, "no file")
+    if not len(used):
+        raise ParameterError(
+            f"Got {name!r} with {len(paths)} rows, of which none can be used. {'; '.join(used.notes())}."
+        )
+    if not cells:
+        return used
+    of_used = [[cell for cell, kept in zip(column, keep, strict=True) if kept] for column in cells]
+    target = _read_target(list(label_columns), of_used, kind)
+    return RecordTable(used.name, used.paths, used.rows, used.groups, target, used.columns, used.left_out, used.grouped)
+
+
+def _narrowed(keep: NDArray[np.bool_], of_kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    narrowed = keep.copy()
+    narrowed[keep] = of_kept
+    return narrowed
+
+
+def read_columns(table: Any) -> tuple[Columns, Path, str]:
+    """Read the columns of a table as text, None where a cell is empty.
+
+    Parameters
+    ----------
+    table : str, Path, data frame or mapping of str to sequence
+
+    Returns
+    -------
+    columns : dict of str to list
+    folder : Path
+        What relative paths are relative to.
+    name : str
+    """
+    if isinstance(table, str | os.PathLike):
+        path = Path(table).expanduser()
+        if not path.is_file():
+            raise ParameterError(f"Got the table {str(path)!r}, which is no file. Check the path.")
+        suffix = path.suffix.lower()
+        if suffix not in _SUFFIXES:
+            raise ParameterError(
+                f"Got the table {str(path)!r}, expected a name that ends in {', '.join(_SUFFIXES)}. Save it as CSV."
+            )
+        return _read_parquet(path) if suffix == ".parquet" else _read_text(path), path.parent, path.stem
+    if not (hasattr(table, "columns") or isinstance(table, Mapping)):
+        raise ParameterError(f"Got a table of type {type(table).__name__}, expected a path or a data frame.")
+    names = list(table.columns) if hasattr(table, "columns") else list(table)
+    return {str(name): [_text(cell) for cell in table[name]] for name in names}, Path(), "table"
+
+
+def _read_text(path: Path) -> Columns:
+    """Read a text table; its first line says what separates cells."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            delimiter = max(",\t;", key=first.count)
+            lines = [line for line in csv.reader(file, delimiter=delimiter) if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ParameterError(f"Got the table {str(path)!r}, which is no text table in UTF-8 ({error}).") from error
+    if not lines:
+        raise ParameterError(f"Got the table {str(path)!r}, which is empty; expected a line of names and rows.")
+    header, *rows = lines
+    names = [name.strip() for name in header]
+    for number, row in enumerate(rows, start=1):
+        if len(row) > len(names):
+            raise ParameterError(
+                f"Got the table {str(path)!r} with {len(row)} cells in row {number}, below {len(names)} names; "
+                "expected one for each. Cells that hold the delimiter have to be in quotes."
+            )
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ParameterError(f"Got the table {str(path)!r} with several columns {twice!r}, expected each name once.")
+    return {name: [_text(row[k]) if k < len(row) else None for row in rows] for k, name in enumerate(names)}
+
+
+def _read_parquet(path: Path) -> Columns:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Parquet files need pyarrow, which is not installed. Run `pip install 'skecg[parquet]'`, or save the table "
+            "as CSV."
+        ) from error
+    try:
+        columns = parquet.read_table(path).to_pydict()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ParameterError(f"Got the table {str(path)!r}, which is no Parquet file ({error}).") from error
+    return {name: [_text(cell) for cell in cells] for name, cells in columns.items()}
+
+
+def _text(cell: Any) -> str | None:
+    """Return a cell as text; None for what is missing in any of the ways that tables have."""
+    if isinstance(cell, list | tuple | np.ndarray):  # a list of labels, as Parquet and data frames can hold
+        return _SEPARATOR.join(str(item) for item in cell) + (_SEPARATOR if len(cell) < 2 else "")
+    if isinstance(cell, bool | np.bool_):
+        return str(cell).lower()
+    if isinstance(cell, numbers.Real) and not isinstance(cell, numbers.Integral):
+        value = float(cell)
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    text = "" if cell is None else str(cell).strip()
+    return None if text.lower() in _MISSING else text
+
+
+def _column(columns: Columns, name: str, option: str) -> list[str | None]:
+    if name not in columns:
+        hint = suggestion(name, columns) or " Name one of these."
+        raise ParameterError(f"Got {option} {name!r}, expected one of {', '.join(map(repr, columns))}.{hint}")
+    return columns[name]
+
+
+def _resolved(path: str | None, folder: Path) -> str:
+    return "" if path is None else str(folder / Path(path).expanduser())
+
+
+def _is_there(path: str) -> bool:
+    """Return whether a path names a file, or a WFDB record without its suffix."""
+    return bool(path) and any(os.path.isfile(name) for name in (path, f"{path}.hea"))  # noqa: PTH113 (millions of rows)
+
+
+def _read_target(names: list[str], cells: list[list[str | None]], kind: str | None) -> Target:
+    """Read labels as what they are."""
+    if kind is not None:
+        check_choice("--kind", kind, KINDS)
+    if len(names) > 1:
+        if kind not in (None, LABELS):
+            raise ParameterError(
+                f"Got {len(names)} columns of labels for kind {kind!r}, expected one column, or labels."
+            )
+        columns = [_yes_or_no(name, column) for name, column in zip(names, cells, strict=True)]
+        return Target(LABELS, ", ".join(names), tuple(names), np.stack(columns, axis=1))
+    texts = [str(cell) for cell in cells[0]]
+    return _READERS[kind or _kind_of(texts)](names[0], texts)
+
+
+def _kind_of(texts: list[str]) -> str:
+    """Return what the cells of one column are."""
+    if any(_SEPARATOR in text for text in texts):
+        return LABELS
+    return NUMBERS if all(map(_is_number, texts)) and not all(text in _YES_NO for text in texts) else CLASSES
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _yes_or_no(name: str, cells: list[str | None]) -> NDArray[np.int8]:
+    """Read a column of 0 and 1."""
+    strange = sorted({str(cell) for cell in cells if str(cell).lower() not in _YES_NO})
+    if strange:
+        raise ParameterError(
+            f"Got the column {name!r} with {', '.join(map(repr, strange[:3]))}, expected 0 and 1 where several columns "
+            "are several labels. Name one --label-column for classes or numbers."
+        )
+    return np.array([_YES_NO[str(cell).lower()] for cell in cells], dtype=np.int8)
+
+
+def _read_classes(name: str, texts: list[str]) -> Target:
+    spelt = [text.lower() if text.lower() in _YES_NO else text for text in texts]
+    classes, y = np.unique(spelt, return_inverse=True)
+    if len(classes) < 2:
+        raise ParameterError(f"Got the column {name!r} with one class only, {classes.tolist()}, expected two or more.")
+    return Target(CLASSES, name, tuple(classes.tolist()), y.astype(np.int64))
+
+
+def _read_labels(name: str, texts: list[str]) -> Target:
+    listed = [{label for part in text.split(_SEPARATOR) if (label := part.strip())} for text in texts]
+    classes = sorted(set().union(*listed))
+    if not classes:
+        raise ParameterError(f"Got the column {name!r} without any label, expected some. Name another column.")
+    y = np.array([[label in some for label in classes] for some in listed], dtype=np.int8)
+    return Target(LABELS, name, tuple(classes), y)
+
+
+def _read_numbers(name: str, texts: list[str]) -> Target:
+    strange = [text for text in texts if not _is_number(text)]
+    if strange:
+        raise ParameterError(f"Got the column {name!r} with {strange[0]!r}, expected numbers. Leave --kind out.")
+    return Target(NUMBERS, name, (), np.array([float(text) for text in texts]))
+
+
+_READERS = {CLASSES: _read_classes, LABELS: _read_labels, NUMBERS: _read_numbers}

@@ -1,0 +1,149 @@
+"""From the name of a model to its encoder, and back: the encoders that this process has loaded, one of each.
+
+They are shared by all who ask; whoever wants to change one loads their own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skecg.encoders import Encoder
+from skecg.encoders.linear import pack_linear_layers_
+from skecg.errors import ParameterError
+from skecg.spec import InputSpec
+from skecg.weights.card import write_card
+from skecg.weights.folder import WeightsInfo, check_bytes, read_state, write_weights
+from skecg.weights.golden import write_golden
+from skecg.weights.registry import find_weights
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["forget_encoders", "load_encoder", "loaded_encoder", "save_encoder"]
+
+
+_KEPT = 4
+
+# Of each weights folder on a device, the encoder as it is and as it is packed for a precision.
+_encoders: OrderedDict[tuple[str, str], dict[str | None, Encoder]] = OrderedDict()
+_lock = threading.Lock()
+
+
+def loaded_encoder(info: WeightsInfo, device: torch.device, *, packed_for: str | None = None) -> Encoder:
+    """Return the encoder of a weights folder on a device, reading it only if this process has not.
+
+    Those of the last few folders used are kept. They are shared between estimators, clones and threads, so they must
+    not be modified; load your own with :func:`skecg.load_encoder` for that.
+
+    Parameters
+    ----------
+    info : WeightsInfo
+    device : torch.device
+    packed_for : {"fp32", "bf16"}, optional
+        On the CPU: another encoder, which only ever computes in this precision, and is faster at it
+        (:mod:`skecg.encoders.linear`).
+    """
+    # The digest is what a folder says of itself: an encoder loaded from another one vouches for that one alone.
+    check_bytes(info)
+    key = (info.digest, str(device))
+    with _lock:
+        if packed_for not in _encoders.get(key, {}):
+            encoder = read_state(info).to(device)
+            if packed_for is not None:
+                pack_linear_layers_(encoder.packed_part, packed_for)
+            _encoders.setdefault(key, {})[packed_for] = encoder
+            while len(_encoders) > _KEPT:
+                _encoders.popitem(last=False)
+        _encoders.move_to_end(key)
+        return _encoders[key][packed_for]
+
+
+def forget_encoders() -> None:
+    """Drop all encoders that this process keeps."""
+    with _lock:
+        _encoders.clear()
+
+
+def load_encoder(
+    model: str | Path, *, revision: str | None = None, device: str | None = None
+) -> tuple[Encoder, InputSpec]:
+    """Load a model's encoder and the description of its input.
+
+    Parameters
+    ----------
+    model : str or Path
+        A name of :func:`skecg.list_models` (or ``"default"``), a weights folder, or ``"owner/name"`` on the Hub.
+    revision : str, optional
+        Branch, tag or commit, for weights on the Hub.
+    device : str, optional
+        Where to put it; the CPU when not given, ``"auto"`` for the best device here.
+
+    Returns
+    -------
+    encoder : Encoder
+        A ``torch.nn.Module`` of your own, in evaluation mode.
+    spec : InputSpec
+        What :func:`skecg.prepare` needs to feed it.
+
+    Raises
+    ------
+    WeightsError
+        When the weights cannot be found, are damaged, or are of a newer format.
+
+    Examples
+    --------
+    >>> import skecg
+    >>> encoder, spec = skecg.load_encoder("default")
+    >>> spec.sampling_rate, encoder.config.architecture
+    (100.0, 'multiscale')
+    """
+    from skecg.compute.devices import resolve_device
+
+    info = find_weights(model, revision=revision)
+    return read_state(info).to(resolve_device(device or "cpu")), info.spec
+
+
+def save_encoder(
+    folder: str | Path, encoder: Encoder, spec: InputSpec, *, pooling: str = "mean", **provenance: Any
+) -> None:
+    """Write a weights folder: configuration, tensors, golden vectors and a card.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Created when absent; files of these names in it are replaced.
+    encoder : Encoder
+        One of skecg's, or a module of your own that is derived from :class:`skecg.encoders.WindowEncoder` and whose
+        architecture is registered (:func:`skecg.encoders.register_encoder`).
+    spec : InputSpec
+        What the encoder expects to be fed.
+    pooling : {"mean", "max", "mean+std", "mean+std+max", "cls"}, default="mean"
+        How its tokens are pooled unless the user says otherwise.
+    **provenance
+        Where the weights come from, as plain JSON values: ``name``, ``trained`` (bool), ``licence``, ``data``,
+        ``source``, …
+
+    Raises
+    ------
+    ParameterError
+        When they are no encoder and no input specification.
+    WeightsFormatError
+        When the encoder and the input specification do not fit each other.
+    """
+    if not isinstance(encoder, Encoder) and callable(getattr(encoder, "state_dict", None)):
+        raise ParameterError(
+            f"Got encoder of type {type(encoder).__name__}, a module that skecg cannot build again. Derive it from "
+            "skecg.encoders.WindowEncoder and register its architecture (skecg.encoders.register_encoder), or "
+            "export it and run `skecg convert onnx`."
+        )
+    for name, value, kind in (("encoder", encoder, Encoder), ("spec", spec, InputSpec)):
+        if not isinstance(value, kind):
+            raise ParameterError(
+                f"Got {name} of type {type(value).__name__}, expected an {kind.__name__}. load_encoder gives both."
+            )
+    info = write_weights(folder, encoder, spec, pooling, provenance)
+    write_golden(info, read_state(info))
+    write_card(info)

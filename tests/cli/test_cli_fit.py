@@ -1,0 +1,285 @@
+"""``skecg fit`` and ``skecg predict``: from a table of labels to a model and what it says of recordings."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skecg.cli.embed import embed_into
+from skecg.datasets import make_ecg
+from skecg.tabular.model import read_model
+
+TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
+N = 60
+
+Run = Callable[..., int]
+Capture = pytest.CaptureFixture[str]
+
+
+def write_table(folder: Path, rows: list[dict[str, Any]], name: str = "table.csv") -> Path:
+    with (folder / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / name
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """Recordings of two a patient with wide and narrow complexes and a rate, two of them unusable."""
+    folder = tmp_path_factory.mktemp("clinic")
+    made = make_ecg(
+        N, duration_seconds=4.0, sampling_rate=250, conduction=["normal", "lbbb"], noise=0.05, random_state=0
+    )
+    found = []
+    for number, record in enumerate(made.records):
+        path = folder / f"r{number:02d}.npz"
+        np.savez(path, signal=record.signal, sampling_rate=250, leads=np.array(record.leads))
+        beat = made.labels["conduction"][number]
+        found.append(
+            {
+                "path": path.name,
+                "beat": beat,
+                "lists": "LBBB;old" if beat == "lbbb" and number % 4 else ("LBBB" if beat == "lbbb" else "old"),
+                "wide": int(beat == "lbbb"),
+                "other": number % 2,
+                "rate": made.labels["heart_rate"][number],
+                "who": f"p{number // 2}",
+            }
+        )
+    found[3]["beat"] = ""
+    (folder / "r07.npz").write_bytes(b"nothing")
+    (folder / "r09.npz").unlink()
+    return folder, found
+
+
+@pytest.fixture
+def fit(run: Run, rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> Run:
+    """Fit on the table with the tiny weights."""
+    table = write_table(rows[0], rows[1])
+
+    def call(*arguments: str) -> int:
+        common = ["--model", TINY, "--quiet", "--folds", "3", "--resamples", "50", "--group-column", "who"]
+        return run("fit", table, "--out", "model", *common, "--cache", str(tmp_path / "cache"), *arguments)
+
+    return call
+
+
+def predictions_of(path: str) -> list[dict[str, str]]:
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_table_becomes_a_model_that_says_how_good_it_is(fit: Run, capsys: Capture) -> None:
+    assert fit("--label-column", "beat") == 0
+
+    said = capsys.readouterr()
+    assert "macro AUROC" in said.out
+    assert "1 of 60 rows are left out, for they have no label" in said.err
+    assert "no file" in said.err
+    assert "r09.npz" in said.err
+    assert "no features" in said.err
+    assert sorted(path.name for path in Path("model").iterdir()) == ["model.json", "probe.safetensors"]
+    values = json.loads(Path("model/model.json").read_text())
+    assert values["classes"] == ["lbbb", "normal"]
+    assert values["provenance"]["n_records"] == N - 3
+    area = values["score"]["by_fraction"][0]["macro_auroc"]
+    assert area["low"] < area["estimate"] <= area["high"] or area["estimate"] == 1.0
+    assert area["estimate"] > 0.6
+    assert values["encoder"]["weights_sha256"]
+    assert len(values["thresholds"]) == len(values["calibration"]) == 1
+    assert "r00" not in json.dumps(values)
+    assert "p1" not in json.dumps(values["provenance"])
+
+
+def test_predictions_have_a_row_for_every_recording_in_their_order(
+    fit: Run, run: Run, rows: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    folder, found = rows
+    fit("--label-column", "beat")
+
+    assert run("predict", "model", "--table", folder / "table.csv", "--out", "p.csv", "--quiet") == 1
+
+    lines = predictions_of("p.csv")
+    assert [Path(line["path"]).name for line in lines] == [row["path"] for row in found]
+    good = [k for k in range(N) if k not in (7, 9)]
+    assert all(lines[k]["prediction"] == "" and lines[k]["error"] for k in (7, 9))
+    assert "RecordNotFoundError" in lines[9]["error"]
+    table = np.array([[float(lines[k][f"probability {name}"]) for name in ("lbbb", "normal")] for k in good])
+    np.testing.assert_allclose(table.sum(axis=1), 1, atol=1e-5)
+    assert all(lines[k]["prediction"] == ("lbbb", "normal")[int(p)] for k, p in zip(good, table.argmax(1), strict=True))
+    right = [lines[k]["prediction"] == found[k]["beat"] for k in good if found[k]["beat"]]
+    assert np.mean(right) > 0.7
+    assert all(float(lines[k]["distance"]) > 0 for k in good)
+
+
+def test_what_is_far_from_the_training_data_is_said_to_be(fit: Run, run: Run, rows: Any) -> None:
+    fit("--label-column", "beat")
+    strange = np.random.default_rng(0).normal(scale=0.3, size=(12, 1000)).astype(np.float32)
+    leads = np.array(make_ecg(1, random_state=0).records[0].leads)
+    np.savez("noise.npz", signal=strange, sampling_rate=250, leads=leads)
+
+    run("predict", "model", "noise.npz", "--out", "noise.csv", "--quiet")
+    run("predict", "model", "--table", rows[0] / "table.csv", "--out", "usual.csv", "--quiet")
+
+    usual = [float(line["distance"]) for line in predictions_of("usual.csv") if line["distance"]]
+    assert float(predictions_of("noise.csv")[0]["distance"]) > max(usual)
+
+
+def test_lists_of_labels_are_predicted_as_lists(fit: Run, run: Run, rows: Any) -> None:
+    assert fit("--label-column", "lists") == 0
+
+    run("predict", "model", "--table", rows[0] / "table.csv", "--out", "p.csv", "--quiet")
+
+    model, lines = read_model("model"), predictions_of("p.csv")
+    assert model.classes == ("LBBB", "old")
+    for line in (line for line in lines if not line["error"]):
+        has = [
+            float(line[f"probability {name}"]) >= t - 1e-6
+            for name, t in zip(model.classes, model.thresholds, strict=True)
+        ]
+        assert line["prediction"] == ";".join(name for name, yes in zip(model.classes, has, strict=True) if yes)
+
+
+def test_columns_of_zeros_and_ones_are_labels(fit: Run) -> None:
+    assert fit("--label-column", "wide", "--label-column", "other") == 0
+
+    assert read_model("model").classes == ("wide", "other")
+
+
+def test_numbers_are_a_regression(fit: Run, run: Run, rows: Any, capsys: Capture) -> None:
+    assert fit("--label-column", "rate") == 0
+
+    assert "R2" in capsys.readouterr().out
+    run("predict", "model", "--table", rows[0] / "table.csv", "--out", "p.csv", "--quiet")
+    lines = predictions_of("p.csv")
+    assert list(lines[0]) == ["path", "prediction", "distance", "error"]
+    pairs = [
+        (float(line["prediction"]), row["rate"]) for line, row in zip(lines, rows[1], strict=True) if line["prediction"]
+    ]
+    assert np.corrcoef(np.array(pairs).T)[0, 1] > 0.5
+
+
+def test_the_same_command_again_embeds_nothing_and_gives_the_same_model(
+    fit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit("--label-column", "beat")
+    first = Path("model/probe.safetensors").read_bytes()
+    monkeypatch.setattr("skecg.encoders.temporal.TemporalEncoder.forward", lambda *_: pytest.fail("embedded again"))
+
+    assert fit("--label-column", "beat", "--force") == 0
+
+    assert Path("model/probe.safetensors").read_bytes() == first
+
+
+def test_predictions_that_were_interrupted_continue(
+    fit: Run, run: Run, rows: Any, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    fit("--label-column", "beat")
+    table = rows[0] / "table.csv"
+    run("predict", "model", "--table", table, "--out", "whole.csv", "--quiet")
+
+    class Stopping:
+        def __init__(self, unfinished: Any) -> None:
+            self.unfinished = unfinished
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.unfinished, name)
+
+        def add(self, *arguments: Any) -> None:
+            if self.unfinished.n_done >= 9:
+                raise KeyboardInterrupt
+            self.unfinished.add(*arguments)
+
+    def stopping(embedder: Any, paths: Any, unfinished: Any, **more: Any) -> None:
+        embed_into(embedder, paths, Stopping(unfinished), **more)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr("skecg.cli.predict.embed_into", stopping)
+        assert run("predict", "model", "--table", table, "--out", "p.csv", "--quiet") == 130
+    capsys.readouterr()
+
+    assert run("predict", "model", "--table", table, "--out", "p.csv", "--quiet") == 1
+
+    assert "continuing" in capsys.readouterr().err
+    assert Path("p.csv").read_text() == Path("whole.csv").read_text()
+
+
+def test_fine_tuned_models_travel_in_their_folder(fit: Run, run: Run, rows: Any) -> None:
+    assert fit("--label-column", "beat", "--method", "finetune", "--epochs", "1", "--folds", "2") == 0
+    Path("model").rename("elsewhere")
+
+    assert run("predict", "elsewhere", "--table", rows[0] / "table.csv", "--out", "p.csv", "--quiet") == 1
+
+    lines = [line for line in predictions_of("p.csv") if not line["error"]]
+    truth = {row["path"]: row["beat"] for row in rows[1]}
+    assert np.mean([line["prediction"] == truth[Path(line["path"]).name] for line in lines]) > 0.8
+    assert read_model("elsewhere").method == "finetune"
+
+
+@pytest.mark.filterwarnings("always::skecg.errors.LeakageWarning")
+def test_equal_recordings_of_different_patients_are_warned_of(run: Run, rows: Any, capsys: Capture) -> None:
+    folder, found = rows
+    copied = [dict(row) for row in found]
+    (folder / "copy.npz").write_bytes((folder / "r00.npz").read_bytes())
+    table = write_table(folder, [*copied, {**copied[0], "path": "copy.npz", "who": "another"}], "twins.csv")
+
+    common = ["--model", TINY, "--quiet", "--folds", "2", "--resamples", "20", "--cache", "cache"]
+    run("fit", table, "--out", "m", "--label-column", "beat", "--group-column", "who", *common)
+
+    assert "1 recordings that equal others of another patient" in capsys.readouterr().err
+
+
+def test_a_model_that_was_altered_is_refused(fit: Run, run: Run, rows: Any, capsys: Capture) -> None:
+    fit("--label-column", "beat")
+    path, path_of_probe = Path("model/model.json"), Path("model/probe.safetensors")
+    sound, values = path_of_probe.read_bytes(), json.loads(path.read_text())
+
+    def refused() -> str:
+        capsys.readouterr()
+        assert run("predict", "model", "--table", rows[0] / "table.csv", "--out", "p.csv", "--quiet") == 2
+        return capsys.readouterr().err
+
+    path_of_probe.write_bytes(sound[:-1] + b"\0\0")
+    assert "not the one that model.json describes" in refused()
+    path_of_probe.write_bytes(sound)
+    values["encoder"]["weights_sha256"] = "0" * 64
+    path.write_text(json.dumps(values))
+    assert "not those that this model was fitted with" in refused()
+    path.write_text(json.dumps({**values, "skecg_model": 2}))
+    assert "has format 2" in refused()
+    path.write_text("{}")
+    assert "describes no model" in refused()
+    path.unlink()
+    assert "holds no model.json" in refused()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--label-column", "beats"], "Did you mean 'beat'"),
+        (["--label-column", "beat", "--folds", "1"], "--folds=1"),
+        (["--label-column", "beat", "--method", "svm"], "expected one of 'probe', 'finetune'"),
+        (["--label-column", "rate", "--method", "finetune"], "--method finetune for numbers"),
+        (["--label-column", "beat", "--folds", "40"], "30 patients for 40 folds"),
+    ],
+)
+def test_what_cannot_be_fitted_is_said(fit: Run, capsys: Capture, arguments: list[str], message: str) -> None:
+    assert fit(*arguments) == 2
+
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_of_something_else_is_left_alone(fit: Run, capsys: Capture) -> None:
+    Path("model").mkdir()
+    Path("model/thesis.txt").write_text("mine")
+
+    assert fit("--label-column", "beat", "--force") == 2
+
+    assert "holds something else" in capsys.readouterr().err

@@ -1,0 +1,123 @@
+"""``skecg score``: a report on the labels of one's own table."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skecg.datasets import make_ecg
+
+TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
+N = 48
+
+Run = Callable[..., int]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings, two a patient, with a class and a rate; one that cannot be read, with markup in its name."""
+    folder = tmp_path_factory.mktemp("clinic")
+    made = make_ecg(
+        N, duration_seconds=4.0, sampling_rate=250, conduction=["normal", "lbbb"], noise=0.05, random_state=0
+    )
+    lines = ["path,beat,rate,who"]
+    for number, record in enumerate(made.records):
+        name = "<b>.npz" if number == 5 else f"r{number:02d}.npz"
+        np.savez(folder / name, signal=record.signal, sampling_rate=250, leads=np.array(record.leads))
+        lines.append(f"{name},{made.labels['conduction'][number]},{made.labels['heart_rate'][number]},p{number // 2}")
+    (folder / "r08.npz").write_bytes(b"nothing")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder / "table.csv"
+
+
+@pytest.fixture
+def score(run: Run, table: Path) -> Run:
+    """Score the tiny weights with few folds and resamples."""
+
+    def call(*arguments: str) -> int:
+        common = ["--model", TINY, "--quiet", "--folds", "2", "--resamples", "20", "--kernels", "1"]
+        return run("score", table, "--group-column", "who", "--out", "report", *common, "--cache", "cache", *arguments)
+
+    return call
+
+
+class Page(HTMLParser):
+    """What a page holds, and what it would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.fetched: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [str(value) for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_encoders_and_baselines_are_scored_on_the_labels_of_the_table(score: Run, capsys: Capture) -> None:
+    assert score("--label-column", "beat", "--fractions", "0.5,1", "--draws", "1") == 0
+
+    said = capsys.readouterr()
+    for name in (
+        "majority",
+        "hand-crafted",
+        "random convolutions",
+        "untrained, shape of tiny-temporal",
+        "tiny-temporal",
+    ):
+        assert name in said.out
+    assert "2 folds of patients" in said.out
+    assert "no features" in said.err
+    values = json.loads(Path("report/report.json").read_text())
+    assert values["split"]["n_test"] == N - 1
+    assert values["split"]["n_test_patients"] == N // 2
+    assert [row["kind"] for row in values["rows"]] == ["baseline"] * 4 + ["model"]
+    assert "tested" not in values
+    assert Path("report/report.md").read_text().startswith("## table: beat")
+
+
+def test_the_page_holds_everything_and_fetches_nothing(score: Run) -> None:
+    score("--label-column", "beat")
+
+    written = Path("report/report.html").read_text()
+    page = Page(written)
+    assert page.fetched == []
+    assert "script" not in page.tags
+    assert not re.search(r"url\(|@import|https?://", written)
+    for heading in ("Scores", "ROC and calibration curves", "Confusion", "Worst errors", "Calibration", "Rows"):
+        assert heading in page.text
+    assert page.tags.count("svg") >= 2 + 3  # two curves of one label, three errors
+    assert "b" not in page.tags
+    assert len(written) < 2_000_000
+
+
+def test_the_same_command_again_gives_the_same_scores(score: Run) -> None:
+    def scores() -> list[object]:
+        return [row["by_fraction"] for row in json.loads(Path("report/report.json").read_text())["rows"]]
+
+    score("--label-column", "beat")
+    first = scores()
+    score("--label-column", "beat")
+
+    assert scores() == first
+
+
+def test_numbers_are_scored_as_regressions(score: Run, capsys: Capture) -> None:
+    assert score("--label-column", "rate") == 0
+
+    assert "R2" in capsys.readouterr().out
+    scores = json.loads(Path("report/report.json").read_text())["scores"]
+    assert scores["tiny-temporal"]["r2"]["estimate"] > scores["mean of the training patients"]["r2"]["estimate"]
+    assert Page(Path("report/report.html").read_text()).tags.count("circle") == N - 1

@@ -1,0 +1,95 @@
+"""Distances between embeddings: an outlier detector as scikit-learn has them, and neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import skecg
+from skecg import NoveltyScore, similar
+from skecg.errors import ParameterError, ShapeError
+
+RNG = np.random.default_rng(0)
+USUAL = RNG.normal(size=(300, 6)) @ RNG.normal(size=(6, 6)) + 3.0
+
+
+@parametrize_with_checks([NoveltyScore()])
+def test_every_check_of_an_estimator_passes(estimator, check) -> None:  # type: ignore[no-untyped-def]
+    check(estimator)
+
+
+def test_distances_are_those_of_mahalanobis_when_all_components_count() -> None:
+    others = RNG.normal(size=(20, 6)) * 5
+    centred = others - USUAL.mean(axis=0)
+    expected = np.sqrt(np.einsum("nf,fg,ng->n", centred, np.linalg.inv(np.cov(USUAL.T)), centred))
+
+    np.testing.assert_allclose(NoveltyScore().fit(USUAL).distances(others), expected, rtol=1e-9)
+
+
+def test_scale_shift_and_rotation_of_all_features_do_not_matter() -> None:
+    others, turn = RNG.normal(size=(20, 6)), np.linalg.qr(RNG.normal(size=(6, 6)))[0]
+    plain = NoveltyScore().fit(USUAL).distances(others)
+
+    np.testing.assert_allclose(NoveltyScore().fit(USUAL * 7 - 2).distances(others * 7 - 2), plain)
+    np.testing.assert_allclose(NoveltyScore().fit(USUAL @ turn).distances(others @ turn), plain)
+
+
+def test_strange_records_are_told_from_usual_ones_and_the_share_asked_for_is_called_so() -> None:
+    strange = USUAL[:100] + 6 * USUAL.std(axis=0)
+    score = NoveltyScore(contamination=0.1).fit(USUAL)
+
+    assert (score.predict(USUAL) == -1).sum() == 30
+    distances = np.r_[score.distances(USUAL), score.distances(strange)]
+    assert roc_auc_score([0] * 300 + [1] * 100, distances) > 0.95
+    np.testing.assert_allclose(score.decision_function(strange), -score.distances(strange) - score.offset_)
+
+
+def test_features_that_do_not_vary_count_nothing() -> None:
+    constant = np.hstack([USUAL, np.full((300, 1), 5.0)])
+    others = np.hstack([USUAL[:9], np.full((9, 1), 9.0)])
+
+    np.testing.assert_allclose(
+        NoveltyScore().fit(constant).distances(others), NoveltyScore().fit(USUAL).distances(USUAL[:9])
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"n_components": 0}, "n_components=0"), ({"contamination": 0.6}, "above 0 and of at most 0.5")],
+)
+def test_parameters_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        NoveltyScore(**options).fit(USUAL)  # type: ignore[arg-type]
+
+
+def test_neighbours_are_those_of_the_whole_table_of_distances() -> None:
+    query = RNG.normal(size=(700, 6)) * 3  # more than are held at once
+    standard, asked = ((table - USUAL.mean(axis=0)) / USUAL.std(axis=0) for table in (USUAL, query))
+    table = np.linalg.norm(asked[:, None] - standard, axis=2)
+
+    found = similar(query, USUAL, k=5)
+
+    np.testing.assert_array_equal(found.rows, np.argsort(table, axis=1)[:, :5])
+    np.testing.assert_allclose(found.distances, np.sort(table, axis=1)[:, :5])
+
+
+def test_a_record_finds_itself_first_and_rows_without_features_are_never_found() -> None:
+    features = USUAL.copy()
+    features[::2] = np.nan
+
+    found = skecg.similar(features[7], features, k=150)
+
+    assert found.rows[0] == 7
+    assert found.distances[0] == 0
+    assert set(found.rows.tolist()) == set(range(1, 300, 2))
+
+
+def test_queries_that_cannot_be_answered_are_refused() -> None:
+    with pytest.raises(ShapeError, match="the same columns"):
+        similar(USUAL[:, :5], USUAL)
+    with pytest.raises(ShapeError, match="finite"):
+        similar(np.full(6, np.nan), USUAL)
+    with pytest.raises(ParameterError, match="k=301 for 300 records"):
+        similar(USUAL, USUAL, k=301)

@@ -1,0 +1,190 @@
+"""Tables of recordings: what a cell means, which rows are used, and what is said of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from skecg.errors import ParameterError
+from skecg.tabular.table import read_columns, read_record_table
+
+N = 6
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the files of six records, the last of them a WFDB header."""
+    (tmp_path / "ecg").mkdir()
+    for number in range(N - 1):
+        (tmp_path / "ecg" / f"r{number}.edf").touch()
+    (tmp_path / "ecg" / "r5.hea").touch()
+    return tmp_path
+
+
+def frame_of(**columns: list[object]) -> pd.DataFrame:
+    paths = [f"ecg/r{number}.edf" for number in range(N - 1)] + ["ecg/r5"]
+    return pd.DataFrame({"path": paths, **columns})
+
+
+def written(folder: Path, frame: pd.DataFrame, suffix: str) -> Path:
+    path = folder / f"table{suffix}"
+    if suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_a_table_means_the_same_in_every_format(folder: Path, suffix: str) -> None:
+    frame = frame_of(
+        age=[50, 61.5, None, 70, 80, 33], sex=["F", "M", None, "F", "M", "F"], ok=[True, False] * 3, n=list(range(N))
+    )
+
+    columns, where, name = read_columns(written(folder, frame, suffix))
+
+    assert (where, name) == (folder, "table")
+    lowered = {key: [None if c is None else c.lower() for c in cells] for key, cells in columns.items()}
+    assert lowered["age"] == ["50", "61.5", None, "70", "80", "33"] or lowered["age"][0] == "50.0"
+    of_frame = read_columns(frame)[0]
+    assert of_frame["sex"] == columns["sex"] == ["F", "M", None, "F", "M", "F"]
+    assert of_frame["n"] == columns["n"]
+    assert read_record_table(written(folder, frame, suffix), label_columns=["ok"]).target.y.tolist() == [1, 0] * 3  # type: ignore[union-attr]
+
+
+def test_relative_paths_are_those_of_the_table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    path = written(folder, frame_of(), ".csv")
+
+    table = read_record_table(path)
+
+    assert table.paths == [str(folder / name) for name in frame_of()["path"]]
+
+
+def test_rows_without_label_group_or_file_are_left_out_and_named(folder: Path) -> None:
+    frame = frame_of(label=["a", "b", None, "a", "b", "a"], who=["x", None, "y", "y", "z", "z"])
+    frame.loc[3, "path"] = "ecg/gone.edf"
+
+    table = read_record_table(written(folder, frame, ".csv"), "path", ["label"], "who")
+
+    assert table.rows.tolist() == [0, 4, 5]
+    assert table.groups.tolist() == ["x", "z", "z"]
+    assert {reason: [Path(name).name for name in names] for reason, names in table.left_out.items()} == {
+        "no label": ["r2.edf"],
+        "no who": ["r1.edf"],
+        "no file": ["gone.edf"],
+    }
+    notes = list(table.notes())
+    assert any("1 of 6 rows are left out, for they have no file" in note and "gone.edf" in note for note in notes)
+    assert table.target is not None
+    assert table.target.y.tolist() == [0, 1, 0]
+    assert table.columns["label"] == ["a", "b", "a"]
+
+
+def test_records_without_a_column_of_groups_are_patients_of_their_own(folder: Path) -> None:
+    table = read_record_table(written(folder, frame_of(), ".csv"))
+
+    assert len(set(table.groups)) == N
+    assert any("a patient of its own" in note for note in table.notes())
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "classes"),
+    [
+        (["a", "b", "c", "a", "b", "c"], "classes", ("a", "b", "c")),
+        ([0, 1, 0, 1, 0, 1], "classes", ("0", "1")),
+        ([0.0, 1.0, 0.0, 1.0, 0.0, 1.0], "classes", ("0", "1")),
+        (["yes", "No", "no", "Yes", "yes", "no"], "classes", ("no", "yes")),
+        ([50.5, 60, 70, 55, 1, 0], "numbers", ()),
+        (["a;b", "a", ";", "b ; c", "c", "a"], "labels", ("a", "b", "c")),
+        ([["a", "b"], ["a"], [], ["b", "c"], ["c"], ["a"]], "labels", ("a", "b", "c")),
+    ],
+)
+def test_what_labels_are_follows_from_their_cells(
+    folder: Path, cells: list[object], kind: str, classes: tuple[str, ...]
+) -> None:
+    target = read_record_table(frame_of(label=cells), label_columns=["label"], check_files=False).target
+
+    assert target is not None
+    assert (target.kind, target.classes) == (kind, classes)
+    if kind == "labels":
+        assert target.y.tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 1, 1], [0, 0, 1], [1, 0, 0]]
+
+
+def test_several_columns_are_several_labels() -> None:
+    frame = frame_of(af=[0, 1, 0, 1, 0, None], lbbb=["yes", "no", "no", "no", "yes", "no"])
+
+    table = read_record_table(frame, label_columns=["af", "lbbb"], check_files=False)
+
+    assert table.target is not None
+    assert table.target.classes == ("af", "lbbb")
+    assert table.target.y.tolist() == [[0, 1], [1, 0], [0, 0], [1, 0], [0, 1]]
+    assert list(table.left_out) == ["no label"]
+
+
+def test_two_classes_are_one_label_and_more_are_one_each() -> None:
+    two = read_record_table(frame_of(af=[0, 1] * 3), label_columns=["af"], check_files=False).target
+    named = read_record_table(frame_of(x=["AF", "SR"] * 3), label_columns=["x"], check_files=False).target
+    three = read_record_table(frame_of(x=list("abcabc")), label_columns=["x"], check_files=False).target
+
+    assert two is not None
+    assert named is not None
+    assert three is not None
+    assert (two.labels, named.labels, three.labels) == (("af",), ("SR",), ("a", "b", "c"))
+    assert two.indicator[:, 0].tolist() == [0, 1] * 3
+    np.testing.assert_array_equal(three.indicator.argmax(axis=1), three.y)
+
+
+def test_whole_numbers_are_classes_when_that_is_said() -> None:
+    frame = frame_of(stage=[1, 2, 3, 1, 2, 3])
+
+    quantity = read_record_table(frame, label_columns=["stage"], check_files=False).target
+    classes = read_record_table(frame, label_columns=["stage"], kind="classes", check_files=False).target
+
+    assert quantity is not None
+    assert classes is not None
+    assert quantity.kind == "numbers"
+    assert classes.classes == ("1", "2", "3")
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("path,label\nx.edf,a\n", {"path_column": "pth"}, r"--path-column 'pth'.*Did you mean 'path'"),
+        ("path,label\nx.edf,a\n", {"label_columns": ["diagnosis"]}, r"expected one of 'path', 'label'"),
+        ("path,label\nx.edf,a\n", {"label_columns": ["label"]}, r"none can be used.*no file"),
+        ("path,label\nx.edf,a,b\n", {}, r"3 cells in row 1, below 2 names"),
+        ("path,path\nx.edf,a\n", {}, r"several columns 'path'"),
+        ("", {}, r"is empty"),
+    ],
+)
+def test_what_cannot_be_read_is_said(tmp_path: Path, content: str, options: dict[str, object], message: str) -> None:
+    (tmp_path / "t.csv").write_text(content)
+
+    with pytest.raises(ParameterError, match=message):
+        read_record_table(tmp_path / "t.csv", **options)  # type: ignore[arg-type]
+
+
+def test_labels_that_contradict_what_is_said_of_them_are_refused() -> None:
+    frame = frame_of(x=list("aaabbc"), y=["a"] * N)
+
+    with pytest.raises(ParameterError, match="'x' with 'a', 'b', 'c', expected 0 and 1"):
+        read_record_table(frame, label_columns=["x", "y"], check_files=False)
+    with pytest.raises(ParameterError, match="one class only"):
+        read_record_table(frame, label_columns=["y"], check_files=False)
+    with pytest.raises(ParameterError, match="'x' with 'a', expected numbers"):
+        read_record_table(frame, label_columns=["x"], kind="numbers", check_files=False)
+    with pytest.raises(ParameterError, match=r"--kind='clases', expected one of 'classes'"):
+        read_record_table(frame, label_columns=["x"], kind="clases", check_files=False)
+
+
+def test_spreadsheets_with_semicolons_and_a_byte_order_mark_are_read(folder: Path) -> None:
+    path = folder / "excel.csv"
+    path.write_bytes("﻿path;label\necg/r0.edf;a\necg/r1.edf;b\n".encode())
+
+    table = read_record_table(path, label_columns=["label"])
+
+    assert len(table) == 2
