@@ -239,7 +239,7 @@ def _add_train(verbs: _Verbs) -> None:
         metavar="WEIGHTS",
         help="begin from these: name, weights folder or owner/name; the recipe's encoder and input become theirs",
     )
-    parser.add_argument("--data", type=Path, metavar="SHARDS", help="folder that pack has written")
+    parser.add_argument("--data", metavar="SHARDS", help="what pack has written: a folder or an address")
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, or begin")
     parser.add_argument(

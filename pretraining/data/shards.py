@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
-from concurrent.futures import Executor
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,13 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.errors import DamagedRecordError, ParameterError, RecordNotFoundError
+from skecg.embedding_cache import default_cache_folder
+from skecg.errors import DamagedRecordError, MissingDependencyError, ParameterError, RecordNotFoundError
+from skecg.io.files import replacing
 from skecg.spec import InputSpec
 
 __all__ = [
     "FORMAT_VERSION",
     "MANIFEST",
     "ShardSet",
+    "fetch_shards",
     "open_shards",
 ]
 
@@ -224,6 +230,8 @@ def open_shards(folder: str | Path) -> ShardSet:
     Parameters
     ----------
     folder : str or Path
+        Or an address of remote storage (``s3://bucket/shards``), as fsspec knows them. What lies there is copied to the
+        cache of this machine first, once; see :func:`fetch_shards`.
 
     Returns
     -------
@@ -235,8 +243,83 @@ def open_shards(folder: str | Path) -> ShardSet:
         When the folder holds no shards, or packing has not been finished.
     DamagedRecordError
         When a shard is not as the manifest says.
+    MissingDependencyError
+        When the package for a kind of remote storage is not installed.
     """
-    return ShardSet(Path(folder))
+    return ShardSet(fetch_shards(str(folder)) if "://" in str(folder) else Path(folder))
+
+
+def fetch_shards(address: str) -> Path:
+    """Copy shards from remote storage to the cache, where that has not been done before, and return their folder.
+
+    The folder is named by what the shards hold. A copy that was interrupted goes on; the values of each shard are
+    compared with the manifest's checksum. Of the processes of a machine one copies, and the others wait for it.
+    """
+    from fsspec.core import url_to_fs
+    from tqdm import tqdm
+
+    try:
+        storage, root = url_to_fs(address)
+        content = storage.cat_file(f"{root}/{MANIFEST}")
+    except (ImportError, ValueError) as error:
+        raise MissingDependencyError(f"Got shards at {address!r}, which cannot be reached: {error}") from error
+    except FileNotFoundError as error:
+        raise RecordNotFoundError(f"There are no shards at {address!r}, or packing was not finished.") from error
+    folder = _shard_cache() / hashlib.sha256(content).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder), ThreadPoolExecutor(_COPIES) as threads:
+        if (folder / MANIFEST).is_file():
+            return folder
+        sums = [shard["signals_sha256"] for shard in json.loads(content)["shards"]]
+        copies = [threads.submit(_copy_shard, storage, root, folder, number, sha) for number, sha in enumerate(sums)]
+        for copy in tqdm(copies, unit="shard", desc=f"copying {address}"):
+            copy.result()
+        with replacing(folder / MANIFEST) as file:
+            file.write(content)
+    return folder
+
+
+# Shards that are copied at the same time.
+_COPIES = 4
+
+
+def _shard_cache() -> Path:
+    """Return the folder of copied shards: ``SKECG_SHARD_CACHE``, or beside the store of embeddings."""
+    named = os.environ.get("SKECG_SHARD_CACHE")
+    return Path(named).expanduser().absolute() if named else default_cache_folder().with_name("shards")
+
+
+def _copy_shard(storage: Any, root: str, folder: Path, number: int, sha256: str) -> None:
+    """Copy the two files of a shard that are not there yet, and check its values."""
+    for path in (folder / f"{number:05d}.npz", folder / f"{number:05d}.npy"):
+        if path.is_file():
+            continue
+        with replacing(path) as file, storage.open(f"{root}/{path.name}", "rb") as remote:
+            shutil.copyfileobj(remote, file, 1 << 24)
+    digest = hashlib.sha256()
+    with path.open("rb") as copied:
+        np.lib.format.read_magic(copied)
+        np.lib.format.read_array_header_1_0(copied)
+        while part := copied.read(1 << 24):
+            digest.update(part)
+    if digest.hexdigest() != sha256:
+        path.unlink()
+        raise DamagedRecordError(
+            f"Got other values in {root}/{path.name} than its manifest says. Copy or pack it again."
+        )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, where the system has such."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _read_manifest(folder: Path) -> bytes:

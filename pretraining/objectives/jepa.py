@@ -317,22 +317,24 @@ class Jepa(Objective):
         """Compare the predicted tokens with the targets; 0 where the objective does without."""
         if targets_BND is None:
             return context.new_zeros((), dtype=torch.float32)
-        return self._distance(
-            self.predictor(context, mask), gather_tokens(targets_BND, self._token_numbers(mask.target, targets_BND))
-        )
+        numbers = self._token_numbers(mask.target, mask.context.shape[1] + mask.target.shape[1])
+        return self._distance(self.predictor(context, mask), gather_tokens(targets_BND, numbers))
 
     def _distance(self, predicted: Tensor, wanted: Tensor) -> Tensor:
         if self.weights.loss == "l1":
             return F.l1_loss(predicted.float(), wanted.float())
         return F.smooth_l1_loss(predicted.float(), wanted.float(), beta=1.0)
 
-    def _token_numbers(self, slices_BM: Tensor, targets_BND: Tensor) -> Tensor:
-        """Return the numbers of the tokens of slices of time: themselves, or once for every lead."""
+    def _token_numbers(self, slices_BM: Tensor, n_patches: int | None = None) -> Tensor:
+        """Return the numbers of the tokens of slices of time: themselves, or once for every lead.
+
+        A window has `n_patches` slices, those of the longest when not given.
+        """
         if not self.target_encoder.token_per_lead:
             return slices_BM
-        n_leads = self.config.encoder.n_leads
-        leads = torch.arange(n_leads, device=slices_BM.device)
-        return (leads[None, :, None] * (targets_BND.shape[1] // n_leads) + slices_BM[:, None]).flatten(1)
+        encoder = self.config.encoder
+        leads = torch.arange(encoder.n_leads, device=slices_BM.device)
+        return (leads[None, :, None] * (n_patches or encoder.n_patches) + slices_BM[:, None]).flatten(1)
 
     def _sigreg(self, pooled: list[Tensor], seed: int | None, like: Tensor) -> Tensor:
         if self.weights.sigreg_weight == 0:

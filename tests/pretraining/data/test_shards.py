@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from small_corpora import heart, write_arrays, write_wfdb
+from small_runs import small_shards
 
 from pretraining.data import pack as pack_module
 from pretraining.data.corpora import Corpus, Item, open_corpus
@@ -16,7 +18,14 @@ from pretraining.data.corpus import leave_out, name_patients
 from pretraining.data.pack import pack
 from pretraining.data.shard_writer import Preparation, quantize
 from pretraining.data.shards import ShardSet, open_shards
-from skecg.errors import BadSignalError, DamagedRecordError, ParameterError, RecordNotFoundError, SkecgError
+from skecg.errors import (
+    BadSignalError,
+    DamagedRecordError,
+    MissingDependencyError,
+    ParameterError,
+    RecordNotFoundError,
+    SkecgError,
+)
 from skecg.leads import CANONICAL_LEADS
 from skecg.preprocessing.windows import prepare
 from skecg.records import ECGRecord
@@ -394,3 +403,46 @@ def test_the_size_of_all_shards_is_told_from_those_that_there_are(tmp_path: Path
     assert pack_module._projected_size(tmp_path, 0, 800_000, preparation) == "48 GB in all"
     (tmp_path / "00000.npy").write_bytes(bytes(240_000))
     assert pack_module._projected_size(tmp_path, 2, 800_000, preparation) == "96 GB in all"
+
+
+def test_shards_on_remote_storage_are_copied_once_and_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKECG_SHARD_CACHE", str(tmp_path / "cache"))
+    packed = small_shards(tmp_path, n_records=6)
+    remote = fsspec.filesystem("memory")
+    remote.put(f"{packed.folder}/", "/bucket/shards/", recursive=True)
+
+    copied = open_shards("memory://bucket/shards")
+
+    assert copied.folder.parent == tmp_path / "cache"
+    assert copied.fingerprint == packed.fingerprint
+    np.testing.assert_array_equal(copied.gather(range(6)), packed.gather(range(6)))
+    np.testing.assert_array_equal(copied.sources, packed.sources)
+    remote.rm("/bucket/shards/00000.npy")
+    assert open_shards("memory://bucket/shards").folder == copied.folder, "a second copy would miss a file"
+
+
+def test_a_copy_that_was_interrupted_or_damaged_is_not_taken_for_the_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKECG_SHARD_CACHE", str(tmp_path / "cache"))
+    packed = small_shards(tmp_path, n_records=6)
+    whole = (packed.folder / "00000.npy").read_bytes()
+    (packed.folder / "00000.npy").write_bytes(whole[:-1] + b"x")
+    address = packed.folder.as_uri()
+
+    with pytest.raises(DamagedRecordError, match="other values"):
+        open_shards(address)
+    (packed.folder / "00000.npy").write_bytes(whole)
+
+    np.testing.assert_array_equal(open_shards(address).gather([5]), packed.gather([5]))
+
+
+@pytest.mark.parametrize(
+    ("address", "error"),
+    [("memory://nowhere", RecordNotFoundError), ("nosuchstorage://bucket", MissingDependencyError)],
+)
+def test_an_address_without_shards_says_what_is_wrong(address: str, error: type[Exception]) -> None:
+    with pytest.raises(error, match=address):
+        open_shards(address)
