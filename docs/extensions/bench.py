@@ -34,6 +34,8 @@ def lay_out(folder: Path) -> dict[str, Any]:
     _write_weights(folder)
     _write_checkpoints(folder)
     np.savez(folder / "features.npz", features=np.zeros((2, 4), np.float32), paths=np.array(["ecg0", "ecg1"]))
+    rows = [f"ecg{number},{('normal', 'lbbb')[number % 2]},p{number // 2}" for number in range(12)]
+    (folder / "clinic.csv").write_text("\n".join(["path,diagnosis,patient", *rows]) + "\n")
     np.savetxt(folder / "table.csv", records[0].signal.T, delimiter=",", header="I,II", comments="")
     return {
         "np": np,

@@ -178,6 +178,11 @@ TROUBLES = [
         "Name a folder that can be written, or leave the cache in memory.",
     ),
     Trouble(
+        "CacheUnavailableError",
+        "from skecg.embedding_cache import DiskCache\n\nDiskCache('/proc/nowhere').get([b'a key'])",
+        "Make room, or name a folder that can be written. An embedder warns and goes on without it.",
+    ),
+    Trouble(
         "MissingDependencyError",
         "from skecg.plotting import plot_ecg\n\nplot_ecg(record)",
         "Install the extra that is named.",
