@@ -166,7 +166,8 @@ def _check_inflated(stream: mmap.mmap, path: Path) -> None:
         packed = stream.read()
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         n_bytes, rest = 0, packed
-        while rest and n_bytes <= largest_inflated(len(packed)):
+        # What follows the stream, the byte that makes its length even, is never consumed.
+        while rest and not inflater.eof and n_bytes <= largest_inflated(len(packed)):
             n_bytes += len(inflater.decompress(rest, _INFLATED_AT_ONCE))
             rest = inflater.unconsumed_tail
         check_inflated(n_bytes, len(packed), path)

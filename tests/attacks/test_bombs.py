@@ -106,7 +106,6 @@ def test_an_archive_under_a_password_is_damaged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "r.dat 16 200/mV -7 0 0 0 0 I",  # of which wfdb makes a baseline
         "r.dat 16 200/mV 12 0 0 0 -1 I",
         "r.dat 16 200/mV 12 0 0 2III",
         "r.dat 16 +200/mV 12 0 0 0 0 I",
