@@ -283,6 +283,8 @@ def read_model(folder: str | Path) -> FittedModel:
         raise DamagedWeightsError(f"{tensors} is missing or not the one that {_DESCRIPTION} describes. Restore it.")
     try:
         return _restored(values, load_tensors(tensors), where)
+    except WeightsFormatError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsFormatError(f"{path} is malformed ({error}). Fit the model again.") from error
 
@@ -296,9 +298,15 @@ def _restored(values: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: 
     probe = {name.removeprefix("probe."): array for name, array in arrays.items() if name.startswith("probe.")}
     classes, labels = tuple(values["classes"]), tuple(values["labels"])
     if values["method"] not in METHODS or values["kind"] not in (CLASSES, LABELS, NUMBERS):
-        raise ValueError(f"{values['method']!r} of {values['kind']!r}")
+        raise WeightsFormatError(
+            f"Got a model of method {values['method']!r} and kind {values['kind']!r} in {str(folder)!r}, expected one "
+            f"of {METHODS} and of {CLASSES!r}, {LABELS!r}, {NUMBERS!r}. Fit the model again."
+        )
     if values["method"] == PROBE and len(probe["intercept"]) != max(1, len(labels)):
-        raise ValueError(f"{len(labels)} labels and {len(probe['intercept'])} regressions")
+        raise WeightsFormatError(
+            f"Got {len(labels)} labels and {len(probe['intercept'])} regressions in {str(folder)!r}, expected one for "
+            "each. Fit the model again."
+        )
     return FittedModel(
         method=values["method"],
         kind=values["kind"],
