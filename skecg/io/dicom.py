@@ -20,7 +20,7 @@ import numpy as np
 
 from skecg.errors import DamagedRecordError, MissingDependencyError, SignalWarning, UnsupportedFormatError
 from skecg.io.channels import Channel, caught_warnings
-from skecg.io.files import check_inflated, largest_inflated
+from skecg.io.files import beginning_of, check_inflated, largest_inflated
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 
 if TYPE_CHECKING:
@@ -54,27 +54,18 @@ _INFLATED_AT_ONCE = 2**20
 
 def is_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM files do."""
-    return _header(path)[128:132] == b"DICM"
+    return beginning_of(path, _HEADER_BYTES)[128:132] == b"DICM"
 
 
 def holds_no_waveform(path: Path) -> bool:
     """Whether a file says that it is something else: an image, a report, a directory. A damaged one says nothing."""
-    stored = _STORED_CLASS.search(_header(path))
+    stored = _STORED_CLASS.search(beginning_of(path, _HEADER_BYTES))
     return stored is not None and _is_other_class(stored[1].decode("ascii"))
 
 
 def _is_other_class(uid: str) -> bool:
     """Report the standard's own classes of objects without waveforms; vendors' classes may be anything."""
     return uid.startswith(_STANDARD) and not uid.startswith(_WAVEFORMS)
-
-
-def _header(path: Path) -> bytes:
-    """Read the beginning of a file, nothing of one that cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(_HEADER_BYTES)
-    except OSError:
-        return b""
 
 
 def list_dicom_directory(path: Path) -> list[Path]:

@@ -12,10 +12,19 @@ from typing import IO
 
 from skecg.errors import DamagedRecordError
 
-__all__ = ["check_inflated", "largest_inflated", "replacing", "sha256_of"]
+__all__ = ["beginning_of", "check_inflated", "largest_inflated", "replacing", "sha256_of"]
 
 # A recording is seldom compressed to a tenth. Deflate makes a thousandth of nothing but zeros, and so of a bomb.
 _MOST_INFLATED, _ALWAYS_ALLOWED = 100, 2**26
+
+
+def beginning_of(path: Path, n_bytes: int) -> bytes:
+    """Read the first bytes of a file, none of a file that cannot be read: reading it will say why."""
+    try:
+        with path.open("rb") as file:
+            return file.read(n_bytes)
+    except OSError:
+        return b""
 
 
 def largest_inflated(n_packed: int) -> int:

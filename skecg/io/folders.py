@@ -13,6 +13,7 @@ from pathlib import Path
 
 from skecg.errors import ParameterError, RecordNotFoundError, RecordReadError
 from skecg.io.dicom import DICOM_SUFFIXES, holds_no_waveform, is_dicom, list_dicom_directory
+from skecg.io.files import beginning_of
 from skecg.io.reading import PathLike, check_no_address
 from skecg.io.wfdb import read_wfdb_header
 from skecg.io.wfdb_header import SIGNAL_SUFFIXES, find_header, similar_names
@@ -137,24 +138,15 @@ def _is_candidate(path: Path, suffixes: frozenset[str]) -> bool:
     if suffix == ".xml":
         return not _is_other_xml(path)
     # ISHNE's suffix is also that of an annotator; beside a header it needs the format's own first letters.
-    return suffix != ".ecg" or not path.with_suffix(".hea").is_file() or _beginning(path, 8) == b"ISHNE1.0"
+    return suffix != ".ecg" or not path.with_suffix(".hea").is_file() or beginning_of(path, 8) == b"ISHNE1.0"
 
 
 def _is_other_xml(path: Path) -> bool:
     """Report XML whose root element is none of an ECG; what has no root at all may be a damaged recording."""
     # Without its zeros UTF-16 reads as the letters it stands for.
-    text = _beginning(path, _SNIFFED_BYTES).replace(b"\0", b"").decode("latin-1")
+    text = beginning_of(path, _SNIFFED_BYTES).replace(b"\0", b"").decode("latin-1")
     root = _XML_ROOT.search(_XML_COMMENT.sub("", text))
     return root is not None and not _ECG_ROOT.search(root[1])
-
-
-def _beginning(path: Path, n_bytes: int) -> bytes:
-    """Read the first bytes of a file, none of a file that cannot be read: reading it will say why."""
-    try:
-        with path.open("rb") as file:
-            return file.read(n_bytes)
-    except OSError:
-        return b""
 
 
 def _without_twins(files: Iterable[Path]) -> Iterator[Path]:

@@ -81,3 +81,16 @@ def test_an_address_is_no_file_and_is_quoted_as_it_is(read):
     address = "https://physionet.org/files/mitdb/1.0.0/100"
     with pytest.raises(RecordNotFoundError, match=f"Got '{address}', an address"):
         read(address)
+
+
+def test_segments_are_compared_with_the_checksums_of_their_own_headers(tmp_path):
+    part = with_checksums(tmp_path)
+    (tmp_path / "long.hea").write_text(f"long/2 2 {read_record(part).sampling_rate:g} 200\nr 100\nr 100\n")
+    assert read_record(tmp_path / "long.hea", verify_checksums=True).n_samples == 200
+    signals = next(path for path in tmp_path.iterdir() if path.suffix != ".hea")
+    content = bytearray(signals.read_bytes())
+    content[60] ^= 1
+    signals.write_bytes(content)
+    assert read_record(tmp_path / "long.hea").n_samples == 200
+    with pytest.raises(DamagedRecordError, match="without verify_checksums"):
+        read_record(tmp_path / "long.hea", verify_checksums=True)

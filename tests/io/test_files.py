@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from skecg.io.files import replacing, sha256_of
+from skecg.io.files import beginning_of, replacing, sha256_of
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -67,3 +67,9 @@ def test_digests_are_those_of_hashlib(tmp_path: Path, size: int) -> None:
     content = bytes(size)
     (tmp_path / "a").write_bytes(content)
     assert sha256_of(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_of_a_file_that_cannot_be_read_nothing_is_the_beginning(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abcdef")
+    assert beginning_of(tmp_path / "a", 4) == b"abcd"
+    assert beginning_of(tmp_path / "gone", 4) == b""

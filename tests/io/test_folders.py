@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import pytest
@@ -11,7 +12,13 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from wfdb_writing import random_steps, write_wfdb
 
-from skecg.errors import DamagedRecordError, ParameterError, RecordNotFoundError, UnsupportedFormatError
+from skecg.errors import (
+    DamagedRecordError,
+    MissingDependencyError,
+    ParameterError,
+    RecordNotFoundError,
+    UnsupportedFormatError,
+)
 from skecg.io import find_records, read_record
 from skecg.leads import CANONICAL_LEADS
 
@@ -214,3 +221,23 @@ def test_a_damaged_dicom_directory_is_refused(tmp_path):
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + b"\xff" * 40)
     with pytest.raises((DamagedRecordError, RecordNotFoundError)):
         find_records(tmp_path / "DICOMDIR")
+
+
+def test_a_dicom_directory_needs_pydicom_and_an_intact_file(tmp_path, monkeypatch):
+    directory = tmp_path / "DICOMDIR"
+    directory.write_bytes(b"nothing")
+    with pytest.raises(DamagedRecordError, match="Name the folder instead"):
+        find_records(directory)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(MissingDependencyError, match="skecg\\[formats\\]"):
+        find_records(directory)
+
+
+def test_beside_a_damaged_header_other_formats_speak_for_themselves(tmp_path):
+    (tmp_path / "a.hea").write_text("no header at all")
+    for name in ("a.edf", "a.xyz"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(UnsupportedFormatError, match=r"a\.edf"):
+        read_record(tmp_path / "a.edf")
+    with pytest.raises(DamagedRecordError, match=r"a\.hea"):
+        read_record(tmp_path / "a.xyz")

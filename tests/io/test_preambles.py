@@ -18,7 +18,7 @@ from skecg.errors import (
 )
 from skecg.inference.inputs import RecordSource
 from skecg.io import read_record
-from skecg.io.preambles import read_statements
+from skecg.io.preambles import plain_number, read_statements
 from skecg.io.text_tables import check_about_samples
 
 if TYPE_CHECKING:
@@ -238,3 +238,15 @@ def test_sound_tables_pass_the_first_look(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         for content in (ENGLISH + rows(), "I,II\n0.1,0.2\n" * 9, "", "\0\0", "0.1\n0.2\n" * 9999):
             check_about_samples(written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("1,5", 1.5), ("512", 512.0), ("1,234.5", None), ("1e", None), ("", None)]
+)
+def test_a_number_has_one_decimal_sign_at_most(text: str, number: float | None) -> None:
+    assert plain_number(text) == number
+
+
+@pytest.mark.parametrize("rate", ["5 hertz", "1,234.5 hertz"])
+def test_a_rate_that_no_recorder_has_is_asked_for(rate: str) -> None:
+    assert read_statements([f"Sample Rate: {rate}", "Unit: mV"]).sampling_rate is None

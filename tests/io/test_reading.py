@@ -272,3 +272,14 @@ def test_a_chunk_is_a_positive_number(archive, chunk):
 def test_one_path_is_no_list_of_paths(paths):
     with pytest.raises(ParameterError, match="read_record"):
         read_records(paths)
+
+
+def test_a_file_that_needs_more_memory_than_there_is_costs_itself_alone(tmp_path, monkeypatch):
+    header = write_wfdb(tmp_path, "a")
+
+    def refuse(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("skecg.io.reading._read", refuse)
+    with pytest.raises(RecordReadError, match="needs more memory than there is"):
+        read_record(header)

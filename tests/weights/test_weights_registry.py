@@ -96,3 +96,8 @@ def test_offline_mode_of_the_hub_is_respected(tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=120
     )
     assert "skecg download someone/some-ecg-model --to FOLDER" in done.stdout
+
+
+def test_what_the_room_does_not_have_is_said_as_python_says_it() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        skecg.weights.nothing  # noqa: B018
