@@ -69,7 +69,10 @@ def _quantiles(signals: NDArray[np.float32]) -> NDArray[np.floating]:
     place = np.asarray(_QUANTILES) * (signals.shape[-1] - 1)
     below = place.astype(np.int64)
     lower, upper = ordered[..., below], ordered[..., np.minimum(below + 1, signals.shape[-1] - 1)]
-    return np.asarray(lower + (upper - lower) * (place - below))
+    share = place - below
+    # From the nearer of the two, as numpy rounds.
+    near_upper = upper - (upper - lower) * (1 - share)
+    return np.asarray(np.where(share < 0.5, lower + (upper - lower) * share, near_upper))
 
 
 def _shape(signals: NDArray[np.float32]) -> NDArray[np.floating]:
@@ -77,9 +80,11 @@ def _shape(signals: NDArray[np.float32]) -> NDArray[np.floating]:
     centred = signals - signals.mean(axis=-1, keepdims=True)
     deviation = signals.std(axis=-1)
     standard = centred / np.where(deviation > 0, deviation, 1)[..., None]
-    # Products, since numpy takes powers by logarithms, in twenty times the time.
-    squares, slope = standard * standard, np.diff(signals, axis=-1)
-    skewness, kurtosis = (squares * standard).mean(axis=-1), (squares * squares).mean(axis=-1) - 3
+    # Products, since numpy takes powers by logarithms, in twenty times the time; in float64, rounded once as those are.
+    double, slope = standard.astype(np.float64), np.diff(signals, axis=-1)
+    squares = double * double
+    cubes, fourths = (squares * double).astype(signals.dtype), (squares * squares).astype(signals.dtype)
+    skewness, kurtosis = cubes.mean(axis=-1), fourths.mean(axis=-1) - 3
     return np.stack([deviation, skewness, kurtosis, slope.std(axis=-1), np.abs(slope).max(axis=-1)], axis=-1)
 
 
