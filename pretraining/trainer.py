@@ -170,7 +170,7 @@ class Trainer:
         self.model.start_from_(encoder)
 
     def _announce_trouble(self) -> None:
-        """Say before anything is computed what is odd about the schedules."""
+        """Report before anything is computed what is odd about the schedules."""
         trouble = schedule_trouble(self.config)
         if trouble is not None and self.engine.is_first:
             say(f"warning: {trouble}")

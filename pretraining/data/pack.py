@@ -221,7 +221,7 @@ def _write_shards(
 
 
 def _projected_size(folder: Path, n_done: int, n_records: int, preparation: Preparation) -> str:
-    """Say how large all shards will be, from those that there are, or at first by one segment a record."""
+    """Report how large all shards will be, from those that there are, or at first by one segment a record."""
     written = sum(path.stat().st_size for path in folder.glob("[0-9]*.npy")) if n_done else 0
     spec = preparation.spec
     each = written / n_done if n_done else 2 * spec.n_leads * spec.window_samples

@@ -73,6 +73,13 @@ class Checkpoint:
         """Make the error that says what the file holds and what it should."""
         return ForeignCheckpointError(f"{self.path}: got {found}, expected {wanted}")
 
+    def shape_of(self, state: Mapping[str, Any], name: str, n_axes: int, whose: str) -> tuple[int, ...]:
+        """Return the shape of a tensor that has to be there, with so many axes and none of them empty."""
+        value = state.get(name)
+        if not isinstance(value, Tensor) or value.ndim != n_axes or 0 in value.shape:
+            raise self.refuse(f"no tensor {name!r} of {n_axes} axes", f"that of {whose}.")
+        return tuple(value.shape)
+
     @property
     def keys_in_words(self) -> str:
         """The top-level keys, for messages."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -23,7 +24,6 @@ from skecg.spec import InputSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
 
 __all__ = ["convert_ecg_fm"]
 
@@ -129,13 +129,7 @@ def _encoder(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 def _config_of(checkpoint: Checkpoint, state: dict[str, Any]) -> Wav2vecConfig:
     """Read the encoder's shape off its tensors; only a head's width is not in them."""
-
-    def shape(name: str, n_axes: int) -> torch.Size:
-        value = state.get(name)
-        if not isinstance(value, Tensor) or value.ndim != n_axes or 0 in value.shape:
-            raise checkpoint.refuse(f"no tensor {name!r} of {n_axes} axes", "that of ECG-FM.")
-        return value.shape
-
+    shape = partial(checkpoint.shape_of, state, whose="ECG-FM")
     dim, stem_dim = shape("post_extract_proj.weight", 2)
     _, group_dim, kernel = shape(_DIRECTION, 3)
     n_halvings = len({name.split(".")[2] for name in state if name.startswith("feature_extractor.conv_layers.")})

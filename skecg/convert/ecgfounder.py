@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -126,13 +127,7 @@ def net1d_config(
     group_dim : int, optional
         Channels of the stage for each group; read off the tensors when not given.
     """
-
-    def shape(name: str, n_axes: int) -> tuple[int, ...]:
-        value = state.get(name)
-        if not isinstance(value, Tensor) or value.ndim != n_axes or 0 in value.shape:
-            raise checkpoint.refuse(f"no tensor {name!r} of {n_axes} axes", "the network of ECGFounder.")
-        return tuple(value.shape)
-
+    shape = partial(checkpoint.shape_of, state, whose="ECGFounder")
     stem_dim, n_leads, kernel = shape("first_conv.conv.weight", 3)
     blocks = _n_blocks(checkpoint, state)
     conv3 = [shape(f"stage_list.{stage}.block_list.0.conv3.conv.weight", 3) for stage in range(len(blocks))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -109,13 +110,7 @@ def _encoder(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 def _config_of(checkpoint: Checkpoint, state: dict[str, Any]) -> XlstmConfig:
     """Read the encoder's shape off its tensors."""
-
-    def shape(name: str, n_axes: int) -> torch.Size:
-        value = state.get(name)
-        if not isinstance(value, Tensor) or value.ndim != n_axes or 0 in value.shape:
-            raise checkpoint.refuse(f"no tensor {name!r} of {n_axes} axes", "that of xECG.")
-        return value.shape
-
+    shape = partial(checkpoint.shape_of, state, whose="xECG")
     depth = len({name.removeprefix(_BLOCKS).split(".")[0] for name in state if name.startswith(_BLOCKS)})
     kinds = ["s" if f"{_BLOCKS}{n}.xlstm.zgate.weight" in state else "m" for n in range(depth)]
     if set(kinds) != {"s", "m"}:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from skecg.encoders.base import WindowEncoder
 from skecg.errors import MissingDependencyError, WeightsFormatError
-from skecg.spec import EncoderConfig, Stage
+from skecg.spec import Stage, WindowEncoderConfig
 
 if TYPE_CHECKING:
     import onnx
@@ -53,7 +53,7 @@ _ERRORS_ONLY = 3
 
 
 @dataclass(frozen=True)
-class GraphConfig(EncoderConfig):
+class GraphConfig(WindowEncoderConfig):
     """What goes into a graph and what comes out of it.
 
     Parameters
@@ -74,7 +74,6 @@ class GraphConfig(EncoderConfig):
 
     architecture: ClassVar[str] = "onnx"
 
-    input_samples: int
     dim: int
     n_tokens: int
     graph_bytes: int
@@ -84,7 +83,7 @@ class GraphConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_integers("input_samples", "dim", "n_tokens", "graph_bytes")
+        self._require_integers("dim", "n_tokens", "graph_bytes")
         for name in ("input_name", "output_name"):
             self._require(isinstance(getattr(self, name), str), name, "text")
         self._require(isinstance(self.one_at_a_time, bool), "one_at_a_time", "true or false")
@@ -95,11 +94,6 @@ class GraphConfig(EncoderConfig):
     def stages(self) -> tuple[Stage, ...]:
         """The graph: what is inside cannot be had."""
         return (Stage("graph", self.dim, self.input_samples // self.n_tokens),)
-
-    @property
-    def window_samples(self) -> int:
-        """Samples of a window."""
-        return self.input_samples
 
     @property
     def length_step(self) -> int:

@@ -20,8 +20,7 @@ from torch.nn import functional as F
 
 from skecg.encoders.base import WindowEncoder
 from skecg.encoders.linear import Linear
-from skecg.spec import EncoderConfig, Stage
-from skecg.validation import is_integer
+from skecg.spec import Stage, WindowEncoderConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +29,7 @@ __all__ = ["Net1dConfig", "Net1dEncoder"]
 
 
 @dataclass(frozen=True)
-class Net1dConfig(EncoderConfig):
+class Net1dConfig(WindowEncoderConfig):
     """A Net1D; the steps of its last stage are the tokens.
 
     Parameters
@@ -51,7 +50,6 @@ class Net1dConfig(EncoderConfig):
 
     architecture: ClassVar[str] = "net1d"
 
-    input_samples: int
     stem_dim: int
     widths: tuple[int, ...]
     blocks: tuple[int, ...]
@@ -61,12 +59,9 @@ class Net1dConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_integers("input_samples", "stem_dim", "group_dim", "kernel_samples")
+        self._require_integers("stem_dim", "group_dim", "kernel_samples")
         self._require_numbers("expansion")
-        for name in ("widths", "blocks"):
-            values = getattr(self, name)
-            counts = isinstance(values, tuple) and all(is_integer(value, 1) for value in values)
-            self._require(counts and 0 < len(values) <= 16, name, "positive integers, one for each of up to 16 stages")
+        self._require_counts("widths", "blocks")
         self._require(len(self.blocks) == len(self.widths), "blocks", f"{len(self.widths)} numbers, one a stage")
         grows = all(before <= after for before, after in pairwise([self.stem_dim, *self.widths]))
         self._require(grows, "widths", f"none below the one before, the first at least stem_dim={self.stem_dim}")
@@ -81,16 +76,6 @@ class Net1dConfig(EncoderConfig):
     def stages(self) -> tuple[Stage, ...]:
         """The stages; the convolution before them and each of them halve the signal."""
         return tuple(Stage(f"levels.{number}", width, 2 ** (number + 2)) for number, width in enumerate(self.widths))
-
-    @property
-    def window_samples(self) -> int:
-        """Samples of the longest window."""
-        return self.input_samples
-
-    @property
-    def length_step(self) -> int:
-        """Any length will do: zeros lie beyond the ends."""
-        return 1
 
     @property
     def fewest_parameters(self) -> int:

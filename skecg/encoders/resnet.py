@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skecg.encoders.base import WindowEncoder
-from skecg.spec import EncoderConfig, Stage
-from skecg.validation import is_integer
+from skecg.spec import Stage, WindowEncoderConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +30,7 @@ _STEM_KERNEL = 7
 
 
 @dataclass(frozen=True)
-class ResnetConfig(EncoderConfig):
+class ResnetConfig(WindowEncoderConfig):
     """A residual network along time; the steps of its last stage are the tokens (MERL).
 
     Parameters
@@ -45,42 +44,18 @@ class ResnetConfig(EncoderConfig):
 
     architecture: ClassVar[str] = "resnet"
 
-    input_samples: int
     widths: tuple[int, ...] = (64, 128, 256, 512)
     blocks_per_stage: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_integers("input_samples", "blocks_per_stage")
-        counts = isinstance(self.widths, tuple) and all(is_integer(width, 1) for width in self.widths)
-        self._require(
-            counts and 0 < len(self.widths) <= 16, "widths", "positive integers, one for each of 1 to 16 stages"
-        )
-
-    @property
-    def dim(self) -> int:
-        """Width of a token."""
-        return self.widths[-1]
-
-    @property
-    def depth(self) -> int:
-        """Number of stages."""
-        return len(self.widths)
+        self._require_integers("blocks_per_stage")
+        self._require_counts("widths")
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages."""
         return tuple(Stage(f"levels.{number}", width, 2 ** (number + 1)) for number, width in enumerate(self.widths))
-
-    @property
-    def window_samples(self) -> int:
-        """Samples of the longest window."""
-        return self.input_samples
-
-    @property
-    def length_step(self) -> int:
-        """Any length will do: zeros lie beyond the ends."""
-        return 1
 
     @property
     def fewest_parameters(self) -> int:

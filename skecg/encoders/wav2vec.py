@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from skecg.encoders.base import WindowEncoder, hold_last
 from skecg.encoders.blocks import Mlp, attend, init_linear_
 from skecg.encoders.linear import Linear
-from skecg.spec import EncoderConfig, Stage
+from skecg.spec import Stage, WindowEncoderConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ _STEP = 2
 
 
 @dataclass(frozen=True)
-class Wav2vecConfig(EncoderConfig):
+class Wav2vecConfig(WindowEncoderConfig):
     """Convolutions that halve the signal make tokens of all leads; post-norm attention mixes them (ECG-FM).
 
     Parameters
@@ -50,7 +50,6 @@ class Wav2vecConfig(EncoderConfig):
 
     architecture: ClassVar[str] = "wav2vec"
 
-    input_samples: int
     dim: int
     depth: int
     num_heads: int
@@ -63,7 +62,7 @@ class Wav2vecConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_integers("input_samples", "dim", "depth", "num_heads", "hidden_dim", "stem_dim", "n_halvings")
+        self._require_integers("dim", "depth", "num_heads", "hidden_dim", "stem_dim", "n_halvings")
         self._require_integers("position_kernel", "position_groups")
         self._require_numbers("norm_eps")
         self._require(self.dim % self.num_heads == 0, "dim", f"a multiple of num_heads={self.num_heads}")
@@ -81,16 +80,6 @@ class Wav2vecConfig(EncoderConfig):
     def stages(self) -> tuple[Stage, ...]:
         """The blocks."""
         return tuple(Stage(f"blocks.{number}", self.dim, self.token_samples) for number in range(self.depth))
-
-    @property
-    def window_samples(self) -> int:
-        """Samples of the longest window."""
-        return self.input_samples
-
-    @property
-    def length_step(self) -> int:
-        """Any length will do: samples without a neighbour are cut off."""
-        return 1
 
     @property
     def fewest_parameters(self) -> int:

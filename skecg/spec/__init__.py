@@ -18,6 +18,7 @@ from skecg.spec.encoders import (
     PatchEncoderConfig,
     Stage,
     TemporalConfig,
+    WindowEncoderConfig,
     block_flops,
 )
 from skecg.spec.values import Value, is_finite
@@ -30,6 +31,7 @@ __all__ = [
     "PatchEncoderConfig",
     "Stage",
     "TemporalConfig",
+    "WindowEncoderConfig",
     "block_flops",
 ]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from skecg.spec.values import Value
+from skecg.validation import is_integer
 
 __all__ = [
     "EncoderConfig",
@@ -15,6 +16,7 @@ __all__ = [
     "PatchEncoderConfig",
     "Stage",
     "TemporalConfig",
+    "WindowEncoderConfig",
     "block_flops",
 ]
 
@@ -103,6 +105,40 @@ class EncoderConfig(Value):
     def widest_values(self) -> int:
         """Values of the largest array that a window becomes on its way, roughly."""
         return max(4 * stage.width * (self.window_samples // stage.token_samples) for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class WindowEncoderConfig(EncoderConfig):
+    """The shape of an encoder that sees windows as they are, of any length up to its longest.
+
+    Parameters
+    ----------
+    n_leads, input_samples : int
+        Rows of the input, and samples of the longest window.
+    """
+
+    input_samples: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_integers("input_samples")
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of the longest window."""
+        return self.input_samples
+
+    @property
+    def length_step(self) -> int:
+        """Any length will do."""
+        return 1
+
+    def _require_counts(self, *names: str) -> None:
+        """Check fields of one positive integer for each stage."""
+        for name in names:
+            values = getattr(self, name)
+            counts = isinstance(values, tuple) and all(is_integer(value, 1) for value in values)
+            self._require(counts and 0 < len(values) <= 16, name, "positive integers, one for each of 1 to 16 stages")
 
 
 @dataclass(frozen=True)
