@@ -62,7 +62,7 @@ DOORS = {
     "edfio": {"io"},
     "pydicom": {"io"},
     "ecgdatakit": {"io"},
-    "pyarrow": {"archives", "cli", "tabular"},
+    "pyarrow": {"archives", "cli", "datasets"},
     "distributed": {"archives"},
     "dask": set(),
     "onnx": {"backends", "encoders", "convert"},

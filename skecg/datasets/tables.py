@@ -1,10 +1,11 @@
-"""Tables of one's own labels: which recordings, what they are, whose.
+"""Tables of recordings: their cells as text, and tables of one's own labels with columns of fixed names.
 
-A line a recording, comma- or tab-separated, with names in the first line:
+Every cell is read as text, from CSV, Parquet and data frames alike, so that the same table means the same wherever it
+comes from. A table of labels has a line a recording:
 
 - ``path``: a file that :func:`skecg.read_record` reads, as seen from the table's folder;
-- ``label``: what it is, several with bars between them; or ``label_NAME`` columns of 0 and 1; or, for what is a number,
-  ``target`` or ``target_NAME``. Lines where all of them are empty are left out;
+- ``label``: what it is, several with semicolons between them; or ``label_NAME`` columns of 0 and 1; or, for what is a
+  number, ``target`` or ``target_NAME``. Lines where all of them are empty are left out;
 - ``patient`` (or ``group``): whose it is, so that nobody is on two sides of a split;
 - ``fold``: 1 to 10. Without it patients are spread over ten folds by their names, the same everywhere.
 """
@@ -13,21 +14,125 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
+import numbers
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skecg.datasets.base import LabelledECGs, number
-from skecg.errors import DamagedRecordError, ParameterError, RecordNotFoundError
+from skecg.errors import DamagedRecordError, MissingDependencyError, ParameterError, RecordNotFoundError
 
-__all__ = ["LabelTable", "is_table", "read_label_table"]
+__all__ = ["LABEL_SEPARATOR", "Columns", "LabelTable", "is_table", "read_columns", "read_label_table"]
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+#: Columns by name; None where a cell is empty.
+Columns = dict[str, list[str | None]]
+
+#: Between several labels in one cell.
+LABEL_SEPARATOR = ";"
+
+_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+_MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "nat", "null"})
+# What a whole number becomes beside cells that are missing: "1.0", which means the same as "1".
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 _N_FOLDS = 10
-_YES, _NO = frozenset({"1", "1.0", "true", "yes"}), frozenset({"0", "0.0", "false", "no", ""})
+_YES, _NO = frozenset({"1", "true", "yes"}), frozenset({"0", "false", "no", ""})
+
+
+def read_columns(table: Any) -> tuple[Columns, Path, str]:
+    """Read the columns of a table as text, None where a cell is empty.
+
+    Parameters
+    ----------
+    table : str, Path, data frame or mapping of str to sequence
+
+    Returns
+    -------
+    columns : dict of str to list
+    folder : Path
+        What relative paths are relative to.
+    name : str
+    """
+    if isinstance(table, str | os.PathLike):
+        path = Path(table).expanduser()
+        if not path.is_file():
+            raise ParameterError(f"Got the table {str(path)!r}, which is no file. Check the path.")
+        suffix = path.suffix.lower()
+        if suffix not in _SUFFIXES:
+            raise ParameterError(
+                f"Got the table {str(path)!r}, expected a name that ends in {', '.join(_SUFFIXES)}. Save it as CSV."
+            )
+        return _read_parquet(path) if suffix == ".parquet" else _read_text(path), path.parent, path.stem
+    if not (hasattr(table, "columns") or isinstance(table, Mapping)):
+        raise ParameterError(f"Got a table of type {type(table).__name__}, expected a path or a data frame.")
+    names = list(table.columns) if hasattr(table, "columns") else list(table)
+    return {str(name): [_text(cell) for cell in table[name]] for name in names}, Path(), "table"
+
+
+def _read_text(path: Path) -> Columns:
+    """Read a text table; its first line says what separates cells."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            delimiter = max(",\t;", key=first.count)
+            lines = [line for line in csv.reader(file, delimiter=delimiter) if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ParameterError(f"Got the table {str(path)!r}, which is no text table in UTF-8 ({error}).") from error
+    if not lines:
+        raise ParameterError(f"Got the table {str(path)!r}, which is empty; expected a line of names and rows.")
+    header, *rows = lines
+    names = [name.strip() for name in header]
+    for place, row in enumerate(rows, start=1):
+        if len(row) > len(names):
+            raise ParameterError(
+                f"Got the table {str(path)!r} with {len(row)} cells in row {place}, below {len(names)} names; "
+                "expected one for each. Cells that hold the delimiter have to be in quotes."
+            )
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ParameterError(f"Got the table {str(path)!r} with several columns {twice!r}, expected each name once.")
+    return {name: [_text(row[k]) if k < len(row) else None for row in rows] for k, name in enumerate(names)}
+
+
+def _read_parquet(path: Path) -> Columns:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Parquet files need pyarrow, which is not installed. Run `pip install 'skecg[parquet]'`, or save the table "
+            "as CSV."
+        ) from error
+    try:
+        columns = parquet.read_table(path).to_pydict()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ParameterError(f"Got the table {str(path)!r}, which is no Parquet file ({error}).") from error
+    return {name: [_text(cell) for cell in cells] for name, cells in columns.items()}
+
+
+def _text(cell: Any) -> str | None:
+    """Return a cell as text; None for what is missing in any of the ways that tables have."""
+    if isinstance(cell, list | tuple | np.ndarray):  # a list of labels, as Parquet and data frames can hold
+        return LABEL_SEPARATOR.join(str(item) for item in cell) + (LABEL_SEPARATOR if len(cell) < 2 else "")
+    if isinstance(cell, bool | np.bool_):
+        return str(cell).lower()
+    if isinstance(cell, numbers.Real) and not isinstance(cell, numbers.Integral):
+        value = float(cell)
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    text = "" if cell is None else str(cell).strip()
+    if text.lower() in _MISSING:
+        return None
+    whole = _WHOLE.fullmatch(text)
+    return text if whole is None else whole[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +199,7 @@ class LabelTable:
 
 def is_table(path: str | os.PathLike[str]) -> bool:
     """Return whether a path is that of a table, by its ending."""
-    return Path(path).suffix.lower() in _DELIMITERS
+    return Path(path).suffix.lower() in _SUFFIXES
 
 
 def read_label_table(path: str | os.PathLike[str]) -> LabelTable:
@@ -144,14 +249,12 @@ def _read(path: Path) -> list[dict[str, str]]:
     """Read the lines of a table by the names of their columns."""
     if not path.is_file():
         raise RecordNotFoundError(f"There is no table {str(path)!r}. Check the path.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restval="", delimiter=_DELIMITERS.get(path.suffix.lower(), ","))
-        names = [_column(name) for name in reader.fieldnames or ()]
-        reader.fieldnames = names
-        rows = [{name: row[name] for name in names} | {_LINE: str(reader.line_num)} for row in reader]
-    if not rows:
+    columns = {_column(name): cells for name, cells in read_columns(path)[0].items()}
+    n_rows = len(next(iter(columns.values()), ()))
+    if not n_rows:
         raise DamagedRecordError(f"Got the table {path} without a line below its names, expected one a recording.")
-    return rows
+    # The first line holds the names.
+    return [{name: c[row] or "" for name, c in columns.items()} | {_LINE: str(row + 2)} for row in range(n_rows)]
 
 
 def _column(name: str) -> str:
@@ -174,7 +277,7 @@ def _labels(path: Path, rows: list[dict[str, str]], columns: list[str]) -> tuple
 
 def _labels_of(path: Path, row: dict[str, str], columns: list[str]) -> set[str]:
     """Return the labels of a line."""
-    found = {part.strip() for part in row.get("label", "").split("|") if part.strip()}
+    found = {part.strip() for part in row.get("label", "").split(LABEL_SEPARATOR) if part.strip()}
     for column in columns:
         if column == "label":
             continue

@@ -7,11 +7,9 @@ semicolons are lists of labels, and everything else is classes. Several columns 
 
 from __future__ import annotations
 
-import csv
 import math
-import numbers
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,22 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.datasets.base import LabelledECGs
-from skecg.errors import MissingDependencyError, ParameterError
+from skecg.datasets.tables import LABEL_SEPARATOR, Columns, read_columns
+from skecg.errors import ParameterError
 from skecg.evaluation.tasks import Task
 from skecg.validation import check_choice, suggestion
 
-__all__ = ["CLASSES", "KINDS", "LABELS", "NUMBERS", "RecordTable", "Target", "read_columns", "read_record_table"]
+__all__ = ["CLASSES", "KINDS", "LABELS", "NUMBERS", "RecordTable", "Target", "read_record_table"]
 
 #: Kinds of labels: one class a record, any number of labels a record, a quantity.
 CLASSES, LABELS, NUMBERS = "classes", "labels", "numbers"
 KINDS = (CLASSES, LABELS, NUMBERS)
 
-Columns = dict[str, list[str | None]]
-
-_MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "nat", "null"})
 _YES_NO = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
-_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
-_SEPARATOR = ";"
 # Of rows that are left out, so many are named.
 _NAMED = 5
 
@@ -246,93 +240,6 @@ def _narrowed(keep: NDArray[np.bool_], of_kept: NDArray[np.bool_]) -> NDArray[np
     return narrowed
 
 
-def read_columns(table: Any) -> tuple[Columns, Path, str]:
-    """Read the columns of a table as text, None where a cell is empty.
-
-    Parameters
-    ----------
-    table : str, Path, data frame or mapping of str to sequence
-
-    Returns
-    -------
-    columns : dict of str to list
-    folder : Path
-        What relative paths are relative to.
-    name : str
-    """
-    if isinstance(table, str | os.PathLike):
-        path = Path(table).expanduser()
-        if not path.is_file():
-            raise ParameterError(f"Got the table {str(path)!r}, which is no file. Check the path.")
-        suffix = path.suffix.lower()
-        if suffix not in _SUFFIXES:
-            raise ParameterError(
-                f"Got the table {str(path)!r}, expected a name that ends in {', '.join(_SUFFIXES)}. Save it as CSV."
-            )
-        return _read_parquet(path) if suffix == ".parquet" else _read_text(path), path.parent, path.stem
-    if not (hasattr(table, "columns") or isinstance(table, Mapping)):
-        raise ParameterError(f"Got a table of type {type(table).__name__}, expected a path or a data frame.")
-    names = list(table.columns) if hasattr(table, "columns") else list(table)
-    return {str(name): [_text(cell) for cell in table[name]] for name in names}, Path(), "table"
-
-
-def _read_text(path: Path) -> Columns:
-    """Read a text table; its first line says what separates cells."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            delimiter = max(",\t;", key=first.count)
-            lines = [line for line in csv.reader(file, delimiter=delimiter) if line]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ParameterError(f"Got the table {str(path)!r}, which is no text table in UTF-8 ({error}).") from error
-    if not lines:
-        raise ParameterError(f"Got the table {str(path)!r}, which is empty; expected a line of names and rows.")
-    header, *rows = lines
-    names = [name.strip() for name in header]
-    for number, row in enumerate(rows, start=1):
-        if len(row) > len(names):
-            raise ParameterError(
-                f"Got the table {str(path)!r} with {len(row)} cells in row {number}, below {len(names)} names; "
-                "expected one for each. Cells that hold the delimiter have to be in quotes."
-            )
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ParameterError(f"Got the table {str(path)!r} with several columns {twice!r}, expected each name once.")
-    return {name: [_text(row[k]) if k < len(row) else None for row in rows] for k, name in enumerate(names)}
-
-
-def _read_parquet(path: Path) -> Columns:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Parquet files need pyarrow, which is not installed. Run `pip install 'skecg[parquet]'`, or save the table "
-            "as CSV."
-        ) from error
-    try:
-        columns = parquet.read_table(path).to_pydict()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ParameterError(f"Got the table {str(path)!r}, which is no Parquet file ({error}).") from error
-    return {name: [_text(cell) for cell in cells] for name, cells in columns.items()}
-
-
-def _text(cell: Any) -> str | None:
-    """Return a cell as text; None for what is missing in any of the ways that tables have."""
-    if isinstance(cell, list | tuple | np.ndarray):  # a list of labels, as Parquet and data frames can hold
-        return _SEPARATOR.join(str(item) for item in cell) + (_SEPARATOR if len(cell) < 2 else "")
-    if isinstance(cell, bool | np.bool_):
-        return str(cell).lower()
-    if isinstance(cell, numbers.Real) and not isinstance(cell, numbers.Integral):
-        value = float(cell)
-        if math.isnan(value):
-            return None
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
-    text = "" if cell is None else str(cell).strip()
-    return None if text.lower() in _MISSING else text
-
-
 def _column(columns: Columns, name: str, option: str) -> list[str | None]:
     if name not in columns:
         hint = suggestion(name, columns) or " Name one of these."
@@ -366,7 +273,7 @@ def _read_target(names: list[str], cells: list[list[str | None]], kind: str | No
 
 def _kind_of(texts: list[str]) -> str:
     """Return what the cells of one column are."""
-    if any(_SEPARATOR in text for text in texts):
+    if any(LABEL_SEPARATOR in text for text in texts):
         return LABELS
     return NUMBERS if all(map(_is_number, texts)) and not all(text in _YES_NO for text in texts) else CLASSES
 
@@ -398,7 +305,7 @@ def _read_classes(name: str, texts: list[str]) -> Target:
 
 
 def _read_labels(name: str, texts: list[str]) -> Target:
-    listed = [{label for part in text.split(_SEPARATOR) if (label := part.strip())} for text in texts]
+    listed = [{label for part in text.split(LABEL_SEPARATOR) if (label := part.strip())} for text in texts]
     classes = sorted(set().union(*listed))
     if not classes:
         raise ParameterError(f"Got the column {name!r} without any label, expected some. Name another column.")

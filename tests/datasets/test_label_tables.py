@@ -18,8 +18,8 @@ def write(folder: Path, text: str, name: str = "mine.csv") -> Path:
     return path
 
 
-def test_labels_are_words_with_bars_between_them_and_lines_without_are_left_out(tmp_path: Path) -> None:
-    table = read_label_table(write(tmp_path, "path,label,patient\na.hea,AF|PVC,p1\nb.hea,,p2\nc.hea,SR,p1\n"))
+def test_labels_are_words_with_semicolons_between_them_and_lines_without_are_left_out(tmp_path: Path) -> None:
+    table = read_label_table(write(tmp_path, "path,label,patient\na.hea,AF;PVC,p1\nb.hea,,p2\nc.hea,SR,p1\n"))
 
     assert table.sources == ("a.hea", "c.hea")
     assert table.classes == ("AF", "PVC", "SR")

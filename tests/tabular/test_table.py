@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from skecg.datasets.tables import read_columns
 from skecg.errors import ParameterError
-from skecg.tabular.table import read_columns, read_record_table
+from skecg.tabular.table import read_record_table
 
 N = 6
 
@@ -188,3 +189,10 @@ def test_spreadsheets_with_semicolons_and_a_byte_order_mark_are_read(folder: Pat
     table = read_record_table(path, label_columns=["label"])
 
     assert len(table) == 2
+
+
+def test_whole_numbers_that_were_written_beside_missing_ones_are_whole(folder: Path) -> None:
+    frame = frame_of(af=["1.0", "0.0", "1.0", "", "0.0", "1.0"])
+    target = read_record_table(frame, label_columns=["af"], check_files=False).target
+    assert target is not None
+    assert (target.kind, target.y.tolist()) == ("classes", [1, 0, 1, 0, 1])
