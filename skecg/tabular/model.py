@@ -23,6 +23,7 @@ from skecg.io.files import replacing, sha256_of
 from skecg.linear_model.distances import NoveltyScore
 from skecg.tabular.table import CLASSES, LABELS, NUMBERS
 from skecg.validation import is_integer
+from skecg.weights import list_models
 from skecg.weights.folder import load_tensors, read_json, save_tensors
 
 if TYPE_CHECKING:
@@ -236,10 +237,15 @@ def encoder_of(embedder: JEPAEmbedder) -> dict[str, Any]:
     kept = "model sampling_rate leads units pooling layer stride missing_leads short_records precision backend revision"
     parameters = {name: getattr(embedder, name) for name in kept.split()}
     model = Path(str(embedder.model))
-    parameters["model"] = str(model.resolve()) if model.is_dir() else str(embedder.model)
+    parameters["model"] = str(model.resolve()) if model.is_dir() else _own_name(str(embedder.model))
     if embedder.revision_ is not None:
         parameters["revision"] = embedder.revision_
     return {"parameters": parameters, "weights_sha256": embedder.weights_sha256_}
+
+
+def _own_name(model: str) -> str:
+    """Return the name of the default, which may be another's tomorrow, and any other name as it is."""
+    return next(name for name, entry in list_models().items() if entry["default"]) if model == "default" else model
 
 
 def read_model(folder: str | Path) -> FittedModel:
