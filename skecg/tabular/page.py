@@ -26,6 +26,8 @@ from skecg.evaluation.report import (
 )
 from skecg.io import read_record
 from skecg.plotting.results import PALETTE
+from skecg.preprocessing.resampling import resample
+from skecg.preprocessing.signals import fill_gaps
 from skecg.records import ECGRecord
 
 __all__ = ["ecg_picture", "page", "regression_page", "report_page"]
@@ -230,9 +232,11 @@ def _worst(
 
 def ecg_picture(record: ECGRecord) -> str:
     """Draw the first ten seconds of a record, lead under lead, 1 mV high for each two strips."""
-    step = max(1, int(record.sampling_rate // _ECG_RATE))
-    signal = record.signal[:, : int(_ECG_SECONDS * record.sampling_rate) : step]
-    x = np.arange(signal.shape[1]) * step / record.sampling_rate * _ECG_WIDTH / _ECG_SECONDS
+    rate = min(record.sampling_rate, _ECG_RATE)
+    signal = fill_gaps(record.signal[:, : int(_ECG_SECONDS * record.sampling_rate)])
+    # Filtered, not thinned: every fifth sample misses the tips of R waves and folds noise into the picture.
+    signal = resample(signal, record.sampling_rate, rate, "polyphase")
+    x = np.arange(signal.shape[1]) / rate * _ECG_WIDTH / _ECG_SECONDS
     strips = []
     for row, (lead, values) in enumerate(zip(record.leads, signal, strict=True)):
         middle = _STRIP_HEIGHT * (row + 0.5)
