@@ -19,9 +19,7 @@ from skecg.leads import CANONICAL_LEADS
 TINY = Path(__file__).parent / "fixtures" / "tiny-temporal"
 LEADWISE = Path(__file__).parent / "fixtures" / "tiny-leadwise"
 
-quick = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
-)
+quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 anything = st.floats(width=32, allow_nan=True, allow_infinity=True)
 plausible = st.floats(-5, 5, width=32)

@@ -133,7 +133,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     model=st.sampled_from(["tiny-temporal", "tiny-leadwise"]),
     how=st.fixed_dictionaries(

@@ -124,7 +124,7 @@ def test_a_header_that_may_not_be_opened_is_an_error_of_ours(tmp_path, monkeypat
 
 # --- any bytes at all
 
-QUIET = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+QUIET = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 STORAGES = st.sampled_from(["16", "212", "16+24"])
 
 

@@ -73,7 +73,7 @@ def test_the_published_off_by_one_spares_the_last_slice_and_the_mended_draw_does
     assert 0.04 < share(True) < 0.16
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200, deadline=None)
 @given(
     n_patches=st.integers(10, 120), keep=st.floats(0.05, 0.6), min_block=st.integers(1, 12), seed=st.integers(0, 2**31)
 )
@@ -120,7 +120,7 @@ def test_masks_of_a_whole_batch_follow_the_law_of_single_ones(n_patches: int, ke
     assert np.abs(pairs - expected).max() < 0.032
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200, deadline=None)
 @given(
     n_patches=st.integers(2, 120), keep=st.floats(0.02, 0.98), min_block=st.integers(1, 120), step=st.integers(0, 2**31)
 )
