@@ -17,7 +17,7 @@ from skecg.plotting.axes import new_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MARKERS", "PALETTE", "plot_embedding_map", "plot_scores"]
+__all__ = ["MARKERS", "PALETTE", "plot_embedding_map", "plot_scores", "principal_plane"]
 
 
 # Wong (2011), Nature Methods 8:441: colours that remain apart for colour-blind eyes, the yellow darkened to be seen.
@@ -74,7 +74,7 @@ def plot_embedding_map(
     complete = np.isfinite(table).all(axis=1)
     if complete.sum() < 2:
         raise ShapeError(f"Got {complete.sum()} rows of features without missing values, expected at least 2.")
-    points, shares = _principal_plane(table[complete])
+    points, shares = principal_plane(table[complete])
     ax = new_axes(150.0, 120.0) if ax is None else ax
     _scatter(ax, points, None if values is None else values[complete])
     for axis, number, share in ((ax.xaxis, 1, shares[0]), (ax.yaxis, 2, shares[1])):
@@ -88,7 +88,7 @@ def plot_embedding_map(
     return ax
 
 
-def _principal_plane(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[float, float]]:
+def principal_plane(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[float, float]]:
     """Project standardized rows on their two first components, and give the components' shares of the variance."""
     spread = table.std(axis=0)
     kept = spread > 1e-12 * np.abs(table).max(axis=0, initial=0.0)
