@@ -116,7 +116,7 @@ class Atlas:
         return {**{name: _typed(cells) for name, cells in self.columns.items() if name not in own}, **own}
 
     def _about(self) -> str:
-        left_out = f" {self.n_left_out} more have no features." if self.n_left_out else ""
+        left_out = f" Left out, for they have no features: {self.n_left_out:,}." if self.n_left_out else ""
         return (
             f"{len(self.records):,} records.{left_out} This page holds recordings: treat it as you treat those. Research "
             "use only. Not for diagnosis, treatment decisions, triage or monitoring of patients."
