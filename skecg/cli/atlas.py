@@ -17,8 +17,8 @@ __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
 Make one page that opens in any browser, from the disk and without a network: a map of the embeddings, coloured by any
-column of a table, searchable, with a lasso that lists and exports paths, and the ECG of the record under the cursor with
-its nearest neighbours.
+column of a table, searchable, with a lasso that lists and exports paths, and the ECG of the record under the cursor
+with its nearest neighbours.
 
 The page holds the recordings it shows, 5 kB each: treat it as you treat those.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from skecg.errors import MissingDependencyError
@@ -10,7 +11,7 @@ from skecg.errors import MissingDependencyError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["import_matplotlib", "new_axes", "new_axes_in_box"]
+__all__ = ["import_matplotlib", "new_axes", "new_boxes"]
 
 _MM_PER_INCH = 25.4
 _DOTS_PER_INCH = 150
@@ -32,12 +33,20 @@ def new_axes(width_mm: float, height_mm: float) -> Axes:
     return axes
 
 
-def new_axes_in_box(width_mm: float, height_mm: float, *, left: float, right: float, bottom: float, top: float) -> Axes:
-    """Make axes of an exact size, with margins in millimetres around them."""
-    full_width, full_height = left + width_mm + right, bottom + height_mm + top
-    box = (left / full_width, bottom / full_height, width_mm / full_width, height_mm / full_height)
-    axes: Axes = _new_figure(full_width, full_height).add_axes(box)
-    return axes
+def new_boxes(
+    sizes_mm: Sequence[tuple[float, float]], *, left: float, right: float, bottom: float, top: float
+) -> list[Axes]:
+    """Make axes of exact sizes, one below the other, with margins in millimetres around each of them."""
+    full_width = left + max(width for width, _ in sizes_mm) + right
+    full_height = sum(bottom + height + top for _, height in sizes_mm)
+    figure, y = _new_figure(full_width, full_height), full_height
+    boxes = []
+    for width, height in sizes_mm:
+        y -= top + height
+        box = (left / full_width, y / full_height, width / full_width, height / full_height)
+        boxes.append(figure.add_axes(box))
+        y -= bottom
+    return boxes
 
 
 def _new_figure(width_mm: float, height_mm: float, **options: Any) -> Any:

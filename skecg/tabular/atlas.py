@@ -118,8 +118,8 @@ class Atlas:
     def _about(self) -> str:
         left_out = f" Left out, for they have no features: {self.n_left_out:,}." if self.n_left_out else ""
         return (
-            f"{len(self.records):,} records.{left_out} This page holds recordings: treat it as you treat those. Research "
-            "use only. Not for diagnosis, treatment decisions, triage or monitoring of patients."
+            f"{len(self.records):,} records.{left_out} This page holds recordings: treat it as you treat those. "
+            "Research use only. Not for diagnosis, treatment decisions, triage or monitoring of patients."
         )
 
 
@@ -177,15 +177,15 @@ def make_atlas(
     if table.ndim != 2 or any(len(given) != len(table) for given in (records, *cells.values())):
         lengths = sorted({len(records), *map(len, cells.values())})
         raise ShapeError(
-            f"Got features of shape {table.shape} for {', '.join(map(str, lengths))} records or cells, expected a row of "
-            "features for each."
+            f"Got features of shape {table.shape} for {', '.join(map(str, lengths))} records or cells, expected a row "
+            "of features for each."
         )
     complete = np.flatnonzero(np.isfinite(table).all(axis=1))
     if len(complete) < 3:
         raise ShapeError(f"Got {len(complete)} records with features, expected at least 3 for a map.")
     known = table[complete]
     return Atlas(
-        [records[row] for row in complete],
+        [records[row] for row in complete.tolist()],
         {name: [column[row] for row in complete] for name, column in cells.items()},
         {name: _PROJECTED[name](known) for name in dict.fromkeys(projections)},
         _others(known, min(n_neighbours, len(known) - 1)),
@@ -323,4 +323,3 @@ def _filled(title: str, held: Mapping[str, Any]) -> str:
         f'{head.replace("{title}", html.escape(title))}<script type="application/json" id="data">{text}</script>\n'
         f"<script>{rest}"
     )
-

@@ -23,7 +23,18 @@ from skecg.errors import ParameterError
 from skecg.evaluation.tasks import Task
 from skecg.validation import check_choice, suggestion
 
-__all__ = ["CLASSES", "KINDS", "LABELS", "NUMBERS", "RecordTable", "Target", "columns_of", "is_number", "read_record_table"]
+__all__ = [
+    "CLASSES",
+    "KINDS",
+    "LABELS",
+    "NUMBERS",
+    "RecordTable",
+    "Target",
+    "columns_of",
+    "is_number",
+    "kind_of",
+    "read_record_table",
+]
 
 #: Kinds of labels: one class a record, any number of labels a record, a quantity.
 CLASSES, LABELS, NUMBERS = "classes", "labels", "numbers"
@@ -234,7 +245,9 @@ def read_record_table(
     return RecordTable(used.name, used.paths, used.rows, used.groups, target, used.columns, used.left_out, used.grouped)
 
 
-def columns_of(paths: Sequence[str], table: Any, path_column: str = "path") -> tuple[Columns, NDArray[np.bool_]]:
+def columns_of(
+    paths: Sequence[str], table: Any, path_column: str = "path", *, named: Sequence[str] = ()
+) -> tuple[Columns, NDArray[np.bool_]]:
     """Return what a table knows of recordings that were named elsewhere.
 
     Parameters
@@ -243,6 +256,8 @@ def columns_of(paths: Sequence[str], table: Any, path_column: str = "path") -> t
         As they were named; found by that name, or as the same file, with or without the suffix of a WFDB record.
     table : str, Path, data frame or mapping of str to sequence
     path_column : str, default="path"
+    named : sequence of str, optional
+        Columns that have to be there.
 
     Returns
     -------
@@ -258,6 +273,8 @@ def columns_of(paths: Sequence[str], table: Any, path_column: str = "path") -> t
     """
     columns, folder, name = read_columns(table)
     written = _column(columns, path_column, "--path-column")
+    for label in named:
+        _column(columns, label, "--label-column")
     rows: dict[str, int] = {}
     for row, cell in enumerate(written):
         if cell is not None:
@@ -267,9 +284,9 @@ def columns_of(paths: Sequence[str], table: Any, path_column: str = "path") -> t
     known = np.array([row is not None for row in found], dtype=np.bool_)
     if not known.any():
         raise ParameterError(
-            f"Got the table {name!r}, whose column {path_column!r} names none of the {len(paths)} recordings (the first "
-            f"is {paths[0] if paths else ''!r}). Paths have to be written as in the file of features, or relative to the "
-            "table."
+            f"Got the table {name!r}, whose column {path_column!r} names none of the {len(paths)} recordings (the "
+            f"first is {paths[0] if paths else ''!r}). Paths have to be written as in the file of features, or "
+            "relative to the table."
         )
     others = {column: cells for column, cells in columns.items() if column != path_column}
     return {c: [None if row is None else cells[row] for row in found] for c, cells in others.items()}, known
@@ -314,10 +331,10 @@ def _read_target(names: list[str], cells: list[list[str | None]], kind: str | No
         columns = [_yes_or_no(name, column) for name, column in zip(names, cells, strict=True)]
         return Target(LABELS, ", ".join(names), tuple(names), np.stack(columns, axis=1))
     texts = [str(cell) for cell in cells[0]]
-    return _READERS[kind or _kind_of(texts)](names[0], texts)
+    return _READERS[kind or kind_of(texts)](names[0], texts)
 
 
-def _kind_of(texts: list[str]) -> str:
+def kind_of(texts: Sequence[str]) -> str:
     """Return what the cells of one column are."""
     if any(LABEL_SEPARATOR in text for text in texts):
         return LABELS

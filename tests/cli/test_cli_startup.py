@@ -21,6 +21,7 @@ VERBS = [
     "download",
     "publish",
     "cache",
+    "atlas",
     "plot",
     "info",
 ]

@@ -76,7 +76,9 @@ def test_traces_are_the_records_to_within_half_a_step(records: list[ECGRecord], 
 
 def test_a_page_of_2000_records_is_at_most_10_megabytes_however_noisy_they_are() -> None:
     noise = np.random.default_rng(0).normal(size=(12, 5000)).astype(np.float32) * 5
-    noisy = ECGRecord(noise, 500, "I II III aVR aVL aVF V1 V2 V3 V4 V5 V6".split(), name="x" * 60)
+    noisy = ECGRecord(
+        noise, 500, ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"], name="x" * 60
+    )
     columns = {f"column {k}": [str(k + 0.25), "1", "2"] for k in range(8)}
 
     sizes = [
@@ -248,8 +250,12 @@ def text(browser: Browser, element: str) -> str:
 
 def colours(browser: Browser) -> int:
     """Count the colours on the map, which is how many classes can be told apart."""
-    drawn = "const m = document.getElementById('map'), d = m.getContext('2d').getImageData(0, 0, m.width, m.height).data;"
-    count = "const s = {}; for (let i = 0; i < d.length; i += 4) if (d[i + 3] === 209) s[[d[i], d[i + 1], d[i + 2]]] = 1;"
+    drawn = (
+        "const m = document.getElementById('map'), d = m.getContext('2d').getImageData(0, 0, m.width, m.height).data;"
+    )
+    count = (
+        "const s = {}; for (let i = 0; i < d.length; i += 4) if (d[i + 3] === 209) s[[d[i], d[i + 1], d[i + 2]]] = 1;"
+    )
     return int(browser.run(f"draw(); {drawn} {count} return Object.keys(s).length"))
 
 
@@ -271,7 +277,9 @@ def test_the_record_under_the_cursor_shows_its_ecg_its_columns_and_its_neighbour
     near = opened.run("return [...document.querySelectorAll('#neighbours button')].map((b) => b.textContent)")
     assert [name.split("  ")[1] for name in near] == [f"record {row}" for row in atlas.neighbours.rows[5]]
     opened.until("return document.querySelectorAll('#neighbours canvas').length === 8")
-    ink = "const c = document.getElementById('ecg'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
+    ink = (
+        "const c = document.getElementById('ecg'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
+    )
     assert opened.run(f"{ink}.filter((v, i) => i % 4 === 0 && v < 60).length") > 1000
     assert opened.complaints() == []
 
