@@ -137,6 +137,14 @@ def test_columns_below_a_preamble_have_their_own_names(tmp_path: Path) -> None:
     np.testing.assert_allclose(record.signal[1], MICROVOLTS / 500, rtol=1e-5)
 
 
+@pytest.mark.parametrize("row", ["{0:.3f},{1:.3f}", "{0:.0f},{0:.0f},{1:.0f}"])
+def test_columns_without_names_below_a_preamble_are_no_numbers_with_decimal_commas(tmp_path: Path, row: str) -> None:
+    body = "\n".join(row.format(value, 2 * value) for value in MICROVOLTS)
+    leads = ["I", "II", "V1"][: row.count(",") + 1]
+    record = read_record(written(tmp_path, "Sample rate,300 Hz\nUnit,uV\n\n" + body), leads=leads)
+    np.testing.assert_allclose(record.signal[-1], 2 * MICROVOLTS / 1000, atol=6e-4)
+
+
 def test_a_row_of_units_below_the_names_is_understood(tmp_path: Path) -> None:
     body = "\n".join(f"'0:{i / 360:06.3f}',{value / 1000},{value / 500}" for i, value in enumerate(MICROVOLTS))
     path = written(tmp_path, "'Elapsed time','MLII','V5'\n'hh:mm:ss.mmm','mV','mV'\n" + body)
