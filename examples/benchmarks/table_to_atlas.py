@@ -132,7 +132,7 @@ def main() -> None:
         same = (folder / "predictions1.csv").read_bytes() == (folder / "predictions2.csv").read_bytes()
         written = [(folder / f"atlas{number}.html").read_bytes() for number in (1, 2)]
         print(
-            f"the same predictions: {same}; the same atlas, of {len(written[0]) / 1e6:.1f} MB: {written[0] == written[1]}"
+            f"the same predictions: {same}; the same atlas: {written[0] == written[1]}, {len(written[0]) / 1e6:.1f} MB"
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,8 @@ def import_matplotlib(module: str) -> Any:
 
 def new_axes(width_mm: float, height_mm: float) -> Axes:
     """Make axes that fill a figure, with room for what is written around them."""
-    axes: Axes = _new_figure(width_mm, height_mm, layout="constrained").add_subplot()
+    figure = _new_figure(width_mm, height_mm, layout="constrained")
+    axes: Axes = figure.add_subplot(axes_class=_shown()[1])
     return axes
 
 
@@ -44,11 +47,32 @@ def new_boxes(
     for width, height in sizes_mm:
         y -= top + height
         box = (left / full_width, y / full_height, width / full_width, height / full_height)
-        boxes.append(figure.add_axes(box))
+        boxes.append(figure.add_axes(box, axes_class=_shown()[1]))
         y -= bottom
     return boxes
 
 
 def _new_figure(width_mm: float, height_mm: float, **options: Any) -> Any:
     size = (width_mm / _MM_PER_INCH, height_mm / _MM_PER_INCH)
-    return import_matplotlib("figure").Figure(figsize=size, dpi=_DOTS_PER_INCH, **options)
+    return _shown()[0](figsize=size, dpi=_DOTS_PER_INCH, **options)
+
+
+def _shown() -> tuple[type[Any], type[Any]]:
+    return _shown_as(import_matplotlib("figure").Figure, import_matplotlib("axes").Axes)
+
+
+@functools.cache
+def _shown_as(figure: Any, axes: Any) -> tuple[type[Any], type[Any]]:
+    """Return a figure and axes that a notebook shows without magic commands, as the last value of a cell."""
+
+    class ShownFigure(figure):  # type: ignore[misc]
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png", dpi=_DOTS_PER_INCH / 2)
+            return file.getvalue()
+
+    class ShownAxes(axes):  # type: ignore[misc]
+        def _repr_png_(self) -> bytes:
+            return self.figure._repr_png_()
+
+    return ShownFigure, ShownAxes

@@ -20,6 +20,7 @@ from skecg.plotting.axes import import_matplotlib, new_boxes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from skecg.records import ECGRecord
 
@@ -224,7 +225,7 @@ def plot_ecgs(
     layout: str = "auto",
     speed_mm_per_second: float = 25.0,
     gain_mm_per_mv: float = 10.0,
-) -> list[Axes]:
+) -> Figure:
     """Draw recordings one below the other, each on paper of the height that its waves need.
 
     Parameters
@@ -237,8 +238,8 @@ def plot_ecgs(
 
     Returns
     -------
-    list of matplotlib Axes
-        All of one figure, ``axes[0].figure``, on which a millimetre is a millimetre.
+    matplotlib Figure
+        A millimetre on it is a millimetre. It has axes for each recording, ``figure.axes``.
 
     Raises
     ------
@@ -259,7 +260,9 @@ def plot_ecgs(
             ax=ax,
             title=title,
         )
-    return boxes
+    figure = boxes[0].get_figure(root=True)
+    assert figure is not None, "axes are on a figure"
+    return figure
 
 
 def _laid(

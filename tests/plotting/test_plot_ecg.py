@@ -290,9 +290,9 @@ def test_recordings_below_each_other_leave_no_blank_between_their_papers() -> No
     made = make_ecg(3, sampling_rate=250, random_state=0).records
     records = [ECGRecord(one.signal * height, 250, one.leads) for one, height in zip(made, (1, 3, 1), strict=True)]
 
-    boxes = plot_ecgs(records, titles=["a", "b", "c"])
+    figure = plot_ecgs(records, titles=["a", "b", "c"])
 
-    figure = boxes[0].figure
+    boxes = figure.axes
     height_mm = figure.get_size_inches()[1] * 25.4
     for above, below in itertools.pairwise(boxes):
         assert (above.get_position().y0 - below.get_position().y1) * height_mm == pytest.approx(19.0)
