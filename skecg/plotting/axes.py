@@ -65,13 +65,13 @@ def _shown() -> tuple[type[Any], type[Any]]:
 def _shown_as(figure: Any, axes: Any) -> tuple[type[Any], type[Any]]:
     """Return a figure and axes that a notebook shows without magic commands, as the last value of a cell."""
 
-    class ShownFigure(figure):  # type: ignore[misc]
+    class ShownFigure(figure):
         def _repr_png_(self) -> bytes:
             file = io.BytesIO()
             self.savefig(file, format="png", dpi=_DOTS_PER_INCH / 2)
             return file.getvalue()
 
-    class ShownAxes(axes):  # type: ignore[misc]
+    class ShownAxes(axes):
         def _repr_png_(self) -> bytes:
             return self.figure._repr_png_()
 
