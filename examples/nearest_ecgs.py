@@ -38,6 +38,6 @@ print(f"neighbours of the same kind: {same_kind.mean():.2f} (by chance {by_chanc
 query = int(np.flatnonzero(kinds == "lbbb")[0])
 found = neighbours[query]
 titles = [f"Neighbour {place}, distance {distances[query, place]:.1f}: {kinds[found[place]]}" for place in (1, 2, 3)]
-plot_ecgs([records[row] for row in found], titles=[f"The recording: {kinds[query]}", *titles])
+plot_ecgs([records[row] for row in found], titles=[f"The recording: {kinds[query]}", *titles], figure=plt.figure())
 print("kinds of the neighbours:", ", ".join(kinds[neighbours[query, 1:]]))
 plt.show()

@@ -37,13 +37,20 @@ def new_axes(width_mm: float, height_mm: float) -> Axes:
 
 
 def new_boxes(
-    sizes_mm: Sequence[tuple[float, float]], *, left: float, right: float, bottom: float, top: float
+    sizes_mm: Sequence[tuple[float, float]],
+    *,
+    left: float,
+    right: float,
+    bottom: float,
+    top: float,
+    figure: Any = None,
 ) -> list[Axes]:
     """Make axes of exact sizes, one below the other, with margins in millimetres around each of them."""
     full_width = left + max(width for width, _ in sizes_mm) + right
     full_height = sum(bottom + height + top for _, height in sizes_mm)
-    figure, y = _new_figure(full_width, full_height), full_height
-    boxes = []
+    figure = _new_figure(full_width, full_height) if figure is None else figure
+    figure.set_size_inches(full_width / _MM_PER_INCH, full_height / _MM_PER_INCH)
+    y, boxes = full_height, []
     for width, height in sizes_mm:
         y -= top + height
         box = (left / full_width, y / full_height, width / full_width, height / full_height)

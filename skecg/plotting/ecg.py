@@ -225,6 +225,7 @@ def plot_ecgs(
     layout: str = "auto",
     speed_mm_per_second: float = 25.0,
     gain_mm_per_mv: float = 10.0,
+    figure: Figure | None = None,
 ) -> Figure:
     """Draw recordings one below the other, each on paper of the height that its waves need.
 
@@ -235,6 +236,8 @@ def plot_ecgs(
         The records' names when not given.
     layout, speed_mm_per_second, gain_mm_per_mv
         As of :func:`plot_ecg`.
+    figure : matplotlib Figure, optional
+        Where to draw, ``plt.figure()`` say; it gets the size of the papers. None makes one.
 
     Returns
     -------
@@ -250,7 +253,7 @@ def plot_ecgs(
         n_titles = "no" if titles is None else len(titles)
         raise ParameterError(f"Got {len(records)} records and {n_titles} titles, expected some and a title for each.")
     papers = [_laid(record, layout, speed_mm_per_second, gain_mm_per_mv)[2] for record in records]
-    boxes = new_boxes([(paper.width_mm, paper.height_mm) for paper in papers], **_MARGINS_MM)
+    boxes = new_boxes([(paper.width_mm, paper.height_mm) for paper in papers], figure=figure, **_MARGINS_MM)
     for ax, record, title in zip(boxes, records, titles or [record.name for record in records], strict=True):
         plot_ecg(
             record,
@@ -260,9 +263,9 @@ def plot_ecgs(
             ax=ax,
             title=title,
         )
-    figure = boxes[0].get_figure(root=True)
-    assert figure is not None, "axes are on a figure"
-    return figure
+    drawn_on = boxes[0].get_figure(root=True)
+    assert drawn_on is not None, "axes are on a figure"
+    return drawn_on
 
 
 def _laid(
