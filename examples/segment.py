@@ -54,5 +54,5 @@ ax.plot(time, signal, color="0.75")
 for number, name in enumerate(("P", "QRS", "T"), start=1):
     ax.plot(time, np.where(labels[shown] == number, signal, np.nan), label=name, linewidth=2)
 ax.set(xlabel="s", ylabel="mV")
-ax.legend(ncols=3)
+ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
 plt.show()

@@ -284,6 +284,17 @@ def test_the_record_under_the_cursor_shows_its_ecg_its_columns_and_its_neighbour
     assert opened.complaints() == []
 
 
+def test_limb_leads_that_were_not_recorded_are_derived_from_i_and_ii(opened: Browser) -> None:
+    names = ["I", "II", "III", "aVR", "aVL", "aVF"]
+    whole = opened.run(f"return ecgOf(0).then((t) => {names}.map((lead) => [...t[lead]]))")
+    drop = "data.leads[0] = data.leads[0].map((lead) => ({III: 'a', aVR: 'b', aVL: 'c', aVF: 'd'})[lead] ?? lead);"
+
+    derived = opened.run(f"{drop} unpacked.clear(); return ecgOf(0).then((t) => {names}.map((lead) => [...t[lead]]))")
+
+    step = opened.run("return data.traces[0][1]")
+    assert np.abs(np.array(derived) - np.array(whole)).max() < 2 * step
+
+
 def test_search_chooses_the_records_that_have_all_the_words(opened: Browser) -> None:
     ask = "const s = document.getElementById('search'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))"
 
