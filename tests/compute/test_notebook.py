@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sklearn
 
 from skecg import JEPAEmbedder, list_models
 from skecg.compute.notebook import html_facts, html_table
 from skecg.datasets import make_ecg
+from skecg.weights.registry import Models
 
 EVIL = "<script>alert(1)</script>"
 
@@ -28,7 +30,7 @@ def test_the_models_are_a_table_with_a_line_each() -> None:
 
 
 def test_a_fitted_embedder_says_which_weights_it_holds_and_an_unfitted_one_nothing() -> None:
-    pytest.importorskip("sklearn")
+
     embedder = JEPAEmbedder("untrained-temporal")
 
     assert "Weights:" not in embedder._repr_html_()
@@ -62,3 +64,16 @@ def test_pictures_show_themselves_as_the_last_value_of_a_cell() -> None:
 
     for drawn in (plot_ecg(record), plot_ecgs([record]), plot_embedding_map(np.eye(3))):
         assert drawn._repr_png_().startswith(b"\x89PNG")
+
+
+def test_what_the_registry_does_not_say_of_a_model_is_a_question_mark() -> None:
+    header, row = Models({"mine": {"trained": True}}).table()
+
+    assert row[:3] == ["mine", "yes", "?"]
+    assert dict(zip(header, row, strict=True))["leads"] == "?"
+    assert Models().table() == [[]]
+
+
+def test_an_estimator_that_is_shown_as_text_stays_text() -> None:
+    with sklearn.config_context(display="text"):
+        assert set(JEPAEmbedder()._repr_mimebundle_()) == {"text/plain"}
