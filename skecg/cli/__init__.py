@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from skecg._version import __version__
 from skecg.cli import (
+    atlas,
     cache,
     convert,
     download,
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         download,
         publish,
         cache,
+        atlas,
         plot,
         info,
     ):

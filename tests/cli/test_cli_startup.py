@@ -22,6 +22,7 @@ VERBS = [
     "download",
     "publish",
     "cache",
+    "atlas",
     "plot",
     "info",
 ]
