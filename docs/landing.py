@@ -2,8 +2,8 @@
 
     python docs/landing.py
 
-writes docs/_static/landing.png. The recordings are synthetic, so that anybody can draw the same picture; no label is shown
-to the encoder, and the map is the plane of the two first principal components of its features.
+writes docs/_static/landing.png. The recordings are synthetic, so that anybody can draw the same picture. No label is
+shown to the encoder. The map is the plane of the two first principal components of its features.
 """
 
 from __future__ import annotations

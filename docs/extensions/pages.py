@@ -191,7 +191,8 @@ def state_version(app: Sphinx, what: str, name: str, obj: object, options: objec
     """Add the first release to what does not say since when it has been there."""
     if what not in ("class", "function") or any("versionadded::" in line for line in lines):
         return
-    end = lines.index("") if "" in lines else len(lines)
+    start = next((place for place, line in enumerate(lines) if line.strip()), len(lines))
+    end = next((place for place in range(start, len(lines)) if not lines[place].strip()), len(lines))
     lines[end:end] = ["", ".. versionadded:: 0.1.0", ""]
 
 
