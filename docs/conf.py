@@ -40,6 +40,7 @@ default_role = "code"
 
 autosummary_generate = True
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -81,8 +82,8 @@ html_static_path = ["_static"]
 html_css_files = ["skecg.css"]
 html_show_sourcelink = False
 html_copy_source = False
-# These stand alone: a list of neighbours beside them would be empty.
-html_sidebars = {"index": [], "project": [], "glossary": []}
+# The first page stands above all sections: a list of neighbours beside it would be empty.
+html_sidebars = {"index": []}
 html_context = {
     "github_user": "skecg",
     "github_repo": "skecg",

@@ -208,6 +208,15 @@ def test_readme_has_no_link_that_breaks_on_an_index_page() -> None:
     assert [link for link in links if not link.startswith(("https://", "#"))] == []
 
 
+@pytest.mark.parametrize("package", ["skecg", "pretraining"])
+def test_contributing_names_every_room(package: str) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = {word.removeprefix("pretraining/").rstrip("/") for word in re.findall(r"`([\w/]+)`", text)}
+    rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    rooms |= {path.stem for path in (ROOT / package).glob("[!_]*.py")}
+    assert rooms - named == set()
+
+
 def test_readme_opens_with_a_sentence_and_the_two_commands() -> None:
     title, sentence, *_ = README.read_text(encoding="utf-8").split("\n\n")
     assert title == "# skecg"
