@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from skecg.embedder import JEPAEmbedder
     from skecg.finetuning import Segmenter
     from skecg.finetuning.classifier import FineTunedClassifier
+    from skecg.finetuning.regressor import FineTunedRegressor
     from skecg.io import read_record, read_records
     from skecg.linear_model.distances import NoveltyScore, similar
     from skecg.linear_model.logistic import LogisticProbe
+    from skecg.linear_model.ridge import RidgeProbe
     from skecg.preprocessing.windows import prepare
     from skecg.records import ECGRecord
     from skecg.versions import show_versions
@@ -28,9 +30,11 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "ECGRecord": "skecg.records",
     "FineTunedClassifier": "skecg.finetuning.classifier",
+    "FineTunedRegressor": "skecg.finetuning.regressor",
     "JEPAEmbedder": "skecg.embedder",
     "LogisticProbe": "skecg.linear_model.logistic",
     "NoveltyScore": "skecg.linear_model.distances",
+    "RidgeProbe": "skecg.linear_model.ridge",
     "Segmenter": "skecg.finetuning",
     "errors": "skecg.errors",
     "list_models": "skecg.weights",
@@ -46,9 +50,11 @@ _HOMES = {
 __all__ = [
     "ECGRecord",
     "FineTunedClassifier",
+    "FineTunedRegressor",
     "JEPAEmbedder",
     "LogisticProbe",
     "NoveltyScore",
+    "RidgeProbe",
     "Segmenter",
     "__version__",
     "errors",
