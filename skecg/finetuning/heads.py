@@ -23,8 +23,8 @@ from skecg.spec import EncoderConfig
 from skecg.weights import WeightsInfo, loaded_encoder
 
 __all__ = [
-    "AttentionHead",
     "HEADS",
+    "AttentionHead",
     "Head",
     "LinearHead",
     "Network",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from skecg.hub.uploading import Publication
     from skecg.weights import WeightsInfo
 
-__all__ = ["PushMixin", "REASONS", "TRAINING_CONFIG", "check_publishable", "publish"]
+__all__ = ["REASONS", "TRAINING_CONFIG", "PushMixin", "check_publishable", "publish"]
 
 
 REASONS = ("untrained", "unverified", "incomplete", "dirty", "licence")
