@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from types import ModuleType
 
+import coverage
 import pytest
 from hypothesis import settings
 
@@ -21,6 +22,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 BENCHMARKS = Path(__file__).resolve().parents[1] / "examples" / "benchmarks"
+
+
+def pytest_sessionfinish() -> None:
+    """Write down the branches taken, if they are counted: a worker that is slow to end is killed before it does."""
+    measured = coverage.Coverage.current()
+    if measured is not None:
+        measured.save()
 
 
 @pytest.fixture(scope="session")

@@ -137,6 +137,31 @@ def test_columns_below_a_preamble_have_their_own_names(tmp_path: Path) -> None:
     np.testing.assert_allclose(record.signal[1], MICROVOLTS / 500, rtol=1e-5)
 
 
+@pytest.mark.parametrize("row", ["{0:.3f},{1:.3f}", "{0:.0f},{0:.0f},{1:.0f}"])
+def test_columns_without_names_below_a_preamble_are_no_numbers_with_decimal_commas(tmp_path: Path, row: str) -> None:
+    body = "\n".join(row.format(value, 2 * value) for value in MICROVOLTS)
+    leads = ["I", "II", "V1"][: row.count(",") + 1]
+    record = read_record(written(tmp_path, "Sample rate,300 Hz\nUnit,uV\n\n" + body), leads=leads)
+    np.testing.assert_allclose(record.signal[-1], 2 * MICROVOLTS / 1000, atol=6e-4)
+
+
+@pytest.mark.parametrize("last", ["Device,X,Y", "Lead I,mm", "Lead,I\nPatient,V9"])
+def test_a_line_that_cannot_name_the_columns_names_none(tmp_path: Path, last: str) -> None:
+    body = "\n".join(f"{value:.3f},{2 * value:.3f}" for value in MICROVOLTS)
+    path = written(tmp_path, f"Name,X\nUnit,uV\n{last}\n" + body)
+    with pytest.raises((DamagedRecordError, LeadError, SamplingRateError, UnsupportedFormatError)):
+        read_record(path)
+
+
+@pytest.mark.parametrize("cell", ["1:2:3:4", "at 12:30", "2024-13-01 10:00:00"])
+def test_a_cell_that_is_no_moment_is_no_time(tmp_path: Path, cell: str) -> None:
+    times = [f"10:00:{i / 300:07.4f}" for i in range(300)]
+    times[0] = cell
+    body = "\n".join(f"{time},{value:.3f}" for time, value in zip(times, MICROVOLTS, strict=True))
+    with pytest.raises(DamagedRecordError, match=f"Got the text '{cell}' in line 2"):
+        read_record(written(tmp_path, "time,I\n" + body), sampling_rate=300)
+
+
 def test_a_row_of_units_below_the_names_is_understood(tmp_path: Path) -> None:
     body = "\n".join(f"'0:{i / 360:06.3f}',{value / 1000},{value / 500}" for i, value in enumerate(MICROVOLTS))
     path = written(tmp_path, "'Elapsed time','MLII','V5'\n'hh:mm:ss.mmm','mV','mV'\n" + body)
