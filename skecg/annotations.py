@@ -27,10 +27,10 @@ from skecg.records import ECGRecord
 __all__ = [
     "MARK_CODES",
     "OUTSIDE",
+    "Trace",
     "UNCLEAR",
     "WAVE_CLASSES",
     "WAVE_KINDS",
-    "Trace",
     "WaveAnnotations",
     "Waves",
     "boundaries",

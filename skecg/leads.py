@@ -29,12 +29,12 @@ __all__ = [
     "CANONICAL_LEADS",
     "EIGHT_LEADS",
     "LIMB_COEFFICIENTS",
-    "bare_name",
     "canonical_lead",
     "canonical_leads",
-    "derivation_matrix",
     "known_leads",
+    "bare_name",
     "lead_names",
+    "derivation_matrix",
     "limb_lead_order",
 ]
 

@@ -32,7 +32,7 @@ from skecg.encoders.graph import GraphConfig, Session
 from skecg.errors import MissingDependencyError, ParameterError
 from skecg.weights import WeightsInfo, loaded_encoder
 
-__all__ = ["BACKENDS", "PRECISIONS", "Engine", "ExportedEncoder", "Session", "encoder_on", "export_onnx", "place"]
+__all__ = ["BACKENDS", "Engine", "ExportedEncoder", "PRECISIONS", "Session", "encoder_on", "export_onnx", "place"]
 
 
 #: A serialized ONNX graph to what runs it.

@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "Exported",
     "FEATURES",
     "LEADS",
     "TOKENS",
     "TOLERANCE",
     "WINDOWS",
-    "Exported",
     "export_onnx",
     "features_graph",
     "open_in_int8",

@@ -28,8 +28,8 @@ from torch import nn
 from skecg.errors import ParameterError, SkecgWarning, user_stacklevel
 
 __all__ = [
-    "PRECISIONS",
     "OpenBLAS",
+    "PRECISIONS",
     "autocast",
     "find_openblas",
     "in_order",

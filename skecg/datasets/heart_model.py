@@ -43,9 +43,9 @@ from skecg.leads import EIGHT_LEADS
 __all__ = [
     "CONDUCTIONS",
     "DOWER",
+    "Heart",
     "INVERSE_DOWER",
     "ST_TERRITORIES",
-    "Heart",
     "about_feet_axis",
     "beat_waves",
     "draw_heart",

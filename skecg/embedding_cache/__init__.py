@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from skecg.records import ECGRecord
 
 __all__ = [
-    "FORMAT",
     "CacheInfo",
     "DiskCache",
     "EmbeddingCache",
+    "FORMAT",
     "MemoryCache",
     "WhilePossible",
     "default_cache_folder",

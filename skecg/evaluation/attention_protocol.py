@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from skecg.evaluation.splitting import Split
 
 __all__ = [
+    "AttendedProtocol",
     "CROP_SECONDS",
     "CROP_STRIDE_SECONDS",
-    "AttendedProtocol",
     "EncoderTokens",
     "crop_record",
     "crop_tokens",

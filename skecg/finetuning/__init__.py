@@ -9,4 +9,4 @@ from __future__ import annotations
 from skecg.annotations import WAVE_CLASSES, WaveAnnotations, waves_of
 from skecg.finetuning.segmenter import Segmenter
 
-__all__ = ["WAVE_CLASSES", "Segmenter", "WaveAnnotations", "waves_of"]
+__all__ = ["Segmenter", "WAVE_CLASSES", "WaveAnnotations", "waves_of"]

@@ -23,8 +23,8 @@ from skecg.spec import EncoderConfig
 from skecg.weights import WeightsInfo, loaded_encoder
 
 __all__ = [
-    "HEADS",
     "AttentionHead",
+    "HEADS",
     "Head",
     "LinearHead",
     "Network",

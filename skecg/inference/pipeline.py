@@ -29,8 +29,8 @@ from skecg.spec import InputSpec
 
 __all__ = [
     "CHUNK_RECORDS",
-    "ON_BAD_RECORD",
     "Chunk",
+    "ON_BAD_RECORD",
     "RecordTokens",
     "chunk_rows",
     "embed_chunks",

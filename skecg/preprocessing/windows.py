@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Places",
-    "WindowStream",
     "Windows",
     "check_stride",
     "count_windows",
+    "WindowStream",
     "gather_leads",
     "group_alike",
     "place_windows",

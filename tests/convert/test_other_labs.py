@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from skecg import ECGRecord, FineTunedClassifier, JEPAEmbedder, Segmenter, load_encoder, prepare
+from skecg.backends import export_onnx
 from skecg.cli import main
 from skecg.convert import convert_clef, convert_ecg_fm, convert_merl, convert_xecg
-from skecg.errors import ForeignCheckpointError, LeadError
+from skecg.errors import ForeignCheckpointError, LeadError, ParameterError
 from skecg.leads import CANONICAL_LEADS
 from skecg.weights import read_info, verify_weights
 
@@ -204,6 +205,13 @@ def test_other_labs_encoders_stand_in_one_table_with_ours_and_with_any_object(tm
     assert main(["evaluate", *chosen, "--task", "labels", "--no-figure", *where]) == 0
     report = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert all(name in report for name in (*map(str, folders), "Deviations"))
+
+
+def test_tokens_of_stages_that_are_not_as_far_apart_are_refused_before_anything_is_exported(tmp_path):
+    pytest.importorskip("onnxscript")
+    folder = converted("merl", tmp_path)
+    with pytest.raises(ParameterError, match="2 and 16 samples apart"):
+        export_onnx(folder, tmp_path / "file.onnx", layer=[0, -1])
 
 
 def test_records_of_any_length_are_encoded(origin):
