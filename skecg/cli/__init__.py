@@ -27,6 +27,7 @@ from skecg.cli import (
     predict,
     publish,
     score,
+    sign,
     verify,
 )
 from skecg.cli.console import add_plugin_option, in_words, load_plugins, say, short_warnings
@@ -94,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         evaluate,
         models,
         verify,
+        sign,
         convert,
         export,
         download,

@@ -13,6 +13,7 @@ VERBS = [
     "fit",
     "predict",
     "score",
+    "sign",
     "evaluate",
     "models",
     "verify",
