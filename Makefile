@@ -45,9 +45,9 @@ types: $(VENV)/test-installed
 docs: $(VENV)/docs-installed
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-# What is published, into dist/.
+# What is published, into dist/, and its bill of materials (SBOM), into build/.
 dist: $(VENV)/created
-	$(PIP) install -c constraints.txt "build>=1.2" "twine>=6.1"
+	$(PIP) install -c constraints.txt "build>=1.2" "twine>=6.1" "cyclonedx-bom>=7.1"
 	bash .ci/dist
 
 # The weights that come with skecg, from the recordings in DATA: about an hour on one CPU core (an estimate). A run that was
