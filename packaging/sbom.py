@@ -1,4 +1,4 @@
-"""Write what an installed skecg consists of, as a CycloneDX document: every package with version, licence, dependencies.
+"""Write what an installed skecg consists of, as CycloneDX: every package with version, licence, dependencies.
 
 python packaging/sbom.py ENVIRONMENT_PYTHON OUT.json
 """
