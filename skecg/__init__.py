@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from skecg._version import __version__
+
 if TYPE_CHECKING:
     from skecg import errors
     from skecg.embedder import JEPAEmbedder
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from skecg.versions import show_versions
     from skecg.weights import list_models, load_encoder, save_encoder
 
-__version__ = "0.1.0.dev0"
+
 
 # Where each public name lives: resolved on first use, so that `import skecg` stays fast and does not import torch.
 _HOMES = {
