@@ -154,6 +154,11 @@ class PretrainConfig:
         assert self.masks is not None, "checked by __post_init__"
         return self.objective, self.predictor, self.masks
 
+    @property
+    def exported_depth(self) -> int:
+        """How many blocks of the encoder are probed, gauged and exported."""
+        return self.export_blocks or self.encoder.depth
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""
         values: dict[str, Any] = {"name": self.name, "architecture": self.encoder.architecture, "pooling": self.pooling}
