@@ -91,8 +91,8 @@ def _channel(signal: Any, path: Path) -> Channel:
         limits = signal.physical_min, signal.physical_max
         if signal.digital_min >= signal.digital_max or not 0 < abs(limits[1] - limits[0]) < math.inf:
             raise DamagedRecordError(
-                f"Got an empty digital or physical range for {signal.label!r} in {path}, expected numbers that differ for "
-                "minimum and maximum: its samples have no scale. Export it again."
+                f"Got an empty digital or physical range for {signal.label!r} in {path}, expected numbers that differ "
+                "for minimum and maximum: its samples have no scale. Export it again."
             )
         return np.asarray(signal.data, dtype=np.float64)
 

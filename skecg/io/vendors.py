@@ -165,8 +165,8 @@ def _check_scale(lead: Any, path: Path) -> None:
     """Raise for a lead without a scale: a step that is none, or so small that nothing would be left of the samples."""
     if lead.is_raw and not (0 < lead.resolution < math.inf and math.isfinite(lead.offset)):
         raise DamagedRecordError(
-            f"Got a step of {lead.resolution:g} for lead {lead.label} in {path}, expected a number above 0: its samples "
-            "have no scale. Export it again."
+            f"Got a step of {lead.resolution:g} for lead {lead.label} in {path}, expected a number above 0: its "
+            "samples have no scale. Export it again."
         )
 
 
