@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,7 +173,7 @@ class Separate:
 
     diagonal: Array  # (N, L)
 
-    def spread(self, of_problems: Array) -> Array:
+    def spread(self, of_problems: NDArray[Any]) -> NDArray[Any]:
         """Return for each column what is of its problem, (L,)."""
         return of_problems
 
@@ -197,7 +198,7 @@ class Joint:
     record_weight: Array  # (N, 1)
     n_classes: int
 
-    def spread(self, of_problems: Array) -> Array:
+    def spread(self, of_problems: NDArray[Any]) -> NDArray[Any]:
         """Return for each column what is of its problem, (L,)."""
         return np.repeat(of_problems, self.n_classes)
 
