@@ -69,6 +69,7 @@ DOORS = {
     "onnxscript": {"backends"},
     "onnxruntime": {"backends", "encoders"},
     "openvino": {"backends"},
+    "umap": {"tabular"},
     "tqdm": {"compute", "cli"},
     "pandas": set(),
     "http": {"datasets"},

@@ -1,4 +1,4 @@
-"""``skecg export``: an encoder as a file for other programs."""
+"""``skecg export``: an encoder, or its card, as a file for other programs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ def add_parser(verbs: Verbs) -> None:
     """Describe the verb."""
     parser = verbs.add_parser(
         "export",
-        help="write an encoder as an ONNX file for other programs",
-        description="Write an encoder as one ONNX file: prepared windows (n_windows, n_leads, n_samples) in, features "
-        "and tokens out. What a window has to be, and where the weights come from, is in the file's metadata under "
-        "'skecg'. Its features are compared with torch's before it is written.",
+        help="write an encoder as an ONNX file, or its card as XML",
+        description="--onnx: write an encoder as one ONNX file: prepared windows (n_windows, n_leads, n_samples) in, "
+        "features and tokens out. What a window has to be, and where the weights come from, is in the file's metadata "
+        "under 'skecg'. Its features are compared with torch's before it is written. --chai: write what is known of "
+        "the weights as an applied model card of the Coalition for Health AI (XML, version 0.2).",
     )
     parser.add_argument(
         "model", nargs="?", default="default", metavar="MODEL", help="name, weights folder or owner/name"
     )
-    parser.add_argument("--onnx", action="store_true", required=True, help="the kind of file; there is no other yet")
-    parser.add_argument("--to", type=Path, required=True, metavar="FILE", help="file to write, .onnx")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--onnx", action="store_const", dest="suffix", const=".onnx", help="the encoder")
+    kind.add_argument("--chai", action="store_const", dest="suffix", const=".xml", help="the card")
+    parser.add_argument("--to", type=Path, required=True, metavar="FILE", help="file to write, .onnx or .xml")
     parser.add_argument("--force", action="store_true", help="replace FILE")
     parser.add_argument(
         "--pooling", metavar="P", help="mean, max, mean+std, mean+std+max or cls (default: as the weights say)"
@@ -32,20 +35,41 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--layer", type=as_layer, metavar="N", help="block, several (2,5) or last4; write --layer=-2,-1 with an = sign"
     )
+    parser.add_argument("--developer", default="Not stated.", metavar="NAME", help="who made the weights (--chai)")
+    parser.add_argument("--contact", default="Not stated.", metavar="TEXT", help="how to reach them (--chai)")
     add_hub_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the file and say how close it is."""
+    """Write the file."""
     path: Path = arguments.to
-    if path.suffix.lower() != ".onnx" or path.is_dir():
-        raise ParameterError(f"Got --to {str(path)!r}, expected the name of a file that ends in .onnx.")
+    if path.suffix.lower() != arguments.suffix or path.is_dir():
+        raise ParameterError(f"Got --to {str(path)!r}, expected the name of a file that ends in {arguments.suffix}.")
     if not path.parent.is_dir():
         raise ParameterError(f"Got --to {str(path)!r}, but {str(path.parent)!r} is no folder. Make it first.")
     if path.exists() and not arguments.force:
         raise ParameterError(f"{str(path)!r} exists. Name another file, or pass --force to replace it.")
+    return _write_card(path, arguments) if arguments.suffix == ".xml" else _write_encoder(path, arguments)
 
+
+def _write_card(path: Path, arguments: argparse.Namespace) -> int:
+    from skecg.hub import applied_model_card
+
+    card = applied_model_card(
+        arguments.model,
+        developer=arguments.developer,
+        contact=arguments.contact,
+        revision=arguments.revision,
+        local_files_only=arguments.local_files_only,
+    )
+    path.write_text(card, encoding="utf-8")
+    say(f"applied model card, version 0.2: {str(path)!r}")
+    return 0
+
+
+def _write_encoder(path: Path, arguments: argparse.Namespace) -> int:
+    """Write the encoder and say how close it is."""
     from skecg.backends import export_onnx
 
     done = export_onnx(

@@ -25,6 +25,7 @@ __all__ = [
     "POOLINGS",
     "as_layers",
     "check_pooling",
+    "kept_tokens",
     "n_encoder_features",
     "n_pooled_features",
     "n_registers",
@@ -114,7 +115,7 @@ def pool_tokens(
         if pooling == "cls":
             pooled.append(tokens[:, :num_registers].flatten(1))
             continue
-        kept = None if counted_BN is None else _kept(counted_BN, patches.shape[1])
+        kept = None if counted_BN is None else kept_tokens(counted_BN, patches.shape[1])[:, :, None]
         mean = _mean(patches, kept)
         if pooling != "max":
             pooled.append(mean)
@@ -126,15 +127,15 @@ def pool_tokens(
     return pooled[0] if len(pooled) == 1 else _concatenate(pooled)
 
 
-def _kept(counted_BN: Tensor, n_tokens: int) -> Tensor:
-    """Return which of a stage's tokens (B, n_tokens, 1) are pooled: those at the place of one that counts.
+def kept_tokens(counted_BN: Tensor, n_tokens: int) -> Tensor:
+    """Return which of a stage's tokens (B, n_tokens) are pooled: those at the place of one that counts.
 
     Of a window in which none counts all are.
     """
     import torch
 
     place = torch.arange(n_tokens, device=counted_BN.device) * counted_BN.shape[1] // n_tokens
-    return (counted_BN | ~counted_BN.any(dim=1, keepdim=True))[:, place, None]
+    return (counted_BN | ~counted_BN.any(dim=1, keepdim=True))[:, place]
 
 
 def _mean(patches_BND: Tensor, kept_BN1: Tensor | None) -> Tensor:

@@ -44,15 +44,15 @@ def draw_batch(
 
 
 def collate_crops(crops: Sequence[NDArray[np.floating]], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Stack crops (n_tokens, D); shorter ones are padded, and the second tensor says where."""
+    """Stack crops (n_tokens, D); shorter ones are padded, and the second tensor says which tokens count."""
     lengths = np.array([len(crop) for crop in crops])
     if (lengths == lengths[0]).all():
         return torch.from_numpy(np.stack(crops).astype(np.float32)).to(device), None
     padded = np.zeros((len(crops), int(lengths.max()), crops[0].shape[1]), dtype=np.float32)
     for row, crop in enumerate(crops):
         padded[row, : len(crop)] = crop
-    absent = np.arange(padded.shape[1]) >= lengths[:, None]
-    return torch.from_numpy(padded).to(device), torch.from_numpy(absent).to(device)
+    counted = np.arange(padded.shape[1]) < lengths[:, None]
+    return torch.from_numpy(padded).to(device), torch.from_numpy(counted).to(device)
 
 
 _SCORED_TOGETHER = 64
@@ -278,10 +278,10 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
         step: int,
         batch: tuple[Tensor, Tensor | None, Tensor],
     ) -> None:
-        tokens, absent, y = batch
+        tokens, counted, y = batch
         for group in optimizer.param_groups:
             group["lr"] = self._rate(step)
-        logits = head(tokens, absent_BN=absent)
+        logits = head(tokens, counted_BN=counted)
         if self.multilabel_:
             loss = functional.binary_cross_entropy_with_logits(logits, y.float())
         else:
@@ -316,9 +316,9 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
         found = np.empty((len(X), len(self.classes_)), dtype=np.float32)
         for start in range(0, len(X), _SCORED_TOGETHER):
             records = [X[row] for row in range(start, min(start + _SCORED_TOGETHER, len(X)))]
-            tokens, absent = collate_crops([crop for record in records for crop in record], device)
+            tokens, counted = collate_crops([crop for record in records for crop in record], device)
             with torch.inference_mode():
-                logits = head(tokens, absent_BN=absent).split([len(record) for record in records])
+                logits = head(tokens, counted_BN=counted).split([len(record) for record in records])
             found[start : start + len(records)] = torch.stack([some.mean(dim=0) for some in logits]).cpu().numpy()
         return found
 

@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skecg.compute.devices import resolve_device, resolve_precision
+from skecg.compute.notebook import HeldWeights
 from skecg.encoders import Encoder
 from skecg.errors import SkecgWarning, WeightsFormatError, user_stacklevel
 from skecg.finetuning.data import PreparedWindows, WindowInputs, record_logits
@@ -66,7 +67,7 @@ class Examples:
     known: NDArray[np.bool_]
 
 
-class FineTunedEstimator(BaseEstimator, ABC):
+class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
     """An encoder and a head, trained together, behind scikit-learn's fit and predict.
 
     Subclasses have these parameters and their own, all in the signature of their constructor, as scikit-learn wants it;
@@ -363,6 +364,12 @@ class FineTunedEstimator(BaseEstimator, ABC):
         return estimator
 
     # --- scikit-learn
+
+    def _held_weights(self) -> str | None:
+        if not hasattr(self, "origin_"):
+            return None
+        at = f" at commit {self.origin_.revision}" if self.origin_.revision else ""
+        return f"Weights: trained further from {self.model}{at}, sha256 {self.origin_.sha256[:16]}…"
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

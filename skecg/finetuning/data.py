@@ -166,8 +166,7 @@ class TokenInputs:
     def outputs(self, network: Network, rows: Rows) -> Tensor:
         """Compute the head's outputs (B, ...) for windows of one shape."""
         tokens = torch.stack([self._tokens[int(row)] for row in rows])
-        outputs: Tensor = network.head(tokens.to(self.device).float())
-        return outputs
+        return network.read_out(tokens.to(self.device).float(), self.windows.take(rows, self.device)[0])
 
 
 def _batch_size(device: torch.device) -> int:

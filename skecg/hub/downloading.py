@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skecg.errors import ParameterError
-from skecg.hub.publishing import TRAINING_CONFIG
+from skecg.hub.cards import card_pictures
 from skecg.io.files import sha256_of
 from skecg.weights.fetching import fetch_optional
-from skecg.weights.folder import CONFIG_NAME, GOLDEN_NAME, MODEL_NAME, read_state
+from skecg.weights.folder import CONFIG_NAME, GOLDEN_NAME, MODEL_NAME, TRAINING_CONFIG, read_state
 from skecg.weights.registry import find_weights, repository_of
 
 if TYPE_CHECKING:
     from skecg.weights import WeightsInfo
 
-__all__ = ["Download", "download"]
+__all__ = ["Download", "copy_weights", "download"]
 
 _WANTED = (CONFIG_NAME, MODEL_NAME, GOLDEN_NAME, "README.md", "LICENSE", TRAINING_CONFIG)
 
@@ -82,10 +83,19 @@ def download(model: str, folder: str | Path, *, revision: str | None = None) -> 
     WeightsError
         When there is no such model, or it is damaged.
     """
-    folder = Path(folder)
+    folder = _check_folder(Path(folder))
+    return copy_weights(model, find_weights(model, revision=revision), folder)
+
+
+def _check_folder(folder: Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise ParameterError(f"Got {str(folder)!r}, which is a file; expected a folder to put weights into.")
-    info = find_weights(model, revision=revision)
+    return folder
+
+
+def copy_weights(model: str, info: WeightsInfo, folder: Path) -> Download:
+    """Put the files of weights that were found into a folder, checked first."""
+    _check_folder(folder)
     read_state(info)
     sources = _sources(model, info)
     _copy(sources, folder)
@@ -98,14 +108,19 @@ def download(model: str, folder: str | Path, *, revision: str | None = None) -> 
 def _sources(model: str, info: WeightsInfo) -> dict[str, Path]:
     """Find the files, fetching those that are not needed for loading."""
     repository = repository_of(model) if info.revision else None
-    found = {}
-    for name in _WANTED:
-        path: Path | None = info.folder / name
-        if repository is not None and info.revision is not None:
-            path = fetch_optional(repository, name, info.revision)
-        if path is not None and path.is_file():
-            found[name] = path
-    return found
+
+    def find(names: Iterable[str]) -> dict[str, Path]:
+        found = {}
+        for name in names:
+            path: Path | None = info.folder / name
+            if repository is not None and info.revision is not None:
+                path = fetch_optional(repository, name, info.revision)
+            if path is not None and path.is_file():
+                found[name] = path
+        return found
+
+    files = find(_WANTED)
+    return files | (find(card_pictures(files["README.md"])) if "README.md" in files else {})
 
 
 def _copy(sources: dict[str, Path], folder: Path) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from skecg.errors import ParameterError, PublishError, WeightsError
-from skecg.hub.licences import data_licences, licence_problems, licence_text, read_licence
-from skecg.hub.results import EvaluatedScore, model_index, read_scores, result_files
+from skecg.hub.cards import card_pictures, described_sha256, published_card
+from skecg.hub.downloading import Download, copy_weights
+from skecg.hub.licences import data_licences, licence_problems, licence_text
+from skecg.hub.results import EvaluatedScore, read_scores, result_files
 from skecg.hub.uploading import Publication, plan, upload
-from skecg.weights.card import card_text
-from skecg.weights.folder import CONFIG_NAME, GOLDEN_NAME, MODEL_NAME, read_info, read_state
+from skecg.weights.folder import CONFIG_NAME, GOLDEN_NAME, MODEL_NAME, TRAINING_CONFIG, read_info, read_state
 from skecg.weights.golden import verify_weights
 from skecg.weights.registry import find_weights
 
@@ -24,13 +25,10 @@ if TYPE_CHECKING:
     from skecg.hub.uploading import Publication
     from skecg.weights import WeightsInfo
 
-__all__ = ["PushMixin", "REASONS", "TRAINING_CONFIG", "check_publishable", "publish"]
+__all__ = ["PushMixin", "REASONS", "check_publishable", "publish"]
 
 
 REASONS = ("untrained", "unverified", "incomplete", "dirty", "licence")
-
-
-TRAINING_CONFIG = "training_config.json"
 
 
 _WANTED = ("name", "data", "trained")
@@ -90,6 +88,9 @@ def _reasons(info: WeightsInfo, data: Mapping[str, str | None]) -> Iterator[_Rea
         unverified = _unverified(info)
         if unverified:
             yield _Reason("unverified", unverified)
+    described = described_sha256(info.folder)
+    if described not in (None, info.sha256):
+        yield _Reason("unverified", f"its README.md describes other weights, of sha256 {described}")
     dirty = _dirty(info)
     if dirty:
         yield _Reason("dirty", dirty)
@@ -140,8 +141,9 @@ def publish(
     """Publish a weights folder on the Hugging Face Hub.
 
     One commit holds ``config.json``, ``model.safetensors``, ``golden.safetensors``, the configuration of the training
-    where there is one, a licence, and a card with the scores in its model index. Publishing the same again commits
-    nothing. The folder itself is left as it is.
+    where there is one, a licence, and the folder's card with the pictures that it names. What you wrote into the card
+    stays to the letter; how the weights are loaded, licences of the data, scores and the Hub's metadata are filled in.
+    Publishing the same again commits nothing. The folder itself is left as it is.
 
     Parameters
     ----------
@@ -214,46 +216,12 @@ def _files(
 ) -> dict[str, bytes]:
     """Return every file of the commit, by its path there."""
     files = {name: (info.folder / name).read_bytes() for name in (CONFIG_NAME, MODEL_NAME)}
-    for name in (GOLDEN_NAME, TRAINING_CONFIG, "LICENSE"):
+    for name in (GOLDEN_NAME, TRAINING_CONFIG, "LICENSE", *card_pictures(info.folder / "README.md")):
         if (info.folder / name).is_file():
             files[name] = (info.folder / name).read_bytes()
     files.setdefault("LICENSE", licence_text(info.provenance, licences).encode())
-    files["README.md"] = _card(info, repository, licences, scores).encode()
+    files["README.md"] = published_card(info, repository, licences, scores).encode()
     return files | result_files(scores, hub_datasets)
-
-
-def _card(
-    info: WeightsInfo, repository: str, licences: Mapping[str, str | None], scores: Sequence[EvaluatedScore]
-) -> str:
-    return card_text(
-        info,
-        repository=repository,
-        data={name: _licence_in_words(licence) for name, licence in licences.items()},
-        scores=[score.for_card() for score in scores],
-        front=_front(info, repository, scores),
-    )
-
-
-def _front(info: WeightsInfo, repository: str, scores: Sequence[EvaluatedScore]) -> str:
-    """Write the card's metadata in the Hub's words."""
-    import yaml
-
-    licence = read_licence(info.provenance.get("licence"))
-    values: dict[str, Any] = {
-        "library_name": "skecg",
-        "pipeline_tag": "feature-extraction",
-        "tags": ["ecg", "electrocardiogram", "self-supervised", "jepa", "scikit-learn"],
-        "license": licence.hub_id if licence else "other",
-    }
-    if licence is None or licence.hub_id == "other":
-        values |= {"license_name": str(info.provenance.get("licence", "unknown")), "license_link": "LICENSE"}
-    index = model_index(str(info.provenance.get("name") or repository), scores)
-    return str(yaml.safe_dump(values | ({"model-index": index} if index else {}), sort_keys=False, allow_unicode=True))
-
-
-def _licence_in_words(name: str | None) -> str:
-    licence = read_licence(name) if name else None
-    return f"[{licence.title}]({licence.url})" if licence else name or "not known"
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -263,7 +231,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 class PushMixin:
-    """Add ``push_to_hub`` to an embedder."""
+    """Add ``push_to_hub``, ``save_pretrained`` and ``from_pretrained`` to an embedder."""
 
     model: str | Path
     revision: str | None
@@ -289,6 +257,47 @@ class PushMixin:
             When the weights should not be published as they are.
         """
         return publish(self._own_weights().folder, repository, **choices)
+
+    def save_pretrained(self, folder: str | Path) -> Download:
+        """Write the weights of this embedder into a folder, which :meth:`from_pretrained` and the constructor take.
+
+        The weights alone: what else this embedder was told (leads, units, pooling, …) is its parameters'.
+
+        Parameters
+        ----------
+        folder : path-like
+            Made when absent; files of these names are replaced.
+
+        Returns
+        -------
+        Download
+            Prints as the list of the files.
+        """
+        return copy_weights(str(self.model), self._own_weights(), Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, **parameters: Any) -> Self:
+        """Return an embedder of these weights: ``JEPAEmbedder(model, ...)``, for those who know it by this name.
+
+        Parameters
+        ----------
+        model : str or Path
+            A name of :func:`skecg.list_models`, a weights folder, or ``"owner/name"`` on the Hub.
+        **parameters
+            As of the constructor: ``revision``, ``pooling``, ``leads``, …
+
+        Returns
+        -------
+        JEPAEmbedder
+
+        Raises
+        ------
+        WeightsError
+            When there are no such weights.
+        """
+        embedder = cls(model, **parameters)  # type: ignore[call-arg]
+        embedder._own_weights()
+        return embedder
 
     def _own_weights(self) -> WeightsInfo:
         """Return the weights that ``fit`` settled on; before it those that it would settle on."""

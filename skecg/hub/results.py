@@ -21,10 +21,11 @@ from skecg.weights.folder import MODEL_NAME, read_info
 if TYPE_CHECKING:
     from skecg.weights import WeightsInfo
 
-__all__ = ["EvaluatedScore", "model_index", "read_scores", "registry_entry", "result_files"]
+__all__ = ["MEASURES", "EvaluatedScore", "model_index", "read_scores", "registry_entry", "result_files"]
 
 
-_MEASURES = (("macro_auroc", "macro AUROC", "roc_auc"), ("macro_auprc", "macro AUPRC", "average_precision"))
+#: Field of a report, what people call it, and what the Hub does.
+MEASURES = (("macro_auroc", "macro AUROC", "roc_auc"), ("macro_auprc", "macro AUPRC", "average_precision"))
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _scores(report: Mapping[str, Any], row: Mapping[str, Any]) -> list[Evaluated
     """Take the means over labels, with the largest share of the training patients."""
     largest = row["by_fraction"][-1]
     found = []
-    for field, measure, kind in _MEASURES:
+    for field, measure, kind in MEASURES:
         value = largest[field]
         interval = value if isinstance(value, Mapping) else {"estimate": value, "low": None, "high": None}
         if interval["estimate"] is None:

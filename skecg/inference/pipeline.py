@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.backends import encoder_on
+from skecg.compute.notebook import html_facts
 from skecg.compute.progress import Progress, count_progress
 from skecg.embedding_cache import EmbeddingCache, WhilePossible
 from skecg.encoders import Encoder
@@ -278,6 +279,24 @@ class RecordTokens:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name} {fact}" for name, fact in self._facts().items())
+        return f"RecordTokens({len(self)} of dimension {self.values.shape[1]}: {facts})"
+
+    def _repr_html_(self) -> str:
+        return html_facts(f"{len(self)} tokens of dimension {self.values.shape[1]}", self._facts())
+
+    def _facts(self) -> dict[str, str]:
+        leads = ", ".join(dict.fromkeys(self.leads.tolist()))
+        if not len(self):
+            return {"leads": leads}
+        each = float(np.median(self.stop_seconds - self.start_seconds))
+        return {
+            "leads": leads,
+            "from": f"{self.start_seconds.min():g} to {self.stop_seconds.max():g} s",
+            "each": f"{each:g} s",
+        }
 
 
 def embed_tokens(source: RecordSource, config: EmbeddingConfig) -> list[RecordTokens]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.compute.devices import in_order
+from skecg.compute.notebook import html_facts
 from skecg.errors import InputError, ParameterError, user_stacklevel
 from skecg.preprocessing.quality import Policies, Screening, record_label, screen, warn_once_a_kind
 from skecg.preprocessing.resampling import resampled_samples
@@ -178,6 +179,18 @@ class Windows:
             f"Windows({len(self)} of {len(np.unique(self.owner))} records, {self.spec.n_leads} leads, "
             f"{self.spec.window_samples} samples at {self.spec.sampling_rate:g} Hz)"
         )
+
+    def _repr_html_(self) -> str:
+        spec = self.spec
+        seconds = spec.window_samples / spec.sampling_rate
+        facts = {
+            "records": str(len(np.unique(self.owner))),
+            "leads": ", ".join(spec.leads),
+            "window": f"{seconds:g} s, {spec.window_samples} samples at {spec.sampling_rate:g} Hz",
+            "padded": str(int((self.valid_samples < spec.window_samples).sum())),
+            "leads absent in": str(int((~self.lead_mask).any(axis=1).sum())),
+        }
+        return html_facts(f"{len(self)} windows", facts)
 
 
 def prepare(

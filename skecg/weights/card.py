@@ -12,7 +12,7 @@ from skecg.encoders.pooling import n_encoder_features
 if TYPE_CHECKING:
     from skecg.weights.folder import WeightsInfo
 
-__all__ = ["Score", "card_text", "write_card"]
+__all__ = ["PIN", "Score", "card_text", "write_card"]
 
 
 class Score(NamedTuple):
@@ -102,6 +102,11 @@ _UNTRAINED = (
     "useful to test a pipeline and as the floor that a trained encoder has to beat, and nothing more."
 )
 
+_GOOD_FOR = (
+    "Turns an ECG recording into {n_features} numbers. They are good for research with a simple model and your own "
+    "labels: classification, regression, search for similar recordings, maps."
+)
+
 # They have a place of their own above.
 _TOLD = {"name", "description", "licence", "licence_note", "data", "data_licences", "model", "trained"}
 
@@ -145,7 +150,7 @@ def card_text(
         # As JSON and not as Python, which agree on it: double quotes, as the rest of the code has.
         model=json.dumps(model, ensure_ascii=False),
         target=model,
-        pin=_PIN.format(repository=repository) if repository else "",
+        pin=PIN.format(repository=repository) if repository else "",
         architecture=info.encoder.architecture,
         size=", ".join(info.encoder.size),
         sizes=", ".join(map(str, info.encoder.size.values())),
@@ -165,7 +170,7 @@ def card_text(
     return f"---\n{_front(known) if front is None else front}---\n\n{body}"
 
 
-_PIN = """
+PIN = """
 
 `{repository}` is whatever its main branch holds today. `JEPAEmbedder("{repository}", revision="COMMIT")` stays what it
 is, and a fitted embedder remembers its commit."""
@@ -187,7 +192,8 @@ def _n_features(info: WeightsInfo) -> int:
 def _status(info: WeightsInfo) -> str:
     if info.provenance.get("trained") is False:
         return _UNTRAINED
-    return str(info.provenance.get("description", "An encoder of electrocardiograms for skecg."))
+    made = str(info.provenance.get("description", "An encoder of electrocardiograms for skecg."))
+    return f"{_GOOD_FOR.format(n_features=_n_features(info))} {made}"
 
 
 def _data(known: Mapping[str, Any], data: Mapping[str, str] | None) -> str:

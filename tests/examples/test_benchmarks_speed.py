@@ -152,12 +152,12 @@ def test_other_labs_encoders_are_compared_with_torchs_own_layers_and_compute_the
 def test_the_compiled_engine_computes_the_same_and_leaves_the_encoder_as_it_was(benchmark, monkeypatch):
     backends = benchmark("backends")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # no compiler, in a second
-    monkeypatch.setattr(torch._dynamo.config, "force_parameter_static_shapes", True)
     encoder, spec = load_encoder(TINY)
     plain, windows = encoder.layers, backends.windows_of(spec, 2)
     torch._dynamo.utils.counters.clear()
-    compiled = backends.compiled(encoder.requires_grad_(False))
-    found = [backends.encode_windows(one, windows, backends.Encoding("mean")) for one in (encoder, compiled)]
+    with torch._dynamo.config.patch(force_parameter_static_shapes=True):  # set back what the benchmark sets
+        compiled = backends.compiled(encoder.requires_grad_(False))
+        found = [backends.encode_windows(one, windows, backends.Encoding("mean")) for one in (encoder, compiled)]
     np.testing.assert_allclose(found[1], found[0], atol=1e-6)
     assert encoder.layers == plain
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1

@@ -1,0 +1,215 @@
+"""Cards on their way out: nothing that somebody wrote is lost, and CHAI's form has every field."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import shutil
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from hub_weights import TRAINED, make_weights, report_of, start
+
+from skecg import JEPAEmbedder
+from skecg.cli import main
+from skecg.errors import ParameterError, PublishError, WeightsNotFoundError
+from skecg.hub import applied_model_card, publish
+from skecg.hub.downloading import download
+from skecg.weights import read_info
+
+REPO = "someone/new"
+DEFAULT = importlib.resources.files("skecg") / "pretrained" / "skecg-xs-2"
+
+# The elements of mc-schema v0.2 in their order: ? may be absent, * any number, + at least one.
+CHAI = {
+    "AppliedModelCard": "BasicInfo ReleaseInfo ModelSummary UsesAndDirections Warnings TrustIngredients KeyMetrics "
+    "Resources Bibliography",
+    "BasicInfo": "ModelName ModelDeveloper DeveloperContact",
+    "ReleaseInfo": "ReleaseStage ReleaseDate ReleaseVersion GlobalAvailability EHRCompatibility? RegulatoryApproval?",
+    "ModelSummary": "Summary Keywords",
+    "Keywords": "Keyword*",
+    "UsesAndDirections": "IntendedUseAndWorkflow PrimaryIntendedUsers HowToUse TargetedPatientPopulation "
+    "CautionedOutOfScopeSettings",
+    "Warnings": "KnownRisksAndLimitations KnownBiasesOrEthicalConsiderations ClinicalRiskLevel",
+    "TrustIngredients": "AISystemFacts TransparencyInformation",
+    "AISystemFacts": "OutcomesAndOutputs ModelType FoundationModels? InputDataSource OutputAndInputDataTypes "
+    "DevelopmentDataCharacterization BiasMitigationApproaches OngoingMaintenance Security? Transparency?",
+    "TransparencyInformation": "FundingSource ThirdPartyInformation? StakeholdersConsulted",
+    "KeyMetrics": "UsefulnessUsabilityEfficacy FairnessEquity SafetyReliability",
+    **dict.fromkeys(
+        ("UsefulnessUsabilityEfficacy", "FairnessEquity", "SafetyReliability"),
+        "MetricGoal Results Interpretation TestType TestingDataDescription ValidationProcessAndJustification",
+    ),
+    "Results": "MetricResult+",
+    "MetricResult": "Label ValueJson",
+    "Resources": "EvaluationReferences? ClinicalTrial? PeerReviewedPublications ReimbursementStatus? "
+    "PatientConsentOrDisclosure",
+}
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory):
+    """The default weights as a folder of the user's."""
+    folder = tmp_path_factory.mktemp("default") / "mine"
+    shutil.copytree(DEFAULT, folder)
+    return folder
+
+
+def card_of(hub, done, repository=REPO):
+    return hub.repositories[repository].commits[done.commit]["README.md"].decode()
+
+
+def body(card):
+    return card.split("---\n", 2)[2]
+
+
+def check_order(element):
+    """Compare an element and all in it with the schema."""
+    name = element.tag.removeprefix("{https://mc.chai.org/v0.2/schema.xsd}")
+    assert element.tag != name
+    found = [child.tag.split("}")[1] for child in element]
+    for wanted in CHAI.get(name, "").split():
+        kind = wanted.rstrip("?*+")
+        n_found = 0
+        while found and found[0] == kind:
+            found.pop(0)
+            n_found += 1
+        assert n_found >= (not wanted.endswith(("?", "*"))), f"{name} lacks {kind}"
+        assert n_found <= 1 or wanted.endswith(("*", "+"))
+    assert not found, f"{name} holds {found}"
+    for child in element:
+        check_order(child)
+
+
+def test_publishing_changes_nothing_of_a_card_but_how_the_weights_are_named(hub, default):
+    done = publish(default, REPO)
+    published, own = body(card_of(hub, done)), body((default / "README.md").read_text(encoding="utf-8"))
+    pin = published[published.index("`someone/new` is whatever") : published.index("## The encoder")]
+    back = published.replace(f"\n\n{pin}", "\n\n").replace(f'"{REPO}"', '"skecg-xs-2"')
+    assert back.replace(f"skecg verify {REPO}", "skecg verify skecg-xs-2") == own
+    assert "No scores were published" not in published
+    assert hub.repositories[REPO].commits[done.commit]["curves.png"] == (default / "curves.png").read_bytes()
+
+
+def test_the_scores_of_a_card_are_in_the_hubs_own_form(hub, default):
+    from huggingface_hub import ModelCard
+
+    results = ModelCard(card_of(hub, publish(default, REPO))).data.eval_results
+    assert [(result.metric_type, result.metric_value) for result in results] == [
+        ("roc_auc", 0.921), ("average_precision", 0.798),
+    ]  # fmt: skip
+    assert "95 % interval 0.913 to 0.928" in results[0].metric_name
+
+
+def test_weights_loaded_by_commit_elsewhere_are_verified_and_have_the_same_card(hub, default, environment, tmp_path):
+    done = publish(default, REPO, tag="v1")
+    publish(make_weights(tmp_path / "other", **TRAINED), REPO)
+    code = f"""
+import sys
+from skecg import JEPAEmbedder
+from skecg.datasets import make_ecg
+from skecg.hub.downloading import download
+embedder = JEPAEmbedder.from_pretrained({REPO!r}, revision={done.commit!r})
+assert embedder.fit_transform(make_ecg(1, random_state=0)[0]).shape == (1, 576)
+assert embedder.revision_ == {done.commit!r}
+assert embedder.verify().passed
+download({REPO!r}, {str(tmp_path / "there")!r}, revision={done.commit!r})
+"""
+    process = start(environment | {"HF_HOME": str(tmp_path / "elsewhere")}, code)
+    assert process.communicate()[1] == ""
+    files = hub.repositories[REPO].commits[done.commit]
+    there = {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir()}
+    assert there == {name: content for name, content in files.items() if name != ".gitattributes"}
+
+
+def test_what_skecg_wrote_into_a_card_is_brought_up_to_date_and_the_rest_stays(hub, tmp_path):
+    weights = make_weights(tmp_path / "tiny", **TRAINED)
+    path = weights / "README.md"
+    added = "## Not for you\n\n```\n## no heading\n```\n\nIt “lies”.\n"
+    front, text = path.read_text(encoding="utf-8").split("---\n", 2)[1:]
+    path.write_text(f"---\n{front}language: en\ntags: [mine]\n---\n{text}\n{added}", encoding="utf-8")
+    card = card_of(hub, publish(weights, REPO, evaluations=[report_of(weights, tmp_path / "report.json")]))
+    assert card.endswith(added)
+    assert "[Creative Commons Attribution 4.0 International]" in card
+    assert "0.912 | 95 % interval 0.900 to 0.923 | 2158 |" in card
+    assert 'JEPAEmbedder("someone/new")' in card
+    values = yaml.safe_load(card.split("---\n")[1])
+    assert values["language"] == "en"
+    assert {"mine", "ecg"} <= set(values["tags"])
+    assert values["model-index"]
+
+
+def test_a_card_of_ones_own_is_kept_and_what_it_lacks_is_added(hub, tmp_path):
+    weights = make_weights(tmp_path / "tiny", **TRAINED)
+    (weights / "README.md").write_text("# Mine\r\n\r\nFor horses.\r\n", encoding="utf-8")
+    text = body(card_of(hub, publish(weights, REPO)))
+    assert text.startswith("\n# Mine\n\nFor horses.\n\n## Use\n")
+    assert all(heading in text for heading in ("## Training data and licence", "## Limits", "skecg verify someone/new"))
+    (weights / "README.md").unlink()
+    assert "A tiny encoder." in card_of(hub, publish(weights, REPO))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe", "not text in UTF-8"),
+        (b"---\na: [\n---\n", "are no YAML"),
+        (b"---\n- a\n---\n", "expected lines like"),
+        (b"| sha256 of `model.safetensors` | `" + b"0" * 64 + b"` |", "unverified: its README.md describes other"),
+    ],
+)
+def test_a_card_that_cannot_go_with_the_weights_is_refused(hub, tmp_path, content, words):
+    weights = make_weights(tmp_path / "tiny", **TRAINED)
+    (weights / "README.md").write_bytes(content)
+    with pytest.raises(PublishError, match=words):
+        publish(weights, REPO)
+    assert REPO not in hub.repositories
+
+
+def test_the_first_paragraph_says_what_the_weights_are_good_for(tmp_path):
+    card = (make_weights(tmp_path / "tiny", **TRAINED) / "README.md").read_text(encoding="utf-8")
+    assert body(card).split("\n\n")[1].startswith("Turns an ECG recording into 16 numbers. They are good for research")
+
+
+def test_saving_and_loading_go_by_the_names_of_other_libraries_too(tmp_path, tiny, ecg):
+    embedder = JEPAEmbedder.from_pretrained(tiny, pooling="max")
+    assert embedder.get_params()["pooling"] == "max"
+    saved = embedder.fit(ecg).save_pretrained(tmp_path / "saved")
+    assert {name for name, _, _ in saved.files} >= {"config.json", "model.safetensors", "README.md"}
+    again = JEPAEmbedder.from_pretrained(tmp_path / "saved").fit(ecg)
+    assert again.weights_sha256_ == embedder.weights_sha256_
+    with pytest.raises(WeightsNotFoundError):
+        JEPAEmbedder.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(ParameterError, match="is a file"):
+        embedder.save_pretrained(tiny / "config.json")
+
+
+@pytest.mark.parametrize("model", ["default", "untrained-temporal"])
+def test_the_applied_model_card_has_every_element_of_the_schema_in_its_order(model):
+    root = ElementTree.fromstring(applied_model_card(model, developer="A & B", contact="a\x0b@b.example"))
+    check_order(root)
+    texts = {element.tag.split("}")[1]: element.text for element in root.iter()}
+    assert (texts["ModelDeveloper"], texts["DeveloperContact"]) == ("A & B", "a@b.example")
+    assert all(json.loads(element.text) is not ... for element in root.iter() if element.tag.endswith("ValueJson"))
+
+
+def test_the_applied_model_card_says_what_the_card_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "default", "--chai", "--to", "card.xml", "--developer", "The skecg developers"]) == 0
+    text = (tmp_path / "card.xml").read_text(encoding="utf-8")
+    for words in ("<ValueJson>0.921</ValueJson>", "**Leakage.**", "What lies above 40 Hz", "The skecg developers"):
+        assert words in text
+    assert main(["export", "default", "--chai", "--to", "card.onnx"]) == 2
+
+
+def test_what_is_not_known_is_said_not_to_be(tmp_path):
+    weights = make_weights(tmp_path / "tiny", name="tiny")
+    (weights / "golden.safetensors").unlink()
+    (weights / "README.md").write_text("# Mine\n")
+    text = applied_model_card(weights)
+    check_order(ElementTree.fromstring(text))
+    assert "not known to be trained" in text
+    assert text.count("<Label>Not measured.</Label>") == 3
+    assert read_info(weights).sha256 in text
+    assert download(str(weights), tmp_path / "copy").files
