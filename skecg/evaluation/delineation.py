@@ -195,6 +195,7 @@ def _apply(head: TokenHead, slices: Slices) -> NDArray[np.int8]:
     """Return the most probable class of every instant of a trace; where tokens overlap, by the mean probability."""
     scores = np.exp(head.log_probabilities(slices.features))
     instants = slices.first_instants[:, None] + np.arange(scores.shape[1])
+    # Sums do: the class with the largest sum has the largest mean.
     total = np.zeros((int(instants.max()) + 1, scores.shape[2]), dtype=np.float64)
     np.add.at(total, instants, scores)
     return total.argmax(axis=1).astype(np.int8)
