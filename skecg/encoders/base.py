@@ -49,6 +49,10 @@ class Encoder(nn.Module, ABC):
         """Number of tokens without position that precede the others."""
         return 0
 
+    #: Whether a visible place may hold no token (-1). Whoever knows that none does says so: to look, the host would
+    #: have to wait for the device, and not to look takes a mask, by which attention is slower.
+    may_lack_tokens = True
+
     @abstractmethod
     def hidden_states(
         self, values_BLT: Tensor, leads: Sequence[int] | None = None, visible_BK: Tensor | None = None

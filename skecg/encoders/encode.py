@@ -24,10 +24,21 @@ from skecg.compute.devices import autocast, in_order, keep_to_one_thread, one_th
 from skecg.encoders import Encoder
 from skecg.encoders.base import resolve_layers
 from skecg.encoders.pooling import n_encoder_features, pool_tokens
+from skecg.errors import ParameterError
 from skecg.preprocessing.on_device import WindowsOnDevice
 from skecg.preprocessing.windows import Windows
+from skecg.spec import EncoderConfig
 
-__all__ = ["Encoding", "encode_tokens", "encode_windows", "micro_batches", "number_shapes", "token_grid", "workers"]
+__all__ = [
+    "Encoding",
+    "encode_tokens",
+    "encode_windows",
+    "micro_batches",
+    "number_shapes",
+    "token_distance",
+    "token_grid",
+    "workers",
+]
 
 # A CPU gains nothing from more windows at once, and what is larger than 32 MB the allocator fetches afresh from the
 # system for every operation, page by page.
@@ -241,6 +252,17 @@ def _shape_of(encoder: Encoder, windows: Windows | WindowsOnDevice, row: int) ->
     present = windows.lead_mask[row]
     leads = None if present.all() else np.flatnonzero(present).tolist()
     return leads, -(-int(windows.valid_samples[row]) // step) * step
+
+
+def token_distance(config: EncoderConfig, layers: Sequence[int]) -> int:
+    """Return the samples from one token to the next, which several layers have to share to stand side by side."""
+    steps = {config.stages[layer].token_samples for layer in layers}
+    if len(steps) > 1:
+        raise ParameterError(
+            f"Got layer={list(layers)!r}, whose tokens are {' and '.join(map(str, sorted(steps)))} samples apart, "
+            "expected layers whose tokens stand side by side. Ask for one layer at a time."
+        )
+    return steps.pop()
 
 
 def token_grid(

@@ -21,6 +21,7 @@ from skecg.metrics import area_under_roc, macro
 
 __all__ = [
     "ClassLabels",
+    "Numbers",
     "RecordLabels",
     "Score",
     "confusion_of",
@@ -78,6 +79,28 @@ class ClassLabels:
     def score(self, logits: NDArray[np.float64], records: Rows) -> Score:
         """Score the logits of records that were not learned from."""
         return validation_score(self.has[records], logits, joint=self.joint)
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """Numbers of records, standardized.
+
+    Parameters
+    ----------
+    values : ndarray of shape (N, L), float64
+    """
+
+    values: NDArray[np.float64]
+
+    def loss(self, logits_BL: Tensor, records: NDArray[np.integer]) -> Tensor:
+        """Add up the squared errors of windows; of several targets each counts its share."""
+        values_BL = torch.from_numpy(self.values[records].astype(np.float32)).to(logits_BL.device)
+        return (logits_BL - values_BL).square().mean(dim=1).sum()
+
+    def score(self, logits: NDArray[np.float64], records: Rows) -> Score:
+        """Return minus the mean squared error of records that were not learned from; higher is better."""
+        error = float(np.square(logits - self.values[records]).mean())
+        return -error if np.isfinite(error) else -float("inf")
 
 
 def validation_score(has: NDArray[np.bool_], logits: NDArray[np.float64], *, joint: bool) -> tuple[float, float]:
