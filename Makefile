@@ -2,10 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST ?= .venvs/oldest
+NEWEST ?= .venvs/newest
+# The newest Python at hand that the tests are known to pass on.
+NEWEST_PYTHON ?= $(shell for python in python3.13 python3.12 $(PYTHON); do \
+	"$$python" -c "" 2> /dev/null && echo "$$python" && break; done)
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test coverage test-oldest lint types docs dist weights clean
+.PHONY: demo test coverage test-oldest test-newest lint types docs dist weights clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
@@ -25,6 +29,12 @@ coverage: $(VENV)/test-installed
 test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider
 
+# The newest release of everything on the newest Python. What needs no other package (fuzzing, benchmarks, the trainer) is
+# left to `make test`, which has the rest nearly as new.
+test-newest: $(NEWEST)/installed
+	$(NEWEST)/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider \
+		--ignore=tests/attacks --ignore=tests/examples --ignore=tests/pretraining --ignore=tests/test_fuzz.py
+
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,9 +45,9 @@ types: $(VENV)/test-installed
 docs: $(VENV)/docs-installed
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-# What is published, into dist/.
+# What is published, into dist/, and its bill of materials (SBOM), into build/.
 dist: $(VENV)/created
-	$(PIP) install -c constraints.txt "build>=1.2" "twine>=6.1"
+	$(PIP) install -c constraints.txt "build>=1.2" "twine>=6.1" "cyclonedx-bom>=7.1"
 	bash .ci/dist
 
 # The weights that come with skecg, from the recordings in DATA: about an hour on one CPU core (an estimate). A run that was
@@ -58,7 +68,7 @@ weights: $(VENV)/test-installed
 		--notes pretraining/recipes/skecg_default.md
 
 clean:
-	rm -rf $(VENV) $(OLDEST) docs/_build docs/gallery docs/api/generated docs/cards demo_output dist build
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) docs/_build docs/gallery docs/api/generated docs/cards demo_output dist build
 
 $(VENV)/created:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "skecg needs Python 3.11 or newer, this is " + sys.version.split()[0] + ". Run: make PYTHON=python3.11 demo")'
@@ -77,6 +87,12 @@ $(VENV)/test-installed: $(VENV)/installed
 $(OLDEST)/installed: $(VENV)/created pyproject.toml constraints-oldest.txt
 	$(BIN)/python -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check -q install -c constraints-oldest.txt -e ".[test]"
+	touch $@
+
+# Delete the folder for releases newer than it holds.
+$(NEWEST)/installed: pyproject.toml
+	$(NEWEST_PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip --disable-pip-version-check -q install --upgrade --upgrade-strategy eager -e ".[test]"
 	touch $@
 
 $(VENV)/docs-installed: $(VENV)/test-installed

@@ -32,8 +32,7 @@ extensions = [
     "pages",
 ]
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
-# The changelog, the decisions and the log are shown as they are, by text-files on the page "project".
-exclude_patterns = ["_build", "extensions", "**/.ipynb_checkpoints", "decisions", "log.md"]
+exclude_patterns = ["_build", "extensions", "**/.ipynb_checkpoints"]
 suppress_warnings = ["myst.header"]
 templates_path = ["_templates"]
 default_role = "code"
@@ -108,6 +107,7 @@ html_theme_options = {
         "api/generated/*": ["page-toc"],
         "gallery/*": ["page-toc", "sg_download_links"],
         "cards/*": ["page-toc"],
+        "decisions/*": ["page-toc", "edit-this-page"],
     },
     "show_prev_next": False,
     "header_links_before_dropdown": 6,

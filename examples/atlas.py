@@ -18,9 +18,9 @@ from skecg.datasets import make_ecg
 from skecg.plotting import plot_embedding_map
 from skecg.tabular import make_atlas
 
-made, labels = make_ecg(150, conduction=["normal", "lbbb", "rbbb"], noise=0.02, sampling_rate=250, random_state=0)
+made, labels = make_ecg(90, conduction=["normal", "lbbb", "rbbb"], noise=0.02, sampling_rate=250, random_state=0)
 records = [ECGRecord(one.signal, 250, one.leads, name=f"ecg {number:03d}") for number, one in enumerate(made)]
-table = {"conduction": labels["conduction"], "number": range(150)}
+table = {"conduction": labels["conduction"], "number": range(90)}
 
 # %%
 # Embeddings first, then the maps: of two principal components, and t-SNE.

@@ -9,28 +9,33 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from skecg._version import __version__
+
 if TYPE_CHECKING:
     from skecg import errors
     from skecg.embedder import JEPAEmbedder
     from skecg.finetuning import Segmenter
     from skecg.finetuning.classifier import FineTunedClassifier
+    from skecg.finetuning.regressor import FineTunedRegressor
     from skecg.io import read_record, read_records
     from skecg.linear_model.distances import NoveltyScore, similar
     from skecg.linear_model.logistic import LogisticProbe
+    from skecg.linear_model.ridge import RidgeProbe
     from skecg.preprocessing.windows import prepare
     from skecg.records import ECGRecord
     from skecg.versions import show_versions
     from skecg.weights import list_models, load_encoder, save_encoder
 
-__version__ = "0.1.0.dev0"
 
 # Where each public name lives: resolved on first use, so that `import skecg` stays fast and does not import torch.
 _HOMES = {
     "ECGRecord": "skecg.records",
     "FineTunedClassifier": "skecg.finetuning.classifier",
+    "FineTunedRegressor": "skecg.finetuning.regressor",
     "JEPAEmbedder": "skecg.embedder",
     "LogisticProbe": "skecg.linear_model.logistic",
     "NoveltyScore": "skecg.linear_model.distances",
+    "RidgeProbe": "skecg.linear_model.ridge",
     "Segmenter": "skecg.finetuning",
     "errors": "skecg.errors",
     "list_models": "skecg.weights",
@@ -46,9 +51,11 @@ _HOMES = {
 __all__ = [
     "ECGRecord",
     "FineTunedClassifier",
+    "FineTunedRegressor",
     "JEPAEmbedder",
     "LogisticProbe",
     "NoveltyScore",
+    "RidgeProbe",
     "Segmenter",
     "__version__",
     "errors",

@@ -96,6 +96,7 @@ class JEPAEmbedder(
     cache : {"memory", "disk"}, path, None, default="memory"
         Where embeddings are kept by content, so that no record is embedded twice: in this process, in the user's cache
         folder, in a folder named, or not at all. Embeddings of patients are personal data: folders are made private.
+        Searches and cross-validations with ``n_jobs`` of their own start processes, which share folders but no memory.
     n_jobs : int, default=None
         Files read and batches encoded at once. None reads one by one and encodes on the cores that torch may use.
     revision : str, default=None

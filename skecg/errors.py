@@ -229,7 +229,7 @@ class LeakageWarning(SkecgWarning):
 
 
 class CacheWarning(SkecgWarning):
-    """A damaged embedding store was set aside and rebuilt, or embeddings are not kept because it cannot be used."""
+    """A store was set aside and rebuilt, embeddings are not kept because it cannot be used, or workers share none."""
 
 
 _PASSED_OVER = {"skecg", "sklearn", "joblib"}

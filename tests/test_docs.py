@@ -208,6 +208,12 @@ def test_readme_has_no_link_that_breaks_on_an_index_page() -> None:
     assert [link for link in links if not link.startswith(("https://", "#"))] == []
 
 
+def test_readme_shows_the_score_of_the_default() -> None:
+    name, entry = next((name, entry) for name, entry in list_models().items() if entry.get("default"))
+    (value, low, high), *_ = entry["scores"].values()
+    assert f"| **{name}**, which comes with skecg | **{value:.3f}** ({low:.3f} to {high:.3f}) |" in README.read_text()
+
+
 @pytest.mark.parametrize("package", ["skecg", "pretraining"])
 def test_contributing_names_every_room(package: str) -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

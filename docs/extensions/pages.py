@@ -155,24 +155,6 @@ def _table(rows: Iterable[Iterable[object]], *options: str) -> str:
     return "\n".join(lines)
 
 
-class TextFiles(SphinxDirective):
-    """Files of the repository as they are, a section each, titled by their first line."""
-
-    has_content = True
-
-    def run(self) -> list[nodes.Node]:
-        here = Path(self.env.srcdir)
-        return [self._section(path) for pattern in self.content for path in sorted(here.glob(pattern))]
-
-    def _section(self, path: Path) -> nodes.Node:
-        self.env.note_dependency(str(path))
-        title, _, text = path.read_text(encoding="utf-8").partition("\n")
-        section = nodes.section(ids=[nodes.make_id(path.stem)], names=[path.stem])
-        section += nodes.title(text=title.lstrip("# "))
-        section += nodes.literal_block(text.strip(), text.strip(), language="text", classes=["prose"])
-        return section
-
-
 def write_cards(app: Sphinx) -> None:
     """Copy the card of every bundled model into a page of its own."""
     folder = Path(app.srcdir) / "cards"
@@ -209,7 +191,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("skecg-models", Models)
     app.add_directive("skecg-statistics", Statistics)
     app.add_directive("skecg-recipes", Recipes)
-    app.add_directive("text-files", TextFiles)
     app.connect("builder-inited", write_cards)
     # numpydoc makes sections of docstrings first.
     app.connect("autodoc-process-docstring", state_version, priority=900)

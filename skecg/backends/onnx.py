@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from skecg.encoders import Encoder
 from skecg.encoders.base import resolve_layers
-from skecg.encoders.encode import Encoding
+from skecg.encoders.encode import Encoding, token_distance
 from skecg.encoders.graph import GraphEncoder, Session, open_with_onnxruntime
 from skecg.encoders.pooling import as_layers, check_pooling, n_registers, pool_tokens
 from skecg.errors import MissingDependencyError, ParameterError, WeightsError
@@ -292,6 +292,7 @@ def _encoding(info: WeightsInfo, pooling: str | None, layer: object) -> Encoding
     layers = resolve_layers(as_layers(-1 if layer is None else layer), len(info.encoder.stages))
     if len(set(layers)) < len(layers):
         raise ParameterError(f"Got layer={layer!r}, which names a block twice. Name each once.")
+    token_distance(info.encoder, layers)  # the file gives tokens, too
     return Encoding(chosen, tuple(layers))
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import multiprocessing
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +21,7 @@ from skecg.embedding_cache.base import CacheInfo, EmbeddingCache, WhilePossible
 from skecg.embedding_cache.disk import DiskCache, shared_disk_cache
 from skecg.embedding_cache.keys import FORMAT, passing_key, record_key, remembered_key, salt_of
 from skecg.embedding_cache.memory import MemoryCache
-from skecg.errors import CacheError, ParameterError
+from skecg.errors import CacheError, CacheWarning, ParameterError, user_stacklevel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +83,7 @@ def open_cache(cache: Any) -> EmbeddingCache | None:
     if cache is None or cache is False:
         return None
     if isinstance(cache, str) and cache == "memory":
-        return _memory.get("") or _memory.setdefault("", MemoryCache(_memory_cache_bytes()))
+        return _memory.get("") or _memory.setdefault("", _own_memory_cache())
     if isinstance(cache, str) and cache == "disk":
         return shared_disk_cache(default_cache_folder())
     if isinstance(cache, str | os.PathLike) and not _looks_misspelt(cache):
@@ -141,6 +143,20 @@ def _user_cache_folder() -> Path:
     named = Path(os.environ.get("XDG_CACHE_HOME") or "")
     # The XDG base directory specification asks to ignore relative paths.
     return named if named.is_absolute() else Path.home() / ".cache"
+
+
+def _own_memory_cache() -> MemoryCache:
+    """Make this process's memory cache, and warn where that is one of several that embed the same records."""
+    # joblib's workers are numbered: the first of them speaks for all.
+    if multiprocessing.current_process().name == "LokyProcess-1":
+        warnings.warn(
+            "Embeddings are kept in the memory of each worker of joblib: with n_jobs=N a search or cross-validation "
+            "embeds each record up to N times. Let the workers share a folder, JEPAEmbedder(cache='disk') or "
+            "cache=FOLDER, or leave n_jobs to the classifier.",
+            CacheWarning,
+            stacklevel=user_stacklevel(),
+        )
+    return MemoryCache(_memory_cache_bytes())
 
 
 def _memory_cache_bytes() -> int:

@@ -363,6 +363,16 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
         estimator.network_ = Network(encoder, head.float()).requires_grad_(False).eval()
         return estimator
 
+    def _described_names(self) -> dict[str, Any]:
+        """Return the names of the columns of X as JSON has them, None where they have none."""
+        names = getattr(self, "feature_names_in_", None)
+        return {"feature_names_in": None if names is None else [str(name) for name in names]}
+
+    def _restore_names(self, values: dict[str, Any]) -> None:
+        names = values["fitted"]["feature_names_in"]
+        if names is not None:
+            self.feature_names_in_ = np.array(names, dtype=object)
+
     # --- scikit-learn
 
     def _held_weights(self) -> str | None:

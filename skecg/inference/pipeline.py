@@ -15,9 +15,9 @@ from skecg.compute.notebook import html_facts
 from skecg.compute.progress import Progress, count_progress
 from skecg.embedding_cache import EmbeddingCache, WhilePossible
 from skecg.encoders import Encoder
-from skecg.encoders.encode import encode_tokens, encode_windows, token_grid
+from skecg.encoders.encode import encode_tokens, encode_windows, token_distance, token_grid
 from skecg.encoders.pooling import pool_windows
-from skecg.errors import BadSignalError, ParameterError, SignalWarning, SkecgError, user_stacklevel
+from skecg.errors import BadSignalError, SignalWarning, SkecgError, user_stacklevel
 from skecg.inference.batches import EmbeddingConfig, PreparedBatch, prepare_batches, read_batches, screen_records
 from skecg.inference.inputs import RecordSource
 from skecg.preprocessing.on_device import WindowsOnDevice
@@ -301,7 +301,7 @@ class RecordTokens:
 
 def embed_tokens(source: RecordSource, config: EmbeddingConfig) -> list[RecordTokens]:
     """Embed records without pooling, raising the first error there is."""
-    token_samples = _token_samples(config)
+    token_samples = token_distance(config.info.encoder, config.encoding.layers)
     encoders = [encoder_on(config.backend, config.info, device, config.encoding.precision) for device in config.devices]
     chunks, n_jobs = chunk_rows(len(source)), config.encoding.n_jobs
     found: list[RecordTokens] = []
@@ -336,17 +336,6 @@ def _raise_first(
         if error is not None:
             error.add_note(f"This is record {row} of X.")
             raise error
-
-
-def _token_samples(config: EmbeddingConfig) -> int:
-    """Return the samples from one token to the next, which several layers have to share to stand side by side."""
-    steps = {config.info.encoder.stages[layer].token_samples for layer in config.encoding.layers}
-    if len(steps) > 1:
-        raise ParameterError(
-            f"Got layer={list(config.encoding.layers)!r}, whose tokens are {' and '.join(map(str, sorted(steps)))} "
-            "samples apart, expected layers whose tokens stand side by side. Ask for one layer at a time."
-        )
-    return steps.pop()
 
 
 def _join(

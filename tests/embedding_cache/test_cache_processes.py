@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sqlite3
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 from numbered_rows import database_of, held, rows, set_aside_files
 
 import skecg
+from skecg import embedding_cache
+from skecg.errors import CacheWarning
 
 # Where skecg is imported from, installed or not.
 ROOT = Path(skecg.__file__).parents[1]
@@ -114,3 +117,64 @@ def test_the_caches_survive_a_fork_among_threads(disk):
     )
     assert done.returncode == 0, done.stderr
     assert set_aside_files(disk) == []
+
+
+SEARCH = """
+import sys, warnings
+import numpy as np
+from pathlib import Path
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from skecg import JEPAEmbedder
+from skecg.datasets import make_ecg
+from skecg.embedding_cache import open_cache
+
+class Counted:
+    "A cache that writes down how many embeddings were put into it, whichever process did."
+    def __init__(self, cache, log):
+        self.cache, self.log = cache, log
+    def get(self, keys):
+        return open_cache(self.cache).get(keys)
+    def put(self, rows):
+        with open(self.log, "a") as log:
+            log.write("x" * len(rows))
+        open_cache(self.cache).put(rows)
+
+def embeddings(cache, folder):
+    log = Path(folder, "log")
+    log.write_text("")
+    embedder = JEPAEmbedder(sys.argv[1], cache=Counted(cache, log))
+    embedder.fit_transform(X)
+    grid = {"logisticregression__C": [0.1, 1.0]}
+    GridSearchCV(make_pipeline(embedder, LogisticRegression()), grid, cv=2, n_jobs=2).fit(X, y)
+    return len(log.read_text())
+
+if __name__ == "__main__":
+    X, y = make_ecg(8, duration_seconds=2.5, sampling_rate=100, random_state=0).records, [0, 1] * 4
+    print(embeddings(sys.argv[2] + "/cache", sys.argv[2]), embeddings("memory", sys.argv[2]))
+"""
+
+
+def test_a_search_in_processes_shares_a_folder_but_no_memory(tmp_path):
+    script = tmp_path / "search.py"
+    script.write_text(SEARCH, encoding="utf-8")
+    command = [sys.executable, script, ROOT / "tests" / "fixtures" / "tiny-temporal", tmp_path]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    in_folder, in_memory = map(int, done.stdout.split())
+    assert in_folder == 8
+    assert in_memory >= 8 + 8
+    assert done.stderr.count("CacheWarning: Embeddings are kept in the memory of each worker of joblib") <= 1
+
+
+def test_the_first_worker_of_joblib_warns_once_of_its_own_memory(monkeypatch):
+    monkeypatch.setattr(embedding_cache, "_memory", {})
+    monkeypatch.setattr(multiprocessing.current_process(), "name", "LokyProcess-2")
+    embedding_cache.open_cache("memory")
+    embedding_cache._memory.clear()
+    monkeypatch.setattr(multiprocessing.current_process(), "name", "LokyProcess-1")
+    with pytest.warns(CacheWarning, match="embeds each record up to N times"):
+        cache = embedding_cache.open_cache("memory")
+    assert embedding_cache.open_cache("memory") is cache

@@ -185,7 +185,7 @@ def test_the_benchmark_of_the_probe_compares_solvers_at_the_same_objective(tmp_p
 def test_an_atlas_is_one_page_with_neighbours_of_the_same_kind(tmp_path: Path) -> None:
     output = output_of("atlas", tmp_path)
 
-    assert "150 recordings in one page" in output
+    assert "90 recordings in one page" in output
     assert number_after("page of", output) < 1.0
     kinds = re.findall(r"distance .*  (\w+)$", output, re.MULTILINE)
     assert len(kinds) == 8

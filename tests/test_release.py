@@ -1,0 +1,135 @@
+"""What a release says of itself is said once, or the same everywhere; what its workflows call is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import skecg
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+pytestmark = pytest.mark.skipif(not WORKFLOWS, reason="a source distribution has no workflows")
+
+
+def text_of(*parts: str) -> str:
+    return ROOT.joinpath(*parts).read_text(encoding="utf-8")
+
+
+def commands_of(workflow: Path) -> str:
+    jobs = yaml.safe_load(workflow.read_text(encoding="utf-8"))["jobs"]
+    return "\n".join(step.get("run", "") for job in jobs.values() for step in job["steps"])
+
+
+def test_the_version_is_written_in_one_place_and_its_copies_agree():
+    (written,) = re.findall(r'__version__ = "(.+)"', text_of("skecg", "_version.py"))
+    assert skecg.__version__ == written
+    assert not re.search(r'__version__ = "', text_of("skecg", "__init__.py"))
+    release = written.partition(".dev")[0]
+    assert yaml.safe_load(text_of("packaging", "conda", "recipe.yaml"))["context"]["version"] == release
+    citation = yaml.safe_load(text_of("CITATION.cff"))
+    assert citation["version"] == release
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", str(citation["date-released"]))
+
+
+def test_workflows_call_what_is_there():
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), flags=re.MULTILINE))
+    called = "\n".join([text_of(".ci", "run"), *map(commands_of, WORKFLOWS)])
+    assert {"coverage", "test-oldest", "test-newest", "dist"} <= set(re.findall(r"\bmake ([a-z-]+)", called)) <= targets
+    for script in re.findall(r"(\.ci/\w+)", called):
+        assert os.access(ROOT / script, os.X_OK)
+    phony = text_of("Makefile").split(".PHONY: ")[1].splitlines()[0].split()
+    assert set(phony) == {target for target in targets if not target.startswith("$")}
+
+
+def test_the_classifiers_name_the_pythons_that_the_workflows_run():
+    jobs = yaml.safe_load(text_of(".github", "workflows", "ci.yml"))["jobs"].values()
+    run = {step["with"]["python-version"] for job in jobs for step in job["steps"] if "with" in step}
+    project = tomllib.loads(text_of("pyproject.toml"))["project"]
+    said = {line.rpartition(" ")[2] for line in project["classifiers"] if re.search(r":: 3\.\d+$", line)}
+    assert said == run
+    assert project["requires-python"] == f">={min(run)}"
+
+
+def test_the_oldest_releases_that_are_tested_are_the_floors():
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)$", text_of("constraints-oldest.txt"), flags=re.MULTILINE))
+    floors = dict(
+        re.fullmatch(r"([\w-]+)>=([\d.]+)", line).groups()
+        for line in tomllib.loads(text_of("pyproject.toml"))["project"]["dependencies"]
+    )
+    for name, floor in floors.items():
+        assert pins[name].split(".")[:2] == floor.split(".")[:2] or name == "torch"
+
+
+def test_a_release_brings_its_bill_of_materials():
+    workflow = text_of(".github", "workflows", "release.yml")
+    assert "build/*.cdx.json" in workflow
+    assert "*.cdx.json" in workflow.split("gh release create")[1]
+    assert "packaging/sbom.py" in text_of(".ci", "dist")
+
+
+def test_a_bill_of_materials_without_a_dependency_is_refused():
+    spec = importlib.util.spec_from_file_location("sbom", ROOT / "packaging" / "sbom.py")
+    sbom = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sbom)
+    local = {"type": "distribution", "url": "file:///home/me/x.whl"}
+    bom = {
+        "metadata": {"component": {"name": "skecg"}},
+        "components": [{"name": "Scikit_Learn", "version": "1.9", "externalReferences": [local]}],
+    }
+    sbom.complete(bom, "0.1.0")
+    assert bom["metadata"]["component"]["version"] == "0.1.0"
+    assert "home" not in str(bom)
+    sbom.check(bom, ["scikit-learn>=1.6"])
+    with pytest.raises(SystemExit, match="lacks torch"):
+        sbom.check(bom, ["torch>=2.4", "scikit-learn>=1.6"])
+
+
+def test_no_two_files_have_names_that_other_systems_take_for_one():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    names = listed.splitlines()
+    folded = [name.casefold() for name in names]
+    assert len(set(folded)) == len(folded)
+    for name in names:
+        assert not re.search(r'[<>:"\\|?*\x00-\x1f]|[. ](/|$)', name), f"Windows has no file {name}"
+        assert not re.search(r"(^|/)(con|prn|aux|nul|com\d|lpt\d)(\.|/|$)", name.casefold())
+
+
+SPAWNED = """
+import multiprocessing, sys
+from pathlib import Path
+
+def embed(folder):
+    from skecg import JEPAEmbedder
+    files = sorted(Path(folder, "Aufnahmen von Müller").glob("*.csv"))
+    return JEPAEmbedder(sys.argv[1], sampling_rate=100, cache=Path(folder, "cache ü")).fit_transform(files).tolist()
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[2], "Daten – 1")
+    (folder / "Aufnahmen von Müller").mkdir(parents=True)
+    from skecg.datasets import make_ecg
+    for number, record in enumerate(make_ecg(2, duration_seconds=2.5, sampling_rate=100, random_state=0).records):
+        rows = [",".join(record.leads), *(",".join(map(str, row)) for row in record.signal.T)]
+        Path(folder, "Aufnahmen von Müller", f"{number} ä.csv").write_text("\\n".join(rows), encoding="utf-8")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(embed, [folder]) == [embed(folder)]
+    print("same")
+"""
+
+
+def test_processes_that_are_spawned_embed_files_whose_paths_have_spaces_and_umlauts(tmp_path):
+    script = tmp_path / "späwned script.py"
+    script.write_text(SPAWNED, encoding="utf-8")
+    tiny = ROOT / "tests" / "fixtures" / "tiny-temporal"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, script, tiny, tmp_path], env=environment, capture_output=True, text=True)
+    assert done.stdout == "same\n", done.stderr
