@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from skecg.weights import list_models, load_encoder, save_encoder
 
 
-
 # Where each public name lives: resolved on first use, so that `import skecg` stays fast and does not import torch.
 _HOMES = {
     "ECGRecord": "skecg.records",
