@@ -73,7 +73,7 @@ weights: $(VENV)/test-installed
 		--notes pretraining/recipes/skecg_default.md
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) docs/_build docs/gallery docs/api/generated demo_output dist build
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) docs/_build docs/gallery docs/api/generated docs/cards demo_output dist build
 
 $(VENV)/created:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "skecg needs Python 3.11 or newer, this is " + sys.version.split()[0] + ". Run: make PYTHON=python3.11 demo")'

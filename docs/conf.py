@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -15,21 +16,44 @@ author = "The skecg developers"
 copyright = "The skecg developers, Apache-2.0"
 version = release = skecg.__version__
 
+html_baseurl = "https://skecg.github.io/skecg/"
+
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.viewcode",
+    "myst_parser",
     "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
+    "sphinxext.opengraph",
     "pages",
 ]
+source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 exclude_patterns = ["_build", "extensions", "**/.ipynb_checkpoints"]
+suppress_warnings = ["myst.header"]
 templates_path = ["_templates"]
 default_role = "code"
 
 autosummary_generate = True
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+# Links to other projects' pages need their inventories from the network: only a build that is published fetches them.
+intersphinx_mapping = {}
+if os.environ.get("SKECG_DOCS_ONLINE"):
+    intersphinx_mapping = {
+        "python": ("https://docs.python.org/3", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "sklearn": ("https://scikit-learn.org/stable", None),
+        "torch": ("https://docs.pytorch.org/docs/stable", None),
+        "wfdb": ("https://wfdb.readthedocs.io/en/stable", None),
+    }
 
 # The gallery runs the examples. The demo writes files where it stands, and benchmarks take long.
 sphinx_gallery_conf = {
@@ -45,36 +69,53 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "min_reported_time": 10**6,
     "write_computation_times": False,
-    "backreferences_dir": None,
+    "backreferences_dir": "gallery/backreferences",
+    "doc_module": ("skecg",),
     "abort_on_example_error": True,
 }
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skecg"
+html_logo = html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["skecg.css"]
 html_show_sourcelink = False
 html_copy_source = False
-# Pages without pages below them need no list of these.
-html_sidebars = {
-    page: []
-    for page in (
-        "quickstart",
-        "inputs",
-        "caching",
-        "converting",
-        "fine_tuning",
-        "pretraining",
-        "command_line",
-        "models",
-        "project",
-    )
+# The first page stands above all sections: a list of neighbours beside it would be empty.
+html_sidebars = {"index": []}
+html_context = {
+    "github_user": "skecg",
+    "github_repo": "skecg",
+    "github_version": "main",
+    "doc_path": "docs",
+    "default_mode": "auto",
 }
 html_theme_options = {
+    "logo": {"text": "skecg"},
+    "github_url": "https://github.com/skecg/skecg",
     "footer_start": ["research-use"],
     "footer_end": ["copyright"],
-    "secondary_sidebar_items": ["page-toc"],
+    "navbar_end": ["version-switcher", "theme-switcher", "navbar-icon-links"],
+    "switcher": {"json_url": f"{html_baseurl}_static/switcher.json", "version_match": release},
+    "check_switcher": False,
+    "use_edit_page_button": True,
+    # Pages that are written by the build have no file to edit.
+    "secondary_sidebar_items": {
+        "*": ["page-toc", "edit-this-page"],
+        "api/index": ["page-toc", "edit-this-page"],
+        "api/errors": ["page-toc"],
+        "api/generated/*": ["page-toc"],
+        "gallery/*": ["page-toc", "sg_download_links"],
+        "cards/*": ["page-toc"],
+        "decisions/*": ["page-toc", "edit-this-page"],
+    },
     "show_prev_next": False,
-    "header_links_before_dropdown": 10,
+    "header_links_before_dropdown": 6,
     "navbar_align": "left",
 }
+
+# One picture for all pages: drawing a card for each would cost as much as the rest of the build.
+ogp_site_url = html_baseurl
+ogp_image = f"{html_baseurl}_static/landing.png"
+ogp_image_alt = "An electrocardiogram beside a map of embeddings"
+ogp_social_cards = {"enable": False}

@@ -8,14 +8,18 @@ its leads, is told to the embedder once.
 
 # %%
 # Six recordings of ten seconds, as an array of millivolts. Two leads stand for a wearable that measures no more.
+import matplotlib.pyplot as plt
 import numpy as np
 
 from skecg import JEPAEmbedder
 from skecg.datasets import make_ecg
+from skecg.plotting import plot_ecgs
 
 records, labels = make_ecg(6, sampling_rate=500, leads=["I", "II"], noise=0.03, random_state=0)
 X = np.stack([record.signal for record in records])
 print("X:", X.shape, X.dtype)
+plot_ecgs(records[:1], titles=["The first of six, two leads"], figure=plt.figure())
+plt.show()
 
 # %%
 # Fitting trains nothing. It checks the input and settles which weights are meant.

@@ -12,12 +12,14 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import wfdb
 
-from skecg import JEPAEmbedder
+from skecg import JEPAEmbedder, read_record
 from skecg.datasets import make_ecg
+from skecg.plotting import plot_ecgs
 
 folder = tempfile.TemporaryDirectory()
 for number, record in enumerate(make_ecg(5, noise=0.03, random_state=0).records):
@@ -32,6 +34,8 @@ for number, record in enumerate(make_ecg(5, noise=0.03, random_state=0).records)
     )
 paths = pd.Series([Path(folder.name, f"ecg{number}") for number in range(5)], name="path")
 print([path.name for path in paths])
+plot_ecgs([read_record(paths[0])], figure=plt.figure())
+plt.show()
 
 # %%
 # The third file loses its second half, as after a copy that broke off.

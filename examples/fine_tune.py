@@ -12,6 +12,7 @@ is trained too, for as long as patients that are held out gain by it.
 # third of which is kept for the end.
 import tempfile
 
+import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
@@ -51,6 +52,14 @@ history = tuned.history_
 for epoch, score in enumerate(history.scores):
     print(f"epoch {epoch}: validation {score:.3f}" + "  <- kept" * (epoch == history.best_epoch))
 print(f"fine-tuned: AUROC {auroc(tuned):.3f}")
+
+figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+ax.plot(range(len(history.scores)), history.scores, "o-", label="patients held out")
+ax.axhline(auroc(frozen), color="0.5", linestyle="--", label="other patients, encoder frozen")
+ax.axhline(auroc(tuned), color="C1", linestyle="--", label="other patients, fine-tuned")
+ax.set(xlabel="epoch", ylabel="AUROC", ylim=(None, 1.02))
+ax.legend()
+plt.show()
 
 held_out = np.unique(patients[known][tuned.validation_rows_])
 learned = np.unique(np.delete(patients[known], tuned.validation_rows_))

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skecg import JEPAEmbedder
 from skecg.datasets import make_ecg
-from skecg.plotting import plot_ecg
+from skecg.plotting import plot_ecgs
 
 records, labels = make_ecg(180, conduction=["normal", "lbbb", "rbbb"], noise=0.02, sampling_rate=250, random_state=0)
 kinds = labels["conduction"]
@@ -36,9 +36,8 @@ print(f"neighbours of the same kind: {same_kind.mean():.2f} (by chance {by_chanc
 # %%
 # One recording and its neighbours, on ECG paper.
 query = int(np.flatnonzero(kinds == "lbbb")[0])
-figure, axes = plt.subplots(4, 1, figsize=(11, 26), layout="constrained")
-for place, (ax, found) in enumerate(zip(axes, neighbours[query], strict=True)):
-    title = "The recording" if place == 0 else f"Neighbour {place}, distance {distances[query, place]:.1f}"
-    plot_ecg(records[found], ax=ax, title=f"{title}: {kinds[found]}")
+found = neighbours[query]
+titles = [f"Neighbour {place}, distance {distances[query, place]:.1f}: {kinds[found[place]]}" for place in (1, 2, 3)]
+plot_ecgs([records[row] for row in found], titles=[f"The recording: {kinds[query]}", *titles], figure=plt.figure())
 print("kinds of the neighbours:", ", ".join(kinds[neighbours[query, 1:]]))
 plt.show()

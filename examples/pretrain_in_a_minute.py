@@ -17,6 +17,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -109,7 +110,7 @@ print(f"exported weights differ from the trained encoder by {np.abs(trained - di
 # Has it learned anything? A task that training knew nothing of, the rhythm (sinus, atrial fibrillation or premature
 # beats), on recordings of other people: logistic regression on 200 of them, judged on 400, with features of the
 # untrained encoder of the same shape and of the trained.
-rhythms = labels["rhythm"]
+rhythms, scores = labels["rhythm"], {}
 for pooling in ("mean", "mean+std"):
     for name in ("untrained", "weights"):
         features = JEPAEmbedder(str(folder / name), pooling=pooling).fit_transform(records)
@@ -117,6 +118,13 @@ for pooling in ("mean", "mean+std"):
         model.fit(features[:200], rhythms[:200])
         score = roc_auc_score(rhythms[200:], model.predict_proba(features[200:]), multi_class="ovr")
         print(f"{pooling} of {name}: macro AUROC {score:.3f}")
+        scores[f"{pooling}, {'untrained' if name == 'untrained' else 'trained'}"] = score
+
+figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
+ax.barh(list(scores), list(scores.values()), color=["0.75", "C0"] * 2)
+ax.set(xlim=(0.5, 1), xlabel="macro AUROC of the rhythm")
+ax.invert_yaxis()
+plt.show()
 
 # %%
 # The same in the shell is ``pack``, ``train``, ``export`` and ``inspect``; :doc:`/pretraining` has the whole guide.

@@ -9,6 +9,9 @@ as WFDB annotations. The recordings here are synthetic, so that the example need
 
 # %%
 # Fourteen hearts with their waves. Each heart is a patient of its own; four are kept for the end.
+import matplotlib.pyplot as plt
+import numpy as np
+
 from skecg import Segmenter
 from skecg.datasets import make_waves
 
@@ -40,3 +43,16 @@ annotations = segmenter.annotate(long)[0]
 seconds = annotations.seconds()[annotations.table[:, 3] == 1]
 print(annotations)
 print(f"heart rate: {60 * (len(seconds) - 1) / (seconds[-1, 1] - seconds[0, 1]):.0f} bpm")
+
+# %%
+# The first five seconds of lead II, in the colours of what was found.
+record, shown = long[0], slice(0, 5 * 360)
+signal = record.signal[record.leads.index("II"), shown]
+time = np.arange(len(signal)) / record.sampling_rate
+figure, ax = plt.subplots(figsize=(11, 3), layout="constrained")
+ax.plot(time, signal, color="0.75")
+for number, name in enumerate(("P", "QRS", "T"), start=1):
+    ax.plot(time, np.where(labels[shown] == number, signal, np.nan), label=name, linewidth=2)
+ax.set(xlabel="s", ylabel="mV")
+ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+plt.show()

@@ -250,7 +250,10 @@ def _add_train(verbs: _Verbs) -> None:
     )
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, ... (default: the best there is)")
     parser.add_argument(
-        "overrides", nargs="*", metavar="part.field=value", help="changes to the recipe, e.g. optim.lr=5e-4"
+        "overrides",
+        nargs="*",
+        metavar="part.field=value",
+        help="changes to the recipe, e.g. optim.lr=5e-4; also pooling=mean, export_blocks=4, export_encoder=context",
     )
     parser.set_defaults(run=_train)
 

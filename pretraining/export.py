@@ -71,7 +71,8 @@ def export(
     Returns
     -------
     WeightsInfo
-        Its provenance names recipe, steps, records seen, data, gauges and the probe's score.
+        Its provenance names recipe, steps, records seen and data; also gauges and the probe's score, unless they are of
+        another encoder of the run, or of another number of blocks.
 
     Raises
     ------
@@ -88,10 +89,12 @@ def export(
             f"Got {str(out)!r}, which is not empty. Write over it with --force, or name another folder."
         )
     state = _load(run, which)
-    config = PretrainConfig.from_dict(state["config"])
-    config = config if blocks is None else dataclasses.replace(config, export_blocks=blocks)
-    kind = encoder or config.export_encoder
+    watched = PretrainConfig.from_dict(state["config"])
+    kind = encoder or watched.export_encoder
+    config = watched if blocks is None else dataclasses.replace(watched, export_blocks=blocks)
     known = _provenance(run, state, config, kind)
+    if (kind, config.exported_depth) == (watched.export_encoder, watched.exported_depth):
+        known |= _watched(run, state)
     known |= {"name": name or config.name, "model": f"./{out.name}"} | ({"licence": licence} if licence else {})
     save_encoder(out, _encoder(state["model"], config, kind), config.input, pooling=config.pooling, **known)
     # `skecg publish` wants it beside the weights.
@@ -146,7 +149,7 @@ def _provenance(run: Path, state: Mapping[str, Any], config: PretrainConfig, kin
         "trained": step > 0,
         "recipe": config.name,
         "which_encoder": kind,
-        "blocks": f"{config.export_blocks or config.encoder.depth} of {config.encoder.depth}",
+        "blocks": f"{config.exported_depth} of {config.encoder.depth}",
         "steps": step,
         "records_seen": seen,
         "seed": config.run.seed,
@@ -158,10 +161,13 @@ def _provenance(run: Path, state: Mapping[str, Any], config: PretrainConfig, kin
         known["lead_dropout"] = config.data.lead_dropout
     known |= _data(run / "data.json", state)
     code = read_code(run)
-    known |= {"code": code} if code else {}
-    gauges = _gauges_of(run, step)
-    if gauges:
-        known["gauges"] = gauges
+    return known | ({"code": code} if code else {})
+
+
+def _watched(run: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the run itself has measured of the encoder that it names for export."""
+    gauges = _gauges_of(run, int(state["step"]))
+    known: dict[str, Any] = {"gauges": gauges} if gauges else {}
     scores = (state.get("probe") or {}).get("history")
     if scores:
         at, score = scores[-1]

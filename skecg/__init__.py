@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from skecg.embedder import JEPAEmbedder
     from skecg.finetuning import Segmenter
     from skecg.finetuning.classifier import FineTunedClassifier
+    from skecg.finetuning.regressor import FineTunedRegressor
     from skecg.io import read_record, read_records
     from skecg.linear_model.distances import NoveltyScore, similar
     from skecg.linear_model.logistic import LogisticProbe
+    from skecg.linear_model.ridge import RidgeProbe
     from skecg.preprocessing.windows import prepare
     from skecg.records import ECGRecord
     from skecg.versions import show_versions
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "ECGRecord": "skecg.records",
     "FineTunedClassifier": "skecg.finetuning.classifier",
+    "FineTunedRegressor": "skecg.finetuning.regressor",
     "JEPAEmbedder": "skecg.embedder",
     "LogisticProbe": "skecg.linear_model.logistic",
     "NoveltyScore": "skecg.linear_model.distances",
+    "RidgeProbe": "skecg.linear_model.ridge",
     "Segmenter": "skecg.finetuning",
     "errors": "skecg.errors",
     "list_models": "skecg.weights",
@@ -47,9 +51,11 @@ _HOMES = {
 __all__ = [
     "ECGRecord",
     "FineTunedClassifier",
+    "FineTunedRegressor",
     "JEPAEmbedder",
     "LogisticProbe",
     "NoveltyScore",
+    "RidgeProbe",
     "Segmenter",
     "__version__",
     "errors",

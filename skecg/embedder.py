@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skecg.backends import PRECISIONS, place
 from skecg.compute.devices import resolve_precision
+from skecg.compute.notebook import HeldWeights
 from skecg.compute.progress import CallbackSupportMixin, Progress, with_callbacks
 from skecg.embedding_cache import EmbeddingCache, open_cache
 from skecg.encoders.base import resolve_layers
@@ -40,7 +41,9 @@ from skecg.weights import Verification, WeightsInfo, find_weights, verify_weight
 __all__ = ["JEPAEmbedder"]
 
 
-class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class JEPAEmbedder(
+    HeldWeights, PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Turn electrocardiograms into features with any encoder: skecg's own, another lab's, yours, an ONNX file.
 
     Fitting trains nothing, it settles which weights are meant. The process holds them once, for all clones and threads.
@@ -340,6 +343,14 @@ class JEPAEmbedder(PushMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMi
         """Leave the leads of the last records behind: they are those records', not the embedder's."""
         state = super().__getstate__()
         return {**state, "_leads_used": []} if "_leads_used" in state else state
+
+    def _held_weights(self) -> str | None:
+        if not hasattr(self, "weights_sha256_"):
+            return None
+        at = f" at commit {self.revision_}" if self.revision_ else ""
+        return (
+            f"Weights: {self.model}{at}, sha256 {self.weights_sha256_[:16]}…, {self.embedding_dim_} features a record."
+        )
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skecg.compute.notebook import html_facts
 from skecg.errors import LeadError, SamplingRateError, ShapeError, UnitsError
 from skecg.leads import CANONICAL_LEADS, canonical_leads
 
@@ -106,6 +108,60 @@ class ECGRecord:
             f"ECGRecord({title}{self.n_leads} leads ({', '.join(self.leads)}), {self.n_samples} samples, "
             f"{self.sampling_rate:g} Hz, {self.duration_seconds:.1f} s)"
         )
+
+    def _repr_html_(self) -> str:
+        """Show a notebook what the record is, and its picture."""
+        facts = {
+            "leads": ", ".join(self.leads),
+            "sampling rate": f"{self.sampling_rate:g} Hz",
+            "length": f"{self.duration_seconds:.1f} s, {self.n_samples} samples",
+        }
+        missing = float(np.isnan(self.signal).mean())
+        known = self.signal[np.isfinite(self.signal)]
+        if known.size:
+            facts["range"] = f"{known.min():.2f} to {known.max():.2f} mV"
+        if missing:
+            facts["missing"] = f"{missing:.1%}".replace("%", " %")
+        return html_facts(self.name or "ECG", facts, _picture(self))
+
+
+# Of the picture in notebooks.
+_WIDTH, _STRIP, _SECONDS = 720, 36, 10.0
+
+
+def _picture(record: ECGRecord) -> str:
+    """Draw the first ten seconds, lead below lead, two strips high for each two millivolts.
+
+    Every column of pixels spans the least and the greatest of its samples, so that no tip of a wave is lost.
+    """
+    signal = record.signal[:, : max(1, int(_SECONDS * record.sampling_rate))]
+    columns = np.unique(np.linspace(0, signal.shape[1], min(_WIDTH, signal.shape[1]), endpoint=False).astype(int))
+    xs = columns * (_WIDTH / max(signal.shape[1], int(_SECONDS * record.sampling_rate)))
+    strips = []
+    for row, (lead, values) in enumerate(zip(record.leads, signal, strict=True)):
+        middle = _STRIP * (row + 0.5)
+        path = _path(values, columns, xs, middle)
+        strips.append(f'<path d="{path}" fill="none" stroke="currentColor" stroke-width=".8"/>')
+        strips.append(f'<text x="0" y="{middle - 8:.0f}" font-size="10" fill="currentColor">{html.escape(lead)}</text>')
+    size = f'viewBox="0 0 {_WIDTH} {_STRIP * record.n_leads}" width="{_WIDTH}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} style="max-width:100%" role="img">{"".join(strips)}</svg>'
+
+
+def _path(values: NDArray[np.float32], columns: NDArray[np.int64], xs: NDArray[np.float64], middle: float) -> str:
+    """Return the line of a lead about its median; it begins anew after a gap, and so leaves it open."""
+    known = np.where(np.isfinite(values), values, np.float32(np.nan))
+    if np.isnan(known).all():
+        return ""
+    centred = np.clip(known - np.nanmedian(known), -3, 3)
+    highest, lowest = (edge.reduceat(centred, columns) for edge in (np.fmax, np.fmin))
+    path, command = "", "M"
+    for x, high, low in zip(xs, highest, lowest, strict=True):
+        if np.isnan(high):
+            command = "M"
+            continue
+        path += f"{command}{x:.1f} {middle - high * _STRIP / 2:.1f}V{middle - low * _STRIP / 2:.1f}"
+        command = "L"
+    return path
 
 
 def as_sampling_rate(value: Any, where: str = "") -> float:

@@ -22,7 +22,8 @@ FLOORS = {
     "skecg": [
         {"_version", "errors"},
         {"leads", "validation", "compute"},
-        {"linear_model", "splits"},
+        {"splits"},
+        {"linear_model"},
         {"metrics", "records", "spec"},
         {"embedding_cache", "plotting"},
         {"io", "versions"},
@@ -69,6 +70,7 @@ DOORS = {
     "onnxscript": {"backends"},
     "onnxruntime": {"backends", "encoders"},
     "openvino": {"backends"},
+    "umap": {"tabular"},
     "tqdm": {"compute", "cli"},
     "pandas": set(),
     "http": {"datasets"},
@@ -221,7 +223,7 @@ def test_a_file_is_worth_opening(name: str) -> None:
 def test_the_house_stays_small() -> None:
     # Plug-ins may be added one file each; what they are plugged into may not sprawl (decision 11).
     others = [path for path in FILES if str(path.parent.relative_to(ROOT)) not in PLUG_INS]
-    assert len(others) <= 135
+    assert len(others) <= 140
     assert len(list((ROOT / "skecg").glob("*.py"))) <= 14
 
 

@@ -114,7 +114,7 @@ def test_the_commands_of_a_page_are_ones_that_exist(page: Path) -> None:
         elif "pretraining" in arguments:
             accept_pretraining(arguments)
         else:
-            assert command in ("make", "pip", "git", "python"), command
+            assert command in ("make", "pip", "git", "python", "openssl", "ecgbench"), command
             inline.append([command, *arguments])
     for command, *arguments in inline:
         if command == "skecg":
@@ -193,11 +193,34 @@ def test_every_kind_of_error_and_warning_has_a_cure() -> None:
     assert {trouble.kind for trouble in troubles.TROUBLES} == set(errors.__all__) - parents
 
 
-def test_readme_points_to_files_that_exist() -> None:
+def test_readme_points_to_files_and_pages_that_exist() -> None:
     text = README.read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r"`((?:examples|tests|docs)/[\w./]+\.\w+)`", text)
-    assert len(links) > 4
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    named = set(re.findall(r"`python ((?:examples|docs)/[\w./]+\.py)`", text))
+    named |= set(re.findall(r"github\.com/skecg/skecg/blob/main/([^)\s]+)", text))
+    named |= set(re.findall(r"raw\.githubusercontent\.com/skecg/skecg/main/([^)\s]+)", text))
+    named |= {f"docs/{page}.rst" for page in re.findall(r"skecg\.github\.io/skecg/([\w/]+)\.html", text)}
+    assert len(named) > 10
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+def test_readme_has_no_link_that_breaks_on_an_index_page() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", README.read_text(encoding="utf-8"))
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+
+
+def test_readme_shows_the_score_of_the_default() -> None:
+    name, entry = next((name, entry) for name, entry in list_models().items() if entry.get("default"))
+    (value, low, high), *_ = entry["scores"].values()
+    assert f"| **{name}**, which comes with skecg | **{value:.3f}** ({low:.3f} to {high:.3f}) |" in README.read_text()
+
+
+@pytest.mark.parametrize("package", ["skecg", "pretraining"])
+def test_contributing_names_every_room(package: str) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = {word.removeprefix("pretraining/").rstrip("/") for word in re.findall(r"`([\w/]+)`", text)}
+    rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    rooms |= {path.stem for path in (ROOT / package).glob("[!_]*.py")}
+    assert rooms - named == set()
 
 
 def test_readme_opens_with_a_sentence_and_the_two_commands() -> None:

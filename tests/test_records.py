@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import FrozenInstanceError
 
 import numpy as np
@@ -207,3 +208,32 @@ def test_the_record_is_public():
 def test_a_rate_of_more_digits_than_python_writes_is_refused():
     with pytest.raises(SamplingRateError, match="an integer of more than 20 digits, expected a positive number"):
         as_sampling_rate(10**5000)
+
+
+# In a notebook
+
+
+def test_a_notebook_shows_what_a_record_is_and_its_picture() -> None:
+    signal = np.zeros((2, 5000), dtype=np.float32)
+    signal[0, 1234] = 1.0  # one sample of 5,000, which every seventh would miss
+    signal[1, 1000:2000] = np.nan
+
+    shown = ECGRecord(signal, 500, ["I", "V2"], name="<b>x</b>")._repr_html_()
+
+    assert "&lt;b&gt;x&lt;/b&gt;" in shown
+    assert "<b>" not in shown
+    assert "500 Hz" in shown
+    assert "10.0 s, 5000 samples" in shown
+    assert "10.0 %" in shown
+    tip, gap = re.findall(r'd="([^"]*)"', shown)
+    heights = [float(y) for y in re.findall(r"[ V]([\d.-]+)", tip)]
+    assert min(heights) == pytest.approx(max(heights) - 18.0)  # a strip of 36 pixels is two millivolts
+    assert gap.count("M") == 2
+
+
+def test_a_lead_of_which_nothing_is_known_has_its_name_and_no_line() -> None:
+    shown = ECGRecord(np.full((1, 500), np.nan), 500, ["II"])._repr_html_()
+
+    assert 'd=""' in shown
+    assert ">II</text>" in shown
+    assert "range" not in shown

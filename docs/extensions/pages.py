@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.ext.autosummary import autosummary_table
 from sphinx.util.docutils import SphinxDirective
 from troubles import TROUBLES, Trouble, messages
 
@@ -153,22 +155,35 @@ def _table(rows: Iterable[Iterable[object]], *options: str) -> str:
     return "\n".join(lines)
 
 
-class TextFiles(SphinxDirective):
-    """Files of the repository as they are, a section each, titled by their first line."""
+def write_cards(app: Sphinx) -> None:
+    """Copy the card of every bundled model into a page of its own."""
+    folder = Path(app.srcdir) / "cards"
+    folder.mkdir(exist_ok=True)
+    package = Path(skecg.__file__).parent
+    for name, entry in skecg.list_models().items():
+        if "bundled" in entry:
+            card = (package / entry["bundled"] / "README.md").read_text(encoding="utf-8")
+            target = folder / f"{name}.md"
+            # Written only when it changed: Sphinx reads again whatever is newer than its last build.
+            if not target.exists() or target.read_text(encoding="utf-8") != card:
+                target.write_text(card, encoding="utf-8")
 
-    has_content = True
 
-    def run(self) -> list[nodes.Node]:
-        here = Path(self.env.srcdir)
-        return [self._section(path) for pattern in self.content for path in sorted(here.glob(pattern))]
+def state_version(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Add the first release to what does not say since when it has been there."""
+    if what not in ("class", "function") or any("versionadded::" in line for line in lines):
+        return
+    start = next((place for place, line in enumerate(lines) if line.strip()), len(lines))
+    end = next((place for place in range(start, len(lines)) if not lines[place].strip()), len(lines))
+    lines[end:end] = ["", ".. versionadded:: 0.1.0", ""]
 
-    def _section(self, path: Path) -> nodes.Node:
-        self.env.note_dependency(str(path))
-        title, _, text = path.read_text(encoding="utf-8").partition("\n")
-        section = nodes.section(ids=[nodes.make_id(path.stem)], names=[path.stem])
-        section += nodes.title(text=title.lstrip("# "))
-        section += nodes.literal_block(text.strip(), text.strip(), language="text", classes=["prose"])
-        return section
+
+def drop_citations(app: Sphinx, doctree: nodes.document) -> None:
+    """Remove references to literature from the one-line summaries of the API: their list is on another page."""
+    for table in doctree.findall(autosummary_table):
+        for reference in list(table.findall(addnodes.pending_xref)):
+            if reference.get("refdomain") == "citation":
+                reference.parent.remove(reference)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -176,5 +191,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("skecg-models", Models)
     app.add_directive("skecg-statistics", Statistics)
     app.add_directive("skecg-recipes", Recipes)
-    app.add_directive("text-files", TextFiles)
+    app.connect("builder-inited", write_cards)
+    # numpydoc makes sections of docstrings first.
+    app.connect("autodoc-process-docstring", state_version, priority=900)
+    app.connect("doctree-read", drop_citations)
     return {"parallel_read_safe": True, "version": skecg.__version__}

@@ -23,6 +23,7 @@ from pretraining.config.parts import (
     require,
 )
 from skecg.encoders import read_encoder_config
+from skecg.encoders.pooling import check_pooling, n_registers
 from skecg.errors import ParameterError
 from skecg.spec import InputSpec, PatchEncoderConfig
 from skecg.validation import PlainFields, check_choice
@@ -67,7 +68,7 @@ class PretrainConfig:
     run : RunConfig
     watch : WatchConfig
     pooling : str
-        What exported weights name as their pooling.
+        How features are made of tokens: when they are probed and gauged, and by the weights that are exported.
     export_encoder : {"target", "context"}
         Which of the two encoders is exported: the average, or the one that was trained. Objectives other than JEPA have
         only the latter.
@@ -96,6 +97,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_choice("export_encoder", self.export_encoder, ("target", "context"))
+        check_pooling(self.pooling, n_registers(self.encoder))
         depth = self.encoder.depth
         require(0 <= self.export_blocks <= depth, "export_blocks", self.export_blocks, f"0 to {depth}")
         frozen = self.optim.frozen_blocks
@@ -152,6 +154,11 @@ class PretrainConfig:
         assert self.masks is not None, "checked by __post_init__"
         return self.objective, self.predictor, self.masks
 
+    @property
+    def exported_depth(self) -> int:
+        """How many blocks of the encoder are probed, gauged and exported."""
+        return self.export_blocks or self.encoder.depth
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""
         values: dict[str, Any] = {"name": self.name, "architecture": self.encoder.architecture, "pooling": self.pooling}
@@ -192,14 +199,23 @@ class PretrainConfig:
     def override(self, assignments: Sequence[str]) -> Self:
         """Change single fields by ``part.field=value``, typed as the field is, refusing unknown names.
 
-        All are changed at once, so fields that have to fit each other may be given in any order.
+        What is exported, and therefore probed and gauged, is no part: ``pooling``, ``export_encoder`` and
+        ``export_blocks`` are changed by ``pooling=value`` and the like. All are changed at once, so fields that have to
+        fit each other may be given in any order.
         """
         changed: dict[str, dict[str, Any]] = {}
+        exported: dict[str, Any] = {}
         for assignment in assignments:
             name, separator, text = assignment.partition("=")
             part, dot, key = name.partition(".")
+            if separator and name in _EXPORTED:
+                exported[name] = _typed(text, getattr(self, name), name)
+                continue
             if not separator or not dot:
-                raise ParameterError(f"Got {assignment!r}, expected part.field=value, for example optim.lr=5e-4.")
+                raise ParameterError(
+                    f"Got {assignment!r}, expected part.field=value, for example optim.lr=5e-4, or one of "
+                    f"{', '.join(f'{known}=value' for known in _EXPORTED)}."
+                )
             check_choice("a part of the configuration", part, ["input", "encoder", "objective", *_PARTS])
             old = getattr(self, part)
             is_used = old is not None and (part != "ema" or self.objective.has_target)
@@ -214,8 +230,11 @@ class PretrainConfig:
             value = None if may_be_none else (_number if shares else _typed)(text, getattr(old, key), name)
             changed.setdefault(part, {})[key] = value
         parts = {part: dataclasses.replace(getattr(self, part), **values) for part, values in changed.items()}
-        return dataclasses.replace(self, **parts)
+        return dataclasses.replace(self, **parts, **exported)
 
+
+# Fields that are no parts, and that a run may be given.
+_EXPORTED = ("pooling", "export_encoder", "export_blocks")
 
 _PARTS: dict[str, type[PlainFields]] = {
     "predictor": PredictorConfig,

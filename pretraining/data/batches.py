@@ -263,9 +263,23 @@ def _check_preparation(shards: ShardSet, spec: InputSpec) -> None:
         unused = name == "filter_order" and spec.highpass_hz is None and spec.lowpass_hz is None
         if found != wanted and not unused:
             raise ParameterError(
-                f"Got shards with {name}={found!r} for an encoder with input.{name}={wanted!r}. Pack with "
-                f"{name}={wanted!r}, or change the recipe."
+                f"Got shards with {name}={found!r}, expected {wanted!r}, as the run's input.{name} says. "
+                f"{_pack_again(name, wanted)}"
             )
+
+
+# What `pack` has an option for; whatever else a preparation holds comes with a recipe or with weights.
+_PACK_OPTIONS = ("sampling_rate", "highpass_hz", "lowpass_hz")
+
+
+def _pack_again(name: str, wanted: object) -> str:
+    """Return what to do about shards that were prepared otherwise, as the command line spells it."""
+    whole = "--recipe or --from, as this run is given them"
+    if name not in _PACK_OPTIONS:
+        return f"Pack them again with {whole}, or train a recipe that takes them as they are."
+    option = f"--{name.replace('_', '-')}"
+    how = f"without {option}" if wanted is None else f"with {option} {wanted:g}"
+    return f"Pack them again {how}, or with {whole}; or train a recipe that takes them as they are."
 
 
 def _lead_row(spec: InputSpec) -> NDArray[np.bool_]:

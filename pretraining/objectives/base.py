@@ -152,7 +152,7 @@ def exported_encoder(tensors: Mapping[str, Tensor], config: PretrainConfig) -> E
     Encoder
         Without gradients, in evaluation mode; it gives what layer ``export_blocks - 1`` of the whole one gives.
     """
-    depth = config.export_blocks or config.encoder.depth
+    depth = config.exported_depth
     dropped = tuple(f"blocks.{number}." for number in range(depth, config.encoder.depth))
     # What is drawn is overwritten; the generator is the user's.
     with torch.random.fork_rng(devices=[]):

@@ -121,6 +121,7 @@ def choose_beats(
         start, roll = int(batch.crop_start[place]), int(batch.roll[place])
         found, inside = beats_in_windows(tables.samples[numbers], start, roll, window)
         shown = is_seen(views.take(slice(place, place + 1)), torch.from_numpy(found)[None])[0].numpy()
+        # A beat that a mask hides in either view has nothing that could be contrasted.
         usable = np.flatnonzero(inside & shown)
         picked = usable[_spread(len(usable), drawn[place])]
         beats[place, : len(picked)], samples[place, : len(picked)] = numbers[picked], found[picked]
@@ -186,6 +187,7 @@ def targets(likeness_NN: Tensor, exponent: float) -> Tensor:
     Tensor of shape (2N, 2N)
         0 for a view and itself; rows add up to 1.
     """
+    # Both views of a thing are alike, whatever rounding makes of its likeness to itself.
     sharp = likeness_NN.float().pow(exponent).fill_diagonal_(1.0)
     weights = sharp.repeat(2, 2).fill_diagonal_(0.0)
     return weights / weights.sum(dim=1, keepdim=True)
@@ -193,6 +195,7 @@ def targets(likeness_NN: Tensor, exponent: float) -> Tensor:
 
 def guess(n_things: int) -> float:
     """Compute the cross-entropy (nats) of any targets and an answer that is the same for all others: log(2N - 1)."""
+    # The entropy of guessing evenly among all other views.
     return math.log(max(2 * n_things - 1, 1))
 
 
@@ -427,6 +430,7 @@ class BeatSsl(WithoutTarget):
     @classmethod
     def flops(cls, config: PretrainConfig, drawn: BeatDraw) -> float:
         """Count two views, forward and backward; the projectors are next to nothing."""
+        # Two views; backward costs twice the forward pass.
         return 2 * 3 * config.encoder.flops(config.encoder.n_patches)
 
     @classmethod

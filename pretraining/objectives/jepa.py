@@ -193,6 +193,7 @@ class Jepa(Objective):
         self.config = config
         self.weights, _, _ = config.jepa
         self.context_encoder: Encoder = build_encoder(config.encoder)
+        self.context_encoder.may_lack_tokens = False  # as many slices are seen of every recording
         # Frozen where nothing is predicted: processes would wait for its gradients.
         self.predictor = build_predictor(config).requires_grad_(self.weights.predict_weight > 0)
         pooling = config.pooling if config.pooling == "mean+std+max" else "mean+std"

@@ -15,7 +15,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -40,6 +40,7 @@ __all__ = [
     "read_features",
     "spreadsheet_cell",
     "visible",
+    "write_columns",
     "write_failures",
     "write_features",
 ]
@@ -182,9 +183,23 @@ def _write_parquet(table: FeatureTable, file: IO[bytes]) -> None:
     schema = pyarrow.schema(columns, metadata={"skecg": _as_json(table.provenance)})
     with parquet.ParquetWriter(file, schema) as writer:
         for paths, features in table.blocks():
-            # Names of files may be no valid Unicode; Parquet's strings must be.
-            names = [os.fsencode(name).decode("utf-8", "replace") for name in paths]
+            names = [_valid(name) for name in paths]
             writer.write_table(pyarrow.table([names, *features.T.copy()], schema=schema))
+
+
+def write_columns(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
+    """Write a Parquet file of columns, whole or not at all; only the user may read it."""
+    import pyarrow
+    from pyarrow import parquet
+
+    texts = {name: [_valid(cell) for cell in cells] for name, cells in columns.items()}
+    with replacing(path, private=True) as file:
+        parquet.write_table(pyarrow.table(texts), file)
+
+
+def _valid(cell: Any) -> Any:
+    """Return a cell as Parquet can hold it: names of files may be no valid Unicode."""
+    return os.fsencode(cell).decode("utf-8", "replace") if isinstance(cell, str) else cell
 
 
 _WRITERS = {".csv": _write_csv, ".npz": _write_npz, ".parquet": _write_parquet}

@@ -62,6 +62,10 @@ class ExportedEncoder(Encoder):
         """Number of tokens without position that precede the others."""
         return self.source.num_registers
 
+    def counted(self, values_BLT: Tensor) -> Tensor | None:
+        """Return which tokens (B, N) of windows pooling counts, as the encoder itself does."""
+        return self.source.counted(values_BLT)
+
     def hidden_states(
         self, values_BLT: Tensor, leads: Sequence[int] | None = None, visible_BK: Tensor | None = None
     ) -> Iterator[Tensor]:

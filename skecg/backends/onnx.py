@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from skecg.encoders import Encoder
 from skecg.encoders.base import resolve_layers
-from skecg.encoders.encode import Encoding
+from skecg.encoders.encode import Encoding, token_distance
 from skecg.encoders.graph import GraphEncoder, Session, open_with_onnxruntime
 from skecg.encoders.pooling import as_layers, check_pooling, n_registers, pool_tokens
 from skecg.errors import MissingDependencyError, ParameterError, WeightsError
@@ -142,7 +142,8 @@ def _export(module: nn.Module, encoder: Encoder, outputs: list[str], *, some_lea
     step, most = config.length_step, config.window_samples // config.length_step
     n_steps: Any = torch.export.Dim("n_slices", min=1, max=most) if most > 1 else None
     window = {0: torch.export.Dim("n_windows"), **({2: n_steps * step} if n_steps else {})}
-    stand_in = torch.zeros(2, config.n_leads, min(2, most) * step)
+    # As long as can be: where a stage has but one step, tracing would take that for a rule.
+    stand_in = torch.zeros(2, config.n_leads, most * step)
     leads = torch.arange(min(2, config.n_leads)) if some_leads else None
     shapes = {"windows": window, "leads": _present(config.n_leads) if some_leads else None}
     # Within torch's inference mode, where embeddings are computed, nothing can be traced.
@@ -291,6 +292,7 @@ def _encoding(info: WeightsInfo, pooling: str | None, layer: object) -> Encoding
     layers = resolve_layers(as_layers(-1 if layer is None else layer), len(info.encoder.stages))
     if len(set(layers)) < len(layers):
         raise ParameterError(f"Got layer={layer!r}, which names a block twice. Name each once.")
+    token_distance(info.encoder, layers)  # the file gives tokens, too
     return Encoding(chosen, tuple(layers))
 
 
@@ -326,9 +328,11 @@ def _largest_error(content: bytes, encoder: Encoder, how: Encoding) -> float | N
     for n_windows, n_steps in ((1, most), (3, most), (2, -(-most // 2)), (1, 1)):
         shape = (n_windows, config.n_leads, n_steps * step)
         values = rng.normal(size=shape).astype(np.float32)
+        values[0, :, shape[2] // 2 :] = 0.0  # some encoders pool what is silent otherwise
         with torch.inference_mode():
-            states = encoder.layers(torch.from_numpy(values), how.layers)
-            wanted = pool_tokens(states, encoder.num_registers, how.pooling).numpy()
+            windows = torch.from_numpy(values)
+            states, counted = encoder.layers(windows, how.layers), encoder.counted(windows)
+            wanted = pool_tokens(states, encoder.num_registers, how.pooling, counted).numpy()
         features = run({WINDOWS: values})[0]
         errors.append(np.abs(features - wanted).max() / np.sqrt(np.mean(np.square(wanted, dtype=np.float64))))
     return float(np.max(errors))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from skecg._version import __version__
 from skecg.cli import (
+    atlas,
     cache,
     convert,
     download,
@@ -26,6 +27,7 @@ from skecg.cli import (
     predict,
     publish,
     score,
+    sign,
     verify,
 )
 from skecg.cli.console import add_plugin_option, in_words, load_plugins, say, short_warnings
@@ -93,11 +95,13 @@ def _parser() -> argparse.ArgumentParser:
         evaluate,
         models,
         verify,
+        sign,
         convert,
         export,
         download,
         publish,
         cache,
+        atlas,
         plot,
         info,
     ):

@@ -22,6 +22,7 @@ from skecg.cli.console import (
     say,
 )
 from skecg.cli.embed_archive import Archive, add_archive_options, check_archive, embed_archive, is_archive
+from skecg.cli.embed_omop import add_omop_options, check_omop, omop_writer, read_ids
 from skecg.errors import ParameterError, RecordNotFoundError
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def add_parser(verbs: Verbs) -> None:
     add_signal_options(parser)
     add_computing_options(parser)
     add_archive_options(parser)
+    add_omop_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -139,11 +141,13 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     check_cache(arguments.cache)
     archive = is_archive(arguments)
+    check_omop(arguments, archive=archive)
     if archive:
         check_archive(arguments)
     else:
         _check_file(arguments)
     paths = _find(arguments)
+    ids = read_ids(arguments.omop_ids, paths)
     embedder = make_embedder(arguments).fit(paths)
     config = embedder.embedding_config()
     if archive:
@@ -157,7 +161,8 @@ def run(arguments: argparse.Namespace) -> int:
     with UnfinishedRun(partial, manifest_of(paths, config, embedder), shape, anew=arguments.force) as unfinished:
         try:
             embed_into(embedder, paths, unfinished, quiet=arguments.quiet)
-            return _finish(embedder, config, paths, unfinished, out)
+            write = write_features if arguments.format is None else omop_writer(ids)
+            return _finish(embedder, config, paths, unfinished, out, write)
         except KeyboardInterrupt:
             say(
                 f"interrupted after {unfinished.n_done} of {len(paths)} records. Give the same command again to "
@@ -191,7 +196,7 @@ def _find(arguments: argparse.Namespace) -> list[str]:
 
     _check_tables(arguments.paths)
     out = os.path.abspath(arguments.out)  # noqa: PTH100 (like the paths below: links stay links)
-    own, folders = (out, f"{out}.failures.csv"), (f"{out}.partial{os.sep}", f"{out}{os.sep}")
+    own, folders = (out, f"{out}.failures.csv", f"{out}.registry.csv"), (f"{out}.partial{os.sep}", f"{out}{os.sep}")
     found = [str(path) for path in find_records(arguments.paths, recursive=not arguments.no_recursive)]
     paths = [path for path in found if not _is_own(os.path.abspath(path), own, folders)]  # noqa: PTH100
     if not paths:
@@ -301,6 +306,7 @@ def _finish(
     paths: Sequence[str],
     unfinished: UnfinishedRun,
     out: Path,
+    write: Callable[[FeatureTable, Path], None],
 ) -> int:
     """Write the file of features and the list of failures, and say how it went."""
     failures = unfinished.failures
@@ -309,7 +315,7 @@ def _finish(
     table = FeatureTable(paths, unfinished.features(), names, provenance)
     listed = out.with_name(out.name + ".failures.csv")
     write_failures([(paths[f.row], f.error, f.message) for f in failures], listed)
-    write_features(table, out)
+    write(table, out)
     del table  # the memory map in it keeps the file open, which Windows will not remove
     unfinished.remove()
     say(f"{len(paths)} records, {len(names)} features each: {str(out)!r}")

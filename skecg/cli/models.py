@@ -27,9 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(models, indent=2, ensure_ascii=False))
         return 0
-    rows = [_row(name, entry) for name, entry in models.items()]
-    columns = list(rows[0]) if rows else []
-    table = [columns, *([row[column] for column in columns] for row in rows)]
+    table = models.table()
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
@@ -45,27 +43,3 @@ def _more(entry: Mapping[str, Any]) -> Iterator[str]:
         yield f"{entry['repository']} at commit {entry['commit']}, sha256 {entry['sha256']}"
     for task, (value, low, high) in entry.get("scores", {}).items():
         yield f"{task} {value:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
-
-
-def _row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:
-    """Return a model's cells by column."""
-    leads = entry.get("leads", [])
-    subset = "up to " if entry.get("any_leads") else ""
-    return {
-        "name": name + (" (default)" if entry.get("default") else ""),
-        "trained": "yes" if entry.get("trained") else "NO, random weights",
-        "architecture": _text(entry, "architecture"),
-        "features": _text(entry, "n_features"),
-        "leads": f"{subset}{len(leads)}" if leads else "?",
-        "rate": _text(entry, "sampling_rate", " Hz"),
-        "window": _text(entry, "window_seconds", " s"),
-        "licence": _text(entry, "licence"),
-        "size": _text(entry, "megabytes", " MB"),
-    }
-
-
-def _text(entry: Mapping[str, Any], field: str, unit: str = "") -> str:
-    value = entry.get(field)
-    if value is None:
-        return "?"
-    return f"{value:g}{unit}" if isinstance(value, float) else f"{value}{unit}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,9 @@ from skecg.cli.console import Verbs, add_signal_options
 from skecg.errors import ParameterError
 
 __all__ = ["add_parser", "run"]
+
+# Of numbers, so many are still drawn as classes.
+_MOST_CLASSES = 10
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -28,8 +30,10 @@ def add_parser(verbs: Verbs) -> None:
         "--layout", default="auto", metavar="L", help="of a recording: auto (default), 3x4+1 or stacked"
     )
     parser.add_argument(
-        "--labels", type=Path, metavar="FILE.csv", help="of a map: columns path and label, below one line of names"
+        "--labels", type=Path, metavar="TABLE", help="of a map: what its colours mean; .csv, .tsv or .parquet"
     )
+    parser.add_argument("--path-column", default="path", metavar="NAME", help="of that table (default: path)")
+    parser.add_argument("--label-column", default="label", metavar="NAME", help="of that table (default: label)")
     add_signal_options(parser)
     parser.set_defaults(run=run)
 
@@ -60,22 +64,24 @@ def _draw_map(arguments: argparse.Namespace) -> Any:
     from skecg.plotting import plot_embedding_map
 
     features, paths = read_features(arguments.map)
-    labels = None if arguments.labels is None else _read_labels(arguments.labels, paths)
+    labels = None if arguments.labels is None else _read_labels(arguments, paths)
     return plot_embedding_map(features, labels)
 
 
-def _read_labels(file: Path, paths: Sequence[str]) -> list[str]:
-    """Find the label of each path in a table whose first column is the path and whose second is the label."""
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = [row for row in csv.reader(lines) if row]
-    except UnicodeDecodeError as error:
-        raise ParameterError(f"Got --labels {str(file)!r}, which is not a text file in UTF-8.") from error
-    labels = {row[0]: row[1] for row in rows[1:] if len(row) > 1}
-    missing = [path for path in paths if path not in labels]
-    if missing:
+def _read_labels(arguments: argparse.Namespace, paths: Sequence[str]) -> Any:
+    """Return the label of each path as a map takes it: numbers for a scale, or classes."""
+    import numpy as np
+
+    from skecg.tabular.table import NUMBERS, columns_of, kind_of
+
+    columns, known = columns_of(paths, arguments.labels, arguments.path_column, named=[arguments.label_column])
+    if not known.all():
+        first = next(path for path, found in zip(paths, known, strict=True) if not found)
         raise ParameterError(
-            f"Got --labels {str(file)!r} without a label for {len(missing)} of {len(paths)} paths (the first is "
-            f"{missing[0]!r}). Paths have to be written as in the file of features."
+            f"Got --labels {str(arguments.labels)!r} without a row for {(~known).sum()} of {len(paths)} paths (the "
+            f"first is {first!r}). Paths have to be written as in the file of features, or relative to the table."
         )
-    return [labels[path] for path in paths]
+    cells = columns[arguments.label_column]
+    if kind_of([cell for cell in cells if cell is not None]) == NUMBERS and len(set(cells)) > _MOST_CLASSES:
+        return np.array([np.nan if cell is None else float(cell) for cell in cells])
+    return np.array(["(empty)" if cell is None else cell for cell in cells])

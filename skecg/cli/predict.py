@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     embedder = model.embedder(**{name: getattr(arguments, name) for name in names}).fit(paths)
     model.check_weights(embedder)
     config = embedder.embedding_config()
-    n_beside = 0 if model.network is None else len(model.labels)
+    n_beside = 0 if model.network is None else model.n_values
     partial = out.with_name(out.name + ".partial")
     manifest = manifest_of(paths, config, embedder) | {"model": str(model.folder and _digest(model.folder))}
     shape = (len(paths), config.n_features + n_beside)
@@ -119,7 +119,7 @@ def _digest(folder: Path) -> str:
 def _beside(
     model: FittedModel, arguments: argparse.Namespace, paths: Sequence[str]
 ) -> Callable[[Chunk], NDArray[np.float32]] | None:
-    """Return what computes the probabilities of a chunk where no probe does, or nothing."""
+    """Return what computes the probabilities or numbers of a chunk where no probe does, or nothing."""
     if model.network is None:
         return None
     import numpy as np
@@ -127,14 +127,14 @@ def _beside(
     device = arguments.device if isinstance(arguments.device, str) else arguments.device[0]
     model.network.set_params(device=device, n_jobs=arguments.n_jobs)
 
-    def probabilities(chunk: Chunk) -> NDArray[np.float32]:
-        found = np.full((len(chunk.rows), len(model.labels)), np.nan, dtype=np.float32)
+    def values(chunk: Chunk) -> NDArray[np.float32]:
+        found = np.full((len(chunk.rows), model.n_values), np.nan, dtype=np.float32)
         good = [place for place, row in enumerate(chunk.rows) if row not in chunk.failures]
         if good:
-            found[good] = model.network_probabilities([paths[chunk.rows[place]] for place in good])
+            found[good] = model.network_values([paths[chunk.rows[place]] for place in good])
         return found
 
-    return probabilities
+    return values
 
 
 def _finish(model: FittedModel, paths: Sequence[str], unfinished: UnfinishedRun, n_features: int, out: Path) -> int:

@@ -22,20 +22,26 @@ def add_parser(verbs: Verbs) -> None:
         "models", nargs="*", metavar="MODEL", help="name, weights folder or owner/name (default: default)"
     )
     parser.add_argument("--all", action="store_true", help="every model of `skecg models`")
+    parser.add_argument("--public-key", metavar="FILE", help="check who signed the weights first (PEM)")
+    parser.add_argument("--signature", metavar="FILE", help="where it lies (default: model.sig beside the weights)")
     add_hub_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify each model and print the outcome; a model that cannot be read does not keep the others from it."""
-    from skecg.weights import find_weights, list_models, verify_weights
+    from skecg.weights import check_signature, find_weights, list_models, verify_weights
 
     names = [*arguments.models, *(list_models() if arguments.all else [])] or ["default"]
     options = {"revision": arguments.revision, "local_files_only": arguments.local_files_only}
     codes = []
     for name in dict.fromkeys(names):
         try:
-            verification = verify_weights(find_weights(name, **options))
+            weights = find_weights(name, **options)
+            if arguments.public_key:
+                check_signature(weights.folder, arguments.public_key, signature=arguments.signature)
+                print(f"{weights.folder}: signed by the owner of {arguments.public_key}")
+            verification = verify_weights(weights)
         except WeightsError as error:
             say(f"error: {error}")
             codes.append(2)

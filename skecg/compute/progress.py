@@ -25,7 +25,7 @@ __all__ = ["CallbackSupportMixin", "Progress", "TransferProgress", "count_progre
 @contextlib.contextmanager
 def count_progress(total: int, title: str, unit: str, *, verbose: int = 0) -> Iterator[Any]:
     """Enclose work of `total` equal parts; call ``update(n)`` on what is given after n of them."""
-    from tqdm import tqdm
+    from tqdm.auto import tqdm  # a widget in a notebook, a line in a terminal
 
     with tqdm(total=total, desc=title, unit=unit, disable=not verbose) as shown:
         yield shown
@@ -45,7 +45,7 @@ class Progress:
     """
 
     def __init__(self, n_records: int, n_chunks: int, *, verbose: int = 0, estimator: Any = None) -> None:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         self._bar = tqdm(total=n_records, unit="record", desc="embedding", disable=not verbose)
         self._estimator = estimator
@@ -89,7 +89,7 @@ class TransferProgress:
     """
 
     def __init__(self, n_files: int, *, title: str, verbose: int = 0) -> None:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         self._lock = threading.Lock()
         self._title = title

@@ -5,6 +5,7 @@ from __future__ import annotations
 from skecg.annotations import WAVE_KINDS, Waves
 from skecg.datasets.base import LabelledECGs
 from skecg.datasets.cpsc2018 import CPSC2018_CLASSES, fetch_cpsc2018
+from skecg.datasets.ecgbench import read_ecgbench
 from skecg.datasets.ludb import fetch_ludb, read_ludb_record, read_ludb_waves
 from skecg.datasets.packed import read_packed
 from skecg.datasets.physionet import default_data_home
@@ -24,6 +25,7 @@ __all__ = [
     "fetch_ptbxl",
     "make_ecg",
     "make_waves",
+    "read_ecgbench",
     "read_ludb_record",
     "read_ludb_waves",
     "read_packed",

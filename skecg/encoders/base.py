@@ -49,6 +49,10 @@ class Encoder(nn.Module, ABC):
         """Number of tokens without position that precede the others."""
         return 0
 
+    #: Whether a visible place may hold no token (-1). Whoever knows that none does says so: to look, the host would
+    #: have to wait for the device, and not to look takes a mask, by which attention is slower.
+    may_lack_tokens = True
+
     @abstractmethod
     def hidden_states(
         self, values_BLT: Tensor, leads: Sequence[int] | None = None, visible_BK: Tensor | None = None
@@ -194,8 +198,12 @@ def _silence_others(values_BLT: Tensor, leads: Sequence[int]) -> Tensor:
 
 def hold_last(values_BLT: Tensor, n_samples: int) -> Tensor:
     """Return windows of at least so many samples, the last value held where there are fewer."""
-    n_more = n_samples - values_BLT.shape[2]
-    return values_BLT if n_more <= 0 else torch.cat([values_BLT, values_BLT[:, :, -1:].expand(-1, -1, n_more)], dim=2)
+    n_given = values_BLT.shape[2]
+    if not torch.compiler.is_compiling() and n_given >= n_samples:
+        return values_BLT
+    # Without a condition: whoever traces this for windows of any length could not follow one.
+    place = torch.arange(torch.sym_max(n_given, n_samples), device=values_BLT.device).clamp(max=n_given - 1)
+    return values_BLT.index_select(2, place)
 
 
 def resolve_layers(layers: Sequence[int], depth: int) -> list[int]:

@@ -24,10 +24,21 @@ from skecg.compute.devices import autocast, in_order, keep_to_one_thread, one_th
 from skecg.encoders import Encoder
 from skecg.encoders.base import resolve_layers
 from skecg.encoders.pooling import n_encoder_features, pool_tokens
+from skecg.errors import ParameterError
 from skecg.preprocessing.on_device import WindowsOnDevice
 from skecg.preprocessing.windows import Windows
+from skecg.spec import EncoderConfig
 
-__all__ = ["Encoding", "encode_tokens", "encode_windows", "micro_batches", "number_shapes", "token_grid", "workers"]
+__all__ = [
+    "Encoding",
+    "encode_tokens",
+    "encode_windows",
+    "micro_batches",
+    "number_shapes",
+    "token_distance",
+    "token_grid",
+    "workers",
+]
 
 # A CPU gains nothing from more windows at once, and what is larger than 32 MB the allocator fetches afresh from the
 # system for every operation, page by page.
@@ -106,6 +117,7 @@ def encode_tokens(
     def keep(states: list[Tensor], _: Tensor | None) -> NDArray[np.float32]:
         return torch.cat([s[:, encoder.num_registers :] for s in states], dim=-1).float().cpu().numpy()
 
+    # A list: windows with fewer leads or samples have fewer tokens.
     tokens: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(windows.values)
     with contextlib.closing(_run(replicas, windows, how, keep)) as batches:
         for rows, batch in batches:
@@ -139,6 +151,7 @@ def _run(
 
         def encode(rows: NDArray[np.intp]) -> NDArray[np.float32]:
             leads, n_samples = _shape_of(encoder, windows, int(rows[0]))
+            # Cut to what is valid, rounded up to whole tokens: padding costs time and takes part in attention.
             values = _values_of(windows, rows, n_samples).to(device)
             with torch.inference_mode(), autocast(device, how.precision):
                 return finish(encoder.layers(values, how.layers, leads), encoder.counted(values))
@@ -183,6 +196,7 @@ def _over_replicas(
         free.put(replica)
 
     def with_a_free_one(rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        # Whichever is free, not in turn: devices may differ in speed, and batches in size.
         replica = free.get()
         try:
             return work(replica, rows)
@@ -218,6 +232,7 @@ def number_shapes(
 ) -> NDArray[np.intp]:
     """Return a number for each window, the same where windows share leads and length in whole steps."""
     shapes = np.column_stack([lead_mask, -(-valid_samples // length_step)])
+    # Flattened, because NumPy 2.0 gives the inverse a second axis.
     return np.unique(shapes, axis=0, return_inverse=True)[1].ravel()
 
 
@@ -233,9 +248,21 @@ def micro_batches(shapes: NDArray[np.intp], rows: NDArray[np.intp], batch_size: 
 def _shape_of(encoder: Encoder, windows: Windows | WindowsOnDevice, row: int) -> tuple[Sequence[int] | None, int]:
     """Return the leads present in a window (None when all are) and its length, rounded up to whole steps."""
     step = encoder.config.length_step
+    # One micro-batch has one set of leads: absent ones are left out, not masked.
     present = windows.lead_mask[row]
     leads = None if present.all() else np.flatnonzero(present).tolist()
     return leads, -(-int(windows.valid_samples[row]) // step) * step
+
+
+def token_distance(config: EncoderConfig, layers: Sequence[int]) -> int:
+    """Return the samples from one token to the next, which several layers have to share to stand side by side."""
+    steps = {config.stages[layer].token_samples for layer in layers}
+    if len(steps) > 1:
+        raise ParameterError(
+            f"Got layer={list(layers)!r}, whose tokens are {' and '.join(map(str, sorted(steps)))} samples apart, "
+            "expected layers whose tokens stand side by side. Ask for one layer at a time."
+        )
+    return steps.pop()
 
 
 def token_grid(

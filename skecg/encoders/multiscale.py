@@ -130,10 +130,9 @@ class MultiscaleEncoder(PatchEncoder):
         return linear(amplitudes_BL[:, index], self.amplitude_embed.weight[:, index], None)
 
     def _places(self, visible_BK: Tensor) -> Tensor | None:
-        """Return which places hold a token, registers first; on a CPU None where all do.
-
-        Without a mask attention goes by a faster road there. Elsewhere to look would wait for the device.
-        """
+        """Return which places hold a token, registers first; None where all are known to, or seen to on a CPU."""
+        if not self.may_lack_tokens:
+            return None
         there_BK = visible_BK >= 0
         if there_BK.device.type == "cpu" and bool(there_BK.all()):
             return None

@@ -131,7 +131,7 @@ class TimeConvolution(nn.Module):
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Convolve; zeros lie beyond the ends."""
         n_steps, kernel = x_BTC.shape[1], self.weight.shape[-1]
-        beyond = max(0, (-(-n_steps // self.stride) - 1) * self.stride + kernel - n_steps)
+        beyond = max(0, kernel - self.stride) + -n_steps % self.stride
         # As an image of one row: memory in the order of channels last is what (B, T, C) is already.
         image = F.pad(x_BTC, (0, 0, beyond // 2, beyond - beyond // 2)).mT[:, :, None]
         convolved = F.conv2d(image, self.weight[:, :, None], self.bias, (1, self.stride), groups=self.groups)

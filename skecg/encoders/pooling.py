@@ -25,6 +25,7 @@ __all__ = [
     "POOLINGS",
     "as_layers",
     "check_pooling",
+    "kept_tokens",
     "n_encoder_features",
     "n_pooled_features",
     "n_registers",
@@ -114,27 +115,28 @@ def pool_tokens(
         if pooling == "cls":
             pooled.append(tokens[:, :num_registers].flatten(1))
             continue
-        kept = None if counted_BN is None else _kept(counted_BN, patches.shape[1])
+        kept = None if counted_BN is None else kept_tokens(counted_BN, patches.shape[1])[:, :, None]
         mean = _mean(patches, kept)
         if pooling != "max":
             pooled.append(mean)
         if pooling in ("mean+std", "mean+std+max"):
             pooled.append(_deviation(patches, mean, kept))
         if pooling in ("max", "mean+std+max"):
+            # Minus infinity, not 0: a feature may be negative everywhere.
             shown = patches if kept is None else patches.masked_fill(~kept, -math.inf)
             pooled.append(shown.amax(dim=1))
     return pooled[0] if len(pooled) == 1 else _concatenate(pooled)
 
 
-def _kept(counted_BN: Tensor, n_tokens: int) -> Tensor:
-    """Return which of a stage's tokens (B, n_tokens, 1) are pooled: those at the place of one that counts.
+def kept_tokens(counted_BN: Tensor, n_tokens: int) -> Tensor:
+    """Return which of a stage's tokens (B, n_tokens) are pooled: those at the place of one that counts.
 
     Of a window in which none counts all are.
     """
     import torch
 
     place = torch.arange(n_tokens, device=counted_BN.device) * counted_BN.shape[1] // n_tokens
-    return (counted_BN | ~counted_BN.any(dim=1, keepdim=True))[:, place, None]
+    return (counted_BN | ~counted_BN.any(dim=1, keepdim=True))[:, place]
 
 
 def _mean(patches_BND: Tensor, kept_BN1: Tensor | None) -> Tensor:
@@ -173,12 +175,14 @@ def pool_windows(vectors: NDArray[np.float32], owner: NDArray[np.int64], n_recor
         NaN for a record without a window.
     """
     counts = np.bincount(owner, minlength=n_records)
+    # One window a record, the usual case: nothing to average, and nothing is copied.
     if np.array_equal(counts, np.ones(n_records)):
         return vectors
     pooled = np.full((n_records, vectors.shape[1]), np.nan, dtype=np.float32)
     present = np.flatnonzero(counts)
     starts = np.concatenate([[0], np.cumsum(counts[present])[:-1]])
     if len(present):
+        # In float64: a day has thousands of windows.
         sums = np.add.reduceat(vectors, starts, axis=0, dtype=np.float64)
         pooled[present] = sums / counts[present, None]
     return pooled

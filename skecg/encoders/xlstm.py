@@ -9,7 +9,7 @@ Shapes: B windows, L leads, T samples, N tokens, D width of a token, H heads, d 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["XlstmConfig", "XlstmEncoder"]
+
+# What scalar memory holds between two tokens, each (H, B, d).
+Memory: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 # Samples before and at the present that the convolutions in front of the gates see.
 _KERNEL = 4
@@ -222,19 +225,39 @@ class ScalarMemory(nn.Module):
 
     def _remember(self, gates_NHBG: Tensor) -> Tensor:
         """Go through time; gates grow as exponentials do, so that memory is kept divided by exp(`scale`)."""
-        emitted = gates_NHBG.new_zeros(*gates_NHBG.shape[1:3], self.recurrence.shape[1])
-        content, total, scale = emitted, emitted, torch.full_like(emitted, -torch.inf)
+        nothing = gates_NHBG.new_zeros(*gates_NHBG.shape[1:3], self.recurrence.shape[1])
+        memory: Memory = nothing, nothing, nothing, torch.full_like(nothing, -torch.inf)
+        if getattr(torch.compiler, "is_exporting", bool)():  # what older versions of torch do not know
+            return self._scan(memory, gates_NHBG)
         outputs = []
         for gates_HBG in gates_NHBG:
-            entry, forget, value, output = (gates_HBG + emitted @ self.recurrence).float().chunk(4, dim=-1)
-            kept = scale + F.logsigmoid(forget)
-            scale = torch.maximum(entry, kept)
-            entry, kept = (entry - scale).exp(), (kept - scale).exp()
-            content = kept * content + entry * value.tanh()
-            total = kept * total + entry
-            emitted = output.sigmoid() * content / total
-            outputs.append(emitted)
+            memory = self._next(memory, gates_HBG)
+            outputs.append(memory[0])
         return torch.stack(outputs)
+
+    def _scan(self, memory: Memory, gates_NHBG: Tensor) -> Tensor:
+        """Go through time in a loop of a graph's own; written out, steps would be of one number only."""
+        from torch._higher_order_ops.scan import scan
+
+        def step(memory: list[Tensor], gates_HBG: Tensor) -> tuple[list[Tensor], Tensor]:
+            emitted, content, total, scale = memory
+            after = self._next((emitted, content, total, scale), gates_HBG)
+            return list(after), after[0].clone()
+
+        # Copied, here as above: no array may go by two names.
+        outputs: Tensor = scan(step, [part.clone() for part in memory], gates_NHBG)[1]
+        return outputs
+
+    def _next(self, memory: Memory, gates_HBG: Tensor) -> Memory:
+        """Return memory after one more step: what it emits, content, total, and the scale of both."""
+        emitted, content, total, scale = memory
+        entry, forget, value, output = (gates_HBG + emitted @ self.recurrence).float().chunk(4, dim=-1)
+        kept = scale + F.logsigmoid(forget)
+        scale = torch.maximum(entry, kept)
+        entry, kept = (entry - scale).exp(), (kept - scale).exp()
+        content = kept * content + entry * value.tanh()
+        total = kept * total + entry
+        return output.sigmoid() * content / total, content, total, scale
 
 
 class ScalarMemoryBlock(nn.Module):

@@ -39,20 +39,21 @@ def draw_batch(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Draw records without replacement within the batch, and one crop of each."""
     rows = rng.permutation(len(X))[:batch_size]
+    # One crop a record: the other crops are other views of it in other steps.
     crops = [X[row][int(rng.integers(len(X[row])))] for row in rows]
     return *collate_crops(crops, device), torch.from_numpy(y[rows]).to(device)
 
 
 def collate_crops(crops: Sequence[NDArray[np.floating]], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Stack crops (n_tokens, D); shorter ones are padded, and the second tensor says where."""
+    """Stack crops (n_tokens, D); shorter ones are padded, and the second tensor says which tokens count."""
     lengths = np.array([len(crop) for crop in crops])
     if (lengths == lengths[0]).all():
         return torch.from_numpy(np.stack(crops).astype(np.float32)).to(device), None
     padded = np.zeros((len(crops), int(lengths.max()), crops[0].shape[1]), dtype=np.float32)
     for row, crop in enumerate(crops):
         padded[row, : len(crop)] = crop
-    absent = np.arange(padded.shape[1]) >= lengths[:, None]
-    return torch.from_numpy(padded).to(device), torch.from_numpy(absent).to(device)
+    counted = np.arange(padded.shape[1]) < lengths[:, None]
+    return torch.from_numpy(padded).to(device), torch.from_numpy(counted).to(device)
 
 
 _SCORED_TOGETHER = 64
@@ -266,6 +267,7 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
                 self.validation_scores_.append((step, score))
                 if score > best:
                     best, self.best_step_, state = score, step, _copy(head)
+                # Counted in steps, not in validations, so that validating more often does not stop sooner.
                 elif step - self.best_step_ >= self.patience:
                     break
         head.load_state_dict(state)
@@ -278,10 +280,10 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
         step: int,
         batch: tuple[Tensor, Tensor | None, Tensor],
     ) -> None:
-        tokens, absent, y = batch
+        tokens, counted, y = batch
         for group in optimizer.param_groups:
             group["lr"] = self._rate(step)
-        logits = head(tokens, absent_BN=absent)
+        logits = head(tokens, counted_BN=counted)
         if self.multilabel_:
             loss = functional.binary_cross_entropy_with_logits(logits, y.float())
         else:
@@ -316,15 +318,16 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
         found = np.empty((len(X), len(self.classes_)), dtype=np.float32)
         for start in range(0, len(X), _SCORED_TOGETHER):
             records = [X[row] for row in range(start, min(start + _SCORED_TOGETHER, len(X)))]
-            tokens, absent = collate_crops([crop for record in records for crop in record], device)
+            tokens, counted = collate_crops([crop for record in records for crop in record], device)
             with torch.inference_mode():
-                logits = head(tokens, absent_BN=absent).split([len(record) for record in records])
+                logits = head(tokens, counted_BN=counted).split([len(record) for record in records])
             found[start : start + len(records)] = torch.stack([some.mean(dim=0) for some in logits]).cpu().numpy()
         return found
 
 
 def _decayed_groups(head: AttentionHead, weight_decay: float) -> list[dict[str, Any]]:
     """Return the optimizer's groups: matrices are decayed, the query and the bias are not."""
+    # Biases and the query are left alone by weight decay.
     matrices = [p for p in head.parameters() if p.ndim > 1]
     vectors = [p for p in head.parameters() if p.ndim == 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

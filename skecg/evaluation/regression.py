@@ -22,25 +22,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from skecg.annotations import WAVE_KINDS, Waves
 from skecg.datasets.base import LabelledECGs
-from skecg.errors import ParameterError, ShapeError
+from skecg.errors import ShapeError
 from skecg.evaluation.bootstrap import Interval, patient_draws
 from skecg.evaluation.features import FeatureSource
+from skecg.linear_model.ridge import ALPHAS, RidgeProbe
 from skecg.splits import patient_folds
 
 __all__ = [
-    "PENALTIES",
     "RegressionScores",
     "compare_regressions",
-    "fit_ridge",
     "heart_rates",
     "predict_by_ridge",
     "qrs_durations",
     "regression_table",
     "score_regression",
 ]
-
-#: Ridge penalties to choose from.
-PENALTIES = tuple(10.0**power for power in range(-1, 6))
 
 _QRS = WAVE_KINDS.index("QRS")
 
@@ -117,7 +113,7 @@ def predict_by_ridge(
     patients: ArrayLike,
     *,
     n_folds: int = 5,
-    penalties: Sequence[float] = PENALTIES,
+    penalties: Sequence[float] = ALPHAS,
     seed: int = 0,
 ) -> NDArray[np.float64]:
     """Predict every record by ridge regression on other patients.
@@ -148,8 +144,6 @@ def predict_by_ridge(
         raise ShapeError(
             f"Got features {X.shape}, target {y.shape}, patients {who.shape}; expected a row for each record."
         )
-    if not len(penalties):
-        raise ParameterError("Got no penalties, expected at least one.")
     known = np.flatnonzero(np.isfinite(y))
     folds, predicted = patient_folds(who[known], n_folds, seed), np.full(len(y), np.nan)
     for fold in range(n_folds):
@@ -157,45 +151,9 @@ def predict_by_ridge(
         if X.shape[1] == 0:
             predicted[test] = y[train].mean()
             continue
-        fitted = fit_ridge(X[train], y[train], who[train], n_folds=n_folds, penalties=penalties, seed=seed)
-        predicted[test] = fitted.predict(X[test])
+        probe = RidgeProbe(penalties, n_folds=n_folds, random_state=seed + 1)
+        predicted[test] = probe.fit(X[train], y[train], groups=who[train]).predict(X[test])
     return predicted
-
-
-def fit_ridge(
-    features: NDArray[Any],
-    target: NDArray[np.float64],
-    patients: NDArray[np.generic],
-    *,
-    n_folds: int = 5,
-    penalties: Sequence[float] = PENALTIES,
-    seed: int = 0,
-) -> Any:
-    """Fit scikit-learn's ridge regression on standardized features, its penalty chosen by cross-validated patients.
-
-    Parameters
-    ----------
-    features, target, patients, n_folds, penalties, seed
-        As for :func:`predict_by_ridge`, without records of which the target is not known.
-
-    Returns
-    -------
-    sklearn.pipeline.Pipeline
-        Fitted: a ``StandardScaler`` and a ``Ridge``.
-    """
-    from sklearn.linear_model import Ridge
-    from sklearn.model_selection import GridSearchCV, PredefinedSplit
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    inner = PredefinedSplit(patient_folds(patients, min(n_folds, len(np.unique(patients))), seed + 1))
-    search = GridSearchCV(
-        make_pipeline(StandardScaler(), Ridge()),
-        {"ridge__alpha": list(penalties)},
-        cv=inner,
-        scoring="neg_mean_squared_error",
-    )
-    return search.fit(features, target).best_estimator_
 
 
 def score_regression(

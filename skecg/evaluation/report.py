@@ -372,7 +372,13 @@ class Report:
         return files
 
     def plot(self) -> Any:
-        """Draw the macro areas with their intervals at every share of the labels; returns matplotlib Axes."""
+        """Draw the macro areas with their intervals at every share of the labels, the best row first.
+
+        Returns
+        -------
+        matplotlib Axes
+            Names of baselines are grey, and their points hollow.
+        """
         from skecg.plotting import plot_scores
 
         scores = {
@@ -384,7 +390,7 @@ class Report:
                 )
                 for part in row.by_fraction
             }
-            for row in self.rows
+            for row in sorted(self.rows, key=_last_area, reverse=True)
         }
         title = f"{self.dataset['name']}, {self.task['name']}: {self.split['n_test']} test records"
         level = f"{self.intervals['level']:.0%}".replace("%", " %")
@@ -392,6 +398,7 @@ class Report:
             scores,
             title=title,
             label=f"Macro AUROC, {level} intervals over test patients, by number of labels",
+            baselines={row.name for row in self.rows if row.kind != "model"},
         )
 
     def _written(self, table: Any, heading: str) -> str:
@@ -435,6 +442,12 @@ class Report:
         yield f"Protocol: {self.protocol['name']}."
         if data["licence"]:
             yield f"Data: {data['licence']}. {data['citation']}".strip()
+
+
+def _last_area(row: Row) -> float:
+    """Return the area with all labels, below all others where there is none."""
+    area = row.by_fraction[-1].macro_auroc.estimate
+    return area if math.isfinite(area) else -math.inf
 
 
 def _plain(value: Any) -> Any:

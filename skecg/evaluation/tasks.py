@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from skecg.datasets.base import LabelledECGs
 from skecg.datasets.cpsc2018 import CPSC2018, fetch_cpsc2018
+from skecg.datasets.ecgbench import read_ecgbench
 from skecg.datasets.packed import read_packed
 from skecg.datasets.physionet import Fetching, Source, find_copy
 from skecg.datasets.ptbxl import PTBXL, fetch_ptbxl
@@ -286,7 +287,8 @@ def open_dataset(path: str | os.PathLike[str], *, sampling_rate: int | None = No
     ----------
     path : path
         The folder of PTB-XL or of CPSC2018, or one that holds it; or a packed ``.npz`` file, or a folder with exactly
-        one; or a table of recordings and labels (:mod:`skecg.datasets.tables`).
+        one; or a table of recordings and labels (:mod:`skecg.datasets.tables`); or a data set with the folds of
+        ecgbench in it (:func:`skecg.datasets.read_ecgbench`).
     sampling_rate : {500, 100}, optional
         Which of PTB-XL's two sets of recordings; by default 500 where it is there.
 
@@ -309,6 +311,8 @@ def open_dataset(path: str | os.PathLike[str], *, sampling_rate: int | None = No
         return read_label_table(where).to_dataset()
     if not where.is_dir():
         raise DatasetNotFoundError(f"Got {str(where)!r}, which does not exist; expected {_WANTED}. Check the path.")
+    if any((where / version / "folds.csv").is_file() for version in ("clean", "original")):
+        return read_ecgbench(where, sampling_rate=sampling_rate)
     if (folder := _copy_of(PTBXL, where)) is not None:
         has_high = (folder / f"records{_HIGH_RATE}").is_dir()
         rate = sampling_rate or (_HIGH_RATE if has_high else _LOW_RATE)

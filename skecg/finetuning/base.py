@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skecg.compute.devices import resolve_device, resolve_precision
+from skecg.compute.notebook import HeldWeights
 from skecg.encoders import Encoder
 from skecg.errors import SkecgWarning, WeightsFormatError, user_stacklevel
 from skecg.finetuning.data import PreparedWindows, WindowInputs, record_logits
@@ -66,7 +67,7 @@ class Examples:
     known: NDArray[np.bool_]
 
 
-class FineTunedEstimator(BaseEstimator, ABC):
+class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
     """An encoder and a head, trained together, behind scikit-learn's fit and predict.
 
     Subclasses have these parameters and their own, all in the signature of their constructor, as scikit-learn wants it;
@@ -362,7 +363,23 @@ class FineTunedEstimator(BaseEstimator, ABC):
         estimator.network_ = Network(encoder, head.float()).requires_grad_(False).eval()
         return estimator
 
+    def _described_names(self) -> dict[str, Any]:
+        """Return the names of the columns of X as JSON has them, None where they have none."""
+        names = getattr(self, "feature_names_in_", None)
+        return {"feature_names_in": None if names is None else [str(name) for name in names]}
+
+    def _restore_names(self, values: dict[str, Any]) -> None:
+        names = values["fitted"]["feature_names_in"]
+        if names is not None:
+            self.feature_names_in_ = np.array(names, dtype=object)
+
     # --- scikit-learn
+
+    def _held_weights(self) -> str | None:
+        if not hasattr(self, "origin_"):
+            return None
+        at = f" at commit {self.origin_.revision}" if self.origin_.revision else ""
+        return f"Weights: trained further from {self.model}{at}, sha256 {self.origin_.sha256[:16]}…"
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

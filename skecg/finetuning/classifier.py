@@ -320,29 +320,26 @@ class FineTunedClassifier(ClassifierMixin, FineTunedEstimator):
 
     def _build_training(self, examples: Examples, **shared: Any) -> ClassifierTraining:
         C = None if self.C is None else float(self.C)
-        return ClassifierTraining(targets=examples.labels, class_weight=self.class_weight, C=C, **shared)
+        return ClassifierTraining(targets=examples.labels, class_weight=self.class_weight, strength=C, **shared)
 
     def _keep_own(self, training: ClassifierTraining) -> None:
         self.classes_, self.multilabel_ = training.targets.classes, training.targets.multilabel
         self.pooling_ = self.pooling or self.pooling_
-        self.history_, self.C_ = training.history, training.fitted_C
+        self.history_, self.C_ = training.history, training.fitted_strength
 
     def _describe(self) -> dict[str, Any]:
-        names = getattr(self, "feature_names_in_", None)
         return {
             "head": self.network_.head.kind,
             "classes": classes_to_json(self.classes_, multilabel=self.multilabel_),
             "multilabel": self.multilabel_,
-            "fitted": {"C": self.C_, "feature_names_in": None if names is None else [str(name) for name in names]},
+            "fitted": {"C": self.C_, **self._described_names()},
         }
 
     def _restore(self, values: dict[str, Any], encoder: Encoder, state: dict[str, Tensor]) -> Head:
         n_outputs, self.multilabel_ = len(state["linear.bias"]), bool(values["multilabel"])
         self.classes_ = classes_from_json(values["classes"], multilabel=self.multilabel_, n_outputs=n_outputs)
         self.C_ = values["fitted"]["C"]
-        names = values["fitted"]["feature_names_in"]
-        if names is not None:
-            self.feature_names_in_ = np.array(names, dtype=object)
+        self._restore_names(values)
         return build_head(values["head"], encoder, n_outputs, self.pooling_, seed=0)
 
 

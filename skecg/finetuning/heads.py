@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skecg.encoders import Encoder, build_encoder
-from skecg.encoders.pooling import n_pooled_features, pool_tokens
+from skecg.encoders.pooling import kept_tokens, n_pooled_features, pool_tokens
 from skecg.errors import ParameterError
 from skecg.spec import EncoderConfig
 from skecg.weights import WeightsInfo, loaded_encoder
@@ -50,10 +50,14 @@ class Head(nn.Module):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
+        # Kept to build the head again, from a file or a pickle.
         self.arguments = arguments
 
-    def forward(self, tokens_BND: Tensor, values_BLT: Tensor | None = None) -> Tensor:
-        """Compute the outputs of windows from their tokens and, where a head looks at it, their signal."""
+    def forward(self, tokens_BND: Tensor, values_BLT: Tensor | None = None, counted_BN: Tensor | None = None) -> Tensor:
+        """Compute the outputs of windows from their tokens and, where a head looks at it, their signal.
+
+        Where a head makes one vector of many tokens, it leaves out the patches' that do not count.
+        """
         raise NotImplementedError
 
 
@@ -77,7 +81,14 @@ class Network(nn.Module):
 
     def forward(self, values_BLT: Tensor, leads: Sequence[int] | None = None) -> Tensor:
         """Compute the outputs of windows that have these leads (all when not given)."""
-        outputs: Tensor = self.head(self.encoder(values_BLT, leads), values_BLT)
+        return self.read_out(self.encoder(values_BLT, leads), values_BLT)
+
+    def read_out(self, tokens_BND: Tensor, values_BLT: Tensor) -> Tensor:
+        """Compute the outputs of windows whose tokens are there already."""
+        counted_BN = self.encoder.counted(values_BLT)
+        if counted_BN is not None:
+            counted_BN = kept_tokens(counted_BN, tokens_BND.shape[1] - self.encoder.num_registers)
+        outputs: Tensor = self.head(tokens_BND, values_BLT, counted_BN)
         return outputs
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -133,13 +144,14 @@ class LinearHead(Head):
         n_features = n_pooled_features(pooling, dim, num_registers)
         self.register_buffer("center", torch.zeros(n_features))
         self.register_buffer("scale", torch.ones(n_features))
+        # Zeros are as good a start as any where the loss is convex, and need no generator.
         self.linear = nn.utils.skip_init(nn.Linear, n_features, n_outputs)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, tokens_BND: Tensor, values_BLT: Tensor | None = None) -> Tensor:
+    def forward(self, tokens_BND: Tensor, values_BLT: Tensor | None = None, counted_BN: Tensor | None = None) -> Tensor:
         """Compute the logits (B, C) of windows."""
-        pooled_BF = pool_tokens([tokens_BND], self.num_registers, self.pooling)
+        pooled_BF = pool_tokens([tokens_BND], self.num_registers, self.pooling, counted_BN)
         logits: Tensor = self.linear((pooled_BF - self.center) / self.scale)
         return logits
 
@@ -178,15 +190,16 @@ class AttentionHead(Head):
             nn.init.xavier_uniform_(layer.weight, generator=generator)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(
-        self, tokens_BND: Tensor, values_BLT: Tensor | None = None, *, absent_BN: Tensor | None = None
-    ) -> Tensor:
-        """Compute the logits (B, C) of windows; tokens that are absent (padding) get no attention."""
+    def forward(self, tokens_BND: Tensor, values_BLT: Tensor | None = None, counted_BN: Tensor | None = None) -> Tensor:
+        """Compute the logits (B, C) of windows; registers and patches that count get attention, padding none."""
         B, N, D = tokens_BND.shape
         H = self.num_heads
         query_BH1d = self.to_query(self.query).view(1, H, 1, D // H).expand(B, -1, -1, -1)
         keys_BHNd, values_BHNd = self.to_keys_values(tokens_BND).view(B, N, 2, H, D // H).permute(2, 0, 3, 1, 4)
-        mask = None if absent_BN is None else ~absent_BN[:, None, None]
+        # Registers come first, and always count.
+        mask = (
+            None if counted_BN is None else F.pad(counted_BN, (N - counted_BN.shape[1], 0), value=True)[:, None, None]
+        )
         gathered_BH1d = F.scaled_dot_product_attention(query_BH1d, keys_BHNd, values_BHNd, attn_mask=mask)
         logits: Tensor = self.linear(gathered_BH1d.flatten(1))
         return logits
@@ -270,7 +283,7 @@ class WaveDecoder(Head):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear", generator=generator)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, tokens_BND: Tensor, values_BLT: Tensor | None = None) -> Tensor:
+    def forward(self, tokens_BND: Tensor, values_BLT: Tensor | None = None, counted_BN: Tensor | None = None) -> Tensor:
         """Compute the logits (B, C, T) of every sample of windows; absent leads of `values_BLT` are zeros."""
         assert values_BLT is not None, "a decoder looks at the signal"
         n_samples = values_BLT.shape[2]

@@ -21,6 +21,7 @@ from skecg.metrics import area_under_roc, macro
 
 __all__ = [
     "ClassLabels",
+    "Numbers",
     "RecordLabels",
     "Score",
     "confusion_of",
@@ -80,6 +81,28 @@ class ClassLabels:
         return validation_score(self.has[records], logits, joint=self.joint)
 
 
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """Numbers of records, standardized.
+
+    Parameters
+    ----------
+    values : ndarray of shape (N, L), float64
+    """
+
+    values: NDArray[np.float64]
+
+    def loss(self, logits_BL: Tensor, records: NDArray[np.integer]) -> Tensor:
+        """Add up the squared errors of windows; of several targets each counts its share."""
+        values_BL = torch.from_numpy(self.values[records].astype(np.float32)).to(logits_BL.device)
+        return (logits_BL - values_BL).square().mean(dim=1).sum()
+
+    def score(self, logits: NDArray[np.float64], records: Rows) -> Score:
+        """Return minus the mean squared error of records that were not learned from; higher is better."""
+        error = float(np.square(logits - self.values[records]).mean())
+        return -error if np.isfinite(error) else -float("inf")
+
+
 def validation_score(has: NDArray[np.bool_], logits: NDArray[np.float64], *, joint: bool) -> tuple[float, float]:
     """Score logits on records that were not learned from; higher is better.
 
@@ -96,6 +119,7 @@ def validation_score(has: NDArray[np.bool_], logits: NDArray[np.float64], *, joi
     minus_log_loss = -_log_loss(has, logits, joint=joint)
     # One label's logit ranks records as its probability does; one class's only together with the other classes'.
     area = macro(area_under_roc(has, special.softmax(logits, axis=1) if joint else logits))
+    # Areas tie often on few records; the log loss then decides.
     return area if np.isfinite(area) else minus_log_loss, minus_log_loss
 
 
@@ -108,6 +132,7 @@ def _log_loss(has: NDArray[np.bool_], logits: NDArray[np.float64], *, joint: boo
 
 def wave_loss(logits_BCT: Tensor, labels_BT: Tensor) -> Tensor:
     """Add up the cross entropy of samples with a label; the others, with negative ones, count nothing."""
+    # A sum: the caller weighs it by the known samples of the whole batch.
     return F.cross_entropy(logits_BCT, labels_BT.clamp(min=OUTSIDE), ignore_index=OUTSIDE, reduction="sum")
 
 

@@ -1,8 +1,9 @@
 """Fitted estimators on disk: their encoder's weights folder, in it what was trained on top, and a description.
 
-A classifier is ``classifier.json`` and ``head.safetensors`` beside the encoder, a segmenter ``segmenter.json`` and
-``decoder.safetensors``. The description says which parameters the estimator had, and by their digests which tensors it
-belongs to. Nothing here opens a pickle or runs code from a folder.
+A classifier is ``classifier.json`` and ``head.safetensors`` beside the encoder, a regressor ``regressor.json`` and
+``head.safetensors``, a segmenter ``segmenter.json`` and ``decoder.safetensors``. The description says which parameters
+the estimator had, and by their digests which tensors it belongs to. Nothing here opens a pickle or runs code from a
+folder.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from skecg.weights.folder import load_tensors, read_json, save_tensors
 
 __all__ = [
     "CLASSIFIER",
+    "REGRESSOR",
     "SEGMENTER",
     "Fitted",
     "Layout",
@@ -133,6 +135,7 @@ class Layout:
 
 
 CLASSIFIER = Layout("classifier", "FineTunedClassifier", "head", ("head", "classes", "multilabel"))
+REGRESSOR = Layout("regressor", "FineTunedRegressor", "head", ("head", "mean", "scale", "one_column"))
 SEGMENTER = Layout("segmenter", "Segmenter", "decoder", ("classes",))
 
 
@@ -276,7 +279,7 @@ def _read_fields(layout: Layout, folder: Path) -> dict[str, Any]:
 
 def _instead(folder: Path) -> str:
     """Describe what a folder can be loaded by that is not what it was taken for."""
-    for layout in (CLASSIFIER, SEGMENTER):
+    for layout in (CLASSIFIER, REGRESSOR, SEGMENTER):
         if (folder / layout.description).is_file():
             return f"It holds a {layout.noun}: use {layout.estimator}.load."
     return "Weights alone are loaded by JEPAEmbedder or skecg.load_encoder."

@@ -1,8 +1,8 @@
 """The stages of a fine-tuning: first the head on the frozen encoder, then both (Weimann and Conrad, 2025).
 
 A linear head on the frozen encoder is not trained by steps: a record's logit is the mean over its windows, and the head
-is linear in what a window is pooled to, so that the head is a logistic regression on the record's embedding, and
-Newton's method finds its optimum.
+is linear in what a window is pooled to, so that the head is a logistic (or ridge) regression on the record's embedding,
+and its solver finds the optimum.
 
 Shapes: N records, L labels, F pooled features, T samples of a window.
 """
@@ -13,12 +13,13 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import Ridge
 
 from skecg.compute.progress import count_progress
 from skecg.encoders.encode import Encoding, encode_windows
@@ -36,16 +37,17 @@ from skecg.finetuning.data import (
 )
 from skecg.finetuning.heads import LinearHead, Network
 from skecg.finetuning.loop import Batches, History, TrainingConfig, layered_groups, train_network
-from skecg.finetuning.losses import ClassLabels, RecordLabels, Score
+from skecg.finetuning.losses import ClassLabels, Numbers, RecordLabels, Score
 from skecg.linear_model.logistic import LogisticProbe, Targets
+from skecg.linear_model.ridge import ALPHAS
 
 __all__ = [
     "STAGES",
-    "STRENGTHS",
-    "USUAL_STRENGTH",
     "ClassifierHistory",
     "ClassifierTraining",
+    "LinearTraining",
     "RecordTraining",
+    "RegressorTraining",
     "SegmenterTraining",
     "Training",
 ]
@@ -53,17 +55,12 @@ __all__ = [
 #: What may be trained: the head and then all, the head alone, or all from the start.
 STAGES = ("two", "head", "all")
 
-#: Inverse strengths of a linear head's penalty that are tried on the records held out.
-STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-
-#: The one used where nothing is held out.
-USUAL_STRENGTH = 1e-2
-
 # Features that vary less, relative to their size, are rounding.
 _ROUNDING = 1e-6
 
 Rows = NDArray[np.intp]
 Features = NDArray[np.float32]
+Weights = NDArray[np.float64]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -99,6 +96,11 @@ class Training(ABC):
     def has_learned(self) -> bool:
         """Whether an epoch of any stage was completed."""
         return any(history.losses for history in self.histories.values())
+
+    @property
+    def last_history(self) -> History:
+        """What happened in the last stage that goes step by step; nothing where none did."""
+        return next(reversed(self.histories.values()), History())
 
     def run(self, network: Network) -> None:
         """Train a network in place, which is on the training's device and in evaluation mode."""
@@ -179,57 +181,31 @@ class RecordTraining(Training):
         )
 
 
-@dataclass
-class ClassifierHistory(History):
-    """What happened in the fine-tuning of a classifier: losses and scores of its last stage that goes step by step.
-
-    Parameters
-    ----------
-    losses, scores, best_epoch
-        As in :class:`skecg.finetuning.loop.History`.
-    C : float or None
-        Inverse strength of the penalty that the linear head was fitted with, if it was.
-    """
-
-    C: float | None = None
-
-
 @dataclass(kw_only=True, eq=False)
-class ClassifierTraining(RecordTraining):
-    """A fine-tuning to classes or labels of records.
+class LinearTraining(RecordTraining, ABC):
+    """A fine-tuning to labels of records in which a linear head is solved for, not stepped towards.
 
     Parameters
     ----------
-    targets : Targets
-    class_weight : None, "balanced", dict or list of dict
-    C : float or None
-        Inverse strength of a linear head's penalty; None chooses it on the records held out.
+    strength : float or None
+        Of a linear head's penalty, in the terms of its solver; None chooses it on the records held out.
 
     Attributes
     ----------
-    fitted_C : float or None
+    fitted_strength : float or None
         The one that a linear head was fitted with.
     """
 
-    targets: Targets
-    class_weight: Any
-    C: float | None
-    labels: RecordLabels = field(init=False)
-    fitted_C: float | None = field(default=None, init=False)
+    strength: float | None
+    fitted_strength: float | None = field(default=None, init=False)
 
-    def __post_init__(self) -> None:
-        weight = np.zeros((len(self.targets.has), 1))
-        weight[self.train] = 1.0
-        weight = self.targets.weigh(weight, self.class_weight)
-        # However classes weigh, the loss keeps its size, and the learning rate its meaning.
-        weight = weight * (len(self.train) / weight.sum(axis=0).mean())
-        self.labels = ClassLabels(self.targets.has, weight, self.targets.joint)
+    #: Strengths that are tried on the records held out, and the one used where none are.
+    strengths: ClassVar[tuple[float, ...]]
+    usual_strength: ClassVar[float]
 
-    @property
-    def history(self) -> ClassifierHistory:
-        """What happened in the last stage that goes step by step."""
-        last = next(reversed(self.histories.values()), History())
-        return ClassifierHistory(last.losses, last.scores, last.best_epoch, self.fitted_C)
+    @abstractmethod
+    def solve(self, features: Features, rows: Rows, strengths: Sequence[float]) -> list[tuple[Weights, Weights]]:
+        """Fit weights (L, F) and biases (L,) to the labels of some records, for each strength of the penalty."""
 
     def run(self, network: Network) -> None:
         """Train a network in place, which is on the training's device and in evaluation mode."""
@@ -248,7 +224,7 @@ class ClassifierTraining(RecordTraining):
     def fit_all(self, network: Network) -> None:
         """Train encoder and head together."""
         super().fit_all(network)
-        if self.histories["all"].best_epoch == 0 and self.fitted_C is not None:
+        if self.histories["all"].best_epoch == 0 and self.fitted_strength is not None:
             # The encoder is the one that training started from, so that nothing has to be chosen any more.
             assert isinstance(network.head, LinearHead)
             self._fit_linear(network, network.head, to_all=True)
@@ -256,15 +232,15 @@ class ClassifierTraining(RecordTraining):
     def _fit_linear(self, network: Network, head: LinearHead, *, to_all: bool) -> None:
         """Set a linear head to its optimum on the encoder as it is, over all records or those to train on."""
         features = self._embed(network, head)
-        if self.fitted_C is None:
-            self.fitted_C = self._choose_strength(features) if self.C is None else self.C
+        if self.fitted_strength is None:
+            self.fitted_strength = self._choose_strength(features) if self.strength is None else self.strength
         rows = np.sort(np.concatenate([self.train, self.held])) if to_all else self.train
         center, scale = _moments(features[rows])
         _standardize_(head, center, scale)
-        probe = self._probes((features[rows] - center) / scale, rows, (self.fitted_C,))[0]
+        weights, biases = self.solve((features[rows] - center) / scale, rows, (self.fitted_strength,))[0]
         with torch.no_grad():
-            head.linear.weight.copy_(torch.from_numpy(probe.coef_))
-            head.linear.bias.copy_(torch.from_numpy(probe.intercept_))
+            head.linear.weight.copy_(torch.from_numpy(weights))
+            head.linear.bias.copy_(torch.from_numpy(biases))
 
     def _embed(self, network: Network, head: LinearHead) -> Features:
         """Embed all records (N, F) with the encoder as it is."""
@@ -277,20 +253,68 @@ class ClassifierTraining(RecordTraining):
         return pool_windows(np.concatenate(vectors), self.windows.owner, self.windows.n_records)
 
     def _choose_strength(self, features: Features) -> float:
-        """Return the C that is best on the records held out, the smallest of several that are equal."""
+        """Return the strength that is best on the records held out, the first of several that are equal."""
         if not len(self.held):
-            return USUAL_STRENGTH
+            return self.usual_strength
         center, scale = _moments(features[self.train])
         features = (features - center) / scale
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # of penalties not chosen; the chosen one may warn
-            probes = self._probes(features[self.train], self.train, STRENGTHS)
-        logits = [np.asarray(probe.decision_function(features[self.held])) for probe in probes]
-        scores = [self.labels.score(each.reshape(len(self.held), -1), self.held) for each in logits]
-        return STRENGTHS[scores.index(max(scores))]
+            solved = self.solve(features[self.train], self.train, self.strengths)
+        scores = [self.labels.score(features[self.held] @ w.T + b, self.held) for w, b in solved]
+        return self.strengths[scores.index(max(scores))]
 
-    def _probes(self, features: Features, rows: Rows, strengths: Sequence[float]) -> list[LogisticProbe]:
-        """Fit the head for each strength."""
+
+@dataclass
+class ClassifierHistory(History):
+    """What happened in the fine-tuning of a classifier: losses and scores of its last stage that goes step by step.
+
+    Parameters
+    ----------
+    losses, scores, best_epoch
+        As in :class:`skecg.finetuning.loop.History`.
+    C : float or None
+        Inverse strength of the penalty that the linear head was fitted with, if it was.
+    """
+
+    C: float | None = None
+
+
+@dataclass(kw_only=True, eq=False)
+class ClassifierTraining(LinearTraining):
+    """A fine-tuning to classes or labels of records.
+
+    Parameters
+    ----------
+    targets : Targets
+    class_weight : None, "balanced", dict or list of dict
+    strength : float or None
+        Inverse strength C of a linear head's penalty; None chooses it on the records held out.
+    """
+
+    targets: Targets
+    class_weight: Any
+    labels: RecordLabels = field(init=False)
+
+    strengths: ClassVar[tuple[float, ...]] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+    usual_strength: ClassVar[float] = 1e-2
+
+    def __post_init__(self) -> None:
+        weight = np.zeros((len(self.targets.has), 1))
+        weight[self.train] = 1.0
+        weight = self.targets.weigh(weight, self.class_weight)
+        # However classes weigh, the loss keeps its size, and the learning rate its meaning.
+        weight = weight * (len(self.train) / weight.sum(axis=0).mean())
+        self.labels = ClassLabels(self.targets.has, weight, self.targets.joint)
+
+    @property
+    def history(self) -> ClassifierHistory:
+        """What happened in the last stage that goes step by step."""
+        last = self.last_history
+        return ClassifierHistory(last.losses, last.scores, last.best_epoch, self.fitted_strength)
+
+    def solve(self, features: Features, rows: Rows, strengths: Sequence[float]) -> list[tuple[Weights, Weights]]:
+        """Fit a logistic regression for each inverse strength of its penalty."""
         targets = self.targets
         has = targets.has[rows]
         if targets.multilabel:
@@ -300,7 +324,30 @@ class ClassifierTraining(RecordTraining):
         with warnings.catch_warnings():
             # The user has heard of them already, for all records.
             warnings.filterwarnings("ignore", message=".*labels are the same for all records", category=UserWarning)
-            return LogisticProbe(class_weight=self.class_weight).path(features, y, strengths)
+            probes = LogisticProbe(class_weight=self.class_weight).path(features, y, strengths)
+        return [(probe.coef_, probe.intercept_) for probe in probes]
+
+
+@dataclass(kw_only=True, eq=False)
+class RegressorTraining(LinearTraining):
+    """A fine-tuning to numbers of records, standardized.
+
+    Parameters
+    ----------
+    strength : float or None
+        Penalty alpha of a linear head's ridge regression; None chooses it on the records held out.
+    """
+
+    labels: Numbers
+
+    strengths: ClassVar[tuple[float, ...]] = ALPHAS
+    usual_strength: ClassVar[float] = 1e3
+
+    def solve(self, features: Features, rows: Rows, strengths: Sequence[float]) -> list[tuple[Weights, Weights]]:
+        """Fit a ridge regression for each penalty."""
+        x, y = features.astype(np.float64), self.labels.values[rows]
+        fitted = [Ridge(alpha).fit(x, y) for alpha in strengths]
+        return [(np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_)) for ridge in fitted]
 
 
 def _moments(features: Features) -> tuple[Features, Features]:

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.backends import encoder_on
+from skecg.compute.notebook import html_facts
 from skecg.compute.progress import Progress, count_progress
 from skecg.embedding_cache import EmbeddingCache, WhilePossible
 from skecg.encoders import Encoder
-from skecg.encoders.encode import encode_tokens, encode_windows, token_grid
+from skecg.encoders.encode import encode_tokens, encode_windows, token_distance, token_grid
 from skecg.encoders.pooling import pool_windows
-from skecg.errors import BadSignalError, ParameterError, SignalWarning, SkecgError, user_stacklevel
+from skecg.errors import BadSignalError, SignalWarning, SkecgError, user_stacklevel
 from skecg.inference.batches import EmbeddingConfig, PreparedBatch, prepare_batches, read_batches, screen_records
 from skecg.inference.inputs import RecordSource
 from skecg.preprocessing.on_device import WindowsOnDevice
@@ -279,10 +280,28 @@ class RecordTokens:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name} {fact}" for name, fact in self._facts().items())
+        return f"RecordTokens({len(self)} of dimension {self.values.shape[1]}: {facts})"
+
+    def _repr_html_(self) -> str:
+        return html_facts(f"{len(self)} tokens of dimension {self.values.shape[1]}", self._facts())
+
+    def _facts(self) -> dict[str, str]:
+        leads = ", ".join(dict.fromkeys(self.leads.tolist()))
+        if not len(self):
+            return {"leads": leads}
+        each = float(np.median(self.stop_seconds - self.start_seconds))
+        return {
+            "leads": leads,
+            "from": f"{self.start_seconds.min():g} to {self.stop_seconds.max():g} s",
+            "each": f"{each:g} s",
+        }
+
 
 def embed_tokens(source: RecordSource, config: EmbeddingConfig) -> list[RecordTokens]:
     """Embed records without pooling, raising the first error there is."""
-    token_samples = _token_samples(config)
+    token_samples = token_distance(config.info.encoder, config.encoding.layers)
     encoders = [encoder_on(config.backend, config.info, device, config.encoding.precision) for device in config.devices]
     chunks, n_jobs = chunk_rows(len(source)), config.encoding.n_jobs
     found: list[RecordTokens] = []
@@ -317,17 +336,6 @@ def _raise_first(
         if error is not None:
             error.add_note(f"This is record {row} of X.")
             raise error
-
-
-def _token_samples(config: EmbeddingConfig) -> int:
-    """Return the samples from one token to the next, which several layers have to share to stand side by side."""
-    steps = {config.info.encoder.stages[layer].token_samples for layer in config.encoding.layers}
-    if len(steps) > 1:
-        raise ParameterError(
-            f"Got layer={list(config.encoding.layers)!r}, whose tokens are {' and '.join(map(str, sorted(steps)))} "
-            "samples apart, expected layers whose tokens stand side by side. Ask for one layer at a time."
-        )
-    return steps.pop()
 
 
 def _join(

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from skecg.errors import ParameterError
 from skecg.leads import CANONICAL_LEADS
-from skecg.plotting.axes import import_matplotlib, new_axes_in_box
+from skecg.plotting.axes import import_matplotlib, new_boxes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from skecg.records import ECGRecord
 
-__all__ = ["Paper", "Strip", "arrange_strips", "lay_paper", "plot_ecg"]
+__all__ = ["Paper", "Strip", "arrange_strips", "lay_paper", "plot_ecg", "plot_ecgs"]
 
 
 _LEFT_OF_ZERO_MM = 10.0
@@ -204,6 +205,73 @@ def plot_ecg(
     >>> axes = plot_ecg(make_ecg(random_state=0).records[0])
     >>> axes.figure.savefig("ecg.png")  # doctest: +SKIP
     """
+    rows, drawn, paper = _laid(record, layout, speed_mm_per_second, gain_mm_per_mv)
+    if ax is None:
+        (ax,) = new_boxes([(paper.width_mm, paper.height_mm)], **_MARGINS_MM)
+    _draw_grid(ax, paper)
+    for row, row_values, baseline in zip(rows, drawn, paper.baselines, strict=True):
+        _draw_calibration(ax, paper, baseline)
+        for strip, values in zip(row, row_values, strict=True):
+            _draw_strip(ax, paper, strip, values, record.sampling_rate, baseline)
+            _write_name(ax, paper, strip, values[: int(12 * paper.mm_x * record.sampling_rate)], baseline)
+    _finish_paper(ax, paper, record, title)
+    return ax
+
+
+def plot_ecgs(
+    records: Sequence[ECGRecord],
+    *,
+    titles: Sequence[str] | None = None,
+    layout: str = "auto",
+    speed_mm_per_second: float = 25.0,
+    gain_mm_per_mv: float = 10.0,
+    figure: Figure | None = None,
+) -> Figure:
+    """Draw recordings one below the other, each on paper of the height that its waves need.
+
+    Parameters
+    ----------
+    records : sequence of ECGRecord
+    titles : sequence of str of length n_records, optional
+        The records' names when not given.
+    layout, speed_mm_per_second, gain_mm_per_mv
+        As of :func:`plot_ecg`.
+    figure : matplotlib Figure, optional
+        Where to draw, ``plt.figure()`` say; it gets the size of the papers. None makes one.
+
+    Returns
+    -------
+    matplotlib Figure
+        A millimetre on it is a millimetre. It has axes for each recording, ``figure.axes``.
+
+    Raises
+    ------
+    ParameterError
+        When there is no recording, or there are not as many titles.
+    """
+    if not records or (titles is not None and len(titles) != len(records)):
+        n_titles = "no" if titles is None else len(titles)
+        raise ParameterError(f"Got {len(records)} records and {n_titles} titles, expected some and a title for each.")
+    papers = [_laid(record, layout, speed_mm_per_second, gain_mm_per_mv)[2] for record in records]
+    boxes = new_boxes([(paper.width_mm, paper.height_mm) for paper in papers], figure=figure, **_MARGINS_MM)
+    for ax, record, title in zip(boxes, records, titles or [record.name for record in records], strict=True):
+        plot_ecg(
+            record,
+            layout=layout,
+            speed_mm_per_second=speed_mm_per_second,
+            gain_mm_per_mv=gain_mm_per_mv,
+            ax=ax,
+            title=title,
+        )
+    drawn_on = boxes[0].get_figure(root=True)
+    assert drawn_on is not None, "axes are on a figure"
+    return drawn_on
+
+
+def _laid(
+    record: ECGRecord, layout: str, speed_mm_per_second: float, gain_mm_per_mv: float
+) -> tuple[list[list[Strip]], list[list[NDArray[np.float32]]], Paper]:
+    """Return the strips of a recording, their voltages, and the paper that they are drawn on."""
     for name, value in (("speed_mm_per_second", speed_mm_per_second), ("gain_mm_per_mv", gain_mm_per_mv)):
         if not 0 < value < np.inf:
             raise ParameterError(f"Got {name}={value!r}, expected a positive number of millimetres.")
@@ -218,16 +286,7 @@ def plot_ecg(
         speed_mm_per_second=speed_mm_per_second,
         gain_mm_per_mv=gain_mm_per_mv,
     )
-    if ax is None:
-        ax = new_axes_in_box(paper.width_mm, paper.height_mm, **_MARGINS_MM)
-    _draw_grid(ax, paper)
-    for row, row_values, baseline in zip(rows, drawn, paper.baselines, strict=True):
-        _draw_calibration(ax, paper, baseline)
-        for strip, values in zip(row, row_values, strict=True):
-            _draw_strip(ax, paper, strip, values, record.sampling_rate, baseline)
-            _write_name(ax, paper, strip, values[: int(12 * paper.mm_x * record.sampling_rate)], baseline)
-    _finish_paper(ax, paper, record, title)
-    return ax
+    return rows, drawn, paper
 
 
 def _centred(signal: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,7 +5,8 @@ Scores with their intervals, line below line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from skecg.plotting.axes import new_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MARKERS", "PALETTE", "plot_embedding_map", "plot_scores"]
+__all__ = ["MARKERS", "MOST_CLASSES", "PALETTE", "plot_embedding_map", "plot_scores", "principal_plane"]
 
 
 # Wong (2011), Nature Methods 8:441: colours that remain apart for colour-blind eyes, the yellow darkened to be seen.
@@ -25,6 +26,12 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 
 
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
+
+
+#: Classes that a map tells apart; eyes do not follow more.
+MOST_CLASSES = 10
+
+_LEGEND_CHARACTERS = 28
 
 
 def plot_embedding_map(
@@ -39,7 +46,8 @@ def plot_embedding_map(
     ----------
     features : array-like of shape (n_records, n_features)
     labels : array-like of shape (n_records,) or None, default=None
-        Floating-point labels colour the points along a scale, all others by category, with a legend.
+        Floating-point labels colour the points along a scale, all others by category, with a legend. Of more than ten
+        categories the rarest are one group, in grey and below the others.
     ax : matplotlib Axes or None, default=None
         Where to draw; None makes a figure, ``axes.figure``.
     title : str or None, default=None
@@ -74,7 +82,7 @@ def plot_embedding_map(
     complete = np.isfinite(table).all(axis=1)
     if complete.sum() < 2:
         raise ShapeError(f"Got {complete.sum()} rows of features without missing values, expected at least 2.")
-    points, shares = _principal_plane(table[complete])
+    points, shares = principal_plane(table[complete])
     ax = new_axes(150.0, 120.0) if ax is None else ax
     _scatter(ax, points, None if values is None else values[complete])
     for axis, number, share in ((ax.xaxis, 1, shares[0]), (ax.yaxis, 2, shares[1])):
@@ -88,7 +96,7 @@ def plot_embedding_map(
     return ax
 
 
-def _principal_plane(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[float, float]]:
+def principal_plane(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[float, float]]:
     """Project standardized rows on their two first components, and give the components' shares of the variance."""
     spread = table.std(axis=0)
     kept = spread > 1e-12 * np.abs(table).max(axis=0, initial=0.0)
@@ -114,20 +122,34 @@ def _scatter(ax: Axes, points: NDArray[np.float64], labels: NDArray[Any] | None)
         ax.figure.colorbar(scale, ax=ax)
     else:
         names = labels.astype(str)
-        for i, name in enumerate(sorted(set(names.tolist()))):
+        counts = Counter(names.tolist())
+        apart = sorted(sorted(counts, key=lambda name: (-counts[name], name))[:MOST_CLASSES])
+        for i, name in enumerate(apart):
             chosen = points[names == name]
             look: dict[str, Any] = {
                 "color": PALETTE[i % len(PALETTE)],
                 "marker": MARKERS[(i // len(PALETTE) + i) % len(MARKERS)],
             }
-            ax.scatter(chosen[:, 0], chosen[:, 1], label=f"{name} ({len(chosen)})", **look, **style)
+            ax.scatter(chosen[:, 0], chosen[:, 1], label=f"{_short(name)} ({len(chosen)})", **look, **style)
+        if len(counts) > len(apart):
+            rest = points[~np.isin(names, apart)]
+            label = f"{len(counts) - len(apart)} others ({len(rest)})"
+            ax.scatter(rest[:, 0], rest[:, 1], label=label, color="0.75", zorder=0.9, **style)
         ax.legend(frameon=False, fontsize=9, loc="best", markerscale=(40.0 / size) ** 0.5)
+
+
+def _short(name: str) -> str:
+    """Return a name that leaves room for the map beside its legend."""
+    return name if len(name) <= _LEGEND_CHARACTERS else f"{name[: _LEGEND_CHARACTERS - 1]}…"
 
 
 _MM_PER_LINE = 4.5
 
 
 _SPREAD = 0.7  # of the height between two rows, taken by the series of one
+
+
+_OF_BASELINES = "0.45"
 
 
 Estimate = tuple[float, float, float]
@@ -139,6 +161,7 @@ def plot_scores(
     ax: Axes | None = None,
     title: str | None = None,
     label: str | None = None,
+    baselines: Collection[str] = (),
 ) -> Axes:
     """Draw estimates and their intervals, one row for each thing that is scored.
 
@@ -151,6 +174,8 @@ def plot_scores(
         Where to draw; None makes a figure, ``axes.figure``.
     title, label : str or None, default=None
         Above, and below the scale.
+    baselines : collection of str, optional
+        Rows that are there to be compared with: their names are grey and their points hollow.
 
     Returns
     -------
@@ -176,9 +201,16 @@ def plot_scores(
     ax = new_axes(180.0, height) if ax is None else ax
     offsets = np.linspace(-_SPREAD / 2, _SPREAD / 2, len(series)) if len(series) > 1 else np.zeros(1)
     for number, name in enumerate(series):
-        points = [(y, row[name]) for y, row in enumerate(scores.values()) if name in row]
-        _draw(ax, points, float(offsets[number]), number, name if len(series) > 1 else None)
+        # Without points of its own a series would have no mark in the legend; those of baselines have none there.
+        for hollow in (False, True):
+            rows = [(y, row) for y, (key, row) in enumerate(scores.items()) if (key in baselines) == hollow]
+            points = [(y, row[name]) for y, row in rows if name in row]
+            named = len(series) > 1 and (not hollow or all(key in baselines for key in scores))
+            if points or named:
+                _draw(ax, points, float(offsets[number]), number, name if named else None, hollow=hollow)
     ax.set_yticks(range(len(scores)), list(scores))
+    for text in ax.get_yticklabels():
+        text.set_color(_OF_BASELINES if text.get_text() in baselines else "black")
     ax.set_ylim(len(scores) - 0.4, -0.6)
     ax.set_xlabel(label or "")
     ax.set_title(title or "", loc="right", fontweight="bold", fontsize=10)  # the names of rows leave no room at left
@@ -191,10 +223,14 @@ def plot_scores(
     return ax
 
 
-def _draw(ax: Axes, points: list[tuple[int, Estimate]], offset: float, number: int, name: str | None) -> None:
+def _draw(
+    ax: Axes, points: list[tuple[int, Estimate]], offset: float, number: int, name: str | None, *, hollow: bool
+) -> None:
     """Draw one series."""
     places = np.array([y + offset for y, _ in points])
     values = np.array([estimate for _, estimate in points], dtype=np.float64).reshape(-1, 3)
     widths = np.nan_to_num(np.abs(values[:, 1:] - values[:, :1])).T
     style: dict[str, Any] = {"color": PALETTE[number % len(PALETTE)], "marker": MARKERS[number % len(MARKERS)]}
+    if hollow:
+        style["markerfacecolor"] = "white"
     ax.errorbar(values[:, 0], places, xerr=widths, linestyle="", markersize=5, elinewidth=1.2, label=name, **style)

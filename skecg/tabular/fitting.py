@@ -23,12 +23,16 @@ from skecg.errors import LeakageWarning, ParameterError, user_stacklevel
 from skecg.evaluation.comparison import compare
 from skecg.evaluation.features import MODEL, FeatureSource
 from skecg.evaluation.protocols import OWN_LABELS, LabelDraw, ProbeFit
-from skecg.evaluation.regression import RegressionScores, compare_regressions, fit_ridge, regression_table
+from skecg.evaluation.regression import RegressionScores, compare_regressions, regression_table, score_regression
 from skecg.evaluation.report import Report
 from skecg.evaluation.splitting import Split, selecting_part, split_by_patients
+from skecg.finetuning.base import FineTunedEstimator
 from skecg.finetuning.classifier import FineTunedClassifier
+from skecg.finetuning.regressor import FineTunedRegressor
 from skecg.linear_model.distances import NoveltyScore
+from skecg.linear_model.ridge import RidgeProbe
 from skecg.metrics import best_thresholds
+from skecg.splits import patient_folds
 from skecg.tabular.model import FINETUNE, METHODS, PROBE, FittedModel, encoder_of
 from skecg.tabular.table import LABELS, NUMBERS, RecordTable, Target
 from skecg.validation import check_choice
@@ -154,7 +158,7 @@ def fit_model(
     seed : int, default=0
         Decides who is in which fold, the resamples, and fine-tuning.
     finetuning : mapping of str to object, optional
-        Parameters of :class:`skecg.FineTunedClassifier`.
+        Parameters of :class:`skecg.FineTunedClassifier` or :class:`skecg.FineTunedRegressor`.
     verbose : int, default=0
     say : callable, optional
         Called with a sentence on what is being done.
@@ -171,8 +175,6 @@ def fit_model(
     check_choice("method", method, METHODS)
     if table.target is None:
         raise ParameterError("Got a table without labels, expected a column of them. Name it: --label-column.")
-    if method == FINETUNE and table.target.kind == NUMBERS:
-        raise ParameterError("Got --method finetune for numbers, expected classes or labels. Use --method probe.")
     used, features = embed_table(table, embedder)
     for note in used.notes():
         say(note)
@@ -180,11 +182,12 @@ def fit_model(
     name = Path(str(embedder.model)).name
     known = KnownFeatures(name, f"weights {embedder.weights_sha256_[:12]}", features)
     common: dict[str, Any] = {"n_folds": n_folds, "n_resamples": n_resamples, "seed": seed, "verbose": verbose}
+    tuning = None if method == PROBE else _of_estimator(embedder, finetuning or {}, seed)
     if table.target.kind == NUMBERS:
-        return _fit_numbers(used, embedder, known, common)
-    if method == FINETUNE:
+        return _fit_numbers(used, embedder, known, tuning, common)
+    if tuning is not None:
         source = replace(known, table=list(used.paths))
-        protocol = FineTuneProtocol(_of_classifier(embedder, finetuning or {}, seed), _target_of(used), used.groups)
+        protocol = FineTuneProtocol(tuning, _target_of(used), used.groups)
         return _fit_network(used, embedder, source, features, protocol, common)
     return _fit_probe(used, embedder, known, common)
 
@@ -246,46 +249,83 @@ def _fit_network(
     """Fine-tune fold by fold, then on all; what is usual is measured by the features of the fine-tuned encoder."""
     report, out_of_fold = _cross_validated(table, source, protocol, common)
     estimator = protocol.fitted(np.array(table.paths, dtype=object), np.arange(len(table)))
-    with tempfile.TemporaryDirectory(prefix="skecg-fit-") as folder:
-        estimator.save(folder)
-        tuned = JEPAEmbedder(**{**embedder.get_params(), "model": folder, "revision": None, "cache": None})
-        novelty = _novelty(tuned.fit_transform(table.paths))
+    tuned, novelty = _tuned_embedder(table, embedder, estimator)
     model = _described(table, tuned, FINETUNE, report, out_of_fold, novelty, common)
     return Fitting(replace(model, network=estimator), report, report.to_text())
 
 
+def _tuned_embedder(
+    table: RecordTable, embedder: JEPAEmbedder, estimator: FineTunedEstimator
+) -> tuple[JEPAEmbedder, NoveltyScore]:
+    """Return an embedder with the encoder that was fine-tuned, and what is usual by its features."""
+    with tempfile.TemporaryDirectory(prefix="skecg-fit-") as folder:
+        estimator.save(folder)
+        tuned = JEPAEmbedder(**{**embedder.get_params(), "model": folder, "revision": None, "cache": None})
+        return tuned, _novelty(tuned.fit_transform(table.paths))
+
+
 def _fit_numbers(
-    table: RecordTable, embedder: JEPAEmbedder, source: KnownFeatures, common: Mapping[str, Any]
+    table: RecordTable,
+    embedder: JEPAEmbedder,
+    source: KnownFeatures,
+    tuning: Mapping[str, Any] | None,
+    common: Mapping[str, Any],
 ) -> Fitting:
+    """Cross-validate ridge regression on features, fine-tuning where it is asked for, and fit the last on all."""
     target = _target_of(table)
     scores = compare_regressions(
         table.dataset(), [(MODEL, source)], {target.name: target.y}, seed=common["seed"], verbose=common["verbose"]
     )[target.name]
-    fitted = fit_ridge(source.table, target.y, table.groups, seed=common["seed"])
-    scaler, ridge = fitted[0], fitted[-1]
-    probe = {
-        "mean": scaler.mean_,
-        "scale": scaler.scale_,
-        "coef": np.atleast_2d(ridge.coef_),
-        "intercept": np.atleast_1d(ridge.intercept_),
-    }
+    found: dict[str, Any]
+    alpha: float | None
+    if tuning is None:
+        ridge = RidgeProbe(random_state=common["seed"] + 1).fit(source.table, target.y, groups=table.groups)
+        probe = {
+            "mean": ridge.mean_,
+            "scale": ridge.scale_,
+            "coef": np.atleast_2d(ridge.coef_),
+            "intercept": np.atleast_1d(ridge.intercept_),
+        }
+        found = {"probe": probe, "novelty": _novelty(source.table)}
+        alpha = ridge.alpha_
+    else:
+        scores |= {f"{source.name}, fine-tuned": _score_tuned(table, tuning, common)}
+        estimator = _tuned_regressor(table, tuning, np.arange(len(table)))
+        embedder, novelty = _tuned_embedder(table, embedder, estimator)
+        found = {"probe": {}, "novelty": novelty, "network": estimator}
+        alpha = estimator.alpha_
     text = f"{target.name}, cross-validated by patients\n\n{regression_table(scores, 'in the unit of the table')}\n"
-    novelty = _novelty(source.table)
     model = FittedModel(
-        method=PROBE,
+        method=PROBE if tuning is None else FINETUNE,
         kind=NUMBERS,
         target=target.name,
         classes=(),
         labels=(),
         encoder=encoder_of(embedder),
-        probe=probe,
-        novelty=novelty,
         thresholds=np.empty(0),
         calibration=[],
         score={name: asdict(replace(score, predicted=None)) for name, score in scores.items()},
-        provenance=_provenance(table, common) | {"alpha": float(ridge.alpha)},
+        provenance=_provenance(table, common) | {"alpha": alpha},
+        **found,
     )
-    return Fitting(model, scores[source.name], text)
+    return Fitting(model, next(reversed(scores.values())), text)
+
+
+def _score_tuned(table: RecordTable, tuning: Mapping[str, Any], common: Mapping[str, Any]) -> RegressionScores:
+    """Predict every record by an encoder that was fine-tuned on other patients."""
+    target, seed = _target_of(table), common["seed"]
+    folds, predicted = patient_folds(table.groups, common["n_folds"], seed), np.empty(len(table))
+    for fold in range(common["n_folds"]):
+        test = np.flatnonzero(folds == fold)
+        estimator = _tuned_regressor(table, tuning, np.flatnonzero(folds != fold))
+        predicted[test] = estimator.predict([table.paths[row] for row in test])
+    scored = score_regression(target.y, predicted, table.groups, n_draws=common["n_resamples"], seed=seed)
+    return replace(scored, predicted=predicted)
+
+
+def _tuned_regressor(table: RecordTable, tuning: Mapping[str, Any], rows: NDArray[np.intp]) -> FineTunedRegressor:
+    paths = [table.paths[row] for row in rows]
+    return FineTunedRegressor(**tuning).fit(paths, _target_of(table).y[rows], groups=table.groups[rows])
 
 
 def _described(
@@ -337,8 +377,8 @@ def _provenance(table: RecordTable, common: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _of_classifier(embedder: JEPAEmbedder, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Return the parameters that a classifier has in common with an embedder, and those given."""
+def _of_estimator(embedder: JEPAEmbedder, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return the parameters that a fine-tuned estimator has in common with an embedder, and those given."""
     shared = "model sampling_rate leads units pooling stride missing_leads short_records n_jobs revision verbose"
     parameters = {name: getattr(embedder, name) for name in shared.split()}
     device = embedder.device if isinstance(embedder.device, str) else embedder.device[0]

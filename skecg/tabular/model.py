@@ -19,6 +19,7 @@ from skecg.embedder import JEPAEmbedder
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
 from skecg.evaluation.protocols import PooledProbe
 from skecg.finetuning.classifier import FineTunedClassifier
+from skecg.finetuning.regressor import FineTunedRegressor
 from skecg.io.files import replacing, sha256_of
 from skecg.linear_model.distances import NoveltyScore
 from skecg.tabular.table import CLASSES, LABELS, NUMBERS
@@ -102,7 +103,7 @@ class FittedModel:
     score : dict
         What cross-validation by patients found, with intervals.
     provenance : dict
-    network : FineTunedClassifier or None
+    network : FineTunedClassifier, FineTunedRegressor or None
         Encoder and head that were trained together, with numbers of classes for classes.
     folder : Path or None
         Where it was read from.
@@ -120,7 +121,7 @@ class FittedModel:
     calibration: list[dict[str, Any]]
     score: dict[str, Any]
     provenance: dict[str, Any]
-    network: FineTunedClassifier | None = None
+    network: FineTunedClassifier | FineTunedRegressor | None = None
     folder: Path | None = None
 
     def embedder(self, **options: Any) -> JEPAEmbedder:
@@ -151,8 +152,15 @@ class FittedModel:
         """What the columns of probabilities are called."""
         return [] if self.kind == NUMBERS else [f"probability {name}" for name in self.classes]
 
-    def network_probabilities(self, paths: Sequence[str]) -> FloatArray:
-        """Compute the probabilities of the labels (n_records, n_labels) of a model that was fine-tuned."""
+    @property
+    def n_values(self) -> int:
+        """How many probabilities or numbers a record has."""
+        return 1 if self.kind == NUMBERS else len(self.labels)
+
+    def network_values(self, paths: Sequence[str]) -> FloatArray:
+        """Compute the probabilities (n_records, n_labels) or numbers (n_records, 1) of a model that was fine-tuned."""
+        if isinstance(self.network, FineTunedRegressor):
+            return self.network.predict(list(paths))[:, None]
         assert self.network is not None, "only such a model has one"
         found: FloatArray = self.network.predict_proba(list(paths))
         return found[:, 1:] if self.kind == CLASSES and len(self.classes) == 2 else found
@@ -164,7 +172,7 @@ class FittedModel:
         ----------
         features : ndarray of shape (n_records, n_features)
         values : ndarray of shape (n_records, n_labels), optional
-            Probabilities of the labels, where not a probe computes them.
+            Probabilities of the labels, or numbers, where not a probe computes them.
 
         Returns
         -------
@@ -326,6 +334,10 @@ def _restored(values: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: 
         calibration=values["calibration"],
         score=values["score"],
         provenance=values["provenance"],
-        network=FineTunedClassifier.load(folder) if values["method"] == FINETUNE else None,
+        network=_network(values["kind"], folder) if values["method"] == FINETUNE else None,
         folder=folder,
     )
+
+
+def _network(kind: str, folder: Path) -> FineTunedClassifier | FineTunedRegressor:
+    return FineTunedRegressor.load(folder) if kind == NUMBERS else FineTunedClassifier.load(folder)

@@ -30,7 +30,7 @@ from skecg.preprocessing.resampling import resample
 from skecg.preprocessing.signals import fill_gaps
 from skecg.records import ECGRecord
 
-__all__ = ["ecg_picture", "page", "regression_page", "report_page"]
+__all__ = ["ecg_picture", "page", "regression_page", "report_page", "thinned"]
 
 _SIZE = 260  # of a picture of curves, in pixels
 _BINS = 10
@@ -230,18 +230,27 @@ def _worst(
             yield f"<p>{_text(str(error))}</p>"
 
 
+def thinned(record: ECGRecord, sampling_rate: float, seconds: float) -> NDArray[np.float32]:
+    """Return the beginning of a record at another rate (n_leads, n_samples), each lead about its median; NaN if empty.
+
+    Filtered, not thinned: every fifth sample misses the tips of R waves and folds noise into the picture.
+    """
+    signal = fill_gaps(record.signal[:, : max(1, int(seconds * record.sampling_rate))])
+    signal = resample(signal, record.sampling_rate, sampling_rate, "polyphase")
+    middle = [np.median(lead) if np.isfinite(lead).all() else 0.0 for lead in signal]
+    return np.asarray(signal - np.array(middle, dtype=np.float32)[:, None], dtype=np.float32)
+
+
 def ecg_picture(record: ECGRecord) -> str:
     """Draw the first ten seconds of a record, lead under lead, 1 mV high for each two strips."""
     rate = min(record.sampling_rate, _ECG_RATE)
-    signal = fill_gaps(record.signal[:, : int(_ECG_SECONDS * record.sampling_rate)])
-    # Filtered, not thinned: every fifth sample misses the tips of R waves and folds noise into the picture.
-    signal = resample(signal, record.sampling_rate, rate, "polyphase")
+    signal = thinned(record, rate, _ECG_SECONDS)
     x = np.arange(signal.shape[1]) / rate * _ECG_WIDTH / _ECG_SECONDS
     strips = []
     for row, (lead, values) in enumerate(zip(record.leads, signal, strict=True)):
         middle = _STRIP_HEIGHT * (row + 0.5)
         known = np.isfinite(values)
-        centred = np.clip(values[known] - np.median(values[known]) if known.any() else values[known], -3, 3)
+        centred = np.clip(values[known], -3, 3)
         points = " ".join(
             f"{a:.1f},{middle - b * _STRIP_HEIGHT / 2:.1f}" for a, b in zip(x[known], centred, strict=True)
         )

@@ -23,7 +23,18 @@ from skecg.errors import ParameterError
 from skecg.evaluation.tasks import Task
 from skecg.validation import check_choice, suggestion
 
-__all__ = ["CLASSES", "KINDS", "LABELS", "NUMBERS", "RecordTable", "Target", "read_record_table"]
+__all__ = [
+    "CLASSES",
+    "KINDS",
+    "LABELS",
+    "NUMBERS",
+    "RecordTable",
+    "Target",
+    "columns_of",
+    "is_number",
+    "kind_of",
+    "read_record_table",
+]
 
 #: Kinds of labels: one class a record, any number of labels a record, a quantity.
 CLASSES, LABELS, NUMBERS = "classes", "labels", "numbers"
@@ -234,6 +245,58 @@ def read_record_table(
     return RecordTable(used.name, used.paths, used.rows, used.groups, target, used.columns, used.left_out, used.grouped)
 
 
+def columns_of(
+    paths: Sequence[str], table: Any, path_column: str = "path", *, named: Sequence[str] = ()
+) -> tuple[Columns, NDArray[np.bool_]]:
+    """Return what a table knows of recordings that were named elsewhere.
+
+    Parameters
+    ----------
+    paths : sequence of str of length n_records
+        As they were named; found by that name, or as the same file, with or without the suffix of a WFDB record.
+    table : str, Path, data frame or mapping of str to sequence
+    path_column : str, default="path"
+    named : sequence of str, optional
+        Columns that have to be there.
+
+    Returns
+    -------
+    columns : dict of str to list of length n_records
+        All columns but that of paths; None of recordings that the table does not name.
+    known : ndarray of shape (n_records,), bool
+        Which ones it names.
+
+    Raises
+    ------
+    ParameterError
+        When there is no such table or column, or it names none of the recordings.
+    """
+    columns, folder, name = read_columns(table)
+    written = _column(columns, path_column, "--path-column")
+    for label in named:
+        _column(columns, label, "--label-column")
+    rows: dict[str, int] = {}
+    for row, cell in enumerate(written):
+        if cell is not None:
+            for key in (_bare(cell), _bare(os.path.abspath(_resolved(cell, folder)))):  # noqa: PTH100 (links stay links)
+                rows.setdefault(key, row)
+    found = [rows.get(_bare(path), rows.get(_bare(os.path.abspath(path)))) for path in paths]  # noqa: PTH100
+    known = np.array([row is not None for row in found], dtype=np.bool_)
+    if not known.any():
+        raise ParameterError(
+            f"Got the table {name!r}, whose column {path_column!r} names none of the {len(paths)} recordings (the "
+            f"first is {paths[0] if paths else ''!r}). Paths have to be written as in the file of features, or "
+            "relative to the table."
+        )
+    others = {column: cells for column, cells in columns.items() if column != path_column}
+    return {c: [None if row is None else cells[row] for row in found] for c, cells in others.items()}, known
+
+
+def _bare(path: str) -> str:
+    """Return a path without the suffix that a WFDB record may be named with."""
+    return path.removesuffix(".hea").removesuffix(".dat").removesuffix(".mat")
+
+
 def _narrowed(keep: NDArray[np.bool_], of_kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
     narrowed = keep.copy()
     narrowed[keep] = of_kept
@@ -268,17 +331,18 @@ def _read_target(names: list[str], cells: list[list[str | None]], kind: str | No
         columns = [_yes_or_no(name, column) for name, column in zip(names, cells, strict=True)]
         return Target(LABELS, ", ".join(names), tuple(names), np.stack(columns, axis=1))
     texts = [str(cell) for cell in cells[0]]
-    return _READERS[kind or _kind_of(texts)](names[0], texts)
+    return _READERS[kind or kind_of(texts)](names[0], texts)
 
 
-def _kind_of(texts: list[str]) -> str:
+def kind_of(texts: Sequence[str]) -> str:
     """Return what the cells of one column are."""
     if any(LABEL_SEPARATOR in text for text in texts):
         return LABELS
-    return NUMBERS if all(map(_is_number, texts)) and not all(text in _YES_NO for text in texts) else CLASSES
+    return NUMBERS if all(map(is_number, texts)) and not all(text in _YES_NO for text in texts) else CLASSES
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Return whether a cell is a finite number."""
     try:
         return math.isfinite(float(text))
     except ValueError:
@@ -314,7 +378,7 @@ def _read_labels(name: str, texts: list[str]) -> Target:
 
 
 def _read_numbers(name: str, texts: list[str]) -> Target:
-    strange = [text for text in texts if not _is_number(text)]
+    strange = [text for text in texts if not is_number(text)]
     if strange:
         raise ParameterError(f"Got the column {name!r} with {strange[0]!r}, expected numbers. Leave --kind out.")
     return Target(NUMBERS, name, (), np.array([float(text) for text in texts]))

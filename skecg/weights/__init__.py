@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from skecg.weights.golden import Verification, verify_weights
     from skecg.weights.loading import forget_encoders, load_encoder, loaded_encoder, save_encoder
     from skecg.weights.registry import find_weights, list_models
+    from skecg.weights.signing import check_signature, sign_weights
 
 # Resolved on first use: which models there are is known without torch.
 _HOMES = {
     "FORMAT_VERSION": "folder",
     "Verification": "golden",
     "WeightsInfo": "folder",
+    "check_signature": "signing",
     "find_weights": "registry",
     "forget_encoders": "loading",
     "list_models": "registry",
@@ -23,6 +25,7 @@ _HOMES = {
     "loaded_encoder": "loading",
     "read_info": "folder",
     "save_encoder": "loading",
+    "sign_weights": "signing",
     "verify_weights": "golden",
 }
 
@@ -30,6 +33,7 @@ __all__ = [
     "FORMAT_VERSION",
     "Verification",
     "WeightsInfo",
+    "check_signature",
     "find_weights",
     "forget_encoders",
     "list_models",
@@ -37,6 +41,7 @@ __all__ = [
     "loaded_encoder",
     "read_info",
     "save_encoder",
+    "sign_weights",
     "verify_weights",
 ]
 

@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skecg.compute.notebook import html_table
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsNotFoundError
 
 if TYPE_CHECKING:
@@ -26,14 +27,27 @@ _HUB_HOST = re.compile(r"hf:/+|https?:/+[^/]+/|(?:www\.)?(?:huggingface\.co|hf\.
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
-def list_models() -> dict[str, dict[str, Any]]:
+class Models(dict[str, dict[str, Any]]):
+    """Models by name; a notebook shows them as a table."""
+
+    def table(self) -> list[list[str]]:
+        """Return a line of names, and one for each model."""
+        rows = [_row(name, entry) for name, entry in self.items()]
+        return [list(rows[0]) if rows else [], *(list(row.values()) for row in rows)]
+
+    def _repr_html_(self) -> str:
+        header, *rows = self.table()
+        return html_table(header, rows)
+
+
+def list_models() -> Models:
     """List the models that skecg knows by name.
 
     Returns
     -------
     dict of str to dict
         Name to what the registry says: where the weights are, whether they are trained, licence, data, number of
-        features. The name ``"default"`` stands for the entry whose ``default`` is true.
+        features; a table in a notebook. The name ``"default"`` stands for the entry whose ``default`` is true.
 
     Examples
     --------
@@ -41,7 +55,31 @@ def list_models() -> dict[str, dict[str, Any]]:
     >>> skecg.list_models()["untrained-temporal"]["trained"]
     False
     """
-    return {name: dict(entry) for name, entry in _registry().items()}
+    return Models({name: dict(entry) for name, entry in _registry().items()})
+
+
+def _row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:
+    """Return a model's cells by column."""
+    leads = entry.get("leads", [])
+    subset = "up to " if entry.get("any_leads") else ""
+    return {
+        "name": name + (" (default)" if entry.get("default") else ""),
+        "trained": "yes" if entry.get("trained") else "NO, random weights",
+        "architecture": _text(entry, "architecture"),
+        "features": _text(entry, "n_features"),
+        "leads": f"{subset}{len(leads)}" if leads else "?",
+        "rate": _text(entry, "sampling_rate", " Hz"),
+        "window": _text(entry, "window_seconds", " s"),
+        "licence": _text(entry, "licence"),
+        "size": _text(entry, "megabytes", " MB"),
+    }
+
+
+def _text(entry: Mapping[str, Any], field: str, unit: str = "") -> str:
+    value = entry.get(field)
+    if value is None:
+        return "?"
+    return f"{value:g}{unit}" if isinstance(value, float) else f"{value}{unit}"
 
 
 @functools.cache

@@ -223,6 +223,19 @@ def test_fine_tuned_models_travel_in_their_folder(fit: Run, run: Run, rows: Any)
     assert read_model("elsewhere").method == "finetune"
 
 
+def test_numbers_are_fine_tuned_to_and_scored_beside_the_frozen_encoder(fit: Run, run: Run, rows: Any) -> None:
+    assert fit("--label-column", "rate", "--method", "finetune", "--epochs", "1", "--folds", "2") == 0
+    Path("model").rename("elsewhere")
+
+    assert run("predict", "elsewhere", "--table", rows[0] / "table.csv", "--out", "p.csv", "--quiet") == 1
+
+    model = read_model("elsewhere")
+    assert list(model.score) == ["tiny-temporal", "tiny-temporal, fine-tuned"]
+    lines = [line for line in predictions_of("p.csv") if not line["error"]]
+    found = model.network_values([str(rows[0] / Path(line["path"]).name) for line in lines])
+    np.testing.assert_allclose([float(line["prediction"]) for line in lines], found[:, 0], rtol=1e-4)
+
+
 @pytest.mark.filterwarnings("always::skecg.errors.LeakageWarning")
 def test_equal_recordings_of_different_patients_are_warned_of(run: Run, rows: Any, capsys: Capture) -> None:
     folder, found = rows
@@ -266,7 +279,6 @@ def test_a_model_that_was_altered_is_refused(fit: Run, run: Run, rows: Any, caps
         (["--label-column", "beats"], "Did you mean 'beat'"),
         (["--label-column", "beat", "--folds", "1"], "--folds=1"),
         (["--label-column", "beat", "--method", "svm"], "expected one of 'probe', 'finetune'"),
-        (["--label-column", "rate", "--method", "finetune"], "--method finetune for numbers"),
         (["--label-column", "beat", "--folds", "40"], "30 patients for 40 folds"),
     ],
 )

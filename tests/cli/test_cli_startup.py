@@ -13,6 +13,7 @@ VERBS = [
     "fit",
     "predict",
     "score",
+    "sign",
     "evaluate",
     "models",
     "verify",
@@ -21,6 +22,7 @@ VERBS = [
     "download",
     "publish",
     "cache",
+    "atlas",
     "plot",
     "info",
 ]

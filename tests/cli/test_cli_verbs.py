@@ -195,7 +195,31 @@ def test_a_label_that_is_missing_is_named(run: Run, embed: Run, sound: str, caps
     Path("labels.csv").write_text("path,label\nelsewhere,a\n")
 
     assert run("plot", "--map", "f.npz", "--labels", "labels.csv", "--out", "map.svg") == 2
-    assert "without a label for 8 of 8 paths" in capsys.readouterr().err
+    assert "names none of the 8 recordings" in capsys.readouterr().err
+    paths = np.load("f.npz")["paths"].tolist()
+    Path("labels.csv").write_text(f"path,label\n{paths[0]},a\n")
+    assert run("plot", "--map", "f.npz", "--labels", "labels.csv", "--out", "map.svg") == 2
+    assert f"without a row for 7 of 8 paths (the first is {paths[1]!r})" in capsys.readouterr().err
+
+
+def test_labels_of_a_map_are_found_by_the_name_of_their_column(
+    run: Run, embed: Run, sound: str, capsys: Capture
+) -> None:
+    pytest.importorskip("matplotlib")
+    embed(sound, "--out", "f.npz")
+    paths = np.load("f.npz")["paths"].tolist()
+    rows = [f"{k},{'xy'[k % 2]},{'ab'[k % 2] if k else ''},{path}" for k, path in enumerate(paths)]
+    Path("t.csv").write_text("\n".join(["number,other,diagnosis,file", *rows]) + "\n")
+    draw = ("plot", "--map", "f.npz", "--labels", "t.csv", "--out", "map.svg")
+
+    assert run(*draw) == 2
+    assert "Got --path-column 'path', expected one of 'number', 'other', 'diagnosis', 'file'" in capsys.readouterr().err
+    assert run(*draw, "--path-column", "file") == 2
+    assert "Got --label-column 'label', expected one of" in capsys.readouterr().err
+    assert run(*draw, "--path-column", "file", "--label-column", "diagnosis") == 0
+    drawn = Path("map.svg").read_text()
+    assert "b (4)" in drawn
+    assert "(empty) (1)" in drawn
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,11 @@ def make_large(graph: onnx.ModelProto) -> None:
         (add_external, "another file"),
         (add_constant_elsewhere, "another file"),
         (add_branch, "graph within"),
+        (replace_node("If"), "'If'"),
+        (replace_node("Scan"), "'Scan'"),
+        (lambda m: setattr(m.opset_import[0], "version", 8), "version 8"),
+        (lambda m: m.graph.sparse_initializer.add(), "sparse"),
+        (lambda m: m.graph.output.append(helper.make_tensor_value_info("nowhere", 1, [1])), "not valid"),
         (make_large, "at most"),
         (lambda m: m.graph.input.append(helper.make_tensor_value_info("y", 1, [1])), "2 inputs"),
         (lambda m: m.graph.node.pop(0), "not valid"),
@@ -240,6 +245,23 @@ def test_features_that_depend_on_the_windows_beside_are_refused(tmp_path: Path) 
     graph.graph.output[0].name = "less"
     with pytest.raises(ForeignCheckpointError, match="depend on those beside"):
         convert_onnx(write(tmp_path / "a.onnx", graph), tmp_path / "weights", SPEC)
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    graph = model(tokens=False)
+    name = graph.graph.output[0].name
+    graph.graph.node[-1].output[0] = "finite"
+    graph.graph.node.append(helper.make_node("Log", ["finite"], [name]))
+    with pytest.raises(ForeignCheckpointError, match="not finite"):
+        convert_onnx(write(tmp_path / "a.onnx", graph), tmp_path / "weights", SPEC)
+
+
+def test_a_graph_that_is_too_large_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skecg.encoders.graph._MOST_BYTES", 100)
+    with pytest.raises(ForeignCheckpointError, match="expected at most 100"):
+        convert_onnx(write(tmp_path / "a.onnx", model(tokens=False)), tmp_path / "weights", SPEC)
 
 
 def test_what_is_no_onnx_file_is_refused(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from skecg import ECGRecord, JEPAEmbedder, Segmenter, load_encoder, prepare
+from skecg import ECGRecord, FineTunedClassifier, JEPAEmbedder, Segmenter, load_encoder, prepare
+from skecg.backends import export_onnx
 from skecg.cli import main
 from skecg.convert import convert_clef, convert_ecg_fm, convert_merl, convert_xecg
-from skecg.errors import ForeignCheckpointError, LeadError
+from skecg.errors import ForeignCheckpointError, LeadError, ParameterError
 from skecg.leads import CANONICAL_LEADS
 from skecg.weights import read_info, verify_weights
 
@@ -173,6 +174,44 @@ def test_every_stage_of_an_encoder_can_be_pooled(origin):
     assert features.shape == (2, sum(stage.width for stage in info.encoder.stages))
     last = JEPAEmbedder(folder, sampling_rate=500, cache=None).fit_transform(signal)
     np.testing.assert_allclose(features[:, -last.shape[1] :], last, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", ["linear", "attention"])
+def test_every_encoder_is_fine_tuned_with_rates_that_fall_from_stage_to_stage(origin, head):
+    _, folder = origin
+    signal = np.random.default_rng(0).normal(0, 0.3, (4, 12, 1000)).astype(np.float32)
+    settings = {"head": head, "layer_decay": 0.5, "epochs": 1, "validation_fraction": 0, "random_state": 0}
+    tuned = FineTunedClassifier(folder, sampling_rate=500, stages="all", **settings).fit(signal, [0, 1, 0, 1])
+    before, after = load_encoder(folder)[0].state_dict(), tuned.network_.encoder.state_dict()
+    assert any(not torch.equal(before[name], value) for name, value in after.items())
+    assert np.isfinite(tuned.predict_proba(signal)).all()
+
+
+def test_other_labs_encoders_stand_in_one_table_with_ours_and_with_any_object(tmp_path, capsys):
+    folders = [converted(name, tmp_path / name) for name in ("xecg", "merl")]
+    (tmp_path / "deviations.py").write_text(
+        "import numpy as np\n\n\nclass Deviations:\n    def transform(self, records):\n"
+        "        return np.stack([record.signal.std(axis=1) for record in records])\n"
+    )
+    steps = np.random.default_rng(0).integers(-300, 300, (30, 12, 1000)).astype(np.int16)
+    labels, numbers = np.where(np.arange(30) % 2, "AF", "Normal"), np.arange(30)
+    np.savez(
+        tmp_path / "set.npz", signals=steps, lsb=0.001, units="mV", fs=500, leads=np.array(CANONICAL_LEADS),
+        labels=labels, patient_ids=numbers.astype(str), strat_fold=numbers % 10 + 1,
+    )  # fmt: skip
+    models = [*map(str, folders), str(FIXTURE.parent / "tiny-temporal"), f"{tmp_path / 'deviations.py'}:Deviations"]
+    chosen = [word for name in models for word in ("--model", name)]
+    where = ["--data", str(tmp_path / "set.npz"), "--out", str(tmp_path / "report")]
+    assert main(["evaluate", *chosen, "--task", "labels", "--no-figure", *where]) == 0
+    report = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert all(name in report for name in (*map(str, folders), "Deviations"))
+
+
+def test_tokens_of_stages_that_are_not_as_far_apart_are_refused_before_anything_is_exported(tmp_path):
+    pytest.importorskip("onnxscript")
+    folder = converted("merl", tmp_path)
+    with pytest.raises(ParameterError, match="2 and 16 samples apart"):
+        export_onnx(folder, tmp_path / "file.onnx", layer=[0, -1])
 
 
 def test_records_of_any_length_are_encoded(origin):

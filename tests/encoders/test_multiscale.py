@@ -105,6 +105,22 @@ def test_places_without_a_token_are_as_if_they_were_not_there(windows, lead_grou
     assert_same(found[1:], encoder(windows[1:], visible_BK=together[1:]))
 
 
+@pytest.mark.parametrize("lead_groups", [1, 4])
+def test_attention_needs_no_mask_where_no_token_is_lacking(windows, lead_groups, monkeypatch):
+    encoder, visible = an_encoder(lead_groups), torch.tensor([[1, 3], [0, 5]])
+    without = encoder(windows, visible_BK=visible)
+    masked = torch.ones(2, encoder.num_registers + 2, dtype=torch.bool)
+    with monkeypatch.context() as patched:
+        patched.setattr(encoder, "_places", lambda visible_BK: masked)
+        assert_same(encoder(windows, visible_BK=visible), without)
+    # Elsewhere than on a CPU nobody looks, so whoever knows has to say so.
+    elsewhere = visible.to("meta")
+    assert encoder._places(elsewhere) is not None
+    encoder.may_lack_tokens = False
+    assert encoder._places(elsewhere) is None
+    assert torch.equal(encoder(windows, visible_BK=visible), without)
+
+
 @pytest.fixture
 def scaled() -> Encoder:
     """One that takes shape and amplitude apart."""

@@ -159,7 +159,7 @@ def test_the_head_equals_attention_written_out() -> None:
     absent = (torch.arange(7) >= 4).expand(5, 7)
 
     torch.testing.assert_close(head(tokens), head.linear((weights @ values).reshape(5, DIM)))
-    torch.testing.assert_close(head(tokens, absent_BN=absent), head.linear((few @ values[:, :, :4]).reshape(5, DIM)))
+    torch.testing.assert_close(head(tokens, counted_BN=~absent), head.linear((few @ values[:, :, :4]).reshape(5, DIM)))
 
 
 @pytest.mark.parametrize(("shape", "y"), [((4, 10, 8), [0, 1, 0, 1]), ((4, 3, 10, 8), [0, 1])])

@@ -59,6 +59,8 @@ def output_of(name: str, folder: Path) -> str:
     """Run an example that leaves nothing behind."""
     output = run(folder, RUN, EXAMPLES / f"{name}.py")
     assert list(folder.iterdir()) == []
+    # The gallery shows a picture of each.
+    assert re.search(r"axes of figures: \[\d", output), output
     return output
 
 
@@ -178,3 +180,13 @@ def test_the_benchmark_of_the_probe_compares_solvers_at_the_same_objective(tmp_p
     assert [name for name, _ in found] == ["newton-cholesky", "newton-cg", "lbfgs, to the end", "lbfgs, as it comes"]
     for _, objective in found[:3]:
         assert abs(float(objective) / best - 1) < 1e-5
+
+
+def test_an_atlas_is_one_page_with_neighbours_of_the_same_kind(tmp_path: Path) -> None:
+    output = output_of("atlas", tmp_path)
+
+    assert "90 recordings in one page" in output
+    assert number_after("page of", output) < 1.0
+    kinds = re.findall(r"distance .*  (\w+)$", output, re.MULTILINE)
+    assert len(kinds) == 8
+    assert len(set(kinds)) == 1

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from skecg import ECGRecord, FineTunedClassifier, JEPAEmbedder
 from skecg.datasets import make_ecg
+from skecg.encoders import build_encoder
+from skecg.encoders.xlstm import XlstmConfig
 from skecg.errors import BadSignalError, ParameterError, WeightsFormatError, WeightsNotFoundError
 from skecg.finetuning.base import Examples, FineTunedEstimator
-from skecg.finetuning.heads import Head, build_head
+from skecg.finetuning.heads import AttentionHead, Head, Network, build_head
 from skecg.finetuning.serialization import Layout
 from skecg.finetuning.stages import RecordTraining
 from skecg.inference.inputs import RecordSource
@@ -193,3 +195,23 @@ def test_the_first_record_that_cannot_be_used_ends_the_reading(monkeypatch: pyte
         next(chunks)
 
     assert caught.value.__notes__ == ["This is record 3 of X."]
+
+
+@pytest.mark.parametrize("kind", ["linear", "attention"])
+def test_heads_leave_out_the_tokens_that_an_encoder_does_not_count(kind: str) -> None:
+    config = XlstmConfig(2, 5, 8, 8, 2, 16, block_kinds="s")
+    encoder = build_encoder(config).eval()
+    network = Network(encoder, build_head(kind, encoder, 3, "mean", seed=0)).requires_grad_(False)
+    torch.nn.init.normal_(network.head.linear.weight)
+    values = torch.randn(2, 2, 40, generator=torch.Generator().manual_seed(0))
+    values[:, :, 20:] = 0.0
+    torch.testing.assert_close(network(values), network(values[:, :, :20]))  # a token sees those before it only
+    tokens = encoder(values)
+    assert (network.read_out(tokens, values) - network.head(tokens)).abs().max() > 1e-4
+
+
+def test_registers_always_get_attention() -> None:
+    head = AttentionHead(dim=8, num_heads=2, n_outputs=3)
+    tokens = torch.randn(2, 7, 8, generator=torch.Generator().manual_seed(0))  # two registers and five patches' tokens
+    counted = torch.tensor([[True, True, False, False, False]] * 2)
+    torch.testing.assert_close(head(tokens, None, counted), head(tokens[:, :4]))

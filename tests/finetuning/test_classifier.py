@@ -70,7 +70,7 @@ def training_of(targets: Targets, class_weight: object, train: np.ndarray) -> Cl
         device=torch.device("cpu"),
         targets=targets,
         class_weight=class_weight,
-        C=None,
+        strength=None,
     )
 
 

@@ -9,9 +9,10 @@ from hub_weights import FIXTURES, TRAINED, files_of, make_weights, report_of
 
 import skecg
 from skecg import JEPAEmbedder
+from skecg.convert import convert_onnx
 from skecg.errors import HubAccessError, HubUnreachableError, ParameterError, PublishError, WeightsError
 from skecg.hub import publish, registry_entry
-from skecg.weights import find_weights, list_models, read_info, verify_weights
+from skecg.weights import check_signature, find_weights, list_models, read_info, sign_weights, verify_weights
 
 REPO = "someone/new"
 
@@ -27,6 +28,40 @@ def writes(hub):
 
 def commits(hub, repository=REPO):
     return len(hub.repositories[repository].commits) - 1
+
+
+def test_an_encoder_from_an_onnx_file_is_published_like_any_other(hub, tmp_path, ecg):
+    helper = pytest.importorskip("onnx").helper
+    pytest.importorskip("onnxruntime")
+    kind, shape = helper.make_tensor_value_info, ["n", 12, 500]
+    pool = helper.make_node("ReduceMax", ["x"], ["features"], axes=[2], keepdims=0)
+    graph = helper.make_graph([pool], "g", [kind("x", 1, shape)], [kind("features", 1, ["n", 12])])
+    opset = helper.make_opsetid("", 13)
+    (tmp_path / "theirs.onnx").write_bytes(
+        helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+    )
+    spec = skecg.spec.InputSpec(skecg.leads.CANONICAL_LEADS, 100, 500)
+    about = {"licence": "mit", "description": "The largest value of each lead.", "data": "none"}
+    convert_onnx(tmp_path / "theirs.onnx", tmp_path / "weights", spec, **about)
+    publish(tmp_path / "weights", REPO)
+    assert verify_weights(find_weights(REPO)).passed
+    here, there = (JEPAEmbedder(model, cache=None).fit_transform(ecg) for model in (tmp_path / "weights", REPO))
+    assert (here == there).all()
+
+
+def test_a_signature_goes_along_and_holds_for_what_others_fetch(hub, weights, tmp_path):
+    pytest.importorskip("model_signing")
+    from cryptography.hazmat.primitives import serialization as forms
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    private = ec.generate_private_key(ec.SECP256R1())
+    written = private.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
+    (tmp_path / "key.pem").write_bytes(written)
+    public = private.public_key().public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pub").write_bytes(public)
+    sign_weights(weights, tmp_path / "key.pem")
+    publish(weights, REPO)
+    check_signature(find_weights(REPO).folder, tmp_path / "key.pub")
 
 
 def test_what_is_published_is_what_is_loaded(hub, weights, ecg):

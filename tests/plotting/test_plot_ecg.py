@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import pytest
 from skecg.datasets import make_ecg
 from skecg.errors import MissingDependencyError, ParameterError, ShapeError
 from skecg.leads import CANONICAL_LEADS
-from skecg.plotting import plot_ecg, plot_embedding_map
+from skecg.plotting import plot_ecg, plot_ecgs, plot_embedding_map
 from skecg.plotting.ecg import arrange_strips
 from skecg.records import ECGRecord
 
@@ -246,9 +247,9 @@ def test_categories_have_a_legend() -> None:
     assert axes.get_title(loc="left") == "Map"
     colors = {tuple(c.get_facecolor()[0]) for c in axes.collections}
     assert len(colors) == 3
-    many = plot_embedding_map(np.random.default_rng(2).standard_normal((60, 4)), np.arange(20).repeat(3))
+    many = plot_embedding_map(np.random.default_rng(2).standard_normal((60, 4)), np.arange(10).repeat(6))
     looks = {(tuple(c.get_facecolor()[0]), c.get_paths()[0].vertices.tobytes()) for c in many.collections}
-    assert len(looks) == 20
+    assert len(looks) == 10
 
 
 def test_numbers_have_a_scale() -> None:
@@ -283,3 +284,26 @@ def test_tables_of_little_variety_are_drawn(table: np.ndarray) -> None:
 def test_tables_that_are_none_are_refused(table: np.ndarray, labels: list[str] | None) -> None:
     with pytest.raises(ShapeError, match=r"Got .*expected"):
         plot_embedding_map(table, labels)
+
+
+def test_recordings_below_each_other_leave_no_blank_between_their_papers() -> None:
+    made = make_ecg(3, sampling_rate=250, random_state=0).records
+    records = [ECGRecord(one.signal * height, 250, one.leads) for one, height in zip(made, (1, 3, 1), strict=True)]
+
+    figure = plot_ecgs(records, titles=["a", "b", "c"])
+
+    boxes = figure.axes
+    height_mm = figure.get_size_inches()[1] * 25.4
+    for above, below in itertools.pairwise(boxes):
+        assert (above.get_position().y0 - below.get_position().y1) * height_mm == pytest.approx(19.0)
+    for ax in boxes:
+        # A millimetre is a millimetre: nothing was shrunk to fit its box.
+        assert ax.get_position().height * height_mm == pytest.approx(10 * np.ptp(ax.get_ylim()))
+    assert [ax.get_title(loc="left") for ax in boxes] == ["a", "b", "c"]
+    assert boxes[1].get_position().height > boxes[0].get_position().height
+
+
+@pytest.mark.parametrize("titles", [None, ["one", "too many"]])
+def test_records_and_titles_have_to_be_as_many(titles: list[str] | None) -> None:
+    with pytest.raises(ParameterError, match="a title for each"):
+        plot_ecgs([] if titles is None else make_ecg(1, random_state=0).records, titles=titles)

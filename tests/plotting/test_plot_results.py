@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from skecg.errors import ShapeError
-from skecg.plotting import plot_scores
+from skecg.plotting import plot_embedding_map, plot_scores
 
 pytest.importorskip("matplotlib")
 
@@ -39,3 +40,33 @@ def test_one_series_needs_no_legend_and_rows_go_downwards() -> None:
 def test_nothing_to_draw_is_refused() -> None:
     with pytest.raises(ShapeError, match="no scores"):
         plot_scores({"one": {}})
+
+
+def test_names_of_baselines_are_grey_and_their_points_hollow() -> None:
+    axes = plot_scores(SCORES, baselines={"two"})
+
+    names = {text.get_text(): text.get_color() for text in axes.get_yticklabels()}
+    assert names["one"] == "black"
+    assert names["two"] != "black"
+    faces = {c[0].get_ydata()[0] > 0.5: c[0].get_markerfacecolor() for c in axes.containers if len(c[0].get_xdata())}
+    assert faces[True] == "white"
+    assert faces[False] != "white"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["few", "all"]
+
+
+def test_of_many_classes_the_rarest_are_one_group_and_the_axes_stay_as_they_are() -> None:
+    names = [f"class {k:02d} of a name that is much too long for a legend" for k in range(30) for _ in range(31 - k)]
+    features = np.random.default_rng(0).normal(size=(len(names), 4))
+
+    many, one = plot_embedding_map(features, names), plot_embedding_map(features)
+
+    legend = [text.get_text() for text in many.get_legend().get_texts()]
+    assert len(legend) == 11
+    assert legend[-1] == f"20 others ({sum(range(2, 22))})"
+    assert legend[0].startswith("class 00 of a name")
+    assert max(map(len, legend)) < 36
+    assert many.get_xlabel() == one.get_xlabel()
+    for axes in (many, one):
+        axes.figure.draw_without_rendering()
+    assert many.get_position().bounds == pytest.approx(one.get_position().bounds)
+    assert many.get_xlim() == pytest.approx(one.get_xlim())

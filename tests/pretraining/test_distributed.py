@@ -20,6 +20,7 @@ from pretraining.monitoring.journal import read_events, read_journal
 from pretraining.runs import load_checkpoint
 from pretraining.safeguards import NonFiniteLossError, check_finite
 from pretraining.trainer import Trainer
+from skecg.encoders import Encoder, build_encoder
 from skecg.leads import CANONICAL_LEADS
 from skecg.spec import InputSpec, MultiscaleConfig, TemporalConfig
 
@@ -60,6 +61,10 @@ CONFIGS = {
         run=dataclasses.replace(BEAT_SSL.run, parallel="fsdp2"),
     ),
     "fsdp2 without registers": small_config(run__parallel="fsdp2", ema__start=0.9),
+    "from weights": small_config(start="others", optim__frozen_blocks=1, optim__layer_decay=0.5, ema__start=0.9),
+    "from weights, fsdp2": small_config(
+        start="others", optim__frozen_blocks=1, run__parallel="fsdp2", run__accumulation=2, ema__start=0.9
+    ),
 }
 CONFIGS["fsdp2 without registers"] = dataclasses.replace(
     CONFIGS["fsdp2 without registers"],
@@ -73,7 +78,7 @@ BOTH = """
 import dataclasses, os, signal, sys
 import torch.distributed as dist
 from pathlib import Path
-from test_distributed import CONFIGS, UNEVEN, StubProbe, prepared
+from test_distributed import CONFIGS, UNEVEN, StubProbe, others, prepared
 from pretraining.distributed import collect_garbage, open_engine
 from pretraining.data.shards import open_shards
 from pretraining.objectives.jepa import Jepa
@@ -99,7 +104,7 @@ del alone
 
 dist.init_process_group("gloo")
 for name, config in CONFIGS.items():
-    Trainer(prepared(config), shards, out / name, probe=StubProbe(), device="cpu").train()
+    Trainer(prepared(config), shards, out / name, probe=StubProbe(), device="cpu", start=others(config)).train()
 try:
     Trainer(prepared(CONFIGS["ddp"]), shards, out / "ddp", device="cpu")
 except ParameterError as error:
@@ -131,6 +136,13 @@ class StubProbe:
 
 def prepared(config: PretrainConfig) -> PretrainConfig:
     return PretrainConfig.from_dict(config.to_dict() | {"watch": WATCHED})
+
+
+def others(config: PretrainConfig) -> Encoder | None:
+    """Build the encoder that a run begins from, which is none that its seed would draw."""
+    with torch.random.fork_rng():
+        torch.manual_seed(123)
+        return build_encoder(config.encoder) if config.start else None
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +182,8 @@ def story(run: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_two_processes_train_as_one_does(ran: Path, shards: ShardSet, tmp_path: Path, name: str) -> None:
-    Trainer(prepared(CONFIGS[name]), shards, tmp_path / "run", probe=StubProbe(), device="cpu").train()
+    start = others(CONFIGS[name])
+    Trainer(prepared(CONFIGS[name]), shards, tmp_path / "run", probe=StubProbe(), device="cpu", start=start).train()
 
     one, two = story(tmp_path / "run"), story(ran / name)
     assert len(one) == len(two) == 7
@@ -184,6 +197,16 @@ def test_two_processes_train_as_one_does(ran: Path, shards: ShardSet, tmp_path: 
     assert [set(values) for values in gathered["optimizer"]["state"].values()] == [
         set(values) for values in whole["optimizer"]["state"].values()
     ]
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if CONFIGS[name].start])
+def test_frozen_blocks_stay_those_of_the_weights_begun_from_in_two_processes(ran: Path, name: str) -> None:
+    start = others(CONFIGS[name])
+    assert start is not None
+    model = load_checkpoint(ran / name / "checkpoints")["model"]
+    for encoder in ("context_encoder", "target_encoder"):
+        moved = {key for key, old in start.state_dict().items() if not torch.equal(model[f"{encoder}.{key}"], old)}
+        assert moved == {key for key in start.state_dict() if key.startswith(("blocks.1.", "norm."))}
 
 
 def test_a_group_of_their_own_is_opened_after_the_long_work_and_closed_with_the_run(ran: Path) -> None:

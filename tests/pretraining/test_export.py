@@ -130,6 +130,17 @@ def test_the_card_says_where_the_weights_come_from(tmp_path):
     assert str(tmp_path) not in card
 
 
+def test_gauges_and_score_are_left_off_the_card_of_an_encoder_that_they_were_not_measured_on(tmp_path):
+    run, config = tmp_path / "run", tiny_config()
+    save(run, make_model(config), 50, {"history": [[50, 0.7]], "best_step": 50})
+    with Journal(run, print_every=0) as journal:
+        journal.write(50, {"rank": 13.0})
+    as_watched = export(run, tmp_path / "same", encoder="target", blocks=config.encoder.depth).provenance
+    assert (as_watched["gauges"], as_watched["probe"]["macro_auroc"]) == ({"rank": 13.0}, 0.7)
+    for number, other in enumerate(({"encoder": "context"}, {"blocks": 1})):
+        assert not {"gauges", "probe"} & set(export(run, tmp_path / f"other{number}", **other).provenance)
+
+
 def test_a_run_trained_without_absent_leads_is_not_said_to_bear_them(tmp_path):
     save(tmp_path / "run", make_model(tiny_config(data=DataConfig(lead_dropout=0.5))), 50)
     assert export(tmp_path / "run", tmp_path / "w").spec.any_leads is False

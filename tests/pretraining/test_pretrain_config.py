@@ -106,6 +106,12 @@ def test_an_override_leaves_everything_else_and_the_original(config: PretrainCon
     assert changed.override([f"optim.lr={config.optim.lr}", "run.seed=0"]) == config
 
 
+def test_what_is_exported_is_changed_without_naming_a_part(config: PretrainConfig) -> None:
+    changed = config.override(["pooling=max", "export_encoder=context", "export_blocks=1", "optim.lr=0.5"])
+    assert (changed.pooling, changed.export_encoder, changed.export_blocks) == ("max", "context", 1)
+    assert changed.optim.lr == 0.5
+
+
 def test_the_last_of_two_overrides_counts(config: PretrainConfig) -> None:
     assert config.override(["run.steps=1", "run.steps=2"]).run.steps == 2
 
@@ -117,6 +123,13 @@ def test_the_last_of_two_overrides_counts(config: PretrainConfig) -> None:
         ("optimm.lr=1", "Did you mean 'optim'"),
         ("optim.lr", "part.field=value"),
         ("lr=1", "part.field=value"),
+        ("pooling", "pooling=value"),
+        ("pooling=median", "'median'"),
+        ("pooling=", "pooling=''"),
+        ("export_blocks=99", "export_blocks=99"),
+        ("export_blocks=few", "export_blocks='few'"),
+        ("export_encoder=both", "export_encoder"),
+        ("name=mine", "part.field=value"),
         ("run.steps=1.5", "run.steps='1.5'"),
         ("run.steps=many", "run.steps='many'"),
         ("run.compile=yes", "run.compile='yes'"),

@@ -232,3 +232,5 @@ def test_what_jepa_hides_of_a_multiscale_encoder_cannot_be_read_from_what_is_see
         wanted, others = model.targets(values), model.targets(other)
     torch.testing.assert_close(seen, same, rtol=0, atol=0)
     assert not torch.allclose(wanted, others)
+    assert (masks.context >= 0).all()
+    assert not model.context_encoder.may_lack_tokens, "no mask is needed, on any device"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -329,10 +330,23 @@ def test_records_without_the_encoders_leads_are_drawn_only_if_any_will_do(shards
         draw_batch(shards, configure(any_leads=False, data=DataConfig(weights={"one": 1.0})), 0, range(1))
 
 
-def test_shards_prepared_for_another_encoder_are_refused(shards: ShardSet) -> None:
-    for spec in ({"sampling_rate": 500.0}, {"highpass_hz": 0.5}, {"lowpass_hz": 40.0}):
-        with pytest.raises(ParameterError, match=next(iter(spec))):
-            draw_batch(shards, configure(**spec), 0, range(1))
+@pytest.mark.parametrize(
+    ("other", "way_out"),
+    [
+        ({"sampling_rate": 500, "window_samples": 5000}, "with --sampling-rate 500, or with --recipe"),
+        ({"highpass_hz": 0.5}, "with --highpass-hz 0.5, or with --recipe"),
+        ({"lowpass_hz": 40.0}, "with --lowpass-hz 40, or with --recipe"),
+        ({"notch_hz": 50.0}, "Pack them again with --recipe or --from"),
+    ],
+)
+def test_the_way_out_for_unfit_shards_is_spelt_as_on_the_command_line(
+    shards: ShardSet, other: dict[str, Any], way_out: str
+) -> None:
+    with pytest.raises(ParameterError, match=f"{re.escape(way_out)}.* that takes them as they are"):
+        draw_batch(shards, configure(**other), step=0, positions=range(2))
+
+
+def test_shards_that_the_encoder_cannot_be_fed_are_refused(shards: ShardSet) -> None:
     with pytest.raises(ParameterError, match=r"'whoel'.*'whole'"):
         check_shards(shards, configure(data=DataConfig(weights={"whoel": 1.0})))
     with pytest.warns(SignalWarning, match="polyphase"):

@@ -1,0 +1,146 @@
+"""Ridge regression of numbers on embeddings, its penalty chosen by patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, PredefinedSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skecg.errors import ParameterError
+from skecg.splits import patient_folds
+from skecg.validation import check_integer, check_number
+
+__all__ = ["ALPHAS", "RidgeProbe"]
+
+#: Ridge penalties to choose from.
+ALPHAS = tuple(10.0**power for power in range(-1, 6))
+
+
+class RidgeProbe(RegressorMixin, BaseEstimator):
+    """Ridge regression on standardized features; the penalty is chosen by cross-validation among the patients.
+
+    scikit-learn's own :class:`~sklearn.linear_model.Ridge` behind a :class:`~sklearn.preprocessing.StandardScaler`,
+    chosen by its own search, with no patient in two folds.
+
+    Parameters
+    ----------
+    alphas : sequence of float, default=(0.1, 1, ..., 1e5)
+        Penalties to choose from, of standardized features; the one with the smallest squared error is taken.
+    n_folds : int, default=5
+        Parts of the patients for choosing; fewer where there are fewer patients.
+    random_state : int, default=0
+        Decides who is in which part.
+
+    Attributes
+    ----------
+    alpha_ : float
+        The penalty chosen.
+    coef_ : ndarray of shape (n_features,) or (n_targets, n_features), float64
+        Of standardized features.
+    intercept_ : float or ndarray of shape (n_targets,)
+    mean_, scale_ : ndarray of shape (n_features,), float64
+        What features are standardized by.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str, one for each feature
+        Names of the columns, when they have names.
+
+    See Also
+    --------
+    skecg.LogisticProbe : For classes and labels.
+    skecg.FineTunedRegressor : Encoder and regression trained together.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skecg import JEPAEmbedder, RidgeProbe
+    >>> from skecg.datasets import make_ecg
+    >>> records, facts = make_ecg(12, random_state=0)
+    >>> make_pipeline(JEPAEmbedder(), RidgeProbe()).fit(records, facts["heart_rate"]).predict(records).shape
+    (12,)
+    """
+
+    def __init__(self, alphas: Sequence[float] = ALPHAS, *, n_folds: int = 5, random_state: int = 0) -> None:
+        self.alphas = alphas
+        self.n_folds = n_folds
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, groups: ArrayLike | None = None) -> Self:
+        """Choose the penalty and fit.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_records, n_features)
+            For example what :meth:`skecg.JEPAEmbedder.transform` gives.
+        y : array-like of shape (n_records,) or (n_records, n_targets)
+        groups : array-like of shape (n_records,), optional
+            Who each record is of. Without it, each record counts as a patient.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ParameterError
+            When a parameter has a value that is not allowed, groups do not belong to the records, or there is one
+            patient only.
+        ValueError
+            When X or y holds what is no finite number.
+        """
+        self._check_parameters()
+        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=[np.float64, np.float32])
+        who = np.arange(len(X)) if groups is None else np.asarray(groups)
+        if who.shape != (len(X),):
+            raise ParameterError(f"Got groups of shape {who.shape} for {len(X)} records, expected one for each.")
+        n_patients = len(np.unique(who))
+        if n_patients < 2:
+            raise ParameterError(
+                f"Got 1 sample or patient ({len(X)} record(s)), expected at least two to choose a penalty by."
+            )
+        search = GridSearchCV(
+            make_pipeline(StandardScaler(), Ridge()),
+            {"ridge__alpha": list(self.alphas)},
+            cv=PredefinedSplit(patient_folds(who, min(self.n_folds, n_patients), self.random_state)),
+            scoring="neg_mean_squared_error",
+        )
+        scaler, ridge = search.fit(X, y).best_estimator_.named_steps.values()
+        self.mean_, self.scale_, self.alpha_ = scaler.mean_, scaler.scale_, float(ridge.alpha)
+        self.coef_, self.intercept_ = ridge.coef_, ridge.intercept_
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.floating]:
+        """Predict numbers.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_records, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_records,) or (n_records, n_targets)
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        predicted: NDArray[np.floating] = (X - self.mean_) / self.scale_ @ self.coef_.T + self.intercept_
+        return predicted
+
+    def _check_parameters(self) -> None:
+        if not len(self.alphas):
+            raise ParameterError("Got no alphas, expected at least one.")
+        for alpha in self.alphas:
+            check_number("alphas", alpha, 0, closed="left")
+        check_integer("n_folds", self.n_folds, 2)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags: Any = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

@@ -1,0 +1,52 @@
+"""Ridge regression whose penalty is chosen by patients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skecg import RidgeProbe
+from skecg.errors import ParameterError
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 8)) * 10.0 ** np.arange(-4, 4)
+Y = X @ (RNG.normal(size=(8, 2)) / X.std(axis=0)[:, None]) + RNG.normal(size=(60, 2))
+
+
+@parametrize_with_checks([RidgeProbe()])
+def test_scikit_learns_whole_check_passes(estimator, check) -> None:
+    check(estimator)
+
+
+@pytest.mark.parametrize("y", [Y, Y[:, 0]])
+def test_it_is_scikit_learns_ridge_on_standardized_features(y: np.ndarray) -> None:
+    probe = RidgeProbe().fit(X, y)
+    scaled = StandardScaler().fit_transform(X)
+    np.testing.assert_allclose(probe.predict(X), Ridge(probe.alpha_).fit(scaled, y).predict(scaled), rtol=1e-9)
+    assert probe.predict(X).shape == y.shape
+
+
+def test_the_penalty_is_the_one_that_other_patients_need() -> None:
+    # Recordings of a patient are the same: only a choice between patients sees that their features are noise.
+    noise, target = RNG.normal(size=(10, 30)), RNG.normal(size=10)
+    patients = np.repeat(np.arange(10), 6)
+    features, y = noise[patients] + 1e-3 * RNG.normal(size=(60, 30)), target[patients]
+    assert RidgeProbe().fit(features, y, groups=patients).alpha_ > 100 * RidgeProbe().fit(features, y).alpha_
+
+
+@pytest.mark.parametrize(
+    ("parameters", "groups", "named"),
+    [
+        ({"alphas": ()}, None, "no alphas"),
+        ({"alphas": (-1.0,)}, None, "alphas"),
+        ({"n_folds": 1}, None, "n_folds"),
+        ({}, np.zeros(3), r"groups of shape \(3,\) for 60 records"),
+        ({}, np.zeros(60), "at least two"),
+    ],
+)
+def test_what_is_not_allowed_is_named(parameters, groups, named) -> None:
+    with pytest.raises(ParameterError, match=named):
+        RidgeProbe(**parameters).fit(X, Y, groups=groups)
