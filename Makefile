@@ -9,7 +9,7 @@ NEWEST_PYTHON ?= $(shell for python in python3.13 python3.12 $(PYTHON); do \
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test coverage test-oldest test-newest lint types docs dist weights clean
+.PHONY: demo test coverage test-oldest test-newest lint types docs dist figures weights clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
@@ -49,6 +49,11 @@ docs: $(VENV)/docs-installed
 dist: $(VENV)/created
 	$(PIP) install -c constraints.txt "build>=1.2" "twine>=6.1" "cyclonedx-bom>=7.1"
 	bash .ci/dist
+
+# The numbers of the pages, measured again: `make figures DATA=FOLDER` fails where one differs, WRITE=1 writes them. Hours;
+# ONLY=fast for those of a minute or two, ONLY=NAME for one, `packaging/figures.toml` for what there is.
+figures: $(VENV)/test-installed
+	$(BIN)/python packaging/figures.py $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write)
 
 # The weights that come with skecg, from the recordings in DATA: about an hour on one CPU core (an estimate). A run that was
 # interrupted goes on.
