@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 
-#: A configuration is a few kilobytes; with a long story of its provenance perhaps a hundred.
+#: A configuration is a few kilobytes; with a long account of its provenance perhaps a hundred.
 LARGEST_CONFIG_BYTES = 1_000_000
 
 
