@@ -35,6 +35,7 @@ __all__ = [
     "FORMAT_VERSION",
     "GOLDEN_NAME",
     "MODEL_NAME",
+    "SIGNATURE_NAME",
     "TRAINING_CONFIG",
     "WeightsInfo",
     "check_bytes",
@@ -189,6 +190,8 @@ FORMAT_VERSION = 1
 CONFIG_NAME, MODEL_NAME, GOLDEN_NAME = "config.json", "model.safetensors", "golden.safetensors"
 # The configuration of the run, where skecg's own trainer made the weights.
 TRAINING_CONFIG = "training_config.json"
+
+SIGNATURE_NAME = "model.sig"
 
 
 _FIELDS = ("skecg_format", "architecture", "input", "encoder", "pooling", "weights_sha256", "provenance")
