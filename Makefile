@@ -26,14 +26,15 @@ coverage: $(VENV)/test-installed
 	$(BIN)/coverage report --include='skecg/io/*,skecg/weights/*' --fail-under=100
 	$(BIN)/coverage report
 
+# The oldest supported releases and, on the newest Python, the newest. What other packages do not decide (fuzzing, laws of
+# the tree, pages, benchmarks) is left to `make test`; so is the trainer, for the newest.
+BY_OTHERS = --ignore=tests/attacks --ignore=tests/examples --ignore=tests/test_fuzz.py
 test-oldest: $(OLDEST)/installed
-	$(OLDEST)/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider
+	$(OLDEST)/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider $(BY_OTHERS) \
+		--ignore=tests/test_architecture.py --ignore=tests/test_docs.py
 
-# The newest release of everything on the newest Python. What needs no other package (fuzzing, benchmarks, the trainer) is
-# left to `make test`, which has the rest nearly as new.
 test-newest: $(NEWEST)/installed
-	$(NEWEST)/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider \
-		--ignore=tests/attacks --ignore=tests/examples --ignore=tests/pretraining --ignore=tests/test_fuzz.py
+	$(NEWEST)/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider $(BY_OTHERS) --ignore=tests/pretraining
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .
