@@ -61,6 +61,7 @@ def shard_(model: nn.Module, device: torch.device, world_size: int) -> nn.Module
             f"Got run.parallel='fsdp2' with torch {torch.__version__}, expected 2.6 or newer. Use run.parallel=ddp."
         ) from error
     mesh = init_device_mesh(device.type, (world_size,))
+    # Blocks first, then what is left: each is gathered when its turn comes and let go after it.
     for block in [module for module in model.modules() if isinstance(module, Block)]:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -89,6 +90,7 @@ def recompute_(block: Block) -> None:
     def checkpointed(x: Tensor, *args: Any) -> Tensor:
         if not torch.is_grad_enabled():
             return forward(x, *args)
+        # As of the forward pass: by the time of the backward pass the next step may have drawn others.
         kept = [getattr(branch, "kept_R", None) for branch in branches]
         found: Tensor = checkpoint(again, x, kept, *args, use_reentrant=False, preserve_rng_state=False)
         return found
@@ -174,6 +176,7 @@ def _meet(run: RunConfig) -> Store:
     from torch.distributed.rendezvous import rendezvous
 
     store, _, _ = next(rendezvous("env://", timeout=timedelta(minutes=run.timeout_minutes)))
+    # A prefix of its own: trainers in one process, one after the other, must not read each other's keys.
     return dist.PrefixStore(f"pretraining/{next(_N_OPENED)}", store)  # type: ignore[attr-defined]
 
 
@@ -200,6 +203,7 @@ def resolve_training_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     if device.type == "cuda":
+        # Emulated bfloat16 is slower than float32; float16 is what older devices are fast at.
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if device.type == "xpu" else "fp32"
 

@@ -106,6 +106,7 @@ def save_checkpoint(
     -------
     Path
     """
+    # Exactly: what a resumed run does not find it would silently begin anew.
     assert set(state) == STATE_KEYS, set(state) ^ STATE_KEYS
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,6 +116,7 @@ def save_checkpoint(
     with replacing(path) as file:
         torch.save(state, file)
     _sync_folder(folder)
+    # Older ones go only when the new one is on the disk.
     newest = saved_steps(folder)[-max(1, keep_last) :]
     for old in saved_steps(folder):
         if old not in newest and old not in protected and not (keep_every and old % keep_every == 0):
@@ -150,6 +152,7 @@ def load_checkpoint(folder: str | Path, step: int | None = None) -> dict[str, An
     older = [other for other in steps if _path(Path(folder), other) != path]
     way_out = f"Remove it to go on from step {older[-1]}." if older else "Start the run anew."
     try:
+        # On the CPU, and tensors only: checkpoints travel, between devices and between people.
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
         raise CheckpointError(f"Got a damaged checkpoint {str(path)!r} ({_first_line(error)}). {way_out}") from error
@@ -179,6 +182,7 @@ def mark_best(folder: str | Path, step: int) -> Path:
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()
     try:
+        # A hard link costs no space, and outlives the step's own name.
         os.link(source, temporary)
     except OSError:
         with replacing(best) as file:
@@ -202,6 +206,7 @@ def _path(folder: Path, step: int) -> Path:
 
 def _sync_folder(folder: Path) -> None:
     """Bring a folder's names to the disk, where the system lets folders be opened."""
+    # Windows does not open folders; there is nothing to sync there.
     with contextlib.suppress(PermissionError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -319,9 +324,10 @@ def check_same_run(state: Mapping[str, Any], config: PretrainConfig, shards: Sha
     began = PretrainConfig.from_dict(state["config"])
     if differences(_lasting(began), _lasting(config)) or config.run.steps < began.run.steps:
         changed = differences(began.to_dict(), config.to_dict())
+        passing = ", ".join(f"run.{name}" for name in _PASSING if name != "steps")
         raise CheckpointError(
             f"The run began with another configuration: {'; '.join(changed)}. Resume it as it was, or begin another; "
-            "only run.steps may be raised, and watch.* changed."
+            f"only run.steps may be raised, and watch.*, {passing} changed."
         )
     if state["fingerprint"] != shards.fingerprint:
         raise CheckpointError(
@@ -376,6 +382,7 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 
 def _plain(value: Any) -> Any:
     """Return tuples as the lists that they are once written."""
+    # JSON makes lists of tuples; a configuration that was read back is still the same.
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 

@@ -112,6 +112,7 @@ class Trainer:
     ) -> None:
         self.config, self.shards, self.out = config, shards, Path(out)
         self.engine = open_engine(config.run, device)
+        # By one process while the others wait: it alone reads all the files.
         self.engine.on_first(lambda: check_shards(shards, config))
         resume_step = self.engine.on_first(lambda: open_run_folder(self.out, config, shards, resume=resume))
         self.resumed = None if resume_step is None else load_checkpoint(checkpoints_of(self.out), resume_step)
@@ -125,6 +126,7 @@ class Trainer:
         self.model = build_model(config, state["model"])
         if self.resumed is None and config.start:
             self._start_from(start)
+        # Weights are drawn on the CPU, so that a seed gives the same ones on every device.
         self.model.to(self.engine.device)
         self.depth = StochasticDepth(self.model.deep_parts(), config.data.drop_path, config.run.seed)
         self.called = self.engine.distribute(self.model)
@@ -194,6 +196,7 @@ class Trainer:
             journal = Journal(self.out, total_steps=self.config.run.steps, resume_step=at)
             self.monitor.begin(journal, self.out, self.step)
         self.monitor.note(self.step, event, "; ".join([text, *more]))
+        # Step 0 is the untrained encoder's score, which training has to beat.
         if resumed is None and self.monitor.measure(0, self.model).is_best:
             self._save(is_best=True)
 
@@ -201,6 +204,7 @@ class Trainer:
         while self.step < self.config.run.steps:
             known = [self._take_step(stop, loader)]
             is_asked = known[0] is not None and known[0].stopping
+            # What is written down must not depend on a step that may yet prove not finite.
             if self._late and (is_asked or self._is_checkpoint_due() or self.monitor.is_measuring(self.step)):
                 known.append(self._settle(self._late))
             for stats in filter(None, known):
@@ -229,12 +233,15 @@ class Trainer:
         for number, batch in enumerate(loader.batches(step), start=1):
             losses.append(self._learn_from(batch, is_last=number == config.run.accumulation))
             flops += self.model.flops(batch.config, batch.drawn) / config.run.accumulation
+        # Before clipping: the limit is for true gradients.
         self.engine.scaler.unscale_(self.optimizer)
         norm = clip_gradients_(self.model, config.optim.gradient_clip)
+        # One transfer for losses, norm and the wish to stop: each reading of a number waits for the device.
         mean = torch.stack(losses).mean(dim=0)
         sent = self.engine.send(torch.cat([mean, norm[None], norm.new_tensor([float(bool(stop))])]))
         launched, before = _Launched(step, sent, begun, flops), self._late
         if self.engine.reads_late:
+            # The host knows of this loss a step later; the device must not learn from it meanwhile.
             skip_unless_finite_(self.optimizer, sent.values_PV)
             self._late = launched
         else:
@@ -298,6 +305,7 @@ class Trainer:
         """Write a checkpoint; all processes have to call this."""
         folder, watch = checkpoints_of(self.out), self.config.watch
         best = self.monitor.best_step
+        # Parts of a sharded model are gathered by all processes, though one writes.
         state = self._state() if self.engine.is_first or self.engine.is_sharded else {}
 
         def write() -> None:

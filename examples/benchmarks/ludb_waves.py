@@ -26,12 +26,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", action="append", default=[], help="weights to probe (untrained-temporal)")
     parser.add_argument("--target", default="majority", help="whose annotations: majority, each, or a lead")
     parser.add_argument("--context", type=int, nargs="+", default=[0, 1], help="neighbouring tokens that the head sees")
-    parser.add_argument("--device", default="cpu", help="where heads are fitted")
     parser.add_argument("--tiny", action="store_true", help="two parts, one penalty, to see that it runs")
     given = parser.parse_args(arguments)
 
     dataset = fetch_ludb() if given.data is None else read_packed(given.data)
-    protocol = WaveProtocol(target=given.target, device=given.device)
+    protocol = WaveProtocol(target=given.target)
     if given.tiny:
         protocol = dataclasses.replace(protocol, n_folds=2, penalties=(1e-3,))
     start = time.perf_counter()

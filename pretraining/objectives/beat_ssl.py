@@ -121,6 +121,7 @@ def choose_beats(
         start, roll = int(batch.crop_start[place]), int(batch.roll[place])
         found, inside = beats_in_windows(tables.samples[numbers], start, roll, window)
         shown = is_seen(views.take(slice(place, place + 1)), torch.from_numpy(found)[None])[0].numpy()
+        # A beat that a mask hides in either view has nothing that could be contrasted.
         usable = np.flatnonzero(inside & shown)
         picked = usable[_spread(len(usable), drawn[place])]
         beats[place, : len(picked)], samples[place, : len(picked)] = numbers[picked], found[picked]
@@ -156,14 +157,18 @@ def similarity(features_ND: Tensor, kind: str, scale: float = 1.0) -> Tensor:
     Tensor of shape (N, N), float32
         From 0 to 1.
     """
-    features = features_ND.double()  # differences of squares would lose their digits
+    # Differences of squares would lose their digits; on the CPU where a device (MPS) has no float64.
+    place = "cpu" if features_ND.device.type == "mps" else features_ND.device
+    features = features_ND.to(place, torch.float64)
     if kind == "soft_1":
         unit = F.normalize(features, dim=1)
-        return (1 - _COSINE_SHARE * (1 - unit @ unit.T)).clamp(0, 1).float()
-    assert kind == "soft_2", "checked by the configuration"
-    squares = features.square().sum(dim=1)
-    distance = (squares[:, None] + squares - 2 * features @ features.T).clamp_min(0)
-    return torch.exp(-distance / scale).float()
+        likeness = (1 - _COSINE_SHARE * (1 - unit @ unit.T)).clamp(0, 1)
+    else:
+        assert kind == "soft_2", "checked by the configuration"
+        squares = features.square().sum(dim=1)
+        distance = (squares[:, None] + squares - 2 * features @ features.T).clamp_min(0)
+        likeness = torch.exp(-distance / scale)
+    return likeness.float().to(features_ND.device)
 
 
 def same_class(classes_N: Tensor) -> Tensor:
@@ -186,6 +191,7 @@ def targets(likeness_NN: Tensor, exponent: float) -> Tensor:
     Tensor of shape (2N, 2N)
         0 for a view and itself; rows add up to 1.
     """
+    # Both views of a thing are alike, whatever rounding makes of its likeness to itself.
     sharp = likeness_NN.float().pow(exponent).fill_diagonal_(1.0)
     weights = sharp.repeat(2, 2).fill_diagonal_(0.0)
     return weights / weights.sum(dim=1, keepdim=True)
@@ -193,6 +199,7 @@ def targets(likeness_NN: Tensor, exponent: float) -> Tensor:
 
 def guess(n_things: int) -> float:
     """Compute the cross-entropy (nats) of any targets and an answer that is the same for all others: log(2N - 1)."""
+    # The entropy of guessing evenly among all other views.
     return math.log(max(2 * n_things - 1, 1))
 
 
@@ -427,6 +434,7 @@ class BeatSsl(WithoutTarget):
     @classmethod
     def flops(cls, config: PretrainConfig, drawn: BeatDraw) -> float:
         """Count two views, forward and backward; the projectors are next to nothing."""
+        # Two views; backward costs twice the forward pass.
         return 2 * 3 * config.encoder.flops(config.encoder.n_patches)
 
     @classmethod

@@ -148,6 +148,7 @@ def blob_of(key: Any, value: Any) -> bytes:
     if not isinstance(key, bytes) or not isinstance(value, np.ndarray) or value.dtype != np.float32:
         got = f"{type(value).__name__} of dtype {getattr(value, 'dtype', None)} under a {type(key).__name__} key"
         raise ParameterError(f"Got {got}, expected float32 arrays under bytes. Make keys with record_key().")
+    # Little-endian everywhere, so that a folder may be shared between machines.
     return value.astype("<f4", copy=False).tobytes()
 
 
@@ -167,7 +168,7 @@ _lock = threading.Lock()
 _guarded: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
-_quiet: list[Forkable] = []
+_locked: list[Forkable] = []
 
 
 def guard_across_fork(cache: Forkable) -> None:
@@ -177,17 +178,19 @@ def guard_across_fork(cache: Forkable) -> None:
 
 
 def _before() -> None:
-    """Quiet every living cache, and remember which, since caches may come and go before the fork is over."""
+    """Lock every living cache, and remember which, since caches may come and go before the fork is over."""
+    # A child has one thread: a lock that another thread held at the fork would never be let go in it.
     _lock.acquire()
-    _quiet.extend(_guarded)
-    for cache in _quiet:
+    # A list of its own: caches may be collected, or made, between the two hooks.
+    _locked.extend(_guarded)
+    for cache in _locked:
         cache.before_fork()
 
 
 def _after() -> None:
-    """Wake the caches that were quieted."""
-    while _quiet:
-        _quiet.pop().after_fork()
+    """Unlock the caches that were locked before the fork."""
+    while _locked:
+        _locked.pop().after_fork()
     _lock.release()
 
 

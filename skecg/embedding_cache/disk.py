@@ -74,6 +74,7 @@ class Store:
                 except (sqlite3.Error, OSError, UnicodeDecodeError) as caught:
                     self._disconnect()
                     error = caught
+                # Only damage is worth another attempt, on a new file; a full disk would be full again.
                 if not sqlite.is_damage(error, self.path):
                     break
                 self._set_aside(error)
@@ -90,7 +91,7 @@ class Store:
         self._disconnect()
 
     def after_fork(self) -> None:
-        """Let them in again."""
+        """Unlock what was locked before the fork."""
         self.lock.release()
 
     @property
@@ -101,6 +102,7 @@ class Store:
     def _connected(self) -> sqlite3.Connection:
         """Return the open connection, opening the file anew when another one has taken its place."""
         identity = sqlite.identity_of(self.path)
+        # Another process may have set the file aside: a connection would go on writing to the renamed one.
         if self._connection is None or identity != self._identity:
             self._disconnect()
             self._identity = identity
@@ -116,6 +118,7 @@ class Store:
 
     def _set_aside(self, error: sqlite.Trouble) -> None:
         """Rename the damaged file, unless another process has done so and begun a new one."""
+        # Another process was faster, and what lies there now is its new store.
         if sqlite.identity_of(self.path) != self._identity:
             return
         try:
@@ -140,6 +143,7 @@ _NOTE_EVERY_NS = 60 * 10**9
 _living: weakref.WeakSet[DiskCache] = weakref.WeakSet()
 
 
+# Clones and unpickled copies share a connection, and so its lock and counts.
 _shared: dict[tuple[str, int | None], DiskCache] = {}
 
 
@@ -223,6 +227,7 @@ class DiskCache:
         """
         new = [sqlite.row_of(key, array) for key, array in items.items()]
         if self.max_bytes is not None:
+            # One that can never fit would push all others out before it goes itself.
             new = [row for row in new if row.size <= self.max_bytes]
         if new:
             self._store.run(lambda connection: self._write(connection, new))
@@ -347,6 +352,7 @@ class DiskCache:
         return f"DiskCache({str(self.folder)!r}, max_bytes={self.max_bytes})"
 
     def __del__(self) -> None:
+        # Absent where the constructor raised.
         if hasattr(self, "_uses_ns"):
             self.close()
 
@@ -354,6 +360,7 @@ class DiskCache:
 def shared_disk_cache(folder: str | os.PathLike[str], max_bytes: int | None = None) -> DiskCache:
     """Return the one DiskCache of this process for a folder and a bound."""
     cache = DiskCache(folder, max_bytes)
+    # Atomic, where a look-up and a later assignment would let two threads make one each.
     return _shared.setdefault((str(cache.folder), cache.max_bytes), cache)
 
 

@@ -133,6 +133,7 @@ def _xxh3() -> Callable[[], _Digest] | None:
 
 def _key(digest: _Digest, record: ECGRecord, salt: bytes) -> bytes:
     """Digest a salt, what is known of a record, and its samples."""
+    # A view's strides and a machine's byte order are not the record's.
     signal = np.ascontiguousarray(record.signal, dtype="<f4")
     for part in (salt, _about(signal.shape, record.sampling_rate, record.leads)):
         # Lengths keep the parts apart: no two different lists of parts make the same stream of bytes.

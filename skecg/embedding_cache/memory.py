@@ -79,6 +79,7 @@ class MemoryCache:
                 self._hits += 1
                 self._entries[key] = (entry[0], now)
                 self._entries.move_to_end(key)
+                # A view: setting its shape or strides would otherwise change the entry.
                 found[key] = entry[0].view()
         return found
 
@@ -99,6 +100,7 @@ class MemoryCache:
         with self._lock:
             for key, array in arrays.items():
                 self._drop(key)
+                # One that can never fit would push all others out before it goes itself.
                 if _size(key, array) <= self.max_bytes:
                     self._entries[key] = (array.astype(np.float32, copy=False), now)
                     self._bytes += _size(key, array)
@@ -151,7 +153,7 @@ class MemoryCache:
         self._lock.acquire()
 
     def after_fork(self) -> None:
-        """Let them in again."""
+        """Unlock what was locked before the fork."""
         self._lock.release()
 
     def _drop(self, key: bytes) -> None:

@@ -107,6 +107,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     # SQLite gives its side files the mode of the database, so making that one first settles all of them.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     _check_private(path)
+    # Transactions are begun by hand, and the store's lock, not SQLite's check, keeps threads apart.
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         connection.text_factory = bytes
@@ -119,6 +120,7 @@ def open_database(path: Path) -> sqlite3.Connection:
 
 def _check_private(path: Path) -> None:
     """Raise for a folder or a file that others may write to: what they put there would be taken for embeddings."""
+    # Elsewhere the bits of the mode say nothing of who may write.
     if os.name != "posix":
         return
     status = path.stat()
@@ -135,6 +137,7 @@ def _check_private(path: Path) -> None:
 
 def _prepare(connection: sqlite3.Connection) -> None:
     """Create the schema in an empty file, or check that it is there, and switch to a write-ahead log."""
+    # Before the first table, or it has no effect.
     connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
     if _fingerprint(connection) == _EMPTY:
         with transaction(connection):
@@ -173,6 +176,7 @@ _OURS = (APPLICATION_ID, SCHEMA_VERSION, frozenset(statement.encode() for statem
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All or nothing, with the right to write from the start."""
+    # The lock to write is taken at once: a transaction that begins by reading cannot always get it later.
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -190,6 +194,7 @@ def identity_of(path: Path) -> tuple[int, int] | None:
         status = path.stat()
     except OSError:
         return None
+    # By number and not by name: a name stays when the file behind it is another.
     return status.st_dev, status.st_ino
 
 
@@ -282,6 +287,7 @@ def array_of(row: Row) -> NDArray[np.float32]:
 
 def is_sound(row: Row) -> bool:
     """Report whether a row is what was written."""
+    # SQLite's columns hold any type, whatever they were declared as.
     return all(isinstance(part, bytes) for part in row) and _checksum(row.key, row.shape, row.value) == row.checksum
 
 

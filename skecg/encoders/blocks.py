@@ -57,6 +57,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, *, proj_bias: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
+        # One product for all three.
         self.qkv = Linear(dim, 3 * dim, bias=False)
         self.proj = Linear(dim, dim, bias=proj_bias)
 
@@ -84,12 +85,14 @@ class CropaAttention(Attention):
         """Mix tokens (B, C P, D), lead after lead, of `n_leads` = C leads."""
         grid = (n_leads, x_BND.shape[1] // n_leads)
         q, k, v = (part.unflatten(2, grid) for part in self.heads(x_BND))  # (B, H, C, P, d)
+        # Before the products: the query has fewer numbers than the logits.
         q = q * (1.0 / math.sqrt(q.shape[-1]))
         along_lead = q @ k.mT  # (B, H, C, P, P)
         q_t, k_t, v_t = (part.transpose(2, 3) for part in (q, k, v))  # (B, H, P, C, d)
         at_instant = q_t @ k_t.mT  # (B, H, P, C, C)
         itself = torch.eye(n_leads, dtype=torch.bool, device=q.device)
         at_instant = at_instant.masked_fill(itself, -math.inf)  # counted once already, along the lead
+        # One softmax over both, as if a token attended to its row and its column of the grid at once.
         logits = torch.cat([along_lead, at_instant.transpose(2, 3)], dim=-1)
         weights = logits.softmax(dim=-1).to(v.dtype)
         by_lead, by_instant = weights.split([grid[1], n_leads], dim=-1)

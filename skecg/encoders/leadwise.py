@@ -59,6 +59,7 @@ class LeadwiseEncoder(PatchEncoder):
             for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
                 init_linear_(linear)
             with torch.no_grad():
+                # As published: by the block's number and not by the depth, unlike in the temporal encoder.
                 block.attn.proj.weight /= (2 * number) ** 0.5
                 block.mlp.fc2.weight /= (2 * number) ** 0.5
 
@@ -83,6 +84,7 @@ class LeadwiseEncoder(PatchEncoder):
         tokens = self.patch_embed(slices_BCPt).flatten(1, 2)
         positions = positions.flatten(1, 2).to(tokens.dtype)
         for block in self.blocks:
+            # As published: positions are added before every block.
             tokens = block(tokens + positions, n_leads)
             yield tokens
 
@@ -95,6 +97,7 @@ def grid_positions(n_leads: int, n_patches: int, dim: int) -> Tensor:
     Tensor of shape (n_leads, n_patches, dim), float64
         First half: sines, then cosines, of the slice's number; second half: of the lead's number.
     """
+    # Half of the width says when, half which lead.
     time_PD = sincos_positions(torch.arange(n_patches), dim // 2).transpose(1, 2).flatten(1)
     lead_CD = sincos_positions(torch.arange(n_leads), dim // 2).transpose(1, 2).flatten(1)
     shape = (n_leads, n_patches, dim // 2)

@@ -77,6 +77,7 @@ def has_faster_products() -> bool:
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        # Where MKL falls behind: docs/decisions/0010-linear-layers.md.
         and "AuthenticAMD" in _processor()
     )
 
@@ -165,6 +166,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        # Without the bias, whose gradient does not depend on its value.
         ctx.save_for_backward(x, weight_OI)
         return _multiply_with_onednn(x, weight_OI, bias_O)
 

@@ -122,6 +122,7 @@ def pool_tokens(
         if pooling in ("mean+std", "mean+std+max"):
             pooled.append(_deviation(patches, mean, kept))
         if pooling in ("max", "mean+std+max"):
+            # Minus infinity, not 0: a feature may be negative everywhere.
             shown = patches if kept is None else patches.masked_fill(~kept, -math.inf)
             pooled.append(shown.amax(dim=1))
     return pooled[0] if len(pooled) == 1 else _concatenate(pooled)
@@ -174,12 +175,14 @@ def pool_windows(vectors: NDArray[np.float32], owner: NDArray[np.int64], n_recor
         NaN for a record without a window.
     """
     counts = np.bincount(owner, minlength=n_records)
+    # One window a record, the usual case: nothing to average, and nothing is copied.
     if np.array_equal(counts, np.ones(n_records)):
         return vectors
     pooled = np.full((n_records, vectors.shape[1]), np.nan, dtype=np.float32)
     present = np.flatnonzero(counts)
     starts = np.concatenate([[0], np.cumsum(counts[present])[:-1]])
     if len(present):
+        # In float64: a day has thousands of windows.
         sums = np.add.reduceat(vectors, starts, axis=0, dtype=np.float64)
         pooled[present] = sums / counts[present, None]
     return pooled

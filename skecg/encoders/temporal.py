@@ -67,6 +67,7 @@ class TemporalEncoder(PatchEncoder):
             for layer in (block.attn.qkv, block.mlp.fc1):
                 init_linear_(layer)
             for layer in (block.attn.proj, block.mlp.fc2):
+                # What is added to the residual stream, twice a block, then keeps its variance whatever the depth.
                 init_linear_(layer, std=0.02 / (2 * self.config.depth) ** 0.5)
 
     def embed(self, values_BLT: Tensor, leads: Sequence[int] | None = None) -> Tensor:
@@ -80,6 +81,7 @@ class TemporalEncoder(PatchEncoder):
         if leads is not None:
             index = torch.as_tensor(leads, device=values_BLT.device)
             values_BLT = values_BLT[:, index]
+            # Absent leads take their columns of the embedding with them, which is the same as zeros and costs less.
             weight = weight.unflatten(1, (self.config.n_leads, patch))[:, index].flatten(1)
         slices = values_BLT.unflatten(2, (T // patch, patch)).transpose(1, 2).flatten(2)
         return linear(slices, weight, self.patch_embed.bias)
@@ -92,6 +94,7 @@ class TemporalEncoder(PatchEncoder):
         tokens = tokens + self.positions_ND[: tokens.shape[1]].to(tokens.dtype)
         if visible_BK is not None:
             tokens = gather_tokens(tokens, visible_BK)
+        # After the positions: registers stand for no place.
         registers = self.registers.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         tokens = torch.cat([registers, tokens], dim=1)
         for block in self.blocks:

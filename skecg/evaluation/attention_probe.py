@@ -39,6 +39,7 @@ def draw_batch(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Draw records without replacement within the batch, and one crop of each."""
     rows = rng.permutation(len(X))[:batch_size]
+    # One crop a record: the other crops are other views of it in other steps.
     crops = [X[row][int(rng.integers(len(X[row])))] for row in rows]
     return *collate_crops(crops, device), torch.from_numpy(y[rows]).to(device)
 
@@ -266,6 +267,7 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
                 self.validation_scores_.append((step, score))
                 if score > best:
                     best, self.best_step_, state = score, step, _copy(head)
+                # Counted in steps, not in validations, so that validating more often does not stop sooner.
                 elif step - self.best_step_ >= self.patience:
                     break
         head.load_state_dict(state)
@@ -325,6 +327,7 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
 
 def _decayed_groups(head: AttentionHead, weight_decay: float) -> list[dict[str, Any]]:
     """Return the optimizer's groups: matrices are decayed, the query and the bias are not."""
+    # Biases and the query are left alone by weight decay.
     matrices = [p for p in head.parameters() if p.ndim > 1]
     vectors = [p for p in head.parameters() if p.ndim == 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -64,6 +64,7 @@ class Interval:
         return f"{self.estimate:.3f} ({self.low:.3f} to {self.high:.3f})"
 
     def __neg__(self) -> Interval:
+        # The ends change places.
         return Interval(-self.estimate, -self.high, -self.low)
 
     @property
@@ -113,6 +114,7 @@ class Bootstrap:
         """Return how much the mean over labels of one is above that of another, and the interval of that difference."""
         used = self._used(labels)
         estimate = macro(self.point[name], used) - macro(self.point[other], used)
+        # Of the differences draw by draw: both scores are of the same patients, and most of their spread is common.
         half_width = self._half_width(self.draws[name] - self.draws[other], used)
         return Interval(estimate, estimate - half_width, estimate + half_width)
 
@@ -134,6 +136,7 @@ class Bootstrap:
         if not variances.any():
             return 0.0
         shares = variances / variances.sum()
+        # Welch and Satterthwaite: labels of few patients that bring most of the variance leave few degrees of freedom.
         freedom = 1 / np.sum(shares**2 / (self.n_patients[used] - 1))
         return float(stdtrit(freedom, (1 + self.level) / 2) * values.mean(axis=1).std(ddof=1))
 
@@ -142,6 +145,7 @@ class Bootstrap:
         slope = estimate * (1 - estimate)
         if not slope > 0:
             return Interval(estimate, float("nan"), float("nan"))
+        # On the logit's scale an interval cannot reach beyond 0 and 1.
         logit, half_width = math.log(estimate / (1 - estimate)), self._half_width(draws, used) / slope
         return Interval(estimate, _expit(logit - half_width), _expit(logit + half_width))
 
@@ -261,6 +265,7 @@ def patient_draws(patients: ArrayLike, n_records: int, n_draws: int, seed: int =
         raise ShapeError(f"Got patients of shape {who.shape} for {n_records} records, expected one name for each.")
     names, index = np.unique(who, return_inverse=True)
     generator = np.random.default_rng(seed)
+    # Small integers: a thousand draws of twenty thousand records would take 160 MB in float64.
     counts = np.empty((n_draws, len(names)), dtype=np.uint16)
     for draw in range(n_draws):
         counts[draw] = np.bincount(generator.integers(0, len(names), len(names)), minlength=len(names))

@@ -33,7 +33,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skecg.annotations import WAVE_CLASSES, Trace, Waves, wave_traces
-from skecg.compute.devices import resolve_device
 from skecg.compute.progress import count_progress
 from skecg.datasets.base import LabelledECGs
 from skecg.embedder import JEPAEmbedder
@@ -69,8 +68,6 @@ class WaveProtocol:
         To choose from, see :mod:`skecg.evaluation.token_probe`.
     seed : int, default=0
         Decides who is in which part.
-    device : str, default="cpu"
-        Where the head is fitted.
     """
 
     target: str = "majority"
@@ -79,7 +76,6 @@ class WaveProtocol:
     n_folds: int = 5
     penalties: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
     seed: int = 0
-    device: str = "cpu"
 
     def __post_init__(self) -> None:
         check_integer("context", self.context, 0)
@@ -168,23 +164,21 @@ def _traces_by_head(
 
 def _fit(slices: Sequence[Slices], patients: NDArray[np.generic], protocol: WaveProtocol) -> TokenHead:
     """Fit a head, its penalty chosen on a fifth of the patients."""
-    best = None
+    penalty = protocol.penalties[0]
     if len(protocol.penalties) > 1:
         n_folds = min(_VALIDATION_FOLDS, len(np.unique(patients)))
-        best = _best_of(slices, patient_folds(patients, n_folds, protocol.seed), protocol)
-    penalty = protocol.penalties[0] if best is None else best.penalty
-    everything = _labelled_tokens(slices, np.ones(len(slices), dtype=bool))
-    return TokenHead(len(WAVE_CLASSES), penalty, resolve_device(protocol.device)).fit(*everything, best)
+        penalty = _best_penalty(slices, patient_folds(patients, n_folds, protocol.seed), protocol)
+    return TokenHead(len(WAVE_CLASSES), penalty).fit(*_labelled_tokens(slices, np.ones(len(slices), dtype=bool)))
 
 
-def _best_of(slices: Sequence[Slices], fold: NDArray[np.int64], protocol: WaveProtocol) -> TokenHead:
-    """Return the best on fold 0 of heads with all penalties, fitted on the others, each from where the last ended."""
+def _best_penalty(slices: Sequence[Slices], fold: NDArray[np.int64], protocol: WaveProtocol) -> float:
+    """Return the penalty that does best on fold 0 when the head is fitted on the others."""
     train, held = _labelled_tokens(slices, fold != 0), _labelled_tokens(slices, fold == 0)
-    heads: list[TokenHead] = []
-    for penalty in protocol.penalties:
-        head = TokenHead(len(WAVE_CLASSES), penalty, resolve_device(protocol.device))
-        heads.append(head.fit(*train, heads[-1] if heads else None))
-    return min(heads, key=lambda head: head.cross_entropy(*held))
+
+    def cross_entropy(penalty: float) -> float:
+        return TokenHead(len(WAVE_CLASSES), penalty).fit(*train).cross_entropy(*held)
+
+    return min(protocol.penalties, key=cross_entropy)
 
 
 def _labelled_tokens(
@@ -201,6 +195,7 @@ def _apply(head: TokenHead, slices: Slices) -> NDArray[np.int8]:
     """Return the most probable class of every instant of a trace; where tokens overlap, by the mean probability."""
     scores = np.exp(head.log_probabilities(slices.features))
     instants = slices.first_instants[:, None] + np.arange(scores.shape[1])
+    # Sums do: the class with the largest sum has the largest mean.
     total = np.zeros((int(instants.max()) + 1, scores.shape[2]), dtype=np.float64)
     np.add.at(total, instants, scores)
     return total.argmax(axis=1).astype(np.int8)

@@ -143,8 +143,10 @@ def score_waves(
     kinds = WAVE_CLASSES[1:]
     f1, dice = _f1(confusion.sum(axis=0)), _mean_where(_f1(confusion), _occurrences(confusion) > 0)
     draws = patient_draws(who, len(who), n_draws, seed).astype(np.float64)
+    # Confusions are added before F1 is taken: a mean of ratios would not be the F1 of the draw.
     macros = _f1(np.tensordot(draws, confusion, axes=1))[:, 1:].mean(axis=1)
     low, high = np.quantile(macros, [0.025, 0.975])
+    # IoU as a function of F1: one follows from the other.
     union = f1 / (2 - f1)
     return WaveScores(
         f1={kind: float(f1[number]) for number, kind in enumerate(kinds, 1)},
@@ -205,7 +207,9 @@ def match_boundaries(
         Numbers of the annotated and of the predicted boundary of each pair.
     """
     distances = np.abs(annotated[:, None] - predicted[None, :])
+    # A boundary on the edge of the tolerance is within it, whatever a difference of floats says.
     near = np.argwhere(distances <= tolerance_seconds + 1e-9)
+    # The nearest pairs first, or a wave between two would take the partner of another.
     near = near[np.argsort(distances[near[:, 0], near[:, 1]], kind="stable")]
     rows: list[int] = []
     columns: list[int] = []
@@ -225,6 +229,7 @@ def _boundary_scores(predictions: Sequence[PredictedTrace], kind: int, edge: str
         long_enough = offsets - onsets >= SHORTEST_WAVE_SECONDS - 0.5 / trace.grid_hz
         predicted = (offsets if edge == "offset" else onsets)[long_enough]
         rows, columns = match_boundaries(annotated, predicted)
+        # Where nobody annotated, a prediction is neither right nor wrong.
         counted = trace.truth.at(predicted) >= 0
         counted[columns] = True
         n_annotated, n_predicted = n_annotated + len(annotated), n_predicted + int(counted.sum())

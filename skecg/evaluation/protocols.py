@@ -235,6 +235,7 @@ class PooledProtocol:
         seen = features[split.selection], labels[split.selection]
         tries = _try_path(features[tried], labels[tried], self.Cs, *seen, self.criterion)
         if len(tries) > 1 and _best(tries) is tries[-1]:
+            # Weak penalties take the solver long and are seldom best: tried only where the weakest so far was.
             tries += _try_path(features[tried], labels[tried], self.further_Cs, *seen, self.criterion)
         best = _best(tries)
         last = best.probe

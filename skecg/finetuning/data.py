@@ -148,11 +148,13 @@ class TokenInputs:
 
     def __init__(self, windows: PreparedWindows, encoder: Encoder, device: torch.device, n_jobs: int | None) -> None:
         self.windows, self.device = windows, device
+        # Once: the encoder stays as it is while the head is trained, and so do its tokens.
         batches = windows.micro_batches(np.arange(len(windows)), _batch_size(device))
 
         def encode(rows: Rows) -> Tensor:
             with torch.no_grad():
                 tokens: Tensor = encoder(*windows.take(rows, device))
+            # Half the memory: all tokens of all windows are held, and are but what a head is trained on.
             return tokens.half().cpu()
 
         with ordered_map(device, n_jobs) as over:
@@ -222,10 +224,12 @@ class RecordBatches:
         """Draw the order of the records, and a window of each."""
         windows = self.inputs.windows
         order = rng.permutation(self.records)
+        # Windows of a record lie together: one of them is drawn, so that long records do not count more.
         first = np.searchsorted(windows.owner, order)
         rows = first + rng.integers(np.searchsorted(windows.owner, order, side="right") - first)
         at_once = _batch_size(self.inputs.device)
         return [
+            # Over the whole batch, not the micro-batch: how a batch is divided must not change its loss.
             [MicroBatch(alike, 1 / len(batch)) for alike in windows.micro_batches(batch, at_once)]
             for batch in _divide(rows, self.batch_size)
         ]
@@ -255,6 +259,7 @@ class LabelledWindows:
 
     def of_records(self, records: Rows) -> Rows:
         """Return the numbers of the windows of these records in which anything is known."""
+        # A window without a known sample has a loss of 0 and costs a forward pass.
         return np.flatnonzero(np.isin(self.inputs.windows.owner, records) & (self.labels >= 0).any(axis=1))
 
 
@@ -283,6 +288,7 @@ class WindowBatches:
         return [list(self._augmented(batch, rng)) for batch in _divide(rng.permutation(self.rows), self.batch_size)]
 
     def _augmented(self, batch: Rows, rng: np.random.Generator) -> Iterator[MicroBatch]:
+        # A batch's loss is the mean over its known samples, however they are spread over its windows.
         weight = 1 / max(1, int((self.windows.labels[batch] >= 0).sum()))
         inputs = self.windows.inputs
         for rows in inputs.windows.micro_batches(batch, _batch_size(inputs.device)):

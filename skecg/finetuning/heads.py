@@ -50,6 +50,7 @@ class Head(nn.Module):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
+        # Kept to build the head again, from a file or a pickle.
         self.arguments = arguments
 
     def forward(self, tokens_BND: Tensor, values_BLT: Tensor | None = None, counted_BN: Tensor | None = None) -> Tensor:
@@ -143,6 +144,7 @@ class LinearHead(Head):
         n_features = n_pooled_features(pooling, dim, num_registers)
         self.register_buffer("center", torch.zeros(n_features))
         self.register_buffer("scale", torch.ones(n_features))
+        # Zeros are as good a start as any where the loss is convex, and need no generator.
         self.linear = nn.utils.skip_init(nn.Linear, n_features, n_outputs)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)

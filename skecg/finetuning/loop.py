@@ -110,6 +110,7 @@ class TrainingConfig:
         """Compute the share of its peak that a learning rate has after so many epochs."""
         if progress < self.warmup_epochs:
             return progress / self.warmup_epochs
+        # All epochs may be warm-up.
         done = (progress - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9)
         return self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
@@ -252,6 +253,7 @@ class _Run:
         self.validate = validate
         self.parameters: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
         self.device = self.parameters[0].device
+        # The rate of a group changes with every step; its peak stays beside it.
         self.optimizer = torch.optim.AdamW([{**group, "peak": group["lr"]} for group in groups], betas=config.betas)
         self.best_score: tuple[float, ...] = (-math.inf,)
         self.best = _copy(network)
@@ -259,6 +261,7 @@ class _Run:
     def epochs(self, title: str, verbose: int) -> None:
         """Train until the epochs or the patience are used up."""
         rng = np.random.default_rng(self.config.random_state)
+        # The encoder as it came competes too: training that makes it worse is undone.
         self.keep_if_better(0)
         with count_progress(self.config.epochs, title, "epoch", verbose=verbose) as shown:
             for number in range(self.config.epochs):
@@ -275,6 +278,7 @@ class _Run:
 
     def epoch(self, number: int, batches: Sequence[Sequence[Any]]) -> float:
         """Take one step for each batch and return the mean loss."""
+        # Validation, between epochs, puts all into eval.
         self.network.train()
         losses: list[float] = []
         with ordered_map(self.device, self.config.n_jobs) as over:
@@ -290,6 +294,8 @@ class _Run:
         computed = over(self.gradients, batch)
         loss = sum(loss for loss, _ in computed)
         if math.isfinite(loss):
+            # Added in the order of the micro-batches, not as they finish: the sum is the same bit for bit with any
+            # n_jobs.
             for parameter, *gradients in zip(self.parameters, *(each for _, each in computed), strict=True):
                 parameter.grad = _sum(gradients)
             if self.config.gradient_clip:
@@ -303,6 +309,7 @@ class _Run:
         with torch.enable_grad():
             with autocast(self.device, self.config.precision):
                 loss = self.batches.loss(self.network, micro_batch)
+            # Not backward(): threads would add to the same .grad at once.
             gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         return loss.item(), gradients
 
@@ -318,6 +325,7 @@ class _Run:
             validated = self.validate()
             score = validated if isinstance(validated, tuple) else (validated,)
             self.history.scores.append(score[0])
+            # Written so that a score that is NaN is not better either.
             if not score > self.best_score:
                 return
             self.best_score = score
@@ -410,4 +418,5 @@ def layered_groups(
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
+    # Registers are a matrix in shape only: each row is a token, as a position is.
     return parameter.ndim > 1 and not name.endswith("registers")

@@ -119,6 +119,7 @@ def validation_score(has: NDArray[np.bool_], logits: NDArray[np.float64], *, joi
     minus_log_loss = -_log_loss(has, logits, joint=joint)
     # One label's logit ranks records as its probability does; one class's only together with the other classes'.
     area = macro(area_under_roc(has, special.softmax(logits, axis=1) if joint else logits))
+    # Areas tie often on few records; the log loss then decides.
     return area if np.isfinite(area) else minus_log_loss, minus_log_loss
 
 
@@ -131,6 +132,7 @@ def _log_loss(has: NDArray[np.bool_], logits: NDArray[np.float64], *, joint: boo
 
 def wave_loss(logits_BCT: Tensor, labels_BT: Tensor) -> Tensor:
     """Add up the cross entropy of samples with a label; the others, with negative ones, count nothing."""
+    # A sum: the caller weighs it by the known samples of the whole batch.
     return F.cross_entropy(logits_BCT, labels_BT.clamp(min=OUTSIDE), ignore_index=OUTSIDE, reduction="sum")
 
 

@@ -17,7 +17,15 @@ from skecg.hub.downloading import Download, copy_weights
 from skecg.hub.licences import data_licences, licence_problems, licence_text
 from skecg.hub.results import EvaluatedScore, read_scores, result_files
 from skecg.hub.uploading import Publication, plan, upload
-from skecg.weights.folder import CONFIG_NAME, GOLDEN_NAME, MODEL_NAME, TRAINING_CONFIG, read_info, read_state
+from skecg.weights.folder import (
+    CONFIG_NAME,
+    GOLDEN_NAME,
+    MODEL_NAME,
+    SIGNATURE_NAME,
+    TRAINING_CONFIG,
+    read_info,
+    read_state,
+)
 from skecg.weights.golden import verify_weights
 from skecg.weights.registry import find_weights
 
@@ -216,7 +224,7 @@ def _files(
 ) -> dict[str, bytes]:
     """Return every file of the commit, by its path there."""
     files = {name: (info.folder / name).read_bytes() for name in (CONFIG_NAME, MODEL_NAME)}
-    for name in (GOLDEN_NAME, TRAINING_CONFIG, "LICENSE", *card_pictures(info.folder / "README.md")):
+    for name in (GOLDEN_NAME, TRAINING_CONFIG, SIGNATURE_NAME, "LICENSE", *card_pictures(info.folder / "README.md")):
         if (info.folder / name).is_file():
             files[name] = (info.folder / name).read_bytes()
     files.setdefault("LICENSE", licence_text(info.provenance, licences).encode())

@@ -101,6 +101,7 @@ class Channel:
     def millivolts(self) -> NDArray[np.float32]:
         """Return the values of a channel of voltage, shape (n_samples,), in mV."""
         signal = as_millivolts(np.asarray(self.values()), voltage_unit(self.unit) or self.unit)
+        # -aVR is how Cabrera's order shows it; encoders know aVR.
         return -signal if self.is_negated else signal
 
 
@@ -146,6 +147,7 @@ def assemble(channels: Sequence[Channel], path: Path) -> ECGRecord:
     for channel in leads:
         signal = channel.millivolts()
         twin = signals.setdefault(channel.lead, signal)
+        # Some exports hold a channel twice; the same samples twice do no harm.
         if not np.array_equal(twin, signal, equal_nan=True):
             raise UnsupportedFormatError(
                 f"Got lead {channel.lead} twice with different samples in {path}, expected every lead once. "
@@ -184,6 +186,7 @@ def _ecg_leads(channels: Sequence[Channel], path: Path) -> list[Channel]:
 def _is_ecg(channel: Channel, channels: Sequence[Channel]) -> bool:
     """Report an ECG lead by its name, among the names of its neighbours."""
     if _CENTRAL_ELECTRODE.fullmatch(channel.label.strip()):
+        # C3 beside other electrodes of the head is the head's, alone among leads the chest's.
         return not any(_HEAD_ELECTRODE.fullmatch(other.label.strip()) for other in channels)
     return channel.lead in CANONICAL_LEADS or _OTHER_LEADS.fullmatch(channel.lead) is not None
 

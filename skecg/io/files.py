@@ -59,15 +59,19 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
     ------
     binary file
     """
+    # A link stays a link, and the new file lies on the file system of what it replaces: only there is a rename atomic.
     path = path.resolve()
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # Made with its mode, not changed to it later; O_EXCL follows no link that somebody put there.
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
+            # Before the rename: after a power cut the name could otherwise stand for an empty file.
             os.fsync(file.fileno())
         new.replace(path)
+    # Ctrl-C too must leave nothing behind.
     except BaseException:
         new.unlink(missing_ok=True)
         raise

@@ -115,6 +115,7 @@ def _system_errors_as_ours(path: PathLike) -> Iterator[None]:
             f"{str(path)!r} needs more memory than there is. Cut it into shorter records, or use another machine."
         ) from error
     except (OSError, ValueError, ArithmeticError, RecursionError) as error:
+        # Ours are ValueErrors as well, and say more already.
         if isinstance(error, (RecordReadError, InputError)):
             raise
         raise RecordReadError(f"{str(path)!r} cannot be read ({type(error).__name__}). Check the path.") from error
@@ -239,6 +240,7 @@ def _read_or_error(path: PathLike, *, verify_checksums: bool) -> ECGRecord | Rec
         return read_record(path, verify_checksums=verify_checksums)
     except RecordReadError as error:
         return error
+    # The caller's mistake, the same for every file: collecting it as a file's would hide it.
     except ParameterError:
         raise
     except InputError as error:  # a table that does not say its rate, or names a lead twice
@@ -270,6 +272,7 @@ def check_no_address(path: PathLike) -> None:
 def _read(path: Path, given: dict[str, Any], verify_checksums: bool, *, keep_steps: bool = False) -> ECGRecord:
     """Choose the reader by what lies at the path."""
     header = find_header(path)
+    # WFDB first: a header beside a file says more of it than its suffix.
     if header is not None and not given:
         return read_wfdb(header, keep_steps=keep_steps, verify_checksums=verify_checksums)
     if header is None and _is_table(path):
@@ -324,6 +327,7 @@ def _is_signal_file(path: Path) -> bool:
         if is_format:  # intact beside a damaged header
             return False
         raise
+    # A suffix such as .dat belongs to several formats; what the header names is its signal file.
     if path.name in names or is_format:
         return path.name in names
     raise UnsupportedFormatError(

@@ -201,6 +201,7 @@ def _rate_of_times(table: TextTable) -> float | None:
     if np.abs(steps - step).max() > max(step / 2, 1):
         return None
     rate = 1 / (float(step) * seconds)
+    # Recorders have whole rates; clocks and rounded times make 499.7 of 500.
     return float(round(rate)) if abs(round(rate) / rate - 1) < _NEARLY_WHOLE else rate
 
 
@@ -209,6 +210,7 @@ def _named_columns(table: TextTable, rate: float, path: Path) -> TextTable:
     values, header = table.values, table.header
     if header is None or len(header) != values.shape[1]:
         return table
+    # Rows that end with a separator have one more column, of nothing.
     if len(header) > 1 and header[-1] == "" and _is_empty(values[:, -1]):
         values, header = values[:, :-1], header[:-1]
     if len(header) > 1 and _UNIT_IN_NAME.sub("", header[0]).lower() in _INDEX_NAMES and _is_ramp(values[:, 0]):
@@ -265,6 +267,7 @@ def _is_ramp(column: NDArray[np.float64]) -> bool:
 
 def _check_times(column: NDArray[np.float64], rate: float, path: Path) -> None:
     """Raise for times that contradict the rate, whether they count samples, seconds or 1e-3, 1e-6, 1e-9 of them."""
+    # The median: one gap would change the mean.
     step = float(np.median(np.diff(column)))
     longest = float(np.max(np.diff(column)))
     if longest > _JUMP * step + 1:
@@ -275,6 +278,7 @@ def _check_times(column: NDArray[np.float64], rate: float, path: Path) -> None:
             SignalWarning,
             stacklevel=5,
         )
+    # A first column may count samples or tell the time in any of these units; any other step contradicts the rate.
     in_samples = [step, step * rate, *(step * rate / unit for unit in (1e3, 1e6, 1e9))]
     if not any(abs(n_samples - 1) <= 0.05 for n_samples in in_samples):
         raise SamplingRateError(
@@ -294,6 +298,7 @@ def _lead_columns(values: NDArray[np.float64], leads: Sequence[str], rate: float
     extra = values.shape[1] - len(leads)
     is_ramp = _is_ramp(values[:, 0])
     ends_empty = len(values) > 1 and _is_empty(values[:, -1])
+    # A column too many is left out only where one explanation fits, not where two do.
     if extra == 0 or (extra == 1 and is_ramp != ends_empty) or (extra == 2 and is_ramp and ends_empty):
         if is_ramp and extra > 0:
             _check_times(values[:, 0], rate, path)
@@ -354,6 +359,7 @@ def _millivolts(signal: NDArray[Any], units: str | list[str], path: Path) -> NDA
     """Scale to mV, refusing numbers too large for any voltage in float32."""
     if not isinstance(units, str) and len(units) != len(signal):
         raise UnitsError(f"Got {len(units)} units and {len(signal)} leads in {path}, expected one unit, or one a lead.")
+    # Numbers too large for float32 become infinite, which is looked for next.
     with np.errstate(over="ignore"):
         scaled = as_millivolts(signal, units)
     if np.isinf(scaled).any() and not np.isinf(signal).any():
@@ -391,6 +397,7 @@ def _array(name: str, value: Any, path: Path) -> NDArray[Any]:
 
 def _check_declared_size(file: BinaryIO, path: Path) -> None:
     """Raise when an array is said to be larger than what is there, before room is made for it."""
+    # Before numpy allocates anything: a file of kilobytes may declare terabytes.
     if file.read(4) == b"PK\x03\x04":
         with zipfile.ZipFile(file) as archive:
             inflated = sum(entry.file_size for entry in archive.infolist())

@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 
+# The format's own defaults, for fields that a header leaves out.
 _DEFAULT_SAMPLING_RATE = 250.0
 
 
@@ -185,6 +186,7 @@ def _decode(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
+        # It decodes every byte.
         return content.decode("latin-1")
 
 

@@ -179,10 +179,12 @@ def unpack_212(packed: NDArray[np.uint8], n_steps: int) -> NDArray[np.int16]:
     Shifted to the top of 16 bits and back, a number brings its sign along.
     """
     n_pairs = -(-n_steps // 2)
+    # An odd number of steps may end with two bytes of the three.
     if len(packed) < 3 * n_pairs:
         packed = np.append(packed, np.zeros(3 * n_pairs - len(packed), dtype=np.uint8))
     low, middle, high = packed[0::3].astype(np.int16), packed[1::3].astype(np.int16), packed[2::3].astype(np.int16)
     steps = np.empty(2 * n_pairs, dtype=np.int16)
+    # Shifted up and down again: the arithmetic shift carries the sign of 12 bits into 16.
     steps[0::2] = (low << 4 | middle << 12) >> 4
     steps[1::2] = (high << 4 | (middle & 0xF0) << 8) >> 4
     return steps[:n_steps]
@@ -200,6 +202,7 @@ def _to_millivolts(steps_Tk: NDArray[np.int16], signals: Sequence[SignalLine], o
 
 def _scale_steps(steps_kT: NDArray[np.int16], scale: _Scale, out: NDArray[np.float32]) -> None:
     """Scale a stretch of steps."""
+    # float32 where it gives the bits of float64.
     values_kT = out if scale.fits_float32 else np.empty(out.shape)
     values_kT[...] = steps_kT
     values_kT -= scale.baselines
@@ -421,6 +424,7 @@ def _to_physical(record: Any, *, expanded: bool) -> Any:
 def _numbered_twin(lead: str, taken: Sequence[str]) -> str:
     """Find a free name for a signal that bears the name of another."""
     number = 2
+    # Of leads that are none of the twelve several may be named alike.
     while f"{lead}#{number}" in taken:
         number += 1
     return f"{lead}#{number}"

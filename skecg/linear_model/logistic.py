@@ -420,8 +420,9 @@ def _fit_in_turn(probes: Sequence[LogisticProbe], X: Any, y: Any, sample_weight:
     targets = read_targets(y)
     strengths = [targets.spread(probe.C) for probe in probes]
     learned = targets.find_learnable(bool(first.fit_intercept))
-    loss = (Softmax if targets.joint else Sigmoid)(targets.has, targets.weigh(weight[:, None], first.class_weight))
-    loss = loss.select(np.flatnonzero(learned))
+    weigh = targets.weigh(weight[:, None], first.class_weight)
+    some = np.flatnonzero(learned)
+    loss = Softmax(targets.has, weigh) if targets.joint else Sigmoid(targets.has, weigh).select(some)
     design, u = whiten(X, bool(first.fit_intercept)), None
     for probe, C in zip(probes, strengths, strict=True):
         solution = minimize(design, loss, C[learned], u, tol=first.tol, max_iter=first.max_iter)

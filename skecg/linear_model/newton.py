@@ -19,7 +19,8 @@ Letters in shapes: N records, F features, D columns of the design (rotated featu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,6 +173,10 @@ class Separate:
 
     diagonal: Array  # (N, L)
 
+    def spread(self, of_problems: NDArray[Any]) -> NDArray[Any]:
+        """Return for each column what is of its problem, (L,)."""
+        return of_problems
+
     def bend(self, t: Array, rows: slice) -> Array:
         """Multiply by the second derivatives of some rows."""
         return t * self.diagonal[rows]
@@ -187,10 +192,15 @@ class Separate:
 
 @dataclass(frozen=True, eq=False)
 class Joint:
-    """Second derivatives of a softmax: all classes are one problem."""
+    """Second derivatives of softmaxes: all classes of one are one problem."""
 
     probabilities: Array  # (N, L)
     record_weight: Array  # (N, 1)
+    n_classes: int
+
+    def spread(self, of_problems: NDArray[Any]) -> NDArray[Any]:
+        """Return for each column what is of its problem, (L,)."""
+        return np.repeat(of_problems, self.n_classes)
 
     @property
     def diagonal(self) -> Array:
@@ -200,18 +210,25 @@ class Joint:
     def bend(self, t: Array, rows: slice) -> Array:
         """Multiply by the second derivatives of some rows."""
         p = self.probabilities[rows]
-        return self.record_weight[rows] * p * (t - (p * t).sum(axis=1, keepdims=True))
+        mean = _by_problem(p * t, self.n_classes).sum(axis=2, keepdims=True)
+        apart = _by_problem(t, self.n_classes) - mean
+        return self.record_weight[rows] * p * apart.reshape(t.shape)
 
     def total(self, a: Array) -> Array:
-        """Add up everything, to (1,)."""
-        return np.sum(a, keepdims=True).reshape(1)
+        """Add up what belongs to one problem, to (n_problems,)."""
+        return _by_problem(a, self.n_classes).sum(axis=(0, 2))
 
     def select(self, going: NDArray[np.bool_]) -> Joint:
-        """Keep the only problem."""
-        return self
+        """Keep some problems."""
+        return replace(self, probabilities=self.probabilities[:, self.spread(going)])
 
 
 Curvature = Separate | Joint
+
+
+def _by_problem(a: Array, n_classes: int) -> Array:
+    """Return columns (n, L) by problem and class, (n, n_problems, n_classes)."""
+    return a.reshape(len(a), -1, n_classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,10 +243,14 @@ class Sigmoid:
         """Return the number of labels."""
         return self.targets.shape[1]
 
-    def select(self, columns: NDArray[np.int64]) -> Sigmoid:
+    def columns(self, problems: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the columns of some problems."""
+        return problems
+
+    def select(self, problems: NDArray[np.int64]) -> Sigmoid:
         """Keep some labels."""
-        weight = self.weight if self.weight.shape[1] == 1 else self.weight[:, columns]
-        return Sigmoid(self.targets[:, columns], weight)
+        weight = self.weight if self.weight.shape[1] == 1 else self.weight[:, problems]
+        return Sigmoid(self.targets[:, problems], weight)
 
     def start(self) -> Array:
         """Return the intercepts (L,) that fit best when all weights are 0."""
@@ -249,31 +270,42 @@ class Sigmoid:
 
 @dataclass(frozen=True, eq=False)
 class Softmax:
-    """Log-losses of classes of which each record has one; one problem, whatever the number of classes."""
+    """Log-losses of classes of which each record has one; one problem, or several with as many classes side by side."""
 
     targets: NDArray[np.bool_]  # (N, L)
     weight: Array  # (N or 1, 1)
     n_problems: int = 1
 
-    def select(self, columns: NDArray[np.int64]) -> Softmax:
-        """Keep the only problem."""
-        return self
+    @property
+    def n_classes(self) -> int:
+        """Return the number of classes of each problem."""
+        return self.targets.shape[1] // self.n_problems
+
+    def columns(self, problems: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the columns of some problems."""
+        return (problems[:, None] * self.n_classes + np.arange(self.n_classes)).ravel()
+
+    def select(self, problems: NDArray[np.int64]) -> Softmax:
+        """Keep some problems."""
+        if len(problems) == self.n_problems:
+            return self
+        return Softmax(self.targets[:, self.columns(problems)], self.weight, len(problems))
 
     def start(self) -> Array:
         """Return the intercepts (L,) that fit best when all weights are 0."""
-        logs = np.log((self.weight * self.targets).sum(axis=0))
-        return logs - logs.mean()
+        logs = np.log((self.weight * self.targets).sum(axis=0)).reshape(self.n_problems, -1)
+        return (logs - logs.mean(axis=1, keepdims=True)).ravel()
 
     def values(self, z: Array) -> Array:
-        """Return the loss (1,) of logits (N, L)."""
-        losses = special.logsumexp(z, axis=1, keepdims=True) - z[self.targets][:, None]
-        return (self.weight * losses).sum(axis=0)
+        """Return the losses (n_problems,) of logits (N, L)."""
+        largest = special.logsumexp(_by_problem(z, self.n_classes), axis=2)
+        return (self.weight * (largest - z[self.targets].reshape(largest.shape))).sum(axis=0)
 
     def slopes(self, z: Array, dtype: np.dtype) -> tuple[Array, Joint]:
         """Return the first derivatives (N, L) by the logits, and the second."""
-        p = special.softmax(z, axis=1)
+        p = special.softmax(_by_problem(z, self.n_classes), axis=2).reshape(z.shape)
         weight = np.broadcast_to(self.weight, (len(p), 1)).astype(dtype)
-        return self.weight * (p - self.targets), Joint(p.astype(dtype), weight)
+        return self.weight * (p - self.targets), Joint(p.astype(dtype), weight, self.n_classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,11 +347,13 @@ def minimize(
         start = np.zeros(penalty.shape)
         if design.intercept:
             start[-1] = loss.start()
-    if isinstance(loss, Softmax):
-        return _minimize_block(design, loss, penalty, start, tol, max_iter)
-    width = max(1, LARGEST_BLOCK // len(design.values))
-    blocks = [np.arange(first, min(first + width, len(C))) for first in range(0, max(1, len(C)), width)]
-    done = [_minimize_block(design, loss.select(b), penalty[:, b], start[:, b], tol, max_iter) for b in blocks]
+    n_problems = loss.n_problems
+    width = max(1, LARGEST_BLOCK * n_problems // max(1, loss.targets.size))
+    blocks = [np.arange(first, min(first + width, n_problems)) for first in range(0, max(1, n_problems), width)]
+    done = [
+        _minimize_block(design, loss.select(b), penalty[:, columns], start[:, columns], tol, max_iter)
+        for b, columns in ((b, loss.columns(b)) for b in blocks)
+    ]
     return Solution(
         np.concatenate([solution.u for solution in done], axis=1),
         np.concatenate([solution.n_iter for solution in done]),
@@ -346,7 +380,7 @@ def _minimize_block(
     n_iter, converged = np.zeros(loss.n_problems, np.int64), np.zeros(loss.n_problems, np.bool_)
     going = np.arange(loss.n_problems)
     for _ in range(max_iter):
-        columns = slice(None) if isinstance(loss, Softmax) else going
+        columns = loss.columns(going)
         step = _step(design, loss.select(going), penalty[:, columns], u[:, columns], logits[:, columns])
         u[:, columns], logits[:, columns] = step.u, step.logits
         n_iter[going] += 1
@@ -367,14 +401,16 @@ def _step(design: Design, loss: Sigmoid | Softmax, penalty: Array, u: Array, log
     along = design.forward(direction)
     length, stuck = np.ones(len(objective)), np.ones(len(objective), np.bool_)
     for _ in range(HALVINGS):
-        there = u + length * direction
-        value = loss.values(logits + length * along) + 0.5 * curvature.total(penalty * there**2)
+        wide = curvature.spread(length)
+        there = u + wide * direction
+        value = loss.values(logits + wide * along) + 0.5 * curvature.total(penalty * there**2)
         stuck = ~(value <= objective - 1e-4 * length * promised + ROUNDING * objective)
         if not stuck.any():
             break
         length[stuck] /= 2
     length[stuck] = 0
-    return _Step(u + length * direction, logits + length * along, objective, promised, stuck)
+    wide = curvature.spread(length)
+    return _Step(u + wide * direction, logits + wide * along, objective, promised, stuck)
 
 
 def _newton_direction(
@@ -396,17 +432,19 @@ def _newton_direction(
         bend = curvature.total(towards * product)
         usable = bend > 0
         length = np.where(usable, rho / np.where(usable, bend, 1), 0)
-        solved[:, columns] += length * towards
-        residual = residual - length * product
+        wide = curvature.spread(length)
+        solved[:, columns] += wide * towards
+        residual = residual - wide * product
         conditioned = inverse * residual
         rho, before = curvature.total(residual * conditioned), rho
         keep = usable & (rho > goal)
         if not keep.any():
             break
-        towards = conditioned + np.where(usable, rho / np.where(usable, before, 1), 0) * towards
-        if not keep.all():  # never in a joint problem, which is one
-            curvature, columns = curvature.select(keep), columns[keep]
-            residual, towards = residual[:, keep], towards[:, keep]
-            inverse, penalty = inverse[:, keep], penalty[:, keep]
+        towards = conditioned + curvature.spread(np.where(usable, rho / np.where(usable, before, 1), 0)) * towards
+        if not keep.all():
+            stay = curvature.spread(keep)
+            curvature, columns = curvature.select(keep), columns[stay]
+            residual, towards = residual[:, stay], towards[:, stay]
+            inverse, penalty = inverse[:, stay], penalty[:, stay]
             rho, goal = rho[keep], goal[keep]
     return solved

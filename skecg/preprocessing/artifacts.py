@@ -123,6 +123,7 @@ def find_artifacts(used: Used, levels: Levels, spec: InputSpec) -> list[Note]:
 def _offset(used: Used, levels: Levels, spec: InputSpec) -> Note | None:
     """Note offsets that reach the encoder, and those at which float32 has coarse steps."""
     sizes = np.where(used.highest > used.lowest, np.abs(levels.middle), 0.0)  # flat leads are noted as flat
+    # Encoders that take each lead's mean away, or filter it out, never see an offset.
     reaches = not spec.is_recentred and spec.normalization not in ("zscore", "record")
     limits = np.maximum(_OFFSET_MV, _OFFSET_SHARE * levels.local) if reaches else np.full(len(sizes), _COARSE_MV)
     worst = int((sizes / limits).argmax())
@@ -142,6 +143,7 @@ def _wander(used: Used, levels: Levels, spec: InputSpec) -> Note | None:
 
 def _clipped(used: Used, levels: Levels, spec: InputSpec) -> Note | None:
     """Note what the encoder's clipping takes away, after its own filter and normalization."""
+    # A bound from levels that are known already spares most records the filter.
     if spec.clip is None or not _may_clip(used, levels, spec):
         return None
     beyond, n_samples = np.zeros(spec.n_leads), 0
@@ -193,9 +195,11 @@ def _filtered_pieces(used: Used, spec: InputSpec) -> Iterator[FloatArray]:
         return
     rate = used.sampling_rate
     passes = {name: _below_nyquist(getattr(spec, name), rate) for name in ("highpass_hz", "lowpass_hz")}
+    # A band-pass needs both of its ends; at a slow rate one may lie beyond Nyquist.
     design = "cascade" if None in passes.values() else spec.filter_design
     for piece in _pieces(used):
         yield butterworth(
+            # A piece may be one long gap, which leaves nothing to interpolate between.
             _mixed(np.nan_to_num(fill_gaps(piece)), used.sources),
             rate,
             **passes,
@@ -228,6 +232,7 @@ def _railed(used: Used) -> Note | None:
     """Note leads that a converter or an amplifier held at its limit."""
     changing = used.highest > used.lowest
     worst, where = 0.0, ""
+    # A converter rails at either end, often at one alone.
     for limits in (used.lowest, used.highest):
         at_limit = used.glance == limits[:, None]
         # Nearly no sound lead meets its limit more than twice in a glance.
@@ -245,12 +250,15 @@ def _plateau_share(lead: FloatArray, limit: np.floating, rate: float) -> float:
     n_runs = int(at_limit[0]) + int(np.count_nonzero(at_limit[1:] & ~at_limit[:-1]))
     n_at_limit = int(np.count_nonzero(at_limit))
     share = n_at_limit / len(lead)
+    # The mean length of a run, not the longest: one plateau may be chance, each being long is not.
     long_enough = n_at_limit >= n_runs * max(_PLATEAU_SAMPLES, _PLATEAU_SECONDS * rate)
+    # One or two plateaus may be chance, unless the lead hangs there for a large part of the time.
     return share if long_enough and (n_runs >= _FEWEST_PLATEAUS or share > _STUCK_SHARE) else 0.0
 
 
 def _flat_segments(used: Used) -> Note | None:
     """Note leads that stand still for a second or more, and change before or after."""
+    # Seen at a glance's rate, a second of a long recording may be less than a sample.
     needed = max(_FLAT_SAMPLES, math.ceil(_FLAT_SECONDS / used.step_seconds))
     equal = used.glance[:, 1:] == used.glance[:, :-1]
     candidates = np.flatnonzero((equal.sum(axis=1) >= needed) & (used.highest > used.lowest))
@@ -269,6 +277,7 @@ def _longest_run(values: NDArray[np.bool_]) -> int:
 
 def _spikes(used: Used, levels: Levels) -> Note | None:
     """Note pacing spikes: deflections that rise and fall faster than a heart's."""
+    # Below this 6 ms are hardly more than a sample.
     if used.sampling_rate < _SLOWEST_SPIKES_HZ:
         return None
     step = max(1, round(_SPIKE_SECONDS * used.sampling_rate))
@@ -293,6 +302,7 @@ def _steep_rows(piece: FloatArray, rows: NDArray[np.intp], step: int) -> list[in
 def _count_spikes(piece: FloatArray, row: int, step: int, least_mv: float) -> tuple[int, float, int]:
     """Return how many spikes a row of a record has, the height of the highest, and the row; no spikes where too few."""
     lead = piece[row]
+    # Higher than both neighbours 6 ms away: an R wave rises as fast, but does not fall back in that time.
     here, before, after = lead[step:-step], lead[: -2 * step], lead[2 * step :]
     heights = np.maximum(here - np.fmax(before, after), np.fmin(before, after) - here)
     tall = heights > least_mv

@@ -97,6 +97,7 @@ class Leads:
         device : torch.device
             With its number where there are several: what the current one is, each thread has an opinion of its own.
         """
+        # Memory that is not pinned is copied synchronously anyway; a stream of its own would gain nothing.
         if device.type != "cuda" or not self.values.is_pinned():
             return self
         stream = _transfers(device)
@@ -146,12 +147,12 @@ def gather_groups(
         for i in alike:
             by_columns.setdefault(_columns(records[i], screenings[i]), []).append(i)
         for columns, numbers in by_columns.items():
-            some, how = [records[i] for i in numbers], [screenings[i] for i in numbers]
-            rate = some[0].sampling_rate
+            alike_records, screened = [records[i] for i in numbers], [screenings[i] for i in numbers]
+            rate = alike_records[0].sampling_rate
             if columns:
-                yield Leads(numbers, rate, *_steps(some, columns, pinned))
+                yield Leads(numbers, rate, *_steps(alike_records, columns, pinned))
             else:
-                yield Leads(numbers, rate, _millivolts(some, how, spec, pinned))
+                yield Leads(numbers, rate, _millivolts(alike_records, screened, spec, pinned))
 
 
 def _columns(record: ECGRecord, screening: Screening) -> tuple[int, ...]:
@@ -159,6 +160,7 @@ def _columns(record: ECGRecord, screening: Screening) -> tuple[int, ...]:
     sources = screening.sources
     if not isinstance(record, DigitizedRecord) or any(len(source) > 1 for source in sources):
         return ()  # there are no steps, or none of a lead that is derived
+    # Steps of all channels travel together; where few of them are leads, millivolts are fewer bytes.
     n_columns = record.steps.shape[1]
     if n_columns >= 2 * len(sources):
         return ()  # most of it would be for nothing
@@ -248,6 +250,7 @@ class GatheredLeads:
         shape = (len(places.owner), spec.n_leads, spec.window_samples)
         values = torch.empty(shape, dtype=torch.float32, device=device)
         with autocast(device, "fp32"):
+            # Popped, not iterated: a group's memory is free as soon as its windows are written.
             while self.groups:
                 leads = self.groups.pop(0)
                 windows = [np.arange(places.first[i], places.first[i + 1]) for i in leads.numbers]
@@ -269,8 +272,10 @@ def prepares(device: torch.device) -> bool:
 
 def can_prepare_on_device(records: Sequence[ECGRecord], spec: InputSpec, *, stride: float | None) -> bool:
     """Return whether a device can prepare records: nothing recursive, short filters, no more than it can hold."""
+    # Recursive filters need float64 and one sample after the other, the opposite of what a device is good at.
     if spec.is_filtered:
         return False
+    # What has no frame matrix would need scipy's filter tap by tap, which a device does not have.
     if not all(_has_short_filter(rate, spec) for rate in {record.sampling_rate for record in records}):
         return False
     longest = max((max(r.n_samples, prepared_samples(r, spec)) for r in records), default=0)
@@ -330,6 +335,7 @@ def _polyphase(signal: Tensor, up: int, down: int, n_out: int) -> Tensor:
     margin, repeats = frame_layout(up, down)
     step = down * repeats
     length = -(-n_out // (up * repeats)) * step + 2 * margin
+    # The first sample is subtracted already, so what holds the edge before the record is 0.
     after = length - margin - signal.shape[-1]
     padded = torch.cat([torch.zeros_like(signal[..., :1]).expand(*signal.shape[:-1], margin), signal], dim=-1)
     if after > 0:
@@ -391,6 +397,7 @@ def scale_leads(
     if spec.normalization == "whole":
         mean_RL = _over_leads(mean_RL, present_RL)
     centred = signal_RLS - mean_RL[..., None]
+    # From differences, not as a mean square less a square, which loses its digits in float32.
     variance_RL = _mean(centred.square(), valid_samples_R)
     if spec.normalization == "whole":
         variance_RL = _over_leads(variance_RL, present_RL)

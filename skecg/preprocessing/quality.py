@@ -164,10 +164,12 @@ def screen(record: ECGRecord, spec: InputSpec, policies: Policies, label: str) -
         raise InputError(
             f"Got {type(record).__name__} for {label}, expected an ECGRecord. Make one, or use read_record."
         )
+    # For its error alone: a rate that cannot be taken to the encoder's is found here, and not in a batch.
     resampled_samples(record.n_samples, record.sampling_rate, spec.sampling_rate, spec.resampling)
     short = record.duration_seconds < SHORTEST_SECONDS
     if short and policies.short_records == "raise":
         raise ShortRecordError(_short_message(record, label))
+    # One pass over the whole record; all else looks at a glance of it, so that screening stays cheap beside preparing.
     limits = _limits(record.signal)
     sources, missing, rows = _lead_sources(record.leads, tuple(np.isnan(limits.lowest).tolist()), spec)
     _check_leads(record, spec, policies, label, missing)
@@ -180,6 +182,7 @@ def screen(record: ECGRecord, spec: InputSpec, policies: Policies, label: str) -
         return Screening(sources, unknown)
     ranges = np.sort(used.highest - used.lowest)
     _check_changes(ranges, label)
+    # A plain stride may alias, which does no harm to levels and ranges.
     glance = record.signal[:, :: max(1, record.n_samples // _GLANCE_SAMPLES)]
     _check_limb_leads(record.leads, glance, rows, limits, label)
     levels = Levels.of(_pieces(record, glance, rows))
@@ -212,6 +215,7 @@ def _is_large_throughout(levels: Levels) -> bool:
 
 def _pieces(record: ECGRecord, glance: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
     """Return seconds of the rows used, (n_rows, n_pieces, n_samples): of the glance, or of a long record itself."""
+    # Of a long record ten seconds spread over it, each whole: a stride would mix wander into what is within a second.
     n_pieces = max(1, int(min(_PIECES, record.duration_seconds, glance.shape[1])))
     if record.duration_seconds > 2 * _PIECES:
         second = math.ceil(record.sampling_rate)
@@ -225,6 +229,7 @@ def _pieces(record: ECGRecord, glance: NDArray[np.float32], rows: NDArray[np.int
 def leads_used(record: ECGRecord, spec: InputSpec) -> tuple[str, ...]:
     """Return which of the encoder's leads a record has, or has others to derive them from."""
     empty: NDArray[np.bool_] = np.zeros(record.n_leads, np.bool_)
+    # An empty lead is missing from its first sample on; the whole record is searched only where that is so.
     if np.isnan(record.signal[:, 0]).any():
         empty = np.asarray(np.isnan(record.signal).all(axis=1))
     sources, _, _ = _lead_sources(record.leads, tuple(empty.tolist()), spec)
@@ -241,6 +246,8 @@ class _Limits(NamedTuple):
 
 def _limits(signal: NDArray[np.float32]) -> _Limits:
     """Find the limits of each lead of a record."""
+    # min and max propagate NaN, and so tell of gaps for nothing; fmin and fmax, twice as slow, only where there are
+    # some.
     lowest, highest = signal.min(axis=1), signal.max(axis=1)
     gaps = np.isnan(lowest)
     if gaps.any():
@@ -343,9 +350,11 @@ def _check_limb_leads(
 ) -> None:
     """Raise for limb leads whose names are exchanged: Einthoven's and Goldberger's laws give the true ones away."""
     limb = [row for row, lead in enumerate(leads) if lead in LIMB_COEFFICIENTS]
+    # Leads that the encoder does not use were not checked for infinite values, which no law survives.
     unused = set(limb).difference(rows.tolist())
     if len(unused) == len(limb) or not all(np.isfinite([limits.lowest[i], limits.highest[i]]).all() for i in unused):
         return
+    # Einthoven's law I + III = II holds sample by sample, whatever the heart does: a glance is enough.
     order = limb_lead_order(glance, leads)
     if order is not None:
         given, true = [", ".join(names[row] for row in limb) for names in (leads, order)]
@@ -375,5 +384,6 @@ def _amplitude(glance: NDArray[np.float32], limits: _Limits, ranges: NDArray[np.
     largest = float((ranges[(len(ranges) - 1) // 2] + ranges[len(ranges) // 2]) / 2)  # they are in ascending order
     if _ARTEFACT * _SMALLEST_MV < largest < _LARGEST_MV:
         return largest
+    # The middle 98 %: one artefact may be a thousand times the heart and must not decide the unit.
     low, high = np.nanpercentile(glance[limits.lowest != limits.highest], (1, 99), axis=1)
     return median(high - low)

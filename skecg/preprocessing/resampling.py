@@ -125,6 +125,7 @@ def rate_ratio(rate_in: float, rate_out: float) -> Fraction:
             f"Got a sampling rate of {rate_in:g} Hz to be taken to {rate_out:g} Hz, expected positive rates that "
             "differ by less than a factor of 1,000. Check that sampling_rate is in samples a second (Hz)."
         )
+    # A quotient of floats is no small fraction by itself: 1000 / 257 has a power of two below the line.
     return Fraction(rate_out / rate_in).limit_denominator(_LARGEST_FACTOR)
 
 
@@ -135,6 +136,7 @@ def _polyphase(signal: FloatArray, up: int, down: int, n_out: int, origin: Float
         from scipy.signal import upfirdn
 
         delay = _HALF_FILTER * max(up, down) + margin * up
+        # Zeros before the taps make the delay a multiple of the step, so that the output begins on a sample.
         lead_in = -delay % down
         taps = np.concatenate([np.zeros(lead_in, np.float32), _lowpass_taps(up, down)])
         padded = _pad_with_edges(signal, margin, signal.shape[-1] + 2 * margin, origin)
@@ -142,11 +144,14 @@ def _polyphase(signal: FloatArray, up: int, down: int, n_out: int, origin: Float
         resampled = upfirdn(taps, padded, up, down, axis=-1)[..., first : first + n_out]
     else:
         n_frames = -(-n_out // (up * repeats))
+        # Every `up` outputs see the inputs in the same way: one small matrix serves all frames, and BLAS multiplies it.
         padded = _pad_with_edges(signal, margin, n_frames * down * repeats + 2 * margin, origin)
         frames = sliding_window_view(padded, down * repeats + 2 * margin, axis=-1)[..., :: down * repeats, :]
         # One product a record, of one shape whatever stands beside it: its rounding cannot depend on its neighbours.
         rows = np.ascontiguousarray(frames).reshape(*signal.shape[:-2], -1, frames.shape[-1])
         resampled = (rows @ frame_matrix(up, down, repeats)).reshape(*signal.shape[:-1], -1)[..., :n_out]
+    # Filtered around the first sample, a constant lead comes back exactly, although the taps do not add up to 1
+    # exactly.
     resampled += origin
     return np.asarray(resampled, dtype=np.float32)
 
@@ -166,6 +171,7 @@ def _lowpass_taps(up: int, down: int) -> FloatArray:
     """Design the anti-aliasing filter at `up` times the input rate: a sinc under a Kaiser window."""
     half = _HALF_FILTER * max(up, down)
     taps = np.sinc(np.arange(-half, half + 1) / max(up, down)) * np.kaiser(2 * half + 1, 5.0)
+    # Divided by their sum, so that an offset passes unchanged; times `up` for the zeros between samples.
     return np.asarray(taps * (up / taps.sum()), dtype=np.float32)
 
 
@@ -180,6 +186,7 @@ def frame_matrix(up: int, down: int, repeats: int) -> FloatArray:
     """Write the filter as the matrix that takes a frame of the input to `up * repeats` samples of the output."""
     half, (margin, _) = _HALF_FILTER * max(up, down), frame_layout(up, down)
     source = np.arange(down * repeats + 2 * margin)[:, None] - margin
+    # Which tap meets which sample; outside the filter there is none.
     tap = np.arange(up * repeats) * down - source * up + half
     inside = (tap >= 0) & (tap <= 2 * half)
     return np.where(inside, _lowpass_taps(up, down)[np.clip(tap, 0, 2 * half)], np.float32(0.0))
@@ -213,6 +220,7 @@ def _fourier_record(signal: FloatArray, n_samples: int, n_out: int) -> FloatArra
 def line_places(n_samples: int, n_out: int) -> tuple[NDArray[np.int64], FloatArray]:
     """Return where each of `n_out` samples lies among `n_samples`: the one before it, and how far beyond that."""
     position = np.arange(n_out) * ((n_samples - 1) / max(1, n_out - 1))
+    # The last position is the last sample itself, which has no neighbour beyond.
     before = np.clip(position.astype(np.int64), 0, max(0, n_samples - 2))
     return before, (position - before).astype(np.float32)
 

@@ -88,6 +88,7 @@ def fill_gaps_between(signal: FloatArray, start: int, stop: int) -> FloatArray:
     return filled
 
 
+# A gap ends soon as a rule: a search through a day's recording stops after the first piece that holds a sample.
 _LOOKED_AT = 2**16
 
 
@@ -102,6 +103,7 @@ def _first_kept(lead: FloatArray, start: int) -> NDArray[np.intp]:
 
 def _last_kept(lead: FloatArray, stop: int) -> NDArray[np.intp]:
     """Return the place of the last sample before `stop` that is not missing, none where all are."""
+    # A reversed view, not a copy: the same search serves both directions.
     return stop - 1 - _first_kept(lead[:stop][::-1], 0)
 
 
@@ -282,6 +284,7 @@ def _butterworth_sections(
     if design == "bandpass":
         sections = [butter(order, [highpass_hz, lowpass_hz], "bandpass", fs=sampling_rate, output="sos")]
     cascade = np.concatenate(sections)
+    # scipy counts a section of first order as one tap less when it chooses its padding.
     first_order = min(int((cascade[:, 2] == 0).sum()), int((cascade[:, 5] == 0).sum()))
     return cascade, 3 * (2 * len(cascade) + 1 - first_order)
 
@@ -352,8 +355,10 @@ def moments_of(stretches: Iterable[FloatArray]) -> tuple[FloatArray, FloatArray]
         difference = stretch - first
         n_samples += difference.shape[1]
         sums += difference.sum(axis=1, dtype=np.float64)
+        # Sums in float64: a day at 500 Hz has 4e7 samples, too many terms for the 24 bits of float32.
         squares += np.square(difference).sum(axis=1, dtype=np.float64)
     mean = sums / n_samples
+    # The difference of two nearly equal numbers may round to less than 0.
     variance = np.maximum(squares / n_samples - np.square(mean), 0.0)
     return (mean + first[:, 0]).astype(np.float32), variance.astype(np.float32)
 
@@ -380,8 +385,10 @@ def _standardize(
         variance = _over_leads(variance + np.square(mean - of_all), counted)
         centred += (mean - of_all)[..., None]
         mean = of_all
+    # Relative to the mean: beside an offset, rounding alone leaves a lead that stands still some deviation.
     flat = np.sqrt(variance) <= FLAT * (np.abs(mean) + 1.0)
     if normalization == "record":
+        # Flat leads count as silent and not as absent: the pooled deviation is of all leads there are.
         variance = _over_leads(np.where(flat, np.float32(0.0), variance), counted)
     flat = flat | (variance == 0)
     scale = np.where(flat, np.float32(0.0), 1 / np.sqrt(np.where(flat, np.float32(1.0), variance)))

@@ -89,6 +89,7 @@ class Levels(NamedTuple):
     @classmethod
     def of(cls, pieces_RKM: NDArray[np.float32]) -> Levels:
         """Measure the pieces of leads; missing samples are NaN."""
+        # Offsets of volts would leave float32 no digits for a heart.
         pieces = pieces_RKM.astype(np.float64)
         missing = np.isnan(pieces)
         if missing.any():
@@ -102,9 +103,11 @@ class Levels(NamedTuple):
         squares_RK = np.square(pieces).mean(axis=2)
         times_M = np.linspace(-1.0, 1.0, pieces.shape[2])
         slopes_RK = pieces @ times_M / np.square(times_M).sum()
+        # A straight line through each second is the baseline's; what is left is the heart's.
         explained_RK = np.square(means_RK) + np.square(slopes_RK) * np.square(times_M).mean()
         within = np.sort(np.maximum(squares_RK - explained_RK, 0.0), axis=1)
         means_RK.sort(axis=1)
+        # The middle second of the ten: neither a moment of artefact nor a pause decides.
         half = means_RK.shape[1] // 2
         return cls(
             whole + means_RK[:, half],
@@ -161,6 +164,7 @@ def describe_amplitude(
         return None
     typical = np.array([TYPICAL_MV.get(lead, TYPICAL_MV["limb"]) for lead in leads])
     gains = (levels.local / typical)[changing]
+    # Whole leads, with their wander: that is what somebody divided by.
     standardized = np.abs(levels.total[changing] - 1.0) < _NEAR_ONE
     scaled_to = _scaled_to(lowest[changing], highest[changing])
     return Amplitude(median(gains), len(gains), int(standardized.sum()), scaled_to, is_named)
@@ -169,6 +173,7 @@ def describe_amplitude(
 def _scaled_to(lowest: NDArray[np.float32], highest: NDArray[np.float32]) -> str:
     """Return which limits each lead has, or the record as a whole; nothing where they are none in particular."""
     for name, low in (("0 to 1", 0.0), ("-1 to 1", -1.0)):
+        # Scaled lead by lead, or the record as a whole.
         for lows, highs in ((lowest, highest), (lowest.min(), highest.max())):
             if np.all(np.abs(lows - low) < _AT_LIMIT) and np.all(np.abs(highs - 1.0) < _AT_LIMIT):
                 return name
@@ -216,8 +221,10 @@ def judge_units(amplitudes: Sequence[Amplitude], spec: InputSpec) -> str | None:
     spec : InputSpec
         Encoders that are fed leads of standard deviation 1 in any case are not wronged by any scale.
     """
+    # An encoder that divides each lead by its own deviation does not mind the unit.
     if not amplitudes or spec.normalization == "zscore":
         return None
+    # The surest sign first: a wrong gain is what is left when neither scaling explains the amplitudes.
     return _standardized(amplitudes) or _scaled(amplitudes) or _gained(amplitudes, spec)
 
 

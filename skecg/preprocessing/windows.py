@@ -89,10 +89,12 @@ def place_windows(
     counts = np.array([len(some) for some in starts], dtype=np.int64)
     present = np.array([[bool(source) for source in screening.sources] for screening in screenings], dtype=np.bool_)
     present = present.reshape(len(records), spec.n_leads)
+    # An encoder of any leads is never shown zeros in their place unless somebody asks for them.
     leave_out = policies.missing_leads == "subset" or (policies.missing_leads == "raise" and spec.any_leads)
     return Places(
         owner=np.repeat(np.arange(len(records)), counts),
         start_samples=np.array([start for some in starts for start in some], dtype=np.int64),
+        # Only a record shorter than a window has a window that is not full.
         valid_samples=np.repeat(np.minimum(np.array(lengths, dtype=np.int64), spec.window_samples), counts),
         lead_mask=np.repeat(present | (not leave_out), counts, axis=0),
         first=np.concatenate([[0], np.cumsum(counts)]),
@@ -104,6 +106,7 @@ def check_stride(stride: float | None, spec: InputSpec) -> int:
     """Check a stride in seconds (None for the window's length) and give it in samples of the encoder."""
     if stride is None:
         return spec.window_samples
+    # The margin forgives what rounding adds to a quotient of samples and rate.
     if not is_number(stride) or not 0 < stride <= spec.window_seconds * (1 + 1e-9):
         raise ParameterError(
             f"Got stride={stride!r}, expected seconds above 0 and no more than the window's {spec.window_seconds:g} s, "
@@ -130,6 +133,7 @@ def _window_starts(n_samples: int, spec: InputSpec, stride_samples: int) -> Sequ
     last = max(0, n_samples - spec.window_samples)
     if spec.remainder == "drop":
         return range(0, last + 1, stride_samples)
+    # The last window ends with the record and overlaps the one before it: no padding, and no sample is left out.
     return [*range(0, last, stride_samples), last]
 
 
@@ -338,6 +342,7 @@ class WindowStream:
         """Yield consecutive windows: all of several records, or some of one."""
         size = self._stretch_windows * (_BLOCK_BYTES // STRETCH_BYTES)
         for rows in self._together():
+            # One long record is given out in pieces; several records together are small already.
             step = size if self.places.owner[rows[0]] == self.places.owner[rows[-1]] else len(rows)
             yield from (self._windows(rows[i : i + step]) for i in range(0, len(rows), step))
 
@@ -371,6 +376,7 @@ class WindowStream:
         tasks = [partial(self._cut_alike, [short[i] for i in group], rows, values) for group in groups]
         for i in long:
             tasks += self._stretches(i, rows, values)
+        # Each thread holds a stretch at the record's own rate, which may be many times its windows' size.
         n_threads = min(self._n_threads, _STRETCHES_AT_ONCE) if long else self._n_threads
         for _ in in_order(lambda task: task(), tasks, n_threads):
             pass
@@ -400,6 +406,7 @@ class WindowStream:
         """Return what writes the windows of a long record, a stretch each."""
         if number not in self._long:
             sources, present = self._screenings[number].sources, self.places.present[number]
+            # Only the last one is kept: records come in order.
             self._long = {number: LongRecord(self._records[number], sources, present, self._spec)}
         own, step = self._own(number, rows), self._stretch_windows
         return [
@@ -431,10 +438,13 @@ def _signal(
     signal = np.zeros((len(records), spec.n_leads, records[0].n_samples), dtype=np.float32)
     for leads, record, screening in zip(signal, records, screenings, strict=True):
         gather_leads(record, screening, leads)
+    # Filters are designed for the encoder's rate, so resampling comes first; normalization must see what the encoder
+    # will, so it comes last.
     signal = resample(signal, records[0].sampling_rate, spec.sampling_rate, spec.resampling)
     signal = filter_leads(signal, spec)
     signal = normalize(signal, spec, lead_mask=present)
     if not present.all():
+        # After normalization, which would turn the zeros of an absent lead into minus its mean.
         signal[~present] = 0.0
     return signal
 
@@ -449,4 +459,5 @@ def _cut(signal: FloatArray, starts: Sequence[int] | NDArray[np.int64], windows:
     valid = min(signal.shape[-1], windows.shape[-1])
     for window, start in zip(windows, starts, strict=True):
         window[:, :valid] = signal[:, start : start + valid]
+        # Not zeros, which would be a step in the token that reaches beyond the end.
         window[:, valid:] = signal[:, -1:]

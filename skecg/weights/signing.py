@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skecg.errors import DamagedWeightsError, MissingDependencyError, WeightsError, WeightsNotFoundError
-from skecg.weights.folder import read_info
+from skecg.weights.folder import SIGNATURE_NAME, TRAINING_CONFIG, read_info
 
 if TYPE_CHECKING:
     from os import PathLike
 
-__all__ = ["SIGNATURE_NAME", "check_signature", "sign_weights"]
+__all__ = ["check_signature", "sign_weights"]
 
-SIGNATURE_NAME = "model.sig"
-
-# The card is written anew when weights are published, and decides no number.
-_UNSIGNED = ("README.md", SIGNATURE_NAME)
+# What decides a number is in files of these kinds. The card, its pictures and the licence are written anew when weights
+# are published, and how weights were trained decides nothing of what they compute.
+_SIGNED = (".json", ".safetensors", ".onnx")
 
 
 def sign_weights(
@@ -34,7 +33,8 @@ def sign_weights(
     Parameters
     ----------
     folder : str or path-like
-        A weights folder. ``README.md`` and files whose names begin with a dot are not signed.
+        A weights folder. Its JSON, safetensors and ONNX files are signed, but for ``training_config.json`` and those
+        whose names begin with a dot; the card, pictures and the licence are not.
     private_key : str or path-like
         PEM file of an elliptic-curve key (P-256, P-384 or P-521).
     password : str, optional
@@ -121,10 +121,13 @@ def _model_signing() -> Any:
 
 
 def _hashing(library: Any, folder: Path, signature: Path) -> Any:
-    """Return what is hashed: all files but the unsigned ones; in a Hub cache they are links."""
-    hidden = [path.name for path in folder.iterdir() if path.name.startswith(".")]
-    ignored = [folder / name for name in (*_UNSIGNED, *hidden)] + [signature]
-    return library.hashing.Config().set_ignored_paths(paths=ignored).set_allow_symlinks(True)
+    """Return what is hashed; in a Hub cache files are links."""
+    ignored = [path for path in folder.iterdir() if not _is_signed(path)]
+    return library.hashing.Config().set_ignored_paths(paths=[*ignored, signature]).set_allow_symlinks(True)
+
+
+def _is_signed(path: Path) -> bool:
+    return path.suffix in _SIGNED and path.name != TRAINING_CONFIG and not path.name.startswith(".")
 
 
 def _signature_of(folder: Path, signature: str | PathLike[str] | None) -> Path:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -30,7 +29,6 @@ from skecg.inference.pipeline import RecordTokens
 from skecg.splits import patient_folds
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +122,7 @@ def test_the_head_is_the_logistic_regression_of_each_instant() -> None:
     X = X.astype(np.float32)
     y = ((X[:, :1] + rng.normal(size=(300, 2)) > 0.3).astype(np.int64)) + (rng.random((300, 2)) < 0.3)
     penalty = 0.01
-    head = TokenHead(3, penalty, CPU).fit(X, y)
+    head = TokenHead(3, penalty).fit(X, y)
 
     found = head.log_probabilities(X)
 
@@ -132,28 +130,25 @@ def test_the_head_is_the_logistic_regression_of_each_instant() -> None:
     for instant in range(2):
         # scikit-learn sums over records where this takes the mean over records and instants.
         peer = LogisticRegression(C=1 / (penalty * 300), tol=1e-8, max_iter=1000).fit(standard, y[:, instant])
-        np.testing.assert_allclose(np.exp(found[:, instant]), peer.predict_proba(standard), atol=2e-3)
+        np.testing.assert_allclose(np.exp(found[:, instant]), peer.predict_proba(standard), atol=5e-4)
 
 
-def test_the_head_reaches_the_same_optimum_from_anywhere_and_whatever_the_scale_of_features() -> None:
+def test_the_head_reaches_the_same_optimum_whatever_the_scale_of_features() -> None:
     rng = np.random.default_rng(1)
     X = rng.normal(size=(200, 5)).astype(np.float32)
     y = rng.integers(0, 4, (200, 3))
     scaled = X * np.array([1e-2, 1, 10, 1e3, 5], dtype=np.float32) + 7
 
-    one, other = TokenHead(4, 0.1, CPU).fit(X, y), TokenHead(4, 0.1, CPU).fit(scaled, y)
+    one, other = TokenHead(4, 0.1).fit(X, y), TokenHead(4, 0.1).fit(scaled, y)
 
-    np.testing.assert_allclose(one.log_probabilities(X), other.log_probabilities(scaled), atol=5e-3)
-    assert one.loss == pytest.approx(other.loss, abs=1e-5)
-    started = TokenHead(4, 0.1, CPU).fit(X, y, TokenHead(4, 10.0, CPU).fit(X, y))
-    assert one.loss == pytest.approx(started.loss, abs=1e-5)
+    np.testing.assert_allclose(one.log_probabilities(X), other.log_probabilities(scaled), atol=1e-4)
 
 
 def test_a_feature_without_variance_does_no_harm_and_odd_labels_are_refused() -> None:
     X = np.ones((10, 2), dtype=np.float32)
-    assert np.isfinite(TokenHead(4, 0.01, CPU).fit(X, np.zeros((10, 2), dtype=int)).log_probabilities(X)).all()
+    assert np.isfinite(TokenHead(4, 0.01).fit(X, np.zeros((10, 2), dtype=int)).log_probabilities(X)).all()
     with pytest.raises(ShapeError, match="expected 0 to 3"):
-        TokenHead(4, 0.01, CPU).fit(X, np.full((10, 2), -1))
+        TokenHead(4, 0.01).fit(X, np.full((10, 2), -1))
 
 
 # Tokens and instants.

@@ -46,7 +46,8 @@ def test_a_first_load_resolves_the_revision_once_and_takes_everything_from_that_
     find_weights(REPO)
     asked = [path.split("/resolve/")[1] for path in published.requests if "/resolve/" in path]
     assert sum(path == f"GET /api/models/{REPO}" for path in published.requests) == 1
-    assert set(asked) == {f"{commit}/{name}" for name in ("config.json", "model.safetensors", "golden.safetensors")}
+    names = ("config.json", "model.safetensors", "golden.safetensors", "model.sig")
+    assert set(asked) == {f"{commit}/{name}" for name in names}
 
 
 def test_weights_that_change_between_two_files_are_not_mixed(published, monkeypatch):

@@ -12,7 +12,7 @@ from skecg import JEPAEmbedder
 from skecg.convert import convert_onnx
 from skecg.errors import HubAccessError, HubUnreachableError, ParameterError, PublishError, WeightsError
 from skecg.hub import publish, registry_entry
-from skecg.weights import find_weights, list_models, read_info, verify_weights
+from skecg.weights import check_signature, find_weights, list_models, read_info, sign_weights, verify_weights
 
 REPO = "someone/new"
 
@@ -47,6 +47,21 @@ def test_an_encoder_from_an_onnx_file_is_published_like_any_other(hub, tmp_path,
     assert verify_weights(find_weights(REPO)).passed
     here, there = (JEPAEmbedder(model, cache=None).fit_transform(ecg) for model in (tmp_path / "weights", REPO))
     assert (here == there).all()
+
+
+def test_a_signature_goes_along_and_holds_for_what_others_fetch(hub, weights, tmp_path):
+    pytest.importorskip("model_signing")
+    from cryptography.hazmat.primitives import serialization as forms
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    private = ec.generate_private_key(ec.SECP256R1())
+    written = private.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
+    (tmp_path / "key.pem").write_bytes(written)
+    public = private.public_key().public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pub").write_bytes(public)
+    sign_weights(weights, tmp_path / "key.pem")
+    publish(weights, REPO)
+    check_signature(find_weights(REPO).folder, tmp_path / "key.pub")
 
 
 def test_what_is_published_is_what_is_loaded(hub, weights, ecg):

@@ -51,9 +51,9 @@ def test_what_was_signed_verifies_wherever_it_lies(signed: Path, keys: tuple[Pat
     check_signature(shutil.copytree(signed, tmp_path / "elsewhere"), keys[1])
 
 
-def test_the_card_and_hidden_files_may_change(signed: Path, keys: tuple[Path, Path]) -> None:
-    (signed / "README.md").write_text("a card of the Hub")
-    (signed / ".gitattributes").write_text("*.safetensors filter=lfs")
+def test_what_decides_no_number_may_change(signed: Path, keys: tuple[Path, Path]) -> None:
+    for name in ("README.md", "LICENSE", "curves.png", ".gitattributes", "training_config.json"):
+        (signed / name).write_text("of the Hub")
     check_signature(signed, keys[1])
 
 
