@@ -259,6 +259,10 @@ def _read_segments(header: WFDBHeader, header_path: Path, verify_checksums: bool
 def _check_segment(header_path: Path, n_frames: int, verify_checksums: bool) -> None:
     """Raise for a segment that is absent, truncated, or longer or shorter than its record says."""
     header = read_wfdb_header(header_path)
+    if header.segments:
+        raise DamagedRecordError(
+            f"{header_path}, a segment of a record, consists of segments itself, expected signals. Restore the header."
+        )
     if not all(signal.units.isascii() for signal in header.signals):
         raise UnsupportedFormatError(
             f"{header_path}, a segment, writes a unit with letters outside ASCII, which wfdb would drop (µV would turn "

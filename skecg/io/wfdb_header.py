@@ -62,10 +62,11 @@ _RECORD_LINE = re.compile(
 )
 
 
+# Of a gain with a capital E wfdb takes what stands before it, and the rest for a unit: such a line is refused.
 _SIGNAL_LINE = re.compile(
     r"(?P<file>\S+)[ \t]+(?P<format>\d{1,18})"
     r"(?:x(?P<samples_per_frame>\d{1,18}))?(?::(?P<skew>\d{1,18}))?(?:\+(?P<offset>\d{1,18}))?"
-    r"(?:[ \t]+(?P<gain>-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+    r"(?:[ \t]+(?P<gain>-?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)"
     r"(?:\((?P<baseline>-?\d{1,18})(?:\.0*)?\))?(?:/(?P<units>\S+))?"
     r"(?P<numbers>(?:[ \t]+[+-]?\d{1,18}(?![^ \t])){0,5})"
     r"(?:[ \t]+(?P<lead>[^\t\f\v]*).*)?)?"

@@ -381,3 +381,10 @@ def test_a_real_record_of_fifteen_leads_in_two_files_has_them_by_name(shared):
     record = read_record(shared / "data" / "raw" / "wfdb_formats" / "s0010_re.xyz")
     assert record.leads[3:6] == ("aVR", "aVL", "aVF")
     assert record.leads[12:] == ("vx", "vy", "vz")
+
+
+def test_a_segment_that_consists_of_segments_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "r.hea").write_text("r/1 1 500 100\nq 100\n")
+    (tmp_path / "q.hea").write_text("q/1 1 500 100\nr 100\n")
+    with pytest.raises(DamagedRecordError, match="consists of segments itself"):
+        read_record(tmp_path / "r.hea")

@@ -164,3 +164,9 @@ def test_a_plain_header_says_the_same_in_plain_words():
     again = parse(plain_header("record", header, ["s0.dat", "s0.dat"]))
     for ours, plain in zip(header.signals, again.signals, strict=True):
         assert plain == ours._replace(file_name="s0.dat", units="mV", name=plain.name)
+
+
+def test_a_gain_with_a_capital_e_is_refused_for_wfdb_reads_it_otherwise() -> None:
+    with pytest.raises(DamagedRecordError, match="no WFDB signal line"):
+        parse_header(b"rec 1 500 50\nrec.dat 16 4E80/mV 0 0 0 0 0 I\n", "rec.hea")
+    assert parse_header(b"rec 1 500 50\nrec.dat 16 4e2/mV 0 0 0 0 0 I\n", "rec.hea").signals[0].gain == 400
