@@ -383,7 +383,7 @@ def test_a_real_record_of_fifteen_leads_in_two_files_has_them_by_name(shared):
     assert record.leads[12:] == ("vx", "vy", "vz")
 
 
-def test_a_segment_that_consists_of_segments_is_damaged(tmp_path: Path) -> None:
+def test_a_segment_that_consists_of_segments_is_damaged(tmp_path):
     (tmp_path / "r.hea").write_text("r/1 1 500 100\nq 100\n")
     (tmp_path / "q.hea").write_text("q/1 1 500 100\nr 100\n")
     with pytest.raises(DamagedRecordError, match="consists of segments itself"):
