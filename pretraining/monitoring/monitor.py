@@ -118,7 +118,7 @@ class Monitor:
         self._tell(lambda callback: callback.start(self.config, folder, step))
 
     def note_checkpoint(self, step: int, path: Path, is_best: bool) -> None:
-        """Tell of a checkpoint that has been written."""
+        """Note a checkpoint that has been written."""
         self._tell(lambda callback: callback.checkpoint(step, path, is_best))
 
     def end(self, step: int) -> None:

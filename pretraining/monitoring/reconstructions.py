@@ -161,8 +161,8 @@ def _recordings(
         part = draw_training_batch(whole, shards, config.run.steps, range(n_records))
         return to_values(part.batch, whole, "cpu"), part.drawn, "recordings of its data" if data is None else str(data)
     spec, (objective, shape, _) = config.input, parts_of(config)
-    how: dict[str, Any] = {"sampling_rate": spec.sampling_rate, "duration_seconds": spec.window_seconds}
-    records = make_ecg(n_records, leads=spec.leads, noise=0.02, random_state=0, **how).records
+    window: dict[str, Any] = {"sampling_rate": spec.sampling_rate, "duration_seconds": spec.window_seconds}
+    records = make_ecg(n_records, leads=spec.leads, noise=0.02, random_state=0, **window).records
     values = torch.from_numpy(prepare(records, spec).values)
     there = np.ones((n_records, spec.n_leads, shape.n_patches), dtype=np.bool_)
     key = {"seed": config.run.seed, "step": config.run.steps}

@@ -271,9 +271,9 @@ class Jepa(Objective):
         cls, config: PretrainConfig, tables: Descriptors | None, batch: Batch, step: int, positions: range
     ) -> JepaDraw:
         """Draw masks, and look up what describes the records."""
-        weights, _, how = config.jepa
+        weights, _, mask_config = config.jepa
         seed, n_patches = config.run.seed, config.encoder.n_patches
-        masks = draw_masks(how, n_patches, positions, seed=seed, step=step)
+        masks = draw_masks(mask_config, n_patches, positions, seed=seed, step=step)
         described = None if tables is None else describe(tables, batch.rows)
         if described is not None and weights.describe_share:
             seen = draw_seen(n_patches, weights.describe_share, positions, seed=seed, step=step)

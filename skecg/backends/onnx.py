@@ -268,12 +268,12 @@ def export_onnx(
                 f"Exporting needs {package}, which is not installed. Run `pip install 'skecg[onnx]'`."
             )
     info = find_weights(model, revision=revision, local_files_only=local_files_only)
-    how = _encoding(info, pooling, layer)
+    encoding = _encoding(info, pooling, layer)
     encoder = loaded_encoder(info, torch.device("cpu"))
-    graph = features_graph(encoder, how.layers, how.pooling)
-    _describe(graph, info, how)
+    graph = features_graph(encoder, encoding.layers, encoding.pooling)
+    _describe(graph, info, encoding)
     content = graph.SerializeToString()
-    error = _largest_error(content, encoder, how)
+    error = _largest_error(content, encoder, encoding)
     if error is not None and not error <= TOLERANCE:
         raise WeightsError(
             f"The exported features of {str(model)!r} differ from torch's by {error:.1e} of their size, expected at "
@@ -296,7 +296,7 @@ def _encoding(info: WeightsInfo, pooling: str | None, layer: object) -> Encoding
     return Encoding(chosen, tuple(layers))
 
 
-def _describe(graph: onnx.ModelProto, info: WeightsInfo, how: Encoding) -> None:
+def _describe(graph: onnx.ModelProto, info: WeightsInfo, encoding: Encoding) -> None:
     """Write into a model what its numbers mean."""
     from skecg._version import __version__
 
@@ -305,8 +305,8 @@ def _describe(graph: onnx.ModelProto, info: WeightsInfo, how: Encoding) -> None:
         "architecture": info.encoder.architecture,
         "input": info.spec.to_dict(),
         "encoder": info.encoder.to_dict(),
-        "pooling": how.pooling,
-        "layers": list(how.layers),
+        "pooling": encoding.pooling,
+        "layers": list(encoding.layers),
         "weights_sha256": info.sha256,
         "revision": info.revision,
         "provenance": info.provenance,
@@ -317,7 +317,7 @@ def _describe(graph: onnx.ModelProto, info: WeightsInfo, how: Encoding) -> None:
     graph.doc_string = _NOTICE
 
 
-def _largest_error(content: bytes, encoder: Encoder, how: Encoding) -> float | None:
+def _largest_error(content: bytes, encoder: Encoder, encoding: Encoding) -> float | None:
     """Compare with torch on noise in windows of every kind of length, where onnxruntime is installed."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None
@@ -331,8 +331,8 @@ def _largest_error(content: bytes, encoder: Encoder, how: Encoding) -> float | N
         values[0, :, shape[2] // 2 :] = 0.0  # some encoders pool what is silent otherwise
         with torch.inference_mode():
             windows = torch.from_numpy(values)
-            states, counted = encoder.layers(windows, how.layers), encoder.counted(windows)
-            wanted = pool_tokens(states, encoder.num_registers, how.pooling, counted).numpy()
+            states, counted = encoder.layers(windows, encoding.layers), encoder.counted(windows)
+            wanted = pool_tokens(states, encoder.num_registers, encoding.pooling, counted).numpy()
         features = run({WINDOWS: values})[0]
         errors.append(np.abs(features - wanted).max() / np.sqrt(np.mean(np.square(wanted, dtype=np.float64))))
     return float(np.max(errors))

@@ -61,7 +61,7 @@ class OpenBLAS:
 
     @contextlib.contextmanager
     def threads(self, n_threads: int) -> Iterator[None]:
-        """Let products take so many threads, in the whole process, until the block ends, by whichever thread."""
+        """Limit products to so many threads, in the whole process, until the block ends, by whichever thread."""
         before = self.n_threads
         self._set_threads(n_threads)
         try:
@@ -164,7 +164,7 @@ def resolve_precision(precision: str, known: Sequence[str] = PRECISIONS) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """Let matrix products run in bfloat16 when asked; sums, norms and the residual stream stay in float32."""
+    """Run matrix products in bfloat16 when asked; sums, norms and the residual stream stay in float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -210,7 +210,7 @@ one_thread_per_worker = _Cores().one_thread_each
 
 
 def keep_to_one_thread() -> None:
-    """Let torch use one core for the operations of the calling thread, a worker of :func:`one_thread_per_worker`.
+    """Keep torch to one core for the operations of the calling thread, a worker of :func:`one_thread_per_worker`.
 
     A new thread's first product would otherwise be divided among all cores, and be other than the next in its last
     bits: torch tells OpenMP and MKL of its setting when it is first asked, in each thread.

@@ -132,7 +132,7 @@ def _wanted(config: ResnetConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _folded(config: ResnetConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Let each convolution carry the factor and the shift of its norm."""
+    """Fold the factor and the shift of each norm into its convolution."""
     ours = {}
     for name, (convolution, norm, _) in _convolutions(config).items():
         scale, shift, mean, variance = (

@@ -168,7 +168,7 @@ _lock = threading.Lock()
 _guarded: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
-_quiet: list[Forkable] = []
+_locked: list[Forkable] = []
 
 
 def guard_across_fork(cache: Forkable) -> None:
@@ -178,19 +178,19 @@ def guard_across_fork(cache: Forkable) -> None:
 
 
 def _before() -> None:
-    """Quiet every living cache, and remember which, since caches may come and go before the fork is over."""
+    """Lock every living cache, and remember which, since caches may come and go before the fork is over."""
     # A child has one thread: a lock that another thread held at the fork would never be let go in it.
     _lock.acquire()
     # A list of its own: caches may be collected, or made, between the two hooks.
-    _quiet.extend(_guarded)
-    for cache in _quiet:
+    _locked.extend(_guarded)
+    for cache in _locked:
         cache.before_fork()
 
 
 def _after() -> None:
-    """Wake the caches that were quieted."""
-    while _quiet:
-        _quiet.pop().after_fork()
+    """Unlock the caches that were locked before the fork."""
+    while _locked:
+        _locked.pop().after_fork()
     _lock.release()
 
 

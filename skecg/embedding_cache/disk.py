@@ -91,7 +91,7 @@ class Store:
         self._disconnect()
 
     def after_fork(self) -> None:
-        """Let them in again."""
+        """Unlock what was locked before the fork."""
         self.lock.release()
 
     @property

@@ -153,7 +153,7 @@ class MemoryCache:
         self._lock.acquire()
 
     def after_fork(self) -> None:
-        """Let them in again."""
+        """Unlock what was locked before the fork."""
         self._lock.release()
 
     def _drop(self, key: bytes) -> None:

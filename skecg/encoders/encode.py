@@ -72,7 +72,7 @@ class Encoding:
 
 
 def encode_windows(
-    encoder: Encoder | Sequence[Encoder], windows: Windows | WindowsOnDevice, how: Encoding
+    encoder: Encoder | Sequence[Encoder], windows: Windows | WindowsOnDevice, encoding: Encoding
 ) -> NDArray[np.float32]:
     """Encode and pool windows.
 
@@ -81,7 +81,7 @@ def encode_windows(
     encoder : Encoder or sequence of Encoder
         In evaluation mode, on its device; or the same one on several devices.
     windows : Windows or WindowsOnDevice, of n_windows
-    how : Encoding
+    encoding : Encoding
 
     Returns
     -------
@@ -91,18 +91,20 @@ def encode_windows(
     encoder = replicas[0]
 
     def pool(states: list[Tensor], counted_BN: Tensor | None) -> NDArray[np.float32]:
-        return pool_tokens(states, encoder.num_registers, how.pooling, counted_BN).float().cpu().numpy()
+        return pool_tokens(states, encoder.num_registers, encoding.pooling, counted_BN).float().cpu().numpy()
 
-    n_features = n_encoder_features(how.pooling, encoder.config, resolve_layers(how.layers, len(encoder.config.stages)))
+    n_features = n_encoder_features(
+        encoding.pooling, encoder.config, resolve_layers(encoding.layers, len(encoder.config.stages))
+    )
     features = np.empty((len(windows.values), n_features), dtype=np.float32)
-    with contextlib.closing(_run(replicas, windows, how, pool)) as batches:
+    with contextlib.closing(_run(replicas, windows, encoding, pool)) as batches:
         for rows, pooled in batches:
             features[rows] = pooled
     return features
 
 
 def encode_tokens(
-    encoder: Encoder | Sequence[Encoder], windows: Windows | WindowsOnDevice, how: Encoding
+    encoder: Encoder | Sequence[Encoder], windows: Windows | WindowsOnDevice, encoding: Encoding
 ) -> list[NDArray[np.float32]]:
     """Encode windows and keep their tokens.
 
@@ -119,7 +121,7 @@ def encode_tokens(
 
     # A list: windows with fewer leads or samples have fewer tokens.
     tokens: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(windows.values)
-    with contextlib.closing(_run(replicas, windows, how, keep)) as batches:
+    with contextlib.closing(_run(replicas, windows, encoding, keep)) as batches:
         for rows, batch in batches:
             for row, array in zip(rows, batch, strict=True):
                 tokens[row] = array
@@ -133,7 +135,7 @@ def _replicas(encoder: Encoder | Sequence[Encoder]) -> Sequence[Encoder]:
 def _run(
     replicas: Sequence[Encoder],
     windows: Windows | WindowsOnDevice,
-    how: Encoding,
+    encoding: Encoding,
     finish: Callable[[list[Tensor], Tensor | None], NDArray[np.float32]],
 ) -> Generator[tuple[NDArray[np.intp], NDArray[np.float32]], None, None]:
     """Encode micro-batches, several at once on a CPU or several devices, and yield them with their windows' numbers."""
@@ -142,7 +144,7 @@ def _run(
     # No device is left idle while others encode a batch that could be divided.
     default_size = min(default_size, max(1, -(-len(windows.values) // len(replicas))))
     shapes = number_shapes(windows.lead_mask, windows.valid_samples, replicas[0].config.length_step)
-    batches = micro_batches(shapes, np.arange(len(shapes)), how.batch_size or default_size)
+    batches = micro_batches(shapes, np.arange(len(shapes)), encoding.batch_size or default_size)
 
     def work(encoder: Encoder, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         device = _device_of(encoder)
@@ -153,8 +155,8 @@ def _run(
             leads, n_samples = _shape_of(encoder, windows, int(rows[0]))
             # Cut to what is valid, rounded up to whole tokens: padding costs time and takes part in attention.
             values = _values_of(windows, rows, n_samples).to(device)
-            with torch.inference_mode(), autocast(device, how.precision):
-                return finish(encoder.layers(values, how.layers, leads), encoder.counted(values))
+            with torch.inference_mode(), autocast(device, encoding.precision):
+                return finish(encoder.layers(values, encoding.layers, leads), encoder.counted(values))
 
         return within_memory(encoder, encode, rows)
 
@@ -166,7 +168,7 @@ def _run(
         yield from ((rows, work(encoder, rows)) for rows in batches)
         return
     with (
-        workers(how.n_jobs) as n_threads,
+        workers(encoding.n_jobs) as n_threads,
         contextlib.closing(in_order(partial(work, encoder), batches, n_threads)) as encoded,
     ):
         yield from zip(batches, encoded, strict=True)

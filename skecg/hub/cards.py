@@ -229,7 +229,7 @@ def _fill(parent: ElementTree.Element, fields: Mapping[str, Any]) -> None:
 
 
 def _chai_fields(info: WeightsInfo, developer: str, contact: str) -> dict[str, Any]:
-    """Say what is known of the weights by the names of the schema, in its order."""
+    """Return what is known of the weights by the names of the schema, in its order."""
     known, spec = info.provenance, info.spec
     sections = _sections(_split(_own_card(info))[1])
     leads = f"{'any of ' if spec.any_leads else ''}{', '.join(spec.leads)}"
@@ -312,7 +312,7 @@ def _key_metrics(info: WeightsInfo, sections: Mapping[str, str]) -> dict[str, An
 
 
 def _metric(goal: str, results: Sequence[tuple[str, str]], meaning: str) -> dict[str, Any]:
-    """Say one measure in the schema's words, which ask for a result even where there is none."""
+    """Return one measure in the schema's words, which ask for a result even where there is none."""
     found = [{"Label": label, "ValueJson": value} for label, value in results]
     measured = "By the developers, retrospectively." if found else _NOT_MEASURED
     return {

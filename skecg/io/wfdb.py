@@ -194,7 +194,7 @@ def _names_and_units(header: WFDBHeader) -> tuple[tuple[str, ...], tuple[str, ..
 
 
 def _decode_with_wfdb(header: WFDBHeader, paths: list[Path], *, smooth: bool) -> Any:
-    """Let wfdb decode the signals, in their units, from a plain header in a folder of its own."""
+    """Decode the signals by wfdb, in their units, from a plain header in a folder of its own."""
     aliases = {path: f"file{number}.dat" for number, path in enumerate(dict.fromkeys(paths))}
     with tempfile.TemporaryDirectory(prefix="skecg-") as folder:
         for path, alias in aliases.items():

@@ -147,12 +147,12 @@ def gather_groups(
         for i in alike:
             by_columns.setdefault(_columns(records[i], screenings[i]), []).append(i)
         for columns, numbers in by_columns.items():
-            some, how = [records[i] for i in numbers], [screenings[i] for i in numbers]
-            rate = some[0].sampling_rate
+            alike_records, screened = [records[i] for i in numbers], [screenings[i] for i in numbers]
+            rate = alike_records[0].sampling_rate
             if columns:
-                yield Leads(numbers, rate, *_steps(some, columns, pinned))
+                yield Leads(numbers, rate, *_steps(alike_records, columns, pinned))
             else:
-                yield Leads(numbers, rate, _millivolts(some, how, spec, pinned))
+                yield Leads(numbers, rate, _millivolts(alike_records, screened, spec, pinned))
 
 
 def _columns(record: ECGRecord, screening: Screening) -> tuple[int, ...]:

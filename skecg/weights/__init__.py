@@ -1,4 +1,4 @@
-"""Weights: folders that carry an encoder together with its table manners."""
+"""Weights: folders that carry an encoder together with what it expects of records."""
 
 from __future__ import annotations
 

@@ -269,6 +269,7 @@ def fetch_weights(repository: str, revision: str | None = None, *, local_files_o
     WeightsFormatError
         When the configuration is malformed, or newer than this skecg.
     """
+    # First: all files are then of one commit, even if somebody pushes meanwhile.
     commit = resolve_commit(repository, revision, local_files_only=local_files_only)
     try:
         config = fetch_file(repository, CONFIG_NAME, commit, local_files_only=local_files_only)
@@ -283,6 +284,7 @@ def fetch_weights(repository: str, revision: str | None = None, *, local_files_o
         if foreign is None:
             raise
         raise ForeignRepositoryError(foreign) from error
+    # After the configuration was read: what cannot be used is not fetched.
     fetch_file(repository, MODEL_NAME, commit, local_files_only=local_files_only)
     for name in (GOLDEN_NAME, SIGNATURE_NAME):
         fetch_optional(repository, name, commit, local_files_only=local_files_only)
@@ -314,6 +316,7 @@ def fetch_optional(repository: str, name: str, commit: str, *, local_files_only:
     from huggingface_hub import try_to_load_from_cache
 
     known = try_to_load_from_cache(repository, name, revision=commit)
+    # A path; another answer that is not None says that the repository lacks the file.
     if isinstance(known, str):
         return Path(known)
     if known is not None:

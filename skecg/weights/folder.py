@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 
-#: A configuration is a few kilobytes; with a long story of its provenance perhaps a hundred.
+#: A configuration is a few kilobytes; with a long account of its provenance perhaps a hundred.
 LARGEST_CONFIG_BYTES = 1_000_000
 
 
@@ -104,6 +104,7 @@ def read_json(path: Path) -> Any:
 def _texts(path: Path, values: Any) -> Iterator[str]:
     """Return all texts of nested values, keys too."""
     level, n_values = [values], 0
+    # Level by level, without recursion: how deep the file is nested is its author's choice.
     for _ in range(DEEPEST):
         n_values += len(level)
         if n_values > MOST_VALUES:
@@ -125,6 +126,7 @@ def _texts(path: Path, values: Any) -> Iterator[str]:
 
 def check_limits(encoder: EncoderConfig, spec: InputSpec) -> None:
     """Raise for an encoder or an input that no machine should be asked to make room for."""
+    # Before anything is built: a configuration of a few bytes could ask for all of the memory.
     for value, limits in ((spec, _LARGEST_INPUT), (encoder, _LARGEST_ENCODER)):
         for name, largest in limits.items():
             found = getattr(value, name, 0) or 0
@@ -319,6 +321,7 @@ def read_state(info: WeightsInfo) -> Encoder:
     path = info.folder / MODEL_NAME
     _compare_digests(info)
     state = load_tensors(path)
+    # Before building, which allocates whatever the configuration says.
     _check_room(path, info, sum(tensor.numel() for tensor in state.values()))
     encoder = build_encoder(info.encoder)
     _check_tensors(path, encoder.state_dict(), state)
@@ -338,6 +341,7 @@ def check_bytes(info: WeightsInfo) -> None:
     key = None
     with contextlib.suppress(OSError):  # comparing says what is missing
         state = (info.folder / MODEL_NAME).stat()
+        # A file that is the same to the system is not hashed again.
         key = info.sha256, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
     if key is None or key not in _checked:
         _compare_digests(info)
@@ -398,6 +402,7 @@ def write_weights(
     if folder.exists() and not folder.is_dir():
         raise ParameterError(f"Got folder={str(folder)!r}, which is a file; expected a folder to write weights into.")
     state = {name: _as_stored(tensor) for name, tensor in encoder.state_dict().items()}
+    # Against itself: what is left to be found is values that are not finite.
     _check_tensors(folder / MODEL_NAME, state, state)
     _check_provenance(provenance)
     folder.mkdir(parents=True, exist_ok=True)
@@ -420,6 +425,7 @@ def write_weights(
 def _as_stored(tensor: Tensor) -> Tensor:
     """Return a tensor as files hold it: numbers in float32, bytes as they are."""
     kept = tensor.detach().cpu().contiguous()
+    # Float32, whatever training computed in.
     return kept.float() if kept.is_floating_point() else kept
 
 

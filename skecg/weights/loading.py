@@ -50,6 +50,7 @@ def loaded_encoder(info: WeightsInfo, device: torch.device, *, packed_for: str |
     check_bytes(info)
     key = (info.digest, str(device))
     with _lock:
+        # Loaded under the lock: threads that ask for the same encoder at once wait, and do not each load it.
         if packed_for not in _encoders.get(key, {}):
             encoder = read_state(info).to(device)
             if packed_for is not None:

@@ -21,7 +21,6 @@ from skecg.encoders.xlstm import XlstmConfig
 
 ENGINES = {"onnxruntime": open_with_onnxruntime, "openvino": open_with_openvino}
 SMALL = {
-    "ecgfounder": Net1dConfig(12, 200, 16, (16, 32), (1, 2)),
     "xecg": XlstmConfig(12, 25, 8, 16, 2, 32, block_kinds="sm"),
     "ecg_fm": Wav2vecConfig(12, 200, 32, 1, 2, 64, stem_dim=16, position_kernel=8),
     "merl": ResnetConfig(12, 200, widths=(8, 16), blocks_per_stage=1),
