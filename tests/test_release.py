@@ -207,3 +207,22 @@ def test_every_figure_of_the_registry_stands_on_its_page_once():
     for figure in registry:
         figures.find_stated(figure, text_of(figure.page))
     assert len({figure.name for figure in registry}) == len(registry)
+
+
+def test_systems_without_links_or_locks_read_and_write_all_the_same(tmp_path, monkeypatch):
+    from skecg.archives import run_folders
+    from skecg.io import wfdb
+
+    def refuse(*_, **__):
+        raise OSError("A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "a.dat").write_bytes(b"signal")
+    wfdb._make_visible(tmp_path / "a.dat", tmp_path / "b.dat")
+    assert (tmp_path / "b.dat").read_bytes() == b"signal"
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with (tmp_path / "lock").open("wb") as file:
+        run_folders._lock(file, tmp_path)

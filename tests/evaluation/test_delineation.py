@@ -26,6 +26,7 @@ from skecg.evaluation.delineation_scores import (
 from skecg.evaluation.features import standard_sources
 from skecg.evaluation.token_probe import TokenHead, raw_tokens, slices_of
 from skecg.inference.pipeline import RecordTokens
+from skecg.linear_model import newton
 from skecg.splits import patient_folds
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -142,6 +143,15 @@ def test_the_head_reaches_the_same_optimum_whatever_the_scale_of_features() -> N
     one, other = TokenHead(4, 0.1).fit(X, y), TokenHead(4, 0.1).fit(scaled, y)
 
     np.testing.assert_allclose(one.log_probabilities(X), other.log_probabilities(scaled), atol=1e-4)
+
+
+def test_instants_solved_in_several_blocks_are_those_solved_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    X, y = rng.normal(size=(60, 4)).astype(np.float32), rng.integers(0, 3, (60, 5))
+    at_once = TokenHead(3, 0.01).fit(X, y).log_probabilities(X)
+    monkeypatch.setattr(newton, "LARGEST_BLOCK", 2 * 3 * 60)
+
+    np.testing.assert_allclose(TokenHead(3, 0.01).fit(X, y).log_probabilities(X), at_once, atol=1e-5)
 
 
 def test_a_feature_without_variance_does_no_harm_and_odd_labels_are_refused() -> None:
