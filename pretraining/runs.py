@@ -324,9 +324,10 @@ def check_same_run(state: Mapping[str, Any], config: PretrainConfig, shards: Sha
     began = PretrainConfig.from_dict(state["config"])
     if differences(_lasting(began), _lasting(config)) or config.run.steps < began.run.steps:
         changed = differences(began.to_dict(), config.to_dict())
+        passing = ", ".join(f"run.{name}" for name in _PASSING if name != "steps")
         raise CheckpointError(
             f"The run began with another configuration: {'; '.join(changed)}. Resume it as it was, or begin another; "
-            "only run.steps may be raised, and watch.* changed."
+            f"only run.steps may be raised, and watch.*, {passing} changed."
         )
     if state["fingerprint"] != shards.fingerprint:
         raise CheckpointError(

@@ -14,6 +14,7 @@ from skecg._version import __version__
 if TYPE_CHECKING:
     from skecg import errors
     from skecg.embedder import JEPAEmbedder
+    from skecg.evaluation.occlusion import explain
     from skecg.finetuning import Segmenter
     from skecg.finetuning.classifier import FineTunedClassifier
     from skecg.finetuning.regressor import FineTunedRegressor
@@ -38,6 +39,7 @@ _HOMES = {
     "RidgeProbe": "skecg.linear_model.ridge",
     "Segmenter": "skecg.finetuning",
     "errors": "skecg.errors",
+    "explain": "skecg.evaluation.occlusion",
     "list_models": "skecg.weights",
     "load_encoder": "skecg.weights",
     "prepare": "skecg.preprocessing.windows",
@@ -59,6 +61,7 @@ __all__ = [
     "Segmenter",
     "__version__",
     "errors",
+    "explain",
     "list_models",
     "load_encoder",
     "prepare",

@@ -170,7 +170,8 @@ def as_sampling_rate(value: Any, where: str = "") -> float:
         rate = float(value)
     except (TypeError, ValueError, OverflowError):
         rate = float("nan")
-    if isinstance(value, bool | np.bool_) or not np.isfinite(rate) or rate <= 0:
+    is_odd = isinstance(value, bool | np.bool_) or (isinstance(value, str) and "_" in value)  # Python takes 5_0 for 50
+    if is_odd or not np.isfinite(rate) or rate <= 0:
         raise SamplingRateError(
             f"Got sampling_rate={_shown(value)}{where}, expected a positive number of samples a second (Hz)."
         )

@@ -237,3 +237,9 @@ def test_a_lead_of_which_nothing_is_known_has_its_name_and_no_line() -> None:
     assert 'd=""' in shown
     assert ">II</text>" in shown
     assert "range" not in shown
+
+
+def test_a_rate_of_text_with_an_underscore_is_no_rate() -> None:
+    with pytest.raises(SamplingRateError):
+        as_sampling_rate("5_0")
+    assert as_sampling_rate("500") == 500

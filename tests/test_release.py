@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -23,6 +24,13 @@ pytestmark = pytest.mark.skipif(not WORKFLOWS, reason="a source distribution has
 
 def text_of(*parts: str) -> str:
     return ROOT.joinpath(*parts).read_text(encoding="utf-8")
+
+
+def script_of(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "packaging" / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def commands_of(workflow: Path) -> str:
@@ -78,9 +86,7 @@ def test_a_release_brings_its_bill_of_materials():
 
 
 def test_a_bill_of_materials_without_a_dependency_is_refused():
-    spec = importlib.util.spec_from_file_location("sbom", ROOT / "packaging" / "sbom.py")
-    sbom = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sbom)
+    sbom = script_of("sbom")
     local = {"type": "distribution", "url": "file:///home/me/x.whl"}
     bom = {
         "metadata": {"component": {"name": "skecg"}},
@@ -133,3 +139,90 @@ def test_processes_that_are_spawned_embed_files_whose_paths_have_spaces_and_umla
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, script, tiny, tmp_path], env=environment, capture_output=True, text=True)
     assert done.stdout == "same\n", done.stderr
+
+
+FIGURES = r"""
+[[figure]]
+name = "speed"
+page = "page.md"
+pattern = 'takes ([\d.]+) s for ([\d,]+) records'
+command = "{python} -c 'print(\"seconds 2.004\"); print(\"records 12,001\")'"
+found = ['^seconds ([\d.]+)', '^records ([\d,]+)']
+tolerance = 0.1
+
+[[figure]]
+name = "score"
+page = "page.md"
+pattern = 'scores ([\d.]+)'
+command = '{python} score.py {out} {data}'
+json = "report.json"
+found = ["rows[name=mine].score"]
+slow = true
+"""
+SCORE = """
+import json, pathlib, sys
+pathlib.Path(sys.argv[1], "report.json").write_text(json.dumps({"rows": [{"name": "mine", "score": 0.9213}]}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("page", "only", "state", "written"),
+    [
+        ("takes 1.9 s for 12,000 records, scores 0.921", [], 0, "takes 1.9 s for 12,000 records, scores 0.921"),
+        ("takes 1.5 s for 12,000 records, scores 0.9", [], 1, "takes 2.0 s for 12,001 records, scores 0.9"),
+        ("takes 1.5 s for 12,000 records, scores 0.922", ["slow"], 1, "takes 1.5 s for 12,000 records, scores 0.921"),
+        ("takes 1.9 s for 12,000 records, scores 0.922", ["speed"], 0, "takes 1.9 s for 12,000 records, scores 0.922"),
+        ("takes 1.9 s, scores 0.921", [], 1, "takes 1.9 s, scores 0.921"),
+    ],
+)
+def test_figures_that_differ_are_found_and_written(tmp_path, page, only, state, written):
+    figures = script_of("figures")
+    (tmp_path / "page.md").write_text(page)
+    (tmp_path / "score.py").write_text(SCORE)
+    (tmp_path / "figures.toml").write_text(FIGURES)
+    places = {"root": tmp_path, "registry": tmp_path / "figures.toml"}
+    options = ["--data", str(tmp_path), *(["--only", *only] if only else [])]
+    assert figures.main(options, **places) == state
+    assert (tmp_path / "page.md").read_text() == page
+    figures.main([*options, "--write"], **places)
+    assert (tmp_path / "page.md").read_text() == written
+
+
+def test_figures_that_cannot_be_measured_fail(tmp_path, capsys):
+    figures = script_of("figures")
+    (tmp_path / "page.md").write_text("takes 1.9 s for 12,000 records, scores 0.921")
+    (tmp_path / "figures.toml").write_text(FIGURES.replace("records ([", "rows (["))
+    places = {"root": tmp_path, "registry": tmp_path / "figures.toml"}
+    assert figures.main([], **places) == 2
+    said = capsys.readouterr().out
+    assert "occurs 0 times" in said
+    assert "it needs data" in said
+    with pytest.raises(SystemExit, match="Got --only nothing"):
+        figures.main(["--only", "nothing"], **places)
+
+
+def test_every_figure_of_the_registry_stands_on_its_page_once():
+    figures = script_of("figures")
+    registry = figures.read_registry(figures.REGISTRY)
+    for figure in registry:
+        figures.find_stated(figure, text_of(figure.page))
+    assert len({figure.name for figure in registry}) == len(registry)
+
+
+def test_systems_without_links_or_locks_read_and_write_all_the_same(tmp_path, monkeypatch):
+    from skecg.archives import run_folders
+    from skecg.io import wfdb
+
+    def refuse(*_, **__):
+        raise OSError("A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "a.dat").write_bytes(b"signal")
+    wfdb._make_visible(tmp_path / "a.dat", tmp_path / "b.dat")
+    assert (tmp_path / "b.dat").read_bytes() == b"signal"
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with (tmp_path / "lock").open("wb") as file:
+        run_folders._lock(file, tmp_path)

@@ -232,7 +232,9 @@ def _usable(
             findings.left_out.append(LeftOut(item.corpus, item.source, _reason(error), str(error)))
             continue
         counts = findings.notes.setdefault(item.corpus, {})
-        for note in screening.notes:
+        # Nothing is put above half of a recording's own rate, so whoever packs should know.
+        upsampled = ("upsampled",) if record.sampling_rate < preparation.spec.sampling_rate else ()
+        for note in (*screening.notes, *upsampled):
             counts[note] = counts.get(note, 0) + 1
         yield item, record, screening
 

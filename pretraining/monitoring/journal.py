@@ -60,7 +60,7 @@ class Journal(Callback):
         self._stream = stream
         kept = [] if resume_step is None else _keep_until(self.path, resume_step)
         self._elapsed_before = max((line.get("elapsed_seconds", 0.0) for line in kept), default=0.0)
-        self._latest = {k: v for line in kept for k, v in line.items() if isinstance(v, int | float)}
+        self._latest = {k: (v, line["step"]) for line in kept for k, v in line.items() if isinstance(v, int | float)}
         self._begun = time.monotonic()
         self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
         self._file = self.path.open("w" if resume_step is None else "a", encoding="utf-8")
@@ -82,7 +82,7 @@ class Journal(Callback):
             among them.
         """
         plain = {name: float(value) for name, value in values.items()}
-        self._latest |= plain
+        self._latest |= {name: (value, step) for name, value in plain.items()}
         self._append({"step": step, "elapsed_seconds": round(self.elapsed_seconds, 3)} | plain)
         if "loss" in plain:
             self._recent.append((step, time.monotonic()))
@@ -126,12 +126,13 @@ class Journal(Callback):
         print(line, file=self._stream or sys.stdout, flush=True)
 
     def _line(self, step: int) -> str:
-        """Describe the latest values in a line."""
+        """Describe the latest values in a line, those of an earlier step with its number."""
         total = str(self.total_steps) if self.total_steps else ""
         parts = [f"step {step:>{max(len(total), 6)}}" + (f"/{total}" if total else "")]
         for name, (label, form) in _SHOWN.items():
             if name in self._latest:
-                parts.append(f"{label} {self._latest[name]:{form}}".strip())
+                value, measured = self._latest[name]
+                parts.append(f"{label} {value:{form}}" + (f" (step {measured})" if measured != step else ""))
         left = self._seconds_left(step)
         return "  ".join([*parts, f"{duration(left)} left"] if left is not None else parts)
 

@@ -157,14 +157,18 @@ def similarity(features_ND: Tensor, kind: str, scale: float = 1.0) -> Tensor:
     Tensor of shape (N, N), float32
         From 0 to 1.
     """
-    features = features_ND.double()  # differences of squares would lose their digits
+    # Differences of squares would lose their digits; on the CPU where a device (MPS) has no float64.
+    place = "cpu" if features_ND.device.type == "mps" else features_ND.device
+    features = features_ND.to(place, torch.float64)
     if kind == "soft_1":
         unit = F.normalize(features, dim=1)
-        return (1 - _COSINE_SHARE * (1 - unit @ unit.T)).clamp(0, 1).float()
-    assert kind == "soft_2", "checked by the configuration"
-    squares = features.square().sum(dim=1)
-    distance = (squares[:, None] + squares - 2 * features @ features.T).clamp_min(0)
-    return torch.exp(-distance / scale).float()
+        likeness = (1 - _COSINE_SHARE * (1 - unit @ unit.T)).clamp(0, 1)
+    else:
+        assert kind == "soft_2", "checked by the configuration"
+        squares = features.square().sum(dim=1)
+        distance = (squares[:, None] + squares - 2 * features @ features.T).clamp_min(0)
+        likeness = torch.exp(-distance / scale)
+    return likeness.float().to(features_ND.device)
 
 
 def same_class(classes_N: Tensor) -> Tensor:

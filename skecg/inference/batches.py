@@ -31,6 +31,9 @@ __all__ = ["EmbeddingConfig", "PreparedBatch", "prepare_batches", "read_batches"
 
 _Key = TypeVar("_Key")
 
+# What NumPy, SciPy and Python raise for a record that no check of ours foresaw: it costs its row, not the batch.
+_NOT_OURS = (MemoryError, ArithmeticError, np.linalg.LinAlgError)
+
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
@@ -239,7 +242,10 @@ def _prepare_batch(
         again = {keys[row]: record for row, record in read.items() if chunk.start == 0 and keys[row] in known}
         judged = {**screenings, **screen_records(again, config.info.spec, config.policies)[0]}
         fresh = {name: fresh[name] for name in screenings}
-        windows = _prepare(list(fresh.values()), list(screenings.values()), config, n_threads) if fresh else None
+        windows, unprepared = _prepare_each_or_all(fresh, screenings, config, n_threads)
+    refused |= unprepared
+    fresh = {name: record for name, record in fresh.items() if name not in unprepared}
+    screenings = {name: screenings[name] for name in fresh}
     notes = {name: screening.notes for name, screening in screenings.items()}
     amplitudes = {name: screening.amplitude for name, screening in judged.items()}
     return PreparedBatch(chunk, rows, records, keys, known, fresh, refused, notes, amplitudes, windows)
@@ -271,7 +277,41 @@ def screen_records(
             screenings[key] = screen(record, spec, policies, record_label(record))
         except InputError as error:
             refused[key] = error
+        except _NOT_OURS as error:
+            refused[key] = _unprepared(record, error)
     return screenings, refused
+
+
+def _unprepared(record: ECGRecord, error: BaseException) -> InputError:
+    """Build the error of a record for which there is no room, or whose numbers lead to none."""
+    ours = InputError(
+        f"Got {record_label(record)} of {record.n_samples} samples at {record.sampling_rate:g} Hz, which could not be "
+        f"prepared ({type(error).__name__}). Check its length and rate, or cut it into shorter records."
+    )
+    ours.__cause__ = error
+    return ours
+
+
+def _prepare_each_or_all(
+    records: Mapping[bytes, ECGRecord], screenings: Mapping[bytes, Screening], config: EmbeddingConfig, n_threads: int
+) -> tuple[Windows | WindowStream | GatheredLeads | None, dict[bytes, SkecgError]]:
+    """Prepare records; where that fails, find those that fail by themselves, and prepare the rest."""
+    if not records:
+        return None, {}
+    try:
+        return _prepare(list(records.values()), [screenings[key] for key in records], config, n_threads), {}
+    except _NOT_OURS as error:
+        if len(records) == 1:
+            return None, {key: _unprepared(record, error) for key, record in records.items()}
+        alone = [_prepare_each_or_all({key: records[key]}, screenings, config, n_threads)[1] for key in records]
+        refused = {key: reason for one in alone for key, reason in one.items()}
+        if not refused:  # each fits by itself, all at once do not
+            raise InputError(
+                f"Got {len(records)} records for which together there is no room ({type(error).__name__}). Pass fewer "
+                "at once (transform_chunks)."
+            ) from error
+        rest = {key: record for key, record in records.items() if key not in refused}
+        return _prepare_each_or_all(rest, screenings, config, n_threads)[0], refused
 
 
 def _prepare(

@@ -9,6 +9,7 @@ Other packages' warnings, caught: they may quote what a file says of a patient, 
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import threading
 import warnings
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Channel", "assemble", "caught_warnings", "voltage_unit"]
+__all__ = ["Channel", "assemble", "caught_warnings", "strict_number", "voltage_unit"]
 
 
 # Leads beyond the twelve: more of the chest, Frank's, Holter recorders', Nehb's; then names of just any ECG channel.
@@ -54,6 +55,9 @@ _NUMBERED = re.compile(r"(?:ECG|EKG|)[ _.-]*(\d+)", re.IGNORECASE)
 
 
 _NEGATED = re.compile(r"(?:(?:ECG|LEAD)[ _]+)?(?:-[ ]?AVR|(?:MDC_ECG_LEAD_)?AVR[ _-]?NEG(?:ATIVE)?)", re.IGNORECASE)
+
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,12 @@ class Channel:
         signal = as_millivolts(np.asarray(self.values()), voltage_unit(self.unit) or self.unit)
         # -aVR is how Cabrera's order shows it; encoders know aVR.
         return -signal if self.is_negated else signal
+
+
+def strict_number(text: str) -> float | None:
+    """Return a finite number as files write it, None for anything else, also for 1_000 and nan, which Python takes."""
+    number = float(text) if _NUMBER.fullmatch(text.strip()) else math.nan
+    return number if math.isfinite(number) else None
 
 
 def voltage_unit(unit: str) -> str | None:

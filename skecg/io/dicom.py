@@ -19,7 +19,7 @@ from warnings import warn
 import numpy as np
 
 from skecg.errors import DamagedRecordError, MissingDependencyError, SignalWarning, UnsupportedFormatError
-from skecg.io.channels import Channel, caught_warnings
+from skecg.io.channels import Channel, caught_warnings, strict_number
 from skecg.io.files import beginning_of, check_inflated, largest_inflated
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 
@@ -41,6 +41,9 @@ _HEADER_BYTES = 2**10
 
 # A directory names files by folders and names of these letters alone; anything else might lead elsewhere.
 _FILE_ID = re.compile(r"[A-Z0-9_]{1,16}", re.IGNORECASE)
+
+# What a sample is worth, and what pydicom takes where it is not said.
+_SCALING = {"ChannelSensitivity": 1, "ChannelSensitivityCorrectionFactor": 1, "ChannelBaseline": 0}
 
 # CID 3001: the last number of an MDC ("2:61") or SCPECG ("5.6.3-9-61") lead code.
 _LEAD_OF_CODE = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF", 65: "-aVR"}
@@ -218,17 +221,21 @@ def _channels(dataset: Any, index: int, path: Path) -> list[Channel]:
         physical[multiplex_array(dataset, index, as_raw=True) == padding] = np.nan
     rate = float(group.SamplingFrequency)
     return [
-        Channel(_label(definition, number), _unit(definition), rate, partial(_column, physical, number))
+        Channel(
+            _label(definition, number), _unit(definition), rate, partial(_column, physical, number, definition, path)
+        )
         for number, definition in enumerate(definitions)
     ]
 
 
 def _check_skew(definitions: Any, rate: float, path: Path) -> None:
     """Raise for channels that were sampled at different times: side by side they would be another recording."""
-    skews = [
-        float(channel.get("ChannelSampleSkew") or 0) + float(channel.get("ChannelTimeSkew") or 0) * rate
-        for channel in definitions
+    shifts = [
+        (_number(channel, "ChannelSampleSkew", 0), _number(channel, "ChannelTimeSkew", 0)) for channel in definitions
     ]
+    if any(shift is None for pair in shifts for shift in pair):
+        raise DamagedRecordError(f"Got a skew of a channel that is no number in {path}. Export it again.")
+    skews = [(samples or 0) + (seconds or 0) * rate for samples, seconds in shifts]
     if not max(skews) - min(skews) < _MOST_SKEW_SAMPLES:
         raise UnsupportedFormatError(
             f"Got channels that are skewed by up to {max(skews) - min(skews):g} samples in {path}, expected leads "
@@ -236,9 +243,22 @@ def _check_skew(definitions: Any, rate: float, path: Path) -> None:
         )
 
 
-def _column(physical: NDArray[np.float64], number: int) -> NDArray[np.float64]:
-    """Take one channel out of (n_samples, n_channels)."""
+def _column(physical: NDArray[np.float64], number: int, definition: Any, path: Path) -> NDArray[np.float64]:
+    """Take one channel out of (n_samples, n_channels), where its fields say what a sample is worth."""
+    for keyword, default in _SCALING.items():
+        value = _number(definition, keyword, default)
+        if value is None or (default != 0 and value <= 0):
+            raise DamagedRecordError(
+                f"Got {keyword}={str(definition.get(keyword))!r} in {path}, expected a number"
+                f"{' above 0' if default else ''}: what its samples are in is not known. Export it again."
+            )
     return physical[:, number]
+
+
+def _number(definition: Any, keyword: str, default: float) -> float | None:
+    """Return a number of a channel, the default where it is left out, None where it is none."""
+    value = definition.get(keyword)
+    return default if value is None else strict_number(str(value))
 
 
 def _padding(group: Any) -> int | None:

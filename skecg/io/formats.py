@@ -9,6 +9,7 @@ EDF, EDF+, BDF and BDF+ by edfio.
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,13 @@ __all__ = ["FORMAT_SUFFIXES", "read_edf_channels", "read_format"]
 _RECORD_COUNT = slice(236, 244)  # where the header says how many data records follow
 
 
+_SIGNAL_COUNT = slice(252, 256)
+
+
+# Of each signal's part of the header, where the least and greatest physical and digital value lie, and a unit ends.
+_NUMBERS_FROM, _NUMBERS_UNTIL = 104, 136
+
+
 _UNKNOWN_COUNT = -1  # written while a recording goes on, and left there when it is broken off
 
 
@@ -50,6 +58,10 @@ def read_edf_channels(path: Path) -> list[Channel]:
     from edfio import read_bdf, read_edf
 
     head = _first_bytes(path, 256)
+    n_signals = int(head[_SIGNAL_COUNT])
+    numbers = _first_bytes(path, 256 + _NUMBERS_UNTIL * n_signals)[256 + _NUMBERS_FROM * n_signals :]
+    if b"_" in head[_RECORD_COUNT.start :] + numbers:  # Python, and so edfio, takes 1_0 for ten
+        raise DamagedRecordError(f"Got '_' in a number of the header of {path}. Export or copy it again.")
     # Headers should be ASCII, but recorders write names and µV in Latin-1.
     read = read_bdf if head[:1] == b"\xff" else read_edf
     file = read(path, header_encoding="latin-1")
@@ -76,10 +88,11 @@ def _channel(signal: Any, path: Path) -> Channel:
     """Describe one signal; its samples are calibrated when they are asked for."""
 
     def values() -> NDArray[np.float64]:
-        if signal.digital_min == signal.digital_max or signal.physical_min == signal.physical_max:
+        limits = signal.physical_min, signal.physical_max
+        if signal.digital_min >= signal.digital_max or not 0 < abs(limits[1] - limits[0]) < math.inf:
             raise DamagedRecordError(
-                f"Got an empty digital or physical range for {signal.label!r} in {path}, expected minimum and maximum "
-                "to differ: its samples have no scale."
+                f"Got an empty digital or physical range for {signal.label!r} in {path}, expected numbers that differ "
+                "for minimum and maximum: its samples have no scale. Export it again."
             )
         return np.asarray(signal.data, dtype=np.float64)
 

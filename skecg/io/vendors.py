@@ -12,7 +12,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from skecg.errors import DamagedRecordError, SignalWarning, UnsupportedFormatError
-from skecg.io.channels import Channel
+from skecg.io.channels import Channel, strict_number
+from skecg.records import millivolts_per_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,27 @@ _PARSERS = frozenset(
     }
 )
 _WANTED = "HL7 aECG, GE MUSE, Philips Sierra or Mortara XML, SCP-ECG, ISHNE, MFER, Kardia JSON, EDF, BDF or DICOM"
+
+# Elements and attributes that say what a sample is worth, and what each has to be.
+_FIELDS = {
+    "HL7aECGParser": {"scale": "step", "origin": "number", "increment": "step"},
+    "GEMuseXMLParser": {
+        "LeadAmplitudeUnitsPerBit": "step",
+        "LeadSampleSize": "step",
+        "LeadTimeOffset": "number",
+        "SampleBase": "step",
+        "SampleExponent": "number",
+    },
+    "SierraXMLParser": {
+        "resolution": "step",
+        "signalresolution": "step",
+        "samplespersecond": "step",
+        "samplingrate": "step",
+        "signaloffset": "number",
+        "signalsigned": "flag",
+    },
+    "MortaraEL250Parser": {"UNITS_PER_MV": "step", "SAMPLE_FREQ": "step", "OFFSET": "number", "BITS": "step"},
+}
 
 _ISHNE_FAULT = -32768  # a sample at which the lead was off
 
@@ -69,10 +91,12 @@ def read_vendor_channels(path: Path) -> list[Channel]:
                 f"Got {path}, a {found['name']} file of a kind that ecgdatakit does not read. Export it in another "
                 "form."
             ) from error
-    if found["parser"] == "HL7aECGParser":
-        _check_scaling(path)
+    if found["parser"] in _FIELDS:
+        _check_numbers(path, found["parser"])
     _repeat([str(warning.message) for warning in caught], path)
     _check_starts(parsed.leads, path)
+    for lead in parsed.leads:
+        _check_scale(lead, path)
     rates = _exact_rates(parsed)
     return [
         Channel(_label(lead.label), _unit(lead), rate, partial(_physical, lead, found["parser"]))
@@ -80,22 +104,70 @@ def read_vendor_channels(path: Path) -> list[Channel]:
     ]
 
 
-def _check_scaling(path: Path) -> None:
-    """Raise where an aECG's scale or origin is no number: ecgdatakit takes 1 and 0 in its place, and says nothing."""
+def _check_numbers(path: Path, parser: str) -> None:
+    """Raise where a field that scales the signal is no number: ecgdatakit takes 1 or 0 in its place, and says nothing.
+
+    Also for a number that it understands by a rule of its own (a decimal comma, 1_000) and for one that cannot be: a
+    step below zero.
+    """
+    fields = _FIELDS[parser]
+    shifts = set()
     for _, element in ElementTree.iterparse(path):
-        name, value = element.tag.rpartition("}")[2], element.get("value")
-        if name not in ("scale", "origin") or value is None:
-            continue
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number) or (name == "scale" and number == 0):
-            raise DamagedRecordError(
-                f"Got {name} value={value!r} in {path}, expected a number with a decimal point"
-                f"{' other than 0' if name == 'scale' else ''}: what its samples are in is not known. Export it again, "
-                "or correct the file."
-            )
+        name = _bare_tag(element)
+        own = element.get("value", "") if parser == "HL7aECGParser" else element.text or ""
+        stated = {**element.attrib, name: own}
+        for field in fields.keys() & stated.keys():
+            _check_field(field, stated[field].strip(), fields[field], path)
+        if name == "value":
+            _check_origin(element, path)
+        shifts |= {stated[name]} if name == "LeadTimeOffset" else set()
+    if len(shifts) > 1:
+        raise UnsupportedFormatError(
+            f"Got leads that start at different times in {path}, expected leads recorded at once. Export all of them."
+        )
+
+
+def _bare_tag(element: ElementTree.Element) -> str:
+    """Return the name of an element without its namespace."""
+    return element.tag.rpartition("}")[2]
+
+
+def _check_field(field: str, text: str, kind: str, path: Path) -> None:
+    """Raise for a field that is not of its kind."""
+    number = strict_number(text)
+    is_sound = {
+        "step": number is not None and number > 0,
+        "number": number is not None,
+        "flag": text.lower() in ("true", "false"),
+    }
+    if not is_sound[kind]:
+        wanted = {"step": "a number above 0 with a decimal point", "number": "a number with a decimal point"}
+        raise DamagedRecordError(
+            f"Got {field}={text!r} in {path}, expected {wanted.get(kind, 'true or false')}: what its samples are in is "
+            "not known. Export it again, or correct the file."
+        )
+
+
+def _check_origin(element: ElementTree.Element, path: Path) -> None:
+    """Raise for an aECG's origin in a unit that nobody knows, which ecgdatakit takes for the unit of the scale."""
+    parts = {_bare_tag(child): child for child in element}
+    if "origin" not in parts or not float(parts["origin"].get("value", "0")):
+        return
+    unit = parts["origin"].get("unit", "")
+    if millivolts_per_unit(unit) is None and ("scale" not in parts or unit != parts["scale"].get("unit")):
+        raise DamagedRecordError(
+            f"Got an origin with unit={unit!r} in {path}, expected V, mV, uV or nV: where its samples begin is not "
+            "known. Export it again, or correct the file."
+        )
+
+
+def _check_scale(lead: Any, path: Path) -> None:
+    """Raise for a lead without a scale: a step that is none, or so small that nothing would be left of the samples."""
+    if lead.is_raw and not (0 < lead.resolution < math.inf and math.isfinite(lead.offset)):
+        raise DamagedRecordError(
+            f"Got a step of {lead.resolution:g} for lead {lead.label} in {path}, expected a number above 0: its "
+            "samples have no scale. Export it again."
+        )
 
 
 def _repeat(messages: Sequence[str], path: Path) -> None:

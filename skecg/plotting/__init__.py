@@ -6,7 +6,7 @@ global state is needed, and nothing has to be closed. ``axes.figure.savefig("ecg
 
 from __future__ import annotations
 
-from skecg.plotting.ecg import plot_ecg, plot_ecgs
+from skecg.plotting.ecg import plot_ecg, plot_ecgs, plot_explanation
 from skecg.plotting.results import plot_embedding_map, plot_scores
 
-__all__ = ["plot_ecg", "plot_ecgs", "plot_embedding_map", "plot_scores"]
+__all__ = ["plot_ecg", "plot_ecgs", "plot_embedding_map", "plot_explanation", "plot_scores"]

@@ -9,7 +9,7 @@ import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from skecg.records import ECGRecord
 
-__all__ = ["Paper", "Strip", "arrange_strips", "lay_paper", "plot_ecg", "plot_ecgs"]
+__all__ = ["Paper", "Strip", "arrange_strips", "lay_paper", "plot_ecg", "plot_ecgs", "plot_explanation"]
 
 
 _LEFT_OF_ZERO_MM = 10.0
@@ -34,6 +34,10 @@ _SQUARE_MM = 5.0
 
 
 _AIR_MM = 3.0
+
+
+# Behind a strip, what it is worth.
+_HALF_BAND_MM, _FOR, _AGAINST = 8.0, "#d62728", "#1f77b4"
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,59 @@ def plot_ecg(
             _draw_strip(ax, paper, strip, values, record.sampling_rate, baseline)
             _write_name(ax, paper, strip, values[: int(12 * paper.mm_x * record.sampling_rate)], baseline)
     _finish_paper(ax, paper, record, title)
+    return ax
+
+
+def plot_explanation(
+    record: ECGRecord,
+    pieces: NDArray[np.float64],
+    edges: NDArray[np.float64],
+    *,
+    ax: Axes | None = None,
+    **options: Any,
+) -> Axes:
+    """Draw a recording with what each piece of each lead is worth behind it.
+
+    Parameters
+    ----------
+    record : ECGRecord
+    pieces : ndarray of shape (n_leads, n_pieces)
+        See :func:`skecg.explain`. Red speaks for the class, blue against it; the paler, the less.
+    edges : ndarray of shape (n_pieces + 1,)
+        Where pieces begin and end (s).
+    ax, **options
+        As of :func:`plot_ecg`.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ParameterError
+        When there is not a row for each lead or not an edge more than pieces.
+    MissingDependencyError
+        When matplotlib is not installed.
+    """
+    if np.shape(pieces) != (len(record.leads), len(edges) - 1):
+        raise ParameterError(
+            f"Got pieces of shape {np.shape(pieces)} for {len(record.leads)} leads and {len(edges)} edges, expected a "
+            "row for each lead and an edge more than pieces."
+        )
+    ax = plot_ecg(record, ax=ax, **options)
+    paper = [options.get(name, usual) for name, usual in (("speed_mm_per_second", 25.0), ("gain_mm_per_mv", 10.0))]
+    rows, _, laid = _laid(record, options.get("layout", "auto"), *paper)
+    most = float(np.abs(pieces).max()) or 1.0
+    for row, baseline in zip(rows, laid.baselines, strict=True):
+        for strip in row:
+            for piece, worth in enumerate(pieces[record.leads.index(strip.lead)]):
+                left, right = np.clip(edges[piece : piece + 2], strip.start_seconds, strip.stop_seconds)
+                if left < right:
+                    place = (left, baseline - _HALF_BAND_MM * laid.mm_y), right - left, 2 * _HALF_BAND_MM * laid.mm_y
+                    color, alpha = _FOR if worth > 0 else _AGAINST, 0.6 * abs(worth) / most
+                    ax.add_patch(
+                        import_matplotlib("patches").Rectangle(*place, color=color, alpha=alpha, lw=0, gid="worth")
+                    )
     return ax
 
 

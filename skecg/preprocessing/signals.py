@@ -230,7 +230,13 @@ def _run_both_ways(signal: FloatArray, sections: NDArray[np.float64], padding: i
     """Run second-order sections forwards and backwards."""
     from scipy.signal import sosfiltfilt
 
-    filtered = sosfiltfilt(sections, signal, axis=-1, padlen=min(padding, signal.shape[-1] - 1))
+    try:
+        filtered = sosfiltfilt(sections, signal, axis=-1, padlen=min(padding, signal.shape[-1] - 1))
+    except np.linalg.LinAlgError as error:  # a cut-off so near to 0 that its poles are 1 in float64
+        raise ParameterError(
+            "Got a filter whose cut-off is too small a part of the sampling rate to be computed, expected at least a "
+            "millionth of it. Leave the filter out (None), or take a lower order."
+        ) from error
     return np.asarray(filtered, dtype=np.float32)
 
 

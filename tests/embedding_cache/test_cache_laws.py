@@ -58,6 +58,7 @@ def test_hits_and_misses_are_counted_for_every_key_asked(make_cache):
     assert (info.entries, info.bytes, info.hits, info.misses) == (2, 2 * ROW_BYTES, 2, 1)
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array")
 def test_nobody_can_change_what_is_stored(make_cache):
     cache = make_cache()
     mine = row(1)

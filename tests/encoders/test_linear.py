@@ -141,7 +141,7 @@ def test_autocast_reduces_precision_as_everywhere(counted):
     assert len(counted) == 1
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch traces and scripts of its own accord
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # torch traces and scripts of its own accord
 def test_passes_that_are_watched_or_rewritten_see_torchs_own_operations(counted):
     x, weight, bias = layer((30, 150), 130)
     module = Linear(150, 130)

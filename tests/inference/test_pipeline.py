@@ -17,9 +17,11 @@ from joblib import parallel_config
 
 from skecg.compute.devices import resolve_devices
 from skecg.datasets import make_ecg
+from skecg.embedder import JEPAEmbedder
 from skecg.embedding_cache import EmbeddingCache, MemoryCache
 from skecg.encoders.encode import Encoding
-from skecg.errors import BadSignalError, ShapeError, SkecgError, SkecgWarning
+from skecg.errors import BadSignalError, InputError, ShapeError, SkecgError, SkecgWarning
+from skecg.inference import batches
 from skecg.inference.batches import EmbeddingConfig
 from skecg.inference.inputs import RecordSource
 from skecg.inference.pipeline import Chunk, RecordTokens, embed_chunks, embed_tokens
@@ -464,3 +466,46 @@ def test_odd_records_are_warned_of_once_with_their_numbers(config: EmbeddingConf
 
 def test_no_records_have_no_tokens(config: EmbeddingConfig) -> None:
     assert embed_tokens(source_of([]), config) == []
+
+
+@pytest.mark.parametrize("error", [MemoryError, np.linalg.LinAlgError, OverflowError])
+@pytest.mark.parametrize("where", ["_prepare", "screen"])
+def test_a_foreign_error_costs_a_row_and_not_the_batch(
+    monkeypatch: pytest.MonkeyPatch, where: str, error: type[Exception]
+) -> None:
+    true = getattr(batches, where)
+
+    def fail_for_long_ones(records: Any, *rest: Any) -> Any:
+        if any(record.n_samples > 2000 for record in ([records] if where == "screen" else records)):
+            raise error("no room")
+        return true(records, *rest)
+
+    signals = [
+        np.random.default_rng(i).normal(size=(12, n)).cumsum(axis=1) / 40 for i, n in enumerate((1000, 2500, 1000))
+    ]
+    records = [ECGRecord(signal, 250, CANONICAL_LEADS) for signal in signals]
+    embedder = JEPAEmbedder(str(FIXTURES / "tiny-temporal"), cache=None, on_bad_record="nan")
+    expected = embedder.fit_transform(records)
+    monkeypatch.setattr(batches, where, fail_for_long_ones)
+    found = embedder.transform(records)
+    np.testing.assert_allclose(found[[0, 2]], expected[[0, 2]], rtol=1e-5, atol=1e-6)
+    assert np.isnan(found[1]).all()
+    assert list(embedder.bad_records_) == [1]
+    assert error.__name__ in embedder.bad_records_[1]
+    with pytest.raises(InputError, match=error.__name__):
+        embedder.set_params(on_bad_record="raise").transform(records[1:2])
+
+
+def test_records_that_have_no_room_together_are_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    true = batches._prepare
+
+    def fail_for_two(records: Any, *rest: Any) -> Any:
+        if len(records) > 1:
+            raise MemoryError
+        return true(records, *rest)
+
+    monkeypatch.setattr(batches, "_prepare", fail_for_two)
+    signals = np.random.default_rng(0).normal(size=(2, 12, 1000))
+    embedder = JEPAEmbedder(str(FIXTURES / "tiny-temporal"), cache=None, sampling_rate=250)
+    with pytest.raises(InputError, match="Pass fewer"):
+        embedder.fit_transform(signals)

@@ -515,3 +515,30 @@ def test_dicom_channels_skewed_by_less_than_a_sample_stand_side_by_side(tmp_path
     for number, channel in enumerate(group.ChannelDefinitionSequence):
         channel.ChannelSampleSkew = f"{number / 12:.2f}"
     assert read_format(write_dicom(tmp_path / "a.dcm", [group])).n_leads == 12
+
+
+NO_NUMBER = ("text", "", "2,5", "nan", "inf", "1e999", "1_0")
+
+
+@pytest.mark.parametrize("keyword", ["ChannelSensitivity", "ChannelSensitivityCorrectionFactor", "ChannelBaseline",
+                                     "ChannelSampleSkew", "ChannelTimeSkew"])  # fmt: skip
+def test_dicom_is_scaled_by_numbers_or_refused(tmp_path: Path, keyword: str) -> None:
+    group = multiplex_group(counts(2, 100), MEANINGS[:2])
+    for channel in group.ChannelDefinitionSequence:
+        setattr(channel, keyword, "9.9999")
+    sound = write_dicom(tmp_path / "a.dcm", [group]).read_bytes()
+    for value in NO_NUMBER + (("0", "-3") if "Sensitivity" in keyword else ()):
+        (tmp_path / "a.dcm").write_bytes(sound.replace(b"9.9999", value.encode().ljust(6)))
+        with pytest.raises(RecordReadError, match=r"a\.dcm"):
+            read_format(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("field", range(4), ids=["physical_min", "physical_max", "digital_min", "digital_max"])
+def test_edf_is_scaled_by_numbers_or_refused(tmp_path: Path, field: int) -> None:
+    path = write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 500)[0], "ECG II")])
+    sound = path.read_bytes()
+    place = 256 + 2 * (104 + 8 * field)  # of the first of two signals, the other of which holds annotations
+    for value in NO_NUMBER + (("-32768", "-40000") if field == 3 else ()):
+        path.write_bytes(sound[:place] + value.encode().ljust(8) + sound[place + 8 :])
+        with pytest.raises(RecordReadError, match=r"a\.edf"):
+            read_format(path)

@@ -359,13 +359,91 @@ def test_a_real_aecg_obeys_einthoven(shared: Path) -> None:
     assert np.abs(signal["II"] - signal["I"] - signal["III"]).max() <= 0.0051  # two steps of 2.5 µV
 
 
-@pytest.mark.parametrize(
-    ("tag", "value"),
-    [*(("scale", value) for value in ("2,5", "", "abc", "0", "nan")), ("origin", "1,5"), ("origin", "")],
-)
-def test_an_aecg_whose_scaling_is_no_number_is_refused(tmp_path, tag, value):
-    sound = aecg(np.arange(12 * 5000, dtype=np.int16).reshape(12, 5000) % 200, CANONICAL_LEADS)
+NO_STEP = ("text", "", "2,5", "nan", "inf", "1e999", "1_0", "0", "-3")
+SCALING = {
+    "aecg.xml": {
+        'scale value="2.5"': NO_STEP,
+        'increment value="0.002"': NO_STEP,
+        'origin value="10"': NO_STEP[:-2],
+        'origin value="10" unit="uV"': ("text", "", "m"),
+    },
+    "muse.xml": {
+        "<LeadAmplitudeUnitsPerBit>4.88<": NO_STEP,
+        "<LeadAmplitudeUnits>MICROVOLTS<": ("text", ""),
+        "<LeadSampleSize>2<": NO_STEP,
+        "<SampleBase>500<": NO_STEP,
+        "<SampleExponent>0<": NO_STEP[:-2],
+        "<LeadTimeOffset>0<": NO_STEP[:-2],
+    },
+    "sierra.xml": {
+        "<resolution>5<": NO_STEP,
+        'samplespersecond="500" resolution="5"': NO_STEP,
+        "<samplingrate>500<": NO_STEP,
+        "<signaloffset>0<": NO_STEP[:-2],
+        "<signalsigned>True<": ("text", "", "2"),
+    },
+    "mortara.xml": {'UNITS_PER_MV="200"': NO_STEP, 'SAMPLE_FREQ="500"': NO_STEP, 'OFFSET="0"': NO_STEP[:-2]},
+    "kardia.json": {
+        '"amplitudeResolution": 500,': ("text", "", "NaN", "Infinity", "0", "-3"),
+        '"frequency": 300,': ("text", "", "NaN", "Infinity", "0", "-3"),
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "field"), [(name, field) for name in SCALING for field in SCALING[name]])
+def test_what_scales_a_signal_is_a_number_or_the_file_is_refused(tmp_path: Path, name: str, field: str) -> None:
+    path, sound = tmp_path / name, FILES[name][0]()
+    begin, last = re.fullmatch(r"(.*[^\w.-])[\w.-]+(\W)", field).groups()
+    assert field.encode() in sound
+    for value in SCALING[name][field]:
+        path.write_bytes(sound.replace(field.encode(), f"{begin}{value}{last}".encode()))
+        with pytest.raises(RecordReadError, match=re.escape(name)):
+            read_format(path)
+
+
+def test_an_aecg_s_scale_or_origin_without_a_value_is_refused(tmp_path: Path) -> None:
+    for field in (b'scale value="2.5"', b'origin value="10"'):
+        path = tmp_path / "a.xml"
+        path.write_bytes(FILES["aecg.xml"][0]().replace(field, field.split()[0]))
+        with pytest.raises(DamagedRecordError, match="''"):
+            read_format(path)
+
+
+def test_an_aecg_s_origin_of_0_needs_no_unit_and_one_in_another_unit_is_converted(tmp_path: Path) -> None:
+    path, sound = tmp_path / "a.xml", FILES["aecg.xml"][0]()
+    for origin, offset in (('value="0"', 0.0), ('value="0.25" unit="mV"', 0.25)):
+        path.write_bytes(sound.replace(b'origin value="10" unit="uV"', f"origin {origin}".encode()))
+        np.testing.assert_allclose(read_format(path).signal, counts(12) * 2.5e-3 + offset, atol=1e-6)
+
+
+def test_muse_leads_that_start_at_different_times_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
-    path.write_bytes(re.sub(rf'<{tag} value="[^"]*"'.encode(), f'<{tag} value="{value}"'.encode(), sound))
-    with pytest.raises(DamagedRecordError, match=f"Got {tag} value='{value}'"):
+    path.write_bytes(FILES["muse.xml"][0]().replace(b"<LeadTimeOffset>0<", b"<LeadTimeOffset>40<", 1))
+    with pytest.raises(UnsupportedFormatError, match="start at different times"):
         read_format(path)
+
+
+@pytest.mark.parametrize("resolution", [0, -9])
+def test_ishne_without_a_step_is_refused(tmp_path: Path, resolution: int) -> None:
+    path = tmp_path / "a.ecg"
+    path.write_bytes(ishne(counts(3), [6, 11, 15], resolution))
+    with pytest.raises(RecordReadError, match=r"a\.ecg"):
+        read_format(path)
+
+
+def test_scp_without_a_step_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.scp"
+    sound = FILES["plain.scp"][0]()
+    path.write_bytes(sound.replace(struct.pack("<HH", 5000, 2000), struct.pack("<HH", 0, 2000)))
+    with pytest.raises(RecordReadError, match=r"a\.scp"):
+        read_format(path)
+
+
+def test_mfer_without_a_step_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.mwf"
+    for step in (0, -25):
+        path.write_bytes(
+            FILES["a.mwf"][0]().replace(b"\x00\xf9" + struct.pack("<h", 25), b"\x00\xf9" + struct.pack("<h", step))
+        )
+        with pytest.raises(RecordReadError, match=r"a\.mwf"):
+            read_format(path)

@@ -421,3 +421,8 @@ def test_the_leadwise_systems_preparation_is_reproduced(shared: Path) -> None:
     golden = np.load(shared / "golden" / "kim_small.npz")
     raw = np.ascontiguousarray(golden["raw_500hz_12lead_mV"][0].T[[0, 1, 6, 7, 8, 9, 10, 11]])
     np.testing.assert_allclose(resample(raw, 500, 250, "fourier"), golden["x"][0], atol=1e-5)
+
+
+def test_a_cut_off_too_low_to_be_computed_is_an_error_of_the_parameter() -> None:
+    with pytest.raises(ParameterError, match="too small a part of the sampling rate"):
+        butterworth(np.ones((1, 100), dtype=np.float32), 500, highpass_hz=1e-13)

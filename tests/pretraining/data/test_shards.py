@@ -175,6 +175,13 @@ def test_what_is_odd_is_packed_and_counted_or_refused_when_asked(tmp_path: Path)
     assert refused.sources.tolist() == ["1", "2"]
 
 
+def test_recordings_of_a_lower_rate_than_the_shards_are_counted(tmp_path: Path) -> None:
+    slow = ECGRecord(heart(0)[:, ::2], 250, CANONICAL_LEADS)
+    shards = packed(tmp_path, corpus_of(slow, record(1)), sampling_rate=500)
+    assert shards.manifest["corpora"]["given"]["notes"] == {"upsampled": 1}
+    assert "1 upsampled" in shards.summary
+
+
 def test_nothing_to_pack_is_an_error_that_points_to_the_list(tmp_path: Path) -> None:
     with pytest.raises(BadSignalError, match=r"left_out\.csv"):
         packed(tmp_path, corpus_of(record(0, 2)))

@@ -112,6 +112,20 @@ def test_the_line_for_people_says_what_matters(tmp_path):
     assert second.endswith(" left")
 
 
+def test_what_was_measured_at_an_earlier_step_is_printed_with_its_number(tmp_path):
+    with quiet(tmp_path) as journal:
+        journal.write(100, {"rank": 34.1})
+    stream = io.StringIO()
+    with Journal(tmp_path, resume_step=100, stream=stream) as journal:
+        journal.write(100, {"probe": 0.9})
+        journal.write(120, {"loss": 0.4})
+        journal.write(120, {"rank": 35.0})
+        journal.write(120, {"loss": 0.4})
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith("loss 0.4000  rank 34.1 (step 100)  probe 0.900 (step 100)")
+    assert second.endswith("loss 0.4000  rank 35.0  probe 0.900 (step 100)")
+
+
 def test_lines_for_people_come_at_intervals_and_at_the_end(tmp_path):
     stream = io.StringIO()
     with Journal(tmp_path, total_steps=25, print_every=10, stream=stream) as journal:

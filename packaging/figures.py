@@ -1,0 +1,177 @@
+"""Measure the numbers of the pages again, and write them there or fail where they differ.
+
+``python packaging/figures.py [--write] [--only NAME|fast|slow ...] [--data FOLDER] [--list]``. ``figures.toml`` says
+where each number stands, what measures it and how far it may move:
+
+- ``page`` and ``pattern``: a regular expression with a group for each number, which occurs once on the page;
+- ``command``: run in the repository's root; ``{data}`` is --data, ``{out}`` an empty folder, ``{python}`` this Python;
+- ``found``: for each number a regular expression with one group on what the command prints, or a path of keys in
+  ``json``, a file of the command: ``rows[name=skecg-xs-2].score``;
+- ``tolerance``: the least difference, relative to the page's number, that is one. Besides, what rounds to the page's
+  number is no difference;
+- ``slow = true``: takes more than a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+REGISTRY = Path(__file__).with_name("figures.toml")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Numbers of a page, and what measures them."""
+
+    name: str
+    page: str
+    pattern: str
+    command: str
+    found: list[str]
+    json: str | None = None
+    tolerance: float = 0.0
+    slow: bool = False
+
+
+class FigureError(Exception):
+    """A figure that cannot be compared: its page or its command says no such number."""
+
+
+def main(arguments: list[str] | None = None, *, root: Path = ROOT, registry: Path = REGISTRY) -> int:
+    """Compare the figures asked for; return how many differ, or cannot be measured."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--write", action="store_true", help="write what was measured into the pages")
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="names, fast or slow")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="packed data sets, for figures that need them")
+    parser.add_argument("--list", action="store_true", help="name the figures, measure nothing")
+    given = parser.parse_args(arguments)
+    n_bad = 0
+    outputs: dict[str, Output] = {}
+    for figure in chosen(read_registry(registry), given.only):
+        if given.list:
+            print(f"{figure.name:<28} {figure.page:<40} {'slow' if figure.slow else 'fast'}")
+            continue
+        try:
+            page = root / figure.page
+            stated = find_stated(figure, page.read_text(encoding="utf-8"))
+            if figure.command not in outputs:
+                outputs[figure.command] = run(figure.command, given.data, root)
+            measured = [outputs[figure.command].number(figure, where) for where in figure.found]
+        except FigureError as error:
+            n_bad += 1
+            print(f"FAILS    {figure.name}: {error}", flush=True)
+            continue
+        moved = [differs(old, new, figure.tolerance) for old, new in zip(stated, measured, strict=True)]
+        pairs = ", ".join(f"{old} -> {new:g}" for old, new in zip(stated, measured, strict=True))
+        if any(moved) and given.write:
+            write(figure, page, measured)
+        n_bad += any(moved) and not given.write
+        state = ("written" if given.write else "DIFFERS") if any(moved) else "holds"
+        print(f"{state:<8} {figure.name} ({figure.page}): {pairs}", flush=True)
+    return n_bad
+
+
+def read_registry(path: Path) -> list[Figure]:
+    """Read what is measured."""
+    figures = [Figure(**entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["figure"]]
+    for figure in figures:
+        if re.compile(figure.pattern).groups != len(figure.found):
+            raise FigureError(f"{figure.name} has {len(figure.found)} numbers to find and another number of groups.")
+    return figures
+
+
+def chosen(figures: list[Figure], only: list[str]) -> list[Figure]:
+    """Return the figures of these names or speeds; all for none."""
+    known = {figure.name for figure in figures} | {"fast", "slow"}
+    if unknown := set(only) - known:
+        raise SystemExit(f"Got --only {' '.join(sorted(unknown))}, expected some of {', '.join(sorted(known))}.")
+    return [f for f in figures if not only or f.name in only or ("slow" if f.slow else "fast") in only]
+
+
+def find_stated(figure: Figure, text: str) -> tuple[str, ...]:
+    """Return the numbers as the page has them."""
+    found = list(re.finditer(figure.pattern, text))
+    if len(found) != 1:
+        raise FigureError(f"its pattern occurs {len(found)} times on {figure.page}, expected once")
+    return found[0].groups()
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command printed, and the files it left."""
+
+    text: str
+    files: dict[str, Any]
+
+    def number(self, figure: Figure, where: str) -> float:
+        """Return one of a figure's numbers."""
+        if figure.json is not None:
+            return float(self._at(figure.json, where))
+        found = re.findall(where, self.text, flags=re.MULTILINE)
+        if len(found) != 1:
+            raise FigureError(f"{where!r} occurs {len(found)} times in what `{figure.command}` printed, expected once")
+        return float(str(found[0]).replace(",", ""))
+
+    def _at(self, file: str, where: str) -> Any:
+        try:
+            value = self.files[file]
+            for key, attribute, wanted in re.findall(r"([\w-]+)|\[(\w+)=([^\]]+)\]", where):
+                if attribute:
+                    value = next(row for row in value if row[attribute] == wanted)
+                else:
+                    value = value[int(key)] if isinstance(value, list) else value[key]
+        except (KeyError, IndexError, StopIteration, ValueError, TypeError) as error:
+            raise FigureError(f"{file} has no {where} ({error!r})") from error
+        return value
+
+
+def run(command: str, data: Path | None, root: Path) -> Output:
+    """Run a command and keep what it printed and its JSON files."""
+    if "{data}" in command and data is None:
+        raise FigureError("it needs data: pass --data FOLDER")
+    with tempfile.TemporaryDirectory() as out:
+        words = [word.format(data=data, out=out, python=sys.executable) for word in shlex.split(command)]
+        done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise FigureError(f"`{command}` failed: {done.stderr.strip()[-300:]}")
+        files = {str(path.relative_to(out)): json.loads(path.read_text()) for path in Path(out).rglob("*.json")}
+    return Output(done.stdout, files)
+
+
+def n_decimals(number: str) -> int:
+    """Return how many digits a number has behind its point."""
+    return len(number.partition(".")[2])
+
+
+def differs(stated: str, measured: float, tolerance: float) -> bool:
+    """Tell whether a measured number is another one than the page's."""
+    old = float(stated.replace(",", ""))
+    rounding = 0.5 * 10.0 ** -n_decimals(stated)
+    return abs(measured - old) > max(rounding * (1 + 1e-9), tolerance * abs(old))
+
+
+def write(figure: Figure, page: Path, measured: list[float]) -> None:
+    """Put the numbers in the places of the old ones, with as many decimals and commas."""
+    text = page.read_text(encoding="utf-8")
+    found = re.search(figure.pattern, text)
+    assert found is not None
+    for group in range(len(measured), 0, -1):
+        old, (begin, end) = found[group], found.span(group)
+        comma = "," if "," in old else ""
+        text = f"{text[:begin]}{measured[group - 1]:{comma}.{n_decimals(old)}f}{text[end:]}"
+    page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main() != 0)

@@ -1,0 +1,128 @@
+"""What a probability rests on is found where it is known, and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from skecg import ECGRecord, JEPAEmbedder, explain
+from skecg.datasets import make_ecg
+from skecg.errors import ParameterError
+from skecg.plotting import plot_explanation
+
+TINY = Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal"
+
+
+class Peaks:
+    """Says yes by the highest sample of V1 in its second second."""
+
+    classes_ = np.array(["no", "yes"])
+    n_asked = 0
+
+    def predict_proba(self, records: list[ECGRecord]) -> np.ndarray:
+        self.n_asked = max(self.n_asked, len(records))
+        odds = np.array([record.signal[6, 100:200].max() - 1.0 for record in records])
+        return 1 / (1 + np.exp(np.stack([odds, -odds], axis=1)))
+
+
+def record(where: int = 170) -> ECGRecord:
+    signal = np.zeros((12, 400), dtype=np.float32)
+    signal[:, where] = 3.0
+    return ECGRecord(signal, 100, make_ecg(1, random_state=0).records[0].leads)
+
+
+def test_only_what_the_answer_rests_on_is_worth_anything() -> None:
+    found = explain(Peaks(), record(), "yes", piece_seconds=0.5)
+
+    expected = np.zeros((12, 8))
+    expected[6, 3] = 3.0
+    np.testing.assert_allclose(found.pieces, expected, atol=1e-5)
+    np.testing.assert_allclose(found.leads, expected.sum(axis=1), atol=1e-5)
+    np.testing.assert_allclose(found.moments, expected.sum(axis=0), atol=1e-5)
+    np.testing.assert_allclose(found.edges, np.arange(9) / 2)
+    assert found.probability == pytest.approx(1 / (1 + np.exp(-2.0)))
+    assert (found.target, found.record.name) == ("yes", record().name)
+
+
+def test_what_speaks_for_one_class_speaks_against_the_other() -> None:
+    np.testing.assert_allclose(
+        explain(Peaks(), record(), "no").pieces, -explain(Peaks(), record(), "yes").pieces, atol=1e-5
+    )
+
+
+def test_the_most_probable_class_is_explained_where_none_is_named() -> None:
+    assert explain(Peaks(), record(), piece_seconds=2).target == "yes"
+    assert explain(Peaks(), record(20), piece_seconds=2).target == "no"
+
+
+def test_batches_are_bounded_and_change_nothing() -> None:
+    few, many = Peaks(), Peaks()
+
+    found = explain(few, record(), "yes", batch_records=7)
+
+    np.testing.assert_array_equal(found.pieces, explain(many, record(), "yes", batch_records=10_000).pieces)
+    assert (few.n_asked, many.n_asked) == (7, 1 + 12 * 10 + 12 + 10)
+
+
+def test_the_record_itself_stays_as_it_was_and_a_slope_hides_nothing() -> None:
+    one = record()
+    slope = ECGRecord(np.tile(np.linspace(0, 9, 400), (12, 1)), 100, one.leads)
+    before = one.signal.copy()
+    explain(Peaks(), one)
+
+    np.testing.assert_array_equal(one.signal, before)
+    np.testing.assert_allclose(explain(Peaks(), slope, "yes").pieces, 0, atol=1e-4)
+
+
+def test_a_pipeline_embeds_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    records, labels = make_ecg(8, duration_seconds=4, sampling_rate=100, conduction=["normal", "lbbb"], random_state=0)
+    pipeline = make_pipeline(JEPAEmbedder(TINY, cache="memory"), LogisticRegression()).fit(
+        records, labels["conduction"]
+    )
+    first = explain(pipeline, records[0], piece_seconds=2)
+    monkeypatch.setattr("skecg.encoders.temporal.TemporalEncoder.forward", lambda *_: pytest.fail("embedded again"))
+
+    np.testing.assert_array_equal(explain(pipeline, records[0], piece_seconds=2).pieces, first.pieces)
+    assert np.abs(first.pieces).max() > 0
+
+
+def test_a_label_of_several_is_named_by_its_column() -> None:
+    class Labels(Peaks):
+        classes_ = [np.array([0, 1])] * 2
+
+    assert explain(Labels(), record(), 1, piece_seconds=2).target == 1
+
+
+def test_the_picture_has_a_patch_for_each_piece_that_is_shown() -> None:
+    found = explain(Peaks(), record(), "yes", piece_seconds=0.5)
+    axes = found.plot("pieces", layout="stacked")
+
+    worth = [patch for patch in axes.patches if patch.get_gid() == "worth"]
+    assert len(worth) == 12 * 8
+    strongest = max(worth, key=lambda patch: patch.get_alpha())
+    assert (strongest.get_x(), strongest.get_width()) == (1.5, 0.5)
+    assert sum(patch.get_alpha() > 0.01 for patch in worth) == 1
+    by_lead = [patch.get_alpha() for patch in found.plot().patches if patch.get_gid() == "worth"]
+    assert (len(by_lead), max(by_lead)) == (13, pytest.approx(0.6))
+    with pytest.raises(ParameterError, match="of='beats', expected one of 'leads', 'pieces'"):
+        found.plot("beats")
+    with pytest.raises(ParameterError, match=r"pieces of shape \(12, 8\) for 12 leads and 3 edges"):
+        plot_explanation(found.record, found.pieces, found.edges[:3])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pipeline": JEPAEmbedder()}, "JEPAEmbedder, which has no predict_proba"),
+        ({"target": "maybe"}, "target='maybe', expected one of 'no', 'yes'"),
+        ({"piece_seconds": 0}, "piece_seconds=0"),
+        ({"batch_records": 0}, "batch_records=0"),
+    ],
+)
+def test_what_cannot_be_explained_is_named(arguments: dict, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        explain(**{"pipeline": Peaks(), "record": record(), **arguments})
