@@ -327,7 +327,7 @@ def test_no_record_is_predicted_by_a_head_that_saw_its_patient(hearts: tuple) ->
     # Each record's tokens are a code of its own and of the time: a head that saw the record knows every label.
     starts = [i / 10 for i in range(100)]
     tokens = [tokens_of(rng.normal(size=(100, 300)).astype(np.float32), starts) for _ in waves[:6]]
-    how = WaveProtocol(penalties=(1e-4,), n_folds=3)
+    how = WaveProtocol(penalties=(1e-4,), n_folds=3, grid_hz=50.0)
 
     apart = score_waves(predict_waves(tokens, waves[:6], patients[:6], how), patients[:6])
     # The same records once more, under other names: most heads have seen what they predict.
