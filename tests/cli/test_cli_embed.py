@@ -310,3 +310,20 @@ def test_comments_and_marks_of_a_list_are_no_records_but_files_called_so_are(emb
     embed("--paths-from", "l.txt", "--out", "f.npz")
     with np.load("f.npz", allow_pickle=False) as stored:
         assert stored["paths"].tolist() == [f"{archive}/r00.hea", f"{archive}/r01.hea", "#h.hea"]
+
+
+def test_a_table_of_labels_is_no_recording_and_the_way_to_its_paths_is_said(
+    embed: Run, sound: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("labels.csv").write_text("path,label\nr00.hea,NORM\nr01.hea,MI\n")
+    assert embed("labels.csv", "--out", "f.npz") == 2
+    assert "--paths-from FILE" in capsys.readouterr().err
+
+
+def test_checksums_are_compared_when_that_is_asked_for(embed: Run, archive: Path) -> None:
+    text = (archive / "r00.hea").read_text()
+    first = text.splitlines()[1].split()
+    Path("r00.hea").write_text(text.replace(" ".join(first), " ".join([*first[:6], "12345", *first[7:]]), 1))
+    Path("r00.dat").write_bytes((archive / "r00.dat").read_bytes())
+    assert embed("r00.hea", "--out", "f.npz") == 0
+    assert embed("r00.hea", "--out", "g.npz", "--verify-checksums") == 1
