@@ -335,7 +335,8 @@ def _check_samples(table: _Lines, header: tuple[str, ...] | None) -> None:
             raise UnsupportedFormatError(
                 f"Got {table.path} with a list of values in each row ({name}), expected one row a sample. Each row is "
                 "a recording: pass each as skecg.ECGRecord([values], sampling_rate, ['I']), with "
-                "values = numpy.array(json.loads(cell)) in millivolts."
+                "values = numpy.array(json.loads(cell)) in millivolts (Withings writes microvolts from a watch, "
+                "millivolts from a blood pressure monitor)."
             )
         if (len(rows) > 1 or is_named) and not any(map(_is_value, cells)):
             raise _not_samples(table.path, [name])

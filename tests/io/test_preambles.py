@@ -239,7 +239,8 @@ def test_a_table_about_recordings_is_none(tmp_path: Path, content: str) -> None:
 
 def test_a_recording_in_each_row_is_said_with_the_way_to_read_it(tmp_path: Path) -> None:
     content = 'Date,Frequency,Wear Position,Signal\n2024-01-01 10:00:00,300,1,"[1,2,3]"\n'
-    with pytest.raises(UnsupportedFormatError, match=r"\(Signal\).*Each row is a recording.*ECGRecord"):
+    said = r"\(Signal\).*Each row is a recording.*ECGRecord.*microvolts from a watch"
+    with pytest.raises(UnsupportedFormatError, match=said):
         read_record(written(tmp_path, content, "signal.csv"))
 
 
