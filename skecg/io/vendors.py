@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import warnings
@@ -93,6 +94,8 @@ def read_vendor_channels(path: Path) -> list[Channel]:
             ) from error
     if found["parser"] in _FIELDS:
         _check_numbers(path, found["parser"])
+    if found["parser"] == "AliveCorKardiaParser":
+        _check_kardia(path)
     _repeat([str(warning.message) for warning in caught], path)
     _check_starts(parsed.leads, path)
     for lead in parsed.leads:
@@ -125,6 +128,13 @@ def _check_numbers(path: Path, parser: str) -> None:
         raise UnsupportedFormatError(
             f"Got leads that start at different times in {path}, expected leads recorded at once. Export all of them."
         )
+
+
+def _check_kardia(path: Path) -> None:
+    """Raise where a Kardia file states a step as text of which ecgdatakit makes a number by Python's rules (1_0)."""
+    block = json.loads(path.read_bytes())["data"]["raw"]
+    for field in ("frequency", "amplitudeResolution"):
+        _check_field(field, str(block[field]), "step", path)
 
 
 def _bare_tag(element: ElementTree.Element) -> str:

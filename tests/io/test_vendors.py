@@ -384,8 +384,8 @@ SCALING = {
     },
     "mortara.xml": {'UNITS_PER_MV="200"': NO_STEP, 'SAMPLE_FREQ="500"': NO_STEP, 'OFFSET="0"': NO_STEP[:-2]},
     "kardia.json": {
-        '"amplitudeResolution": 500,': ("text", "", "NaN", "Infinity", "0", "-3"),
-        '"frequency": 300,': ("text", "", "NaN", "Infinity", "0", "-3"),
+        '"amplitudeResolution": 500,': ("text", "", "NaN", "Infinity", "0", "-3", '"1_0"', '"2,5"'),
+        '"frequency": 300,': ("text", "", "NaN", "Infinity", "0", "-3", '"3_00"', '"300,0"'),
     },
 }
 
