@@ -148,7 +148,7 @@ def _wfdb_signal(line: str) -> tuple[Any, ...] | None:
     name = found["sig_name"] or ""
     if re.match(r"\S+\s+\S+\s+\S+\s+-", line):
         # After a resolution below 0 every number is one place early, and the last of five begins the name.
-        name = re.sub(r"^[+-]?\d+(?:\s+|$)", "", name)
+        name = re.sub(r"^[+-]?\d{1,18}(?:\s+|$)", "", name)
     return (
         found["file_name"], int(found["fmt"]), found["samps_per_frame"] or 1, *numbers, found["adc_gain"],
         found["baseline"] or 0, found["units"], name,
