@@ -71,15 +71,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.parquet is not None:
         write_columns(atlas.embedding_atlas(), arguments.parquet)
         say(
-            f"{len(paths)} records: {str(arguments.parquet)!r}. To look at it: embedding-atlas {arguments.parquet} "
-            "--x projection_x --y projection_y --neighbors neighbors --text path"
+            f"{len(atlas.records)} records: {str(arguments.parquet)!r}. To look at it: embedding-atlas "
+            f"{arguments.parquet} --x projection_x --y projection_y --neighbors neighbors --text path"
         )
     if arguments.out is not None:
         page = atlas.page(arguments.title or arguments.features.stem, ecgs=not arguments.no_ecgs, **_reading(arguments))
         # Recordings of patients are in it.
         with replacing(arguments.out, private=True) as file:
             file.write(page.encode())
-        say(f"{len(paths)} records, {len(page) / 1e6:.1f} MB: {str(arguments.out)!r}")
+        say(f"{len(atlas.records)} records, {len(page) / 1e6:.1f} MB: {str(arguments.out)!r}")
     return 0
 
 

@@ -20,6 +20,7 @@ import ast
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -172,8 +173,8 @@ def _path_column(config: Any, sampling_rate: int | None) -> str:
 def _check_ids(ids: list[str], table: Path) -> None:
     if not ids:
         raise DamagedRecordError(f"Got {table} without a recording, expected a line for each. Fetch it again.")
-    if len(set(ids)) < len(ids):
-        twice = next(one for one in ids if ids.count(one) > 1)
+    twice, n_times = Counter(ids).most_common(1)[0]
+    if n_times > 1:
         raise DamagedRecordError(f"Got {table} with the recording {twice!r} twice, expected each once. Fetch it again.")
 
 

@@ -134,7 +134,7 @@ def _check_kardia(path: Path) -> None:
     """Raise where a Kardia file states a step as text of which ecgdatakit makes a number by Python's rules (1_0)."""
     block = json.loads(path.read_bytes())["data"]["raw"]
     for field in ("frequency", "amplitudeResolution"):
-        _check_field(field, str(block[field]), "step", path)
+        _check_field(field, str(block.get(field, "")), "step", path)
 
 
 def _bare_tag(element: ElementTree.Element) -> str:

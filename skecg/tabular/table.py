@@ -342,9 +342,9 @@ def kind_of(texts: Sequence[str]) -> str:
 
 
 def is_number(text: str) -> bool:
-    """Return whether a cell is a finite number."""
+    """Return whether a cell is a finite number; 1_0, which Python takes for one, is a name."""
     try:
-        return math.isfinite(float(text))
+        return "_" not in text and math.isfinite(float(text))
     except ValueError:
         return False
 

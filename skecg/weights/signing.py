@@ -15,7 +15,7 @@ __all__ = ["check_signature", "sign_weights"]
 
 # What decides a number is in files of these kinds. The card, its pictures and the licence are written anew when weights
 # are published, and how weights were trained decides nothing of what they compute.
-_SIGNED = (".json", ".safetensors", ".onnx")
+_SIGNED = (".json", ".safetensors")
 
 
 def sign_weights(
@@ -33,8 +33,8 @@ def sign_weights(
     Parameters
     ----------
     folder : str or path-like
-        A weights folder. Its JSON, safetensors and ONNX files are signed, but for ``training_config.json`` and those
-        whose names begin with a dot; the card, pictures and the licence are not.
+        A weights folder. Its JSON and safetensors files are signed, but for ``training_config.json`` and those whose
+        names begin with a dot; the card, pictures and the licence are not.
     private_key : str or path-like
         PEM file of an elliptic-curve key (P-256, P-384 or P-521).
     password : str, optional

@@ -327,6 +327,13 @@ def test_leads_of_different_lengths_are_refused(tmp_path: Path) -> None:
         read_format(path)
 
 
+def test_kardia_without_a_step_is_no_damaged_file_but_one_without_a_unit(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(kardia(counts(6), LIMB_LEADS).replace(b'"amplitudeResolution": 500, ', b""))
+    with pytest.raises(DamagedRecordError, match="amplitudeResolution=''"):
+        read_format(path)
+
+
 def test_entities_in_xml_are_not_expanded(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
     bomb = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'

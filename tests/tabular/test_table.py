@@ -196,3 +196,9 @@ def test_whole_numbers_that_were_written_beside_missing_ones_are_whole(folder: P
     target = read_record_table(frame, label_columns=["af"], check_files=False).target
     assert target is not None
     assert (target.kind, target.y.tolist()) == ("classes", [1, 0, 1, 0, 1])
+
+
+def test_names_that_python_takes_for_numbers_are_classes(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,grade\n" + "".join(f"r{i},{i % 3}_0\n" for i in range(30)))
+    table = read_record_table(tmp_path / "t.csv", label_columns=["grade"], check_files=False)
+    assert (table.target.kind, table.target.classes) == ("classes", ("0_0", "1_0", "2_0"))
