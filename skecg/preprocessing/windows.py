@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from skecg.compute.devices import in_order
 from skecg.compute.notebook import html_facts
-from skecg.errors import InputError, ParameterError, user_stacklevel
+from skecg.errors import InputError, ParameterError
 from skecg.preprocessing.quality import Policies, Screening, record_label, screen, warn_once_a_kind
 from skecg.preprocessing.resampling import resampled_samples
 from skecg.preprocessing.signals import fill_gaps, filter_leads, mix_leads, normalize, resample
@@ -276,8 +276,8 @@ def prepare(
     records = _listed(records)
     labels = [record_label(record, position) for position, record in enumerate(records)]
     screenings = [screen(record, spec, policies, label) for record, label in zip(records, labels, strict=True)]
-    warn_once_a_kind([screening.notes for screening in screenings], labels, stacklevel=user_stacklevel())
-    warn_about_units([screening.amplitude for screening in screenings], spec, stacklevel=user_stacklevel())
+    warn_once_a_kind([screening.notes for screening in screenings], labels)
+    warn_about_units([screening.amplitude for screening in screenings], spec)
     return prepare_screened(records, screenings, spec, stride=stride, policies=policies)
 
 
