@@ -304,7 +304,6 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values; numbers that are not there are null."""
-        # Predictions of every patient stay out of the file that is handed round.
         values = asdict(replace(self, tested=None))
         del values["tested"]
         return dict(_plain(values))
