@@ -254,7 +254,6 @@ def limb_lead_order(signal: NDArray[np.floating], leads: Sequence[str]) -> tuple
         wave in all leads).
     """
     rows = [i for i, lead in enumerate(leads) if lead in LIMB_COEFFICIENTS]
-    # With fewer, orders exist that keep the laws by chance.
     if len(rows) < 6:
         return None
     # In float64: the test is a difference of sums of squares.
