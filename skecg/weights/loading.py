@@ -146,5 +146,6 @@ def save_encoder(
                 f"Got {name} of type {type(value).__name__}, expected an {kind.__name__}. load_encoder gives both."
             )
     info = write_weights(folder, encoder, spec, pooling, provenance)
+    # Of what was written, not of what was passed: an encoder in training mode or in half precision gives other numbers.
     write_golden(info, read_state(info))
     write_card(info)
