@@ -77,13 +77,13 @@ def test_an_encoders_tokens_after_every_stage_are_the_same_to_rounding(precision
     packed = copy.deepcopy(plain)
     pack_convolutions_(packed, precision)
     assert not any(isinstance(module, CentredConvolution) for module in packed.modules())
-    tolerance = {"rtol": 1e-5, "atol": 1e-5} if precision == "fp32" else {"rtol": 0.02, "atol": 0.1}
+    tolerance = 1e-5 if precision == "fp32" else 0.03
     with torch.inference_mode(), autocast(CPU, precision):
         for n_windows, n_samples, leads in [(1, 500, None), (4, 333, [0, 2])]:
             x = torch.randn(n_windows, 3, n_samples)
             pairs = zip(packed.layers(x, (0, 1, 2), leads), plain.layers(x, (0, 1, 2), leads), strict=True)
             for found, wanted in pairs:
-                torch.testing.assert_close(found.float(), wanted.float(), **tolerance)
+                assert (found - wanted).float().norm() < tolerance * wanted.float().norm()
 
 
 def test_packing_takes_no_random_numbers(precision):
