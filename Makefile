@@ -9,7 +9,7 @@ NEWEST_PYTHON ?= $(shell for python in python3.13 python3.12 $(PYTHON); do \
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test coverage test-oldest test-newest lint types docs dist figures weights clean
+.PHONY: demo test coverage test-oldest test-newest lint types docs look dist figures weights clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
@@ -45,6 +45,10 @@ types: $(VENV)/test-installed
 
 docs: $(VENV)/docs-installed
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+# Every page in Chromium, wide and on a phone, light and dark: what does not fit, is missing or too faint. Four minutes.
+look: docs
+	$(BIN)/python docs/look.py
 
 # What is published, into dist/, and its bill of materials (SBOM), into build/.
 dist: $(VENV)/created

@@ -27,8 +27,13 @@ const scrolls = element => {
     if (["auto", "scroll"].includes(getComputedStyle(element).overflowX)) return true;
   return false;
 };
+const right = element => {
+  const words = document.createRange();
+  words.selectNodeContents(element);
+  return words.getBoundingClientRect().right;
+};
 for (const element of document.querySelectorAll("article p, article li, article dt, article pre, article h1, article h2, article h3"))
-  if (shown(element) && element.getBoundingClientRect().right > width + 1 && !scrolls(element))
+  if (shown(element) && right(element) > width && !scrolls(element))
     faults.push(`cuts off ${element.textContent.trim().slice(0, 40)}`);
 const left = document.querySelector(".bd-sidebar-primary");
 if (left && shown(left) && left.getBoundingClientRect().width && !left.querySelector("a[href]")) faults.push("has an empty sidebar");
