@@ -32,11 +32,12 @@ const right = element => {
   words.selectNodeContents(element);
   return words.getBoundingClientRect().right;
 };
-for (const element of document.querySelectorAll("article p, article li, article dt, article pre, article h1, article h2, article h3"))
+for (const element of document.querySelectorAll("article :is(p, li, dt, pre, h1, h2, h3)"))
   if (shown(element) && right(element) > width && !scrolls(element))
     faults.push(`cuts off ${element.textContent.trim().slice(0, 40)}`);
 const left = document.querySelector(".bd-sidebar-primary");
-if (left && shown(left) && left.getBoundingClientRect().width && !left.querySelector("a[href]")) faults.push("has an empty sidebar");
+if (left && shown(left) && left.getBoundingClientRect().width && !left.querySelector("a[href]"))
+  faults.push("has an empty sidebar");
 const channels = colour => (colour.match(/[\\d.]+/g) || []).map(Number);
 const light = ([r, g, b]) => [r, g, b].map(c => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
   .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
@@ -53,7 +54,8 @@ for (const element of document.querySelectorAll("article *")) {
   if (!own || !shown(element)) continue;
   const [one, two] = [light(channels(getComputedStyle(element).color)), light(ground(element))].sort((a, b) => b - a);
   const ratio = (one + 0.05) / (two + 0.05);
-  if (ratio < 4.5) faint.set(element.className || element.tagName, `${ratio.toFixed(1)} ${element.textContent.trim().slice(0, 20)}`);
+  const words = element.textContent.trim().slice(0, 20);
+  if (ratio < 4.5) faint.set(element.className || element.tagName, `${ratio.toFixed(1)} ${words}`);
 }
 for (const [kind, words] of faint) faults.push(`is faint in ${kind}: ${words}`);
 return faults;
