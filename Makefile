@@ -55,10 +55,11 @@ dist: $(VENV)/created
 	$(PIP) install -c constraints.txt "build>=1.2" "twine>=6.1" "cyclonedx-bom>=7.1"
 	bash .ci/dist
 
-# The numbers of the pages, measured again: `make figures DATA=FOLDER` fails where one differs, WRITE=1 writes them. Hours;
-# ONLY=fast for those of a minute or two, ONLY=NAME for one, `packaging/figures.toml` for what there is.
+# The numbers of the pages, compared with those kept in packaging/ledger.json and, where packaging/figures.toml has what
+# measures them, measured again: `make figures` fails where one differs, WRITE=1 writes them. Minutes; FULL=1 DATA=FOLDER for
+# all that is measured again, an hour or two; ONLY=NAME for one.
 figures: $(VENV)/test-installed
-	$(BIN)/python packaging/figures.py $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write)
+	$(BIN)/python packaging/figures.py $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full) $(if $(WRITE),--write)
 
 # The weights that come with skecg, from the recordings in DATA: about an hour on one CPU core (an estimate). A run that was
 # interrupted goes on.

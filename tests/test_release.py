@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -180,8 +181,9 @@ def test_figures_that_differ_are_found_and_written(tmp_path, page, only, state, 
     (tmp_path / "page.md").write_text(page)
     (tmp_path / "score.py").write_text(SCORE)
     (tmp_path / "figures.toml").write_text(FIGURES)
-    places = {"root": tmp_path, "registry": tmp_path / "figures.toml"}
-    options = ["--data", str(tmp_path), *(["--only", *only] if only else [])]
+    (tmp_path / "ledger.json").write_text("{}")
+    places = {"root": tmp_path, "registry": tmp_path / "figures.toml", "kept": tmp_path / "ledger.json"}
+    options = ["--data", str(tmp_path), *(["--only", *only] if only else ["--full"])]
     assert figures.main(options, **places) == state
     assert (tmp_path / "page.md").read_text() == page
     figures.main([*options, "--write"], **places)
@@ -192,8 +194,10 @@ def test_figures_that_cannot_be_measured_fail(tmp_path, capsys):
     figures = script_of("figures")
     (tmp_path / "page.md").write_text("takes 1.9 s for 12,000 records, scores 0.921")
     (tmp_path / "figures.toml").write_text(FIGURES.replace("records ([", "rows (["))
-    places = {"root": tmp_path, "registry": tmp_path / "figures.toml"}
-    assert figures.main([], **places) == 2
+    (tmp_path / "ledger.json").write_text("{}")
+    places = {"root": tmp_path, "registry": tmp_path / "figures.toml", "kept": tmp_path / "ledger.json"}
+    assert figures.main([], **places) == 1
+    assert figures.main(["--full"], **places) == 2
     said = capsys.readouterr().out
     assert "occurs 0 times" in said
     assert "it needs data" in said
@@ -207,6 +211,59 @@ def test_every_figure_of_the_registry_stands_on_its_page_once():
     for figure in registry:
         figures.find_stated(figure, text_of(figure.page))
     assert len({figure.name for figure in registry}) == len(registry)
+
+
+def test_no_page_has_a_measured_number_that_the_ledger_does_not_have():
+    figures = script_of("figures")
+    assert figures.ledger.differences(ROOT, figures.LEDGER) == [], "see packaging/ledger.py"
+
+
+def test_what_the_ledger_names_as_its_measurement_is_there():
+    figures = script_of("figures")
+    named = {
+        by for page in json.loads(figures.LEDGER.read_text()).values() for entry in page.values() for by in entry["by"]
+    }
+    verbs = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), flags=re.MULTILINE))
+    for by in named:
+        kind, _, what = by.partition(" ")
+        assert kind in figures.ledger.KINDS, by
+        assert kind != "python" or (ROOT / what.split()[0]).exists(), by
+        assert kind != "make" or what in verbs, by
+
+
+PAGE = """Speed
+=====
+
+It takes 3.4 ms (`about 9.9`), for 12 leads. Version 0.1.0 of 2.
+
+.. code-block:: python
+
+   slow = 7.5
+
+.. list-table::
+   :header-rows: 1
+
+   * - records
+     - 1,024 of ``4096``
+"""
+
+
+def test_a_number_that_moves_on_its_page_alone_is_found(tmp_path):
+    ledger = script_of("figures").ledger
+    page, kept = tmp_path / "docs" / "speed.rst", tmp_path / "ledger.json"
+    page.parent.mkdir()
+    page.write_text(PAGE)
+    ledger.keep(tmp_path, kept)
+    assert "nothing says what measured" in ledger.differences(tmp_path, kept)[0]
+    kept.write_text(kept.read_text().replace('"by": []', '"by": ["set"]'))
+    assert json.loads(kept.read_text()) == {"docs/speed.rst": {"Speed": {"by": ["set"], "numbers": "1,024 3.4"}}}
+    assert ledger.differences(tmp_path, kept) == []
+    page.write_text(PAGE.replace("3.4", "3.1"))
+    assert ledger.differences(tmp_path, kept) == ['docs/speed.rst, "Speed": the page has 3.1 where 3.4 was measured']
+    page.write_text(PAGE.replace("12 leads", "12 leads in 8 minutes"))
+    assert "the page has 8 where nothing" in ledger.differences(tmp_path, kept)[0]
+    page.write_text(PAGE.replace("Speed\n", "Time\n"))
+    assert ["Speed" in said for said in ledger.differences(tmp_path, kept)] == [True, False, False]
 
 
 def test_systems_without_links_or_locks_read_and_write_all_the_same(tmp_path, monkeypatch):
