@@ -1,8 +1,8 @@
 """Measure the numbers of the pages again, and write them there or fail where they differ.
 
 ``python packaging/figures.py [--full] [--write] [--only NAME|fast|slow ...] [--data FOLDER] [--list]`` measures what
-takes up to a minute or two; all with ``--full``. First it compares every measured number of the pages with those kept in
-``ledger.json``, which has what nobody measures again for each release (see ledger.py; ``--keep`` writes it).
+takes up to a minute or two; all with ``--full``. First it compares every measured number of the pages with those kept
+in ``ledger.json``, which has what nobody measures again for each release (see ledger.py; ``--keep`` writes it).
 ``figures.toml`` says where each number stands, what measures it and how far it may move:
 
 - ``page`` and ``pattern``: a regular expression with a group for each number, which occurs once on the page;
