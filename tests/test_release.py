@@ -79,6 +79,48 @@ def test_the_oldest_releases_that_are_tested_are_the_floors():
         assert pins[name].split(".")[:2] == floor.split(".")[:2] or name == "torch"
 
 
+def test_the_recipe_for_conda_asks_for_what_the_package_asks_for():
+    recipe = yaml.safe_load(text_of("packaging", "conda", "recipe.yaml"))
+    pyproject = tomllib.loads(text_of("pyproject.toml"))
+    names = {"torch": "pytorch", "huggingface-hub": "huggingface_hub"}
+
+    def as_conda_has_it(line: str) -> str:
+        name, floor = line.split(">=")
+        return f"{names.get(name, name)} >={floor}"
+
+    wanted = [as_conda_has_it(line) for line in pyproject["project"]["dependencies"]]
+    assert recipe["requirements"]["run"][1:] == wanted
+    assert set(map(as_conda_has_it, pyproject["build-system"]["requires"])) <= set(recipe["requirements"]["host"])
+    (script,) = pyproject["project"]["scripts"].items()
+    assert recipe["build"]["python"]["entry_points"] == [" = ".join(script)]
+    assert recipe["about"]["license"] == pyproject["project"]["license"]
+
+
+def test_a_released_documentation_keeps_those_before_it_and_lists_them(tmp_path):
+    documentation = script_of("documentation")
+    built, site = tmp_path / "html", tmp_path / "site"
+    (built / "_static").mkdir(parents=True)
+    (site / ".git").mkdir(parents=True)
+    for version in ("0.9.0", "0.10.0", "0.10.0"):
+        (built / "index.html").write_text(version)
+        (site / "gone.html").write_text("a page that is no more")
+        documentation.lay(site, built, version)
+    assert {path.name for path in site.iterdir()} == {".git", ".nojekyll", "0.9.0", "0.10.0", "_static", "index.html"}
+    assert [(site / folder / "index.html").read_text() for folder in (".", "0.9.0")] == ["0.10.0", "0.9.0"]
+    newest, before = json.loads((site / "_static" / "switcher.json").read_text())
+    assert (newest["version"], newest["url"], newest["preferred"]) == ("0.10.0", documentation.ADDRESS, True)
+    assert before == {"version": "0.9.0", "url": f"{documentation.ADDRESS}0.9.0/"}
+    assert f'html_baseurl = "{documentation.ADDRESS}"' in text_of("docs", "conf.py")
+    with pytest.raises(SystemExit, match="expected one such as"):
+        documentation.lay(site, built, "v1")
+
+
+def test_issues_ask_for_what_skecg_info_prints():
+    asked = yaml.safe_load(text_of(".github", "ISSUE_TEMPLATE", "bug.yml"))["body"]
+    (info,) = [field for field in asked if "skecg info" in field["attributes"].get("label", "")]
+    assert info["validations"] == {"required": True}
+
+
 def test_a_release_brings_its_bill_of_materials():
     workflow = text_of(".github", "workflows", "release.yml")
     assert "build/*.cdx.json" in workflow
