@@ -180,14 +180,14 @@ def differs(stated: str, measured: float, tolerance: float) -> bool:
 
 
 def write(figure: Figure, page: Path, measured: list[float]) -> None:
-    """Put the numbers in the places of the old ones, with as many decimals and commas."""
+    """Put the numbers in the places of the old ones, with as many decimals, their commas and signs."""
     text = page.read_text(encoding="utf-8")
     found = re.search(figure.pattern, text)
     assert found is not None
     for group in range(len(measured), 0, -1):
         old, (begin, end) = found[group], found.span(group)
-        comma = "," if "," in old else ""
-        text = f"{text[:begin]}{measured[group - 1]:{comma}.{n_decimals(old)}f}{text[end:]}"
+        style = ("+" if old[0] in "+-" else "") + ("," if "," in old else "")
+        text = f"{text[:begin]}{measured[group - 1]:{style}.{n_decimals(old)}f}{text[end:]}"
     page.write_text(text, encoding="utf-8")
 
 
