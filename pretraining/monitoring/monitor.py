@@ -152,6 +152,7 @@ class Monitor:
         line = {
             "loss": sum(step.loss["total"] for step in recent) / len(recent),
             "gradient_norm": stats.gradient_norm,
+            # A journal counts steps done, a schedule from 0.
             "lr": learning_rate(config, stats.step - 1),
             "weight_decay": weight_decay(config, stats.step - 1),
             "memory_gib": memory_gib(self.engine.device),
@@ -170,6 +171,7 @@ class Monitor:
         gauges, scores = self._due(step)
         if not gauges and not scores:
             return Evaluation()
+        # Called by all, before the first one measures alone: gathering spread weights waits for everybody.
         usable = gather_model(model, self.config, self.engine)
         with self.engine.measuring():
             if scores:
@@ -276,6 +278,7 @@ def pace(
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """Return the dense peak of a known accelerator in bfloat16; None for anything else."""
+    # Peaks of float32 depend on whether TF32 rounds, those of CPUs on their clock: no share rather than a wrong one.
     if device.type != "cuda" or precision != "bf16":
         return None
     name = torch.cuda.get_device_name(device)
