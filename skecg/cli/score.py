@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.group_column,
         kind=arguments.kind,
     )
+    # For weights of untrained encoders, one for each model, which nobody wants to keep.
     with tempfile.TemporaryDirectory(prefix="skecg-untrained-") as folder:
         used = _embeddable(table, arguments)
         for note in used.notes():

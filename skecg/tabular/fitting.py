@@ -225,6 +225,7 @@ def _last_fit(table: RecordTable, source: KnownFeatures, protocol: Any) -> Probe
     """Fit on all records, choosing the penalty as each fold did."""
     target, rows = _target_of(table), np.arange(len(table))
     selection, _ = selecting_part(table.groups, target.indicator, rows)
+    # Nobody is tested: the penalty is chosen on a part, and all are then fitted.
     split = Split(rows, selection, rows[:0], True, "all records")
     draw = LabelDraw(1.0, 0, np.unique(table.groups), rows)
     return next(iter(protocol.fits(source.table, target.indicator, split, [draw])))
@@ -281,6 +282,7 @@ def _fit_numbers(
     found: dict[str, Any]
     alpha: float | None
     if tuning is None:
+        # The same seed as the probes of the cross-validation have.
         ridge = RidgeProbe(random_state=common["seed"] + 1).fit(source.table, target.y, groups=table.groups)
         probe = {
             "mean": ridge.mean_,
@@ -372,6 +374,7 @@ def _provenance(table: RecordTable, common: Mapping[str, Any]) -> dict[str, Any]
         "n_records": len(table),
         "n_patients": len(np.unique(table.groups)),
         "grouped": table.grouped,
+        # What stands in parentheses names a recording.
         "left_out": {reason.partition(" (")[0]: len(names) for reason, names in table.left_out.items()},
         "n_folds": common["n_folds"],
         "seed": common["seed"],
@@ -409,6 +412,7 @@ class FineTuneProtocol:
 
     def describe(self) -> dict[str, Any]:
         """Return what is done, for reports."""
+        # The others belong to this machine, not to the method.
         plain = {name: value for name, value in self.parameters.items() if name not in ("n_jobs", "device", "verbose")}
         return {"name": "(c) the encoder fine-tuned with a head", **{k: str(v) for k, v in plain.items()}}
 
