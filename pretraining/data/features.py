@@ -32,9 +32,9 @@ __all__ = [
 
 FloatArray = NDArray[np.float32]
 
-_QRS_BAND_HZ = (8.0, 30.0)
+_QRS_BAND_HZ = (8.0, 30.0)  # above T waves and wander, below muscle and mains
 _QRS_SECONDS = 0.08
-_REFRACTORY_SECONDS = 0.3
+_REFRACTORY_SECONDS = 0.3  # two peaks within it are one: up to 200 beats a minute
 # A peak counts from this share of the energy that all but 2 % of the samples stay under.
 _LEAST_ENERGY = 0.25
 # Share of a lead's deviation that lies in that band: above 0.04 in any lead of LUDB, below 0.0002 in a mere drift.
@@ -45,7 +45,7 @@ _FILTERED_TOGETHER = 4
 # Beats are sampled every 16 ms: finer than any wave, whatever the rate of the shards is. Their baseline is the mean of
 # the first 80 ms.
 _STEP_SECONDS, _N_BASELINE = 0.016, 5
-_MEDIAN_BEFORE_SECONDS, _MEDIAN_AFTER_SECONDS = 0.3, 0.5
+_MEDIAN_BEFORE_SECONDS, _MEDIAN_AFTER_SECONDS = 0.3, 0.5  # P wave to T wave at usual rates
 _BEFORE_SECONDS, _AFTER_SECONDS = 0.24, 0.448
 
 _N_LEADS = len(CANONICAL_LEADS)
@@ -90,6 +90,7 @@ def _r_peaks_of_each(signals_nLT: FloatArray, sampling_rate: float) -> list[NDAr
     quick_nLT = sosfiltfilt(_qrs_filter(sampling_rate), signals_nLT, axis=-1)
     deviation_nL = quick_nLT.std(axis=-1)
     is_quick = (deviation_nL > _LEAST_QUICK * (signals_nLT.std(axis=-1) + 1e-6)).any(axis=-1)
+    # Each lead by its own deviation, or the largest would be the only one looked at.
     slope_nLT = np.diff(quick_nLT, axis=-1) / (deviation_nL[..., None] + 1e-6)
     energy_nT = np.einsum("nlt,nlt->nt", slope_nLT, slope_nLT)
     return [
@@ -164,6 +165,7 @@ def _median_beat(signal_LT: FloatArray, peaks_K: NDArray[np.int64], sampling_rat
     inside = peaks_K[(peaks_K + offsets[0] >= 0) & (peaks_K + offsets[-1] < signal_LT.shape[-1])]
     if not len(inside):
         return np.zeros(len(signal_LT) * len(offsets), np.float32)
+    # The median of beats drops extrasystoles and artefacts, which a mean would smear into all of it.
     beat = np.median(signal_LT[:, inside[:, None] + offsets], axis=1)
     return np.asarray(_baseline_removed(beat).ravel(), dtype=np.float32)
 
@@ -197,6 +199,7 @@ def describe_beats(signal_LT: FloatArray, peaks_K: NDArray[np.int64], sampling_r
 def _intervals(peaks_K: NDArray[np.int64], sampling_rate: float) -> NDArray[np.float64]:
     """Compute the intervals (s) around each beat, (K, 3): before, after, and before over the usual one."""
     intervals = np.diff(peaks_K) / sampling_rate
+    # The median, which an extrasystole and its pause leave alone.
     usual = np.median(intervals) if len(intervals) else 1.0
     known = np.concatenate([[usual], intervals, [usual]])
     before, after = known[: len(peaks_K)], known[1 : len(peaks_K) + 1]

@@ -25,7 +25,7 @@ _QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
 
 # Edges of the bands of the spectrum: baseline and T wave, P wave, QRS complex, muscle.
 _BAND_EDGES_HZ = (0.5, 2, 4, 7, 11, 16, 25, 40)
-_SPECTRUM_SECONDS = 4
+_SPECTRUM_SECONDS = 4  # bins of 0.25 Hz, enough to part the lowest bands
 
 # Random kernels: nine samples, at these distances, on about this share of the leads.
 _KERNEL_SAMPLES = 9
@@ -110,6 +110,7 @@ def _log_bands(signals: NDArray[np.float32], sampling_rate: float) -> NDArray[np
     # Each frequency stands for its negative, too, other than the highest of all.
     power *= np.where(frequencies < sampling_rate / 2, 2, 1) / (sampling_rate * (window**2).sum())
     bands = [(frequencies >= low) & (frequencies < high) for low, high in itertools.pairwise(_BAND_EDGES_HZ)]
+    # Logarithms, for power spans orders of magnitude; 1e-9 mV² keeps a flat lead finite.
     return np.log(np.stack([power[..., band].sum(axis=-1) for band in bands], axis=-1) + 1e-9)
 
 
@@ -159,11 +160,13 @@ class _Kernels(NamedTuple):
 
 @lru_cache(maxsize=32)
 def _random_kernels(n_kernels: int, n_leads: int, seed: int) -> list[_Kernels]:
+    # A generator of its own: torch's global one belongs to the user.
     generator = torch.Generator().manual_seed(seed)
     kernels = []
     for dilation in _DILATIONS:
         weights = torch.randn(n_kernels, n_leads, _KERNEL_SAMPLES, generator=generator)
         weights *= torch.rand(n_kernels, n_leads, 1, generator=generator) < _SHARE_OF_LEADS
+        # Sums of zero: a kernel sees shapes and not the level of a lead.
         weights -= weights.mean(-1, keepdim=True)
         bias_K = torch.randn(n_kernels, generator=generator).numpy()
         filled_up = torch.nn.functional.pad(weights[:, :, None], (0, 0) * 3 + (0, -n_kernels % _KERNELS_TOGETHER))
@@ -187,7 +190,7 @@ def _convolved(signals: NDArray[np.float32], kernels: list[_Kernels]) -> NDArray
 
 
 def _standardized(signals: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Give each lead mean 0 and deviation 1; return (n_windows, n_samples, n_leads)."""
+    """Return leads of mean 0 and deviation 1, (n_windows, n_samples, n_leads)."""
     centred = np.asarray(signals, dtype=np.float32)
     centred = centred - centred.mean(axis=-1, keepdims=True)
     deviation = np.sqrt(np.einsum("nlt,nlt->nl", centred, centred) / np.float32(signals.shape[-1] - 1))[..., None]
