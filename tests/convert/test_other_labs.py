@@ -336,23 +336,16 @@ def test_a_tensor_that_does_not_fit_is_named(name, change, tmp_path):
         converted(name, tmp_path, state)
 
 
-WRAPPED = [
-    lambda name: f"module.{name}",
-    lambda name: f"_orig_mod.{name}",
-    lambda name: f"module._orig_mod.{name}",
-]
+def test_names_that_wrappers_of_training_made_longer_are_read(origin, tmp_path):
+    name, folder = origin
+    wrapped = {f"module._orig_mod.{key}": value for key, value in state_of(name).items()}
+    assert read_info(converted(name, tmp_path, wrapped)).sha256 == read_info(folder).sha256
 
 
-@pytest.mark.parametrize("name", sorted(ORIGINS))
-def test_names_that_wrappers_of_training_made_longer_are_read(name, tmp_path):
-    state = state_of(name)
-    wanted = read_info(converted(name, tmp_path / "plain", state)).sha256
-    for number, wrapped in enumerate(WRAPPED):
-        renamed = {wrapped(key): value for key, value in state.items()}
-        assert read_info(converted(name, tmp_path / str(number), renamed)).sha256 == wanted
-    key = next(iter(state))
+def test_names_that_only_wrappers_tell_apart_are_refused(tmp_path):
+    state = state_of("merl")
     with pytest.raises(ForeignCheckpointError, match="wrappers"):
-        converted(name, tmp_path / "both", state | {f"module.{key}": state[key]})
+        converted("merl", tmp_path, state | {"module.conv1.weight": state["conv1.weight"]})
 
 
 def test_half_precision_is_read_as_the_numbers_that_it_holds(tmp_path):
