@@ -75,8 +75,7 @@ def _built_again(encoder: Encoder) -> Encoder:
     config = encoder.config
     try:
         values = json.loads(json.dumps(config.to_dict(), allow_nan=False))
-        with torch.random.fork_rng(devices=[]):
-            return build_encoder(read_encoder_config(config.architecture, values))
+        return build_encoder(read_encoder_config(config.architecture, values))
     except SkecgError:
         raise
     except Exception as error:  # whatever somebody else's constructor raises, and what JSON cannot hold
