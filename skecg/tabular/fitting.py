@@ -274,12 +274,18 @@ def _fit_numbers(
     """Cross-validate ridge regression on features, fine-tuning where it is asked for, and fit the last on all."""
     target = _target_of(table)
     scores = compare_regressions(
-        table.dataset(), [(MODEL, source)], {target.name: target.y}, seed=common["seed"], verbose=common["verbose"]
+        table.dataset(),
+        [(MODEL, source)],
+        {target.name: target.y},
+        **{n: common[n] for n in ("n_folds", "seed", "verbose")},
+        n_draws=common["n_resamples"],
     )[target.name]
     found: dict[str, Any]
     alpha: float | None
     if tuning is None:
-        ridge = RidgeProbe(random_state=common["seed"] + 1).fit(source.table, target.y, groups=table.groups)
+        ridge = RidgeProbe(n_folds=common["n_folds"], random_state=common["seed"] + 1).fit(
+            source.table, target.y, groups=table.groups
+        )
         probe = {
             "mean": ridge.mean_,
             "scale": ridge.scale_,
