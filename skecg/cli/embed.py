@@ -194,7 +194,7 @@ def _find(arguments: argparse.Namespace) -> list[str]:
 
     from skecg.io import find_records
 
-    _check_tables(arguments.paths)
+    check_tables(arguments.paths)
     out = os.path.abspath(arguments.out)  # noqa: PTH100 (like the paths below: links stay links)
     own, folders = (out, f"{out}.failures.csv", f"{out}.registry.csv"), (f"{out}.partial{os.sep}", f"{out}{os.sep}")
     found = [str(path) for path in find_records(arguments.paths, recursive=not arguments.no_recursive)]
@@ -204,7 +204,7 @@ def _find(arguments: argparse.Namespace) -> list[str]:
     return paths
 
 
-def _check_tables(paths: Sequence[str]) -> None:
+def check_tables(paths: Sequence[str]) -> None:
     """Raise for a table of labels or paths that was named as a recording, before anything is embedded."""
     from skecg.io.tables import TEXT_SUFFIXES
     from skecg.io.text_tables import check_about_samples

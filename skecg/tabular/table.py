@@ -335,7 +335,8 @@ def _resolved(path: str | None, folder: Path) -> str:
     found = str(folder / Path(path).expanduser())
     # Tables are written on Windows, too; a name that holds a backslash here stays what it is.
     if os.sep == "/" and "\\" in path and not _is_there(found):
-        return str(folder / Path(path.replace("\\", "/")).expanduser())
+        there = _resolved(path.replace("\\", "/"), folder)
+        return there if _is_there(there) else found
     return found
 
 
@@ -363,9 +364,9 @@ def _read_target(names: list[str], cells: list[list[str | None]], kind: str | No
 
 def _check_plain(name: str, texts: list[str]) -> None:
     """Raise for classes that look like numbers that went wrong, or like names of the records."""
-    if kind_of(texts) != CLASSES:
-        return
     values = set(texts)
+    if kind_of(texts) != CLASSES or values <= _YES_NO.keys():
+        return
     strange = sorted(value for value in values if not is_number(value.replace(",", ".", 1)))
     n_strange = sum(text in strange for text in texts)
     if not strange or (len(values) - len(strange) > _MOST_CODES and n_strange <= _FEW * len(texts)):
