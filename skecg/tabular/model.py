@@ -230,6 +230,21 @@ class FittedModel:
             file.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+# Parameters of the embedder that a model keeps; the others belong to the machine.
+_OF_ENCODER = [
+    "model",
+    "sampling_rate",
+    "leads",
+    "units",
+    "pooling",
+    "layer",
+    "stride",
+    "missing_leads",
+    "short_records",
+    "precision",
+    "backend",
+    "revision",
+]
 _NOVELTY = ("mean_", "scale_", "components_", "deviations_")
 
 
@@ -242,8 +257,7 @@ def _of_classes(values: FloatArray) -> FloatArray:
 
 def encoder_of(embedder: JEPAEmbedder) -> dict[str, Any]:
     """Describe a fitted embedder, without what belongs to this machine."""
-    kept = "model sampling_rate leads units pooling layer stride missing_leads short_records precision backend revision"
-    parameters = {name: getattr(embedder, name) for name in kept.split()}
+    parameters = {name: getattr(embedder, name) for name in _OF_ENCODER}
     model = Path(str(embedder.model))
     parameters["model"] = str(model.resolve()) if model.is_dir() else _own_name(str(embedder.model))
     if embedder.revision_ is not None:
@@ -313,7 +327,8 @@ def _restored(values: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: 
     classes, labels = tuple(values["classes"]), tuple(values["labels"])
     thresholds = [np.nan if value is None else float(value) for value in values["thresholds"]]
     _check_whole(values, probe, len(thresholds), novelty.n_features_in_)
-    JEPAEmbedder(**values["encoder"]["parameters"])  # a parameter that is unknown should not be found out later
+    if strange := sorted(set(values["encoder"]["parameters"]) - set(_OF_ENCODER)):
+        raise ValueError(f"the encoder has the parameter {strange[0]!r}")
     return FittedModel(
         method=values["method"],
         kind=values["kind"],

@@ -252,7 +252,7 @@ def test_equal_recordings_of_different_patients_are_warned_of(run: Run, rows: An
 def test_a_model_that_was_altered_is_refused(fit: Run, run: Run, rows: Any, capsys: Capture) -> None:
     fit("--label-column", "beat")
     path, path_of_probe = Path("model/model.json"), Path("model/probe.safetensors")
-    sound, values = path_of_probe.read_bytes(), json.loads(path.read_text())
+    sound, values, sound_values = path_of_probe.read_bytes(), json.loads(path.read_text()), json.loads(path.read_text())
 
     def refused() -> str:
         capsys.readouterr()
@@ -265,6 +265,20 @@ def test_a_model_that_was_altered_is_refused(fit: Run, run: Run, rows: Any, caps
     values["encoder"]["weights_sha256"] = "0" * 64
     path.write_text(json.dumps(values))
     assert "not those that this model was fitted with" in refused()
+    values["encoder"]["weights_sha256"] = sound_values["encoder"]["weights_sha256"]
+    for wrong in (
+        {"classes": ["lbbb"]},
+        {"classes": ["lbbb", "normal", "other"]},
+        {"classes": [1, 2]},
+        {"thresholds": [0.1, 0.2]},
+        {"kind": "numbers"},
+        {"kind": "ordinal"},
+        {"labels": []},
+        {"encoder": {}},
+        {"encoder": {**values["encoder"], "parameters": {"cache": "elsewhere"}}},
+    ):
+        path.write_text(json.dumps({**values, **wrong}))
+        assert "model.json is malformed" in refused()
     path.write_text(json.dumps({**values, "skecg_model": 2}))
     assert "has format 2" in refused()
     path.write_text("{}")
