@@ -231,20 +231,10 @@ class FittedModel:
 
 
 # Parameters of the embedder that a model keeps; the others belong to the machine.
-_OF_ENCODER = [
-    "model",
-    "sampling_rate",
-    "leads",
-    "units",
-    "pooling",
-    "layer",
-    "stride",
-    "missing_leads",
-    "short_records",
-    "precision",
-    "backend",
-    "revision",
-]
+_OF_ENCODER = (
+    *("model", "sampling_rate", "leads", "units", "pooling", "layer", "stride"),
+    *("missing_leads", "short_records", "precision", "backend", "revision"),
+)
 _NOVELTY = ("mean_", "scale_", "components_", "deviations_")
 
 

@@ -249,6 +249,13 @@ def test_equal_recordings_of_different_patients_are_warned_of(run: Run, rows: An
     assert "1 recordings that equal others of another patient" in capsys.readouterr().err
 
 
+def test_a_table_is_no_recording(fit: Run, run: Run, rows: Any, capsys: Capture) -> None:
+    fit("--label-column", "beat")
+
+    assert run("predict", "model", rows[0] / "table.csv", "--out", "p.csv") == 2
+    assert "looks like a table about recordings" in capsys.readouterr().err
+
+
 def test_a_model_that_was_altered_is_refused(fit: Run, run: Run, rows: Any, capsys: Capture) -> None:
     fit("--label-column", "beat")
     path, path_of_probe = Path("model/model.json"), Path("model/probe.safetensors")
