@@ -13,6 +13,7 @@ from skecg._version import __version__
 from skecg.cli.console import Verbs, add_signal_options, add_table_options, say
 from skecg.cli.embed import add_computing_options, add_model_options, check_cache
 from skecg.cli.evaluate import as_fractions
+from skecg.io.files import replacing
 from skecg.validation import check_integer
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ def _score_labels(table: RecordTable, sources: list[Any], arguments: argparse.Na
     if arguments.out is not None:
         files = report.save(arguments.out, figure=False)
         files.append(arguments.out / "report.html")
-        files[-1].write_text(report_page(report, table.paths, **_reading(arguments)), encoding="utf-8")
+        with replacing(files[-1], private=True) as page:  # recordings of patients are in it
+            page.write(report_page(report, table.paths, **_reading(arguments)).encode())
         for file in files:
             say(f"wrote {str(file)!r}")
     return 0
@@ -184,7 +186,8 @@ def _score_numbers(table: RecordTable, sources: list[Any], arguments: argparse.N
             "report.html": regression_page(name, scores, table.target.y, table.paths, **_reading(arguments)),
         }
         for file, content in contents.items():
-            (arguments.out / file).write_text(content, encoding="utf-8")
+            with replacing(arguments.out / file, private=file.endswith(".html")) as written:
+                written.write(content.encode())
             say(f"wrote {str(arguments.out / file)!r}")
     return 0
 

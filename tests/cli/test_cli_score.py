@@ -101,6 +101,7 @@ def test_the_page_holds_everything_and_fetches_nothing(score: Run) -> None:
     assert page.tags.count("svg") >= 2 + 3  # two curves of one label, three errors
     assert "b" not in page.tags
     assert len(written) < 2_000_000
+    assert Path("report/report.html").stat().st_mode & 0o077 == 0
 
 
 def test_the_same_command_again_gives_the_same_scores(score: Run) -> None:
