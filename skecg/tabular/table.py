@@ -138,12 +138,12 @@ class RecordTable:
             what = {CLASSES: f"{len(self.target.classes)} classes", LABELS: f"{len(self.target.classes)} labels"}
             of = f" ({', '.join(self.target.classes[:8])}{', …' if len(self.target.classes) > 8 else ''})"
             yield f"{self.target.name}: {what.get(self.target.kind, 'a quantity')}{of if self.target.classes else ''}"
-            if lonely := self._of_one_patient():
+            if lonely := self.of_one_patient():
                 yield f"of one patient only, so that no score can be made by patients: {', '.join(lonely[:_NAMED])}"
         if not self.grouped:
             yield "no column says whose recordings these are: each is taken for one of a patient of its own"
 
-    def _of_one_patient(self) -> list[str]:
+    def of_one_patient(self) -> list[str]:
         """Return the classes or labels that one patient has and no other."""
         target = self.target
         if target is None or target.kind == NUMBERS:
