@@ -43,6 +43,8 @@ KINDS = (CLASSES, LABELS, NUMBERS)
 _YES_NO = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
 # More numbers than these are no codes of classes, where of a hundred cells at most five are none.
 _MOST_CODES, _FEW = 10, 0.05
+# What columns of patients are called.
+_WHOSE = frozenset({"patient", "patient_id", "patientid", "subject", "subject_id", "person_id"})
 # Of rows that are left out, so many are named.
 _NAMED = 5
 
@@ -141,7 +143,8 @@ class RecordTable:
             if lonely := self.of_one_patient():
                 yield f"of one patient only, so that no score can be made by patients: {', '.join(lonely[:_NAMED])}"
         if not self.grouped:
-            yield "no column says whose recordings these are: each is taken for one of a patient of its own"
+            hint = next((f"; if {c!r} does, pass --group-column {c}" for c in self.columns if c.lower() in _WHOSE), "")
+            yield f"no column says whose recordings these are: each is taken for one of a patient of its own{hint}"
 
     def of_one_patient(self) -> list[str]:
         """Return the classes or labels that one patient has and no other."""

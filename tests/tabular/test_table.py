@@ -89,7 +89,9 @@ def test_records_without_a_column_of_groups_are_patients_of_their_own(folder: Pa
     table = read_record_table(written(folder, frame_of(), ".csv"))
 
     assert len(set(table.groups)) == N
-    assert any("a patient of its own" in note for note in table.notes())
+    assert any(note.endswith("a patient of its own") for note in table.notes())
+    named = read_record_table(written(folder, frame_of(Patient_ID=list("aabbcc")), ".csv"))
+    assert any(note.endswith("if 'Patient_ID' does, pass --group-column Patient_ID") for note in named.notes())
 
 
 @pytest.mark.parametrize(
