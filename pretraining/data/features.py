@@ -32,9 +32,9 @@ __all__ = [
 
 FloatArray = NDArray[np.float32]
 
-_QRS_BAND_HZ = (8.0, 30.0)
+_QRS_BAND_HZ = (8.0, 30.0)  # above T waves and wander, below muscle and mains
 _QRS_SECONDS = 0.08
-_REFRACTORY_SECONDS = 0.3
+_REFRACTORY_SECONDS = 0.3  # two peaks within it are one: up to 200 beats a minute
 # A peak counts from this share of the energy that all but 2 % of the samples stay under.
 _LEAST_ENERGY = 0.25
 # Share of a lead's deviation that lies in that band: above 0.04 in any lead of LUDB, below 0.0002 in a mere drift.
@@ -43,7 +43,7 @@ _LEAST_QUICK = 1e-3
 # Beats are sampled every 16 ms: finer than any wave, whatever the rate of the shards is. Their baseline is the mean of
 # the first 80 ms.
 _STEP_SECONDS, _N_BASELINE = 0.016, 5
-_MEDIAN_BEFORE_SECONDS, _MEDIAN_AFTER_SECONDS = 0.3, 0.5
+_MEDIAN_BEFORE_SECONDS, _MEDIAN_AFTER_SECONDS = 0.3, 0.5  # P wave to T wave at usual rates
 _BEFORE_SECONDS, _AFTER_SECONDS = 0.24, 0.448
 
 _N_LEADS = len(CANONICAL_LEADS)
@@ -84,6 +84,7 @@ def find_r_peaks(signal_LT: FloatArray, sampling_rate: float) -> NDArray[np.int6
     deviation = quick.std(axis=-1, keepdims=True)
     if not (deviation > _LEAST_QUICK * (signal_LT.std(axis=-1, keepdims=True) + 1e-6)).any():
         return np.zeros(0, np.int64)
+    # Each lead by its own deviation, or the largest would be the only one looked at.
     energy = (np.diff(quick / (deviation + 1e-6), axis=-1) ** 2).sum(axis=0)
     n_smooth = max(1, round(_QRS_SECONDS * sampling_rate))
     energy = np.convolve(energy, np.full(n_smooth, 1 / n_smooth), "same")
@@ -148,6 +149,7 @@ def _median_beat(signal_LT: FloatArray, peaks_K: NDArray[np.int64], sampling_rat
     inside = peaks_K[(peaks_K + offsets[0] >= 0) & (peaks_K + offsets[-1] < signal_LT.shape[-1])]
     if not len(inside):
         return np.zeros(len(signal_LT) * len(offsets), np.float32)
+    # The median of beats drops extrasystoles and artefacts, which a mean would smear into all of it.
     beat = np.median(signal_LT[:, inside[:, None] + offsets], axis=1)
     return np.asarray(_baseline_removed(beat).ravel(), dtype=np.float32)
 
@@ -181,6 +183,7 @@ def describe_beats(signal_LT: FloatArray, peaks_K: NDArray[np.int64], sampling_r
 def _intervals(peaks_K: NDArray[np.int64], sampling_rate: float) -> NDArray[np.float64]:
     """Compute the intervals (s) around each beat, (K, 3): before, after, and before over the usual one."""
     intervals = np.diff(peaks_K) / sampling_rate
+    # The median, which an extrasystole and its pause leave alone.
     usual = np.median(intervals) if len(intervals) else 1.0
     known = np.concatenate([[usual], intervals, [usual]])
     before, after = known[: len(peaks_K)], known[1 : len(peaks_K) + 1]

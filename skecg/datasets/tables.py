@@ -40,6 +40,7 @@ Columns = dict[str, list[str | None]]
 LABEL_SEPARATOR = ";"
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+# As pandas, R, spreadsheets and databases write it.
 _MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "nat", "null"})
 # What a whole number becomes beside cells that are missing: "1.0", which means the same as "1".
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
@@ -98,6 +99,7 @@ def _read_text(path: Path) -> Columns:
     header, *rows = lines
     names = [name.strip() for name in header]
     for place, row in enumerate(rows, start=1):
+        # A label with a comma in it, unquoted, would shift the cells after it in silence.
         if len(row) > len(names):
             raise ParameterError(
                 f"Got the table {str(path)!r} with {len(row)} cells in row {place}, below {len(names)} names; "
@@ -135,6 +137,7 @@ def _text(cell: Any) -> str | None:
         value = float(cell)
         if math.isnan(value):
             return None
+        # Patient 15709 is 15709.0 in a column with an empty cell, and has to stay one patient.
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     if isinstance(cell, bytes):
         cell = cell.decode("utf-8", "surrogateescape")
@@ -246,6 +249,7 @@ def read_label_table(path: str | os.PathLike[str]) -> LabelTable:
         raise DamagedRecordError(f"Got line {line} of {path} without a number for each target, expected one.")
     who = next((name for name in ("patient", "group") if name in names), None)
     patients = np.array([row[who].strip() if who else "" for row in said], dtype=str)
+    # A recording of nobody is a patient of its own.
     patients = np.where(patients == "", np.array(sources, dtype=str), patients)
     folds = _folds(path, said, patients)
     shorter = tuple(name.removeprefix("target_") for name in target_columns)
@@ -306,5 +310,6 @@ def _folds(path: Path, rows: list[dict[str, str]], patients: NDArray[np.str_]) -
             if not row["fold"].strip().isdigit():
                 raise DamagedRecordError(f"Got fold={row['fold']!r} in line {row[_LINE]} of {path}, expected a number.")
         return np.array([int(row["fold"]) for row in rows], dtype=np.int64)
+    # Not Python's hash(), which differs from process to process.
     digests = [hashlib.sha256(patient.encode()).digest() for patient in patients.tolist()]
     return np.array([int.from_bytes(digest[:8], "big") % _N_FOLDS + 1 for digest in digests], dtype=np.int64)

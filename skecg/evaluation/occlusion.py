@@ -127,8 +127,10 @@ def explain(
         raise ParameterError(f"Got piece_seconds={piece_seconds!r}, expected a positive number of seconds.")
     whole = record if isinstance(record, ECGRecord) else read_record(record)
     n_leads, n_samples = whole.signal.shape
+    # Pieces of equal length as near to the wanted one as divides the record: a short rest would look worthless.
     n_pieces = max(1, round(n_samples / (piece_seconds * whole.sampling_rate)))
     cuts = np.linspace(0, n_samples, min(n_pieces, n_samples) + 1).round().astype(np.int64)
+    # The whole record goes through the same call as its copies, so that rounding is the same for all.
     copies = chain([whole], _hidden(whole, cuts))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SignalWarning)  # of flat leads, which were hidden here
