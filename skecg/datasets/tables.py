@@ -88,6 +88,7 @@ def _read_text(path: Path) -> Columns:
         text = content.decode(encoding)
         if said := _SEPARATOR_SAID.match(text):
             text = text[said.end() :]
+        # By counting: Excel writes semicolons where the comma is the decimal mark.
         delimiter = said[1] if said else max(",\t;", key=text.partition("\n")[0].count)
         lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if line]
     except (UnicodeDecodeError, csv.Error) as error:
