@@ -230,20 +230,37 @@ def _curves(points: NDArray[np.float64], caption: str) -> str:
 
 
 def _efficiency(report: Report) -> str:
-    """Draw macro AUROC over the numbers of labels, side by side in their order."""
-    places = np.linspace(0, 1, len(report.rows[0].by_fraction))
-    lines = []
+    """Draw macro AUROC over the numbers of labels, side by side in their order; what is below chance is drawn there."""
+    shares = [part.fraction for part in report.rows[0].by_fraction]
+    xs = np.linspace(40, 500, len(shares))
+    lines, ends = [], []
+    for tick in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+        y = _height_of(tick)
+        lines.append(f'<line x1="40" y1="{y:.1f}" x2="500" y2="{y:.1f}" stroke="#ddd"/>')
+        lines.append(f'<text x="10" y="{y + 4:.1f}">{tick:.1f}</text>')
+    for x, share in zip(xs, shares, strict=True):
+        amount = f"{share:g}" if share > 1 else f"{share * 100:g} %"
+        lines.append(f'<text x="{x:.1f}" y="228" text-anchor="middle">{amount}</text>')
     for number, row in enumerate(report.rows):
         values = np.array([part.macro_auroc.estimate for part in row.by_fraction])
         known = np.isfinite(values)
-        xs, ys = 10 + 480 * places[known], 10 + 400 * (1 - values[known])
+        heights = [_height_of(value) for value in values[known]]
         colour = PALETTE[number % len(PALETTE)]
         dash = "" if row.kind == "model" else ' stroke-dasharray="5 4"'
-        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs[known], heights, strict=True))
         lines.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
-        if len(ys):
-            lines.append(f'<text x="500" y="{ys[-1] + 4:.1f}" style="fill:{colour}">{_text(row.name)}</text>')
-    return f'<svg viewBox="0 0 720 230" width="720" role="img" aria-label="label efficiency">{"".join(lines)}</svg>'
+        ends += [(heights[-1], row.name, colour)] if heights else []
+    lowest = -np.inf
+    for height, name, colour in sorted(ends):
+        # Lines that end together have names below each other.
+        lowest = max(height, lowest + 13)
+        lines.append(f'<text x="508" y="{lowest + 4:.1f}" style="fill:{colour}">{_text(name)}</text>')
+    return f'<svg viewBox="0 0 760 240" width="760" role="img" aria-label="label efficiency">{"".join(lines)}</svg>'
+
+
+def _height_of(area: float) -> float:
+    """Return where an area under the curve is drawn, in pixels from the top."""
+    return 10 + 400 * (1 - max(float(area), 0.5))
 
 
 def _confusion(labels: NDArray[np.int8], called: NDArray[np.bool_], classes: Sequence[str]) -> list[list[str]]:

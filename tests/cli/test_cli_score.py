@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -86,6 +87,11 @@ def test_encoders_and_baselines_are_scored_on_the_labels_of_the_table(score: Run
     assert [row["kind"] for row in values["rows"]] == ["baseline"] * 4 + ["model"]
     assert "tested" not in values
     assert Path("report/report.md").read_text().startswith("## table: beat")
+    drawn = Path("report/report.html").read_text().partition('aria-label="label efficiency"')[2].partition("</svg>")[0]
+    assert drawn.count("<polyline") == 5
+    assert all(f">{amount}</text>" in drawn for amount in ("50 %", "100 %", "1.0", "tiny-temporal"))
+    heights = sorted(float(y) for y in re.findall(r'x="508" y="([\d.]+)"', drawn))
+    assert all(b - a >= 12.9 for a, b in itertools.pairwise(heights))
 
 
 def test_the_page_holds_everything_and_fetches_nothing(score: Run) -> None:
