@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from skecg._version import __version__
 from skecg.datasets.base import LabelledECGs
 from skecg.embedder import JEPAEmbedder
-from skecg.errors import LeakageWarning, ParameterError, user_stacklevel
+from skecg.errors import LeakageWarning, ParameterError, SkecgWarning, user_stacklevel
 from skecg.evaluation.comparison import compare
 from skecg.evaluation.features import MODEL, FeatureSource
 from skecg.evaluation.protocols import OWN_LABELS, LabelDraw, ProbeFit
@@ -101,6 +101,8 @@ def embed_table(table: RecordTable, embedder: JEPAEmbedder) -> tuple[RecordTable
     -----
     LeakageWarning
         When equal recordings are said to be of different patients.
+    SkecgWarning
+        When equal recordings have different labels.
     """
     features = embedder.fit_transform(table.paths)
     good = np.isfinite(features).all(axis=1)
@@ -129,22 +131,36 @@ def _check_learnable(table: RecordTable) -> None:
 
 
 def _warn_of_equal_recordings(table: RecordTable, features: NDArray[np.float32]) -> None:
-    """Warn where the same recording is there under several patients: it would be on both sides of a split."""
+    """Warn where a recording is there again: of another patient, so on both sides of a split, or with another label."""
     first: dict[bytes, int] = {}
-    twins = []
-    for row, content in enumerate(map(bytes, np.ascontiguousarray(features))):
-        # By features, which are at hand: equal samples have equal ones, whatever the files are called.
-        other = first.setdefault(content, row)
-        if table.groups[other] != table.groups[row]:
-            twins.append((other, row))
+    # By features, which are at hand: equal samples have equal ones, whatever the files are called.
+    twins = [
+        (other, row)
+        for row, content in enumerate(map(bytes, np.ascontiguousarray(features)))
+        if (other := first.setdefault(content, row)) != row
+    ]
+    y = None if table.target is None else table.target.y
+    _warn_of_twins(
+        table,
+        [(one, another) for one, another in twins if table.groups[one] != table.groups[another]],
+        "of another patient ({}), so scores will be too good. Remove copies from the table, or name their patients in "
+        "the column of groups.",
+        LeakageWarning,
+    )
+    _warn_of_twins(
+        table,
+        [(one, another) for one, another in twins if y is not None and np.any(y[one] != y[another])],
+        "with another label ({}). Correct the table; of lists of labels make one row.",
+        SkecgWarning,
+    )
+
+
+def _warn_of_twins(table: RecordTable, twins: list[tuple[int, int]], what: str, kind: type[SkecgWarning]) -> None:
+    """Warn of equal recordings, naming the first of them; say nothing where there are none."""
     if twins:
         one, another = (table.paths[row] for row in twins[0])
-        warnings.warn(
-            f"Got {len(twins)} recordings that equal others of another patient ({one} and {another} are the first), so "
-            "scores will be too good. Remove copies from the table, or name their patients in the column of groups.",
-            LeakageWarning,
-            stacklevel=user_stacklevel(),
-        )
+        said = what.format(f"{one} and {another} are the first")
+        warnings.warn(f"Got {len(twins)} recordings that equal others {said}", kind, stacklevel=user_stacklevel())
 
 
 def fit_model(

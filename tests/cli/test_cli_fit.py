@@ -237,16 +237,21 @@ def test_numbers_are_fine_tuned_to_and_scored_beside_the_frozen_encoder(fit: Run
 
 
 @pytest.mark.filterwarnings("always::skecg.errors.LeakageWarning")
-def test_equal_recordings_of_different_patients_are_warned_of(run: Run, rows: Any, capsys: Capture) -> None:
+@pytest.mark.filterwarnings("default::skecg.errors.SkecgWarning")
+def test_equal_recordings_of_different_patients_or_labels_are_warned_of(run: Run, rows: Any, capsys: Capture) -> None:
     folder, found = rows
     copied = [dict(row) for row in found]
     (folder / "copy.npz").write_bytes((folder / "r00.npz").read_bytes())
-    table = write_table(folder, [*copied, {**copied[0], "path": "copy.npz", "who": "another"}], "twins.csv")
+    table = write_table(
+        folder, [*copied, {**copied[0], "path": "copy.npz", "who": "another", "beat": "other"}], "twins.csv"
+    )
 
     common = ["--model", TINY, "--quiet", "--folds", "2", "--resamples", "20", "--cache", "cache"]
     run("fit", table, "--out", "m", "--label-column", "beat", "--group-column", "who", *common)
 
-    assert "1 recordings that equal others of another patient" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 recordings that equal others of another patient" in said
+    assert "1 recordings that equal others with another label" in said
 
 
 def test_a_table_is_no_recording(fit: Run, run: Run, rows: Any, capsys: Capture) -> None:
