@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,14 @@ from safetensors.torch import save_file
 from skecg import ECGRecord, FineTunedClassifier, JEPAEmbedder, Segmenter, load_encoder, prepare
 from skecg.backends import export_onnx
 from skecg.cli import main
-from skecg.convert import convert_clef, convert_ecg_fm, convert_merl, convert_xecg
+from skecg.convert import convert_clef, convert_ecg_fm, convert_merl, convert_xecg, ecgfounder
+from skecg.convert.checkpoint import Checkpoint
+from skecg.encoders.net1d import Net1dConfig
 from skecg.errors import ForeignCheckpointError, LeadError, ParameterError
 from skecg.leads import CANONICAL_LEADS
+from skecg.spec import InputSpec
 from skecg.weights import read_info, verify_weights
+from skecg.weights.folder import check_limits
 
 # The recordings are synthetic, with offsets, wander and hum.
 pytestmark = pytest.mark.filterwarnings("ignore::skecg.errors.SignalWarning")
@@ -370,6 +375,33 @@ def test_what_holds_no_plain_numbers_is_refused_by_its_kind(tmp_path, change, wo
     state["layer1.0.conv2.weight"] = change(state["layer1.0.conv2.weight"])
     with pytest.raises(ForeignCheckpointError, match=f"layer1.0.conv2.weight.*{words}"):
         converted("merl", tmp_path, {"model": state} if words == "of type list" else state)
+
+
+LARGE = Net1dConfig(
+    1, 5000, 128, (128, 256, 256, 512, 512, 1024, 1024, 2048, 2048), (2, 3, 3, 4, 4, 5, 5, 6, 6), 32, 1.5
+)
+
+
+@pytest.mark.parametrize(
+    ("size", "n_parameters"),
+    [
+        (Net1dConfig(1, 5000, 32, (32, 64, 64, 128, 128, 256), (1, 1, 2, 2, 2, 2), 8, 0.5), 447_792),
+        (Net1dConfig(1, 5000, 64, (64, 160, 160, 400, 400, 1024, 1024), (2, 2, 2, 3, 3, 4, 4)), 30_654_000),
+        (LARGE, None),  # nobody says
+    ],
+)
+def test_every_published_size_of_clef_is_read_off_its_tensors(size, n_parameters):
+    shapes = ecgfounder._wanted(size)
+    state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    assert ecgfounder.net1d_config(Checkpoint(Path("a.ckpt"), "", 0, {}), state, 5000, "CLEF") == size
+    check_limits(size, InputSpec(("I",), 500, 5000))
+    # Batch normalization, which the authors count, is there and never called.
+    before, unused = size.stem_dim, 2 * size.stem_dim
+    for width, n_blocks in zip(size.widths, size.blocks, strict=True):
+        for _ in range(n_blocks):
+            unused += 2 * (before + 2 * size.middle(width))
+            before = width
+    assert n_parameters in (None, unused + sum(math.prod(shape) for shape in shapes.values()))
 
 
 def test_a_file_of_nothing_is_told_apart(tmp_path):
