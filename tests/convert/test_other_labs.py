@@ -23,6 +23,7 @@ from skecg.convert import convert_clef, convert_ecg_fm, convert_merl, convert_xe
 from skecg.convert.checkpoint import Checkpoint
 from skecg.encoders.net1d import Net1dConfig
 from skecg.errors import ForeignCheckpointError, LeadError, ParameterError
+from skecg.evaluation import AttentionProbe, crop_tokens
 from skecg.leads import CANONICAL_LEADS
 from skecg.spec import InputSpec
 from skecg.weights import read_info, verify_weights
@@ -106,6 +107,21 @@ def test_the_mean_of_xecg_leaves_out_slices_that_begin_with_zeros_in_all_leads(t
     signal[1, :, 450:] = 0.0
     found = JEPAEmbedder(converted("xecg", tmp_path), sampling_rate=100, cache=None).fit_transform(signal)
     np.testing.assert_allclose(found, numbers["features_rec1_zero_from_450"], atol=5e-5)
+
+
+def test_attention_over_the_tokens_of_xecg_leaves_padding_out_as_its_mean_does(tmp_path):
+    signal = np.random.default_rng(0).normal(0, 0.3, (2, 12, 250)).astype(np.float32)
+    signal[0, :, 100:] = 0.0  # six of ten slices of 25 samples
+    embedder = JEPAEmbedder(converted("xecg", tmp_path), sampling_rate=100, leads=CANONICAL_LEADS, cache=None)
+    padded, whole = crop_tokens(embedder.fit(signal), signal)
+    assert np.isnan(padded[0]).all(axis=1).tolist() == [False] * 4 + [True] * 6
+    assert np.isfinite(whole).all()
+    np.testing.assert_allclose(np.nanmean(padded[0], axis=0), embedder.transform(signal)[0], atol=1e-5)
+    # Whatever stands in their place, the head sees nothing of it.
+    probe = AttentionProbe(num_heads=2, n_steps=2, random_state=0)
+    probe.fit([padded, whole] * 4, [0, 1] * 4, validation=([padded, whole], [0, 1]))
+    shorter = padded[:, :4]
+    np.testing.assert_allclose(probe.predict_proba([padded, whole])[0], probe.predict_proba([shorter])[0], atol=1e-6)
 
 
 def test_ecg_fm_computes_what_its_authors_code_computed(tmp_path):
