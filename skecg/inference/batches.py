@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -52,6 +52,8 @@ class EmbeddingConfig:
         Policies of :func:`skecg.prepare`.
     backend : {"torch", "onnx", "openvino"}
         What runs the encoder; it counts, for the last digits are its own.
+    truncate_dim : int or None
+        How many coordinates along the weights' principal directions features are cut down to, after the cache.
     """
 
     info: WeightsInfo
@@ -61,6 +63,12 @@ class EmbeddingConfig:
     missing_leads: str = "raise"
     short_records: str = "raise"
     backend: str = "torch"
+    truncate_dim: int | None = None
+
+    @property
+    def whole(self) -> EmbeddingConfig:
+        """The same with whole features, as the cache keeps them whatever they are cut down to."""
+        return replace(self, truncate_dim=None)
 
     @property
     def policies(self) -> Policies:
@@ -70,12 +78,17 @@ class EmbeddingConfig:
     @property
     def n_features(self) -> int:
         """Number of features of a record."""
+        if self.truncate_dim is not None:
+            return self.truncate_dim
         return n_encoder_features(self.encoding.pooling, self.info.encoder, self.encoding.layers)
 
     @property
     def fingerprint(self) -> bytes:
         """What sets embeddings of this config apart from those of any other."""
         depth = len(self.info.encoder.stages)
+        cut: dict[str, Any] = {}
+        if self.truncate_dim is not None:
+            cut = {"truncate_dim": self.truncate_dim, "directions": self.info.directions_sha256}
         return salt_of(
             weights=self.info.digest,
             pooling=self.encoding.pooling,
@@ -85,6 +98,7 @@ class EmbeddingConfig:
             missing_leads=self.missing_leads,
             short_records=self.short_records,
             backend=self.backend,
+            **cut,
         )
 
 

@@ -27,7 +27,15 @@ from skecg.errors import (
     WeightsFormatError,
     WeightsNotFoundError,
 )
-from skecg.weights.folder import CONFIG_NAME, GOLDEN_NAME, MODEL_NAME, SIGNATURE_NAME, WeightsInfo, read_info
+from skecg.weights.folder import (
+    CONFIG_NAME,
+    DIRECTIONS_NAME,
+    GOLDEN_NAME,
+    MODEL_NAME,
+    SIGNATURE_NAME,
+    WeightsInfo,
+    read_info,
+)
 
 __all__ = [
     "cache_folder",
@@ -286,7 +294,7 @@ def fetch_weights(repository: str, revision: str | None = None, *, local_files_o
         raise ForeignRepositoryError(foreign) from error
     # After the configuration was read: what cannot be used is not fetched.
     fetch_file(repository, MODEL_NAME, commit, local_files_only=local_files_only)
-    for name in (GOLDEN_NAME, SIGNATURE_NAME):
+    for name in (GOLDEN_NAME, DIRECTIONS_NAME, SIGNATURE_NAME):
         fetch_optional(repository, name, commit, local_files_only=local_files_only)
     return info
 
