@@ -242,7 +242,10 @@ def _of_classes(values: FloatArray) -> FloatArray:
 
 def encoder_of(embedder: JEPAEmbedder) -> dict[str, Any]:
     """Describe a fitted embedder, without what belongs to this machine."""
-    kept = "model sampling_rate leads units pooling layer stride missing_leads short_records precision backend revision"
+    kept = (
+        "model sampling_rate leads units pooling truncate_dim layer stride missing_leads short_records precision "
+        "backend revision"
+    )
     parameters = {name: getattr(embedder, name) for name in kept.split()}
     model = Path(str(embedder.model))
     parameters["model"] = str(model.resolve()) if model.is_dir() else _own_name(str(embedder.model))

@@ -69,10 +69,11 @@ def read_directions(info: WeightsInfo) -> Directions:
     tensors = {name: tensor.float().numpy() for name, tensor in load_tensors(path).items()}
     n_features = n_encoder_features(info.pooling, info.encoder)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    n = shapes.get("components", (0,))[0]
-    if shapes != {"mean": (n_features,), "components": (n, n_features)}:
+    n, finite = shapes.get("components", (0,))[0], all(np.isfinite(tensor).all() for tensor in tensors.values())
+    if shapes != {"mean": (n_features,), "components": (n, n_features)} or not finite:
         raise DamagedWeightsError(
-            f"{path} holds {shapes}, expected 'mean' and 'components' of {n_features} features. Write it again."
+            f"{path} holds {shapes}{'' if finite else ', not all finite'}, expected finite 'mean' and 'components' of "
+            f"{n_features} features. Fetch the weights again."
         )
     return Directions(tensors["mean"], tensors["components"])
 
