@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.preprocessing import StandardScaler
 
 from skecg.encoders.pooling import n_encoder_features
 from skecg.errors import DamagedWeightsError, ParameterError
@@ -32,7 +33,8 @@ class Directions:
     ----------
     mean : ndarray of shape (D,), float32
     components : ndarray of shape (K, D), float32
-        Directions of unit length, the one along which features differ most first.
+        Directions, the one along which features differ most first, over the features' deviations: large features rule
+        no direction by their size alone.
     """
 
     mean: NDArray[np.float32]
@@ -114,9 +116,10 @@ def write_directions(folder: str | Path, features: ArrayLike) -> WeightsInfo:
             f"Got features of shape {table.shape}{'' if np.isfinite(table).all() else ', some of them not finite'}; "
             f"expected finite ones (n_records, {n_features}) of at least two records."
         )
-    mean = table.mean(axis=0)
+    scaler = StandardScaler().fit(table)
+    components = _components(scaler.transform(table)) / scaler.scale_
     # A step of half precision moves a feature by less than a thousandth of itself, and halves the file.
-    tensors = {"mean": torch.from_numpy(mean).float(), "components": torch.from_numpy(_components(table - mean)).half()}
+    tensors = {"mean": torch.from_numpy(scaler.mean_).float(), "components": torch.from_numpy(components).half()}
     save_tensors(info.folder / DIRECTIONS_NAME, tensors, {"records": str(len(table))})
     path = info.folder / CONFIG_NAME
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -125,8 +128,8 @@ def write_directions(folder: str | Path, features: ArrayLike) -> WeightsInfo:
     return dataclasses.replace(info, directions_sha256=digest)
 
 
-def _components(centred_RD: NDArray[np.float64]) -> NDArray[np.float64]:
+def _components(scaled_RD: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the directions, each with the sign that makes its largest entry positive, as on every machine."""
-    _, _, components_KD = np.linalg.svd(centred_RD, full_matrices=False)
+    _, _, components_KD = np.linalg.svd(scaled_RD, full_matrices=False)
     largest = np.abs(components_KD).argmax(axis=1)
-    return np.ascontiguousarray(components_KD * np.sign(components_KD[np.arange(len(largest)), largest])[:, None])
+    return np.asarray(components_KD * np.sign(components_KD[np.arange(len(largest)), largest])[:, None])
