@@ -182,8 +182,8 @@ class FittedModel:
         """
         if self.kind == NUMBERS:
             raise ParameterError(
-                f"Got a model of {self.target!r}, which are numbers and have no probability. Explain a model of classes "
-                "or labels."
+                f"Got a model of {self.target!r}, which are numbers and have no probability. Explain a model of "
+                "classes or labels."
             )
         return RecordClassifier(self, self.embedder(**options))
 

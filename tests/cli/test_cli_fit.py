@@ -175,10 +175,9 @@ def test_columns_of_zeros_and_ones_are_labels(fit: Run) -> None:
 
 def test_numbers_are_a_regression(fit: Run, run: Run, rows: Any, capsys: Capture) -> None:
     assert fit("--label-column", "rate") == 0
+    assert "R2" in capsys.readouterr().out
     assert run("explain", "model", rows[0] / "r00.npz") == 2
     assert "which are numbers and have no probability" in capsys.readouterr().err
-
-    assert "R2" in capsys.readouterr().out
     run("predict", "model", "--table", rows[0] / "table.csv", "--out", "p.csv", "--quiet")
     lines = predictions_of("p.csv")
     assert list(lines[0]) == ["path", "prediction", "distance", "error"]

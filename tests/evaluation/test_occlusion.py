@@ -122,9 +122,8 @@ def test_the_phase_that_the_answer_rests_on_is_found_in_all_beats_at_once() -> N
 
 
 def test_beats_at_the_ends_of_a_record_and_close_together_lose_what_there_is_of_their_phases() -> None:
-    quick = ECGRecord(
-        beats(n_beats=8).signal[:, 230:1200:2], 250, record().leads
-    )  # 120 beats a minute, cut at both ends
+    # 120 beats a minute, cut at both ends.
+    quick = ECGRecord(beats(n_beats=8).signal[:, 230:1200:2], 250, record().leads)
     before = quick.signal.copy()
 
     assert np.isfinite(explain(Peaks(), quick, piece_seconds=5).phases).all()
