@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_choice("of", arguments.of, ("phases", "leads", "pieces"))
     classifier = read_model(arguments.model).classifier(device=arguments.device)
     record = classifier.read(arguments.record)
-    # Pieces are most of the work; where none are drawn, one as long as the record.
+    # Pieces are most of the work; where none are drawn, they are as long as can be.
     seconds = _PIECE_SECONDS if arguments.of == "pieces" else record.n_samples / record.sampling_rate
     found = explain(classifier, record, arguments.target, piece_seconds=seconds)
     print(_in_words(found))

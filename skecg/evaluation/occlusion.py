@@ -129,7 +129,7 @@ def explain(
     target : object, optional
         Class to explain; of several labels the number of the column. None takes the most probable.
     piece_seconds : float, default=0.4
-        Length of what is hidden at a time. A record of twelve leads and 10 s is predicted 342 times.
+        Length of what is hidden at a time, half of the record at most. A record of twelve leads and 10 s is predicted 342 times.
     batch_records : int, default=128
         Copies of the record in memory at a time.
 
@@ -160,7 +160,8 @@ def explain(
         raise ParameterError(f"Got piece_seconds={piece_seconds!r}, expected a positive number of seconds.")
     whole = record if isinstance(record, ECGRecord) else read_record(record)
     n_leads, n_samples = whole.signal.shape
-    n_pieces = max(1, round(n_samples / (piece_seconds * whole.sampling_rate)))
+    # Of one piece nothing would be left, and what is flat in all leads is no recording.
+    n_pieces = max(2, round(n_samples / (piece_seconds * whole.sampling_rate)))
     cuts = np.linspace(0, n_samples, min(n_pieces, n_samples) + 1).round().astype(np.int64)
     copies = chain([whole], _hidden(whole, cuts))
     with warnings.catch_warnings():

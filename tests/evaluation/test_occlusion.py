@@ -139,6 +139,12 @@ def test_without_beats_there_are_no_phases() -> None:
         found.plot("phases")
 
 
+def test_pieces_are_half_a_record_at_most_since_of_one_nothing_would_be_left() -> None:
+    found = explain(Peaks(), record(), "yes", piece_seconds=100)
+
+    np.testing.assert_allclose(found.edges, [0, 2, 4])
+
+
 def test_a_label_of_several_is_named_by_its_column() -> None:
     class Labels(Peaks):
         classes_ = [np.array([0, 1])] * 2
