@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 OLDEST ?= .venvs/oldest
 NEWEST ?= .venvs/newest
-# The newest Python at hand that the tests are known to pass on.
-NEWEST_PYTHON ?= $(shell for python in python3.13 python3.12 $(PYTHON); do \
+# The newest Python at hand that the tests are known to pass on; pyenv's too, whose names on the path work one at a time.
+NEWEST_PYTHON ?= $(shell for python in python3.13 $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) python3.12 \
+	$(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python) $(PYTHON); do \
 	"$$python" -c "" 2> /dev/null && echo "$$python" && break; done)
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test coverage test-oldest test-newest lint types docs dist figures weights clean
+.PHONY: demo test coverage test-oldest test-newest which-newest lint types docs look dist figures weights clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
@@ -27,14 +28,20 @@ coverage: $(VENV)/test-installed
 	$(BIN)/coverage report
 
 # The oldest supported releases and, on the newest Python, the newest. What other packages do not decide (fuzzing, laws of
-# the tree, pages, benchmarks) is left to `make test`; so is the trainer, for the newest.
+# the tree, pages, benchmarks) is left to `make test`; so is the trainer, for the newest. ROOMS=few takes the rooms that other
+# packages decide most: estimators, readers, files, the Hub.
 BY_OTHERS = --ignore=tests/attacks --ignore=tests/examples --ignore=tests/test_fuzz.py
+FEW = tests/test_embedder.py tests/io tests/linear_model tests/hub tests/weights tests/inference tests/embedding_cache
+OF_ROOMS = $(if $(filter few,$(ROOMS)),$(FEW))
 test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider $(BY_OTHERS) \
-		--ignore=tests/test_architecture.py --ignore=tests/test_docs.py
+		--ignore=tests/test_architecture.py --ignore=tests/test_docs.py $(OF_ROOMS)
 
 test-newest: $(NEWEST)/installed
-	$(NEWEST)/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider $(BY_OTHERS) --ignore=tests/pretraining
+	$(NEWEST)/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider $(BY_OTHERS) --ignore=tests/pretraining $(OF_ROOMS)
+
+which-newest:
+	@"$(NEWEST_PYTHON)" -c 'import platform; print(platform.python_version())'
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .
@@ -46,15 +53,20 @@ types: $(VENV)/test-installed
 docs: $(VENV)/docs-installed
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
+# Every page in Chromium, wide and on a phone, light and dark: what does not fit, is missing or too faint. Four minutes.
+look: docs
+	$(BIN)/python docs/look.py
+
 # What is published, into dist/, and its bill of materials (SBOM), into build/.
 dist: $(VENV)/created
 	$(PIP) install -c constraints.txt "build>=1.2" "twine>=6.1" "cyclonedx-bom>=7.1"
 	bash .ci/dist
 
-# The numbers of the pages, measured again: `make figures DATA=FOLDER` fails where one differs, WRITE=1 writes them. Hours;
-# ONLY=fast for those of a minute or two, ONLY=NAME for one, `packaging/figures.toml` for what there is.
+# The numbers of the pages, compared with those kept in packaging/ledger.json and, where packaging/figures.toml has what
+# measures them, measured again: `make figures` fails where one differs, WRITE=1 writes them. Minutes; FULL=1 DATA=FOLDER for
+# all that is measured again, an hour or two; ONLY=NAME for one.
 figures: $(VENV)/test-installed
-	$(BIN)/python packaging/figures.py $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write)
+	$(BIN)/python packaging/figures.py $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full) $(if $(WRITE),--write)
 
 # The weights that come with skecg, from the recordings in DATA: about an hour on one CPU core (an estimate). A run that was
 # interrupted goes on.
@@ -99,7 +111,7 @@ $(OLDEST)/installed: $(VENV)/created pyproject.toml constraints-oldest.txt
 # Delete the folder for releases newer than it holds.
 $(NEWEST)/installed: pyproject.toml
 	$(NEWEST_PYTHON) -m venv $(NEWEST)
-	$(NEWEST)/bin/python -m pip --disable-pip-version-check -q install --upgrade --upgrade-strategy eager -e ".[test]"
+	$(NEWEST)/bin/python -m pip --disable-pip-version-check -q install --no-compile --upgrade --upgrade-strategy eager -e ".[test]"
 	touch $@
 
 $(VENV)/docs-installed: $(VENV)/test-installed

@@ -26,8 +26,8 @@ questions = {
 }
 
 # %%
-# The QRS complex makes the bundle branch block, the ST segment the elevation. Only phases are asked for here: long pieces
-# save time.
+# The QRS complex makes the bundle branch block, the ST segment the elevation. Long pieces save time: only
+# phases are asked for.
 found = {}
 for name, (records, has) in questions.items():
     pipeline = make_pipeline(JEPAEmbedder(), StandardScaler(), LogisticProbe()).fit(records, has)

@@ -1,7 +1,9 @@
 """Measure the numbers of the pages again, and write them there or fail where they differ.
 
-``python packaging/figures.py [--write] [--only NAME|fast|slow ...] [--data FOLDER] [--list]``. ``figures.toml`` says
-where each number stands, what measures it and how far it may move:
+``python packaging/figures.py [--full] [--write] [--only NAME|fast|slow ...] [--data FOLDER] [--list]`` measures what
+takes up to a minute or two; all with ``--full``. First it compares every measured number of the pages with those kept
+in ``ledger.json``, which has what nobody measures again for each release (see ledger.py; ``--keep`` writes it).
+``figures.toml`` says where each number stands, what measures it and how far it may move:
 
 - ``page`` and ``pattern``: a regular expression with a group for each number, which occurs once on the page;
 - ``command``: run in the repository's root; ``{data}`` is --data, ``{out}`` an empty folder, ``{python}`` this Python;
@@ -26,8 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+import ledger
+
 ROOT = Path(__file__).resolve().parents[1]
 REGISTRY = Path(__file__).with_name("figures.toml")
+LEDGER = Path(__file__).with_name("ledger.json")
 
 
 @dataclass(frozen=True)
@@ -48,17 +54,27 @@ class FigureError(Exception):
     """A figure that cannot be compared: its page or its command says no such number."""
 
 
-def main(arguments: list[str] | None = None, *, root: Path = ROOT, registry: Path = REGISTRY) -> int:
+def main(
+    arguments: list[str] | None = None, *, root: Path = ROOT, registry: Path = REGISTRY, kept: Path = LEDGER
+) -> int:
     """Compare the figures asked for; return how many differ, or cannot be measured."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--write", action="store_true", help="write what was measured into the pages")
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="names, fast or slow")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="packed data sets, for figures that need them")
     parser.add_argument("--list", action="store_true", help="name the figures, measure nothing")
+    parser.add_argument("--full", action="store_true", help="measure the slow ones, too")
+    parser.add_argument("--keep", action="store_true", help="take the numbers of the pages over into the ledger")
     given = parser.parse_args(arguments)
-    n_bad = 0
+    if given.keep:
+        ledger.keep(root, kept)
+    unkept = ledger.differences(root, kept)
+    for difference in unkept:
+        print(f"DIFFERS  {difference}", flush=True)
+    n_bad = len(unkept)
     outputs: dict[str, Output] = {}
-    for figure in chosen(read_registry(registry), given.only):
+    only = given.only or (["fast", "slow"] if given.full or given.list else ["fast"])
+    for figure in [] if given.keep else chosen(read_registry(registry), only):
         if given.list:
             print(f"{figure.name:<28} {figure.page:<40} {'slow' if figure.slow else 'fast'}")
             continue
@@ -79,6 +95,8 @@ def main(arguments: list[str] | None = None, *, root: Path = ROOT, registry: Pat
         n_bad += any(moved) and not given.write
         state = ("written" if given.write else "DIFFERS") if any(moved) else "holds"
         print(f"{state:<8} {figure.name} ({figure.page}): {pairs}", flush=True)
+    if given.write and not unkept:
+        ledger.keep(root, kept)
     return n_bad
 
 
@@ -92,11 +110,11 @@ def read_registry(path: Path) -> list[Figure]:
 
 
 def chosen(figures: list[Figure], only: list[str]) -> list[Figure]:
-    """Return the figures of these names or speeds; all for none."""
+    """Return the figures of these names or speeds."""
     known = {figure.name for figure in figures} | {"fast", "slow"}
     if unknown := set(only) - known:
         raise SystemExit(f"Got --only {' '.join(sorted(unknown))}, expected some of {', '.join(sorted(known))}.")
-    return [f for f in figures if not only or f.name in only or ("slow" if f.slow else "fast") in only]
+    return [f for f in figures if f.name in only or ("slow" if f.slow else "fast") in only]
 
 
 def find_stated(figure: Figure, text: str) -> tuple[str, ...]:
@@ -162,14 +180,14 @@ def differs(stated: str, measured: float, tolerance: float) -> bool:
 
 
 def write(figure: Figure, page: Path, measured: list[float]) -> None:
-    """Put the numbers in the places of the old ones, with as many decimals and commas."""
+    """Put the numbers in the places of the old ones, with as many decimals, their commas and signs."""
     text = page.read_text(encoding="utf-8")
     found = re.search(figure.pattern, text)
     assert found is not None
     for group in range(len(measured), 0, -1):
         old, (begin, end) = found[group], found.span(group)
-        comma = "," if "," in old else ""
-        text = f"{text[:begin]}{measured[group - 1]:{comma}.{n_decimals(old)}f}{text[end:]}"
+        style = ("+" if old[0] in "+-" else "") + ("," if "," in old else "")
+        text = f"{text[:begin]}{measured[group - 1]:{style}.{n_decimals(old)}f}{text[end:]}"
     page.write_text(text, encoding="utf-8")
 
 

@@ -75,6 +75,7 @@ def _rank() -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the arguments; overrides may stand anywhere among the options."""
     parser = _parser()
+    # argparse takes positional words in one place only, and overrides stand between options.
     arguments, rest = parser.parse_known_args(argv)
     strange = [word for word in rest if word.startswith("-") or "=" not in word]
     if strange or (rest and not hasattr(arguments, "overrides")):
@@ -176,6 +177,7 @@ def _chosen(corpora: list[Corpus], arguments: argparse.Namespace) -> list[Corpus
         patients = {row["path"]: row["patient"] for row in read_rows(table, ["path", "patient"])}
         corpora = name_patients(corpora, patients, str(table))
     for path in arguments.leave_out:
+        # utf-8-sig: lists saved by a spreadsheet begin with a byte order mark.
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         corpora = leave_out(corpora, [line for line in lines if line], str(path))
     return corpora
@@ -304,6 +306,7 @@ def _configuration(arguments: argparse.Namespace) -> PretrainConfig:
     else:
         config = load_recipe(arguments.recipe) if arguments.recipe else _begun(arguments.out, arguments.resume)
     config = config.override(arguments.overrides)
+    # Whoever names a probe wants scores: at checkpoints, where the recipe says nothing.
     if arguments.probe and not config.watch.probe_every:
         config = config.override([f"watch.probe_every={config.watch.checkpoint_every}"])
     return config
@@ -380,6 +383,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 def _as_model(folder: Path) -> str:
     """Write a folder so that skecg takes it for one."""
+    # A bare name could be that of weights in the registry.
     return str(folder) if folder.is_absolute() or str(folder).startswith(".") else f"./{folder}"
 
 

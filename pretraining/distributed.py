@@ -88,6 +88,7 @@ def recompute_(block: Block) -> None:
             branch.kept_R = kept_R  # type: ignore[assignment]
 
     def checkpointed(x: Tensor, *args: Any) -> Tensor:
+        # Nothing to save where no gradient is asked for: the target encoder, gauges, the probe.
         if not torch.is_grad_enabled():
             return forward(x, *args)
         # As of the forward pass: by the time of the backward pass the next step may have drawn others.
@@ -289,6 +290,7 @@ class Engine:
 
     def positions(self, rank: int | None = None) -> list[range]:
         """Return the places, in the batch of a step, of the micro-batches of a process, by default of this one."""
+        # Places in the global batch: what is drawn for a place does not depend on how many processes share it.
         size = self.run.batch_size // (self.world_size * self.run.accumulation)
         first = (self.rank if rank is None else rank) * self.run.accumulation
         return [range(n * size, (n + 1) * size) for n in range(first, first + self.run.accumulation)]
@@ -310,6 +312,7 @@ class Engine:
             )
         for block in (module for module in model.modules() if isinstance(module, Block)):
             if self.run.compile:
+                # Block by block: they are alike, and one compilation serves them all.
                 block.compile()
             if self.run.recompute:
                 recompute_(block)
@@ -362,6 +365,7 @@ class Engine:
         stacked = torch.stack(gathered)
         if stacked.device.type != "cuda":
             return Readback(stacked)
+        # Only from page-locked memory does a copy run beside the device's work.
         host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
         host.copy_(stacked, non_blocking=True)
         arrived = torch.cuda.Event()
@@ -370,10 +374,12 @@ class Engine:
 
     def on_first(self, function: Callable[[], T]) -> T:
         """Call something on the first process; all wait for it and get its result, or its error."""
+        # Result and error, for an error on one process would leave the others waiting for ever.
         outcome: list[Any] = [None, None]
         if self.is_first:
             try:
                 outcome[0] = function()
+            # What users can mend is told to all; anything else is a bug, and ends this process with its traceback.
             except (SkecgError, OSError) as error:
                 outcome[1] = error
         if self.store is not None:
@@ -391,6 +397,7 @@ class Engine:
             store.set(key, pickle.dumps(outcome))  # type: ignore[arg-type]
             return outcome
         store.wait([key], _FOR_EVER)
+        # A pickle of our own first process, by way of torchrun's store: nothing from a file.
         told: list[Any] = pickle.loads(store.get(key))
         return told
 
@@ -426,6 +433,7 @@ class NaiveAttention(TorchFunctionMode):
         """Replace the one function."""
         if func is F.scaled_dot_product_attention and not kwargs:
             q, k, v = args
+            # Queries are scaled, not logits, of which there are more.
             weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(dim=-1)
             return weights.to(v.dtype) @ v
         return func(*args, **(kwargs or {}))

@@ -93,6 +93,7 @@ def export(
     kind = encoder or watched.export_encoder
     config = watched if blocks is None else dataclasses.replace(watched, export_blocks=blocks)
     known = _provenance(run, state, config, kind)
+    # The run measured one encoder of one depth: its numbers are not those of another.
     if (kind, config.exported_depth) == (watched.export_encoder, watched.exported_depth):
         known |= _watched(run, state)
     known |= {"name": name or config.name, "model": f"./{out.name}"} | ({"licence": licence} if licence else {})

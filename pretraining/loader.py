@@ -102,6 +102,7 @@ def config_of_step(config: PretrainConfig, step: int) -> PretrainConfig:
     lengths = config.data.window_seconds
     if not lengths:
         return config
+    # One length for the whole step, for windows of one batch are one tensor.
     drawn = uniforms(config.run.seed, step, range(1), 1, stream=_WINDOW_STREAM)
     return config.with_window(lengths[below(drawn[0], np.array([len(lengths)]))[0]])
 
@@ -134,6 +135,7 @@ class BatchLoader:
         self._config, self._shards, self._positions, self._tables = config, shards, positions, tables
         self._device, run = device, config.run
         self._stream = torch.cuda.Stream(device) if device is not None and device.type == "cuda" else None
+        # Threads and not processes: reading and NumPy let Python's lock go, and nothing has to be pickled.
         self._threads = ThreadPoolExecutor(run.prefetch, thread_name_prefix="batch-loader")
         self._readers = ThreadPoolExecutor(run.readers, thread_name_prefix="row-reader")
         self._drawn: dict[tuple[int, int], Future[TrainingBatch]] = {}
@@ -144,6 +146,7 @@ class BatchLoader:
         for number in range(n_parts):
             first = step * n_parts + number
             ahead = [divmod(place, n_parts) for place in range(first, first + 1 + self._config.run.prefetch)]
+            # Nothing is drawn beyond the last step, which would only be thrown away.
             wanted = [place for place in ahead if place[0] == step or place[0] < self._config.run.steps]
             self._drawn = {place: self._drawn.get(place) or self._submit(*place) for place in wanted}
             yield self._drawn.pop((step, number)).result()

@@ -73,6 +73,7 @@ def learning_rate(config: PretrainConfig, step: int) -> float:
     if optim.schedule == "constant":
         return optim.lr + (optim.final_lr - optim.lr) * _cooled(config, step)
     if optim.cosine_from == "zero":
+        # timm's scheduler, as Kim's code uses it: at the end of warm-up the rate drops to 0.994 of its peak.
         return _cosine(optim.lr, optim.final_lr, step / steps)
     return _cosine(optim.lr, optim.final_lr, (step - warmup) / max(1, steps - warmup - 1))
 

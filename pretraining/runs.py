@@ -115,6 +115,7 @@ def save_checkpoint(
         torn.unlink()
     with replacing(path) as file:
         torch.save(state, file)
+    # The rename, too, has to be on the disk before older checkpoints go.
     _sync_folder(folder)
     # Older ones go only when the new one is on the disk.
     newest = saved_steps(folder)[-max(1, keep_last) :]
@@ -225,7 +226,7 @@ _FILE = "code.json"
 _PACKAGES = ("skecg", "pretraining")
 
 
-_SECONDS = 20
+_SECONDS = 20  # git on a network disk may take long, or never answer
 
 
 def describe_code(root: Path | None = None) -> dict[str, Any]:
@@ -321,6 +322,7 @@ def check_same_run(state: Mapping[str, Any], config: PretrainConfig, shards: Sha
 
     What does not touch the steps that are done may differ: ``watch``, and ``run.steps`` if it grows.
     """
+    # Read as a configuration, so that fields that came later are compared by their defaults.
     began = PretrainConfig.from_dict(state["config"])
     if differences(_lasting(began), _lasting(config)) or config.run.steps < began.run.steps:
         changed = differences(began.to_dict(), config.to_dict())

@@ -54,6 +54,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
+        # A second signal then ends the process at once, for whoever cannot wait for the step.
         self._give_back()
 
     def _give_back(self) -> None:
@@ -114,6 +115,7 @@ def _largest_inputs(config: PretrainConfig, shards: ShardSet, engine: Engine, st
     found: list[tuple[float, int]] = []
     config = config_of_step(config, step)
     for positions in (positions for rank in ranks for positions in engine.positions(rank)):
+        # Drawn again from (seed, step): the records need not have been kept.
         batch = draw_batch(shards, config, step, positions)
         largest = to_values(batch, config, engine.device).abs().amax(dim=(1, 2)).tolist()
         found += zip((v if math.isfinite(v) else math.inf for v in largest), batch.rows.tolist(), strict=True)

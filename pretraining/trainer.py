@@ -124,12 +124,14 @@ class Trainer:
             self._announce_trouble()
         self.tables = self._tabulate()
         self.model = build_model(config, state["model"])
+        # A resumed run has its weights in the checkpoint; those it began from may be gone.
         if self.resumed is None and config.start:
             self._start_from(start)
         # Weights are drawn on the CPU, so that a seed gives the same ones on every device.
         self.model.to(self.engine.device)
         self.depth = StochasticDepth(self.model.deep_parts(), config.data.drop_path, config.run.seed)
         self.called = self.engine.distribute(self.model)
+        # After the model was wrapped: sharding puts other parameters in the place of those before.
         self.optimizer = build_optimizer(self.model, config)
         if self.resumed is not None:
             load_optimizer_(self.optimizer, state["optimizer"])
@@ -285,6 +287,7 @@ class Trainer:
         with self.engine.joining(self.called, is_last=is_last):
             with self.depth.active(self.step, batch.positions), self.engine.computing():
                 loss = self.called(values, drawn)
+            # Divided here, so that the parts' gradients add up to the mean of the whole batch.
             self.engine.scaler.scale(loss.total / self.config.run.accumulation).backward()
         return torch.stack([value.detach().float() for value in loss])
 
@@ -343,6 +346,7 @@ _BEGINNING: dict[str, Any] = {"model": None, "step": 0, "last_loss": None, "gaug
 def clip_gradients_(model: nn.Module, largest: float) -> Tensor:
     """Scale gradients down to a norm of at most `largest` (0 for any) and give the norm that they had."""
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    # With no limit, too: the norm is what the journal shows.
     norm = torch.nn.utils.clip_grad_norm_(trained, largest or float("inf"))
     gather = getattr(norm, "full_tensor", None)
     return norm if gather is None else gather()

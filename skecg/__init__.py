@@ -78,6 +78,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'skecg' has no attribute {name!r}")
     module = importlib.import_module(_HOMES[name])
     value = module if name == "errors" else getattr(module, name)
+    # Kept, so that the second use does not come here.
     globals()[name] = value
     return value
 

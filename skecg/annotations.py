@@ -223,6 +223,7 @@ def lead_labels(table: NDArray[np.integer], n_samples: int | None = None) -> NDA
     """
     waves = np.asarray(table, dtype=np.int64).reshape(-1, 4)
     length = int(waves[:, :3].max(initial=-1)) + 1 if n_samples is None else n_samples
+    # Unknown, not background: annotators of LUDB left out the first and the last beats.
     labels = np.full(length, OUTSIDE, dtype=np.int8)
     if not len(waves):
         return labels
@@ -267,6 +268,7 @@ def majority_labels(labels: NDArray[np.int8]) -> NDArray[np.int8]:
         more than half of the leads know.
     """
     votes = np.stack([(labels == number).sum(axis=0) for number in range(len(WAVE_CLASSES))])
+    # Most leads have to know the sample at all, or a few annotated ones would speak for twelve.
     return np.where(2 * votes.sum(axis=0) > len(labels), votes.argmax(axis=0), OUTSIDE).astype(np.int8)
 
 
@@ -345,6 +347,7 @@ def waves_of(labels: NDArray[np.int8], record: ECGRecord) -> WaveAnnotations:
     shortest = SHORTEST_WAVE_SECONDS * record.sampling_rate
     signal = np.nan_to_num(record.signal)
     long_enough = [run for run in _joined(_runs(labels), shortest) if run[1] - run[0] + 1 >= shortest]
+    # Joined once more, for a false wave between two halves of a true one is gone by now.
     runs = _joined(long_enough, shortest)
     rows = [[first, _peak(signal, first, last), last, label - 1] for first, last, label in runs]
     return WaveAnnotations(np.array(rows, dtype=np.int64), record.sampling_rate, record.name)
@@ -375,6 +378,7 @@ def _joined(runs: list[tuple[int, int, int]], shortest: float) -> list[tuple[int
 def _peak(signal: NDArray[np.float32], first: int, last: int) -> int:
     """Find where a stretch of a signal (n_leads, n_samples) is farthest from the line between its ends."""
     wave = signal[:, first : last + 1]
+    # From a line and not from zero: a wave on a wandering baseline has its peak where it should be.
     line = np.linspace(wave[:, 0], wave[:, -1], wave.shape[1], axis=1)
     return first + int(np.square(wave - line).sum(axis=0).argmax())
 
@@ -419,6 +423,7 @@ def pair_marks(marks: list[tuple[int, int]]) -> NDArray[np.int64]:
         if code in _KIND_OF_PEAK:
             before = marks[position - 1] if position else (-1, -1)
             after = marks[position + 1] if position + 1 < len(marks) else (-1, -1)
+            # Only the mark right beside a peak is its edge: annotators leave edges out.
             onset = before[0] if before[1] == _ONSET else -1
             offset = after[0] if after[1] == _OFFSET else -1
             waves.append((onset, sample, offset, _KIND_OF_PEAK[code]))
@@ -439,9 +444,11 @@ def _marks(content: bytes, path: Path) -> Iterator[tuple[int, int]]:
             if place + 4 > len(content):
                 break
             high, low = (int.from_bytes(content[at : at + 2], "little") for at in (place, place + 2))
+            # A signed number whose halves are in PDP-11 order, as the format has it.
             sample += (high << 16 | low) - (1 << 32 if high & 0x8000 else 0)
             place += 4
         elif code == _TEXT:
+            # Texts are padded to whole words.
             place += value + value % 2
         elif code not in (_NUMBER, _SUBTYPE, _CHANNEL):
             sample += value

@@ -231,10 +231,12 @@ class JEPAEmbedder(
         """
         self._check_choices()
         info = find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)
+        # Before X is looked at: what does not go with the weights is an error of the parameters.
         config = self._combine(info)
         self._source(X, sampling_rate, reset=True)
         self.weights_sha256_ = info.sha256
         self.revision_ = info.revision
+        # Weights alone do not settle a feature: config.json says how they are fed and pooled.
         self._settings = self._settings_of(info)
         self.embedding_dim_ = self._n_features_out = config.n_features
         self.bad_records_: dict[int, str] = {}
@@ -322,6 +324,7 @@ class JEPAEmbedder(
         """
         check_is_fitted(self)
         source = self._source(X, sampling_rate, reset=False)
+        # Opened now, so that a folder that cannot be written to shows at fit and not after an hour.
         return embed_chunks(source, self.embedding_config(), open_cache(self.cache), first=first, n_jobs=self.n_jobs)
 
     @property
@@ -370,7 +373,9 @@ class JEPAEmbedder(
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
+        # Beside 2-D arrays, which mean one lead: tagged 3-D alone, scikit-learn would skip its common checks.
         tags.input_tags.three_d_array = True
+        # Features are float32 whatever comes in (and scikit-learn's check would ask for float64).
         tags.transformer_tags.preserves_dtype = []
         return tags
 
@@ -433,6 +438,7 @@ class JEPAEmbedder(
 
     def _source(self, X: Any, sampling_rate: ArrayLike | None, *, reset: bool) -> RecordSource:
         """Make a source of records of X, checking arrays as scikit-learn does."""
+        # Where bad records become rows of NaN, an array with gaps is not refused as a whole.
         return record_source(self, X, sampling_rate, reset=reset, refuse_gaps=self.on_bad_record == "raise")
 
     def _settled_weights(self) -> WeightsInfo:

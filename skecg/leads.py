@@ -125,6 +125,7 @@ def canonical_leads(names: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(names, str):
         raise LeadError(f"Got leads={names!r}, a bare string; expected a list of names. Write leads=[{names!r}].")
+    # A set has no order, and names would go to rows by chance.
     if isinstance(names, Set) or not hasattr(names, "__len__"):
         raise LeadError(
             f"Got leads={names!r} of type {type(names).__name__}, expected a list of names in the order of the rows. "
@@ -219,6 +220,7 @@ def derivation_matrix(available: Sequence[str], wanted: Sequence[str]) -> tuple[
     ([[-1.0, 1.0], [0.0, 0.0]], ['V1'])
     """
     available = list(available)
+    # A matrix for all leads at once, so that deriving them is one product for a record.
     matrix = np.zeros((len(wanted), len(available)), dtype=np.float32)
     basis = [lead for lead in LIMB_COEFFICIENTS if lead in available][:2]
     missing = []
@@ -254,8 +256,11 @@ def limb_lead_order(signal: NDArray[np.floating], leads: Sequence[str]) -> tuple
     rows = [i for i, lead in enumerate(leads) if lead in LIMB_COEFFICIENTS]
     if len(rows) < 6:
         return None
+    # In float64: the test is a difference of sums of squares.
     limb = np.asarray(signal)[rows].astype(np.float64)
+    # Six by six: the laws are tried on it, for 720 orders, without touching the samples again.
     gram = _gram_matrix(limb)
+    # Looking for NaN in the sum is cheaper than in every sample, and most records have none.
     if math.isnan(gram.trace()):
         gram = _gram_matrix(np.nan_to_num(limb))
     power = float(gram.trace())
@@ -266,6 +271,7 @@ def limb_lead_order(signal: NDArray[np.floating], leads: Sequence[str]) -> tuple
         return None
     unexplained = residuals @ gram.ravel() / power
     fitting = np.flatnonzero(unexplained < _FITTING)
+    # One order alone, and by far the better one: a wrong correction is worse than none.
     if len(fitting) != 1 or unexplained[given] <= 20 * max(0.0, unexplained[fitting[0]]):
         return None
     found = list(leads)

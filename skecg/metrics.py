@@ -177,6 +177,7 @@ def best_thresholds(labels: ArrayLike, scores: ArrayLike) -> FloatArray:
         best = int(np.argmax(2 * hits / (called + hits[-1])))
         distinct = np.unique(s[:, label])[::-1]
         below = distinct[best + 1] if best + 1 < len(distinct) else distinct[best]
+        # Half way to the next lower score: a threshold on a score itself turns with the last bit.
         thresholds[label] = (distinct[best] + below) / 2
     return thresholds
 
@@ -294,6 +295,7 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike) -> Calibration:
 
 def _expected_error(labels: NDArray[np.bool_], probabilities: FloatArray) -> float:
     """Average the distance of each bin, weighted by its records; records of one probability are in one bin."""
+    # Bins of equally many records: of equal width, most would be empty where a label is rare.
     edges = np.quantile(probabilities, np.arange(1, _N_BINS) / _N_BINS)
     bins = np.searchsorted(edges, probabilities, side="right")
     gaps = np.bincount(bins, weights=probabilities - labels, minlength=_N_BINS)

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 #: Factors from the units of voltage that skecg knows (compared without case) to millivolts.
+# Both signs for micro: the micro sign and the Greek letter look alike and are two characters.
 MILLIVOLTS_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}
 for _unit, _factor in {"volt": 1e3, "millivolt": 1.0, "microvolt": 1e-3, "nanovolt": 1e-6}.items():
     MILLIVOLTS_PER_UNIT |= {_unit: _factor, f"{_unit}s": _factor}
@@ -75,6 +76,7 @@ class ECGRecord:
     def __post_init__(self) -> None:
         where = f" in record {self.name!r}" if self.name else ""
         signal = _as_signal(self.signal, where)
+        # leads="II" for one lead is what everybody writes; for several it would be read letter by letter.
         if isinstance(self.leads, str) and signal.shape[0] == 1:
             object.__setattr__(self, "leads", (self.leads,))
         leads = canonical_leads(self.leads)
@@ -83,6 +85,7 @@ class ECGRecord:
                 f"Got {signal.shape[0]} rows of signal and {len(leads)} lead names ({', '.join(leads)}){where}; "
                 "expected one name for every row. A signal is (n_leads, n_samples)."
             )
+        # Frozen, and yet made canonical here: whoever has a record need not check it again.
         object.__setattr__(self, "signal", signal)
         object.__setattr__(self, "leads", leads)
         object.__setattr__(self, "sampling_rate", as_sampling_rate(self.sampling_rate, where))
@@ -221,6 +224,7 @@ def as_millivolts(signal: NDArray[Any], units: str | Sequence[str]) -> NDArray[n
         )
     factors = np.array([millivolts_per_unit(unit) for unit in names], dtype=np.float64)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+        # Untouched where there is nothing to scale: float32 through float64 and back is the same, and slower.
         if np.all(factors == 1.0):
             return np.asarray(signal, dtype=np.float32)
         scale = factors[0] if len(factors) == 1 else factors[:, None]

@@ -91,6 +91,7 @@ def hold_out(
     # Having a label and going without it are stratified alike, so that training keeps both.
     sides = _labels_of_patients(np.concatenate([has, ~has], axis=1), member)
     order = rng.permutation(len(sides))
+    # Rounded at random: always down, a label of three patients would never be held out.
     wanted = np.floor(fraction * sides.sum(axis=0) + rng.random(sides.shape[1])).astype(np.int64)
     n_held = max(1, round(fraction * len(sides))) if fraction > 0 else 0
     held = _stratify(sides, order, wanted, n_held, keep_one=True)[member]
@@ -146,7 +147,9 @@ def draw_patients(patients: ArrayLike, labels: ArrayLike, fraction: float, draw:
         return names
     has = _labels_of_patients(y != 0, index)
     seed = f"{fraction:g}/{draw}"
+    # By digests, not by a generator: NumPy may change its streams, published draws must not change.
     order = np.array(sorted(range(len(names)), key=lambda row: _digest(f"{seed}/{names[row]}")))
+    # Not round(), which takes halves to the even number.
     n_drawn = max(1, math.floor(fraction * len(names) + 0.5))
     wanted = np.array([_round_at_random(fraction * count, f"{seed}/{k}") for k, count in enumerate(has.sum(axis=0))])
     return np.sort(names[_stratify(has, order, wanted, n_drawn)])
@@ -273,6 +276,7 @@ def stratified_patient_folds(patients: ArrayLike, labels: ArrayLike, n_folds: in
     folds = np.full(len(names), n_folds - 1, dtype=np.int64)
     left = rng.permutation(len(names))
     for fold in range(n_folds - 1):
+        # Of what is left, so that the folds come out equal.
         share = 1 / (n_folds - fold)
         wanted = np.floor(has[left].sum(axis=0) * share + rng.random(has.shape[1])).astype(np.int64)
         drawn = _stratify(has[left], np.arange(len(left)), wanted, round(len(left) * share))

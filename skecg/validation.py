@@ -29,6 +29,7 @@ __all__ = [
 
 def is_integer(value: object, minimum: int | None = None) -> TypeGuard[int]:
     """Return whether a value is a whole number, of at least `minimum` if that is given."""
+    # True is an integer to Python, and batch_size=True a mistake to everybody.
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return whole and (minimum is None or int(value) >= minimum)  # type: ignore[call-overload]
 
@@ -156,6 +157,7 @@ class PlainFields:
                 hint = suggestion(key, known) or f" Known fields: {', '.join(known)}."
                 raise cls._error(f"Got an unknown field {key!r} in {title}.{hint}")
         try:
+            # JSON has lists where the frozen values have tuples.
             return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
         except TypeError as error:
             raise cls._error(f"{title[0].upper()}{title[1:]} lacks a field: {error}.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -76,6 +77,48 @@ def test_the_oldest_releases_that_are_tested_are_the_floors():
     )
     for name, floor in floors.items():
         assert pins[name].split(".")[:2] == floor.split(".")[:2] or name == "torch"
+
+
+def test_the_recipe_for_conda_asks_for_what_the_package_asks_for():
+    recipe = yaml.safe_load(text_of("packaging", "conda", "recipe.yaml"))
+    pyproject = tomllib.loads(text_of("pyproject.toml"))
+    names = {"torch": "pytorch", "huggingface-hub": "huggingface_hub"}
+
+    def as_conda_has_it(line: str) -> str:
+        name, floor = line.split(">=")
+        return f"{names.get(name, name)} >={floor}"
+
+    wanted = [as_conda_has_it(line) for line in pyproject["project"]["dependencies"]]
+    assert recipe["requirements"]["run"][1:] == wanted
+    assert set(map(as_conda_has_it, pyproject["build-system"]["requires"])) <= set(recipe["requirements"]["host"])
+    (script,) = pyproject["project"]["scripts"].items()
+    assert recipe["build"]["python"]["entry_points"] == [" = ".join(script)]
+    assert recipe["about"]["license"] == pyproject["project"]["license"]
+
+
+def test_a_released_documentation_keeps_those_before_it_and_lists_them(tmp_path):
+    documentation = script_of("documentation")
+    built, site = tmp_path / "html", tmp_path / "site"
+    (built / "_static").mkdir(parents=True)
+    (site / ".git").mkdir(parents=True)
+    for version in ("0.9.0", "0.10.0", "0.10.0"):
+        (built / "index.html").write_text(version)
+        (site / "gone.html").write_text("a page that is no more")
+        documentation.lay(site, built, version)
+    assert {path.name for path in site.iterdir()} == {".git", ".nojekyll", "0.9.0", "0.10.0", "_static", "index.html"}
+    assert [(site / folder / "index.html").read_text() for folder in (".", "0.9.0")] == ["0.10.0", "0.9.0"]
+    newest, before = json.loads((site / "_static" / "switcher.json").read_text())
+    assert (newest["version"], newest["url"], newest["preferred"]) == ("0.10.0", documentation.ADDRESS, True)
+    assert before == {"version": "0.9.0", "url": f"{documentation.ADDRESS}0.9.0/"}
+    assert f'html_baseurl = "{documentation.ADDRESS}"' in text_of("docs", "conf.py")
+    with pytest.raises(SystemExit, match="expected one such as"):
+        documentation.lay(site, built, "v1")
+
+
+def test_issues_ask_for_what_skecg_info_prints():
+    asked = yaml.safe_load(text_of(".github", "ISSUE_TEMPLATE", "bug.yml"))["body"]
+    (info,) = [field for field in asked if "skecg info" in field["attributes"].get("label", "")]
+    assert info["validations"] == {"required": True}
 
 
 def test_a_release_brings_its_bill_of_materials():
@@ -180,8 +223,9 @@ def test_figures_that_differ_are_found_and_written(tmp_path, page, only, state, 
     (tmp_path / "page.md").write_text(page)
     (tmp_path / "score.py").write_text(SCORE)
     (tmp_path / "figures.toml").write_text(FIGURES)
-    places = {"root": tmp_path, "registry": tmp_path / "figures.toml"}
-    options = ["--data", str(tmp_path), *(["--only", *only] if only else [])]
+    (tmp_path / "ledger.json").write_text("{}")
+    places = {"root": tmp_path, "registry": tmp_path / "figures.toml", "kept": tmp_path / "ledger.json"}
+    options = ["--data", str(tmp_path), *(["--only", *only] if only else ["--full"])]
     assert figures.main(options, **places) == state
     assert (tmp_path / "page.md").read_text() == page
     figures.main([*options, "--write"], **places)
@@ -192,8 +236,10 @@ def test_figures_that_cannot_be_measured_fail(tmp_path, capsys):
     figures = script_of("figures")
     (tmp_path / "page.md").write_text("takes 1.9 s for 12,000 records, scores 0.921")
     (tmp_path / "figures.toml").write_text(FIGURES.replace("records ([", "rows (["))
-    places = {"root": tmp_path, "registry": tmp_path / "figures.toml"}
-    assert figures.main([], **places) == 2
+    (tmp_path / "ledger.json").write_text("{}")
+    places = {"root": tmp_path, "registry": tmp_path / "figures.toml", "kept": tmp_path / "ledger.json"}
+    assert figures.main([], **places) == 1
+    assert figures.main(["--full"], **places) == 2
     said = capsys.readouterr().out
     assert "occurs 0 times" in said
     assert "it needs data" in said
@@ -207,6 +253,59 @@ def test_every_figure_of_the_registry_stands_on_its_page_once():
     for figure in registry:
         figures.find_stated(figure, text_of(figure.page))
     assert len({figure.name for figure in registry}) == len(registry)
+
+
+def test_no_page_has_a_measured_number_that_the_ledger_does_not_have():
+    figures = script_of("figures")
+    assert figures.ledger.differences(ROOT, figures.LEDGER) == [], "see packaging/ledger.py"
+
+
+def test_what_the_ledger_names_as_its_measurement_is_there():
+    figures = script_of("figures")
+    named = {
+        by for page in json.loads(figures.LEDGER.read_text()).values() for entry in page.values() for by in entry["by"]
+    }
+    verbs = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), flags=re.MULTILINE))
+    for by in named:
+        kind, _, what = by.partition(" ")
+        assert kind in figures.ledger.KINDS, by
+        assert kind != "python" or (ROOT / what.split()[0]).exists(), by
+        assert kind != "make" or what in verbs, by
+
+
+PAGE = """Speed
+=====
+
+It takes 3.4 ms (`about 9.9`), for 12 leads. Version 0.1.0 of 2.
+
+.. code-block:: python
+
+   slow = 7.5
+
+.. list-table::
+   :header-rows: 1
+
+   * - records
+     - 1,024 of ``4096``
+"""
+
+
+def test_a_number_that_moves_on_its_page_alone_is_found(tmp_path):
+    ledger = script_of("figures").ledger
+    page, kept = tmp_path / "docs" / "speed.rst", tmp_path / "ledger.json"
+    page.parent.mkdir()
+    page.write_text(PAGE)
+    ledger.keep(tmp_path, kept)
+    assert "nothing says what measured" in ledger.differences(tmp_path, kept)[0]
+    kept.write_text(kept.read_text().replace('"by": []', '"by": ["set"]'))
+    assert json.loads(kept.read_text()) == {"docs/speed.rst": {"Speed": {"by": ["set"], "numbers": "1,024 3.4"}}}
+    assert ledger.differences(tmp_path, kept) == []
+    page.write_text(PAGE.replace("3.4", "3.1"))
+    assert ledger.differences(tmp_path, kept) == ['docs/speed.rst, "Speed": the page has 3.1 where 3.4 was measured']
+    page.write_text(PAGE.replace("12 leads", "12 leads in 8 minutes"))
+    assert "the page has 8 where nothing" in ledger.differences(tmp_path, kept)[0]
+    page.write_text(PAGE.replace("Speed\n", "Time\n"))
+    assert ["Speed" in said for said in ledger.differences(tmp_path, kept)] == [True, False, False]
 
 
 def test_systems_without_links_or_locks_read_and_write_all_the_same(tmp_path, monkeypatch):

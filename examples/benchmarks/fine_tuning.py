@@ -2,9 +2,9 @@
 
     python examples/benchmarks/fine_tuning.py --data ptbxl_raw500_folds1-8_250hz.npz [--model default] [--test-fold 8]
 
-FILE is a packed sample of PTB-XL, or its folder. Training takes the folds below the one that is tested, of whose
-patients FineTunedClassifier holds some out by itself. Macro AUROC with 95 % intervals over the tested patients, paired
-differences from the frozen encoder, and processor time of one thread.
+FILE is a packed sample of PTB-XL, or its folder; --data again for each file of one that lies in several. Training takes
+the folds below the one that is tested, of whose patients FineTunedClassifier holds some out by itself. Macro AUROC with
+95 % intervals over the tested patients, paired differences from the frozen encoder, and processor time of one thread.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from skecg import FineTunedClassifier
+from skecg.datasets.packed import join_datasets
 from skecg.evaluation import bootstrap_auroc, open_dataset, task_labels
 
 FROZEN = 'stages="head"'
@@ -33,12 +34,12 @@ WAYS: dict[str, dict[str, str]] = {
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--data", required=True, type=Path, action="append", metavar="FILE")
     parser.add_argument("--model", default="default")
     parser.add_argument("--test-fold", type=int, default=8)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    dataset = open_dataset(given.data)
+    dataset = join_datasets([open_dataset(path) for path in given.data])
     task = task_labels(dataset, "superdiagnostic")
     below = (dataset.folds > 0) & (dataset.folds < given.test_fold)
     train, test = (np.flatnonzero(task.keep & part) for part in (below, dataset.folds == given.test_fold))

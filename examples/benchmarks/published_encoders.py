@@ -27,9 +27,10 @@ from torch.nn import functional as F
 from skecg import ECGRecord, JEPAEmbedder, load_encoder, prepare, save_encoder
 from skecg.encoders import Encoder, build_encoder
 from skecg.encoders.blocks import Mlp
+from skecg.encoders.convolution import CentredConvolution
 from skecg.encoders.linear import Linear
 from skecg.encoders.net1d import Net1dConfig, TimeConvolution
-from skecg.encoders.resnet import CentredConvolution, ResnetConfig
+from skecg.encoders.resnet import ResnetConfig
 from skecg.encoders.wav2vec import Halvings, Wav2vecConfig
 from skecg.encoders.xlstm import XlstmConfig
 from skecg.leads import CANONICAL_LEADS

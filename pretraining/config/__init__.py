@@ -100,8 +100,10 @@ class PretrainConfig:
         check_pooling(self.pooling, n_registers(self.encoder))
         depth = self.encoder.depth
         require(0 <= self.export_blocks <= depth, "export_blocks", self.export_blocks, f"0 to {depth}")
+        # Checked here and not in OptimConfig, which does not know how deep the encoder is.
         frozen = self.optim.frozen_blocks
         require(frozen <= depth, "optim.frozen_blocks", frozen, f"0 to {depth}")
+        # Both say it, because weights carry both: an encoder must not be trained on what its spec does not make.
         same = (self.encoder.n_leads, self.encoder.window_samples) == (self.input.n_leads, self.input.window_samples)
         require(same, "encoder", self.encoder, f"{self.input.n_leads} leads of {self.input.window_samples} samples")
         if self.masks is not None and self.masks.kind == "blocks":
@@ -112,9 +114,11 @@ class PretrainConfig:
 
     def _check_windows(self) -> None:
         """Check that windows of other lengths are whole slices, and that something can be masked of them."""
+        # One slice to see and one to predict are the least that a mask can part.
         shortest = 2 if self.masks is None or self.masks.kind != "blocks" else self.masks.min_block
         for seconds in self.data.window_seconds:
             n_patches = seconds * self.input.sampling_rate / self.encoder.patch_samples
+            # Equal to the last digit: 2.5 s at 250 Hz is exact, and a length that is not would be rounded in silence.
             fits = n_patches == int(n_patches) and shortest <= n_patches <= self.encoder.n_patches
             longest, patch = self.input.window_seconds, self.encoder.patch_samples / self.input.sampling_rate
             wanted = f"multiples of {patch:g} s from {shortest * patch:g} to {longest:g} s"
@@ -130,6 +134,7 @@ class PretrainConfig:
             self,
             input=dataclasses.replace(self.input, window_samples=window_samples),
             encoder=dataclasses.replace(self.encoder, n_patches=window_samples // self.encoder.patch_samples),
+            # The copy is of this one length; kept, the others would be checked against it and be too long.
             data=dataclasses.replace(self.data, window_seconds=()),
         )
 
@@ -157,6 +162,7 @@ class PretrainConfig:
     @property
     def exported_depth(self) -> int:
         """How many blocks of the encoder are probed, gauged and exported."""
+        # Gauges and probe look where the export ends: the last blocks learn what the objective asks, and score lower.
         return self.export_blocks or self.encoder.depth
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,6 +178,7 @@ class PretrainConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read everything from plain values, strictly."""
+        # Checkpoints of older releases lack parts that came later; their defaults mean the old behaviour.
         parts = dict(values)
         architecture = parts.pop("architecture")
         for key in parts:
@@ -192,6 +199,7 @@ class PretrainConfig:
             "encoder": info.encoder,
             "input": info.spec,
             "pooling": info.pooling,
+            # The weights were cut at export already; a number for the recipe's own encoder would cut them again.
             "export_blocks": 0,
         }
         return dataclasses.replace(self, start=start, **changes)
@@ -218,6 +226,7 @@ class PretrainConfig:
                 )
             check_choice("a part of the configuration", part, ["input", "encoder", "objective", *_PARTS])
             old = getattr(self, part)
+            # Refused instead of stored: a run must not look as if a setting had had an effect.
             is_used = old is not None and (part != "ema" or self.objective.has_target)
             if not is_used:
                 raise ParameterError(
@@ -226,10 +235,12 @@ class PretrainConfig:
             types = {f.name: str(f.type) for f in fields(old)}
             check_choice(f"a field of {part}", key, types)
             may_be_none = "None" in types[key] and text.lower() == "none"
+            # Whole numbers are steps and fractions shares of the run: 0.1 must not be typed as the 0 that it replaces.
             shares = types[key] == "int | float"
             value = None if may_be_none else (_number if shares else _typed)(text, getattr(old, key), name)
             changed.setdefault(part, {})[key] = value
         parts = {part: dataclasses.replace(getattr(self, part), **values) for part, values in changed.items()}
+        # Once, for every replacement is checked: encoder.n_patches alone would not fit input.window_samples.
         return dataclasses.replace(self, **parts, **exported)
 
 
@@ -250,12 +261,14 @@ _PARTS: dict[str, type[PlainFields]] = {
 def _number(text: str, old: Any, name: str) -> int | float:
     """Read a whole number as one, and any other as a fraction."""
     value = float(_typed(text, 0.0, name))
+    # 1e4 is written for ten thousand steps, and int() does not read it.
     return int(value) if value >= 1 and value.is_integer() else value
 
 
 def _typed(text: str, old: Any, name: str) -> Any:
     """Read a value as the kind of thing it replaces."""
     try:
+        # Before int, of which bool is a kind.
         if isinstance(old, bool):
             return {"true": True, "false": False}[text.lower()]
         if isinstance(old, int):

@@ -77,11 +77,12 @@ class MaskConfig(PlainFields):
     low: float
     high: float
     n_blocks: int = 4
-    last_slice: bool = True
+    last_slice: bool = True  # False in Kim's recipes, for parity
     min_block: int = 10
     masks_per_target: int = 1
 
     def __post_init__(self) -> None:
+        # Plug-ins are imported where one is asked for, so that nobody else pays for them or fails by them.
         if self.kind not in MASK_KINDS:
             load_installed_plugins()
         check_choice("masks.kind", self.kind, MASK_KINDS)
@@ -123,7 +124,7 @@ class OptimConfig(PlainFields):
     """
 
     lr: float
-    warmup_lr: float = 1e-6
+    warmup_lr: float = 1e-6  # both published systems begin and end at 1e-6
     final_lr: float = 1e-6
     warmup_steps: int | float = 0
     schedule: str = "cosine"
@@ -142,6 +143,7 @@ class OptimConfig(PlainFields):
         check_choice("optim.schedule", self.schedule, ("cosine", "constant"))
         for name in ("warmup_steps", "cooldown_steps"):
             value = getattr(self, name)
+            # Not 1.0: nobody could tell one step from the whole run.
             fits = is_integer(value, 0) or (is_number(value) and 0 <= value < 1)
             require(fits, f"optim.{name}", value, "a number of steps, or a share of them from 0 to below 1")
         held = self.schedule == "constant" or self.cooldown_steps == 0
@@ -164,6 +166,7 @@ class EmaConfig(PlainFields):
     before_step: bool = False
 
     def __post_init__(self) -> None:
+        # 1 is allowed, as Kim's ends there: the target then stands still.
         require(0 <= self.start <= self.end <= 1, "ema.start, end", (self.start, self.end), "0 <= start <= end <= 1")
 
 

@@ -63,6 +63,7 @@ def open_arrays(name: str, path: Path, *, kept_out_folds: Sequence[int] = KEPT_O
         units = str(file["units"])
         columns = {key: file[key] for key in ("record_ids", "patient_ids", "strat_fold") if key in file.files}
         n_records = len(file["signals"])
+    # Before anything is packed: a wrong unit would put every record of the file out by a thousand.
     if units != STANDARDIZED and units.strip().lower() not in MILLIVOLTS_PER_UNIT:
         raise UnitsError(f"Got units={units!r} in {path}, expected a unit of voltage or {STANDARDIZED!r}.")
     for key, values in columns.items():
@@ -80,6 +81,7 @@ class ArrayReader:
 
     def __call__(self, items: Sequence[Item]) -> Iterator[ECGRecord | SkecgError]:
         """Read one row an item; the array is unpacked once."""
+        # The time of change is part of the key, so that a file that was written anew is read anew.
         arrays = _load(self.path, self.path.stat().st_mtime_ns)
         for item in items:
             try:
@@ -120,6 +122,7 @@ def _notes(name: str, units: str) -> tuple[str, ...]:
     )
 
 
+# One file: recordings come file by file, and an unpacked one may take gigabytes.
 @lru_cache(maxsize=1)
 def _load(path: Path, modified: int) -> dict[str, NDArray[Any]]:
     """Unpack the arrays that reading needs, once a process."""

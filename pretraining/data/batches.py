@@ -66,15 +66,17 @@ def uniforms(seed: int, step: int, positions: range, n_draws: int, *, stream: in
     .. [1] Salmon J. K. et al. (2011). Parallel random numbers: as easy as 1, 2, 3. SC '11.
     """
     assert positions.step == 1, "positions are contiguous"
+    # Whole counts for each position, so that a position's numbers begin at an address of their own.
     counts = -(-n_draws // _WORDS_A_COUNT)
     key = np.array([seed & _MASK, step & _MASK], dtype=np.uint64)
     counter = np.array([positions.start * counts, 0, 0, stream], dtype=np.uint64)
     words = np.random.Philox(key=key, counter=counter).random_raw(len(positions) * counts * _WORDS_A_COUNT)
+    # The upper 53 bits: what a float64 from 0 to below 1 can hold.
     drawn = (words.reshape(len(positions), counts * _WORDS_A_COUNT)[:, :n_draws] >> np.uint64(11)) * 2.0**-53
     return np.asarray(drawn, dtype=np.float64)
 
 
-_STREAM = 0xBA7C4
+_STREAM = 0xBA7C4  # each use of uniforms has a stream of its own
 
 
 class _Draw(IntEnum):
@@ -223,6 +225,7 @@ def draw_batch(
     )
 
 
+# Looking for leads and corpora takes longer than drawing, and comes out the same for each step.
 @lru_cache(maxsize=8)
 def _pools(
     shards: ShardSet, spec: InputSpec, weights: tuple[tuple[str, float], ...]
@@ -245,6 +248,7 @@ def _pools(
         if not len(rows):
             raise LeadError(f"Got a weight for {corpus!r}, of which no recording has the encoder's leads.")
     ends = np.cumsum([weight for _, weight in weights])
+    # Shares need not add up to 1: they may be numbers of anything.
     return pools, ends / ends[-1]
 
 
@@ -289,6 +293,7 @@ def _lead_row(spec: InputSpec) -> NDArray[np.bool_]:
 
 def below(uniform: NDArray[np.float64], limit: NDArray[np.integer]) -> NDArray[np.int64]:
     """Turn uniform numbers into integers from 0 to below a limit."""
+    # The product may round up to the limit itself, though the number is below 1.
     return np.minimum((uniform * limit).astype(np.int64), limit - 1)
 
 
@@ -315,10 +320,12 @@ def _draw_leads(drawn: NDArray[np.float64], available: NDArray[np.bool_], data: 
     if not data.lead_dropout:
         return available
     n_kept = 1 + below(drawn[:, _Draw.N_KEPT], available.sum(axis=1))
+    # Absent leads go last.
     keys = np.where(available, drawn[:, _Draw.LEADS :], 2.0)
     rank = keys.argsort(axis=1).argsort(axis=1)
     kept = available & (rank < n_kept[:, None])
     n_limb = len(LIMB_COEFFICIENTS)
+    # Two limb leads give the four others by arithmetic, so hiding those would hide nothing.
     kept[:, :n_limb] |= available[:, :n_limb] & (kept[:, :n_limb].sum(axis=1, keepdims=True) >= 2)
     dropped = drawn[:, _Draw.DROPOUT] < data.lead_dropout
     return np.where(dropped[:, None], kept, available)
@@ -359,6 +366,7 @@ def _values(batch: Batch, config: PretrainConfig, device: torch.device | str) ->
     spec = config.input
     columns = list(lead_columns(spec.leads))
     shown = (batch.lead_mask & batch.kept_leads)[:, columns]
+    # As int16: half of what float32 would take on the way to the device.
     steps_BLS = torch.from_numpy(batch.signals).to(device, non_blocking=True)
     if columns != list(range(steps_BLS.shape[1])):
         steps_BLS = steps_BLS[:, columns]
@@ -395,6 +403,7 @@ def _window(values_BLS: Tensor, batch: Batch, window: int) -> Tensor:
     """Cut each row's window, rolled where it was drawn so."""
     n_samples = values_BLS.shape[-1]
     if window > n_samples:
+        # A row shorter than a window is held at its last value, as windows of short records are.
         held = values_BLS[:, :, -1:].expand(-1, -1, window - n_samples)
         return torch.cat([values_BLS, held], dim=-1)
     if batch.roll.any():
@@ -409,6 +418,7 @@ def _window(values_BLS: Tensor, batch: Batch, window: int) -> Tensor:
 
 def _cut(values_BLS: Tensor, starts: NDArray[np.int64], window: int) -> Tensor:
     """Take `window` samples of each row from its start."""
+    # A view of all windows that there are, of which only the chosen ones are copied.
     views_BLNT = values_BLS.unfold(-1, window, 1)
     rows = torch.arange(len(starts), device=values_BLS.device)
     return views_BLNT[rows, :, torch.from_numpy(starts).to(values_BLS.device)]

@@ -35,7 +35,7 @@ from skecg.records import ECGRecord
 
 __all__ = ["Code15Reader", "open_code15", "valid_extent"]
 
-SAMPLING_RATE = 400.0
+SAMPLING_RATE = 400.0  # Hz; padding and all a tracing lasts 10.24 s
 
 
 def open_code15(name: str, folder: Path) -> Corpus:
@@ -88,6 +88,7 @@ class Code15Reader:
         try:
             for item in items:
                 file_name, _, row = item.source.rpartition(":")
+                # Items are in the order of the files, so one open file at a time is enough.
                 if file_name != name:
                     if file is not None:
                         file.close()
@@ -110,6 +111,7 @@ def valid_extent(tracing: NDArray[np.floating]) -> tuple[int, int]:
     start, stop : int
         The first sample at which any lead is not zero, and the one after the last; equal when there is none.
     """
+    # In any lead: one that is truly flat must not cut the others short.
     signal = np.flatnonzero(np.any(tracing != 0, axis=1))
     return (int(signal[0]), int(signal[-1]) + 1) if signal.size else (0, 0)
 

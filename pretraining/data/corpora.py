@@ -63,6 +63,7 @@ def open_chapman_ningbo(name: str, folder: Path) -> Corpus:
     """
     inner = folder / "WFDBRecords"
     corpus = open_files(name, inner if inner.is_dir() else folder)
+    # One recording a patient, as published: the record's name will do for the patient's.
     items = tuple(item._replace(patient=PurePath(item.source).stem) for item in corpus.items)
     return dataclasses.replace(corpus, items=items)
 
@@ -72,6 +73,7 @@ def _anchor(source: Path) -> Path:
     if source.is_dir():
         return source
     parts = source.parts
+    # The last folder before a wildcard, so that sources are named alike wherever the archive lies.
     fixed = next((i for i, part in enumerate(parts) if _WILDCARDS & set(part)), len(parts) - 1)
     return Path(*parts[:fixed]) if fixed else Path()
 
@@ -143,6 +145,7 @@ def open_corpus(name: str, source: str | Path) -> Corpus:
     skecg.errors.RecordNotFoundError: There is no folder 'no/such/folder' to read the corpus 'ptbxl' from.
     """
     path = Path(source).expanduser()
+    # A packed array first, whatever it is called: its fields say more than a name.
     if is_packed_array(path):
         return open_arrays(name, path)
     known, _, subset = name.partition("/")

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 #: Folds of PTB-XL that encoders are evaluated on.
-KEPT_OUT_FOLDS = (9, 10)
+KEPT_OUT_FOLDS = (9, 10)  # their authors' validation and test
 #: The fold of a recording that has none.
 UNKNOWN_FOLD = -1
 
@@ -126,6 +126,7 @@ def leave_out(corpora: Sequence[Corpus], listed: Collection[str], origin: str) -
         When one of them is of no recording: what should have been kept apart would be trained on.
     """
     listed, found = frozenset(listed), []
+    # A name that matches nothing is an error below: a list that is out of date would leave in what it should keep out.
     unseen = set(listed)
     for corpus in corpora:
         named = [{*_spellings(item.source), item.patient} - {""} for item in corpus.items]

@@ -99,6 +99,7 @@ class FeatureTable(Generic[T]):
             # The file is opened first: a folder that cannot be written to shows before the work, not after it.
             with replacing(path) as file:
                 table: Any = compute()
+                # Not compressed: only then can read() map it.
                 np.savez(file, **table._asdict())
         except OSError as error:
             raise ParameterError(
@@ -162,7 +163,7 @@ _DESCRIPTORS = FeatureTable("descriptors", 2, Descriptors, ", or set objective.d
 
 # Kernels other than those of the baseline that encoders are compared with.
 _KERNEL_SEED = 20_260
-_MOST_ROWS_DESCRIBED = 20_000
+_MOST_ROWS_DESCRIBED = 20_000  # raw numbers of so many rows are held at once while components are fitted
 
 
 class _Described(NamedTuple):
@@ -195,6 +196,7 @@ _N_HAND_CRAFTED, _N_BEAT = RECORD_KINDS[0].n_raw, RECORD_KINDS[1].n_raw
 _DESCRIBED_KINDS = (
     _Described(
         lambda signals, beats, rate: random_convolution_features(signals, seed=_KERNEL_SEED),
+        # More components made descriptions worse: 384 scored lower than 256 (docs/log.md).
         Kind(_N_CONVOLUTIONS, 256, 1.0),
     ),
     _Described(lambda signals, beats, rate: hand_crafted_features(signals, rate), Kind(_N_HAND_CRAFTED, 100, 1.0)),
@@ -236,6 +238,7 @@ def _compute_descriptors(shards: ShardSet, n_jobs: int | None, progress: bool) -
     from tqdm import tqdm
 
     rows = _complete_rows(shards, "Set objective.describe_weight=0.")
+    # A fixed seed, not the run's: the table belongs to the shards, and all runs on them share it.
     fitted_on = np.sort(np.random.default_rng(0).permutation(rows)[:_MOST_ROWS_DESCRIBED])
     others = np.setdiff1d(rows, fitted_on)
     with tqdm(total=len(rows), unit="record", desc="describing", disable=not progress) as bar:
@@ -255,6 +258,7 @@ def _compute_descriptors(shards: ShardSet, n_jobs: int | None, progress: bool) -
 def _rows_on_disk(shards: ShardSet, n_columns: int) -> FloatArray:
     """Make zeros for all rows in a file without a name: of a large archive they are gigabytes."""
     with tempfile.TemporaryFile(dir=shards.folder) as file:
+        # The map keeps the file alive after its name is gone.
         return np.memmap(file, np.float32, "w+", shape=(shards.n_records, n_columns))
 
 
@@ -405,6 +409,7 @@ def _fit_likeness(shards: ShardSet, rows: Rows, beats: list[Rows]) -> tuple[_Lik
 
 def _mean_distance(vectors_nd: FloatArray) -> float:
     """Compute the mean squared distance of two of the vectors."""
+    # Twice the variance is the mean squared distance of two independent draws.
     return float(2 * vectors_nd.var(axis=0).sum(dtype=np.float64)) or 1.0
 
 

@@ -29,7 +29,7 @@ FloatArray = NDArray[np.float32]
 # Beats are sampled every 16 ms: finer than any wave, whatever the rate of the shards is. Their baseline is the mean of
 # the first 80 ms.
 _STEP_SECONDS, _N_BASELINE = 0.016, 5
-_MEDIAN_BEFORE_SECONDS, _MEDIAN_AFTER_SECONDS = 0.3, 0.5
+_MEDIAN_BEFORE_SECONDS, _MEDIAN_AFTER_SECONDS = 0.3, 0.5  # P wave to T wave at usual rates
 _BEFORE_SECONDS, _AFTER_SECONDS = 0.24, 0.448
 
 _N_LEADS = len(CANONICAL_LEADS)
@@ -97,6 +97,7 @@ def _median_beat(signal_LT: FloatArray, peaks_K: NDArray[np.int64], sampling_rat
     inside = peaks_K[(peaks_K + offsets[0] >= 0) & (peaks_K + offsets[-1] < signal_LT.shape[-1])]
     if not len(inside):
         return np.zeros(len(signal_LT) * len(offsets), np.float32)
+    # The median of beats drops extrasystoles and artefacts, which a mean would smear into all of it.
     beat = np.median(signal_LT[:, inside[:, None] + offsets], axis=1)
     return np.asarray(_baseline_removed(beat).ravel(), dtype=np.float32)
 
@@ -130,6 +131,7 @@ def describe_beats(signal_LT: FloatArray, peaks_K: NDArray[np.int64], sampling_r
 def _intervals(peaks_K: NDArray[np.int64], sampling_rate: float) -> NDArray[np.float64]:
     """Compute the intervals (s) around each beat, (K, 3): before, after, and before over the usual one."""
     intervals = np.diff(peaks_K) / sampling_rate
+    # The median, which an extrasystole and its pause leave alone.
     usual = np.median(intervals) if len(intervals) else 1.0
     known = np.concatenate([[usual], intervals, [usual]])
     before, after = known[: len(peaks_K)], known[1 : len(peaks_K) + 1]

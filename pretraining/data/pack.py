@@ -37,7 +37,7 @@ from skecg.validation import check_choice, check_integer
 __all__ = ["LEFT_OUT", "PLAN", "pack"]
 
 
-PLAN = "plan.json"
+PLAN = "plan.json"  # written before the first shard, the manifest after the last
 
 
 LEFT_OUT = "left_out.csv"
@@ -193,6 +193,7 @@ def _agree_on_plan(folder: Path, plan: dict[str, Any]) -> None:
         _write_json(path, plan)
         return
     begun = json.loads(path.read_bytes())
+    # Through JSON, which has no tuples, as the other one went.
     plan = json.loads(json.dumps(plan))
     differing = sorted(key for key in plan.keys() | begun.keys() if plan.get(key) != begun.get(key))
     if differing:
@@ -215,6 +216,7 @@ def _write_shards(
     with tqdm(total=total, initial=done, unit="record", desc="packing", disable=not progress) as bar:
         bar.set_postfix_str(_projected_size(folder, done, total, preparation))
         tasks = (delayed(write_shard)(shard, folder, preparation) for shard in lacking)
+        # Unordered: each shard is a file of its own, and a slow one should not hold the count up.
         for n_items in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
             bar.update(n_items)
             bar.set_postfix_str(_projected_size(folder, int(bar.n), total, preparation))
@@ -262,6 +264,7 @@ def _statistics(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         added = {key: np.sum([part[key] for part in sums], axis=0) for key in sums[0]}
         counted = np.maximum(added["n_samples"], 1)
         mean = added["total"] / counted
+        # From sums in float64, so that shards add up in any number; rounding may go below zero.
         variance = np.maximum(added["squares"] / counted - mean**2, 0.0)
         notes: Counter[str] = Counter()
         for summary in summaries:

@@ -51,6 +51,7 @@ def open_ptbxl(name: str, folder: Path, *, kept_out_folds: Sequence[int] = KEPT_
     """
     root, rate = (folder.parent, folder.name) if folder.name in _FILE_COLUMNS else (folder, "")
     if not rate:
+        # The higher rate where it is there: it holds what the lower one holds.
         rate = "records500" if (root / "records500").is_dir() else "records100"
     column = _FILE_COLUMNS[rate]
     rows = read_rows(root / "ptbxl_database.csv", [column, "patient_id", "strat_fold"])

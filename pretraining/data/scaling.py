@@ -54,6 +54,7 @@ class Whitening:
 def fit_whitening(raw_nR: FloatArray, n_components: int) -> Whitening:
     """Fit on raw values; at most `n_components` are kept, and none without variance."""
     values = np.nan_to_num(raw_nR.astype(np.float64))
+    # Artefacts move a mean by more than they move a median.
     centre, scale = np.median(values, axis=0), values.std(axis=0) + _SMALL
     clipped = np.clip((values - centre) / scale, -_CLIP_DEVIATIONS, _CLIP_DEVIATIONS)
     mean = clipped.mean(axis=0)
@@ -63,6 +64,7 @@ def fit_whitening(raw_nR: FloatArray, n_components: int) -> Whitening:
     # The sign of a component is arbitrary; this makes it the same wherever it is computed.
     vectors = vectors * np.sign(vectors[np.arange(kept), np.abs(vectors).argmax(axis=1)])[:, None]
     deviation = singular[:kept] / len(values) ** 0.5
+    # The root of the singular value, which falls more slowly than variance does.
     importance = singular[:kept] ** 0.5
     return Whitening(centre, scale, mean, vectors.T / deviation, importance / max(importance.sum(), _SMALL))
 

@@ -176,6 +176,7 @@ def write_shard(plan: ShardPlan, folder: Path, preparation: Preparation) -> int:
         "repaired_headers": len(repaired),
         "left_out": [list(row) for row in findings.left_out],
     }
+    # Last: its presence says that the two others are whole.
     with replacing(stem.with_suffix(".json")) as file:
         file.write(json.dumps(summary).encode())
     return len(plan.items)
@@ -280,7 +281,7 @@ def _index_arrays(index: dict[str, list[Any]]) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-_LARGEST = 32767
+_LARGEST = 32767  # and not -32768, so that steps are symmetric
 
 
 def quantize(values: NDArray[np.float32]) -> tuple[NDArray[np.int16], float]:
@@ -299,12 +300,14 @@ def quantize(values: NDArray[np.float32]) -> tuple[NDArray[np.int16], float]:
     """
     largest = float(np.abs(values).max(initial=0.0)) * 1e3
     scale = np.float32(max(1.0, largest / _LARGEST))
+    # In float64: float32 would round some amplitudes to the neighbouring step.
     steps = np.rint(values * (np.float64(1e3) / np.float64(scale)))
     return np.clip(steps, -_LARGEST, _LARGEST).astype(np.int16), float(scale)
 
 
 def write_segments(file: IO[bytes], segments: Iterable[NDArray[np.int16]], shape: tuple[int, int]) -> str:
     """Write an ``.npy`` array of segments of one shape, their number unknown beforehand; give its values' SHA-256."""
+    # How many segments there will be is known only when all records are read: the length is written over at the end.
     header = _npy_header((0, *shape))
     file.write(header)
     digest, n_segments = hashlib.sha256(), 0

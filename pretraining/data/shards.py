@@ -70,6 +70,7 @@ class ShardSet:
                 f"Got shards of format {self.manifest.get('format')!r} in {folder}, expected {FORMAT_VERSION}. "
                 "Pack them again."
             )
+        # The manifest holds the digest of every shard, so its own digest stands for all values.
         self.fingerprint = hashlib.sha256(content).hexdigest()
         self.spec = InputSpec.from_dict(self.manifest["input"])
         self.corpora: tuple[str, ...] = tuple(self.manifest["corpora"])
@@ -189,6 +190,7 @@ class ShardSet:
             When a row is out of range.
         """
         wanted = np.asarray(rows, dtype=np.int64)
+        # A negative row would read from the end, as Python's indices do.
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < self.n_records):
             raise ParameterError(f"Got rows from {wanted.min()} to {wanted.max()}, expected 0 to {self.n_records - 1}.")
         shape = (len(wanted), len(self.leads), self.segment_samples)
@@ -274,6 +276,7 @@ def fetch_shards(address: str) -> Path:
         copies = [threads.submit(_copy_shard, storage, root, folder, number, sha) for number, sha in enumerate(sums)]
         for copy in tqdm(copies, unit="shard", desc=f"copying {address}"):
             copy.result()
+        # Last: a folder with a manifest is a whole copy.
         with replacing(folder / MANIFEST) as file:
             file.write(content)
     return folder
@@ -298,6 +301,7 @@ def _copy_shard(storage: Any, root: str, folder: Path, number: int, sha256: str)
             shutil.copyfileobj(remote, file, 1 << 24)
     digest = hashlib.sha256()
     with path.open("rb") as copied:
+        # The digest is of the values alone, so what stands before them is skipped.
         np.lib.format.read_magic(copied)
         np.lib.format.read_array_header_1_0(copied)
         while part := copied.read(1 << 24):
@@ -318,6 +322,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
         return
     with (folder / ".lock").open("w") as file:
+        # The lock goes with the process: one that is killed leaves none behind.
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -87,6 +87,7 @@ def from_vcg(leads: Sequence[str], matrix: str = "dower") -> Floats:
     wanted, missing = derivation_matrix(EIGHT_LEADS, leads)
     if missing:
         raise LeadError(f"Got lead(s) {', '.join(missing)}, expected some of the twelve.")
+    # The pseudo-inverse, so that there and back twice is the same as once.
     return np.asarray(wanted @ np.linalg.pinv(_matrix(matrix)))
 
 

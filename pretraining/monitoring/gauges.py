@@ -91,6 +91,7 @@ def collapse_reason(history: Sequence[Mapping[str, Any]]) -> str | None:
     measured = [entry for entry in history if "record_spread" in entry and "rank" in entry]
     if len(measured) <= _TIMES:
         return None
+    # Each of the last few has to be a collapse on its own.
     reasons = [_why_collapsed(measured[:end]) for end in range(len(measured) - _TIMES + 1, len(measured) + 1)]
     if not all(reasons):
         return None
@@ -147,6 +148,7 @@ def effective_rank(features_nD: Tensor, *, centred: bool = True) -> float:
     -----
     The exponential of the entropy of the singular values over their sum (Garrido et al., 2023, arXiv:2210.02885).
     """
+    # In float64: collapse is a matter of differences a thousandth of the norm.
     features = features_nD.detach().to("cpu", torch.float64)
     if centred:
         features = features - features.mean(dim=0)
@@ -234,6 +236,7 @@ def memory_gib(device: torch.device) -> float:
     """Return the most memory (GiB) used so far: of the device, or of this process on a CPU."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / 2**30
+    # macOS counts in bytes, Linux in KiB.
     unit = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit) / 2**30
 
@@ -320,11 +323,14 @@ class Gauges:
         n_patches = values_nLT.shape[2] // patch
         if n_patches < 2 or n < 2:
             return {}
+        # The same crops each time: curves must not move because of the draw.
         rng = np.random.default_rng(self.seed)
         kept = n_patches // 2
+        # Crops begin at whole slices, as tokens do: else views would differ by where the grid lies.
         starts = torch.from_numpy(rng.integers(0, n_patches - kept + 1, size=(self.n_views, n)) * patch)
         crops = [_crop(values_nLT, start, kept * patch) for start in starts]
         views = torch.stack([_features(encoder, crop, pooling)[1] for crop in crops], dim=1)
+        # A control: views of different records, which an encoder that knows its records tells apart.
         shuffled = views.flatten(0, 1)[torch.from_numpy(rng.permutation(n * self.n_views))].view_as(views)
         return {"lidar": lidar(views), "lidar_shuffled": lidar(shuffled), "identity": identity_ratio(views)}
 
@@ -385,6 +391,7 @@ def _whole(tensor: Tensor) -> Tensor:
 def _left_as_found(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Measure in evaluation mode, and leave modes and random generators as they were."""
     modes = [(module, module.training) for module in model.modules()]
+    # Measuring must not change what training draws next.
     with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
         model.eval()
         try:

@@ -61,6 +61,7 @@ class Journal(Callback):
         kept = [] if resume_step is None else _keep_until(self.path, resume_step)
         self._elapsed_before = max((line.get("elapsed_seconds", 0.0) for line in kept), default=0.0)
         self._latest = {k: (v, line["step"]) for line in kept for k, v in line.items() if isinstance(v, int | float)}
+        # Not the time of day, which a machine may set back.
         self._begun = time.monotonic()
         self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
         self._file = self.path.open("w" if resume_step is None else "a", encoding="utf-8")
@@ -118,8 +119,10 @@ class Journal(Callback):
 
     def _append(self, line: dict[str, Any]) -> None:
         """Add a JSON line and hand it to the system, so that a killed process leaves it behind."""
+        # JSON knows no NaN, and readers in other languages refuse it.
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
         self._file.write(json.dumps(plain, ensure_ascii=False) + "\n")
+        # To the system and not to the disk: waiting for the disk at each line would slow the run.
         self._file.flush()
 
     def _print(self, line: str) -> None:

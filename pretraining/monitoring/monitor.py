@@ -151,6 +151,7 @@ class Monitor:
         line = {
             "loss": sum(step.loss["total"] for step in recent) / len(recent),
             "gradient_norm": stats.gradient_norm,
+            # A journal counts steps done, a schedule from 0.
             "lr": learning_rate(config, stats.step - 1),
             "weight_decay": weight_decay(config, stats.step - 1),
             "memory_gib": memory_gib(self.engine.device),
@@ -169,6 +170,7 @@ class Monitor:
         gauges, scores = self._due(step)
         if not gauges and not scores:
             return Evaluation()
+        # Called by all, before the first one measures alone: gathering spread weights waits for everybody.
         usable = gather_model(model, self.config, self.engine)
         with self.engine.measuring():
             if scores:

@@ -150,6 +150,7 @@ class OnlineProbe:
     def key(self) -> str:
         """A digest of what is asked: scores of another key are not to be compared with these."""
         shapes = [record.signal.shape for record in self.records]
+        # Labels and shapes and not samples: enough to tell two questions apart, and quick.
         asked = [self.labels.tolist(), list(self.classes), self.n_train, shapes]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
@@ -247,6 +248,7 @@ def load_label_table(path: str | Path, shards: ShardSet | None = None) -> Labell
     folds = sorted(set(table.folds.tolist()) - set(_KEPT_FOLDS))
     if len(folds) < 2:
         raise ParameterError(f"Got folds {folds} in {path} besides 9 and 10, which are left alone; expected several.")
+    # The last quarter of the folds judges.
     judging = folds[-max(1, len(folds) // 4) :]
     used = np.flatnonzero(np.isin(table.folds, folds))
     is_test = np.isin(table.folds[used], judging)

@@ -158,6 +158,7 @@ def _recordings(
     place = data if data is not None else _shards_of(folder)
     if place is not None:
         shards = open_shards(place)
+        # The step after the last: the same data, in a draw that the run never saw.
         part = draw_training_batch(whole, shards, config.run.steps, range(n_records))
         return to_values(part.batch, whole, "cpu"), part.drawn, "recordings of its data" if data is None else str(data)
     spec, (objective, shape, _) = config.input, parts_of(config)
@@ -180,6 +181,7 @@ def _shards_of(folder: Path) -> Path | None:
         shards = open_shards(known["folder"])
     except SkecgError:
         return None
+    # By content: other recordings in the same folder are not what it was trained on.
     return shards.folder if shards.fingerprint == known.get("fingerprint") else None
 
 
@@ -188,6 +190,7 @@ def _draw(found: list[Reconstruction], title: str, config: PretrainConfig) -> An
     sizes = [_paper_mm(one.record) for one in found]
     width = max(size[0] for size in sizes) + 2 * _SIDE_MM
     height = sum(size[1] + _TITLE_MM for size in sizes) + _HEAD_MM + _FOOT_MM
+    # Not pyplot, which keeps figures alive and asks for a display.
     figure = import_matplotlib("figure").Figure(figsize=(width / _MM_PER_INCH, height / _MM_PER_INCH), dpi=130)
     top = height - _HEAD_MM
     for number, (one, (paper_width, paper_height)) in enumerate(zip(found, sizes, strict=True), start=1):

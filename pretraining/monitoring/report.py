@@ -144,6 +144,7 @@ def _describe_collapse(entries: Entries, events: Entries) -> list[tuple[str, str
     gauged = [entry for entry in entries if "record_spread" in entry]
     if not gauged:
         return [("Collapse", "not watched (watch.gauge_every is 0, or no step was gauged yet)")]
+    # As the run itself would have judged at each step, for a journal of a run that did not.
     reasons = (collapse_reason(gauged[:end]) for end in range(1, len(gauged) + 1))
     return [("Collapse", next((reason for reason in reasons if reason), "no sign of it"))]
 
@@ -249,6 +250,7 @@ def inspect_run(folder: str | Path, out: str | Path | None = None, *, data: str 
     panels = [panel for panel in _PANELS if _has_curves(panel, entries)]
     rows = -(-len(panels) // _COLUMNS)
     size = (4.2 * _COLUMNS, 2.7 * rows + 0.5)
+    # Not pyplot, which keeps figures alive and asks for a display.
     figure = import_matplotlib("figure").Figure(figsize=size, dpi=110, layout="constrained")
     figure.supxlabel("step", fontsize=8)
     figure.suptitle(_title(folder, entries), x=0.01, ha="left", fontweight="bold", fontsize=12)
@@ -296,6 +298,7 @@ def _draw_panel(ax: Axes, panel: _Panel, entries: Entries) -> None:
         _draw_curve(ax, label, points, number, panel)
     if not panel.curves:
         _mark_best(ax, curves[-1][1])
+    # A logarithmic scale drops zeros without a word.
     if panel.log and all(value > 0 for _, points in curves for _, value in points):
         _set_log_scale(ax)
     elif panel.floor is not None:

@@ -46,6 +46,7 @@ def register_objective(config: type[AnyObjectiveConfig], objective: type[Objecti
         When another objective is of that kind.
     """
     place = (objective.__module__, objective.__qualname__)
+    # The same class again is no clash: a plug-in may be imported twice, by --plugin and as an entry point.
     if _CLASSES.setdefault(config.kind, place) != place:
         raise ParameterError(f"Got an objective {config.kind!r} of {place[0]}, which {_CLASSES[config.kind][0]} has.")
     OBJECTIVES[config.kind] = config
@@ -53,6 +54,7 @@ def register_objective(config: type[AnyObjectiveConfig], objective: type[Objecti
 
 def objective_class(config: PretrainConfig) -> type[Objective]:
     """Return the class of a run's objective."""
+    # By name, so that a JEPA run does not import what only Beat-SSL needs.
     module, name = _CLASSES[config.objective.kind]
     found: type[Objective] = getattr(import_module(module), name)
     return found
@@ -64,6 +66,7 @@ def build_model(config: PretrainConfig, weights: Mapping[str, Tensor] | None = N
     torch's generators are left as they were. The first blocks are frozen as ``optim.frozen_blocks`` says, and so are
     parameters without elements (an encoder with no registers): spread weights cannot do with them.
     """
+    # On the CPU, where the same seed gives the same weights whatever the device of the run is.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         model = objective_class(config)(config)
@@ -77,6 +80,7 @@ def build_model(config: PretrainConfig, weights: Mapping[str, Tensor] | None = N
 
 def gather_model(model: Objective, config: PretrainConfig, engine: Engine) -> Objective | None:
     """Return a model that the first process can use by itself, None elsewhere; all processes have to call this."""
+    # All processes have to call it: gathering spread weights waits for every one of them.
     weights = whole(model.state_dict()) if engine.is_sharded else None
     if not engine.is_first:
         return None

@@ -82,6 +82,7 @@ class Objective(nn.Module, ABC):
 
     def start_from_(self, encoder: Encoder) -> None:
         """Begin with the weights of an encoder, in both where there are two."""
+        # A set: without a target both names are one encoder.
         for own in {self.context_encoder, self.target_encoder}:
             own.load_state_dict(encoder.state_dict())
 
@@ -91,6 +92,7 @@ class Objective(nn.Module, ABC):
 
     def noted(self) -> tuple[str, ...]:
         """Return the names of the parts of the loss that the journal notes; none where there is but one."""
+        # With a total and one part the two are the same number.
         return self.loss_names[1:] if len(self.loss_names) > 2 else ()
 
     def gauged(self) -> tuple[str, ...]:

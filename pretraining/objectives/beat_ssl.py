@@ -114,6 +114,7 @@ def choose_beats(
     tuple of ndarray of shape (B, K): int64, int64, bool
         Numbers of beats in the table, where in the window they are, and whether there is one.
     """
+    # Places without a beat point at some row of the table, which is_beat then leaves out: all rows keep one shape.
     beats, samples = np.full(drawn.shape, len(tables.samples) - 1), np.zeros(drawn.shape, np.int64)
     is_beat = np.zeros(drawn.shape, np.bool_)
     for place, row in enumerate(batch.rows):
@@ -133,6 +134,7 @@ def _spread(n: int, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
     """Choose at most K of n, one in each of K equal stretches, by K numbers in [0, 1); all where there are no more."""
     if n <= len(uniform):
         return np.arange(n)
+    # One from each stretch: beats drawn freely can lie all at one end.
     edges = np.arange(len(uniform) + 1) * n // len(uniform)
     return edges[:-1] + (uniform * np.diff(edges)).astype(np.int64)
 
@@ -231,13 +233,14 @@ def soft_contrast(views_VND: Tensor, targets_MM: Tensor, temperature: float) -> 
         # Finite, so that a target of 0 times it is 0.
         logits = (unit @ unit.T / temperature).masked_fill(itself, -1e9)
         entropies = -(targets_MM * logits.log_softmax(dim=1)).sum(dim=1)
+        # A batch without beats is no reason to divide by zero: its sum is 0, and so are its gradients.
         return entropies.sum() / max(len(unit), 1)
 
 
-_STREAM = 0xBEA7
+_STREAM = 0xBEA7  # of its own, so that views and beats of a step do not share numbers
 
 
-_BEFORE_SECONDS, _AFTER_SECONDS = 0.25, 0.45
+_BEFORE_SECONDS, _AFTER_SECONDS = 0.25, 0.45  # from a P wave's beginning to a T wave's end
 
 
 _BINS = 4
@@ -385,6 +388,7 @@ class BeatSsl(WithoutTarget):
     def _contrast(self, projected_VMP: Tensor, likeness_MM: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the loss of a contrast and its gain on a guess."""
         loss = soft_contrast(projected_VMP, targets(likeness_MM, self.objective.exponent), self.objective.temperature)
+        # Gauges read the gain, not the loss, which can be near its least while nothing is told apart (docs/log.md).
         return loss, guess(len(likeness_MM)) - loss.detach()
 
     def noted(self) -> tuple[str, ...]:

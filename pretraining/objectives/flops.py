@@ -60,6 +60,7 @@ def jepa_flops(config: PretrainConfig, visible_slices: float) -> float:
         target = encoder.flops(n_slices)
     if objective.describe_weight and objective.describe_share:
         trained += encoder.flops(objective.describe_share * n_slices)
+    # A backward pass is two forward ones; the target encoder has none.
     return target + 3 * trained
 
 
@@ -94,6 +95,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     """Return the dense peak of a known accelerator in bfloat16; None for anything else."""
     import torch
 
+    # Peaks of float32 depend on whether TF32 rounds, those of CPUs on their clock: no share rather than a wrong one.
     if device.type != "cuda" or precision != "bf16":
         return None
     name = torch.cuda.get_device_name(device)

@@ -71,6 +71,7 @@ class Described(NamedTuple):
 
 def describe(descriptors: Descriptors, rows: NDArray[np.int64]) -> Described:
     """Look up what is known of some rows of the shards."""
+    # A record that could not be described weighs nothing, and its values are not looked at.
     weights = descriptors.is_known[rows][:, None] * descriptors.importance
     return Described(torch.from_numpy(descriptors.values[rows]), torch.from_numpy(weights))
 
@@ -92,6 +93,7 @@ class Describer(nn.Module):
 
     def forward(self, context_BKD: Tensor) -> Tensor:
         """Predict descriptors (B, N) from visible tokens."""
+        # Deviations of bfloat16 tokens lose their digits, and the pooling has them.
         pooled = pool_tokens([context_BKD.float()], 0, self.pooling)
         predicted: Tensor = self.linear(F.layer_norm(pooled, pooled.shape[-1:]))
         return predicted
@@ -196,8 +198,10 @@ class Jepa(Objective):
         self.context_encoder.may_lack_tokens = False  # as many slices are seen of every recording
         # Frozen where nothing is predicted: processes would wait for its gradients.
         self.predictor = build_predictor(config).requires_grad_(self.weights.predict_weight > 0)
+        # What is described from is pooled as the features are, but never to less than mean and deviation.
         pooling = config.pooling if config.pooling == "mean+std+max" else "mean+std"
         self.describer = Describer(config.encoder.dim, pooling) if self.weights.describe_weight else None
+        # A copy, not a second draw: both begin as one, as both published systems do.
         self.target_encoder: Encoder = copy.deepcopy(self.context_encoder).requires_grad_(False)
 
     def forward(self, values_BLT: Tensor, drawn: JepaDraw) -> JepaLoss[Tensor]:
@@ -232,6 +236,7 @@ class Jepa(Objective):
         tokens = self.target_encoder(values_BLT)[:, self.target_encoder.num_registers :]
         kind = self.weights.target_norm
         if kind == "layer":
+            # Kim normalizes the targets once more, without weights; Weimann and Conrad take them as they are.
             return F.layer_norm(tokens, tokens.shape[-1:], eps=1e-5)
         if kind == "centre":
             return tokens - tokens.mean(dim=0, keepdim=True)
@@ -278,6 +283,7 @@ class Jepa(Objective):
         if described is not None and weights.describe_share:
             seen = draw_seen(n_patches, weights.describe_share, positions, seed=seed, step=step)
             described = described._replace(seen=seen)
+        # The same directions in every process, and drawn on the host: a loss does not depend on how a batch is split.
         directions = int(np.random.default_rng([seed, step]).integers(2**63)) if weights.sigreg_weight else None
         return JepaDraw(masks, described, directions)
 
@@ -323,6 +329,7 @@ class Jepa(Objective):
 
     def _distance(self, predicted: Tensor, wanted: Tensor) -> Tensor:
         if self.weights.loss == "l1":
+            # In float32 under autocast, too: means over many small differences.
             return F.l1_loss(predicted.float(), wanted.float())
         return F.smooth_l1_loss(predicted.float(), wanted.float(), beta=1.0)
 
@@ -335,11 +342,13 @@ class Jepa(Objective):
             return slices_BM
         encoder = self.config.encoder
         leads = torch.arange(encoder.n_leads, device=slices_BM.device)
+        # Tokens of a leadwise encoder lie lead after lead, and all leads of a record share its mask.
         return (leads[None, :, None] * (n_patches or encoder.n_patches) + slices_BM[:, None]).flatten(1)
 
     def _sigreg(self, pooled: list[Tensor], seed: int | None, like: Tensor) -> Tensor:
         if self.weights.sigreg_weight == 0:
             return torch.zeros_like(like)
         assert seed is not None, "SIGReg draws its directions from a seed"
+        # On the CPU: CUDA's generator draws other numbers from the same seed.
         generator = torch.Generator().manual_seed(seed)
         return torch.stack([sigreg(vectors, generator=generator) for vectors in pooled]).mean()

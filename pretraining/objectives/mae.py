@@ -85,6 +85,7 @@ class Mae(WithoutTarget):
         """
         wanted_BLPS = patch_targets(values_BLT, self.patch_samples, self.objective.target_eps)
         error_BLP = (self.reconstruct(values_BLT, drawn).float() - wanted_BLPS).square().mean(dim=-1)
+        # A mean for each recording first: one with few leads counts as much as one with twelve.
         hidden = error_BLP.masked_fill(~drawn.asked, 0.0).sum(dim=(1, 2))
         loss = (hidden / drawn.asked.sum(dim=(1, 2)).clamp(min=1)).mean()
         return MaeLoss(loss, loss.detach().clone())
@@ -104,6 +105,7 @@ class Mae(WithoutTarget):
         """Draw what is hidden of what each recording has."""
         objective, shape, _ = parts_of(config)
         leads_BL = (batch.lead_mask & batch.kept_leads)[:, list(lead_columns(config.input.leads))]
+        # A slice that is partly padding would ask for zeros that nobody recorded.
         whole_B = np.clip(batch.valid_samples // shape.patch_samples, 1, shape.n_patches)
         slices_BP = np.arange(shape.n_patches) < whole_B[:, None]
         there = leads_BL[:, :, None] & slices_BP[:, None, :]
@@ -143,5 +145,6 @@ def patch_targets(values_BLT: Tensor, patch_samples: int, eps: float) -> Tensor:
 def patch_moments(values_BLT: Tensor, patch_samples: int, eps: float) -> tuple[Tensor, Tensor]:
     """Compute each patch's mean and the root of its variance and `eps`, both (B, L, P, 1)."""
     patches = values_BLT.unflatten(2, (-1, patch_samples)).float()
+    # In float32, whatever precision the model runs in: it is a difference of near numbers.
     variance = patches.var(dim=-1, keepdim=True, correction=0)
     return patches.mean(dim=-1, keepdim=True), (variance + eps).sqrt()

@@ -42,7 +42,7 @@ __all__ = [
 BoolArray = NDArray[np.bool_]
 
 
-_SEEN_STREAM = 0x5EE7
+_SEEN_STREAM = 0x5EE7  # its own, so that switching descriptions on leaves the masks as they were
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,10 @@ def _draw(config: MaskConfig, n_patches: int, positions: range, key: tuple[int, 
         return _as_masks(_REGISTERED[config.kind](config, n_patches, positions, key))
     if config.kind == "blocks":
         shared = np.random.default_rng([*key, 0])
+        # Shared by the batch, as published: rows with as many tokens make one tensor without padding.
         num_keep = math.ceil(shared.uniform(config.low, config.high) * n_patches)
         return _as_masks(_draw_blocks(n_patches, num_keep, config.min_block, positions, key))
+    # torch's numbers, because Kim's masks are tested against his own, which torch drew.
     generator = torch.Generator().manual_seed(int(np.random.default_rng(key).integers(2**63)))
     if config.kind == "random":
         masked = kim_random_mask(generator, n_patches, config.low, config.high)
@@ -152,6 +154,7 @@ def _draw(config: MaskConfig, n_patches: int, positions: range, key: tuple[int, 
         masked = kim_multiblock_mask(
             generator, n_patches, config.low, config.high, n_blocks=config.n_blocks, last_slice=config.last_slice
         )
+    # Kim draws one mask for the whole batch.
     return _as_masks(np.broadcast_to(~masked, (len(positions), n_patches)))
 
 
@@ -216,6 +219,7 @@ def kim_multiblock_mask(
         ratio = low + (high - low) * torch.rand(1, generator=generator).item()
         length = max(1, int(n_patches * ratio))
         n_starts = n_patches - length + (1 if last_slice else 0)
+        # A whole permutation for one number, for that is what the published code draws.
         start = int(torch.randperm(max(1, n_starts), generator=generator)[0])
         masked[start : start + length] = True
     return masked
@@ -264,7 +268,7 @@ def weimann_keep_mask(
     return keep
 
 
-_BLOCKS_STREAM = 0xB10C << 32
+_BLOCKS_STREAM = 0xB10C << 32  # room below it for the number of the mask
 
 
 def _draw_blocks(
@@ -327,6 +331,7 @@ def _kept(start_BI: NDArray[np.int64], length_BI: NDArray[np.int64], n_patches: 
 
 def _integer(rng: np.random.Generator | np.random.RandomState, low: int, high: int) -> int:
     """Draw a whole number from `low` to `high`, both included."""
+    # The published code draws by NumPy's older generator, against whose masks ours are tested.
     draw = rng.randint if isinstance(rng, np.random.RandomState) else rng.integers
     return int(draw(low, high + 1))
 
@@ -396,11 +401,13 @@ def draw_token_masks(
     slices_BP, leads_BL = np.any(there_BLP, axis=1), np.any(there_BLP, axis=2)
     shown_BLP = there_BLP & _choose(by_slice, slices_BP, ratio)[:, None, :]
     if over == "leads":
+        # Of a recording with one lead no lead can be hidden: its slices are, instead.
         several_B11 = (leads_BL.sum(axis=1) > 1)[:, None, None]
         shown_BLP = np.where(several_B11, there_BLP & _choose(by_lead, leads_BL, ratio)[:, :, None], shown_BLP)
     elif over == "both":
         shown_BLP = _choose(by_patch, there_BLP.reshape(n_records, -1), ratio).reshape(there_BLP.shape)
     tokens_BGP = shown_BLP if lead_groups > 1 else shown_BLP.any(axis=1, keepdims=True)
+    # From the shape alone, not from the batch: the same length in every process and every step.
     most = {"time": lead_groups * n_visible(n_patches, ratio), "leads": n_visible(n_leads, ratio) * n_patches}
     n_most = int(most.get(over, n_visible(n_leads * n_patches, ratio)))
     visible = _numbers(tokens_BGP.reshape(n_records, -1), n_most)
@@ -409,11 +416,13 @@ def draw_token_masks(
 
 def _choose(drawn_Bn: NDArray[np.float64], there_Bn: BoolArray, ratio: float) -> BoolArray:
     """Choose what stays visible of what is there."""
+    # What is not there goes last, behind all numbers below 1. Ranks and not a threshold: exactly as many stay.
     rank = np.where(there_Bn, drawn_Bn, 2.0).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
     return there_Bn & (rank < n_visible(there_Bn.sum(axis=1), ratio)[:, None])
 
 
 def _numbers(chosen_BN: BoolArray, n_most: int) -> NDArray[np.int64]:
     """Return the numbers of what was chosen, ascending, filled with -1 to the same length."""
+    # Stable, so that tokens stay in their order.
     order = np.argsort(~chosen_BN, axis=1, kind="stable")[:, :n_most]
     return np.where(np.take_along_axis(chosen_BN, order, axis=1), order, -1)

@@ -96,6 +96,7 @@ class TemporalPredictor(_Stack):
         bias, norm_bias = (encoder.bias, encoder.norm_bias) if isinstance(encoder, TemporalConfig) else (True, True)
         super().__init__(config, encoder, encoder.dim, bias=bias, norm_bias=norm_bias)
         table = sincos_positions(torch.arange(encoder.n_patches), config.dim, torch.float32).flatten(1)
+        # Not in the checkpoint: the published ones store none, and a formula needs no bytes.
         self.register_buffer("positions_NP", table, persistent=False)
         self.reset_parameters(encoder.depth)
 
@@ -158,13 +159,16 @@ class LeadwisePredictor(_Stack):
         """Predict the masked slices' tokens (B, C M, D), lead after lead, from the visible ones (B, C K, D)."""
         n_windows, n_visible = masks.context.shape
         n_leads = context_BCKD.shape[1] // n_visible
+        # Leads become rows: no lead sees another here, only in the encoder.
         visible = self.embed(context_BCKD).unflatten(1, (n_leads, n_visible)).flatten(0, 1)  # (B C, K, P)
         n_masked = masks.target.shape[1]
         masked = self.mask_token.to(visible.dtype).expand(len(visible), n_masked, -1)
+        # Visible ones first, as published: the last ones of each lead are then the predictions.
         order = torch.cat([masks.context, masks.target], dim=1).repeat_interleave(n_leads, dim=0)
         places = self.positions_NP.to(visible.dtype)[order]
         tokens = torch.cat([visible, masked], dim=1)
         for block in self.blocks:
+            # Before every block, not once: forgetting it is the likeliest way to miss Kim's numbers in silence.
             tokens = block(tokens + places)
         predicted = self.proj(self.norm(tokens)[:, n_visible:])
         return predicted.unflatten(0, (n_windows, n_leads)).flatten(1, 2)
@@ -194,6 +198,7 @@ class Decoder(_Stack):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         for linear in self.modules():
             if isinstance(linear, nn.Linear):
+                # Not small normal weights, with which a decoder took more views to the same loss (docs/log.md).
                 init_xavier_(linear)
 
     def forward(self, tokens_BKD: Tensor, visible_BK: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from skecg.encoders.blocks import Block
 
 __all__ = ["StochasticDepth"]
 
-_STREAM = 0xD40 << 32
+_STREAM = 0xD40 << 32  # room below it for the part and its pass
 
 
 class StochasticDepth:
@@ -86,6 +86,7 @@ class _PartDraws:
 
     def _draw(self, part: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Draw each row's factor, 0 or 1 / keep, for all branches of the pass that begins."""
+        # Outside a step (gauges, probe, export) the same modules run whole.
         if not self._positions:
             return
         self._call += 1
@@ -98,6 +99,7 @@ class _PartDraws:
     def _factors(self, n_rows: int) -> Tensor:
         """Draw (n_blocks, 2, n_rows); a record may have several rows (its leads)."""
         n_rates = len(self._rates)
+        # By places of the batch, so that a record skips the same branches however the batch is split.
         n_draws = n_rows // len(self._positions) * n_rates * 2
         stream = _STREAM + (self._number << 16) + self._call
         drawn = uniforms(self._seed, self._step, self._positions, n_draws, stream=stream)

@@ -90,6 +90,7 @@ def draw_views(
     radians = np.deg2rad(ranges.degrees) * (2 * drawn[:, :, :_AXES] - 1)
     low, high = ranges.scale
     scale = low + (high - low) * drawn[:, :, _AXES:-1]
+    # The silenced stretch lies in the window whole, so that every view loses as much.
     start = (drawn[:, :, -1] * (n_samples - masked + 1)).astype(np.int64)
     turn, stretch = (torch.from_numpy(part.astype(np.float32)) for part in (radians, scale))
     return Views(turn, stretch, torch.from_numpy(start), masked)
@@ -159,6 +160,7 @@ class ViewMaker(torch.nn.Module):
             values = values_BLT.float()
             turned_VBLT = torch.stack([torch.bmm(matrix, values) for matrix in self.matrices(views)])
             if self.clip is not None:
+                # Stretched by up to 1.5: without it, views go beyond what a clipped recording ever holds.
                 turned_VBLT = turned_VBLT.clamp(-self.clip, self.clip)
             return turned_VBLT.masked_fill(self._hidden(values.shape[-1], views)[:, :, None], 0.0)
 

@@ -46,6 +46,7 @@ _EPOCHS, _WARMUP_EPOCHS, _EPOCHS_A_CHECKPOINT = 100, 5, 5
 
 def kim_leadwise(name: str, masks: MaskConfig, *, lr: float, batch_size: int) -> PretrainConfig:
     """Return the run with one kind of mask."""
+    # The last, smaller batch is a step, too: theirs does not drop it.
     epoch = math.ceil(N_RECORDS / batch_size)
     return PretrainConfig(
         name=name,
@@ -65,6 +66,7 @@ def kim_leadwise(name: str, masks: MaskConfig, *, lr: float, batch_size: int) ->
             betas=(0.9, 0.999),
             eps=1e-8,
         ),
+        # After the optimizer's step, as their loop does.
         ema=EmaConfig(0.996, 1.0, before_step=False),
         data=DataConfig(drop_path=0.1),
         run=RunConfig(_EPOCHS * epoch, batch_size),

@@ -34,6 +34,7 @@ def mae_time() -> PretrainConfig:
         name="mae_time",
         encoder=MultiscaleConfig(n_leads=12, patch_samples=25, n_patches=100, dim=192, depth=6, num_heads=4),
         objective=MaeConfig("time", 0.75, target_eps=0.01),
+        # Half the width and two blocks: a light decoder, after He et al.
         predictor=PredictorConfig(96, 2, 4),
         masks=None,
         optim=dataclasses.replace(default.optim, betas=(0.9, 0.95), eps=1e-8),

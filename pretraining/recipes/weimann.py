@@ -88,6 +88,7 @@ def weimann_vit(
             betas=(0.9, 0.99),
             eps=1e-6,
         ),
+        # At the start of a step, as their forward pass does: the first average is of two equal encoders.
         ema=EmaConfig(0.998, 0.9995, before_step=True),
         run=RunConfig(_STEPS, batch_size, accumulation),
         watch=WatchConfig(checkpoint_every=1000, keep_every=10_000),

@@ -116,6 +116,7 @@ def _versions() -> tuple[str, str | None]:
 def _check(assignment: Assignment) -> None:
     """Raise when asked to add features of another making to the archive."""
     here, there = _versions(), assignment.versions
+    # Another release may round otherwise, and one archive should hold one kind of features.
     if here != there:
         raise ParameterError(
             f"Got a worker on {socket.gethostname()} with skecg {here[0]} and torch {here[1]}, expected skecg "
@@ -257,6 +258,7 @@ class Cluster:
                 self._client.cancel(list(numbers))
 
     def _n_at_once(self) -> int:
+        # Counted anew for each chunk: workers come and go.
         return max(_FEWEST_AT_ONCE, _CHUNKS_A_THREAD * self.n_threads)
 
     def _outcome(self, future: Any, number: int) -> ChunkResult | LostChunk:
@@ -331,6 +333,7 @@ class Share:
         ParameterError
             When `text` is something else, or names a share that does not exist.
         """
+        # Nine digits: int() refuses numbers of thousands of them with an error that is not ours.
         found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
         if found is None:
             raise ParameterError(f"Got --part {text!r}, expected I/N with I from 1 to N, for example 3/100.")

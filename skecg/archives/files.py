@@ -142,6 +142,7 @@ def write_features(table: FeatureTable, path: Path) -> None:
 def _write_csv(table: FeatureTable, file: IO[bytes]) -> None:
     """Write one row a record; every number in the fewest digits that give it back, nothing for NaN."""
     with as_text(file) as text:
+        # The same line ends on every system: the same features are the same file.
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["path", *table.feature_names])
         for paths, features in table.blocks():
@@ -153,6 +154,7 @@ def _write_csv(table: FeatureTable, file: IO[bytes]) -> None:
 def spreadsheet_cell(text: str) -> str:
     """Return a text that a spreadsheet shows and does not run."""
     shown = visible(text)
+    # The four signs by which spreadsheets know a formula; an apostrophe makes text of it.
     return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 
 
@@ -168,6 +170,7 @@ def _write_npz(table: FeatureTable, file: IO[bytes]) -> None:
     np.savez(
         file,
         features=table.features,
+        # Text of fixed width, so that the file opens without pickle.
         paths=np.array(table.paths, dtype=np.str_),
         feature_names=np.array(table.feature_names, dtype=np.str_),
         provenance=np.array(_as_json(table.provenance)),
@@ -348,6 +351,7 @@ class PartFormat:
                 columns = file.read(columns=["row", "error", "message"]).to_pydict() if belongs else {"row": []}
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise _not_usable(path, f"is damaged ({type(error).__name__})") from error
+        # The numbers of the rows tell a part that was copied here from another run, or under another name.
         if columns["row"] != list(rows):
             raise _not_usable(path, f"does not hold records {rows.start} to {rows.stop - 1} of this run")
         found = zip(columns["row"], columns["error"], columns["message"], strict=True)

@@ -74,6 +74,7 @@ class UnfinishedRun:
         self.n_done = 0
         self.failures: list[Failure] = []
         self._shape = shape
+        # For the user alone: embeddings of patients are personal data.
         folder.mkdir(mode=0o700, exist_ok=True)
         # Opened for appending, which neither empties nor replaces what another process may have locked.
         self._journal = (folder / _JOURNAL).open("a+b")
@@ -101,6 +102,7 @@ class UnfinishedRun:
         with (self.folder / _FEATURES).open("rb+") as file:
             file.seek(self._offset + self.n_done * features.itemsize * self._shape[1])
             file.write(np.ascontiguousarray(features, dtype="<f4").data)
+            # Rows first, then the line that vouches for them: a crash between the two must not promise zeros.
             _to_disk(file)
         entry = {"start": self.n_done, "stop": stop, "failures": failures}
         self._journal.write(json.dumps(entry).encode() + b"\n")

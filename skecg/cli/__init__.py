@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with short_warnings():
             load_plugins(arguments)
             code = int(arguments.run(arguments))
+            # Here, where a pipe that broke is still caught; at exit Python would print a traceback of its own.
             sys.stdout.flush()
             return code
     except BrokenPipeError:
@@ -76,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         say("interrupted")
+        # 128 and SIGINT's number, as shells have it.
         return 130
 
 

@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Make the atlas and write it."""
     _check_files(arguments)
     features, paths = read_features(arguments.features)
+    # Before the maps: a table that does not fit should not cost a t-SNE.
     columns = _columns(arguments, paths)
 
     from skecg.io.files import replacing

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run_clear", "run_info", "run_prune"]
 
-_BYTES_PER_MB = 2**20
+_BYTES_PER_MB = 2**20  # MiB, as it is printed
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -25,6 +25,7 @@ def add_parser(verbs: Verbs) -> None:
     info.set_defaults(run=run_info)
 
     clear = actions.add_parser("clear", help="forget every embedding")
+    # Asked for as an option and not at a prompt, so that scripts can clear and typing it stays a decision.
     clear.add_argument("--yes", action="store_true", required=True, help="yes, all of them")
     clear.set_defaults(run=run_clear)
 

@@ -44,6 +44,7 @@ _SHOWN_OF_EACH = 3
 def say(message: object) -> None:
     """Print a message in one line, above a progress bar if there is one."""
     line = "skecg: " + visible(" ".join(str(message).split()))
+    # Only if somebody imported it: a message is no reason to load a package.
     bars = sys.modules.get("tqdm")
     if bars is None:
         print(line, file=sys.stderr, flush=True)
@@ -72,6 +73,7 @@ def short_warnings() -> Iterator[None]:
             say(f"warning: {message}")
 
     with warnings.catch_warnings():
+        # "always", for Python shows a repeated warning once a line of code, and all of ours come from a few lines.
         warnings.simplefilter("always", SkecgWarning, append=True)
         warnings.showwarning = show
         try:
@@ -180,4 +182,5 @@ def as_layer(text: str) -> int | list[int] | str:
 
 def as_batch_size(text: str) -> int | str:
     """Read a number or ``auto``."""
+    # Text goes on as it is: the embedder says what a batch size may be, for Python and the command line alike.
     return int(text) if text.lstrip("+-").isdigit() else text

@@ -149,6 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
         _check_file(arguments)
     paths = _find(arguments)
     ids = read_ids(arguments.omop_ids, paths)
+    # fit settles the revision: all parts of a run are of one commit, also if the branch moves meanwhile.
     embedder = make_embedder(arguments).fit(paths)
     config = embedder.embedding_config()
     if archive:
@@ -157,6 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from skecg.archives.run_folders import UnfinishedRun
 
+    # Beside the result, not in a temporary folder: the next command has to find it, and disks there may be small.
     partial = out.with_name(out.name + ".partial")
     shape = (len(paths), config.n_features)
     with UnfinishedRun(partial, manifest_of(paths, config, embedder), shape, anew=arguments.force) as unfinished:
@@ -196,6 +198,7 @@ def _find(arguments: argparse.Namespace) -> list[str]:
     from skecg.io import find_records
 
     _check_tables(arguments.paths)
+    # Results of an earlier run lie where recordings are looked for, and a .csv would pass for one.
     out = os.path.abspath(arguments.out)  # noqa: PTH100 (like the paths below: links stay links)
     own, folders = (out, f"{out}.failures.csv", f"{out}.registry.csv"), (f"{out}.partial{os.sep}", f"{out}{os.sep}")
     found = [str(path) for path in find_records(arguments.paths, recursive=not arguments.no_recursive)]
@@ -271,6 +274,7 @@ def manifest_of(paths: Sequence[str], config: EmbeddingConfig, embedder: JEPAEmb
         "weights or options": config.fingerprint.hex(),
         "sampling rate, leads or units": [embedder.sampling_rate, embedder.leads, embedder.units],
         "version of skecg": __version__,
+        # Features of two releases of torch differ in their last digits, and one file should not hold both.
         "version of torch": installed_version("torch"),
     }
 
@@ -296,6 +300,7 @@ def embed_into(
         for chunk in embedder.transform_chunks(paths, first=first):
             failures = [Failure(row, type(e).__name__, str(e)) for row, e in sorted(chunk.failures.items())]
             further = [] if beside is None else [beside(chunk)]
+            # Failures with the features: a run that dies between the two would forget one of them.
             unfinished.add(np.concatenate([chunk.features, *further], axis=1), failures)
             judged = [amplitude for amplitude in chunk.amplitudes.values() if amplitude is not None]
             came(len(chunk.rows), chunk.notes, judged)

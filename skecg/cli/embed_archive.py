@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Archive", "add_archive_options", "check_archive", "embed_archive", "is_archive"]
 
-_CHUNK_RECORDS = 1024
-_RETRIES = 3
+_CHUNK_RECORDS = 1024  # a million records make 1,000 files
+_RETRIES = 3  # for workers that die; what skecg refuses is not tried again
 # Chunks that may be lost before the rest is not even tried: then it is not the recordings.
 _MOST_LOST = 10
 
@@ -135,6 +135,7 @@ def embed_archive(arguments: argparse.Namespace, archive: Archive) -> int:
         say(f"interrupted. Give the same command again to continue; what is done is in {str(folder.folder)!r}.")
         return 130
     finally:
+        # Closes the connection to the cluster, also on Ctrl-C: otherwise its tasks would go on for nobody.
         results.close()
     return _give_up(lost, folder) if lost else _finish(folder, plan, share)
 

@@ -140,10 +140,13 @@ def _rows(table: FeatureTable, ids: Columns | None) -> Iterator[Mapping[str, obj
     algorithm = _algorithm(table)
     row = 0
     for paths, features in table.blocks():
+        # Unequal to itself is NaN: the row of a record that failed.
         complete = (features == features).all(axis=1)
+        # As text from float32: the shortest digits that give the number back, not float64's tail of it.
         for k, numbers in enumerate(features.astype(str)):
             if complete[k]:
                 of_record = _of_record(row + k, ids)
+                # Ids follow from the place, so that a run that was repeated gives the same ones.
                 first = (row + k) * len(table.feature_names) + 1
                 for place, (name, value) in enumerate(zip(table.feature_names, numbers, strict=True)):
                     yield of_record | {
@@ -165,5 +168,6 @@ def _of_record(row: int, ids: Columns | None) -> dict[str, object]:
 def _algorithm(table: FeatureTable) -> str:
     """Return what computed the features, in few enough letters for a database."""
     made = table.provenance
+    # The name alone: a folder of this machine means nothing in a database.
     model = Path(str(made["model"])).name[:80]
     return f"skecg {made['skecg']} {model} {made['weights_sha256'][:12]} {made['pooling']}"

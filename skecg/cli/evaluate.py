@@ -112,6 +112,7 @@ def as_fractions(text: str) -> list[float]:
         shares = [float(share) for share in text.split(",")]
     except ValueError:
         shares = []
+    # Above 1 it is a number of records: 1 is all of them, never one record.
     if not shares or not all(0 < share <= 1 or (share.is_integer() and share > 1) for share in shares):
         raise argparse.ArgumentTypeError(
             f"got {text!r}, expected shares above 0 and up to 1, or whole numbers of records, with commas between them"
@@ -133,6 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
     dataset = join_datasets([open_dataset(path, sampling_rate=arguments.data_rate) for path in arguments.data])
     # A figure that cannot be drawn is no reason to compute for nothing.
     figure = _can_draw(arguments)
+    # Untrained twins go through JEPAEmbedder like everybody else, and that takes a folder of weights.
     with tempfile.TemporaryDirectory(prefix="skecg-untrained-") as folder:
         sources: Any = standard_sources(
             arguments.model,
@@ -244,5 +246,6 @@ def _command(arguments: argparse.Namespace) -> str:
         if name not in skipped and value is not None and value != defaults.get(name):
             text = ",".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value)
             option = f"--{name.replace('_', '-')}"
+            # argparse takes a value with a minus for an option, as in --layer -2.
             words = [*words, f"{option}={text}"] if text.startswith("-") else [*words, option, text]
     return shlex.join(words)

@@ -68,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     fitting = fit_model(
         table,
+        # One bad file of a thousand is left out and named; it should not end an hour's work.
         make_embedder(arguments, on_bad_record="nan", verbose=0 if arguments.quiet else 1),
         method=arguments.method,
         n_folds=arguments.folds,
@@ -87,6 +88,7 @@ def check_model_folder(folder: Path, *, force: bool) -> Any:
     """Raise for a folder that is something else, before any work is done."""
     if folder.is_file():
         raise ParameterError(f"Got --out {str(folder)!r}, which is a file; expected the name of a folder.")
+    # --force replaces a model only: no option should delete a folder of something else.
     if folder.is_dir() and any(folder.iterdir()) and not (force and (folder / "model.json").is_file()):
         what = "a model" if (folder / "model.json").is_file() else "something else"
         way = "Pass --force to replace it, or name another folder." if what == "a model" else "Name another folder."

@@ -80,11 +80,13 @@ def _encoding_seconds(info: WeightsInfo, windows: Windows, precision: str) -> fl
 
 def _best_seconds(work: Callable[[], object]) -> float:
     """Measure the quickest of all runs that fit into some seconds, by the clock; the first one does not count."""
+    # Loads code and fills caches.
     work()
     best, end = float("inf"), time.perf_counter() + _SECONDS
     while best == float("inf") or time.perf_counter() < end:
         start = time.perf_counter()
         work()
+        # The quickest, for other programs only ever add time.
         best = min(best, time.perf_counter() - start)
     return best
 

@@ -65,12 +65,15 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     paths = _paths(arguments)
     model = read_model(arguments.model)
+    # How it is computed may be chosen anew; what is computed was settled when the model was fitted.
     names = ["batch_size", "device", "n_jobs", "cache"]
     embedder = model.embedder(**{name: getattr(arguments, name) for name in names}).fit(paths)
+    # Before embedding: the classifier means nothing on features of other weights.
     model.check_weights(embedder)
     config = embedder.embedding_config()
     n_beside = 0 if model.network is None else model.n_values
     partial = out.with_name(out.name + ".partial")
+    # A model fitted anew in the same folder must not go on with values of the former.
     manifest = manifest_of(paths, config, embedder) | {"model": str(model.folder and _digest(model.folder))}
     shape = (len(paths), config.n_features + n_beside)
     with UnfinishedRun(partial, manifest, shape, anew=arguments.force) as unfinished:
@@ -124,6 +127,7 @@ def _beside(
         return None
     import numpy as np
 
+    # Fine-tuned networks predict on one device; several are for embedding alone.
     device = arguments.device if isinstance(arguments.device, str) else arguments.device[0]
     model.network.set_params(device=device, n_jobs=arguments.n_jobs)
 
@@ -168,6 +172,7 @@ def _write(
     out: Path,
 ) -> None:
     columns = ["prediction", *model.probability_columns, "distance", "error"]
+    # Paths and predictions are of patients: readable for their owner alone.
     with replacing(out, private=True) as file, as_text(file) as text:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["path", *columns])

@@ -91,6 +91,7 @@ def _embeddable(table: RecordTable, arguments: argparse.Namespace) -> RecordTabl
 
     for model in arguments.model:
         one = argparse.Namespace(**{**vars(arguments), "model": model})
+        # For all rows of the report the same records, or their scores could not be compared.
         table, _ = embed_table(table, make_embedder(one, on_bad_record="nan", verbose=0 if arguments.quiet else 1))
     return table
 

@@ -124,6 +124,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         )
         device = accelerator or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        # Tried, not looked up: a device may be known to torch and not work here, and "cuda" becomes "cuda:0".
         return torch.empty(0, device=torch.device(device)).device
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise ParameterError(
@@ -317,6 +318,7 @@ def in_order(
     if min(n_threads, len(items)) <= 1:
         yield from map(work, items)
         return
+    # Not joblib's threads, which look for finished work every 10 ms, as long as a chunk takes (docs/log.md).
     with ThreadPoolExecutor(min(n_threads, len(items))) as pool:
         yield from pool.map(work, items)
 

@@ -100,6 +100,7 @@ class TransferProgress:
 
     def add_bytes(self, n_bytes: int) -> None:
         """Count bytes that came in."""
+        # tqdm locks its drawing, not its count.
         with self._lock:
             self._bar.update(n_bytes)
 

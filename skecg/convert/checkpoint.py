@@ -142,6 +142,7 @@ def _scalar(dtype: _Dtype, content: bytes) -> bool | int | float:
 
 def _encode(text: str, encoding: str) -> bytes:
     """Return bytes that older pickles hold as text."""
+    # The one that protocol 2 writes bytes in; any other would call a codec by its name.
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"Unsupported bytes in {encoding!r}")
     return text.encode("latin1")
@@ -163,8 +164,10 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     except WeightsError as error:
         raise ForeignCheckpointError(f"{path}: got no readable safetensors file. Fetch it again.") from error
     with path.open("rb") as stream:
+        # A file of safetensors begins with the length of its JSON header, eight bytes; load_tensors has checked it.
         text = stream.read(int.from_bytes(stream.read(8), "little"))
     try:
+        # Its metadata hold text alone, so a configuration in it is JSON within JSON.
         config = json.loads(text).get("__metadata__", {}).get("config")
         if config is not None:
             content["config"] = json.loads(config)
@@ -179,6 +182,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 def _read_archive(path: Path) -> dict[str, Any]:
     _check_archive(path)
     try:
+        # Allowed for this one call: torch.serialization.add_safe_globals would allow them to the whole process.
         with torch.serialization.safe_globals(list(_HARMLESS)):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -194,6 +198,7 @@ def _read_archive(path: Path) -> dict[str, Any]:
         raise ForeignCheckpointError(
             f"{path}: got a {type(content).__name__} at the top level, expected a mapping of names to values."
         )
+    # Some authors save the state dict itself, some put it under a name; from here on it is under a name.
     bare = all(isinstance(value, Tensor) for value in content.values())
     return {"model": dict(content)} if bare else dict(content)
 
@@ -238,6 +243,7 @@ def _looks_like(path: Path) -> str:
         return "an empty file"
     if start[:2] == b"PK":
         return "a truncated zip archive"
+    # Google Drive answers so for large files, and Kim's weights lie there.
     if start.lstrip()[:1] == b"<":
         return "a web page (a download that asked for confirmation?)"
     return "a pickle outside an archive" if start[:1] == b"\x80" else "a file of unknown kind"
@@ -267,6 +273,7 @@ def part_of(state: Mapping[str, Any], prefix: str) -> tuple[dict[str, Any], tupl
 
 def check_tensors(checkpoint: Checkpoint, found: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Raise for a state dict that is not exactly the tensors wanted, by the name of the first that is wrong."""
+    # The file's own tensors first: an unexpected name says more of what the file is than a missing one.
     for name, value in found.items():
         if name not in wanted:
             raise checkpoint.refuse(f"an unexpected tensor {name!r}", f"none but {in_words(list(wanted))}.")
@@ -275,6 +282,7 @@ def check_tensors(checkpoint: Checkpoint, found: Mapping[str, Any], wanted: Mapp
             raise checkpoint.refuse(f"{name!r} of type {kind}", "a tensor of floating-point numbers.")
         if tuple(value.shape) != wanted[name]:
             raise checkpoint.refuse(f"{name!r} of shape {tuple(value.shape)}", f"shape {wanted[name]}.")
+        # NaN in weights makes every feature NaN, and neither names nor shapes show it.
         if not value.isfinite().all():
             raise checkpoint.refuse(f"values in {name!r} that are not finite", "finite numbers only.")
     missing = [name for name in wanted if name not in found]
@@ -355,6 +363,7 @@ def write_folder(
     encoder = build_encoder(config)
     encoder.load_state_dict(state, strict=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # On the same disk as its goal, so that each file is moved by a rename.
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         save_encoder(

@@ -83,6 +83,7 @@ def convert_clef(
         _WINDOW_SAMPLES,
         highpass_hz=0.67,
         lowpass_hz=40.0,
+        # ECGFounder, the same network, has 4.
         filter_order=5,
         filter_design="bandpass",
         normalization="zscore",
@@ -97,6 +98,7 @@ def _backbone(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Take the backbone's tensors, and name the parts that are left behind."""
     found = checkpoint.mapping("state_dict" if "state_dict" in checkpoint.content else "model")
     state, dropped = part_of(found, _BACKBONE)
+    # Lightning's checkpoints have the prefix, a state dict that was saved by hand has not.
     if not state:
         state, dropped = found, ()
     return {name: value for name, value in state.items() if not _UNUSED.match(name)}, dropped

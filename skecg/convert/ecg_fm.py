@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["convert_ecg_fm"]
 
 _SAMPLING_RATE, _WINDOW_SAMPLES = 500.0, 2500
-_HEAD_DIM = 64
+_HEAD_DIM = 64  # of 12 heads at width 768; no tensor tells it
 _PART = "the encoder, without what pre-training alone or a classifier needs"
 # Names that the encoder owns; the rest is a quantizer's, a projection's or a head's.
 _ENCODER = re.compile(r"(feature_extractor|layer_norm|post_extract_proj|conv_pos|encoder)\.")
@@ -102,6 +102,7 @@ def convert_ecg_fm(file: str | Path, folder: str | Path, *, sha256: str | None =
     state, dropped = _encoder(checkpoint)
     config = _config_of(checkpoint, state)
     check_tensors(checkpoint, state, _wanted(config))
+    # The whole record by its own mean and deviation, then windows; each window by its own would be 0.05 off.
     spec = InputSpec(
         CANONICAL_LEADS, _SAMPLING_RATE, _WINDOW_SAMPLES, resampling="linear", normalization="zscore", remainder="drop"
     )
@@ -130,6 +131,7 @@ def _encoder(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[str, ...]]:
 def _config_of(checkpoint: Checkpoint, state: dict[str, Any]) -> Wav2vecConfig:
     """Read the encoder's shape off its tensors; only a head's width is not in them."""
     shape = partial(checkpoint.shape_of, state, whose="ECG-FM")
+    # Not off the .yaml beside the file, which is of a model that was never released.
     dim, stem_dim = shape("post_extract_proj.weight", 2)
     _, group_dim, kernel = shape(_DIRECTION, 3)
     n_halvings = len({name.split(".")[2] for name in state if name.startswith("feature_extractor.conv_layers.")})
@@ -180,6 +182,7 @@ def _renamed(config: Wav2vecConfig, state: dict[str, Tensor]) -> dict[str, Tenso
     state = {name: value.float() for name, value in state.items()}
     direction_DGK, size_11K = state[_DIRECTION], state[_SIZE]
     ours = {
+        # The norm runs over the first two axes, a size for each place of the kernel: torch's default axis gives others.
         "positions.weight": direction_DGK * (size_11K / direction_DGK.norm(dim=(0, 1), keepdim=True)),
         "positions.bias": state[f"{_POSITIONS}bias"],
     }
@@ -192,6 +195,7 @@ def _renamed(config: Wav2vecConfig, state: dict[str, Tensor]) -> dict[str, Tenso
         for number in range(config.depth):
             theirs, block = f"{_BLOCKS}{number}.", f"blocks.{number}."
             ours |= {f"{block}{name}.{part}": state[f"{theirs}{old}.{part}"] for old, name in _NAMES_IN_BLOCK.items()}
+            # One product instead of three; the order q, k, v is what our attention cuts it by.
             ours[f"{block}qkv.{part}"] = torch.cat([state[f"{theirs}self_attn.{x}_proj.{part}"] for x in "qkv"])
     return ours
 

@@ -29,6 +29,7 @@ __all__ = ["convert_ecgfounder", "net1d_config", "net1d_state"]
 
 _SAMPLING_RATE, _WINDOW_SAMPLES = 500.0, 5000
 _PART = "the network without its classifier"
+# Two files are published; that of one lead takes lead I.
 _LEADS = {12: CANONICAL_LEADS, 1: ("I",)}
 # Normalization that the network was built without: it is in the file and was never called.
 _UNUSED = re.compile(r"(first_bn|stage_list\.\d+\.block_list\.\d+\.bn[123])\.")
@@ -97,9 +98,10 @@ def convert_ecgfounder(file: str | Path, folder: str | Path, *, sha256: str | No
         notch_hz=50.0,
         highpass_hz=0.67,
         lowpass_hz=40.0,
+        # One design for both edges, as theirs; a high-pass after a low-pass has another response.
         filter_design="bandpass",
-        baseline_samples=201,
-        normalization="whole",
+        baseline_samples=201,  # 0.4 s at 500 Hz, made odd
+        normalization="whole",  # one mean and deviation for all leads keeps their sizes to each other
     )
     write_folder(folder, checkpoint, config, net1d_state(checkpoint, state, config), spec, _provenance(checkpoint))
     dropped += (f"dense ({len(head)} tensors)",) if head else ()
@@ -131,6 +133,7 @@ def net1d_config(
     stem_dim, n_leads, kernel = shape("first_conv.conv.weight", 3)
     blocks = _n_blocks(checkpoint, state)
     conv3 = [shape(f"stage_list.{stage}.block_list.0.conv3.conv.weight", 3) for stage in range(len(blocks))]
+    # A checkpoint carries no configuration: how wide a group is follows from what its kernels take in.
     _, in_group, _ = shape("stage_list.0.block_list.0.conv2.conv.weight", 3)
     width, middle = conv3[0][:2]
     # A group takes in_group of the middle's channels, which are width * expansion in all.
@@ -178,6 +181,7 @@ def _wanted(config: Net1dConfig) -> dict[str, tuple[int, ...]]:
             block = f"stage_list.{stage}.block_list.{number}."
             layers |= {
                 f"{block}conv1.conv": (middle, before, 1),
+                # CLEF counts a group's channels on the width going out, though its groups cut the middle.
                 f"{block}conv2.conv": (middle, middle * config.group_dim // width, kernel),
                 f"{block}conv3.conv": (width, middle, 1),
                 f"{block}se_fc1": (width // 2, width),
@@ -195,6 +199,7 @@ def _our_name(name: str) -> str:
 
 
 def _as_matrix(name: str, value: Tensor) -> Tensor:
+    # A kernel of one sample is a product of matrices, which runs faster than a convolution.
     return value[..., 0].contiguous() if name.endswith(("conv1.conv.weight", "conv3.conv.weight")) else value
 
 

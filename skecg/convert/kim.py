@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["convert_kim"]
 
-_HEAD_DIM = 48
-_SAMPLING_RATE = 250.0
+_HEAD_DIM = 48  # 16 heads at width 768, as published; no tensor tells it
+_SAMPLING_RATE = 250.0  # Hz; the file carries no configuration
 _BLOCKS = "encoder_blocks.blocks."
 _PART = "the student encoder"
 _NOTE = "The position table equals the published formula; it is computed, not stored."
@@ -95,6 +95,7 @@ def convert_kim(
     config = _config_of(checkpoint, state, num_heads)
     check_tensors(checkpoint, state, _wanted(config))
     _check_positions(checkpoint, state.pop("pos_embed"), config)
+    # Raw millivolts, neither filtered nor scaled, and the Fourier method: so the author's scripts feed it.
     spec = InputSpec(EIGHT_LEADS, _SAMPLING_RATE, config.window_samples, resampling="fourier")
     provenance = _provenance(checkpoint, known)
     write_folder(folder, checkpoint, config, {_our_name(k): v.float() for k, v in state.items()}, spec, provenance)
@@ -107,6 +108,7 @@ def _recognise(checkpoint: Checkpoint, *, trusted: bool) -> _Published | None:
     if checkpoint.sha256 in _KNOWN:
         return _KNOWN[checkpoint.sha256]
     for sha256, published in _KNOWN.items():
+        # Published on a drive without checksums: the right size with another digest was altered on the way.
         if checkpoint.n_bytes == published.n_bytes and not trusted:
             raise checkpoint.refuse(
                 f"a file of the size of {published.name} ({published.n_bytes:,} bytes) with sha256 {checkpoint.sha256}",
@@ -203,6 +205,7 @@ def _check_positions(checkpoint: Checkpoint, table: Tensor, config: LeadwiseConf
     """Raise for a position table that is not the published formula's (learned ones exist)."""
     formula = grid_positions(config.n_leads, config.n_patches, config.dim).flatten(0, 1)
     error = float((table.double() - formula).abs().max())
+    # The table is float32 in the file and float64 here: rounding alone is below 1e-7.
     if error > 1e-5:
         raise checkpoint.refuse(
             f"a 'pos_embed' that differs from the sine-cosine table by {error:.2g}",

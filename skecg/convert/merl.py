@@ -72,6 +72,7 @@ def convert_merl(file: str | Path, folder: str | Path, *, sha256: str | None = N
     state, dropped = _encoder(checkpoint)
     config = _config_of(checkpoint, state)
     check_tensors(checkpoint, state, _wanted(config))
+    # One minimum and maximum of all leads, as theirs: a single artefact rescales the whole record.
     spec = InputSpec(_LEADS, _SAMPLING_RATE, _WINDOW_SAMPLES, normalization="minmax")
     write_folder(folder, checkpoint, config, _folded(config, state), spec, _provenance(checkpoint))
     return ConversionReport(
@@ -108,7 +109,7 @@ def _config_of(checkpoint: Checkpoint, state: dict[str, Any]) -> ResnetConfig:
 def _convolutions(config: ResnetConfig) -> dict[str, tuple[str, str, tuple[int, ...]]]:
     """Return our name of each convolution to theirs, to its norm's, and to its weight's shape."""
     found: dict[str, tuple[str, str, tuple[int, ...]]] = {
-        "stem": ("conv1", "bn1", (config.widths[0], config.n_leads, 7))
+        "stem": ("conv1", "bn1", (config.widths[0], config.n_leads, 7))  # shape (out, in, samples)
     }
     before = config.widths[0]
     for stage, width in enumerate(config.widths):
@@ -116,6 +117,7 @@ def _convolutions(config: ResnetConfig) -> dict[str, tuple[str, str, tuple[int, 
             theirs, ours = f"layer{stage + 1}.{block}.", f"levels.{stage}.{block}."
             found[f"{ours}conv1"] = f"{theirs}conv1", f"{theirs}bn1", (width, before, 3)
             found[f"{ours}conv2"] = f"{theirs}conv2", f"{theirs}bn2", (width, width, 3)
+            # Where neither width nor length changes, the authors' shortcut is the identity and has no tensors.
             if block == 0 and (stage > 0 or width != before):
                 found[f"{ours}shortcut"] = f"{theirs}shortcut.0", f"{theirs}shortcut.1", (width, before, 1)
             before = width
@@ -135,9 +137,11 @@ def _folded(config: ResnetConfig, state: dict[str, Tensor]) -> dict[str, Tensor]
     """Fold the factor and the shift of each norm into its convolution."""
     ours = {}
     for name, (convolution, norm, _) in _convolutions(config).items():
+        # In float64: the product of four rounded numbers is rounded once.
         scale, shift, mean, variance = (
             state[f"{norm}.{part}"].double() for part in ("weight", "bias", "running_mean", "running_var")
         )
+        # In use a norm is a fixed factor and shift, which the convolution can take over for nothing.
         factor = scale / (variance + _NORM_EPS).sqrt()
         ours[f"{name}.weight"] = (state[f"{convolution}.weight"].double() * factor[:, None, None]).float()
         ours[f"{name}.bias"] = (shift - mean * factor).float()

@@ -83,6 +83,7 @@ def convert_onnx(
     except WeightsFormatError as error:
         raise ForeignCheckpointError(f"{path}: {error}") from error
     config = _tried(checkpoint, content, config)
+    # The graph as a tensor of bytes, so that the folder is what every other one is: safetensors and a digest.
     graph = torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
     about = {"name": path.stem, "description": "An encoder from an ONNX file, run by onnxruntime.", "trained": True}
     about |= {"source": path.name, "part": _PART, "ours": _NOTE}
@@ -101,6 +102,7 @@ def _read_spec(path: Path) -> InputSpec:
 
 def _config_of(checkpoint: Checkpoint, model: onnx.ModelProto, spec: InputSpec, output: str | None) -> GraphConfig:
     """Describe a graph by its input and output, as far as it tells; the rest is 1 until it was tried."""
+    # Older exporters list weights among the inputs, too.
     inside = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in inside]
     names = [value.name for value in model.graph.output]
@@ -114,6 +116,7 @@ def _config_of(checkpoint: Checkpoint, model: onnx.ModelProto, spec: InputSpec, 
     dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
     shape = ("n_windows", spec.n_leads, spec.window_samples)
     fits = len(dims) == 3 and dims[0] in (None, 1) and dims[1] in (None, shape[1]) and dims[2] in (None, shape[2])
+    # Type 1 is float32 in ONNX's own numbering.
     if not fits or tensor.elem_type != 1:
         raise checkpoint.refuse(
             f"an input {inputs[0].name!r} of shape {tuple(dims)} and ONNX type {tensor.elem_type}",
@@ -137,6 +140,7 @@ def _listed(names: Any) -> str:
 
 def _tried(checkpoint: Checkpoint, content: bytes, config: GraphConfig) -> GraphConfig:
     """Run a graph on noise, check what comes out, and complete its description."""
+    # Two windows: with one alone nobody could see whether a window's features depend on its neighbours.
     noise = np.random.default_rng(0).normal(size=(2, config.n_leads, config.input_samples)).astype(np.float32)
     try:
         run = open_with_onnxruntime(content, [config.output_name])
@@ -166,6 +170,7 @@ def _check_output(
         )
     if not np.isfinite(found).all():
         raise checkpoint.refuse(f"values in {config.output_name!r} that are not finite", "finite numbers only.")
+    # A share of the features' size, because kernels for one window and for two round differently.
     size = np.sqrt(np.mean(np.square(found, dtype=np.float64)))
     if found.shape != alone.shape or np.abs(found - alone).max() > _TOLERANCE * size:
         raise checkpoint.refuse("features of a window that depend on those beside it", "each window by itself.")

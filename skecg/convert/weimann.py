@@ -121,6 +121,7 @@ def _from_file(path: Path, leads: Sequence[str]) -> tuple[tuple[float, ...], tup
     if not isinstance(values, Mapping) or not {"mean", "std"} <= values.keys():
         raise ParameterError(f"Got statistics={str(path)!r} without 'mean' and 'std', expected an object with both.")
     mean, std = (_in_order(path, kind, values[kind], leads) for kind in ("mean", "std"))
+    # A lead that is flat in somebody's sample has deviation 0, and dividing by it makes infinities.
     if min(std) <= 0:
         raise ParameterError(f"Got a standard deviation of {min(std)} in {path}, expected positive numbers (mV).")
     return mean, std
@@ -142,7 +143,7 @@ def _in_order(path: Path, kind: str, values: Any, leads: Sequence[str]) -> tuple
     return tuple(float(x) for x in numbers)
 
 
-_CLIP = 5.0
+_CLIP = 5.0  # deviations
 
 
 _INTEGERS = ("channel_size", "patch_size", "dim", "depth", "num_heads", "num_registers")
@@ -244,8 +245,10 @@ def _encoder_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], str, tuple[st
     """Take the encoder whose features the authors use, say which it is, and name what is left behind."""
     state = checkpoint.mapping("model")
     others = tuple(key for key in checkpoint.content if key == "optimizer")
+    # Fine-tuned files alone have it, and in these the encoder that was tuned goes by the student's name.
     if "eval_config" in checkpoint.content:
         prefix, taken = "encoder.", "the fine-tuned encoder"
+    # The authors' loader takes the target encoder for every task; files that were made smaller hold nothing else.
     elif any(name.startswith("target_encoder.") for name in state):
         prefix, taken = "target_encoder.", "the target encoder"
     else:
@@ -263,6 +266,7 @@ def _encoder_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], str, tuple[st
 def _config_of(checkpoint: Checkpoint, values: dict[str, Any], state: dict[str, Any], n_leads: int) -> TemporalConfig:
     """Read the encoder's shape off the configuration, refusing what our encoder cannot do."""
     scales = [name for name in state if name.endswith(("attn_ls.weight", "mlp_ls.weight"))]
+    # The authors' code can do what their published runs never did: better no weights than others under this name.
     if scales or values.get("layer_scale_eps"):
         found = f"layer scales ({scales[0] if scales else 'layer_scale_eps'})"
         raise checkpoint.refuse(found, "none, as published. Encoders with layer scale are not supported.")
@@ -283,6 +287,7 @@ def _config_of(checkpoint: Checkpoint, values: dict[str, Any], state: dict[str, 
             norm_eps=float(values["norm_eps"]),
             num_registers=values["num_registers"],
             bias=bool(values.get("bias", False)),
+            # Before October 2025 the public code gave its norms a bias; the configuration does not say which it was.
             norm_bias="norm.bias" in state,
         )
     except WeightsFormatError as error:
@@ -312,6 +317,7 @@ def _wanted(config: TemporalConfig) -> dict[str, tuple[int, ...]]:
 def _ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the tensors and lay the convolution over patches out as the matrix that it is."""
     renamed = {name.replace("patch_embed.proj.", "patch_embed."): value.float() for name, value in state.items()}
+    # A step as long as the kernel: patches do not overlap, so the convolution is one product.
     weight = renamed["patch_embed.weight"].flatten(1)
     registers = renamed["registers"][0] if "registers" in renamed else weight.new_empty(0, len(weight))
     return renamed | {"patch_embed.weight": weight, "registers": registers}
@@ -326,6 +332,7 @@ def _normalization(
         note = "The statistics are those that the fine-tuned checkpoint carries; its task's head was left out."
         ignored = () if statistics is None else (f"statistics={str(statistics)!r} was not used.",)
         return mean, std, "in the checkpoint", (note, *ignored)
+    # No default: the corpora's deviations differ several times over, and a wrong one gives plausible features.
     if statistics is None:
         raise ParameterError(
             "Got no statistics, which a pre-training checkpoint does not carry; expected the name of a corpus "

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["convert_xecg"]
 
-_SAMPLING_RATE, _WINDOW_SECONDS = 100.0, 12
+_SAMPLING_RATE, _WINDOW_SECONDS = 100.0, 12  # the authors read the first 12 s at most
 _BLOCKS = "core.model.blocks."
 _PATCHES = "patch_embedding.conv.weight"
 _PART = "the encoder"
@@ -112,6 +112,7 @@ def _config_of(checkpoint: Checkpoint, state: dict[str, Any]) -> XlstmConfig:
     """Read the encoder's shape off its tensors."""
     shape = partial(checkpoint.shape_of, state, whose="xECG")
     depth = len({name.removeprefix(_BLOCKS).split(".")[0] for name in state if name.startswith(_BLOCKS)})
+    # Only a scalar memory has a gate z.
     kinds = ["s" if f"{_BLOCKS}{n}.xlstm.zgate.weight" in state else "m" for n in range(depth)]
     if set(kinds) != {"s", "m"}:
         raise checkpoint.refuse(f"{depth} blocks of one kind", "blocks of scalar and of matrix memory, as in xECG.")
@@ -204,12 +205,14 @@ def _renamed(config: XlstmConfig, state: dict[str, Tensor]) -> dict[str, Tensor]
             if name.startswith(f"{_BLOCKS}{number}.")
         }
         block = _scalar_block(theirs, config.num_heads) if kind == "s" else _matrix_block(theirs)
+        # Their layers multiply by 1 + w; ours by w, as torch's do.
         block["norm.weight"] = 1 + theirs["xlstm_norm.weight"]
         ours |= {f"blocks.{number}.{name}": value.contiguous() for name, value in block.items()}
     return ours
 
 
 def _scalar_block(theirs: dict[str, Tensor], num_heads: int) -> dict[str, Tensor]:
+    # Theirs are (head, output, input); ours multiply from the right.
     gate = {letter: theirs[f"xlstm.{letter}gate.weight"].mT for letter in "ifzo"}
     return {
         "memory.convolution.weight": theirs["xlstm.conv1d.conv.weight"][:, 0],

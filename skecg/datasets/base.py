@@ -136,6 +136,7 @@ class _SomeWaves:
 def _rows(indices: Any, n_records: int) -> NDArray[np.int64]:
     """Turn an index or a mask into row numbers."""
     if not isinstance(indices, slice):
+        # An empty list would become floats, which are no indices.
         indices = np.asarray(indices, dtype=None if np.size(indices) else np.int64)
     try:
         rows: NDArray[np.int64] = np.arange(n_records)[indices]
@@ -173,6 +174,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """
     if not path.is_file():
         raise RecordNotFoundError(f"There is no table {str(path)!r}. Give the folder that holds {path.name}.")
+    # utf-8-sig: tables that went through a spreadsheet begin with a byte order mark.
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, restval="")
         lacking = [column for column in columns if column not in (reader.fieldnames or ())]
@@ -206,5 +208,6 @@ def sex_of(text: str) -> str:
 
 def comments_of(header: Path) -> list[str]:
     """Return the comments of a WFDB header without their marks."""
+    # Comments of old archives are in any encoding, and only some of their words are looked at.
     lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
     return [line.strip().lstrip("#").strip() for line in lines if line.strip().startswith("#")]

@@ -136,6 +136,7 @@ def _header_paths(copy: Copy) -> list[Path]:
     """List the recordings: all where they were downloaded, those that are there in somebody's copy."""
     if not copy.is_downloaded:
         found = {path for sign in CPSC2018.signs for path in copy.folder.glob(sign.replace("g1/", "g[0-9]*/"))}
+        # By number, whichever folder they lie in: the same recordings are the same rows.
         return sorted(found, key=lambda path: (path.stem, path))
     names = copy.listed(_WANTED.fullmatch)
     copy.require(names)
@@ -148,8 +149,10 @@ def _read_header(path: Path) -> _Header:
     header = read_wfdb_header(path)
     fields = dict(line.split(":", 1) for line in comments_of(path) if ":" in line)
     names = [name.strip() for name in fields.get("Dx", "").split(",") if name.strip()]
+    # The Challenge writes SNOMED CT codes, the data set's own release names: both become codes.
     codes = {_CODE_OF_NAME.get(name.lower(), name): 100.0 for name in names}
     age = number(fields.get("Age", ""))
+    # From the header alone: 6,877 signals need not be read to leave the short ones out.
     seconds = header.n_frames / header.sampling_rate
     return _Header(path, seconds, codes, sex_of(fields.get("Sex", "")), age if age >= 0 else float("nan"))
 
@@ -163,7 +166,9 @@ def _labelled(folder: Path, headers: list[_Header]) -> LabelledECGs:
         sampling_rate=None,
         leads=None,
         codes=tuple(header.codes for header in headers),
+        # No table says whose recordings these are, so each is taken for a patient's only one.
         patients=np.array([header.path.stem for header in headers], dtype=str),
+        # Published without folds; Kim's split goes by the Challenge's folders, which the ids keep.
         folds=np.zeros(len(headers), dtype=np.int64),
         sexes=np.array([header.sex for header in headers], dtype=str),
         ages=np.array([header.age for header in headers], dtype=np.float64),

@@ -61,14 +61,15 @@ class Patience:
         How long a server may be silent.
     """
 
-    n_retries: int = 5
+    n_retries: int = 5  # in a row, without a byte gained
     first_wait_seconds: float = 1.0
     longest_wait_seconds: float = 60.0
-    longest_asked_seconds: float = 600.0
+    longest_asked_seconds: float = 600.0  # a server that asks for more is given up
     timeout_seconds: float = 30.0
 
     def wait_seconds(self, n_failures: int) -> float:
         """Return how long to pause after so many failures in a row."""
+        # Bounded before the power, which overflows for someone who allows a thousand retries.
         return min(self.first_wait_seconds * 2.0 ** min(n_failures - 1, 30), self.longest_wait_seconds)
 
 
@@ -222,8 +223,10 @@ class _Transfer:
                 return
             except (_BrokenOffError, OSError, HTTPError) as error:  # requests' own errors are OSErrors
                 self._pace.check_stopped()
+                # What the next try would meet again.
                 if isinstance(error, DownloadError | requests.exceptions.SSLError | requests.TooManyRedirects):
                     raise self._given_up(error, 1) from error
+                # A transfer that brought anything counts as a fresh start: slow lines get there in many pieces.
                 n_failures = 1 if _size(self.part) > before else n_failures + 1
                 asked = error.asked_seconds if isinstance(error, _BrokenOffError) else 0.0
                 if n_failures > patience.n_retries or asked > patience.longest_asked_seconds:
@@ -252,6 +255,7 @@ class _Transfer:
         with self._session.get(self.url, headers=headers, stream=True, timeout=timeout) as response:
             if response.status_code == 416:  # nothing lies behind what is there: the checksum says whether that is all
                 return
+            # Some proxies answer with another part than was asked for; appended, it would spoil the file.
             if response.status_code == 206 and _first_byte(response) != start:
                 with disk_errors(self.folder):
                     self.part.unlink(missing_ok=True)
@@ -290,6 +294,7 @@ class _Transfer:
 def safe_name(name: str) -> PurePosixPath:
     """Return a name as a path within the folder, or raise when it leads out."""
     path = PurePosixPath(name)
+    # Names come from a list that a server sent, and must not lead outside the folder, not on Windows either.
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not path.parts:
         raise DownloadError(f"Got the file name {name!r} in a data set's lists, expected one within its folder.")
     return path

@@ -240,6 +240,7 @@ def _codes(value: Any) -> dict[str, float]:
     """Read statements from a mapping, a list, or text that is one of these or has commas."""
     if isinstance(value, str) and value[:1] in ("{", "["):
         try:
+            # literal_eval, which builds values and runs nothing.
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             value = [value]

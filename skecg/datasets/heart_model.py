@@ -269,6 +269,7 @@ def draw_heart(
     focus = rng.integers(len(_ECTOPIC_QRS))
     ectopic = [_vary(rng, waves[focus], amplitude=0.12, duration=0.04) for waves in (_ECTOPIC_QRS, _ECTOPIC_T)]
     own_axis = frontal_axis(qrs) + np.clip(rng.normal(0.0, 13.0), -30.0, 30.0)
+    # Into -180 to 180 degrees, with 180 itself kept.
     axis = 180.0 - (180.0 - (own_axis if axis_degrees is None else axis_degrees)) % 360.0
     rotation = rotation_to(axis, qrs)
     # Repolarization follows the ventricles' new axis half way, and the atria not at all.
@@ -286,6 +287,7 @@ def _vary(rng: np.random.Generator, waves: Floats, *, amplitude: float, duration
 
 def beat_waves(heart: Heart, rr_seconds: float, *, atrial: bool, ectopic: bool) -> tuple[Floats, float, float]:
     """Return one beat's Gaussians at its RR interval, and where its ST segment begins and ends (s from the R wave)."""
+    # Bazett's law holds for usual rates; beyond them waves would overlap or drift apart.
     stretch = np.sqrt(np.clip(rr_seconds, 0.3, 1.6))
     qrs, t = (heart.ectopic_qrs, heart.ectopic_t) if ectopic else (heart.qrs_waves, heart.t_waves)
     t = t * [stretch, stretch, 1.0, 1.0, 1.0]

@@ -110,7 +110,9 @@ def find_copy(source: Source, data_home: str | os.PathLike[str] | None, fetching
         raise ParameterError(f"Got data_home={data_home!r}, expected a folder.")
     home = default_data_home() if data_home is None else Path(data_home).expanduser()
     published = Path(*source.url.removeprefix("https://").strip("/").split("/"))
+    # Where people put it: the folder itself, one of its name, or the server's own path, as wget -r leaves it.
     likely = [home, home / source.name, home / published]
+    # One level only: a home folder may hold millions of files.
     below = sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
     for folder in (*likely, *below):
         if any(next(folder.glob(sign), None) is not None for sign in source.signs):
@@ -137,6 +139,7 @@ class Copy:
         self._verified = Verified(folder)
         self._has_announced = False
         is_copy = any(next(folder.glob(sign), None) is not None for sign in source.signs)
+        # What is there of somebody's own copy is taken as it is.
         self.is_downloaded = (folder / Verified.FILE).is_file() or not is_copy
 
     def require(self, names: Iterable[str]) -> None:

@@ -38,7 +38,7 @@ PTBXL = Source(
 _TABLES = ("ptbxl_database.csv", "scp_statements.csv")
 _FILE_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
 _COLUMNS = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold")
-_SEXES = {"0": "M", "1": "F"}
+_SEXES = {"0": "M", "1": "F"}  # as PTB-XL's table codes them
 #: PTB-XL writes this for everybody who is older than 89.
 _OLDEST_CODE, _OLDEST_YEARS = 300.0, 90.0
 
@@ -157,6 +157,7 @@ def _texts(values: Iterable[str]) -> NDArray[np.str_]:
 def _codes(text: str, ecg_id: str) -> Mapping[str, float]:
     """Read the statements of one recording, which the table writes as a Python dict of numbers."""
     try:
+        # literal_eval, which builds values and runs nothing.
         return {str(code): float(likelihood) for code, likelihood in ast.literal_eval(text).items()}
     except (ValueError, SyntaxError, AttributeError, TypeError) as error:
         raise DamagedRecordError(

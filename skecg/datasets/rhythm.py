@@ -36,7 +36,7 @@ RHYTHMS: dict[str, tuple[float, float, float, float]] = {
 # Two clouds of wavelets: one seen best in V1 and one in the inferior leads (X, Y, Z in mV).
 _FIBRILLATION = np.array([[-0.012, 0.020, -0.062], [0.006, 0.042, 0.010]])
 _LINES_PER_PEAK = 12
-_MARGIN_BEATS = 3
+_MARGIN_BEATS = 3  # T waves of beats before the start, P waves of those after the end
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +85,7 @@ def draw_beats(rng: np.random.Generator, rhythm: str, heart_rate: float, duratio
     # The action potential remembers: it follows the mean interval more than the last one.
     governing = 0.75 * mean_rr + 0.25 * np.minimum(previous, 1.5 * mean_rr)
     breath_hz, breath_phase = rng.uniform(0.2, 0.3), rng.uniform(0.0, 2 * np.pi)
+    # Breathing turns the heart a little, and QRS complexes wax and wane with it.
     gains = 1.0 + 0.03 * np.cos(2 * np.pi * breath_hz * seconds + breath_phase)
     return Beats(seconds, governing, gains, ectopic)
 
@@ -115,6 +116,7 @@ def _sinus_times(rng: np.random.Generator, mean_rr: float, duration_seconds: flo
     times = [rng.uniform(-1.0, 0.0) * mean_rr - _MARGIN_BEATS * mean_rr]
     while times[-1] < duration_seconds + _MARGIN_BEATS * mean_rr:
         modulation = float(amplitudes @ np.cos(2 * np.pi * hz * times[-1] + phases))
+        # Within 12 %: lines that happen to add up would make an arrhythmia of sinus rhythm.
         times.append(times[-1] + mean_rr * (1.0 + min(max(modulation, -0.12), 0.12)))
     return np.array(times)
 

@@ -48,6 +48,7 @@ class Session(requests.Session):
         agent = f"skecg/{__version__} (Python package for self-supervised ECG encoders; skecg.datasets)"
         # Bytes as they lie on the server: their number and their digest are what the lists say.
         self.headers.update({"User-Agent": agent, "Accept-Encoding": "identity"})
+        # One for each thread: with fewer, connections are opened and thrown away.
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=n_connections)
         self.mount("https://", adapter)
         self.mount("http://", adapter)
@@ -91,6 +92,7 @@ def _is_local(host: str) -> bool:
             ]
         except (OSError, UnicodeError):  # nothing by that name, here at least: connecting to it will say so
             return False
+    # Any of its addresses: a name may resolve to a public and a local one.
     return any(not address.is_global for address in addresses)
 
 

@@ -287,9 +287,11 @@ class _Plan(NamedTuple):
 
 def _make_one(plan: _Plan, seed: int, index: int) -> tuple[ECGRecord, dict[str, Any]]:
     """Draw person, beats and noise from streams of their own, and record them."""
+    # Four streams, so that noise or another rate leaves the hearts as they were.
     choices, anatomy, beating, disturbing = np.random.default_rng([seed, index]).spawn(4)
     rhythm, conduction, territory = (_pick(choices, c) for c in (plan.rhythm, plan.conduction, plan.st_territory))
     usual_rate = draw_heart_rate(choices, rhythm)
+    # Drawn whether they are used or not: what is asked for does not move what else is drawn.
     rate_at, st_at, axis_at = choices.random(3)
     heart_rate = usual_rate if plan.heart_rate is None else _within(plan.heart_rate, rate_at)
     st_level = _within(plan.st_level, st_at)
@@ -309,6 +311,7 @@ def _make_one(plan: _Plan, seed: int, index: int) -> tuple[ECGRecord, dict[str, 
         eight += draw_noise(disturbing, levels, plan.sampling_rate, plan.n_samples, plan.mains_hz)
     matrix, _ = derivation_matrix(EIGHT_LEADS, plan.leads)
     record = ECGRecord(matrix @ eight, plan.sampling_rate, plan.leads, name=f"synthetic{index:05d}")
+    # Beats before and after the recording were drawn for their waves alone.
     inside = (beats.seconds >= 0) & (beats.seconds < duration_seconds)
     return record, {
         "rhythm": rhythm,

@@ -38,6 +38,7 @@ Columns = dict[str, list[str | None]]
 LABEL_SEPARATOR = ";"
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+# As pandas, R, spreadsheets and databases write it.
 _MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "nat", "null"})
 # What a whole number becomes beside cells that are missing: "1.0", which means the same as "1".
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
@@ -81,6 +82,7 @@ def _read_text(path: Path) -> Columns:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             file.seek(0)
+            # By counting: Excel writes semicolons where the comma is the decimal mark.
             delimiter = max(",\t;", key=first.count)
             lines = [line for line in csv.reader(file, delimiter=delimiter) if line]
     except (UnicodeDecodeError, csv.Error) as error:
@@ -90,6 +92,7 @@ def _read_text(path: Path) -> Columns:
     header, *rows = lines
     names = [name.strip() for name in header]
     for place, row in enumerate(rows, start=1):
+        # A label with a comma in it, unquoted, would shift the cells after it in silence.
         if len(row) > len(names):
             raise ParameterError(
                 f"Got the table {str(path)!r} with {len(row)} cells in row {place}, below {len(names)} names; "
@@ -127,6 +130,7 @@ def _text(cell: Any) -> str | None:
         value = float(cell)
         if math.isnan(value):
             return None
+        # Patient 15709 is 15709.0 in a column with an empty cell, and has to stay one patient.
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     text = "" if cell is None else str(cell).strip()
     if text.lower() in _MISSING:
@@ -236,6 +240,7 @@ def read_label_table(path: str | os.PathLike[str]) -> LabelTable:
         raise DamagedRecordError(f"Got line {line} of {path} without a number for each target, expected one.")
     who = next((name for name in ("patient", "group") if name in names), None)
     patients = np.array([row[who].strip() if who else "" for row in said], dtype=str)
+    # A recording of nobody is a patient of its own.
     patients = np.where(patients == "", np.array(sources, dtype=str), patients)
     folds = _folds(path, said, patients)
     shorter = tuple(name.removeprefix("target_") for name in target_columns)
@@ -296,5 +301,6 @@ def _folds(path: Path, rows: list[dict[str, str]], patients: NDArray[np.str_]) -
             if not row["fold"].strip().isdigit():
                 raise DamagedRecordError(f"Got fold={row['fold']!r} in line {row[_LINE]} of {path}, expected a number.")
         return np.array([int(row["fold"]) for row in rows], dtype=np.int64)
+    # Not Python's hash(), which differs from process to process.
     digests = [hashlib.sha256(patient.encode()).digest() for patient in patients.tolist()]
     return np.array([int.from_bytes(digest[:8], "big") % _N_FOLDS + 1 for digest in digests], dtype=np.int64)

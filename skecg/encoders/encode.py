@@ -97,6 +97,7 @@ def encode_windows(
         encoding.pooling, encoder.config, resolve_layers(encoding.layers, len(encoder.config.stages))
     )
     features = np.empty((len(windows.values), n_features), dtype=np.float32)
+    # Closed also when an error ends the loop, or threads would go on encoding for nobody.
     with contextlib.closing(_run(replicas, windows, encoding, pool)) as batches:
         for rows, pooled in batches:
             features[rows] = pooled
@@ -221,6 +222,7 @@ def _values_of(windows: Windows | WindowsOnDevice, rows: NDArray[np.intp], n_sam
 
 
 def _device_of(encoder: Encoder) -> torch.device:
+    # An encoder that is a graph has buffers alone.
     return next(chain(encoder.parameters(), encoder.buffers())).device
 
 

@@ -33,7 +33,7 @@ Session: TypeAlias = Callable[[dict[str, NDArray[np.generic]]], list[NDArray[np.
 
 # What the protocol in which graphs are written can hold.
 _MOST_BYTES = 2**31 - 2**20
-_MOST_VALUES = 2**28
+_MOST_VALUES = 2**28  # 1 GB of float32
 _OPSETS = range(9, 27)
 _NAMES = """
 Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool BatchNormalization BitShift Cast
@@ -120,6 +120,7 @@ class GraphEncoder(WindowEncoder):
     def __init__(self, config: GraphConfig) -> None:
         super().__init__(config)
         self.register_buffer("graph", torch.zeros(config.graph_bytes, dtype=torch.uint8))
+        # Opened at first use: loading weights to look at them should not start a runtime.
         self._session: Session | None = None
         self._lock = threading.Lock()
 
@@ -150,6 +151,7 @@ class GraphEncoder(WindowEncoder):
         with self._lock:
             if self._session is None:
                 content = self.graph.cpu().numpy().tobytes()
+                # Here and not at conversion alone: a weights folder may come from anybody.
                 check_graph(content)
                 self._session = open_with_onnxruntime(content, [self.config.output_name])
             return self._session

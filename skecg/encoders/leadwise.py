@@ -49,6 +49,7 @@ class LeadwiseEncoder(PatchEncoder):
         )
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         table = grid_positions(config.n_leads, config.n_patches, config.dim)
+        # Computed in float64 and rounded once, as the published table is.
         self.register_buffer("positions_CPD", table.to(torch.float32), persistent=False)
         self.reset_parameters()
 

@@ -115,6 +115,7 @@ class MultiscaleEncoder(PatchEncoder):
         for scale in self.scales:
             assert isinstance(scale, nn.Conv1d)
             weight = scale.weight if index is None else scale.weight[:, index]
+            # Padded so that every width gives one value a stride.
             padding = (scale.kernel_size[0] - scale.stride[0]) // 2
             seen.append(F.conv1d(rows, weight, scale.bias, stride=scale.stride, padding=padding))
         features = F.gelu(torch.cat(seen, dim=1)).unflatten(2, (n_patches, -1))  # (B G, C, P, S)
@@ -153,6 +154,7 @@ class MultiscaleEncoder(PatchEncoder):
         share_B1: Tensor | float = 1.0
         if visible_BK is not None:
             values_BLT = _silence_hidden(values_BLT, visible_BK, positions_GPD.shape[0], positions_GPD.shape[1])
+            # Silenced slices are zeros: without the share, what is hidden would make a lead look smaller.
             share_B1 = (visible_BK >= 0).sum(dim=1, keepdim=True) / positions_GPD.shape[1]
         amplitudes_B1D = None
         if self.config.scale_floor is not None:
@@ -192,6 +194,7 @@ def shapes_and_amplitudes(values_BLT: Tensor, seen_share: Tensor | float, floor:
 
     What is hidden has been silenced; the mean is over the share (B, 1) of the window that is seen.
     """
+    # Squares of small voltages vanish in half precision.
     values_BLT = values_BLT.float()
     scale_BL = (values_BLT.square().mean(dim=-1) / seen_share + floor**2).sqrt()
     return values_BLT / scale_BL[..., None], (scale_BL / floor).log()

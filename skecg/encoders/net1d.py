@@ -64,6 +64,7 @@ class Net1dConfig(WindowEncoderConfig):
         self._require_counts("widths", "blocks")
         self._require(len(self.blocks) == len(self.widths), "blocks", f"{len(self.widths)} numbers, one a stage")
         grows = all(before <= after for before, after in pairwise([self.stem_dim, *self.widths]))
+        # Shortcuts have no weights: channels can be added to them as zeros, not taken away.
         self._require(grows, "widths", f"none below the one before, the first at least stem_dim={self.stem_dim}")
         whole = all(w % self.group_dim == 0 and self.middle(w) % (w // self.group_dim) == 0 for w in self.widths)
         self._require(whole, "group_dim", "a divisor of the widths, with as many channels in each group")
@@ -104,6 +105,7 @@ class Net1dEncoder(WindowEncoder):
         widths = [config.stem_dim, *config.widths]
         self.levels = nn.ModuleList(
             nn.Sequential(
+                # The very first block gets what the stem has activated already.
                 Net1dBlock(config, before, after, halves=True, wakes=number > 0),
                 *(Net1dBlock(config, after, after) for _ in range(config.blocks[number] - 1)),
             )

@@ -63,10 +63,12 @@ def _load_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None, "a .py file has a loader"
     assert spec.loader is not None, "a .py file has a loader"
+    # Known before it runs: dataclasses and pickles look their module up by its name.
     module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except BaseException:
+        # A module that failed half way would pass for imported the next time.
         del sys.modules[path.stem]
         raise
     return module

@@ -135,6 +135,7 @@ def kept_tokens(counted_BN: Tensor, n_tokens: int) -> Tensor:
     """
     import torch
 
+    # An earlier stage may have more tokens: each is taken by what lies at its place in the last.
     place = torch.arange(n_tokens, device=counted_BN.device) * counted_BN.shape[1] // n_tokens
     return (counted_BN | ~counted_BN.any(dim=1, keepdim=True))[:, place]
 

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from skecg.encoders.base import WindowEncoder
+from skecg.encoders.convolution import CentredConvolution
 from skecg.spec import Stage, WindowEncoderConfig
 
 if TYPE_CHECKING:
@@ -93,28 +92,10 @@ class ResnetEncoder(WindowEncoder):
 
     def stages(self, values_BLT: Tensor) -> Iterator[Tensor]:
         """Yield the tokens (B, N, D) after each stage, fewer and wider from one to the next."""
-        tokens = F.relu(self.stem(values_BLT.mT))
+        tokens = self.stem.relu(values_BLT.mT)
         for level in self.levels:
             tokens = level(tokens)
             yield tokens
-
-
-class CentredConvolution(nn.Module):
-    """A convolution along time of (B, T, C), channels last: a third of the time that ``nn.Conv1d`` takes on a CPU."""
-
-    def __init__(self, n_in: int, n_out: int, kernel: int, stride: int = 1) -> None:
-        super().__init__()
-        self.stride = stride
-        self.weight = nn.Parameter(torch.empty(n_out, n_in, kernel))
-        self.bias = nn.Parameter(torch.zeros(n_out))
-        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
-
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """Convolve; zeros lie beyond both ends, half a kernel each."""
-        # As an image of one row: memory in the order of channels last is what (B, T, C) is already.
-        image, kernel = x_BTC.mT[:, :, None], self.weight[:, :, None]
-        padding = (0, self.weight.shape[-1] // 2)
-        return F.conv2d(image, kernel, self.bias, (1, self.stride), padding)[:, :, 0].mT
 
 
 class BasicBlock(nn.Module):
@@ -129,4 +110,4 @@ class BasicBlock(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Transform (B, T, C)."""
-        return F.relu(self.conv2(F.relu(self.conv1(x_BTC))) + self.shortcut(x_BTC))
+        return self.conv2.add_relu(self.conv1.relu(x_BTC), self.shortcut(x_BTC))

@@ -68,6 +68,7 @@ class Wav2vecConfig(WindowEncoderConfig):
         self._require(self.dim % self.num_heads == 0, "dim", f"a multiple of num_heads={self.num_heads}")
         self._require(self.dim % self.position_groups == 0, "position_groups", f"a divisor of dim={self.dim}")
         self._require(self.position_kernel % 2 == 0, "position_kernel", "an even number")
+        # Bounded first: 2 to the power of a hostile number would be computed to its last digit.
         fits = 2**self.n_halvings <= self.input_samples if self.n_halvings < 64 else False
         self._require(fits, "n_halvings", f"so few that input_samples={self.input_samples} leave a token")
 
@@ -152,6 +153,7 @@ class Halvings(nn.Module):
         super().__init__()
         widths = [n_leads] + [dim] * (depth - 1)
         self.layers = nn.ModuleList(Linear(_STEP * width, dim, bias=False) for width in widths)
+        # As many groups as channels: with one group names and shapes agree, too, and features are wrong.
         self.norm = nn.GroupNorm(dim, dim, eps=eps)
 
     def forward(self, values_BLT: Tensor) -> Tensor:
@@ -179,5 +181,6 @@ class PostNormBlock(nn.Module):
     def forward(self, x_BND: Tensor) -> Tensor:
         """Transform tokens (B, N, D)."""
         q, k, v = self.qkv(x_BND).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        # Post-norm: with norms before, the same weights load, and features are wrong.
         x_BND = self.norm1(x_BND + self.proj(attend(q, k, v)))
         return self.norm2(x_BND + self.mlp(x_BND))

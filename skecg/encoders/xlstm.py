@@ -214,6 +214,7 @@ class ScalarMemory(nn.Module):
         """Mix tokens (B, N, D), from the first to the last."""
         convolved = F.silu(self.convolution(x_BND))
         gates = torch.cat([self._by_head(convolved, self.convolved_gates), self._by_head(x_BND, self.direct_gates)], -1)
+        # In float32 whatever the precision: errors of exponential gates add up along the tokens.
         gates_NHBG = (gates + self.gate_bias[:, None]).float()
         return self.norm(self._remember(gates_NHBG).permute(2, 0, 1, 3).flatten(2))
 
@@ -253,6 +254,7 @@ class ScalarMemory(nn.Module):
         emitted, content, total, scale = memory
         entry, forget, value, output = (gates_HBG + emitted @ self.recurrence).float().chunk(4, dim=-1)
         kept = scale + F.logsigmoid(forget)
+        # The larger exponent is taken out of both, so that neither overflows.
         scale = torch.maximum(entry, kept)
         entry, kept = (entry - scale).exp(), (kept - scale).exp()
         content = kept * content + entry * value.tanh()
@@ -303,11 +305,13 @@ class MatrixMemory(nn.Module):
         gates_B2HN = self.gates(torch.cat([q, k, v], dim=-1)).float().mT.unflatten(1, (2, self.num_heads))
         entry_BHN, forget_BHN = gates_B2HN[:, 0], gates_B2HN[:, 1]
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
+        # Logarithms of products of gates: the products themselves vanish after some tokens.
         kept_BHN = F.logsigmoid(forget_BHN).cumsum(-1)
         later = torch.ones(k.shape[2], k.shape[2], dtype=torch.bool, device=k.device).triu(1)
         decay = (kept_BHN[..., None] + (entry_BHN - kept_BHN)[..., None, :]).masked_fill(later, -torch.inf)
         largest = decay.amax(-1, keepdim=True)
         weights = (q @ k.mT).float() * (q.shape[-1] ** -0.5) * (decay - largest).exp()
+        # At least exp(-largest), as published: a token that recalls nothing must not be blown up.
         total = torch.maximum(weights.sum(-1, keepdim=True).abs(), (-largest).exp()) + 1e-6
         return ((weights / total).to(v.dtype) @ v).transpose(1, 2).flatten(2)
 

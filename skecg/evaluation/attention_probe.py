@@ -56,7 +56,7 @@ def collate_crops(crops: Sequence[NDArray[np.floating]], device: torch.device) -
     return torch.from_numpy(padded).to(device), torch.from_numpy(counted).to(device)
 
 
-_SCORED_TOGETHER = 64
+_SCORED_TOGETHER = 64  # records, each with seven crops where it lasts 10 s
 
 
 class AttentionProbe(ClassifierMixin, BaseEstimator):
@@ -123,6 +123,7 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
+        # Defaults are the published ones (optimizer, 5,000 steps of 128, gradients clipped at 1) but for the patience.
         num_heads: int = 4,
         *,
         n_steps: int = 5000,
@@ -282,6 +283,7 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
     ) -> None:
         tokens, counted, y = batch
         for group in optimizer.param_groups:
+            # A function of the step, so that a rate never depends on how often a scheduler was called.
             group["lr"] = self._rate(step)
         logits = head(tokens, counted_BN=counted)
         if self.multilabel_:
@@ -308,6 +310,7 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
         score = macro(area_under_roc(truth, logits))
         if np.isfinite(score):
             return score
+        # A loss below zero is a worse score, so that the best weights are still chosen by one comparison.
         return -float(
             functional.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(truth).float())
         )

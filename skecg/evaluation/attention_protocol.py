@@ -48,7 +48,7 @@ CROP_SECONDS = 2.5
 CROP_STRIDE_SECONDS = 1.25
 
 
-_RECORDS_TOGETHER = 32
+_RECORDS_TOGETHER = 32  # tokens of all crops of so many are held at once
 
 
 def crop_record(
@@ -82,6 +82,7 @@ def crop_record(
     if record.n_samples <= length:
         return [record]
     last = (record.n_samples - length) / record.sampling_rate
+    # From seconds each time: a stride rounded to samples once would drift along a long record.
     starts = [round(i * stride_seconds * record.sampling_rate) for i in range(int(last / stride_seconds + 1e-9) + 1)]
     return [
         ECGRecord(record.signal[:, start : start + length], record.sampling_rate, record.leads, record.name)
@@ -130,6 +131,7 @@ def crop_tokens(
     found: list[NDArray[np.floating]] = []
     for records in _chunks(source):
         crops = [crop_record(record, crop_seconds, stride_seconds) for record in records]
+        # Crops of many records in one call, so that the encoder's batches are full.
         tokens = iter(embedder.transform_tokens([crop for some in crops for crop in some]))
         found += [np.stack([next(tokens).values for _ in some]).astype(dtype) for some in crops]
     return found
@@ -179,10 +181,12 @@ class EncoderTokens:
 
     def features(self, dataset: LabelledECGs, *, cache: Any = None, verbose: int = 0) -> list[NDArray[np.floating]]:
         """Return for each recording (n_crops, n_tokens, D), in half precision."""
+        # Tokens have no pooling, and a crop is one window.
         options = {name: value for name, value in self.encoder.options.items() if name not in ("pooling", "stride")}
         embedder = JEPAEmbedder(
             self.encoder.model, sampling_rate=dataset.sampling_rate, leads=dataset.leads, cache=None, **options
         )
+        # Half precision: tokens of all crops fill a memory long before pooled vectors do.
         return crop_tokens(embedder.fit(dataset.records), dataset.records, dtype="float16")
 
 
@@ -245,6 +249,7 @@ class AttendedProtocol:
         self, tokens: list[NDArray[np.floating]], labels: NDArray[np.int8], split: Split, draw: LabelDraw
     ) -> ProbeFit:
         learned = np.setdiff1d(draw.rows, split.selection) if split.refit else draw.rows
+        # With 1 % of the labels a draw may lie in the selection part whole; better the same records than none.
         learned = learned if len(learned) else draw.rows
         seen = labels[split.selection]
         held = [tokens[row] for row in split.selection]
@@ -256,6 +261,7 @@ class AttendedProtocol:
         return ProbeFit(
             draw.fraction,
             draw.draw,
+            # There is no penalty C to report: the head is stopped, not shrunk.
             float("nan"),
             macro(area_under_roc(seen, guess)),
             best_thresholds(seen, guess),

@@ -23,7 +23,7 @@ _QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
 
 # Edges of the bands of the spectrum: baseline and T wave, P wave, QRS complex, muscle.
 _BAND_EDGES_HZ = (0.5, 2, 4, 7, 11, 16, 25, 40)
-_SPECTRUM_SECONDS = 4
+_SPECTRUM_SECONDS = 4  # bins of 0.25 Hz, enough to part the lowest bands
 
 # Random kernels: nine samples, at these distances, on about this share of the leads.
 _KERNEL_SAMPLES = 9
@@ -95,6 +95,7 @@ def _log_bands(signals: NDArray[np.float32], sampling_rate: float) -> NDArray[np
     n_samples = min(signals.shape[-1], round(_SPECTRUM_SECONDS * sampling_rate))
     frequencies, power = welch(signals, sampling_rate, nperseg=n_samples)
     bands = [(frequencies >= low) & (frequencies < high) for low, high in itertools.pairwise(_BAND_EDGES_HZ)]
+    # Logarithms, for power spans orders of magnitude; 1e-9 mV² keeps a flat lead finite.
     return np.log(np.stack([power[..., band].sum(axis=-1) for band in bands], axis=-1) + 1e-9)
 
 
@@ -127,6 +128,7 @@ def random_convolution_features(
     ndarray of shape (n_windows, 18 * n_kernels), float32
         Greatest value, share of positive values, and standard deviation of each.
     """
+    # A generator of its own: torch's global one belongs to the user.
     generator = torch.Generator().manual_seed(seed)
     n_leads = signals.shape[1]
     x = torch.from_numpy(np.ascontiguousarray(signals, dtype=np.float32))
@@ -135,6 +137,7 @@ def random_convolution_features(
     for dilation in _DILATIONS:
         kernels = torch.randn(n_kernels, n_leads, _KERNEL_SAMPLES, generator=generator)
         kernels *= torch.rand(n_kernels, n_leads, 1, generator=generator) < _SHARE_OF_LEADS
+        # Sums of zero: a kernel sees shapes and not the level of a lead.
         kernels -= kernels.mean(-1, keepdim=True)
         bias = torch.randn(n_kernels, generator=generator)
         parts = []

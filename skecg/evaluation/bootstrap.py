@@ -124,6 +124,7 @@ class Bootstrap:
         return self._of_score(float(self.point[name][label]), self.draws[name], used)
 
     def _used(self, labels: ArrayLike | None) -> NDArray[np.bool_]:
+        # Whether a label has both classes among the test records does not depend on who predicts it.
         defined = np.isfinite(next(iter(self.point.values())))
         return defined if labels is None else defined & np.asarray(labels, dtype=bool)
 
@@ -151,6 +152,7 @@ class Bootstrap:
 
 
 def _expit(logit: float) -> float:
+    # The same as 1 / (1 + exp(-logit)), which overflows for large negative logits.
     return 0.5 * (1 + math.tanh(logit / 2))
 
 
@@ -267,6 +269,7 @@ def patient_draws(patients: ArrayLike, n_records: int, n_draws: int, seed: int =
     generator = np.random.default_rng(seed)
     # Small integers: a thousand draws of twenty thousand records would take 160 MB in float64.
     counts = np.empty((n_draws, len(names)), dtype=np.uint16)
+    # Draw by draw: all at once would take n_draws times n_patients of 64-bit integers.
     for draw in range(n_draws):
         counts[draw] = np.bincount(generator.integers(0, len(names), len(names)), minlength=len(names))
     return counts[:, index]
@@ -283,6 +286,7 @@ def _mean_area(labels: NDArray[np.integer], scores: NDArray[np.floating], weight
 
 def _donors(shown: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
     """Choose from which draw each draw takes each label: from itself, or from one at random that shows the label."""
+    # Other numbers than those that drew the patients.
     generator = np.random.default_rng([seed, 1])
     donors = np.repeat(np.arange(len(shown))[:, None], shown.shape[1], axis=1)
     for label in range(shown.shape[1]):

@@ -72,6 +72,7 @@ def measured() -> Iterator[Cost]:
 def _reset_peak() -> bool:
     """Begin a new count of the greatest size, or return False where there is none."""
     try:
+        # The kernel's number for "forget the highest mark".
         _RESET.write_text("5")
     except OSError:
         return False
@@ -177,6 +178,7 @@ def compare(
     if not sources:
         raise ParameterError("Got nothing to evaluate, expected one source of features or more.")
     names = [source.name for _, source in sources]
+    # Rows are looked up by name from here on.
     if len(set(names)) < len(names):
         raise ParameterError(f"Got rows named {', '.join(names)}, expected each name once. Rename a weights folder.")
     if n_resamples < _FEWEST_RESAMPLES:
@@ -257,8 +259,10 @@ def _joined_fit(fits: Sequence[ProbeFit]) -> ProbeFit:
         return fits[0]
     return replace(
         fits[0],
+        # The geometric mean, as penalties are tried by factors.
         C=float(np.exp(np.mean(np.log([fit.C for fit in fits])))),
         selection_auroc=float(np.mean([fit.selection_auroc for fit in fits])),
+        # Of each record those of its own fold: they were chosen without it.
         thresholds=np.concatenate([np.tile(fit.thresholds, (len(fit.probabilities), 1)) for fit in fits]),
         probabilities=np.concatenate([fit.probabilities for fit in fits]),
         probe=None,
@@ -279,6 +283,7 @@ def _report(
     draws = [draw for side in sides for draw in side.draws]
     test, patients = task.labels[split.test], dataset.patients[split.test]
     positives = test.sum(axis=0)
+    # A mean over labels must not hang on a label with two patients; they are reported apart.
     counted = (positives >= FEW_POSITIVES) & (len(test) - positives >= FEW_POSITIVES)
     fractions = list(dict.fromkeys(draw.fraction for draw in draws))
     boots = {

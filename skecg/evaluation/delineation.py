@@ -72,9 +72,9 @@ class WaveProtocol:
 
     target: str = "majority"
     context: int = 0
-    grid_hz: float = 250.0
+    grid_hz: float = 250.0  # 4 ms, half of LUDB's rate
     n_folds: int = 5
-    penalties: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
+    penalties: tuple[float, ...] = (1e-2, 1e-3, 1e-4)  # few, for a leadwise head takes a minute or more a fit
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -128,6 +128,7 @@ def predict_waves(
                 slices_of(tokens[row], trace, protocol.target, protocol.context, protocol.grid_hz)
                 for row, trace in traces
             ]
+            # Folds are of patients and drawn once, so that all heads and encoders are tested on the same records.
             for fold in range(protocol.n_folds):
                 train, test = np.flatnonzero(folds[rows] != fold), np.flatnonzero(folds[rows] == fold)
                 head = _fit([slices[i] for i in train], who[rows[train]], protocol)
@@ -187,6 +188,7 @@ def _labelled_tokens(
     """Return features and labels of the tokens of the traces chosen whose every instant has a label."""
     parts = [part for part, use in zip(slices, chosen, strict=True) if use]
     known = [(part.labels >= 0).all(axis=1) for part in parts]
+    # Tokens at the border of the annotated span are left out: half of their instants have no truth.
     features = np.concatenate([part.features[rows] for part, rows in zip(parts, known, strict=True)])
     return features, np.concatenate([part.labels[rows] for part, rows in zip(parts, known, strict=True)])
 
@@ -197,6 +199,7 @@ def _apply(head: TokenHead, slices: Slices) -> NDArray[np.int8]:
     instants = slices.first_instants[:, None] + np.arange(scores.shape[1])
     # Sums do: the class with the largest sum has the largest mean.
     total = np.zeros((int(instants.max()) + 1, scores.shape[2]), dtype=np.float64)
+    # Not total[instants] += scores, which counts an instant that is named twice once.
     np.add.at(total, instants, scores)
     return total.argmax(axis=1).astype(np.int8)
 
@@ -262,6 +265,7 @@ def _rows(dataset: LabelledECGs, encoders: Sequence[EncoderFeatures]) -> Iterato
         info = encoder.info
         token_samples = info.encoder.stages[-1].token_samples
         shape = (info.encoder.architecture, token_samples, str(info.spec.to_dict()))
+        # Encoders of one input see the same samples, which are scored once.
         if shape not in shapes:
             shapes.add(shape)
             span_ms = 1000 * token_samples / info.spec.sampling_rate

@@ -165,6 +165,7 @@ def score_waves(
 
 def _confusion(trace: PredictedTrace) -> NDArray[np.float64]:
     """Count instants by annotated (rows) and predicted class; instants that were not predicted are background."""
+    # Tokens may end before the record does; what nobody predicted there counts as background, not as absent.
     n_labels = round(len(trace.truth.labels) / trace.truth.sampling_rate * trace.grid_hz)
     predicted = np.zeros(max(len(trace.labels), n_labels), dtype=np.int8)
     predicted[: len(trace.labels)] = trace.labels
@@ -226,6 +227,7 @@ def _boundary_scores(predictions: Sequence[PredictedTrace], kind: int, edge: str
     for trace in predictions:
         annotated = boundaries(trace.truth.labels, trace.truth.sampling_rate, kind)[edge == "offset"]
         onsets, offsets = boundaries(trace.labels, trace.grid_hz, kind)
+        # Half an instant less: a wave of exactly 20 ms may be one instant shorter on the grid.
         long_enough = offsets - onsets >= SHORTEST_WAVE_SECONDS - 0.5 / trace.grid_hz
         predicted = (offsets if edge == "offset" else onsets)[long_enough]
         rows, columns = match_boundaries(annotated, predicted)

@@ -57,7 +57,7 @@ BASELINE, MODEL = "baseline", "model"
 BASELINE_INPUT = InputSpec(CANONICAL_LEADS, 250.0, 2500)
 
 #: Random convolutions are the mean over so many draws of the kernels.
-N_KERNEL_SEEDS = 5
+N_KERNEL_SEEDS = 5  # one draw of the kernels may be lucky
 
 # Far from the seeds that people give, so that the twin of an untrained model is another draw and not its copy.
 _TWIN_SEED = 1_000_003
@@ -109,6 +109,7 @@ class SignalFeatures:
 
     name: str
     note: str
+    # Goes into the keys of the cache: raised when the computation changes, or old features would be found.
     version: int
     compute: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     n_seeds: int = 1
@@ -138,6 +139,7 @@ class SignalFeatures:
                 chunks.append(self._looked_up([source[row] for row in rows], store, salt))
                 progress.update(len(rows))
         features = np.concatenate(chunks)
+        # A record's row in the cache has all draws side by side; here they come apart.
         return features if self.n_seeds == 1 else features.reshape(len(features), self.n_seeds, -1).swapaxes(0, 1)
 
     def _salt(self) -> bytes:
@@ -162,6 +164,7 @@ class SignalFeatures:
         with warnings.catch_warnings():
             # The encoder that these are compared with warns of the same records.
             warnings.simplefilter("ignore", SkecgWarning)
+            # Baselines need no policy: an absent lead is as flat for them as one that came off.
             windows = prepare(records, BASELINE_INPUT, missing_leads="zero")
         # Windows of one length at a time: zeros beyond the end would count as signal.
         parts: dict[int, NDArray[np.float32]] = {}
@@ -228,6 +231,7 @@ class EncoderFeatures:
             *([f"first {n} directions"] if (n := self.options.get("truncate_dim")) else []),
             f"layer {self.options.get('layer') if self.options.get('layer') is not None else 'last'}",
             f"trained on {info.provenance.get('data', '?')}" if info.provenance.get("trained") else "untrained",
+            # Publishing looks for this word and digest: a report is of the weights, not of their name.
             f"weights {info.sha256[:12]}",
         ]
         return ", ".join(parts)
@@ -304,6 +308,7 @@ class ObjectFeatures:
 
 def is_object(model: str | Path) -> bool:
     """Return whether a model is named as an object of a module, and is no path that happens to hold a colon."""
+    # C:\weights has a colon, too; what lies on the disk is a folder.
     return bool(re.fullmatch(r"[^:]+:[A-Za-z_][\w.]*", str(model))) and not Path(model).exists()
 
 
@@ -394,6 +399,7 @@ def standard_sources(
     twins: dict[str, EncoderFeatures] = {}
     for encoder in encoders:
         info = encoder.info
+        # By content: two models of one shape share a twin, which is computed once.
         shape = str((info.encoder.architecture, info.encoder.to_dict(), info.spec.to_dict(), info.pooling))
         if shape not in twins:
             folder = write_untrained_twin(info, twins_folder / f"untrained-{len(twins)}", seed=_TWIN_SEED + seed)

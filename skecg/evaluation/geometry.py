@@ -90,10 +90,12 @@ def geometry_of(features: Any, task: Task, split: Split) -> Geometry | None:
     -------
     Geometry or None
     """
+    # Tokens are no single place in space, and the majority has none.
     if not isinstance(features, np.ndarray) or features.shape[-1] == 0:
         return None
     draws = features if features.ndim == 3 else features[None]
     labels, name = task.labels, normal_class(task)
+    # Of the training side alone: a test record must not say what is normal.
     normal = split.train[labels[split.train, task.classes.index(name)] == 1] if name else split.train[:0]
     enough = len(normal) >= _FEWEST_NORMAL
     agreement = [

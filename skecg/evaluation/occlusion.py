@@ -129,7 +129,8 @@ def explain(
     target : object, optional
         Class to explain; of several labels the number of the column. None takes the most probable.
     piece_seconds : float, default=0.4
-        Length of what is hidden at a time, half of the record at most. A record of twelve leads and 10 s is predicted 342 times.
+        Length of what is hidden at a time, half of the record at most. A record of twelve leads and 10 s is predicted
+        342 times.
     batch_records : int, default=128
         Copies of the record in memory at a time.
 
@@ -160,9 +161,11 @@ def explain(
         raise ParameterError(f"Got piece_seconds={piece_seconds!r}, expected a positive number of seconds.")
     whole = record if isinstance(record, ECGRecord) else read_record(record)
     n_leads, n_samples = whole.signal.shape
-    # Of one piece nothing would be left, and what is flat in all leads is no recording.
+    # Pieces of equal length as near to the wanted one as divides the record: a short rest would look worthless. Of one
+    # piece nothing would be left, and what is flat in all leads is no recording.
     n_pieces = max(2, round(n_samples / (piece_seconds * whole.sampling_rate)))
     cuts = np.linspace(0, n_samples, min(n_pieces, n_samples) + 1).round().astype(np.int64)
+    # The whole record goes through the same call as its copies, so that rounding is the same for all.
     copies = chain([whole], _hidden(whole, cuts))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SignalWarning)  # of flat leads, which were hidden here

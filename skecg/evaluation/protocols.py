@@ -72,6 +72,7 @@ class LabelDraw:
             "n_patients": len(self.patients),
             "n_records": len(self.rows),
             "patients_sha256": digest,
+            # Names for small draws, so that others can draw the same; the digest is enough to compare.
             "patients": "all of the training folds" if self.fraction == 1 else self.patients.tolist(),
         }
 
@@ -134,6 +135,7 @@ def label_draws(
     train = split.train
     named, y = patients[train].astype(str), labels[train]
     draws = []
+    # Numbers of records before shares: the last is then all labels, which reports call the largest.
     for fraction in sorted(set(fractions), key=lambda fraction: (fraction <= 1, fraction)):
         for draw in range(1 if fraction == 1 else n_draws):
             if fraction > 1:
@@ -156,6 +158,7 @@ def _draw_records(patients: NDArray[np.str_], labels: NDArray[np.int8], wanted: 
         )
     share = n_wanted / len(patients)
     while True:
+        # Whole patients first, then records of them: so a draw of records has the same patients as the share has.
         rows = np.flatnonzero(np.isin(patients, draw_patients(patients, labels, share, draw)))
         if len(rows) >= n_wanted:
             return np.sort(np.random.default_rng([n_wanted, draw]).permutation(rows)[:n_wanted])
@@ -191,7 +194,9 @@ class PooledProtocol:
     """
 
     criterion: str = "macro AUROC"
+    # From 1e-5, for standardized features of a few hundred records want strong penalties.
     Cs: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in np.arange(-5, 1.25, 0.5))
+    # Means of untrained tokens take C = 100: a grid that ends at 10 underrates them (docs/log.md).
     further_Cs: tuple[float, ...] = (10.0**1.5, 100.0, 1000.0, 10000.0)
 
     def describe(self) -> dict[str, Any]:
@@ -240,6 +245,7 @@ class PooledProtocol:
         best = _best(tries)
         last = best.probe
         if split.refit:
+            # The penalty was chosen; now the records that chose it may be learned from, too.
             (last,) = fit_path(features[draw.rows], labels[draw.rows], [best.C])
         return ProbeFit(
             draw.fraction,
@@ -298,6 +304,7 @@ class _Try:
 def _best(tries: Sequence[_Try]) -> _Try:
     """Return the first of those with the highest merit; the first of all where none has any."""
     known = [one for one in tries if np.isfinite(one.merit)]
+    # max takes the first of equals, and the path begins with the strongest penalty.
     return max(known, key=lambda one: one.merit) if known else tries[0]
 
 

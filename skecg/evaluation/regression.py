@@ -82,6 +82,7 @@ def heart_rates(waves: Sequence[Waves]) -> NDArray[np.float64]:
 def _heart_rate(waves: Waves) -> float:
     peaks = [np.sort(table[(table[:, 3] == _QRS) & (table[:, 1] >= 0), 1]) for table in waves.tables]
     intervals = [np.diff(of_lead).mean() / waves.sampling_rate for of_lead in peaks if len(of_lead) > 1]
+    # Over leads the median: annotations of one lead may miss a beat, and its mean interval is then too long.
     return 60.0 / float(np.median(intervals)) if intervals else float("nan")
 
 
@@ -103,6 +104,7 @@ def qrs_durations(waves: Sequence[Waves]) -> NDArray[np.float64]:
 
 def _qrs_duration(waves: Waves) -> float:
     tables = np.concatenate([np.empty((0, 4), dtype=np.int64), *waves.tables])
+    # Boundaries that annotators left open are negative.
     whole = tables[(tables[:, 3] == _QRS) & (tables[:, 0] >= 0) & (tables[:, 2] >= 0)]
     return 1000.0 * float(np.median(whole[:, 2] - whole[:, 0])) / waves.sampling_rate if len(whole) else float("nan")
 
@@ -151,6 +153,7 @@ def predict_by_ridge(
         if X.shape[1] == 0:
             predicted[test] = y[train].mean()
             continue
+        # Another seed than that of the outer folds, or inner folds would be cut along the same lines.
         probe = RidgeProbe(penalties, n_folds=n_folds, random_state=seed + 1)
         predicted[test] = probe.fit(X[train], y[train], groups=who[train]).predict(X[test])
     return predicted
@@ -231,6 +234,7 @@ def compare_regressions(
         for name, target in targets.items():
             # Where chance has a part in the features, the draws' predictions are averaged.
             predicted = np.mean([predict_by_ridge(draw, target, dataset.patients, seed=seed) for draw in draws], axis=0)
+            # The majority has no features; for a number its counterpart is the mean.
             label = source.name if features.shape[-1] else "mean of the training patients"
             scored = score_regression(target, predicted, dataset.patients, seed=seed)
             scores[name][label] = replace(scored, predicted=predicted)

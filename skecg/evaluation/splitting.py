@@ -108,6 +108,7 @@ def _split(dataset: LabelledECGs, task: Task, training: list[int], selecting: in
     """Turn folds into rows."""
     train = _rows(dataset, task, training)
     test = _rows(dataset, task, [tested])
+    # Folds of one's own table may part a patient's recordings, and nobody would see it in the scores.
     _check_patients(dataset, train, test)
     named = f"training folds {_ranges(training)}, test fold {tested}"
     if selecting is not None:

@@ -157,6 +157,7 @@ def make_task(codes: Sequence[Mapping[str, float]], name: str, of: str = "the da
     column = {label: number for number, label in enumerate(rule.classes)}
     column |= {statement: column[label] for statement, label in rule.class_of.items()}
     labels = np.zeros((len(codes), len(rule.classes)), dtype=np.int8)
+    # Likelihoods are not looked at: in PTB-XL 0 means that none was given.
     for row, statements in enumerate(codes):
         for statement in statements:
             if (place := column.get(statement) if statement in rule.class_of else None) is not None:
@@ -164,6 +165,7 @@ def make_task(codes: Sequence[Mapping[str, float]], name: str, of: str = "the da
     if not labels.any():
         raise ParameterError(_no_labels(codes, rule, of))
     counts = labels.sum(axis=1)
+    # With labels of one's own, none at all is an answer, too.
     keep = counts == 1 if rule.single else (counts > 0) | (name == OWN_LABELS)
     return Task(rule.name, rule.rule, rule.classes, labels, keep)
 
@@ -314,6 +316,7 @@ def open_dataset(path: str | os.PathLike[str], *, sampling_rate: int | None = No
     if any((where / version / "folds.csv").is_file() for version in ("clean", "original")):
         return read_ecgbench(where, sampling_rate=sampling_rate)
     if (folder := _copy_of(PTBXL, where)) is not None:
+        # A copy may hold only one of PTB-XL's two rates.
         has_high = (folder / f"records{_HIGH_RATE}").is_dir()
         rate = sampling_rate or (_HIGH_RATE if has_high else _LOW_RATE)
         return fetch_ptbxl(folder, sampling_rate=rate, download_if_missing=False, verbose=0)
@@ -338,6 +341,7 @@ def _copy_of(source: Source, where: Path) -> Path | None:
 def _part(record_id: str) -> int:
     """Return the number of the Challenge's part, 0 where the copy does not say."""
     found = re.match(r"g(\d+)/", record_id)
+    # Fold 0 is never chosen.
     return int(found[1]) if found else 0
 
 

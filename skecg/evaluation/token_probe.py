@@ -79,6 +79,7 @@ class TokenHead:
             raise ShapeError(f"Got labels {labels.min()} to {labels.max()}, expected 0 to {self.n_classes - 1}.")
         self.n_instants = labels.shape[1]
         self.mean, spread = features.mean(axis=0), features.std(axis=0)
+        # A feature that never changes (a dead unit) would divide by zero.
         self.scale = np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
         design = whiten(self._standardized(features), intercept=True)
         shape = len(features), self.n_instants * self.n_classes
@@ -163,9 +164,11 @@ def _with_neighbours(
     features: NDArray[np.float32], starts: NDArray[np.float64], span_seconds: float, context: int
 ) -> NDArray[np.float32]:
     """Set each token's neighbours beside it, by time and not by row: windows may overlap."""
+    # Rounded, for starts are quotients of samples and rates.
     row_at = {round(start / span_seconds, 3): row for row, start in enumerate(starts)}
     parts = []
     for step in range(-context, context + 1):
+        # Beyond the ends of the record a neighbour is zero, as an absent lead is.
         part = np.zeros_like(features)
         for row, start in enumerate(starts):
             neighbour = row if step == 0 else row_at.get(round(start / span_seconds + step, 3))

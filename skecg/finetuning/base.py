@@ -189,6 +189,7 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
         self._check_parameters()
         info = find_weights(self.model, revision=self.revision, local_files_only=self.local_files_only)
         source = record_source(self, X, sampling_rate, reset=True)
+        # Labels before records: a wrong y should not cost the reading of an archive.
         labels = self._read_y(y, len(source))
         self.__dict__.pop("network_", None)  # of an earlier fit, should this one be interrupted
         network, training = self._prepare_training(info, source, labels, groups)
@@ -207,6 +208,7 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
         """Copy the encoder, read the records, and hold patients out."""
         check_stride(self.stride, info.spec)
         device = resolve_device(self.device)
+        # One number for all that is drawn: a generator that is passed moves on by one, however long training is.
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         # Groups of other records are found before the records are read, which may take long.
         hold_out(np.zeros((len(source), 0)), groups, float(self.validation_fraction), np.random.default_rng(seed))
@@ -254,6 +256,7 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
 
     def _keep(self, network: Network, training: Training, info: WeightsInfo) -> None:
         """Become fitted."""
+        # On the CPU, where it can be pickled and used on machines without the device it was trained on.
         self.network_ = network.cpu().requires_grad_(False).eval()
         self.spec_, self.pooling_, self.origin_ = info.spec, info.pooling, Origin.of(info)
         self.validation_rows_ = training.held
@@ -269,6 +272,7 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
         check_is_fitted(self)
         source = record_source(self, X, sampling_rate, reset=False)
         device, precision = resolve_device(self.device), resolve_precision(self.precision)
+        # A copy goes to the device: threads may predict at once, and a fitted estimator does not change.
         network = self.network_ if device.type == "cpu" else copy.deepcopy(self.network_).to(device)
         chunks = prepare_chunks(
             source,
@@ -352,6 +356,7 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
             estimator.origin_ = Origin(**values["origin"])
             head = estimator._restore(values, encoder, state)
             head.load_state_dict(state, strict=True)
+            # Absent where the training records were files, which have no columns.
             n_features = values["fitted"]["n_features_in"]
             if n_features is not None:
                 estimator.n_features_in_ = int(n_features)

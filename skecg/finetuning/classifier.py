@@ -251,6 +251,7 @@ class FineTunedClassifier(ClassifierMixin, FineTunedEstimator):
         """
         chunks = self._predict_logits(X, sampling_rate, stride_seconds=self.stride)
         logits: NDArray[np.float64] = np.concatenate([logits for _, logits in chunks])
+        # Two classes have one column, as scikit-learn's classifiers give them.
         return logits if self.multilabel_ or logits.shape[1] > 1 else logits[:, 0]
 
     def predict_proba(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> NDArray[np.float64]:
@@ -354,6 +355,7 @@ def read_labels(y: Any, n_records: int) -> Targets:
     if y is None:
         raise InputError("This classifier requires y to be passed, but the target y is None. Pass y, a label a record.")
     try:
+        # dtype=None: classes may be text, which a conversion to numbers would refuse.
         y = check_array(y, accept_sparse="csr", dtype=None, ensure_2d=False, ensure_min_samples=0, input_name="y")
         if y.shape[0] != n_records:
             raise InputError(f"Got y of {y.shape[0]} rows for {n_records} records, expected one for each.")

@@ -72,6 +72,7 @@ class PreparedWindows:
     def __init__(self, chunks: Sequence[Windows], length_step: int) -> None:
         self.chunks = list(chunks)
         self.length_step = length_step
+        # Chunks stay apart: joining their values would hold all windows twice while it is done.
         self._first = np.cumsum([0, *(len(chunk) for chunk in self.chunks)])
         n_records = np.cumsum([0, *(int(chunk.owner[-1]) + 1 for chunk in self.chunks)])
         self.owner = np.concatenate([w.owner + first for w, first in zip(self.chunks, n_records, strict=False)])
@@ -103,6 +104,7 @@ class PreparedWindows:
             Rows that are present; None when all are.
         """
         present = self.lead_mask[rows[0]]
+        # Rounded up to whole tokens: what a slice lacks is padding that the encoder knows of.
         n_samples = -(-int(self.valid_samples[rows[0]]) // self.length_step) * self.length_step
         chunk_of = np.searchsorted(self._first, rows, side="right") - 1
         values = [
@@ -343,6 +345,7 @@ def record_logits(
     logits = np.empty((len(windows), outputs[0].shape[1]), dtype=np.float32)
     for batch, output in zip(batches, outputs, strict=True):
         logits[batch] = output
+    # Numbered anew: of some records only, numbers from 0 without holes.
     owner = np.unique(windows.owner[rows], return_inverse=True)[1].astype(np.int64)
     return pool_windows(logits[rows], owner, len(records)).astype(np.float64)
 
@@ -370,6 +373,7 @@ def validation_f1(
     network: Network, windows: LabelledWindows, rows: Rows, *, precision: str, n_jobs: int | None
 ) -> float:
     """Compute the mean F1 of P, QRS and T over the samples of windows."""
+    # Confusions are added and F1 taken once: a mean of windows' F1 would weigh quiet windows too much.
     confusion = sum(
         confusion_of(windows.labels[row, : logits.shape[1]], logits.argmax(axis=0))
         for row, logits in window_logits(network, windows.inputs, rows, precision=precision, n_jobs=n_jobs)

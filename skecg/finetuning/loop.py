@@ -283,6 +283,7 @@ class _Run:
         losses: list[float] = []
         with ordered_map(self.device, self.config.n_jobs) as over:
             for i, batch in enumerate(batches):
+                # By the step after this one: the first step of a warm-up would otherwise have a rate of 0.
                 self.set_rates(number + (i + 1) / len(batches))
                 losses.append(self.step(batch, over))
                 if not math.isfinite(losses[-1]):
@@ -293,6 +294,7 @@ class _Run:
         """Compute the gradients of a batch's micro-batches, add them, and step."""
         computed = over(self.gradients, batch)
         loss = sum(loss for loss, _ in computed)
+        # A step along NaN would spoil all weights, the running averages of AdamW with them.
         if math.isfinite(loss):
             # Added in the order of the micro-batches, not as they finish: the sum is the same bit for bit with any
             # n_jobs.
@@ -375,6 +377,7 @@ def levels_of(network: Network) -> dict[str, int]:
 
 
 def _level(name: str, stages: Sequence[str]) -> int:
+    # The last norm moves with the head: what it scales is what the head sees.
     if not name.startswith("encoder.") or name.startswith("encoder.norm."):
         return 0
     at = next((number for number, stage in enumerate(stages) if name.startswith(stage)), -1)

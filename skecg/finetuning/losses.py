@@ -100,6 +100,7 @@ class Numbers:
     def score(self, logits: NDArray[np.float64], records: Rows) -> Score:
         """Return minus the mean squared error of records that were not learned from; higher is better."""
         error = float(np.square(logits - self.values[records]).mean())
+        # Below every other score: NaN would compare as neither better nor worse.
         return -error if np.isfinite(error) else -float("inf")
 
 

@@ -254,11 +254,13 @@ class FineTunedRegressor(RegressorMixin, FineTunedEstimator):
         )
 
     def _build_training(self, examples: Examples, **shared: Any) -> RegressorTraining:
+        # Of the training patients alone: those held out must not set the scale that they are scored on.
         known = examples.labels[shared["train"]]
         self.target_mean_, scale = known.mean(axis=0), known.std(axis=0)
         # What does not vary is predicted by its mean.
         self.target_scale_ = np.where(scale > 0, scale, 1.0)
         alpha = None if self.alpha is None else float(self.alpha)
+        # Standardized, so that one learning rate serves beats a minute and millivolts.
         labels = Numbers((examples.labels - self.target_mean_) / self.target_scale_)
         return RegressorTraining(labels=labels, strength=alpha, **shared)
 
@@ -278,6 +280,7 @@ class FineTunedRegressor(RegressorMixin, FineTunedEstimator):
     def _restore(self, values: dict[str, Any], encoder: Encoder, state: dict[str, Tensor]) -> Head:
         n_outputs, self._is_one_column = len(state["linear.bias"]), bool(values["one_column"])
         self.target_mean_, self.target_scale_ = (np.array(values[name], dtype=np.float64) for name in ("mean", "scale"))
+        # Arrays of other shapes would broadcast into plausible numbers.
         if not self.target_mean_.shape == self.target_scale_.shape == (n_outputs,):
             raise WeightsFormatError(f"{len(values['mean'])} targets for a head of {n_outputs} outputs")
         self.alpha_ = values["fitted"]["alpha"]

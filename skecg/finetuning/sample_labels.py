@@ -161,6 +161,7 @@ def _one_of_leads(labels: NDArray[np.int8], leads: Sequence[str], target: str, w
 
 
 def _check_rate(rate: float, record: ECGRecord, where: str) -> None:
+    # Annotations at another rate would lie plausibly and wrong; 1e-6, for headers write rates with few digits.
     if abs(rate - record.sampling_rate) > 1e-6 * rate:
         raise InputError(
             f"Got {where} at {rate:g} Hz for a record at {record.sampling_rate:g} Hz, expected sample numbers at the "
@@ -217,6 +218,7 @@ def stitch(logits: Sequence[Logits], starts: Sequence[int]) -> Logits:
     total, weights = np.zeros((len(logits[0]), length), dtype=np.float64), np.zeros(length)
     for start, part in zip(starts, logits, strict=True):
         sample = np.arange(part.shape[1])
+        # Half a sample more, so that no weight is zero and the sum is safe to divide by.
         weight = np.minimum(sample + 0.5, part.shape[1] - sample - 0.5)
         total[:, start : start + part.shape[1]] += weight * part
         weights[start : start + part.shape[1]] += weight
@@ -229,6 +231,7 @@ def at_own_rate(logits: Logits, encoder_rate: float, sampling_rate: float, n_sam
         return logits
     wanted = np.arange(n_samples) * (encoder_rate / sampling_rate)
     known = np.arange(logits.shape[1])
+    # Logits and not classes: the border of a wave then falls between two samples of the encoder.
     return np.stack([np.interp(wanted, known, row) for row in logits]).astype(np.float32)
 
 
@@ -292,6 +295,7 @@ class View:
         values_BLT = values_BLT[:, :, self.span(values_BLT.shape[2], patch_samples)]
         n_windows, n_leads, n_samples = values_BLT.shape
         gain = np.exp(rng.normal(0.0, _GAIN_SPREAD, (n_windows, 1, 1)))
+        # One breath for all leads, seen by each in its own phase.
         hertz, phase = rng.uniform(*_WANDER_HZ, (n_windows, 1, 1)), rng.uniform(0, 2 * np.pi, (n_windows, n_leads, 1))
         size = rng.exponential(_WANDER, (n_windows, n_leads, 1))
         wander = size * np.sin(2 * np.pi * hertz * np.arange(n_samples) / sampling_rate + phase)
@@ -311,4 +315,5 @@ def _like(array: NDArray[np.float64], values: Tensor) -> Tensor:
 
 def draw_view(rng: np.random.Generator, patch_samples: int) -> View:
     """Draw how windows are augmented."""
+    # A seed instead of arrays: micro-batches of threads then draw the same whatever runs first.
     return View(int(rng.integers(patch_samples)), int(rng.integers(2**63)))

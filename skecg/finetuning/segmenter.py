@@ -313,6 +313,7 @@ class Segmenter(FineTunedEstimator):
         items = check_sample_labels(y, len(record_source(self, X, sampling_rate, reset=False)))
         confusion = np.zeros((len(WAVE_CLASSES), len(WAVE_CLASSES)), dtype=np.int64)
         for row, (record, logits) in enumerate(self._sample_logits(X, sampling_rate)):
+            # Against labels at the record's own rate: resampled truth would forgive errors at the borders.
             confusion += confusion_of(read_sample_labels(items[row], record, self.target, row), _labels(logits))
         return float(f1_of_waves(confusion).mean())
 
@@ -321,6 +322,7 @@ class Segmenter(FineTunedEstimator):
     ) -> Iterator[tuple[ECGRecord, NDArray[np.float32]]]:
         """Yield each record and the logits (4, n_samples) of its samples."""
         check_is_fitted(self)
+        # Half a window: each sample is then well inside one of the two that hold it.
         stride = self.spec_.window_seconds / 2 if self.stride is None else self.stride
         for records, logits in self._predict_logits(X, sampling_rate, stride_seconds=stride):
             yield from zip(records, logits, strict=True)

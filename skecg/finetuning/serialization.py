@@ -44,6 +44,7 @@ __all__ = [
 
 # What stays on the machine that trained.
 _NOT_SAVED = ("device", "n_jobs", "verbose")
+# What binds whoever has the weights still binds after training them further.
 _KEPT_PROVENANCE = ("licence", "licence_note", "data", "data_licences")
 
 
@@ -161,6 +162,7 @@ def write_fitted(
     """
     folder = Path(folder)
     parameters = _parameters_to_json(estimator)
+    # What the user says goes last, and so before what is known here.
     known = {**_provenance(layout, estimator, folder), **provenance}
     save_encoder(folder, estimator.network_.encoder, estimator.spec_, pooling=estimator.pooling_, **known)
     state = estimator.network_.head.state_dict()
@@ -202,6 +204,7 @@ def _parameters_to_json(estimator: Fitted) -> dict[str, Any]:
         del parameters["random_state"]
     for name, value in parameters.items():
         try:
+            # NaN is no JSON: Python would write it, and other readers refuse the file.
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ParameterError(
@@ -272,6 +275,7 @@ def _read_fields(layout: Layout, folder: Path) -> dict[str, Any]:
         raise WeightsFormatError(
             f"{path} has format {version}, this skecg reads up to {layout.version}. Run `pip install --upgrade skecg`."
         )
+    # Exactly these: an unknown field may change what the others mean.
     if unfit := sorted(set(values) ^ layout.all_fields):
         raise WeightsFormatError(f"{path} lacks or adds the field {unfit[0]!r}. Save the {layout.noun} again.")
     return dict(values)
@@ -310,6 +314,7 @@ def classes_to_json(classes: Any, *, multilabel: bool) -> dict[str, Any]:
             f"Got classes of dtype {array.dtype} ({values[:3]}), which cannot be written as JSON. Fit with classes "
             "that are text, numbers or booleans."
         )
+    # With their type, for predictions are compared with y: int64 must not come back as text.
     return {"dtype": array.dtype.str, "values": values}
 
 

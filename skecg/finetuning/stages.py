@@ -233,6 +233,7 @@ class LinearTraining(RecordTraining, ABC):
         """Set a linear head to its optimum on the encoder as it is, over all records or those to train on."""
         features = self._embed(network, head)
         if self.fitted_strength is None:
+            # Chosen once: the last fit, on more records, keeps the penalty that was judged.
             self.fitted_strength = self._choose_strength(features) if self.strength is None else self.strength
         rows = np.sort(np.concatenate([self.train, self.held])) if to_all else self.train
         center, scale = _moments(features[rows])
@@ -262,6 +263,7 @@ class LinearTraining(RecordTraining, ABC):
             warnings.simplefilter("ignore", ConvergenceWarning)  # of penalties not chosen; the chosen one may warn
             solved = self.solve(features[self.train], self.train, self.strengths)
         scores = [self.labels.score(features[self.held] @ w.T + b, self.held) for w, b in solved]
+        # index finds the first, which is the strongest penalty.
         return self.strengths[scores.index(max(scores))]
 
 
@@ -301,6 +303,7 @@ class ClassifierTraining(LinearTraining):
 
     def __post_init__(self) -> None:
         weight = np.zeros((len(self.targets.has), 1))
+        # Classes are weighed by the records that train; those held out are counted by no one.
         weight[self.train] = 1.0
         weight = self.targets.weigh(weight, self.class_weight)
         # However classes weigh, the loss keeps its size, and the learning rate its meaning.
@@ -345,6 +348,7 @@ class RegressorTraining(LinearTraining):
 
     def solve(self, features: Features, rows: Rows, strengths: Sequence[float]) -> list[tuple[Weights, Weights]]:
         """Fit a ridge regression for each penalty."""
+        # In float64: products of hundreds of correlated features lose float32's digits.
         x, y = features.astype(np.float64), self.labels.values[rows]
         fitted = [Ridge(alpha).fit(x, y) for alpha in strengths]
         return [(np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_)) for ridge in fitted]

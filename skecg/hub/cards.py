@@ -47,6 +47,7 @@ def published_card(
     """
     data = {name: _licence_in_words(licence) for name, licence in licences.items()}
     lines = [score.for_card() for score in scores]
+    # Three texts: what skecg would write now, what the folder has, and what skecg wrote there when it was saved.
     fresh = _sections(_split(card_text(info, repository=repository, data=data, scores=lines))[1])
     front, body = _split(_own_card(info))
     own = _sections(body)
@@ -77,6 +78,7 @@ def card_pictures(card: Path) -> list[str]:
 
 def _read(path: Path) -> str:
     try:
+        # Not read_text, which would take the machine's own encoding and line ends.
         return path.read_bytes().decode("utf-8").replace("\r\n", "\n") if path.is_file() else ""
     except UnicodeDecodeError as error:
         raise PublishError(f"{path} is not text in UTF-8 ({error}). Save it as UTF-8.") from error
@@ -109,6 +111,7 @@ def _sections(body: str) -> dict[str, str]:
     sections: dict[str, str] = {}
     heading, in_code = "", False
     for line in body.splitlines(keepends=True):
+        # A comment in an example begins with # as well.
         in_code ^= line.startswith("```")
         if line.startswith("## ") and not in_code:
             heading = line.rstrip()
@@ -122,6 +125,7 @@ def _readdressed(heading: str, text: str, own: Mapping[str, str], repository: st
     if heading not in (_USE, _VERIFY) or named is None:
         return text
     old = re.escape(named[1])
+    # Between quotes or behind the command only: the old name may be a word of the prose, too.
     text = re.sub(rf'((?:["`]|skecg verify )){old}(?=["`\s])', lambda found: found[1] + repository, text)
     return text if heading != _USE or "revision=" in text else text.rstrip() + PIN.format(repository=repository)
 
@@ -137,6 +141,7 @@ def _front(info: WeightsInfo, repository: str, scores: Sequence[EvaluatedScore],
         "library_name": "skecg",
         "pipeline_tag": "feature-extraction",
         "tags": list(dict.fromkeys([*tags, *([more] if isinstance(more, str) else more)])),
+        # The Hub checks this against a list of its own and refuses a card with any other word.
         "license": licence.hub_id if licence else "other",
     }
     if licence is None or licence.hub_id == "other":
@@ -159,6 +164,7 @@ def _scores_of(sections: Mapping[str, str]) -> list[EvaluatedScore]:
     found = []
     for line in sections.get(_RESULTS, "").splitlines():
         row = _ROW.fullmatch(line)
+        # Rows that somebody added by hand have other measures, and stay what they are: text.
         if row is not None and row["measure"] in kinds:
             low, high = (float(row[end]) if row[end] else None for end in ("low", "high"))
             value, level, n_test = float(row["value"]), int(row["level"] or 95) / 100, int(row["n_test"])
@@ -295,6 +301,7 @@ def _without_heading(sections: Mapping[str, str], *headings: str) -> str:
 
 
 def _key_metrics(info: WeightsInfo, sections: Mapping[str, str]) -> dict[str, Any]:
+    # Run again for the card: what was reproduced is to be what this machine saw.
     verification = verify_weights(info) if (info.folder / GOLDEN_NAME).is_file() else None
     return {
         "UsefulnessUsabilityEfficacy": _metric(

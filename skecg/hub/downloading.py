@@ -113,6 +113,7 @@ def _check_folder(folder: Path) -> Path:
 def copy_weights(model: str, info: WeightsInfo, folder: Path) -> Download:
     """Put the files of weights that were found into a folder, checked first."""
     _check_folder(folder)
+    # Reads and checks every tensor: a damaged file is found here and not on the machine without a network.
     read_state(info)
     sources = _sources(model, info)
     _copy(sources, folder)
@@ -131,6 +132,7 @@ def _sources(model: str, info: WeightsInfo) -> dict[str, Path]:
         for name in names:
             path: Path | None = info.folder / name
             if repository is not None and info.revision is not None:
+                # From the same commit as the weights: a newer card would describe others.
                 path = fetch_optional(repository, name, info.revision)
             if path is not None and path.is_file():
                 found[name] = path
@@ -143,6 +145,7 @@ def _sources(model: str, info: WeightsInfo) -> dict[str, Path]:
 def _copy(sources: dict[str, Path], folder: Path) -> None:
     """Copy all files, then put them into their places: a folder is not left with half a model."""
     folder.mkdir(parents=True, exist_ok=True)
+    # Inside the folder, so that moving is a rename on one disk.
     draft = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
     try:
         for name, path in sources.items():

@@ -47,6 +47,7 @@ class Licence:
     @property
     def forbids_sharing(self) -> bool:
         """Whether what is derived must not be passed on."""
+        # PhysioNet's two licences bind whoever signed them, and let nobody pass the data on.
         return "-ND" in self.name or self.name.startswith("PhysioNet-")
 
 
@@ -115,6 +116,7 @@ def data_licences(provenance: Mapping[str, Any], told: Mapping[str, str] | None 
     """
     recorded = provenance.get("data_licences")
     said = {**(recorded if isinstance(recorded, Mapping) else {}), **(told or {})}
+    # What the publisher says goes before what is known here: an archive may be had under terms of one's own.
     by_key = {_key(name): str(licence) for name, licence in said.items()}
     found = {}
     for name in _archives(str(provenance.get("data", ""))):
@@ -129,6 +131,7 @@ def licence_problems(provenance: Mapping[str, Any], data: Mapping[str, str | Non
     weights = read_licence(given)
     if not given:
         problems.append("the weights name no licence (provenance 'licence')")
+    # A converter writes the note where the authors licensed their code and said nothing of the weights.
     if "licence_note" in provenance:
         problems.append(f"their licence is not certain: {provenance['licence_note']}")
     for archive, name in data.items():
@@ -140,6 +143,7 @@ def licence_problems(provenance: Mapping[str, Any], data: Mapping[str, str | Non
 
 def _conflict(archive: str, name: str | None, weights: Licence | None, given: str) -> str | None:
     data = read_licence(name) if name else None
+    # Unknown stops, too: silence is no permission.
     if data is None:
         what = f"has the licence {name!r}, which is not known here" if name else "has no licence that is known here"
         return f"{archive}, which they were trained on, {what}"
@@ -170,6 +174,7 @@ def licence_text(provenance: Mapping[str, Any], data: Mapping[str, str | None]) 
 def _archives(data: str) -> list[str]:
     """Read the names of archives off a sentence: between commas, without what stands in parentheses."""
     plain = re.sub(r"\([^)]*\)", "", data)
+    # Numbers of records and titles stand after a colon in cards of converted weights.
     plain = plain.partition(":")[0]
     names = [name.strip() for name in re.split(r",|;|\band\b", plain)]
     return [name for name in names if name and name.lower() not in ("none", "synthetic")]

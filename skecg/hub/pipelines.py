@@ -51,7 +51,7 @@ __all__ = [
 _SCHEMA = "schema.json"
 
 
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip archive can say
 
 
 def canonical(content: bytes) -> bytes:
@@ -62,6 +62,7 @@ def canonical(content: bytes) -> bytes:
         parts = {_renamed(name, numbers): archive.read(name) for name in archive.namelist() if name != _SCHEMA}
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as archive:
+        # In the order of their names: the archive's own order is that of addresses.
         for name, part in sorted({**parts, _SCHEMA: json.dumps(schema, indent=1).encode()}.items()):
             archive.writestr(zipfile.ZipInfo(name, _LONG_AGO), part, zipfile.ZIP_DEFLATED)
     return written.getvalue()
@@ -75,6 +76,7 @@ def _renumbered(node: Any, numbers: dict[str, int]) -> Any:
         return node
     found: dict[str, Any] = {}
     for key, value in node.items():
+        # skops takes id() of the object, which is another in every process.
         if key == "__id__" and isinstance(value, int):
             found[key] = _number(str(value), numbers)
         elif key == "file" and isinstance(value, str):
@@ -149,6 +151,7 @@ def pipeline_card(pipeline: Any, repository: str, config: Mapping[str, Any], des
         "tags": ["ecg", "electrocardiogram", "scikit-learn", "skops"],
         "license": known.hub_id if known else "other",
     }
+    # Bundled weights have no page on the Hub that could be linked.
     if config["revision"]:
         front["base_model"] = config["model"]
     where = f"`{config['model']}`" + (
@@ -209,6 +212,7 @@ def embedder_of(pipeline: Any) -> Any:
 def pinned(embedder: Any) -> dict[str, Any]:
     """Return which weights an embedder stands on, in a way that others can follow."""
     model, commit = str(embedder.model), embedder.revision_
+    # A folder may be called owner/name as well; a full commit comes from the Hub alone.
     on_the_hub = bool(_HUB_NAME.fullmatch(model)) and bool(_COMMIT.fullmatch(str(commit)))
     if not on_the_hub and model not in ("default", *list_models()):
         raise PublishError(
@@ -232,6 +236,7 @@ def check_kept_records(pipeline: Any) -> None:
 
 def without_this_machine(pipeline: Any) -> Any:
     """Copy a pipeline without what belongs to the machine it was fitted on, and pin its embedder to its commit."""
+    # A shallow copy: the user's own pipeline keeps its cache and its workers.
     embedder = copy.copy(pipeline.steps[0][1])
     for name, value in _MACHINE.items():
         setattr(embedder, name, value)
@@ -241,6 +246,7 @@ def without_this_machine(pipeline: Any) -> Any:
     embedder.bad_records_ = {}
     pruned = copy.copy(pipeline)
     pruned.steps = [(pipeline.steps[0][0], embedder), *pipeline.steps[1:]]
+    # scikit-learn's cache is a folder of the machine that fitted.
     pruned.memory = None
     return pruned
 
@@ -264,7 +270,7 @@ PIPELINE_FORMAT = 1
 _PIPELINE = "pipeline.skops"
 
 
-_NOTHING_OWNED = ".skecg-pipeline/"
+_NOTHING_OWNED = ".skecg-pipeline/"  # a prefix that no file has: nothing in the repository is ours to remove
 
 
 #: Ours, beside what skops trusts of scikit-learn, NumPy and SciPy.
@@ -317,12 +323,14 @@ def push_pipeline(
     MissingDependencyError
         When skops is not installed.
     """
+    # First, before anything is serialized.
     waived = _check_names(allow)
     skops_io = _skops()
     embedder = embedder_of(pipeline)
     weights = pinned(embedder)
     if "records" not in waived:
         check_kept_records(pipeline)
+    # The same pipeline is the same bytes, so that publishing it twice makes one commit.
     content = canonical(skops_io.dumps(without_this_machine(pipeline)))
     strange = _strange_types(skops_io, content)
     if strange and "types" not in waived:
@@ -390,11 +398,13 @@ def load_pipeline(
         ) from error
     found = {key: config.get(key) for key in ("model", "revision", "weights_sha256")}
     try:
+        # config.json can be read without skops, the pipeline cannot: the two must not say different things.
         sound = pinned(embedder_of(pipeline)) == found
     except PublishError as error:
         raise WeightsFormatError(f"What {source} holds is no pipeline of skecg: {error}") from error
     if not sound:
         raise DamagedWeightsError(f"The pipeline of {source} is not the one that its {CONFIG_NAME} describes.")
+    # Again: a file may come from a program that kept its cache or its number of workers.
     return without_this_machine(pipeline)
 
 
@@ -450,6 +460,7 @@ def _read(source: str | Path, revision: str | None, local_files_only: bool) -> t
         commit = resolve_commit(str(source), revision, local_files_only=local_files_only)
         config_path = fetch_file(str(source), CONFIG_NAME, commit, local_files_only=local_files_only)
     config = read_json(config_path)
+    # The small file first: a repository of something else costs a few bytes.
     version = config.get("skecg_pipeline") if isinstance(config, dict) else None
     if not isinstance(version, int):
         raise ForeignRepositoryError(

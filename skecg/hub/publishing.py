@@ -64,7 +64,9 @@ def check_publishable(info: WeightsInfo, data: Mapping[str, str | None], allow: 
         When the tensors are not what the configuration says, which cannot be waived.
     """
     waived = _check_names(allow)
+    # Every tensor is read and compared with config.json before anything else is said of them.
     read_state(info)
+    # All of them, so that nobody mends one and meets the next.
     reasons = list(_reasons(info, data))
     stopping = [reason for reason in reasons if reason.name not in waived]
     if stopping:
@@ -90,14 +92,17 @@ def _reasons(info: WeightsInfo, data: Mapping[str, str | None]) -> Iterator[_Rea
         yield _Reason("untrained", "the weights are random numbers, or do not say that they were trained")
     missing = [f"provenance {name!r}" for name in _WANTED if name not in known]
     missing += [] if (info.folder / GOLDEN_NAME).is_file() else [GOLDEN_NAME]
+    # Converted weights have no recipe, and nobody has the configuration that made them.
     missing += [TRAINING_CONFIG] if "recipe" in known and not (info.folder / TRAINING_CONFIG).is_file() else []
     if missing:
         yield _Reason("incomplete", f"the folder lacks {', '.join(missing)}")
+    # Without golden vectors there is nothing to compare; that they are absent was said above.
     if GOLDEN_NAME not in missing:
         unverified = _unverified(info)
         if unverified:
             yield _Reason("unverified", unverified)
     described = described_sha256(info.folder)
+    # A card that was copied from other weights would be published with their scores.
     if described not in (None, info.sha256):
         yield _Reason("unverified", f"its README.md describes other weights, of sha256 {described}")
     dirty = _dirty(info)
@@ -124,6 +129,7 @@ def _dirty(info: WeightsInfo) -> str | None:
         return "they were trained with code that was changed and not committed"
     if (
         "recipe" in known
+        # A release is its own commit; only what was trained between releases has to name one.
         and "dev" in str(known.get("skecg", "dev"))
         and not (isinstance(code, Mapping) and code.get("commit"))
     ):
@@ -131,7 +137,7 @@ def _dirty(info: WeightsInfo) -> str | None:
     return None
 
 
-_RESULTS = ".eval_results/skecg_"
+_RESULTS = ".eval_results/skecg_"  # the Hub's folder; the prefix parts ours from other people's results
 
 
 def publish(
@@ -199,6 +205,7 @@ def publish(
     scores = read_scores(evaluations, info)
     waived = tuple(check_publishable(info, licences, allow))
     files = _files(info, repository, licences, scores, hub_datasets or {})
+    # Written before anything is sent, so that a dry run can be looked at.
     if stage is not None:
         _write(Path(stage), files)
     if dry_run:
@@ -235,6 +242,7 @@ def _files(
     ):
         if (info.folder / name).is_file():
             files[name] = (info.folder / name).read_bytes()
+    # Somebody's own text goes before ours.
     files.setdefault("LICENSE", licence_text(info.provenance, licences).encode())
     files["README.md"] = published_card(info, repository, licences, scores).encode()
     return files | result_files(scores, hub_datasets)
@@ -312,6 +320,7 @@ class PushMixin:
             When there are no such weights.
         """
         embedder = cls(model, **parameters)  # type: ignore[call-arg]
+        # Asked for at once, as elsewhere from_pretrained does: a wrong name fails here and not at the first transform.
         embedder._own_weights()
         return embedder
 

@@ -90,6 +90,7 @@ def read_scores(reports: Iterable[str | Path], info: WeightsInfo) -> list[Evalua
 
 def _row_of(rows: Sequence[Mapping[str, Any]], info: WeightsInfo, path: Path) -> Mapping[str, Any]:
     for row in rows:
+        # By digest and not by name: the same name may have been evaluated with other weights.
         if row["kind"] == "model" and f"weights {info.sha256[:12]}" in row["note"]:
             return row
     raise ParameterError(
@@ -100,6 +101,7 @@ def _row_of(rows: Sequence[Mapping[str, Any]], info: WeightsInfo, path: Path) ->
 
 def _scores(report: Mapping[str, Any], row: Mapping[str, Any]) -> list[EvaluatedScore]:
     """Take the means over labels, with the largest share of the training patients."""
+    # The last is all labels, unless the evaluation was of few alone.
     largest = row["by_fraction"][-1]
     found = []
     for field, measure, kind in MEASURES:

@@ -98,6 +98,7 @@ def plan(repository: str, files: Mapping[str, bytes], owned: str) -> list[Publis
 
     try:
         remote = _look(HfApi(library_name="skecg"), repository)
+    # A plan is to work without a network and without a token; all files then count as new.
     except (HubUnreachableError, HubAccessError, WeightsNotFoundError):
         remote = _NOTHING
     return _compare(files, remote, owned)
@@ -141,6 +142,7 @@ def upload(
     with hub_errors(repository):
         api.create_repo(repository, private=private, exist_ok=True)
     remote = _look(api, repository)
+    # exist_ok leaves a repository that is there as it is, public ones too.
     if private and not remote.private:
         raise PublishError(
             f"{repository} is public and was to be private. Make it private in its settings on the Hub, or publish "
@@ -148,6 +150,7 @@ def upload(
         )
     states = _compare(files, remote, owned)
     changed = any(file.state != "unchanged" for file in states)
+    # Before the commit: otherwise a refused tag would leave a publication without one.
     _check_tag(repository, tag, remote, changed=changed)
     commit = _commit(api, repository, files, states, remote, message) if changed else str(remote.commit)
     if tag is not None and tag not in remote.tags:
@@ -161,6 +164,7 @@ def _look(api: HfApi, repository: str) -> _Remote:
 
     with hub_errors(repository):
         info = api.model_info(repository)
+        # At the commit just read, not at the branch, which may move in between.
         rows = list(api.list_repo_tree(repository, recursive=True, revision=info.sha))
         tags = {tag.name: tag.target_commit for tag in api.list_repo_refs(repository).tags}
     digests = {}
@@ -179,6 +183,7 @@ def _compare(files: Mapping[str, bytes], remote: _Remote, owned: str) -> list[Pu
         there = remote.digests.get(name)
         state = "new" if there is None else "unchanged" if there in (sha256, git) else "changed"
         found.append(PublishedFile(name, len(content), sha256, state))
+    # Only what carries our prefix: files that others put there stay.
     gone = sorted(name for name in remote.digests if name.startswith(owned) and name not in files)
     return found + [PublishedFile(name, 0, "", "removed") for name in gone]
 
@@ -210,6 +215,7 @@ def _commit(
         elif file.state != "unchanged":
             operations.append(CommitOperationAdd(file.name, files[file.name]))
     with hub_errors(repository), _refusals(repository):
+        # With the commit that was looked at as parent: the Hub refuses if another came in between (409 or 412).
         done = api.create_commit(repository, operations, commit_message=message, parent_commit=remote.commit)
     return str(done.oid)
 
@@ -221,6 +227,7 @@ def _refusals(repository: str) -> Iterator[None]:
 
     try:
         yield
+    # A ValueError as well, and one that hub_errors names better.
     except errors.HFValidationError:
         raise
     except errors.HfHubHTTPError as error:

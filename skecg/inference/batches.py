@@ -90,8 +90,10 @@ class EmbeddingConfig:
         if self.truncate_dim is not None:
             cut = {"truncate_dim": self.truncate_dim, "directions": self.info.directions_sha256}
         return salt_of(
+            # By content: weights under another name or in another folder are the same weights.
             weights=self.info.digest,
             pooling=self.encoding.pooling,
+            # -1 and the last block's number are one layer, and share their embeddings.
             layers=[layer % depth for layer in self.encoding.layers],
             precision=self.encoding.precision,
             stride_seconds=self.stride_seconds,
@@ -103,13 +105,13 @@ class EmbeddingConfig:
 
 
 # No more than this of signal is held at once: a chunk of day-long recordings would not fit into memory.
-_HELD_BYTES = 2**28
+_HELD_BYTES = 2**28  # 268 MB
 
 
-_READ_TOGETHER = 8
+_READ_TOGETHER = 8  # the bound is overshot by so many records at most
 
 
-_KEYS_TOGETHER = 8
+_KEYS_TOGETHER = 8  # a digest takes 0.1 ms: one alone is not worth handing to a thread
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,6 +252,7 @@ def _prepare_batch(
         fresh: dict[bytes, ECGRecord] = {}
         for row, record in read.items():
             if keys[row] not in known:
+                # Records of the same content are embedded once, also within a batch.
                 fresh.setdefault(keys[row], record)
         screenings, refused = screen_records(fresh, config.info.spec, config.policies)
         # What a cache knows is judged, too, or a wrong unit would be reported once only; a chunk is enough for that.
@@ -302,6 +305,7 @@ def _unprepared(record: ECGRecord, error: BaseException) -> InputError:
         f"Got {record_label(record)} of {record.n_samples} samples at {record.sampling_rate:g} Hz, which could not be "
         f"prepared ({type(error).__name__}). Check its length and rate, or cut it into shorter records."
     )
+    # By hand, for the error is returned in the record's place, not raised here.
     ours.__cause__ = error
     return ours
 
@@ -317,6 +321,7 @@ def _prepare_each_or_all(
     except _NOT_OURS as error:
         if len(records) == 1:
             return None, {key: _unprepared(record, error) for key, record in records.items()}
+        # One by one only now: the usual batch should not pay for the rare record.
         alone = [_prepare_each_or_all({key: records[key]}, screenings, config, n_threads)[1] for key in records]
         refused = {key: reason for one in alone for key, reason in one.items()}
         if not refused:  # each fits by itself, all at once do not
@@ -334,6 +339,7 @@ def _prepare(
     """Prepare records, or gather what the device where they are encoded prepares, or what is too large at once."""
     spec, stride, device = config.info.spec, config.stride_seconds, config.devices[0]
     if prepares(device) and can_prepare_on_device(records, spec, stride=stride):
+        # Page-locked memory is what CUDA copies while it computes; no other device knows it.
         pinned = device.type == "cuda"
         gathered = gather(records, screenings, spec, stride=stride, policies=config.policies, pinned=pinned)
         return gathered.send(device)

@@ -60,6 +60,7 @@ def _is_number_type(dtype: Any) -> bool:
 def _is_regular(X: Any) -> bool:
     """Return whether nested lists make one array; lists of records of different lengths do not."""
     try:
+        # NumPy refuses ragged lists itself since 1.24, and knows every kind of number.
         np.asarray(X)
     except ValueError:
         return False
@@ -145,12 +146,14 @@ class RecordSource:
         self.refuse_gaps = refuse_gaps
         self.verify_checksums = verify_checksums
         self._renamed: dict[str, str] = lead_names(leads) if isinstance(leads, Mapping) else {}
+        # Across all records: a name that a single file lacks is no mistake, one that all lack is.
         self._unmet = set(self._renamed)
         self.leads = None if leads is None or isinstance(leads, Mapping) else known_leads(leads)
         self.units = units
         self._rates = _as_rates(sampling_rate, len(items))
         self._standardized = isinstance(units, str) and units == STANDARDIZED
         if not self._standardized:
+            # A dry run on zeros, so that a misspelt unit is an error at once, and not one for each record.
             as_millivolts(np.zeros((len(units) if isinstance(units, list | tuple) else 1, 1), dtype=np.float32), units)
         if isinstance(items, np.ndarray) and items.dtype.kind != "O" and items.dtype.kind not in "US":
             self._check_array(items)
@@ -162,6 +165,7 @@ class RecordSource:
         self, rows: Sequence[int], n_jobs: int | None = None, *, keep_steps: bool = False
     ) -> list[ECGRecord | SkecgError]:
         """Make several records, those of files with their steps if asked to; an error stands in its record's place."""
+        # Only files wait for something; slicing arrays holds Python's lock.
         n_threads = effective_n_jobs(n_jobs) if any(isinstance(self.items[i], str | Path) for i in rows) else 1
         return list(in_order(partial(self._try, keep_steps=keep_steps), rows, n_threads))
 
@@ -236,6 +240,7 @@ class RecordSource:
             array = array[np.newaxis]
         if array.ndim != 2:
             raise ShapeError(f"Got an array of shape {array.shape}{where}, expected (n_leads, n_samples).")
+        # Complex numbers and dates would become floats with a warning at most.
         if array.dtype.kind not in "fiub":
             raise ShapeError(f"Got values of dtype {array.dtype}{where}, expected real numbers.")
         leads = self._leads_of(array.shape, where)
@@ -251,6 +256,7 @@ class RecordSource:
                 "lead. Pass leads=['II'], or an array (n_records, n_leads, n_samples)."
             )
         self._required_rate(0, "")
+        # In one array all records have one length, so this is known before any is read, and fit can say it.
         short = np.broadcast_to(array.shape[-1] < SHORTEST_SECONDS * np.asarray(self._rates), len(array))
         if self.refuse_gaps and array.dtype.kind == "f" and short.any():
             _check_whole(array, short)
@@ -307,6 +313,7 @@ def _as_rates(sampling_rate: Any, n_records: int) -> NDArray[np.float64] | None:
 
 def _to_numpy(item: Any) -> NDArray[Any]:
     """Turn an array-like or a tensor on any device into an array."""
+    # By what it can do: torch is not imported to look at a list of paths.
     if hasattr(item, "detach"):
         return _of_tensor(item)
     try:
@@ -347,6 +354,7 @@ def _is_series(X: Any) -> bool:
 
 def _is_wfdb(item: Any) -> bool:
     """Return whether an object is a record of the wfdb package, without importing it."""
+    # wfdb takes long to import, and whoever has such a record has imported it.
     return any(cls.__module__.startswith("wfdb.") for cls in type(item).__mro__)
 
 
@@ -404,6 +412,7 @@ def _paths_of(X: Any, path_column: str | None) -> Any:
 def _check_array(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:
     """Check one array of numbers as scikit-learn does, making its ValueErrors ours."""
     try:
+        # NaN passes here, for it is a gap that is bridged later (docs/decisions/0004-nan-tag.md).
         X = validate_data(
             estimator, X, reset=reset, dtype="numeric", ensure_2d=False, allow_nd=True, ensure_all_finite=False
         )

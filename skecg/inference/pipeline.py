@@ -42,7 +42,7 @@ __all__ = [
 
 
 #: Records read, prepared and encoded together.
-CHUNK_RECORDS = 64
+CHUNK_RECORDS = 64  # 15 MB of ten seconds of twelve leads at 500 Hz
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ def embed_chunks(
     parts: list[Chunk] = []
     previous: dict[bytes, NDArray[np.float32]] = {}
     store = None if cache is None else WhilePossible(cache)
+    # Closed at once, also when the caller stops halfway: a thread may be reading ahead.
     with contextlib.closing(prepare_batches(source, chunks, config, store, n_jobs)) as batches:
         for batch in batches:
             part, previous = _embed(batch, config, store, previous)
@@ -182,6 +183,7 @@ def prepare_chunks(
                 usable, screened = list(records.values()), list(screenings.values())
                 yield usable, prepare_screened(usable, screened, spec, stride=stride_seconds, policies=policies)
                 bar.update(len(rows))
+    # At the end and by kinds: a thousand flat leads are one line, not a thousand.
     warn_once_a_kind(notes, [f"record {row}" for row in range(len(notes))], stacklevel=user_stacklevel())
     warn_about_units(amplitudes, spec, stacklevel=user_stacklevel())
     source.warn_of_unmet_leads(stacklevel=user_stacklevel())
@@ -216,6 +218,7 @@ def _embed(
     found = {**new, **previous, **batch.known}
     refused = {**batch.refused, **not_finite}
     failures = {row: r for row, r in zip(batch.rows, batch.records, strict=True) if isinstance(r, SkecgError)}
+    # NaN from the start: a row that nobody fills must not hold what was in memory.
     features = np.full((len(batch.rows), config.n_features), np.nan, dtype=np.float32)
     for row, name in batch.keys.items():
         if name in found:
@@ -249,6 +252,7 @@ def _encode_fresh(
     pooled = pool_windows(vectors_of_windows, owner, len(batch.fresh))
     vectors, refused = {}, {}
     for (name, record), vector in zip(batch.fresh.items(), pooled, strict=True):
+        # Before it is kept: a cache would hand NaN on for ever.
         if np.isfinite(vector).all():
             vectors[name] = vector
         else:
@@ -340,6 +344,7 @@ def _raise_first(
     for row, record in zip(rows, records, strict=True):
         error = record if isinstance(record, SkecgError) else refused.get(row)
         if error is not None:
+            # A note and not another error, so that its class and its text stay what they were.
             error.add_note(f"This is record {row} of X.")
             raise error
 

@@ -61,6 +61,7 @@ def new_boxes(
 
 def _new_figure(width_mm: float, height_mm: float, **options: Any) -> Any:
     size = (width_mm / _MM_PER_INCH, height_mm / _MM_PER_INCH)
+    # A Figure and not pyplot's: that one is kept in a global list, and a loop over recordings fills memory.
     return _shown()[0](figsize=size, dpi=_DOTS_PER_INCH, **options)
 
 

@@ -88,6 +88,7 @@ def arrange_strips(leads: Sequence[str], layout: str, seconds: float) -> list[li
         raise ParameterError(f"Got layout={layout!r}, expected 'auto', '3x4+1' or 'stacked'.")
     if layout == "stacked" or (layout == "auto" and not set(CANONICAL_LEADS) <= set(leads)):
         return [[Strip(lead, 0.0, seconds)] for lead in leads]
+    # Four columns of 2.5 s and a rhythm strip below: how a printed ECG of ten seconds is read.
     edges = np.linspace(0.0, seconds, 5).tolist()
     rows = [
         [
@@ -97,6 +98,7 @@ def arrange_strips(leads: Sequence[str], layout: str, seconds: float) -> list[li
         ]
         for r in range(3)
     ]
+    # II, as on printed ECGs, and V1 where it is absent.
     rhythm = next((lead for lead in ("II", "V1") if lead in leads), leads[0])
     others = [lead for lead in leads if lead not in CANONICAL_LEADS and lead != rhythm]
     return rows + [[Strip(lead, 0.0, seconds)] for lead in (rhythm, *others)]
@@ -125,6 +127,7 @@ def lay_paper(
 
     def squares(millivolts: float, least: int, most: int) -> int:
         """Count the 5 mm squares that hold a voltage and some air."""
+        # Clipped: one artefact must not push the rows off the page.
         return int(np.clip(np.ceil((millivolts / mm_y + _AIR_MM) / _SQUARE_MM), least, most))
 
     drops = [squares(max((high for _, high in extents[0]), default=0.0), 3, 7)]
@@ -351,6 +354,7 @@ def _centred(signal: NDArray[np.float32]) -> NDArray[np.float32]:
     finite = np.where(np.isfinite(signal), signal, np.float32(np.nan))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the median of a lead that is all gap is a gap, and may be
+        # The median, which lies on the isoelectric line; a mean is lifted by tall R waves.
         return np.asarray(finite - np.nanmedian(finite, axis=1, keepdims=True), dtype=np.float32)
 
 
@@ -362,6 +366,7 @@ def _extent(strip: NDArray[np.float32]) -> tuple[float, float]:
 
 def _samples_of(strip: Strip, record: ECGRecord) -> slice:
     """Find the samples whose times lie in a strip."""
+    # Less a little, or a product like 2500.0000000001 would leave its own sample out.
     first, last = (int(np.ceil(t * record.sampling_rate - 1e-6)) for t in (strip.start_seconds, strip.stop_seconds))
     return slice(first, max(last, first + 1))
 
@@ -376,6 +381,7 @@ def _draw_grid(ax: Axes, paper: Paper) -> None:
         lines = import_matplotlib("collections").LineCollection(
             upright + level, colors=color, linewidths=width, zorder=0.5, gid=f"grid-{every_mm}mm"
         )
+        # One collection: hundreds of lines of their own are slow to draw.
         ax.add_collection(lines, autolim=False)
 
 
@@ -407,12 +413,14 @@ def _write_name(ax: Axes, paper: Paper, strip: Strip, beneath: NDArray[np.float3
     height_mm = float(np.clip(_extent(beneath)[1] / paper.mm_y + 1.5, 4.5, 15.0))
     place = (strip.start_seconds + 1.2 * paper.mm_x, baseline + height_mm * paper.mm_y)
     name = ax.text(*place, strip.lead, color=_INK, fontsize=9, fontweight="bold", va="bottom", zorder=4, clip_on=True)
+    # A rim in the paper's colour, so that a lead's name is read over grid and trace.
     name.set_path_effects([import_matplotlib("patheffects").withStroke(linewidth=2.5, foreground=_PAPER)])
 
 
 def _finish_paper(ax: Axes, paper: Paper, record: ECGRecord, title: str | None) -> None:
     """Set limits, aspect and writing."""
     ax.set(xlim=(paper.left, paper.right), ylim=(paper.bottom, paper.top), xticks=[], yticks=[], facecolor=_PAPER)
+    # Squares stay squares however the window is pulled: intervals and heights are read off them.
     ax.set_aspect(paper.mm_x / paper.mm_y)
     for spine in ax.spines.values():
         spine.set(color=_THICK, linewidth=0.8)

@@ -99,6 +99,7 @@ def plot_embedding_map(
 def principal_plane(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[float, float]]:
     """Project standardized rows on their two first components, and give the components' shares of the variance."""
     spread = table.std(axis=0)
+    # Relative to its size: what is below is rounding, and dividing by it would make it the loudest feature.
     kept = spread > 1e-12 * np.abs(table).max(axis=0, initial=0.0)
     standard = (table[:, kept] - table[:, kept].mean(axis=0)) / spread[kept]
     # Two columns of zeros give a second component to tables that have only one, or none.
@@ -113,6 +114,7 @@ def principal_plane(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], tu
 
 def _scatter(ax: Axes, points: NDArray[np.float64], labels: NDArray[Any] | None) -> None:
     """Draw the points, by category or along a scale."""
+    # Smaller the more there are, so that clouds of thousands do not merge into one.
     size = float(np.clip(7000.0 / len(points), 9.0, 40.0))
     style: dict[str, Any] = {"s": size, "alpha": 0.8, "linewidths": 0.3, "edgecolors": "white"}
     if labels is None:
@@ -123,11 +125,13 @@ def _scatter(ax: Axes, points: NDArray[np.float64], labels: NDArray[Any] | None)
     else:
         names = labels.astype(str)
         counts = Counter(names.tolist())
+        # The largest classes get colours, in the order of their names, so that two maps agree.
         apart = sorted(sorted(counts, key=lambda name: (-counts[name], name))[:MOST_CLASSES])
         for i, name in enumerate(apart):
             chosen = points[names == name]
             look: dict[str, Any] = {
                 "color": PALETTE[i % len(PALETTE)],
+                # Shapes as well as colours: maps are printed in grey, too.
                 "marker": MARKERS[(i // len(PALETTE) + i) % len(MARKERS)],
             }
             ax.scatter(chosen[:, 0], chosen[:, 1], label=f"{_short(name)} ({len(chosen)})", **look, **style)
@@ -211,6 +215,7 @@ def plot_scores(
     ax.set_yticks(range(len(scores)), list(scores))
     for text in ax.get_yticklabels():
         text.set_color(_OF_BASELINES if text.get_text() in baselines else "black")
+    # Upside down, for the first row is to stand on top.
     ax.set_ylim(len(scores) - 0.4, -0.6)
     ax.set_xlabel(label or "")
     ax.set_title(title or "", loc="right", fontweight="bold", fontsize=10)  # the names of rows leave no room at left
@@ -229,6 +234,7 @@ def _draw(
     """Draw one series."""
     places = np.array([y + offset for y, _ in points])
     values = np.array([estimate for _, estimate in points], dtype=np.float64).reshape(-1, 3)
+    # A score without an interval is a point: its widths are 0.
     widths = np.nan_to_num(np.abs(values[:, 1:] - values[:, :1])).T
     style: dict[str, Any] = {"color": PALETTE[number % len(PALETTE)], "marker": MARKERS[number % len(MARKERS)]}
     if hollow:

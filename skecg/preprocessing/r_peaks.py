@@ -18,9 +18,9 @@ __all__ = ["find_r_peaks"]
 
 FloatArray = NDArray[np.float32]
 
-_QRS_BAND_HZ = (8.0, 30.0)
+_QRS_BAND_HZ = (8.0, 30.0)  # above T waves and wander, below muscle and mains
 _QRS_SECONDS = 0.08
-_REFRACTORY_SECONDS = 0.3
+_REFRACTORY_SECONDS = 0.3  # two peaks within it are one: up to 200 beats a minute
 # A peak counts from this share of the energy that all but 2 % of the samples stay under.
 _LEAST_ENERGY = 0.25
 # Share of a lead's deviation that lies in that band: above 0.04 in any lead of LUDB, below 0.0002 in a mere drift.
@@ -49,6 +49,7 @@ def find_r_peaks(signal_LT: FloatArray, sampling_rate: float) -> NDArray[np.int6
     deviation = quick.std(axis=-1, keepdims=True)
     if not (deviation > _LEAST_QUICK * (signal_LT.std(axis=-1, keepdims=True) + 1e-6)).any():
         return np.zeros(0, np.int64)
+    # Each lead by its own deviation, or the largest would be the only one looked at.
     energy = (np.diff(quick / (deviation + 1e-6), axis=-1) ** 2).sum(axis=0)
     n_smooth = max(1, round(_QRS_SECONDS * sampling_rate))
     energy = np.convolve(energy, np.full(n_smooth, 1 / n_smooth), "same")

@@ -108,6 +108,7 @@ class InputSpec(Value):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     clip: float | None = None
+    # Later fields, written only where they differ from these defaults (see to_dict).
     notch_hz: float | None = None
     notch_quality: float = 30.0
     filter_design: str = "cascade"
@@ -117,6 +118,7 @@ class InputSpec(Value):
 
     def __post_init__(self) -> None:
         try:
+            # Frozen, and yet the spelling is settled here: digests and caches must not tell "avr" from "aVR".
             object.__setattr__(self, "leads", canonical_leads(self.leads))
         except (LeadError, TypeError) as error:
             raise WeightsFormatError(f"Got leads={self.leads!r} in the input specification: {error}") from error
@@ -137,6 +139,7 @@ class InputSpec(Value):
                 self._require(value is None, name, "none unless normalization is 'statistics'")
         self._require_one_of("remainder", "cover", "drop")
         self._require(isinstance(self.any_name, bool), "any_name", "true or false")
+        # Several leads are told apart by nothing but their names.
         self._require(not self.any_name or self.n_leads == 1, "any_name", "false for an encoder of several leads")
         if self.std is not None:
             self._require(all(s > 0 for s in self.std), "std", "positive numbers")
@@ -147,6 +150,7 @@ class InputSpec(Value):
             value = getattr(self, name)
             if value is not None:
                 self._require_numbers(name)
+                # SciPy would raise for such an edge, too, but at the first record instead of when the weights are read.
                 self._require(value < nyquist, name, f"below half the sampling rate ({nyquist:g} Hz)")
         self._require_numbers("notch_quality")
         self._require_one_of("filter_design", "cascade", "bandpass")
@@ -156,6 +160,7 @@ class InputSpec(Value):
             self._require(banded, "filter_design", "'cascade' unless highpass_hz and lowpass_hz bound a band")
         if self.baseline_samples is not None:
             self._require_integers("baseline_samples", minimum=3)
+            # A running median has one sample in its middle only where it has an odd number of them.
             self._require(self.baseline_samples % 2 == 1, "baseline_samples", "an odd number")
 
     def to_dict(self) -> dict[str, Any]:

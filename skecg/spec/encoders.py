@@ -167,7 +167,7 @@ class PatchEncoderConfig(EncoderConfig):
     depth: int
     num_heads: int
     mlp_ratio: float = 4.0
-    norm_eps: float = 1e-6
+    norm_eps: float = 1e-6  # Weimann and Conrad's; Kim's is 1e-5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -212,6 +212,7 @@ class PatchEncoderConfig(EncoderConfig):
 
     def _block_parameters(self) -> int:
         """Count the entries of the matrices in the transformer blocks."""
+        # q, k, v and the projection are four D x D, the hidden layer two D x hidden; a lower bound leaves vectors out.
         return self.depth * (4 * self.dim**2 + 2 * self.dim * self.hidden_dim)
 
     def _block_flops(self, tokens: float, keys: float) -> float:
@@ -221,6 +222,7 @@ class PatchEncoderConfig(EncoderConfig):
 
 def block_flops(dim: int, hidden_dim: int, keys: float) -> float:
     """Count what a transformer block does for one token that sees so many keys."""
+    # Two for each entry of the matrices, and 2 D a key for the logit, as much again for its value.
     return 8 * dim**2 + 4 * dim * hidden_dim + 4 * keys * dim
 
 
@@ -241,7 +243,7 @@ class TemporalConfig(PatchEncoderConfig):
     architecture: ClassVar[str] = "temporal"
 
     num_registers: int = 1
-    bias: bool = False
+    bias: bool = False  # as published; norms have one in their older files alone
     norm_bias: bool = False
 
     def __post_init__(self) -> None:
@@ -249,6 +251,7 @@ class TemporalConfig(PatchEncoderConfig):
         self._require_integers("num_registers", minimum=0)
         for name in ("bias", "norm_bias"):
             self._require(isinstance(getattr(self, name), bool), name, "true or false")
+        # Sines and cosines take turns in its positions.
         self._require(self.dim % 2 == 0, "dim", "an even number")
 
     @property
@@ -277,6 +280,7 @@ class LeadwiseConfig(PatchEncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Time and lead have half of the positions' width each, and sine and cosine half of that.
         self._require(self.dim % 4 == 0, "dim", "a multiple of 4")
 
     @property
@@ -340,6 +344,7 @@ class MultiscaleConfig(PatchEncoderConfig):
         stride = self.stride_samples
         self._require(self.patch_samples % stride == 0, "stride_samples", f"a divisor of {self.patch_samples}")
         widths = self.kernel_samples if isinstance(self.kernel_samples, tuple) else ()
+        # An even surplus is padded alike on both sides, so that all kernels are centred on the same places.
         fit = [isinstance(width, int) and width >= stride and (width - stride) % 2 == 0 for width in widths]
         self._require(bool(fit) and all(fit), "kernel_samples", f"widths of {stride} or more by an even number")
         self._require(self.dim % 4 == 0, "dim", "a multiple of 4")

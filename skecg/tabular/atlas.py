@@ -34,7 +34,7 @@ __all__ = ["PROJECTIONS", "Atlas", "make_atlas"]
 
 PROJECTIONS = ("pca", "tsne", "umap")
 
-_RATE, _SECONDS = 50.0, 10.0
+_RATE, _SECONDS = 50.0, 10.0  # Hz, enough to see rhythm and shape in a small picture
 _STEP = 0.02  # millivolts of one of the 255 steps, where that is enough
 # Of 2,000 records, in base64, these make 9.2 of the 10 MB that a page may have.
 _MOST_BYTES = 3450
@@ -90,6 +90,7 @@ class Atlas:
             "columns": [_column(name, cells) for name, cells in self.columns.items() if any(cells)],
             "maps": [{"name": name, "points": _in_unit_square(points)} for name, points in self.maps.items()],
             "neighbours": self.neighbours.rows.tolist(),
+            # Two digits: the page shows no more, and every digit is a byte for each neighbour.
             "distances": np.round(self.neighbours.distances, 2).tolist(),
             "rate": _RATE,
             "seconds": _SECONDS,
@@ -202,6 +203,7 @@ def _others(features: NDArray[np.float64], k: int) -> Neighbours:
     """Find the `k` nearest of each record but itself, which equal records may come before."""
     found = similar(features, features, k + 1)
     itself = found.rows == np.arange(len(features))[:, None]
+    # Of many equal records it may not be among its own nearest: then the farthest is left out.
     itself[~itself.any(axis=1), -1] = True
     return Neighbours(found.rows[~itself].reshape(-1, k), found.distances[~itself].reshape(-1, k))
 
@@ -225,6 +227,7 @@ def _umap(features: NDArray[np.float64]) -> NDArray[np.float64]:
         raise MissingDependencyError(
             "The projection umap needs umap-learn, which is not installed. Run `pip install umap-learn`, or take tsne."
         ) from error
+    # One job: with a seed UMAP runs no more, and warns of any other number.
     mapping = UMAP(n_neighbors=min(15, len(features) - 1), random_state=0, n_jobs=1, init="pca")
     return np.asarray(mapping.fit_transform(_leading(features)), dtype=np.float64)
 
@@ -238,6 +241,7 @@ def _leading(features: NDArray[np.float64]) -> NDArray[np.float64]:
 
     mean, scale = standardization(features)
     n_components = min(_NEIGHBOURS_BEFORE, *features.shape)
+    # "full" and not "auto", which draws random numbers for large tables.
     return np.asarray(PCA(n_components, svd_solver="full").fit_transform((features - mean) / scale))
 
 
@@ -281,6 +285,7 @@ def _traces(records: Iterable[str | ECGRecord], reading: Mapping[str, Any]) -> d
         try:
             one = read_record(record, **reading) if isinstance(record, str) else record
         except SkecgError as error:
+            # The reason takes the picture's place: a file that was moved since does not cost the page.
             traces.append(str(error))
             continue
         signal = thinned(one, _RATE, _SECONDS)
@@ -300,6 +305,7 @@ def _packed(signal: NDArray[np.float32]) -> tuple[float, str]:
 
     A noisy signal takes coarser steps until it fits, so that the size of a page follows from its records alone.
     """
+    # Far peaks take wider steps rather than being cut off.
     step = max(_STEP, float(np.abs(signal).max(initial=0.0)) / 127)
     while True:
         samples = np.round(signal / step).astype(np.int8)
@@ -318,6 +324,7 @@ def _filled(title: str, held: Mapping[str, Any]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
     head, _, rest = template.replace("{policy}", policy).partition("<script>")
+    # Otherwise a path with </script> in it would end the data and begin a page of its own.
     text = json.dumps(held, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return (
         f'{head.replace("{title}", html.escape(title))}<script type="application/json" id="data">{text}</script>\n'

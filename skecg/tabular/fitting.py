@@ -117,6 +117,7 @@ def _warn_of_equal_recordings(table: RecordTable, features: NDArray[np.float32])
     first: dict[bytes, int] = {}
     twins = []
     for row, content in enumerate(map(bytes, np.ascontiguousarray(features))):
+        # By features, which are at hand: equal samples have equal ones, whatever the files are called.
         other = first.setdefault(content, row)
         if table.groups[other] != table.groups[row]:
             twins.append((other, row))
@@ -259,6 +260,7 @@ def _tuned_embedder(
 ) -> tuple[JEPAEmbedder, NoveltyScore]:
     """Return an embedder with the encoder that was fine-tuned, and what is usual by its features."""
     with tempfile.TemporaryDirectory(prefix="skecg-fit-") as folder:
+        # Through a folder, for an embedder takes weights from nowhere else.
         estimator.save(folder)
         tuned = JEPAEmbedder(**{**embedder.get_params(), "model": folder, "revision": None, "cache": None})
         return tuned, _novelty(tuned.fit_transform(table.paths))
@@ -349,6 +351,7 @@ def _described(
         encoder=encoder_of(embedder),
         probe={},
         novelty=novelty,
+        # By out-of-fold probabilities: a fit's own records would put them too high.
         thresholds=best_thresholds(target.indicator, out_of_fold),
         calibration=[{name: label[name] for name in measures} for label in plain["labels"]],
         score={"by_fraction": plain["by_fraction"], "labels": plain["labels"], "geometry": report.to_dict()["geometry"]}
@@ -381,6 +384,7 @@ def _of_estimator(embedder: JEPAEmbedder, given: Mapping[str, Any], seed: int) -
     """Return the parameters that a fine-tuned estimator has in common with an embedder, and those given."""
     shared = "model sampling_rate leads units pooling stride missing_leads short_records n_jobs revision verbose"
     parameters = {name: getattr(embedder, name) for name in shared.split()}
+    # Several devices embed; one trains.
     device = embedder.device if isinstance(embedder.device, str) else embedder.device[0]
     return {**parameters, "device": device, "random_state": seed, **given}
 

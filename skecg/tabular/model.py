@@ -130,6 +130,7 @@ class FittedModel:
         """Return the embedder that its features come from, not fitted yet; see :meth:`check_weights`."""
         parameters = {**self.encoder["parameters"], **options}
         if self.method == FINETUNE:
+            # The fine-tuned encoder lies in the model's own folder, wherever that was moved to.
             parameters["model"] = str(self.folder)
         return JEPAEmbedder(**parameters)
 
@@ -295,6 +296,7 @@ def _of_classes(values: FloatArray) -> FloatArray:
     """Return what adds up to 1 in each row: of two classes both; of more, each label's share of their sum."""
     if values.shape[1] == 1:
         return np.concatenate([1 - values, values], axis=1)
+    # One-against-rest probabilities need not add up to 1; what is shown to people should.
     return np.asarray(values / np.maximum(values.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny))
 
 
@@ -306,6 +308,7 @@ def encoder_of(embedder: JEPAEmbedder) -> dict[str, Any]:
     )
     parameters = {name: getattr(embedder, name) for name in kept.split()}
     model = Path(str(embedder.model))
+    # Absolute: predictions are made from other folders than the model was fitted in.
     parameters["model"] = str(model.resolve()) if model.is_dir() else _own_name(str(embedder.model))
     if embedder.revision_ is not None:
         parameters["revision"] = embedder.revision_

@@ -142,6 +142,7 @@ def _of_records(report: Report, tested: Tested, paths: Sequence[str], reading: M
     name = report.reference.name
     probabilities, classes = tested.probabilities[name], report.task["classes"]
     shown = [k for k in np.argsort(-tested.labels.sum(axis=0), kind="stable") if 0 < tested.labels[:, k].mean() < 1]
+    # The most frequent labels, in the order of the task.
     shown = sorted(shown[:_MOST_LABELS])
     yield f"<h2>ROC and calibration curves of {_text(name)}</h2><div class=row>"
     for k in shown:
@@ -165,6 +166,7 @@ def _roc(has: NDArray[np.bool_], guess: NDArray[np.float64]) -> NDArray[np.float
 
 def _reliability(has: NDArray[np.bool_], guess: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return mean probability and share of the label, of equally many records each."""
+    # Equally many and not equally wide: most probabilities lie near 0, and wide bins would be empty.
     parts = np.array_split(np.argsort(guess, kind="stable"), min(_BINS, len(guess)))
     return np.array([[guess[part].mean(), has[part].mean()] for part in parts])
 
@@ -250,6 +252,7 @@ def ecg_picture(record: ECGRecord) -> str:
     for row, (lead, values) in enumerate(zip(record.leads, signal, strict=True)):
         middle = _STRIP_HEIGHT * (row + 0.5)
         known = np.isfinite(values)
+        # An artefact may be drawn over a neighbour, but not over the whole page.
         centred = np.clip(values[known], -3, 3)
         points = " ".join(
             f"{a:.1f},{middle - b * _STRIP_HEIGHT / 2:.1f}" for a, b in zip(x[known], centred, strict=True)
@@ -272,4 +275,5 @@ def _cells(cells: Sequence[str], tag: str) -> str:
     return "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells)
 
 
+# Paths, labels and notes come from files that anybody may have written.
 _text: Callable[[str], str] = html.escape

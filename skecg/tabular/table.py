@@ -70,6 +70,7 @@ class Target:
         """What each column of the indicator is called; of two classes, the second."""
         if self.kind != CLASSES or len(self.classes) > 2:
             return self.classes
+        # A column "af" of 0 and 1 is about af; a label called "1" would say nothing.
         return (self.name,) if self.classes[1] in ("1", "true", "yes") else self.classes[1:]
 
     @property
@@ -311,6 +312,7 @@ def _column(columns: Columns, name: str, option: str) -> list[str | None]:
 
 
 def _resolved(path: str | None, folder: Path) -> str:
+    # Relative to the table, which is moved together with the recordings, not to where the command is run.
     return "" if path is None else str(folder / Path(path).expanduser())
 
 
@@ -338,6 +340,7 @@ def kind_of(texts: Sequence[str]) -> str:
     """Return what the cells of one column are."""
     if any(LABEL_SEPARATOR in text for text in texts):
         return LABELS
+    # 0 and 1 are an answer far more often than a quantity; --kind numbers says otherwise.
     return NUMBERS if all(map(is_number, texts)) and not all(text in _YES_NO for text in texts) else CLASSES
 
 
@@ -361,6 +364,7 @@ def _yes_or_no(name: str, cells: list[str | None]) -> NDArray[np.int8]:
 
 
 def _read_classes(name: str, texts: list[str]) -> Target:
+    # True and true are one answer, written by two programs; other classes keep their case.
     spelt = [text.lower() if text.lower() in _YES_NO else text for text in texts]
     classes, y = np.unique(spelt, return_inverse=True)
     if len(classes) < 2:

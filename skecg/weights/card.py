@@ -150,6 +150,7 @@ def card_text(
         # As JSON and not as Python, which agree on it: double quotes, as the rest of the code has.
         model=json.dumps(model, ensure_ascii=False),
         target=model,
+        # Only what is on the Hub has commits to pin.
         pin=PIN.format(repository=repository) if repository else "",
         architecture=info.encoder.architecture,
         size=", ".join(info.encoder.size),

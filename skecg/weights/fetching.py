@@ -232,6 +232,7 @@ def cache_folder(repository: str) -> str:
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """Return an error and its causes, from the outermost on."""
+    # The client wraps an answer several times, and which wrapper is outermost differs between its versions.
     while error is not None:
         yield error
         error = error.__cause__
@@ -294,6 +295,7 @@ def fetch_weights(repository: str, revision: str | None = None, *, local_files_o
         raise ForeignRepositoryError(foreign) from error
     # After the configuration was read: what cannot be used is not fetched.
     fetch_file(repository, MODEL_NAME, commit, local_files_only=local_files_only)
+    # With the weights, so that they can be verified later without a network.
     for name in (GOLDEN_NAME, DIRECTIONS_NAME, SIGNATURE_NAME):
         fetch_optional(repository, name, commit, local_files_only=local_files_only)
     return info
@@ -323,6 +325,7 @@ def fetch_optional(repository: str, name: str, commit: str, *, local_files_only:
     """Fetch a file of a commit unless it has none; that it has none is remembered as the file itself would be."""
     from huggingface_hub import try_to_load_from_cache
 
+    # First: most repositories lack the file, and every load would ask the Hub for it again.
     known = try_to_load_from_cache(repository, name, revision=commit)
     # A path; another answer that is not None says that the repository lacks the file.
     if isinstance(known, str):

@@ -209,7 +209,7 @@ _FIELDS = (
 )
 
 
-_SMALL = 2**22
+_SMALL = 2**22  # parameters; 16 MB, which any machine can make room for
 
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -439,7 +439,9 @@ def write_weights(
         "provenance": dict(provenance) | ({"plugin": provider} if provider else {}),
     }
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    # Last: should this be interrupted, an older configuration names another digest, and loading says so.
     (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+    # Read back as everybody else will read it.
     return read_info(folder)
 
 

@@ -61,6 +61,7 @@ def write_golden(info: WeightsInfo, encoder: Encoder) -> None:
     """Write ``golden.safetensors``: two records in microvolts, and their features."""
     import torch
 
+    # Stored and not made anew when verifying: sines differ in their last bits between machines.
     microvolts = [_synthetic_microvolts(info.spec, rate, seconds) for rate, seconds in _records_of(info.spec)]
     tensors = {f"microvolts_{i}": torch.from_numpy(x) for i, x in enumerate(microvolts)}
     tensors["features"] = torch.from_numpy(_features(info, encoder, microvolts))
@@ -87,6 +88,7 @@ def verify_weights(info: WeightsInfo) -> Verification:
                 f"{info.folder / GOLDEN_NAME} has {name} of {tensors[name].dtype} {tensors[name].shape}, expected "
                 f"int16 {wanted_shape}. Fetch the weights again."
             )
+    # The encoder read anew, not one that the process has packed for speed.
     found = _features(info, read_state(info), [tensors["microvolts_0"], tensors["microvolts_1"]])
     wanted = tensors["features"]
     if found.shape != wanted.shape:
@@ -100,6 +102,7 @@ def verify_weights(info: WeightsInfo) -> Verification:
 
 def _records_of(spec: InputSpec) -> tuple[tuple[float, float], tuple[float, float]]:
     """Rate and duration of the records: a whole window at twice the rate, and a short record at the rate itself."""
+    # So resampling, whole windows and padding are all on the way.
     return (2 * spec.sampling_rate, spec.window_seconds), (spec.sampling_rate, 0.4 * spec.window_seconds)
 
 
@@ -112,6 +115,7 @@ def _features(info: WeightsInfo, encoder: Encoder, microvolts: list[NDArray[np.i
     # They are made of formulas: what would be odd about recordings is of no concern here.
     screenings = [screen(record, info.spec, policies, "the golden record") for record in records]
     windows = prepare_screened(records, screenings, info.spec, stride=None, policies=policies)
+    # One thread, as when they were written.
     return encode_windows(encoder, windows, Encoding(info.pooling, n_jobs=1))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skecg.encoders import Encoder
+from skecg.encoders.convolution import pack_convolutions_
 from skecg.encoders.linear import pack_linear_layers_
 from skecg.errors import ParameterError
 from skecg.spec import InputSpec
@@ -44,7 +45,7 @@ def loaded_encoder(info: WeightsInfo, device: torch.device, *, packed_for: str |
     device : torch.device
     packed_for : {"fp32", "bf16"}, optional
         On the CPU: another encoder, which only ever computes in this precision, and is faster at it
-        (:mod:`skecg.encoders.linear`).
+        (:mod:`skecg.encoders.linear`, :mod:`skecg.encoders.convolution`).
     """
     # The digest is what a folder says of itself: an encoder loaded from another one vouches for that one alone.
     check_bytes(info)
@@ -55,6 +56,7 @@ def loaded_encoder(info: WeightsInfo, device: torch.device, *, packed_for: str |
             encoder = read_state(info).to(device)
             if packed_for is not None:
                 pack_linear_layers_(encoder.packed_part, packed_for)
+                pack_convolutions_(encoder.packed_part, packed_for)
             _encoders.setdefault(key, {})[packed_for] = encoder
             while len(_encoders) > _KEPT:
                 _encoders.popitem(last=False)
@@ -146,5 +148,6 @@ def save_encoder(
                 f"Got {name} of type {type(value).__name__}, expected an {kind.__name__}. load_encoder gives both."
             )
     info = write_weights(folder, encoder, spec, pooling, provenance)
+    # Of what was written, not of what was passed: an encoder in training mode or in half precision gives other numbers.
     write_golden(info, read_state(info))
     write_card(info)

@@ -124,6 +124,7 @@ def _find(model: str | Path, *, revision: str | None, local_files_only: bool) ->
     if not isinstance(model, str | Path) or not str(model):
         raise ParameterError(f"Got model={model!r}, expected a model's name, a folder, or 'owner/name' on the Hub.")
     registered = _registered(str(model))
+    # Registered names go before folders: a folder "default" in the working directory must not change what a name means.
     if registered is not None and "repository" in registered[1]:
         return _published(*registered, revision=revision, local_files_only=local_files_only)
     if registered is not None or Path(model).is_dir():
@@ -157,6 +158,7 @@ def _published(name: str, entry: Mapping[str, Any], *, revision: str | None, loc
         )
     commit = revision or entry["commit"]
     info = fetch_weights(entry["repository"], commit, local_files_only=local_files_only)
+    # The Hub answers for the commit; the release answers for the bytes.
     if commit == entry["commit"] and info.sha256 != entry["sha256"]:
         raise DamagedWeightsError(
             f"{entry['repository']} at commit {commit} is not what this release of skecg knows as {name!r} (sha256 "
