@@ -51,12 +51,12 @@ def test_bundled_weights_are_whole_and_the_default_from_then_on(trained: Path, p
     assert 'JEPAEmbedder("small-one")' in card
     assert "skecg verify small-one" in card
     assert card.endswith("Everywhere.\n")
+    assert not (folder / "directions.safetensors").exists()
     assert (folder / "curves.png").stat().st_size > 5_000
     assert json.loads((folder / "training_config.json").read_text())["name"] == "small"
 
 
 def test_principal_directions_are_bundled_where_there_are_any(trained: Path, package: Path, tmp_path: Path) -> None:
-    assert not (bundle(trained / "weights", trained / "run", [], package=package) / "directions.safetensors").exists()
     weights = Path(shutil.copytree(trained / "weights", tmp_path / "weights"))
     info = read_info(weights)
     n_features = n_encoder_features(info.pooling, info.encoder)
