@@ -8,7 +8,7 @@ in ``ledger.json``, which has what nobody measures again for each release (see l
 - ``page`` and ``pattern``: a regular expression with a group for each number, which occurs once on the page;
 - ``command``: run in the repository's root; ``{data}`` is --data, ``{out}`` an empty folder, ``{python}`` this Python;
 - ``found``: for each number a regular expression with one group on what the command prints, or a path of keys in
-  ``json``, a file of the command: ``rows[name=skecg-xs-2].score``;
+  ``json``, a file of the command: ``rows[name=skecg-xs-2&fraction=0.1].score``, ``rows."random convolutions".score``;
 - ``tolerance``: the least difference, relative to the page's number, that is one. Besides, what rounds to the page's
   number is no difference;
 - ``slow = true``: takes more than a minute.
@@ -144,11 +144,12 @@ class Output:
     def _at(self, file: str, where: str) -> Any:
         try:
             value = self.files[file]
-            for key, attribute, wanted in re.findall(r"([\w-]+)|\[(\w+)=([^\]]+)\]", where):
-                if attribute:
-                    value = next(row for row in value if row[attribute] == wanted)
+            for key, name, chosen_by in re.findall(r'([\w-]+)|"([^"]+)"|\[([^\]]+)\]', where):
+                if chosen_by:
+                    wanted = [pair.split("=") for pair in chosen_by.split("&")]
+                    value = next(row for row in value if all(str(row[field]) == text for field, text in wanted))
                 else:
-                    value = value[int(key)] if isinstance(value, list) else value[key]
+                    value = value[int(key)] if isinstance(value, list) else value[key or name]
         except (KeyError, IndexError, StopIteration, ValueError, TypeError) as error:
             raise FigureError(f"{file} has no {where} ({error!r})") from error
         return value

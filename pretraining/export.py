@@ -255,6 +255,7 @@ def _entry(folder: Path, package: Path, evaluations: Sequence[Path]) -> dict[str
     """Describe the weights as the registry does published ones, but lying in the library."""
     entry = registry_entry(folder, "", "", evaluations=evaluations)
     rest = {key: value for key, value in entry.items() if key not in ("repository", "commit")}
+    # Bundled weights have no commit: the release vouches for their digest.
     return {"default": True, "bundled": folder.relative_to(package).as_posix(), **rest}
 
 

@@ -243,7 +243,10 @@ def patient_folds(patients: NDArray[np.generic], n_folds: int, seed: int) -> NDA
     """Return the fold (from 0) of each record's patient; folds hold equally many patients, or one more."""
     names, index = np.unique(patients, return_inverse=True)
     if len(names) < n_folds:
-        raise ParameterError(f"Got {len(names)} patients for {n_folds} folds, expected a patient for each.")
+        raise ParameterError(
+            f"Got {len(names)} patients for {n_folds} folds, expected a patient for each. Take fewer folds or more "
+            "patients."
+        )
     return (np.random.default_rng(seed).permutation(len(names)) % n_folds)[index]
 
 
@@ -271,7 +274,10 @@ def stratified_patient_folds(patients: ArrayLike, labels: ArrayLike, n_folds: in
     check_integer("n_folds", n_folds, 2)
     names, index = np.unique(np.asarray(patients), return_inverse=True)
     if len(names) < n_folds:
-        raise ParameterError(f"Got {len(names)} patients for {n_folds} folds, expected a patient for each.")
+        raise ParameterError(
+            f"Got {len(names)} patients for {n_folds} folds, expected a patient for each. Take fewer folds or more "
+            "patients."
+        )
     has, rng = _labels_of_patients(np.asarray(labels) != 0, index), np.random.default_rng(seed)
     folds = np.full(len(names), n_folds - 1, dtype=np.int64)
     left = rng.permutation(len(names))

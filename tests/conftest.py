@@ -4,12 +4,13 @@ import importlib.util
 import os
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import coverage
 import pytest
+from browser import Browser, open_browser
 from hypothesis import settings
 
 # Every run draws the same examples: a test, or the coverage that its examples reach, is never green by luck.
@@ -80,3 +81,10 @@ def one_thread(threads_as_before: None) -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real browser without a window; one for all pages that are looked at."""
+    with open_browser(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened

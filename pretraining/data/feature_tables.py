@@ -6,7 +6,7 @@ and spectra are what a person would compute, and the median beat is what a cardi
 by itself, so that a prediction can be compared with them by its squared distance. Beats, and recordings as a whole, are
 described for contrasts that ask how alike two of them are.
 
-Descriptors take about 5 ms for ten seconds of a recording at 250 Hz on one core, beats somewhat less
+Descriptors take 3 to 5 ms for ten seconds of a recording at 250 Hz on one core, beats somewhat less
 (``examples/benchmarks/descriptions.py``). What is written does not depend on the number of processes, since each sum is
 made by one thread. Tables are mapped into memory, so that the processes of a machine share one copy of them.
 """
@@ -17,7 +17,7 @@ import hashlib
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -234,6 +234,7 @@ def read_descriptors(shards: ShardSet) -> Descriptors:
 
 
 def _compute_descriptors(shards: ShardSet, n_jobs: int | None, progress: bool) -> Descriptors:
+    from joblib import Parallel, delayed
     from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
@@ -245,12 +246,12 @@ def _compute_descriptors(shards: ShardSet, n_jobs: int | None, progress: bool) -
         raw = np.concatenate(list(_map_chunks(_raw, shards, _chunks(fitted_on), n_jobs, bar)))
         values = _rows_on_disk(shards, N_DESCRIPTORS)
         with threadpool_limits(1):
-            whitening = fit_kinds(raw, [described.kind for described in _DESCRIBED_KINDS])
-            for numbers, chunk in zip(_chunks(raw), _chunks(fitted_on), strict=True):
-                values[chunk] = whitening.components(numbers)
-        described = _map_chunks(partial(_components, whitening), shards, _chunks(others), n_jobs, bar)
-        for chunk, components in zip(_chunks(others), described, strict=True):
-            values[chunk] = components
+            whitening = fit_kinds(raw, [described.kind for described in _DESCRIBED_KINDS], n_jobs=n_jobs)
+            fitted = Parallel(n_jobs, prefer="threads", return_as="generator")(
+                delayed(whitening.components)(numbers) for numbers in _chunks(raw)
+            )
+            _fill(values, fitted_on, fitted)
+        _fill(values, others, _map_chunks(partial(_components, whitening), shards, _chunks(others), n_jobs, bar))
     importance, is_known = whitening.importance(), np.asarray(shards.lead_mask.all(axis=1), dtype=np.bool_)
     return Descriptors(values, (importance / importance.mean()).astype(np.float32), is_known)
 
@@ -260,6 +261,12 @@ def _rows_on_disk(shards: ShardSet, n_columns: int) -> FloatArray:
     with tempfile.TemporaryFile(dir=shards.folder) as file:
         # The map keeps the file alive after its name is gone.
         return np.memmap(file, np.float32, "w+", shape=(shards.n_records, n_columns))
+
+
+def _fill(values: FloatArray, rows: Rows, described: Iterable[FloatArray]) -> None:
+    """Write the descriptions of rows, which come chunk by chunk."""
+    for chunk, components in zip(_chunks(rows), described, strict=True):
+        values[chunk] = components
 
 
 def _chunks(items: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pretraining.data.scaling import Kind
 from skecg.evaluation.baselines import hand_crafted_features
 from skecg.leads import CANONICAL_LEADS, EIGHT_LEADS
-from skecg.preprocessing.r_peaks import find_r_peaks
+from skecg.preprocessing.r_peaks import r_peaks_of_each
 
 __all__ = [
     "BEAT_KINDS",
@@ -76,7 +76,7 @@ def beat_features(signals_nLT: FloatArray, sampling_rate: float) -> FloatArray:
         first 80 ms; then the number of beats, the mean and the standard deviation of the intervals between them, and
         the mean size of the difference of successive ones (s). Zeros where no beat was found.
     """
-    peaks = [find_r_peaks(signal, sampling_rate) for signal in signals_nLT]
+    peaks = r_peaks_of_each(signals_nLT, sampling_rate)
     found = zip(signals_nLT, peaks, strict=True)
     return np.stack([_median_beat_and_rhythm(signal, peaks_K, sampling_rate) for signal, peaks_K in found])
 

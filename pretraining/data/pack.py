@@ -226,7 +226,7 @@ def _projected_size(folder: Path, n_done: int, n_records: int, preparation: Prep
     """Report how large all shards will be, from those that there are, or at first by one segment a record."""
     written = sum(path.stat().st_size for path in folder.glob("[0-9]*.npy")) if n_done else 0
     spec = preparation.spec
-    each = written / n_done if n_done else 2 * spec.n_leads * spec.window_samples
+    each = written / n_done if n_done else 2 * spec.n_leads * spec.window_samples  # two bytes a sample, int16
     return f"{each * n_records / 1e9:.3g} GB in all"
 
 
@@ -252,6 +252,7 @@ def _finish(
         "left_out": dict(sorted(Counter(f"{row.corpus}: {row.reason}" for row in left_out).items())),
         "summary": summary,
     } | _own_highpass(preparation)
+    # Last of all: a folder with a manifest is one that is packed.
     _write_json(folder / MANIFEST, manifest)
     return open_shards(folder)
 

@@ -53,12 +53,16 @@ class Whitening:
 
 def fit_whitening(raw_nR: FloatArray, n_components: int) -> Whitening:
     """Fit on raw values; at most `n_components` are kept, and none without variance."""
-    values = np.nan_to_num(raw_nR.astype(np.float64))
+    # In place from here on: of a large archive these are hundreds of megabytes.
+    values = np.nan_to_num(raw_nR.astype(np.float64), copy=False)
     # Artefacts move a mean by more than they move a median.
     centre, scale = np.median(values, axis=0), values.std(axis=0) + _SMALL
-    clipped = np.clip((values - centre) / scale, -_CLIP_DEVIATIONS, _CLIP_DEVIATIONS)
-    mean = clipped.mean(axis=0)
-    singular, vectors = _leading_directions(clipped - mean, n_components)
+    values -= centre
+    values /= scale
+    np.clip(values, -_CLIP_DEVIATIONS, _CLIP_DEVIATIONS, out=values)
+    mean = values.mean(axis=0)
+    values -= mean
+    singular, vectors = _leading_directions(values, n_components)
     kept = min(n_components, int((singular > _SMALL * singular[0]).sum())) if singular[0] > 0 else 0
     vectors = vectors[:kept]
     # The sign of a component is arbitrary; this makes it the same wherever it is computed.
@@ -127,10 +131,13 @@ class KindWhitening:
         return [np.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, n)]) for part, n in zip(parts, lacking, strict=True)]
 
 
-def fit_kinds(raw_nR: FloatArray, kinds: Sequence[Kind]) -> KindWhitening:
-    """Fit on raw numbers of all kinds side by side."""
+def fit_kinds(raw_nR: FloatArray, kinds: Sequence[Kind], *, n_jobs: int | None = 1) -> KindWhitening:
+    """Fit on raw numbers of all kinds side by side, kinds in several threads."""
+    from joblib import Parallel, delayed
+
     parts = zip(_by_kind(raw_nR, kinds), kinds, strict=True)
-    return KindWhitening(tuple(kinds), tuple(fit_whitening(part, kind.n_components) for part, kind in parts))
+    fitted = Parallel(n_jobs, prefer="threads")(delayed(fit_whitening)(part, kind.n_components) for part, kind in parts)
+    return KindWhitening(tuple(kinds), tuple(fitted))
 
 
 def _by_kind(raw_nR: FloatArray, kinds: Sequence[Kind]) -> list[FloatArray]:

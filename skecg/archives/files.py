@@ -221,7 +221,7 @@ def write_failures(failures: Iterable[tuple[str, str, str]], path: Path) -> None
 
 
 def read_features(path: Path) -> tuple[NDArray[np.float32], list[str]]:
-    """Read features and paths from an NPZ file that ``skecg embed`` wrote.
+    """Read features and paths from a file that ``skecg embed`` wrote: NPZ, CSV or Parquet.
 
     Returns
     -------
@@ -232,19 +232,67 @@ def read_features(path: Path) -> tuple[NDArray[np.float32], list[str]]:
     ------
     ParameterError
         When the file is not there or is no such file.
+    MissingDependencyError
+        When it is a Parquet file and pyarrow is not installed.
     """
     import zipfile
 
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        check_parquet("Parquet files need pyarrow", ", or save the features as .npz")
+    try:
+        features, paths = _FEATURE_READERS.get(suffix, _read_npz)(path)
+        if features.ndim != 2 or len(features) != len(paths) or features.dtype.kind != "f":
+            raise ValueError(f"features {features.shape} of {len(paths)} paths")
+    # What a damaged Parquet file raises is one of these, too.
+    except (OSError, ValueError, KeyError, EOFError, TypeError, csv.Error, zipfile.BadZipFile) as error:
+        raise ParameterError(
+            f"Got {str(path)!r}, which is no file of features ({type(error).__name__}); expected an .npz, .csv or "
+            ".parquet file that `skecg embed` wrote."
+        ) from error
+    return features, paths
+
+
+def _read_npz(path: Path) -> tuple[NDArray[np.float32], list[str]]:
     import numpy as np
 
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return stored["features"], [str(name) for name in stored["paths"]]
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise ParameterError(
-            f"Got {str(path)!r}, which is no file of features ({type(error).__name__}); expected an .npz file that "
-            "`skecg embed` wrote."
-        ) from error
+    with np.load(path, allow_pickle=False) as stored:
+        return stored["features"], [str(name) for name in stored["paths"]]
+
+
+def _read_csv(path: Path) -> tuple[NDArray[np.float32], list[str]]:
+    """Read what :func:`_write_csv` wrote."""
+    import numpy as np
+
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = csv.reader(file)
+        n_columns = len(_feature_names(next(rows, [])))
+        paths, features = [], []
+        for name, *cells in rows:
+            # Names that a spreadsheet would run were quoted.
+            paths.append(name[1:] if name.startswith("'") and spreadsheet_cell(name[1:]) == name else name)
+            features.append(np.array([cell or "nan" for cell in cells], dtype=np.float32))
+    return np.array(features, dtype=np.float32).reshape(len(paths), n_columns), paths
+
+
+def _read_parquet(path: Path) -> tuple[NDArray[np.float32], list[str]]:
+    import numpy as np
+    from pyarrow import parquet
+
+    table = parquet.read_table(path)
+    names = [name for name in _feature_names(table.column_names) if str(table.schema.field(name).type) == "float"]
+    columns = [table.column(name).to_numpy() for name in names]
+    return np.stack(columns, axis=1).astype(np.float32, copy=False), table.column("path").to_pylist()
+
+
+def _feature_names(columns: Sequence[str]) -> Sequence[str]:
+    """Return the columns besides that of paths, which has to be there."""
+    if "path" not in columns or len(columns) < 2:
+        raise KeyError("path")
+    return [name for name in columns if name != "path"]
+
+
+_FEATURE_READERS = {".csv": _read_csv, ".parquet": _read_parquet}
 
 
 @contextlib.contextmanager

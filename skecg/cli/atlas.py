@@ -32,7 +32,7 @@ def add_parser(verbs: Verbs) -> None:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("features", type=Path, metavar="FEATURES", help=".npz file that `skecg embed` wrote")
+    parser.add_argument("features", type=Path, metavar="FEATURES", help=".npz, .csv or .parquet of `skecg embed`")
     parser.add_argument("--out", "-o", type=Path, metavar="FILE.html", help="the page")
     parser.add_argument(
         "--parquet", type=Path, metavar="FILE.parquet", help="also, or instead: a table for Apple's Embedding Atlas"

@@ -197,7 +197,7 @@ def _find(arguments: argparse.Namespace) -> list[str]:
 
     from skecg.io import find_records
 
-    _check_tables(arguments.paths)
+    check_tables(arguments.paths)
     # Results of an earlier run lie where recordings are looked for, and a .csv would pass for one.
     out = os.path.abspath(arguments.out)  # noqa: PTH100 (like the paths below: links stay links)
     own, folders = (out, f"{out}.failures.csv", f"{out}.registry.csv"), (f"{out}.partial{os.sep}", f"{out}{os.sep}")
@@ -208,7 +208,7 @@ def _find(arguments: argparse.Namespace) -> list[str]:
     return paths
 
 
-def _check_tables(paths: Sequence[str]) -> None:
+def check_tables(paths: Sequence[str]) -> None:
     """Raise for a table of labels or paths that was named as a recording, before anything is embedded."""
     from skecg.io.tables import TEXT_SUFFIXES
     from skecg.io.text_tables import check_about_samples

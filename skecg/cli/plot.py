@@ -24,7 +24,7 @@ def add_parser(verbs: Verbs) -> None:
     parser = verbs.add_parser("plot", help="draw a recording on ECG paper, or a map of features")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("record", nargs="?", metavar="RECORD", help="file or record name")
-    what.add_argument("--map", type=Path, metavar="FEATURES.npz", help="features that `skecg embed` wrote")
+    what.add_argument("--map", type=Path, metavar="FEATURES", help=".npz, .csv or .parquet of `skecg embed`")
     parser.add_argument("--out", "-o", type=Path, required=True, metavar="FILE", help=".png, .svg or .pdf")
     parser.add_argument(
         "--layout", default="auto", metavar="L", help="of a recording: auto (default), 3x4+1 or stacked"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from skecg.archives.files import as_text, spreadsheet_cell
 from skecg.cli.console import Verbs, add_table_options, say
-from skecg.cli.embed import add_computing_options, check_cache, embed_into, manifest_of
+from skecg.cli.embed import add_computing_options, check_cache, check_tables, embed_into, manifest_of
 from skecg.errors import ParameterError
 from skecg.io.files import replacing
 
@@ -110,6 +110,7 @@ def _paths(arguments: argparse.Namespace) -> list[str]:
         return read_record_table(arguments.table, arguments.path_column, check_files=False).paths
     from skecg.io import find_records
 
+    check_tables(arguments.paths)
     return [str(path) for path in find_records(arguments.paths)]
 
 

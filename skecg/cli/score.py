@@ -13,12 +13,15 @@ from skecg._version import __version__
 from skecg.cli.console import Verbs, add_signal_options, add_table_options, say
 from skecg.cli.embed import add_computing_options, add_model_options, check_cache
 from skecg.cli.evaluate import as_fractions
+from skecg.io.files import replacing
 from skecg.validation import check_integer
 
 if TYPE_CHECKING:
     from skecg.tabular.table import RecordTable
 
 __all__ = ["add_parser", "run"]
+
+_FEWEST_PATIENTS = 20  # that label efficiency is shown for
 
 _DESCRIPTION = """\
 Score frozen encoders on the labels of a table, in one report with what they have to beat: the majority, hand-crafted
@@ -46,9 +49,9 @@ def add_parser(verbs: Verbs) -> None:
     group.add_argument(
         "--fractions",
         type=as_fractions,
-        default=[1.0],
         metavar="F,F,...",
-        help="shares of the training patients, numbers of records above 1 (default: 1)",
+        help="shares of the training patients, numbers of records above 1 (default: 1, and 0.1 and 0.3 where they "
+        "leave 20 patients)",
     )
     group.add_argument("--draws", type=int, default=5, metavar="N", help="draws of all but 1 (default: 5)")
     group.add_argument("--kernels", type=int, default=5, metavar="N", help="draws of random convolutions (default: 5)")
@@ -73,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.group_column,
         kind=arguments.kind,
     )
+    # For weights of untrained encoders, one for each model, which nobody wants to keep.
     with tempfile.TemporaryDirectory(prefix="skecg-untrained-") as folder:
         used = _embeddable(table, arguments)
         for note in used.notes():
@@ -128,7 +132,7 @@ def _score_labels(table: RecordTable, sources: list[Any], arguments: argparse.Na
         table.target.task(),
         sources,
         protocol=OWN_LABELS,
-        fractions=arguments.fractions,
+        fractions=arguments.fractions or _shares(table, arguments.folds),
         n_draws=arguments.draws,
         splits=split_by_patients(table.groups, table.target.indicator, arguments.folds, arguments.seed),
         n_resamples=arguments.resamples,
@@ -140,13 +144,24 @@ def _score_labels(table: RecordTable, sources: list[Any], arguments: argparse.Na
     report.run.update({"table": str(arguments.table), "version": __version__})
     print(report.to_text())
     if arguments.out is not None:
-        reading = {name: getattr(arguments, name) for name in ("sampling_rate", "leads", "units")}
         files = report.save(arguments.out, figure=False)
         files.append(arguments.out / "report.html")
-        files[-1].write_text(report_page(report, table.paths, **reading), encoding="utf-8")
+        with replacing(files[-1], private=True) as page:  # recordings of patients are in it
+            page.write(report_page(report, table.paths, **_reading(arguments)).encode())
         for file in files:
             say(f"wrote {str(file)!r}")
     return 0
+
+
+def _shares(table: RecordTable, n_folds: int) -> list[float]:
+    """Return the shares of the patients to learn from that leave enough of them to learn anything."""
+    n_patients = len(set(table.groups.tolist())) * (1 - 1 / n_folds)
+    return [*(share for share in (0.1, 0.3) if share * n_patients >= _FEWEST_PATIENTS), 1.0]
+
+
+def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what files of numbers do not say of themselves."""
+    return {name: getattr(arguments, name) for name in ("sampling_rate", "leads", "units")}
 
 
 def _score_numbers(table: RecordTable, sources: list[Any], arguments: argparse.Namespace) -> int:
@@ -159,6 +174,8 @@ def _score_numbers(table: RecordTable, sources: list[Any], arguments: argparse.N
         table.dataset(arguments.sampling_rate, arguments.leads),
         sources,
         {name: table.target.y},
+        n_folds=arguments.folds,
+        n_draws=arguments.resamples,
         seed=arguments.seed,
         cache=None if arguments.cache == "none" else arguments.cache,
         verbose=0 if arguments.quiet else 1,
@@ -171,10 +188,11 @@ def _score_numbers(table: RecordTable, sources: list[Any], arguments: argparse.N
         contents = {
             "report.json": json.dumps({"target": name, "scores": plain}, indent=1, ensure_ascii=False) + "\n",
             "report.md": f"## {name}\n\n```\n{text}\n```\n",
-            "report.html": regression_page(name, scores, table.target.y),
+            "report.html": regression_page(name, scores, table.target.y, table.paths, **_reading(arguments)),
         }
         for file, content in contents.items():
-            (arguments.out / file).write_text(content, encoding="utf-8")
+            with replacing(arguments.out / file, private=file.endswith(".html")) as written:
+                written.write(content.encode())
             say(f"wrote {str(arguments.out / file)!r}")
     return 0
 

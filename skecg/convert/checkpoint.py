@@ -45,6 +45,9 @@ __all__ = [
 
 
 _SHOWN = 6
+# Parts of names that torch's DataParallel and torch.compile put before those of the module inside.
+_WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod)\.")
+_KINDS = ("torch.float32", "torch.float16", "torch.bfloat16", "torch.float64")
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,12 @@ class Checkpoint:
         """Return the shape of a tensor that has to be there, with so many axes and none of them empty."""
         value = state.get(name)
         if not isinstance(value, Tensor) or value.ndim != n_axes or 0 in value.shape:
-            raise self.refuse(f"no tensor {name!r} of {n_axes} axes", f"that of {whose}.")
+            raise self.refuse_other(f"no tensor {name!r} of {n_axes} axes but {in_words(state)}", f"that of {whose}.")
         return tuple(value.shape)
+
+    def refuse_other(self, found: str, wanted: str) -> ForeignCheckpointError:
+        """Make the error for what is likely a file of something else."""
+        return self.refuse(found, f"{wanted} `skecg convert --help` lists whose files are read.")
 
     @property
     def keys_in_words(self) -> str:
@@ -86,11 +93,19 @@ class Checkpoint:
         return f"top-level keys {in_words(self.content)}"
 
     def mapping(self, key: str) -> dict[str, Any]:
-        """Return a top-level entry that has to be a mapping with text for keys."""
+        """Return a top-level entry that has to be a mapping with text for keys, which lose the names of wrappers."""
         value = self.content.get(key)
         if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
             raise self.refuse(f"{key!r} of type {type(value).__name__}", "a mapping of names to values there.")
-        return dict(value)
+        named = {_without_wrappers(name): entry for name, entry in value.items()}
+        if len(named) < len(value):
+            raise self.refuse(f"tensors in {key!r} that only the wrappers in their names tell apart", "one model.")
+        return named
+
+
+def _without_wrappers(name: str) -> str:
+    """Return a tensor's name without what training on several devices and compilation put into it."""
+    return _WRAPPERS.sub("", name)
 
 
 def open_checkpoint(file: str | Path, sha256: str | None = None) -> Checkpoint:
@@ -258,7 +273,7 @@ def in_words(names: Mapping[str, Any] | list[str]) -> str:
     """List names for a message, the first few."""
     listed = list(names)
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(map(repr, listed[:_SHOWN])) + more
+    return (", ".join(map(repr, listed[:_SHOWN])) or "nothing") + more
 
 
 def part_of(state: Mapping[str, Any], prefix: str) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -277,9 +292,8 @@ def check_tensors(checkpoint: Checkpoint, found: Mapping[str, Any], wanted: Mapp
     for name, value in found.items():
         if name not in wanted:
             raise checkpoint.refuse(f"an unexpected tensor {name!r}", f"none but {in_words(list(wanted))}.")
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            kind = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
-            raise checkpoint.refuse(f"{name!r} of type {kind}", "a tensor of floating-point numbers.")
+        if (kind := _kind_of(value)) not in _KINDS:
+            raise checkpoint.refuse(f"{name!r} of type {kind}", f"a tensor of {', '.join(_KINDS)}. Save it as one.")
         if tuple(value.shape) != wanted[name]:
             raise checkpoint.refuse(f"{name!r} of shape {tuple(value.shape)}", f"shape {wanted[name]}.")
         # NaN in weights makes every feature NaN, and neither names nor shapes show it.
@@ -288,6 +302,14 @@ def check_tensors(checkpoint: Checkpoint, found: Mapping[str, Any], wanted: Mapp
     missing = [name for name in wanted if name not in found]
     if missing:
         raise checkpoint.refuse(f"no tensor {missing[0]!r} ({len(missing)} missing)", "all tensors of the encoder.")
+
+
+def _kind_of(value: Any) -> str:
+    """Return what kind of number a tensor holds, and how where that is not one after the other."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    dense = value.layout is torch.strided and value.device.type == "cpu"
+    return str(value.dtype) if dense else f"{value.dtype}, {value.layout} on {value.device}"
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def convert_clef(
     folder = check_folder(folder)
     checkpoint = open_checkpoint(file, sha256)
     state, dropped = _backbone(checkpoint)
-    config = net1d_config(checkpoint, state, _WINDOW_SAMPLES)
+    config = net1d_config(checkpoint, state, _WINDOW_SAMPLES, "CLEF")
     if config.n_leads != 1:
         hint = " This looks like ECGFounder: `skecg convert ecgfounder` reads that." if config.n_leads == 12 else ""
         raise checkpoint.refuse(f"an encoder of {config.n_leads} leads", f"one lead, as CLEF has.{hint}")

@@ -119,7 +119,7 @@ def _encoder(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[str, ...]]:
     # A classifier holds the pre-trained model as its part "encoder", which has a part of that name itself.
     names = {name.removeprefix("encoder.") if tuned else name: name for name in found}
     if "feature_extractor.conv_layers.0.0.weight" not in names:
-        raise checkpoint.refuse(
+        raise checkpoint.refuse_other(
             f"{checkpoint.keys_in_words}, no feature extractor in 'model'",
             "a checkpoint of ECG-FM with 'feature_extractor.conv_layers.0.0.weight'.",
         )

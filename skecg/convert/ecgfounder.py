@@ -115,7 +115,7 @@ def _count(found: Mapping[str, Any], names: re.Pattern[str], title: str) -> tupl
 
 
 def net1d_config(
-    checkpoint: Checkpoint, state: Mapping[str, Any], input_samples: int, group_dim: int | None = None
+    checkpoint: Checkpoint, state: Mapping[str, Any], input_samples: int, whose: str = "ECGFounder"
 ) -> Net1dConfig:
     """Read a Net1D's shape off its tensors.
 
@@ -126,10 +126,10 @@ def net1d_config(
         The authors' names, without normalization and classifier.
     input_samples : int
         Samples of the longest window.
-    group_dim : int, optional
-        Channels of the stage for each group; read off the tensors when not given.
+    whose : str, default="ECGFounder"
+        Name of the encoder, for messages.
     """
-    shape = partial(checkpoint.shape_of, state, whose="ECGFounder")
+    shape = partial(checkpoint.shape_of, state, whose=whose)
     stem_dim, n_leads, kernel = shape("first_conv.conv.weight", 3)
     blocks = _n_blocks(checkpoint, state)
     conv3 = [shape(f"stage_list.{stage}.block_list.0.conv3.conv.weight", 3) for stage in range(len(blocks))]
@@ -145,12 +145,12 @@ def net1d_config(
             stem_dim=stem_dim,
             widths=tuple(shape[0] for shape in conv3),
             blocks=tuple(blocks),
-            group_dim=group_dim or max(1, width // groups),
+            group_dim=max(1, width // groups),
             expansion=middle / width,
             kernel_samples=kernel,
         )
     except WeightsFormatError as error:
-        raise checkpoint.refuse("tensors of an impossible shape", f"the network of ECGFounder: {error}") from error
+        raise checkpoint.refuse("tensors of an impossible shape", f"the network of {whose}: {error}") from error
 
 
 def _n_blocks(checkpoint: Checkpoint, state: Mapping[str, Any]) -> list[int]:
@@ -160,7 +160,9 @@ def _n_blocks(checkpoint: Checkpoint, state: Mapping[str, Any]) -> list[int]:
         if found := re.match(r"stage_list\.(\d{1,3})\.block_list\.(\d{1,3})\.", name):
             numbers.setdefault(int(found[1]), set()).add(int(found[2]))
     if not numbers or sorted(numbers) != list(range(len(numbers))):
-        raise checkpoint.refuse(f"{checkpoint.keys_in_words}, no stages of a Net1D", "'stage_list.0.block_list.0.…'.")
+        raise checkpoint.refuse_other(
+            f"{checkpoint.keys_in_words}, no stages of a Net1D", "'stage_list.0.block_list.0.…'."
+        )
     return [len(numbers[stage]) for stage in range(len(numbers))]
 
 

@@ -84,7 +84,7 @@ def _encoder(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Take the tensors that features need; batches are counted for training alone."""
     found = checkpoint.mapping("model") if "model" in checkpoint.content else {}
     if "conv1.weight" not in found or "layer1.0.conv1.weight" not in found:
-        raise checkpoint.refuse(
+        raise checkpoint.refuse_other(
             f"{checkpoint.keys_in_words}, no ResNet at the top level",
             "the state dict of MERL's ResNet-18 ('conv1.weight', 'layer1.0.conv1.weight', ...). Its ViT is not "
             "supported.",

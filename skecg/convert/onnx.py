@@ -108,6 +108,8 @@ def _config_of(checkpoint: Checkpoint, model: onnx.ModelProto, spec: InputSpec, 
     names = [value.name for value in model.graph.output]
     if len(inputs) != 1:
         raise checkpoint.refuse(f"{len(inputs)} inputs ({_listed(v.name for v in inputs)})", "one, of windows.")
+    if not names:
+        raise checkpoint.refuse("no outputs", "one, of features or tokens.")
     if output is None and len(names) > 1:
         raise checkpoint.refuse(f"the outputs {_listed(names)}", "one. Pass output= (--output) with the one to take.")
     if output is not None and output not in names:
@@ -144,14 +146,16 @@ def _tried(checkpoint: Checkpoint, content: bytes, config: GraphConfig) -> Graph
     noise = np.random.default_rng(0).normal(size=(2, config.n_leads, config.input_samples)).astype(np.float32)
     try:
         run = open_with_onnxruntime(content, [config.output_name])
-        alone = [run({config.input_name: noise[i : i + 1]})[0] for i in (0, 1)]
-        found = np.concatenate(alone) if config.one_at_a_time else run({config.input_name: noise})[0]
+        alone = [np.asarray(run({config.input_name: noise[i : i + 1]})[0]) for i in (0, 1)]
+        # Side by side whatever their shape, which is looked at next: one without any axis cannot be joined.
+        together = np.concatenate(alone) if alone[0].ndim else np.stack(alone)
+        found = together if config.one_at_a_time else run({config.input_name: noise})[0]
     except MissingDependencyError:
         raise
     except Exception as error:  # onnxruntime's errors are of classes of its own
         reason = " ".join(str(error).split())[:200]
         raise checkpoint.refuse(f"a graph that onnxruntime cannot run ({reason})", "one that it can.") from error
-    _check_output(checkpoint, config, found, np.concatenate(alone))
+    _check_output(checkpoint, config, found, together)
     n_tokens = found.shape[1] if found.ndim == 3 else 1
     try:
         return replace(config, dim=int(found.shape[-1]), n_tokens=n_tokens)
@@ -170,6 +174,8 @@ def _check_output(
         )
     if not np.isfinite(found).all():
         raise checkpoint.refuse(f"values in {config.output_name!r} that are not finite", "finite numbers only.")
+    if np.array_equal(found[0], found[1]):
+        raise checkpoint.refuse("the same features for two windows of noise", "features that depend on the window.")
     # A share of the features' size, because kernels for one window and for two round differently.
     size = np.sqrt(np.mean(np.square(found, dtype=np.float64)))
     if found.shape != alone.shape or np.abs(found - alone).max() > _TOLERANCE * size:

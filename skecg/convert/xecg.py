@@ -100,7 +100,7 @@ def _encoder(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[str, ...]]:
     found = checkpoint.mapping("model") if "model" in checkpoint.content else {}
     state, _ = part_of(found, _BLOCKS)
     if not state or not isinstance(found.get(_PATCHES), Tensor):
-        raise checkpoint.refuse(
+        raise checkpoint.refuse_other(
             f"{checkpoint.keys_in_words}, no xLSTM in it", f"xECG's tensors ({_PATCHES!r}, '{_BLOCKS}0...')."
         )
     return {name: value for name, value in found.items() if name != "mask_token"}, ("mask_token",) * (

@@ -35,7 +35,7 @@ __all__ = ["read_ecgbench"]
 _VERSIONS = ("clean", "original")
 # What skecg.read_record reads as it is; the arrays of other formats lie many to a file.
 _FORMATS = ("wfdb", "edf")
-_FIXED = ("fold", "default_split")
+_FIXED = ("fold", "default_split")  # columns that every table of folds has
 
 
 def read_ecgbench(
@@ -188,6 +188,7 @@ def _fold_of(text: str, table: Path) -> int:
 def _file_of(home: Path, text: str, signal_format: str) -> Path:
     """Return where a recording lies, which has to be inside the data set's folder."""
     path = home / text
+    # A table may come from anybody, and must not name files elsewhere.
     if Path(text).is_absolute() or ".." in Path(text).parts:
         raise DamagedRecordError(f"Got the file {text!r} in the folds, expected one inside {str(home)!r}.")
     if signal_format == "wfdb":  # named by a header, by another file, or by neither

@@ -43,7 +43,7 @@ LUDB = Source(
     signs=("data/*.avf", "*.avf"),
 )
 _WANTED = re.compile(r"data/\d+\.(hea|dat|i|ii|iii|avr|avl|avf|v[1-6])")
-_STEPS_PER_MILLIVOLT = 1000.0
+_STEPS_PER_MILLIVOLT = 1000.0  # a step is a microvolt, whatever the headers say: see the notes of fetch_ludb
 
 
 def fetch_ludb(
@@ -134,6 +134,7 @@ def read_ludb_record(path: str | os.PathLike[str]) -> ECGRecord:
     if header.segments or not can_read_fast(header):
         raise DamagedRecordError(f"Got {header_path} in another WFDB format than LUDB's, expected 16.")
     in_microvolts = tuple(s._replace(gain=_STEPS_PER_MILLIVOLT, baseline=0, units="mV") for s in header.signals)
+    # Before anything is decoded: with the headers' own gains Einthoven's law fails.
     header = header._replace(signals=in_microvolts)
     paths = locate_signals(header, header_path, [])
     check_sizes(header, paths)
@@ -227,7 +228,9 @@ def _header_paths(copy: Copy) -> list[Path]:
         paths = [copy.folder / name for name in names if name.endswith(".hea")]
     else:
         places = (copy.folder / "data", copy.folder)
+        # In somebody's own copy the files may lie without the folder data/.
         paths = next(found for place in places if (found := [p.with_suffix(".hea") for p in place.glob("*.avf")]))
+    # By number, not by letters: 2 before 10.
     return sorted(paths, key=lambda path: (len(path.stem), path.stem))
 
 
@@ -242,7 +245,7 @@ def _labelled(folder: Path, paths: list[Path]) -> LabelledECGs:
         leads=None,
         codes=tuple({line.rstrip(". "): 100.0 for line in lines if line[:1] not in ("<", "")} for lines in comments),
         patients=ids,
-        folds=np.zeros(len(paths), dtype=np.int64),
+        folds=np.zeros(len(paths), dtype=np.int64),  # LUDB has none
         sexes=np.array([sex_of(_field(lines, "<sex>:")) for lines in comments], dtype=str),
         ages=np.array([number(_field(lines, "<age>:")) for lines in comments], dtype=np.float64),
         licence=LUDB.licence,

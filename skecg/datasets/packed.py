@@ -132,6 +132,7 @@ def read_packed(path: str | os.PathLike[str]) -> LabelledECGs:
         sampling_rate=rate,
         leads=leads,
         codes=_codes(arrays, n_records),
+        # A recording without a patient is one of its own, as everywhere.
         patients=np.where(patients == "", ids, patients),
         folds=np.maximum(np.asarray(arrays.get("strat_fold", np.zeros(n_records)), dtype=np.int64), 0),
         sexes=np.array([sex_of(str(sex)) for sex in sexes], dtype=str),
@@ -211,6 +212,7 @@ def _load(path: Path) -> Arrays:
         raise RecordNotFoundError(f"There is no packed file {str(path)!r}. Check the path.")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
+            # An .npy, which is a single array, has no names.
             arrays = {key: loaded[key] for key in getattr(loaded, "files", ())}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise DamagedRecordError(
@@ -271,6 +273,7 @@ def _millivolts(arrays: Arrays, path: Path) -> NDArray[np.float32]:
     except UnitsError as error:
         raise UnitsError(f"{path}: {error}") from None
     signals = np.empty(shape, dtype=np.float32)
+    # Computed in float64 and rounded once, without a float64 copy of all signals.
     return np.multiply(arrays["signals"], np.stack(steps), out=signals, dtype=np.float64, casting="same_kind")
 
 
@@ -287,6 +290,7 @@ def _codes(arrays: Arrays, n_records: int) -> tuple[Mapping[str, float], ...]:
 def _split(label: Any) -> list[str]:
     """Take labels apart: at bars, else at commas and semicolons."""
     text = str(label)
+    # Where bars separate labels, commas may be part of one.
     names = text.split("|") if "|" in text else re.split(r"[,;]", text)
     return [bare for name in names if (bare := name.strip().rstrip(". "))]
 
@@ -324,6 +328,7 @@ def _waves(arrays: Arrays, ids: Sequence[str] | NDArray[np.str_], path: Path) ->
     tables = []
     for owner, of_record in zip(owners, leads, strict=True):
         by_lead = _grouped(by_owner.get(int(owner), waves[:0]), 1)
+        # Who looked at all leads at once marked the same waves for each.
         numbers = range(len(of_record)) if names[1] == "lead_index" else [0] * len(of_record)
         tables.append(tuple(by_lead.get(lead, waves[:0])[:, [3, 4, 5, 2]] for lead in numbers))
     return _PackedWaves(tuple(tables), tuple(leads), float(arrays.get("waves_fs", arrays["fs"])))

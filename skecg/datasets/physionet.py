@@ -164,6 +164,7 @@ class Copy:
             lacking = [name for name in names if not (self.folder / name).is_file()]
         if not lacking:
             return
+        # Without a checksum remembered a file may be there all the same: such files are checked below.
         if not self.fetching.download_if_missing:
             absent = [name for name in lacking if not (self.folder / name).is_file()]
             if absent:
@@ -186,6 +187,7 @@ class Copy:
             try:
                 return read_sums(path)
             except DownloadError:
+                # A page that is no list must not be found, and believed, the next time.
                 path.unlink()
                 raise
         return read_sums(path)
@@ -207,6 +209,7 @@ class Copy:
                 self._announce()
                 self._start()
                 self._downloader.fetch(wanted, title=self.source.name, when_there=self._verified.add)
+        # Also after a failure: what was checked by then need not be checked again.
         finally:
             if self.is_downloaded:
                 self._verified.save()

@@ -12,8 +12,10 @@ comes from. A table of labels has a line a recording:
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
+import io
 import math
 import numbers
 import os
@@ -42,6 +44,7 @@ _SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 _MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "nat", "null"})
 # What a whole number becomes beside cells that are missing: "1.0", which means the same as "1".
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
+_SEPARATOR_SAID = re.compile(r"sep=([,;\t])\r?\n")
 _N_FOLDS = 10
 _YES, _NO = frozenset({"1", "true", "yes"}), frozenset({"0", "false", "no", ""})
 
@@ -78,15 +81,20 @@ def read_columns(table: Any) -> tuple[Columns, Path, str]:
 
 def _read_text(path: Path) -> Columns:
     """Read a text table; its first line says what separates cells."""
+    content = path.read_bytes()
+    # What Excel calls Unicode text is UTF-16 with a mark in front, and what it calls CSV may begin with a line sep=;
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            # By counting: Excel writes semicolons where the comma is the decimal mark.
-            delimiter = max(",\t;", key=first.count)
-            lines = [line for line in csv.reader(file, delimiter=delimiter) if line]
+        text = content.decode(encoding)
+        if said := _SEPARATOR_SAID.match(text):
+            text = text[said.end() :]
+        # By counting: Excel writes semicolons where the comma is the decimal mark.
+        delimiter = said[1] if said else max(",\t;", key=text.partition("\n")[0].count)
+        lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if line]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ParameterError(f"Got the table {str(path)!r}, which is no text table in UTF-8 ({error}).") from error
+        raise ParameterError(
+            f"Got the table {str(path)!r}, which is no text table in UTF-8 ({error}). Save it as CSV UTF-8."
+        ) from error
     if not lines:
         raise ParameterError(f"Got the table {str(path)!r}, which is empty; expected a line of names and rows.")
     header, *rows = lines
@@ -132,6 +140,8 @@ def _text(cell: Any) -> str | None:
             return None
         # Patient 15709 is 15709.0 in a column with an empty cell, and has to stay one patient.
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    if isinstance(cell, bytes):
+        cell = cell.decode("utf-8", "surrogateescape")
     text = "" if cell is None else str(cell).strip()
     if text.lower() in _MISSING:
         return None

@@ -83,6 +83,7 @@ def open_cache(cache: Any) -> EmbeddingCache | None:
     if cache is None or cache is False:
         return None
     if isinstance(cache, str) and cache == "memory":
+        # setdefault is atomic: two threads at once get the same cache.
         return _memory.get("") or _memory.setdefault("", _own_memory_cache())
     if isinstance(cache, str) and cache == "disk":
         return shared_disk_cache(default_cache_folder())

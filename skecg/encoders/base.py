@@ -123,6 +123,11 @@ class Encoder(nn.Module, ABC):
                 states[number] = self.read_out(tokens)
             if number == max(wanted):
                 break
+        if missing := set(wanted) - states.keys():
+            raise ShapeError(
+                f"{type(self).__name__} gave no tokens for stage {min(missing)} of the {len(self.config.stages)} that "
+                "its configuration names; expected the tokens after each of them, one after the other."
+            )
         return [states[number] for number in wanted]
 
     def _check_window(self, values_BLT: Tensor) -> None:

@@ -223,7 +223,9 @@ def _values_of(windows: Windows | WindowsOnDevice, rows: NDArray[np.intp], n_sam
 
 def _device_of(encoder: Encoder) -> torch.device:
     # An encoder that is a graph has buffers alone.
-    return next(chain(encoder.parameters(), encoder.buffers())).device
+    # One without any tensor is wherever its windows are.
+    first = next(chain(encoder.parameters(), encoder.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def _cpu_batch(encoder: Encoder) -> int:

@@ -188,6 +188,8 @@ def check_graph(content: bytes) -> onnx.ModelProto:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # of whatever class the parser of a damaged file ends with
         raise WeightsFormatError("Got a file that is no ONNX model, or a damaged one. Export it again.") from error
+    if not model.graph.node:  # what the parser makes of an empty file
+        raise WeightsFormatError("Got a graph without a single operator, expected an encoder. Export it again.")
     _check_standard(model)
     _check_nodes(model.graph)
     try:

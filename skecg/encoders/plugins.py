@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from skecg.errors import ParameterError
+from skecg.errors import ParameterError, SkecgError
 
 __all__ = ["ENTRY_POINTS", "load_installed_plugins", "load_plugin", "needed_plugin"]
 
@@ -39,7 +39,7 @@ def load_plugin(name: str) -> ModuleType:
     Raises
     ------
     ParameterError
-        When there is no such module or file, it needs one that is not there, or another of its name is loaded.
+        When there is no such module or file, it cannot be imported, or another of its name is loaded.
     """
     try:
         return _load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
@@ -49,6 +49,10 @@ def load_plugin(name: str) -> ModuleType:
                 f"Got the plug-in {name!r}, expected a module that can be imported, or the path of a .py file."
             ) from error
         raise ParameterError(f"The plug-in {name!r} needs {error.name!r}, which is not installed.") from error
+    except SkecgError:
+        raise
+    except Exception as error:  # whatever somebody else's module raises
+        raise ParameterError(f"The plug-in {name!r} cannot be imported ({type(error).__name__}: {error}).") from error
 
 
 def _load_file(path: Path) -> ModuleType:

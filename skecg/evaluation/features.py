@@ -24,7 +24,7 @@ from skecg.embedder import JEPAEmbedder
 from skecg.embedding_cache import WhilePossible, open_cache, record_key, salt_of
 from skecg.encoders import build_encoder
 from skecg.encoders.plugins import load_plugin
-from skecg.errors import ParameterError, ShapeError, SkecgWarning
+from skecg.errors import ParameterError, ShapeError, SkecgError, SkecgWarning
 from skecg.evaluation.baselines import hand_crafted_features, random_convolution_features
 from skecg.inference.inputs import RecordSource
 from skecg.inference.pipeline import chunk_rows
@@ -289,21 +289,47 @@ class ObjectFeatures:
         with count_progress(len(source), self.name, "record", verbose=verbose) as progress:
             for rows in chunk_rows(len(source)):
                 records = [source[row] for row in rows]
-                chunks.append(self._checked(transformer.transform(records), len(records), chunks))
+                chunks.append(self._checked(self._transformed(transformer, records), records, chunks))
                 progress.update(len(rows))
         return np.concatenate(chunks)
 
-    def _checked(self, features: Any, n_records: int, before: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def _transformed(self, transformer: Transformer, records: Sequence[ECGRecord]) -> NDArray[Any]:
+        """Return what an object makes of records, as an array of whatever shape."""
+        try:
+            features: Any = transformer.transform(records)
+            if isinstance(features, torch.Tensor):
+                features = features.detach().cpu().double()
+            return np.asarray(features)
+        except SkecgError:
+            raise
+        except Exception as error:  # whatever somebody else's code raises, rows of different lengths too
+            raise ParameterError(
+                f"{self.target} failed on {len(records)} records, {records[0].name!r} the first "
+                f"({type(error).__name__}: {error}); expected an array with one row for each."
+            ) from error
+
+    def _checked(
+        self, table: NDArray[Any], records: Sequence[ECGRecord], before: Sequence[NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
         """Return features as float32, or raise for what is no table with a row for each record."""
-        table = np.asarray(features)
         width = before[0].shape[1] if before else "n_features"
-        fits = table.ndim == 2 and len(table) == n_records and width in ("n_features", table.shape[1])
-        if not fits or table.dtype.kind not in "fiu" or not np.isfinite(table).all():
+        fits = table.ndim == 2 and len(table) == len(records) and width in ("n_features", table.shape[1])
+        if not fits or 0 in table.shape or table.dtype.kind not in "fiu":
             raise ShapeError(
-                f"{self.target} gave {table.dtype} of shape {table.shape} for {n_records} records, expected finite "
-                f"numbers of shape ({n_records}, {width}): one row for each record."
+                f"{self.target} gave {table.dtype} of shape {table.shape} for {len(records)} records, expected numbers "
+                f"of shape ({len(records)}, {width}): one row for each record, all of one length."
             )
-        return table.astype(np.float32)
+        with np.errstate(over="ignore"):
+            features = table.astype(np.float32)
+        finite = np.isfinite(features).all(axis=1)
+        if not finite.all():
+            worst = int(finite.argmin())
+            raise ShapeError(
+                f"{self.target} gave numbers that are not finite in float32 for {int((~finite).sum())} of "
+                f"{len(records)} records, {records[worst].name!r} the first; expected one row for each record, all "
+                "finite. Fill in there what is missing."
+            )
+        return features
 
 
 def is_object(model: str | Path) -> bool:
@@ -320,13 +346,24 @@ def _transformer_at(target: str) -> Transformer:
         if not hasattr(found, name):
             raise ParameterError(f"Got the model {target!r}, but there is no {name!r} in {module!r}.")
         found = getattr(found, name)
-    found = found() if isinstance(found, type) else found
+    found = _made(target, found) if isinstance(found, type) else found
     if not callable(getattr(found, "transform", None)):
         raise ParameterError(
             f"Got the model {target!r}, a {type(found).__name__}, expected an object with transform(records)."
         )
     transformer: Transformer = found
     return transformer
+
+
+def _made(target: str, kind: type) -> Any:
+    """Call a class without arguments."""
+    try:
+        return kind()
+    except Exception as error:  # whatever somebody else's code raises
+        raise ParameterError(
+            f"Got the model {target!r}, a class that cannot be called without arguments "
+            f"({type(error).__name__}: {error}). Name an object that is made already, or a class that can."
+        ) from error
 
 
 def write_untrained_twin(info: WeightsInfo, folder: str | Path, *, seed: int = 0) -> Path:

@@ -25,6 +25,7 @@ from skecg.datasets.base import LabelledECGs
 from skecg.errors import ShapeError
 from skecg.evaluation.bootstrap import Interval, patient_draws
 from skecg.evaluation.features import FeatureSource
+from skecg.evaluation.report import aligned
 from skecg.linear_model.ridge import ALPHAS, RidgeProbe
 from skecg.splits import patient_folds
 
@@ -34,6 +35,7 @@ __all__ = [
     "heart_rates",
     "predict_by_ridge",
     "qrs_durations",
+    "regression_cells",
     "regression_table",
     "score_regression",
 ]
@@ -204,6 +206,8 @@ def compare_regressions(
     sources: Sequence[tuple[str, FeatureSource]],
     targets: Mapping[str, ArrayLike],
     *,
+    n_folds: int = 5,
+    n_draws: int = 1000,
     seed: int = 0,
     cache: Any = None,
     verbose: int = 0,
@@ -218,6 +222,10 @@ def compare_regressions(
         patients' mean.
     targets : mapping of str to array-like of shape (n_records,)
         By name, NaN where not known.
+    n_folds : int, default=5
+        Parts of the patients.
+    n_draws : int, default=1000
+        Draws of patients for the intervals.
     seed : int, default=0
     cache : as for :class:`skecg.JEPAEmbedder`
     verbose : int, default=0
@@ -233,20 +241,25 @@ def compare_regressions(
         draws = features if features.ndim == 3 else features[None]
         for name, target in targets.items():
             # Where chance has a part in the features, the draws' predictions are averaged.
-            predicted = np.mean([predict_by_ridge(draw, target, dataset.patients, seed=seed) for draw in draws], axis=0)
+            folds = [predict_by_ridge(x, target, dataset.patients, n_folds=n_folds, seed=seed) for x in draws]
+            predicted = np.mean(folds, axis=0)
             # The majority has no features; for a number its counterpart is the mean.
             label = source.name if features.shape[-1] else "mean of the training patients"
-            scored = score_regression(target, predicted, dataset.patients, seed=seed)
+            scored = score_regression(target, predicted, dataset.patients, n_draws=n_draws, seed=seed)
             scores[name][label] = replace(scored, predicted=predicted)
     return scores
 
 
 def regression_table(scores: Mapping[str, RegressionScores], unit: str) -> str:
     """Return a table with one row for each set of features."""
-    width = max(map(len, ["features", *scores])) + 2
-    lines = [f"{'features':<{width}}{'records':>8}{'R2 (95 %)':>28}{f'mean absolute error ({unit})':>30}"]
+    return aligned(regression_cells(scores, unit))
+
+
+def regression_cells(scores: Mapping[str, RegressionScores], unit: str) -> list[list[str]]:
+    """Return that table cell by cell, its head first."""
+    table = [["features", "records", "R2 (95 %)", f"mean absolute error ({unit})"]]
     for name, score in scores.items():
         error = score.mean_absolute_error
         shown = f"{error.estimate:.2f} ({error.low:.2f} to {error.high:.2f})"
-        lines.append(f"{name:<{width}}{score.n_records:>8}{score.r2!s:>28}{shown:>30}")
-    return "\n".join(lines)
+        table.append([name, str(score.n_records), str(score.r2), shown])
+    return table

@@ -103,6 +103,7 @@ def geometry_table(report: Report) -> Table:
     for name, scores in rows.items():
         cells = []
         for measure in used:
+            # A reference that has tokens alone is not in this table.
             known = name != reference and reference in rows
             against = _signed(report.geometry_difference(reference, name, measure)) if known else ""
             cells += [_number(scores[measure].estimate), _limits(scores[measure]), against]
@@ -129,6 +130,7 @@ def notes_of(report: Report) -> list[str]:
 
 def is_few(report: Report, label: LabelScores) -> bool:
     """Return whether a label has too few test positives, or negatives, to count."""
+    # Of few negatives an area knows as little as of few positives.
     few: int = report.split["few_positives"]
     negatives: int = report.split["n_test"] - label.test_positives
     return min(label.test_positives, negatives) < few
@@ -161,7 +163,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def _deviation(values: Sequence[float]) -> float:
     centre = sum(values) / len(values)
-    return math.sqrt(sum((value - centre) ** 2 for value in values) / (len(values) - 1))
+    return math.sqrt(sum((value - centre) ** 2 for value in values) / (len(values) - 1))  # draws are a sample
 
 
 Cells = Sequence[Sequence[str]]
@@ -304,6 +306,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values; numbers that are not there are null."""
+        # Before asdict, which would copy the predictions for every record.
         values = asdict(replace(self, tested=None))
         del values["tested"]
         return dict(_plain(values))
@@ -366,6 +369,7 @@ class Report:
         files = [where / "report.json", where / "report.md"]
         files[0].write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         files[1].write_text(self.to_markdown(), encoding="utf-8")
+        # Last: without matplotlib the numbers are written all the same.
         if figure:
             files.append(where / "report.png")
             self.plot().figure.savefig(files[-1])

@@ -375,6 +375,7 @@ class Segmenter(FineTunedEstimator):
         logits = []
         for number, record in enumerate(records):
             own = windows.of_record(number).tolist()
+            # Without the padding of short windows, which belongs to no sample.
             signals = [of_windows[row][:, : windows.valid_samples[row]] for row in own]
             whole = stitch(signals, windows.start_samples[own].tolist())
             logits.append(at_own_rate(whole, rate, record.sampling_rate, record.n_samples))

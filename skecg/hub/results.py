@@ -107,6 +107,7 @@ def _scores(report: Mapping[str, Any], row: Mapping[str, Any]) -> list[Evaluated
     for field, measure, kind in MEASURES:
         value = largest[field]
         interval = value if isinstance(value, Mapping) else {"estimate": value, "low": None, "high": None}
+        # Where no label had enough positives there is no mean, and nothing to publish.
         if interval["estimate"] is None:
             continue
         found.append(

@@ -34,6 +34,10 @@ _Key = TypeVar("_Key")
 # What NumPy, SciPy and Python raise for a record that no check of ours foresaw: it costs its row, not the batch.
 _NOT_OURS = (MemoryError, ArithmeticError, np.linalg.LinAlgError)
 
+#: What records said about their unit, by the keys of caches; some 300 bytes each.
+_AMPLITUDES: dict[bytes, Amplitude | None] = {}
+_MOST_AMPLITUDES = 20_000
+
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
@@ -255,17 +259,31 @@ def _prepare_batch(
                 # Records of the same content are embedded once, also within a batch.
                 fresh.setdefault(keys[row], record)
         screenings, refused = screen_records(fresh, config.info.spec, config.policies)
-        # What a cache knows is judged, too, or a wrong unit would be reported once only; a chunk is enough for that.
-        again = {keys[row]: record for row, record in read.items() if chunk.start == 0 and keys[row] in known}
-        judged = {**screenings, **screen_records(again, config.info.spec, config.policies)[0]}
+        judged = {name: screening.amplitude for name, screening in screenings.items()}
+        if cache is not None and chunk.start == 0:
+            # What a cache knows is judged, too, or a wrong unit would be named once only; a chunk is enough for that.
+            again = {keys[row]: record for row, record in read.items() if keys[row] in known}
+            judged |= _amplitudes_by_content(again, judged, config)
         fresh = {name: fresh[name] for name in screenings}
         windows, unprepared = _prepare_each_or_all(fresh, screenings, config, n_threads)
     refused |= unprepared
     fresh = {name: record for name, record in fresh.items() if name not in unprepared}
     screenings = {name: screenings[name] for name in fresh}
     notes = {name: screening.notes for name, screening in screenings.items()}
-    amplitudes = {name: screening.amplitude for name, screening in judged.items()}
-    return PreparedBatch(chunk, rows, records, keys, known, fresh, refused, notes, amplitudes, windows)
+    return PreparedBatch(chunk, rows, records, keys, known, fresh, refused, notes, judged, windows)
+
+
+def _amplitudes_by_content(
+    records: dict[bytes, ECGRecord], screened: dict[bytes, Amplitude | None], config: EmbeddingConfig
+) -> dict[bytes, Amplitude | None]:
+    """Return what records of a cache say about their unit: each is looked at once a process, not once a fold."""
+    found = {key: _AMPLITUDES[key] for key in records if key in _AMPLITUDES} | screened
+    unseen = {key: record for key, record in records.items() if key not in found}
+    screenings, _ = screen_records(unseen, config.info.spec, config.policies)
+    found |= {key: screening.amplitude for key, screening in screenings.items()}
+    if len(_AMPLITUDES) < _MOST_AMPLITUDES:
+        _AMPLITUDES.update(found)
+    return found
 
 
 def _row_keys(records: dict[int, ECGRecord]) -> dict[int, bytes]:

@@ -67,7 +67,7 @@ _NO_VALUE = {16: -(2**15), 24: -(2**23), 32: -(2**31), 61: -(2**15), 80: -(2**7)
 _NO_VALUE |= {310: -(2**9), 311: -(2**9), 508: -(2**7), 516: -(2**15), 524: -(2**23)}
 
 
-_PLAIN_NAME = re.compile(r"[-\w]+")
+_PLAIN_NAME = re.compile(r"[-\w]+")  # letters, digits, - and _: what WFDB allows
 
 
 def read_wfdb(header_path: Path, *, keep_steps: bool = False, verify_checksums: bool = False) -> ECGRecord:
@@ -141,6 +141,7 @@ def _read_one(
     names, units = _names_and_units(header)
     rows = ecg_rows(names, units)
     paths = locate_signals(header, header_path, repairs)
+    # A header need not state how long its signals are; the files then say it.
     header = known_length(header, paths, str(header_path))
     check_sizes(header, paths)
     signal_paths = [paths[signal.file_name] for signal in header.signals]
@@ -156,6 +157,7 @@ def _read_one(
             *what, steps=steps.values, columns=tuple(rows), baselines=steps.baselines, gains=steps.gains
         )
     per_frame = [signal.samples_per_frame for signal in header.signals]
+    # A respiration signal of another rate must not cost the leads their own.
     same_rate = len({per_frame[row] for row in rows}) == 1
     decoded = _decode_with_wfdb(header, signal_paths, smooth=not same_rate)
     signals = list(decoded.e_p_signal if same_rate else decoded.p_signal.T)
@@ -195,6 +197,7 @@ def _names_and_units(header: WFDBHeader) -> tuple[tuple[str, ...], tuple[str, ..
 
 def _decode_with_wfdb(header: WFDBHeader, paths: list[Path], *, smooth: bool) -> Any:
     """Decode the signals by wfdb, in their units, from a plain header in a folder of its own."""
+    # Names of files may hold what wfdb does not read: it is shown plain ones.
     aliases = {path: f"file{number}.dat" for number, path in enumerate(dict.fromkeys(paths))}
     with tempfile.TemporaryDirectory(prefix="skecg-") as folder:
         for path, alias in aliases.items():
@@ -263,6 +266,7 @@ def _check_segment(header_path: Path, n_frames: int, verify_checksums: bool) -> 
         raise DamagedRecordError(
             f"{header_path}, a segment of a record, consists of segments itself, expected signals. Restore the header."
         )
+    # wfdb reads headers of segments itself, so that no repair of ours reaches them.
     if not all(signal.units.isascii() for signal in header.signals):
         raise UnsupportedFormatError(
             f"{header_path}, a segment, writes a unit with letters outside ASCII, which wfdb would drop (µV would turn "

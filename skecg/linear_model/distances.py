@@ -91,8 +91,10 @@ class NoveltyScore(OutlierMixin, BaseEstimator):
         features: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         self.mean_, self.scale_ = standardization(features)
         _, lengths, axes = np.linalg.svd((features - self.mean_) / self.scale_, full_matrices=False)
+        # A direction without variation would make any difference along it infinitely far.
         used = lengths[: self.n_components] > 1e-6 * lengths[0]
         self.components_ = axes[: self.n_components][used]
+        # Singular values of N rows are deviations times the root of N - 1.
         self.deviations_ = lengths[: self.n_components][used] / np.sqrt(len(features) - 1)
         self.offset_ = float(np.quantile(-self._distances(features), self.contamination))
         return self

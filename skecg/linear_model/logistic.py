@@ -279,6 +279,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         probes = [clone(self).set_params(C=C) for C in Cs]
         for probe in probes:
             probe._check_parameters()
+        # From the strongest penalty on: its solution is nearest to 0, where the first one starts.
         _fit_in_turn(sorted(probes, key=lambda probe: float(np.mean(np.asarray(probe.C)))), X, y, sample_weight)
         return probes
 
@@ -328,6 +329,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         if self.multilabel_:
             return special.expit(logits)
         if logits.ndim == 1:
+            # Not 1 minus the other: a small probability would lose its digits.
             return special.expit(np.stack([-logits, logits], axis=1))
         return special.softmax(logits, axis=1)
 
@@ -348,6 +350,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         if self.multilabel_:
             return special.log_expit(logits)
         if logits.ndim == 1:
+            # Not the logarithm of expit, which is minus infinity where expit rounds to 0.
             return special.log_expit(np.stack([-logits, logits], axis=1))
         return special.log_softmax(logits, axis=1)
 

@@ -20,7 +20,7 @@ from skecg.validation import check_integer, check_number
 __all__ = ["ALPHAS", "RidgeProbe"]
 
 #: Ridge penalties to choose from.
-ALPHAS = tuple(10.0**power for power in range(-1, 6))
+ALPHAS = tuple(10.0**power for power in range(-1, 6))  # 0.1 to 1e5
 
 
 class RidgeProbe(RegressorMixin, BaseEstimator):
@@ -137,6 +137,7 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
         errors = []
         for fold in range(folds.max() + 1):
             train, test = folds != fold, folds == fold
+            # Within the fold: the records tested must not say how features are scaled.
             scaler = StandardScaler().fit(X[train])
             ridge = Ridge(each).fit(scaler.transform(X[train]), copies[train])
             squared = np.square(ridge.predict(scaler.transform(X[test])).reshape(copies[test].shape) - copies[test])

@@ -308,7 +308,7 @@ def _check_leads(record: ECGRecord, spec: InputSpec, policies: Policies, label: 
             raise BadSignalError(f"{has}, of which {', '.join(silent)} hold nothing but NaN; expected samples.")
         raise LeadError(
             f"{has}, expected at least one of {', '.join(spec.leads)}. Say what they are, for example "
-            f"leads={{{record.leads[0]!r}: 'II'}}."
+            f"leads={{{record.leads[0]!r}: {'II' if 'II' in spec.leads else spec.leads[0]!r}}}."
         )
     if policies.missing_leads == "raise" and not spec.any_leads:
         nothing = f" ({', '.join(silent)} hold nothing but NaN)" if silent else ""

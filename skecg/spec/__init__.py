@@ -154,9 +154,11 @@ class InputSpec(Value):
                 self._require(value < nyquist, name, f"below half the sampling rate ({nyquist:g} Hz)")
         self._require_numbers("notch_quality")
         self._require_one_of("filter_design", "cascade", "bandpass")
+        low, high = self.highpass_hz, self.lowpass_hz
+        if low is not None and high is not None:
+            self._require(low < high, "highpass_hz", f"below lowpass_hz={high:g}: nothing passes both filters")
         if self.filter_design == "bandpass":
-            low, high = self.highpass_hz, self.lowpass_hz
-            banded = low is not None and high is not None and low < high
+            banded = low is not None and high is not None
             self._require(banded, "filter_design", "'cascade' unless highpass_hz and lowpass_hz bound a band")
         if self.baseline_samples is not None:
             self._require_integers("baseline_samples", minimum=3)

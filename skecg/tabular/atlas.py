@@ -7,7 +7,6 @@ The page holds all that it shows and fetches nothing, so that it opens from a di
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import json
 import zlib
@@ -26,7 +25,7 @@ from skecg.leads import CANONICAL_LEADS
 from skecg.linear_model.distances import Neighbours, similar, standardization
 from skecg.plotting.results import principal_plane
 from skecg.records import ECGRecord
-from skecg.tabular.page import thinned
+from skecg.tabular.page import policy_for, thinned
 from skecg.tabular.table import is_number
 from skecg.validation import check_choice, check_integer
 
@@ -321,9 +320,7 @@ def _filled(title: str, held: Mapping[str, Any]) -> str:
     template = resources.files("skecg.tabular").joinpath("atlas.html").read_text(encoding="utf-8")
     script = template.partition("<script>")[2].partition("</script>")[0]
     # Only the script of the template may run, and nothing may be fetched, whatever stands in tables and paths.
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
-    head, _, rest = template.replace("{policy}", policy).partition("<script>")
+    head, _, rest = template.replace("{policy}", policy_for(script)).partition("<script>")
     # Otherwise a path with </script> in it would end the data and begin a page of its own.
     text = json.dumps(held, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return (

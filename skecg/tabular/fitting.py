@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from skecg._version import __version__
 from skecg.datasets.base import LabelledECGs
 from skecg.embedder import JEPAEmbedder
-from skecg.errors import LeakageWarning, ParameterError, user_stacklevel
+from skecg.errors import LeakageWarning, ParameterError, SkecgWarning, user_stacklevel
 from skecg.evaluation.comparison import compare
 from skecg.evaluation.features import MODEL, FeatureSource
 from skecg.evaluation.protocols import OWN_LABELS, LabelDraw, ProbeFit
@@ -34,7 +34,7 @@ from skecg.linear_model.ridge import RidgeProbe
 from skecg.metrics import best_thresholds
 from skecg.splits import patient_folds
 from skecg.tabular.model import FINETUNE, METHODS, PROBE, FittedModel, encoder_of
-from skecg.tabular.table import LABELS, NUMBERS, RecordTable, Target
+from skecg.tabular.table import CLASSES, LABELS, NUMBERS, RecordTable, Target
 from skecg.validation import check_choice
 from skecg.versions import installed_version
 
@@ -101,6 +101,8 @@ def embed_table(table: RecordTable, embedder: JEPAEmbedder) -> tuple[RecordTable
     -----
     LeakageWarning
         When equal recordings are said to be of different patients.
+    SkecgWarning
+        When equal recordings have different labels.
     """
     features = embedder.fit_transform(table.paths)
     good = np.isfinite(features).all(axis=1)
@@ -108,27 +110,57 @@ def embed_table(table: RecordTable, embedder: JEPAEmbedder) -> tuple[RecordTable
     used = table.select(good, f"no features (the first: {reasons[0]})" if reasons else "no features")
     if not len(used):
         raise ParameterError(f"Got {table.name!r}, of which no record can be embedded. The first: {reasons[0]}")
+    _check_learnable(used)
     _warn_of_equal_recordings(used, features[good])
     return used, features[good]
 
 
+def _check_learnable(table: RecordTable) -> None:
+    """Raise where no two classes have two patients each, so that nothing can be learned of some and told of others."""
+    target = table.target
+    if target is None or target.kind != CLASSES:
+        return
+    there = [name for k, name in enumerate(target.classes) if (target.y == k).any()]
+    lonely = table.of_one_patient()
+    if len(there) - len(lonely) < 2:
+        raise ParameterError(
+            f"Got the column {target.name!r} with {len(there) - len(lonely)} classes that more than one patient has, "
+            f"expected two or more. Of one patient only: {', '.join(lonely[:5]) or 'none'}. Add patients, or leave the "
+            "group column out if it is wrong."
+        )
+
+
 def _warn_of_equal_recordings(table: RecordTable, features: NDArray[np.float32]) -> None:
-    """Warn where the same recording is there under several patients: it would be on both sides of a split."""
+    """Warn where a recording is there again: of another patient, so on both sides of a split, or with another label."""
     first: dict[bytes, int] = {}
-    twins = []
-    for row, content in enumerate(map(bytes, np.ascontiguousarray(features))):
-        # By features, which are at hand: equal samples have equal ones, whatever the files are called.
-        other = first.setdefault(content, row)
-        if table.groups[other] != table.groups[row]:
-            twins.append((other, row))
+    # By features, which are at hand: equal samples have equal ones, whatever the files are called.
+    twins = [
+        (other, row)
+        for row, content in enumerate(map(bytes, np.ascontiguousarray(features)))
+        if (other := first.setdefault(content, row)) != row
+    ]
+    y = None if table.target is None else table.target.y
+    _warn_of_twins(
+        table,
+        [(one, another) for one, another in twins if table.groups[one] != table.groups[another]],
+        "of another patient ({}), so scores will be too good. Remove copies from the table, or name their patients in "
+        "the column of groups.",
+        LeakageWarning,
+    )
+    _warn_of_twins(
+        table,
+        [(one, another) for one, another in twins if y is not None and np.any(y[one] != y[another])],
+        "with another label ({}). Correct the table; of lists of labels make one row.",
+        SkecgWarning,
+    )
+
+
+def _warn_of_twins(table: RecordTable, twins: list[tuple[int, int]], what: str, kind: type[SkecgWarning]) -> None:
+    """Warn of equal recordings, naming the first of them; say nothing where there are none."""
     if twins:
         one, another = (table.paths[row] for row in twins[0])
-        warnings.warn(
-            f"Got {len(twins)} recordings that equal others of another patient ({one} and {another} are the first), so "
-            "scores will be too good. Remove copies from the table, or name their patients in the column of groups.",
-            LeakageWarning,
-            stacklevel=user_stacklevel(),
-        )
+        said = what.format(f"{one} and {another} are the first")
+        warnings.warn(f"Got {len(twins)} recordings that equal others {said}", kind, stacklevel=user_stacklevel())
 
 
 def fit_model(
@@ -225,6 +257,7 @@ def _last_fit(table: RecordTable, source: KnownFeatures, protocol: Any) -> Probe
     """Fit on all records, choosing the penalty as each fold did."""
     target, rows = _target_of(table), np.arange(len(table))
     selection, _ = selecting_part(table.groups, target.indicator, rows)
+    # Nobody is tested: the penalty is chosen on a part, and all are then fitted.
     split = Split(rows, selection, rows[:0], True, "all records")
     draw = LabelDraw(1.0, 0, np.unique(table.groups), rows)
     return next(iter(protocol.fits(source.table, target.indicator, split, [draw])))
@@ -276,12 +309,19 @@ def _fit_numbers(
     """Cross-validate ridge regression on features, fine-tuning where it is asked for, and fit the last on all."""
     target = _target_of(table)
     scores = compare_regressions(
-        table.dataset(), [(MODEL, source)], {target.name: target.y}, seed=common["seed"], verbose=common["verbose"]
+        table.dataset(),
+        [(MODEL, source)],
+        {target.name: target.y},
+        **{n: common[n] for n in ("n_folds", "seed", "verbose")},
+        n_draws=common["n_resamples"],
     )[target.name]
     found: dict[str, Any]
     alpha: float | None
     if tuning is None:
-        ridge = RidgeProbe(random_state=common["seed"] + 1).fit(source.table, target.y, groups=table.groups)
+        # The same seed as the probes of the cross-validation have.
+        ridge = RidgeProbe(n_folds=common["n_folds"], random_state=common["seed"] + 1).fit(
+            source.table, target.y, groups=table.groups
+        )
         probe = {
             "mean": ridge.mean_,
             "scale": ridge.scale_,
@@ -372,6 +412,7 @@ def _provenance(table: RecordTable, common: Mapping[str, Any]) -> dict[str, Any]
         "n_records": len(table),
         "n_patients": len(np.unique(table.groups)),
         "grouped": table.grouped,
+        # What stands in parentheses names a recording.
         "left_out": {reason.partition(" (")[0]: len(names) for reason, names in table.left_out.items()},
         "n_folds": common["n_folds"],
         "seed": common["seed"],
@@ -409,6 +450,7 @@ class FineTuneProtocol:
 
     def describe(self) -> dict[str, Any]:
         """Return what is done, for reports."""
+        # The others belong to this machine, not to the method.
         plain = {name: value for name, value in self.parameters.items() if name not in ("n_jobs", "device", "verbose")}
         return {"name": "(c) the encoder fine-tuned with a head", **{k: str(v) for k, v in plain.items()}}
 

@@ -289,6 +289,11 @@ class RecordClassifier:
         return values if self.model.kind == LABELS else _of_classes(values)
 
 
+# Parameters of the embedder that a model keeps; the others belong to the machine.
+_OF_ENCODER = (
+    *("model", "sampling_rate", "leads", "units", "pooling", "truncate_dim", "layer", "stride"),
+    *("missing_leads", "short_records", "precision", "backend", "revision"),
+)
 _NOVELTY = ("mean_", "scale_", "components_", "deviations_")
 
 
@@ -302,11 +307,7 @@ def _of_classes(values: FloatArray) -> FloatArray:
 
 def encoder_of(embedder: JEPAEmbedder) -> dict[str, Any]:
     """Describe a fitted embedder, without what belongs to this machine."""
-    kept = (
-        "model sampling_rate leads units pooling truncate_dim layer stride missing_leads short_records precision "
-        "backend revision"
-    )
-    parameters = {name: getattr(embedder, name) for name in kept.split()}
+    parameters = {name: getattr(embedder, name) for name in _OF_ENCODER}
     model = Path(str(embedder.model))
     # Absolute: predictions are made from other folders than the model was fitted in.
     parameters["model"] = str(model.resolve()) if model.is_dir() else _own_name(str(embedder.model))
@@ -375,16 +376,10 @@ def _restored(values: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: 
     novelty.offset_, novelty.n_features_in_ = float(values["novelty"]["offset"]), len(novelty.mean_)
     probe = {name.removeprefix("probe."): array for name, array in arrays.items() if name.startswith("probe.")}
     classes, labels = tuple(values["classes"]), tuple(values["labels"])
-    if values["method"] not in METHODS or values["kind"] not in (CLASSES, LABELS, NUMBERS):
-        raise WeightsFormatError(
-            f"Got a model of method {values['method']!r} and kind {values['kind']!r} in {str(folder)!r}, expected one "
-            f"of {METHODS} and of {CLASSES!r}, {LABELS!r}, {NUMBERS!r}. Fit the model again."
-        )
-    if values["method"] == PROBE and len(probe["intercept"]) != max(1, len(labels)):
-        raise WeightsFormatError(
-            f"Got {len(labels)} labels and {len(probe['intercept'])} regressions in {str(folder)!r}, expected one for "
-            "each. Fit the model again."
-        )
+    thresholds = [np.nan if value is None else float(value) for value in values["thresholds"]]
+    _check_whole(values, probe, len(thresholds), novelty.n_features_in_)
+    if strange := sorted(set(values["encoder"]["parameters"]) - set(_OF_ENCODER)):
+        raise ValueError(f"the encoder has the parameter {strange[0]!r}")
     return FittedModel(
         method=values["method"],
         kind=values["kind"],
@@ -394,13 +389,38 @@ def _restored(values: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: 
         encoder=values["encoder"],
         probe=probe,
         novelty=novelty,
-        thresholds=np.array([np.nan if value is None else value for value in values["thresholds"]], dtype=np.float64),
+        thresholds=np.array(thresholds, dtype=np.float64),
         calibration=values["calibration"],
         score=values["score"],
         provenance=values["provenance"],
         network=_network(values["kind"], folder) if values["method"] == FINETUNE else None,
         folder=folder,
     )
+
+
+def _check_whole(
+    values: Mapping[str, Any], probe: Mapping[str, NDArray[Any]], n_thresholds: int, n_features: int
+) -> None:
+    """Raise ValueError where the parts of a model do not belong together."""
+    kind, classes, labels = values["kind"], values["classes"], values["labels"]
+    if values["method"] not in METHODS or kind not in (CLASSES, LABELS, NUMBERS):
+        raise ValueError(f"method {values['method']!r} and kind {kind!r} are not known")
+    if not all(isinstance(name, str) for name in (values["target"], *classes, *labels)):
+        raise ValueError("names of classes and labels are no text")
+    n_labels = len(classes) - 1 if kind == CLASSES and len(classes) == 2 else len(classes)
+    if (len(classes) < 2 and kind == CLASSES) or (not classes) != (kind == NUMBERS) or len(set(classes)) < len(classes):
+        raise ValueError(f"{len(classes)} classes are not those of the kind {kind!r}")
+    if not len(labels) == n_thresholds == n_labels:
+        raise ValueError(
+            f"{len(classes)} classes, {len(labels)} labels and {n_thresholds} thresholds do not go together"
+        )
+    if values["method"] != PROBE:
+        return
+    shape = (max(1, n_labels), n_features)
+    if probe["coef"].shape != shape or probe["intercept"].shape != shape[:1] or probe["mean"].shape != shape[1:]:
+        raise ValueError(f"regressions of shape {probe['coef'].shape}, expected {shape}")
+    if not all(np.isfinite(probe[name]).all() for name in ("coef", "intercept", "mean")):
+        raise ValueError("what was fitted is not finite")
 
 
 def _network(kind: str, folder: Path) -> FineTunedClassifier | FineTunedRegressor:

@@ -1,10 +1,12 @@
 """A report as one page that opens anywhere: tables, curves and the worst errors, its pictures drawn in the page itself.
 
-No script, no font and no picture comes from elsewhere, so that the page can be sent, and read without a network.
+Nothing comes from elsewhere, so that the page can be sent, and read without a network. Its one script sorts tables.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.errors import SkecgError
-from skecg.evaluation.regression import RegressionScores
+from skecg.evaluation.regression import RegressionScores, regression_cells
 from skecg.evaluation.report import (
     Report,
     Tested,
@@ -30,7 +32,7 @@ from skecg.preprocessing.resampling import resample
 from skecg.preprocessing.signals import fill_gaps
 from skecg.records import ECGRecord
 
-__all__ = ["ecg_picture", "page", "regression_page", "report_page", "thinned"]
+__all__ = ["ecg_picture", "page", "policy_for", "regression_page", "report_page", "thinned"]
 
 _SIZE = 260  # of a picture of curves, in pixels
 _BINS = 10
@@ -45,9 +47,36 @@ h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}h3{font-size:1rem;mar
 td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}
 td:first-child,th:first-child{text-align:left}.baseline td{color:#666}
 .row{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0}figcaption{font-size:.8rem;color:#444}
+th button{all:unset;cursor:pointer}th button:focus-visible{outline:2px solid #0b62c4}
+th[aria-sort=ascending] button::after{content:" ▲"}th[aria-sort=descending] button::after{content:" ▼"}
 svg{max-width:100%;height:auto;background:#fff}text{font:11px system-ui,sans-serif;fill:#444}
 .notice{border-left:4px solid #D55E00;padding:.3rem .8rem;background:#fff6f0}
 """
+
+
+# By the number that a cell begins with, where all have one, the greatest first; else by letter. Empty cells come last.
+_SCRIPT = """"use strict";
+document.querySelectorAll("th button").forEach((button) => button.addEventListener("click", () => {
+  const head = button.parentNode, column = head.cellIndex, body = head.closest("table").tBodies[0];
+  const said = (row) => row.cells[column].textContent.trim(), rows = [...body.rows];
+  const known = rows.map(said).filter((text) => text && text !== "-");
+  const numbers = known.every((text) => !isNaN(parseFloat(text)));
+  const before = head.getAttribute("aria-sort");
+  const up = before ? before === "descending" : !numbers;
+  head.parentNode.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
+  head.setAttribute("aria-sort", up ? "ascending" : "descending");
+  const empty = (row) => ["", "-"].includes(said(row));
+  rows.sort((a, b) => empty(a) - empty(b) || (up ? 1 : -1) * (numbers ? parseFloat(said(a)) - parseFloat(said(b))
+    : said(a).localeCompare(said(b))) || 0);
+  body.append(...rows);
+}));
+"""
+
+
+def policy_for(script: str) -> str:
+    """Return the policy of a page that runs this script and no other, and fetches nothing."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
 
 
 def report_page(report: Report, paths: Sequence[str], **reading: Any) -> str:
@@ -71,23 +100,25 @@ def report_page(report: Report, paths: Sequence[str], **reading: Any) -> str:
     parts = [f"<h1>{_text(title)}</h1>", f'<p class="notice">{_text(_NOTICE)}</p>']
     parts += [f"<p>{_text(sentence)}</p>" for sentence in report.sentences()]
     baselines = {row.name for row in report.rows if row.kind != "model"}
+    best = sorted(report.rows, key=lambda row: -np.nan_to_num(row.largest.macro_auroc.estimate))
+    order = [row.name for row in best]
     parts += [
         "<h2>Scores</h2>",
-        _table(score_table(report), baselines),
+        _table(score_table(report), baselines, order),
         *(f"<p>{_text(n)}</p>" for n in notes_of(report)),
     ]
     if len(report.rows[0].by_fraction) > 1:
         parts += ["<h2>Label efficiency: macro AUROC by number of labels</h2>"]
-        parts += [_efficiency(report), _table(fraction_table(report), baselines)]
+        parts += [_efficiency(report), _table(fraction_table(report), baselines, order)]
     parts += ["<h2>AUROC by label</h2>", _table(label_table(report, few=False))]
     if any(map(len, few := label_table(report, few=True)[1:])):
         parts += ["<h3>Labels with few positives or negatives, not in any mean</h3>"]
         parts += [_table([label_table(report, few=True)[0], *few])]
     if report.tested is not None:
         parts += _of_records(report, report.tested, paths, reading)
-    parts += ["<h2>Calibration, mean over labels</h2>", _table(calibration_table(report), baselines)]
+    parts += ["<h2>Calibration, mean over labels</h2>", _table(calibration_table(report), baselines, order)]
     if report.geometry:
-        parts += ["<h2>Without a classifier</h2>", _table(geometry_table(report), baselines)]
+        parts += ["<h2>Without a classifier</h2>", _table(geometry_table(report), baselines, order)]
     parts += ["<h2>Rows</h2>", "<ul>", *(f"<li>{_text(r.name)}: {_text(r.note)}</li>" for r in report.rows), "</ul>"]
     if command := report.run.get("command"):
         parts += ["<h2>Command</h2>", f"<pre>{_text(command)}</pre>"]
@@ -99,13 +130,19 @@ _NOTICE = "Research use only. Not for diagnosis, treatment decisions, triage or 
 
 def page(title: str, parts: Sequence[str]) -> str:
     """Put the parts of a page together."""
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{_text(title)}</title>'
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy_for(_SCRIPT)}"><title>{_text(title)}</title>'
+    )
     return (
-        f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>"
+        f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body>{''.join(parts)}"
+        f"<script>{_SCRIPT}</script></body></html>"
     )
 
 
-def regression_page(name: str, scores: Mapping[str, RegressionScores], target: NDArray[np.float64]) -> str:
+def regression_page(
+    name: str, scores: Mapping[str, RegressionScores], target: NDArray[np.float64], paths: Sequence[str], **reading: Any
+) -> str:
     """Return the scores of regressions as a page, with what the last row, a model, predicted over what was to be.
 
     Parameters
@@ -114,14 +151,22 @@ def regression_page(name: str, scores: Mapping[str, RegressionScores], target: N
         Of the column.
     scores : mapping of str to RegressionScores
     target : ndarray of shape (n_records,), float64
+    paths : sequence of str of length n_records
+        Those of the worst errors are read again, for their pictures.
+    **reading
+        As for :func:`report_page`.
     """
-    lines = [["features", "records", "R2", "mean absolute error"]]
-    lines += [[row, str(one.n_records), str(one.r2), str(one.mean_absolute_error)] for row, one in scores.items()]
+    lines = regression_cells(scores, "in the unit of the table")
+    order = sorted(scores, key=lambda row: -np.nan_to_num(scores[row].r2.estimate, nan=-np.inf))
     last = list(scores)[-1]
-    parts = [f"<h1>{_text(name)}</h1>", f'<p class="notice">{_text(_NOTICE)}</p>', _table(lines)]
+    parts = [f"<h1>{_text(name)}</h1>", f'<p class="notice">{_text(_NOTICE)}</p>', _table(lines, order=order)]
     predicted = scores[last].predicted
     if predicted is not None:
         parts.append(_dots(np.stack([target, predicted], axis=1), f"{last}: predicted over {name}"))
+        parts.append(f"<h2>Worst errors of {_text(last)}</h2>")
+        for row in np.argsort(-np.abs(predicted - target), kind="stable")[:_WORST]:
+            parts.append(f"<h3>{_text(paths[row])}: {target[row]:.4g}, predicted {predicted[row]:.4g}</h3>")
+            parts.append(_picture_of(paths[row], reading))
     return page(name, parts)
 
 
@@ -185,20 +230,37 @@ def _curves(points: NDArray[np.float64], caption: str) -> str:
 
 
 def _efficiency(report: Report) -> str:
-    """Draw macro AUROC over the numbers of labels, side by side in their order."""
-    places = np.linspace(0, 1, len(report.rows[0].by_fraction))
-    lines = []
+    """Draw macro AUROC over the numbers of labels, side by side in their order; what is below chance is drawn there."""
+    shares = [part.fraction for part in report.rows[0].by_fraction]
+    xs = np.linspace(40, 500, len(shares))
+    lines, ends = [], []
+    for tick in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+        y = _height_of(tick)
+        lines.append(f'<line x1="40" y1="{y:.1f}" x2="500" y2="{y:.1f}" stroke="#ddd"/>')
+        lines.append(f'<text x="10" y="{y + 4:.1f}">{tick:.1f}</text>')
+    for x, share in zip(xs, shares, strict=True):
+        amount = f"{share:g}" if share > 1 else f"{share * 100:g} %"
+        lines.append(f'<text x="{x:.1f}" y="228" text-anchor="middle">{amount}</text>')
     for number, row in enumerate(report.rows):
         values = np.array([part.macro_auroc.estimate for part in row.by_fraction])
         known = np.isfinite(values)
-        xs, ys = 10 + 480 * places[known], 10 + 400 * (1 - values[known])
+        heights = [_height_of(value) for value in values[known]]
         colour = PALETTE[number % len(PALETTE)]
         dash = "" if row.kind == "model" else ' stroke-dasharray="5 4"'
-        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs[known], heights, strict=True))
         lines.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
-        if len(ys):
-            lines.append(f'<text x="500" y="{ys[-1] + 4:.1f}" style="fill:{colour}">{_text(row.name)}</text>')
-    return f'<svg viewBox="0 0 720 230" width="720" role="img" aria-label="label efficiency">{"".join(lines)}</svg>'
+        ends += [(heights[-1], row.name, colour)] if heights else []
+    lowest = -np.inf
+    for height, name, colour in sorted(ends):
+        # Lines that end together have names below each other.
+        lowest = max(height, lowest + 13)
+        lines.append(f'<text x="508" y="{lowest + 4:.1f}" style="fill:{colour}">{_text(name)}</text>')
+    return f'<svg viewBox="0 0 760 240" width="760" role="img" aria-label="label efficiency">{"".join(lines)}</svg>'
+
+
+def _height_of(area: float) -> float:
+    """Return where an area under the curve is drawn, in pixels from the top."""
+    return 10 + 400 * (1 - max(float(area), 0.5))
 
 
 def _confusion(labels: NDArray[np.int8], called: NDArray[np.bool_], classes: Sequence[str]) -> list[list[str]]:
@@ -226,10 +288,15 @@ def _worst(
         has = "has" if tested.labels[place, label] else "has not"
         path = paths[tested.rows[place]]
         yield f"<h3>{_text(name)}: {_text(path)} {has} it, probability {guess[place]:.3f}</h3>"
-        try:
-            yield ecg_picture(read_record(path, **reading))
-        except SkecgError as error:
-            yield f"<p>{_text(str(error))}</p>"
+        yield _picture_of(path, reading)
+
+
+def _picture_of(path: str, reading: Mapping[str, Any]) -> str:
+    """Draw a record of a file, or say why it cannot be read."""
+    try:
+        return ecg_picture(read_record(path, **reading))
+    except SkecgError as error:
+        return f"<p>{_text(str(error))}</p>"
 
 
 def thinned(record: ECGRecord, sampling_rate: float, seconds: float) -> NDArray[np.float32]:
@@ -263,16 +330,21 @@ def ecg_picture(record: ECGRecord) -> str:
     return f'<svg viewBox="0 0 {_ECG_WIDTH} {height}" width="{_ECG_WIDTH}" role="img">{"".join(strips)}</svg>'
 
 
-def _table(cells: Sequence[Sequence[str]], baselines: set[str] | frozenset[str] = frozenset()) -> str:
-    """Return a table, the first line being its head."""
+def _table(
+    cells: Sequence[Sequence[str]],
+    baselines: set[str] | frozenset[str] = frozenset(),
+    order: Sequence[str] | None = None,
+) -> str:
+    """Return a table that is sorted where its head is clicked, the first line being the head; rows in an order."""
     head, *rows = cells
-    lines = [f"<tr>{_cells(head, 'th')}</tr>"]
-    lines += [f"<tr{' class=baseline' if row[0] in baselines else ''}>{_cells(row, 'td')}</tr>" for row in rows]
-    return f"<div class=wide><table>{''.join(lines)}</table></div>"
-
-
-def _cells(cells: Sequence[str], tag: str) -> str:
-    return "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells)
+    if order is not None:
+        rows = sorted(rows, key=lambda row: order.index(row[0]))
+    names = "".join(f"<th><button type=button>{_text(cell)}</button></th>" for cell in head)
+    lines = []
+    for row in rows:
+        written = "".join(f"<td>{_text(cell)}</td>" for cell in row)
+        lines.append(f"<tr{' class=baseline' if row[0] in baselines else ''}>{written}</tr>")
+    return f"<div class=wide><table><thead><tr>{names}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
 
 
 # Paths, labels and notes come from files that anybody may have written.

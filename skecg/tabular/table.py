@@ -41,6 +41,10 @@ CLASSES, LABELS, NUMBERS = "classes", "labels", "numbers"
 KINDS = (CLASSES, LABELS, NUMBERS)
 
 _YES_NO = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
+# More numbers than these are no codes of classes, where of a hundred cells at most five are none.
+_MOST_CODES, _FEW = 10, 0.05
+# What columns of patients are called.
+_WHOSE = frozenset({"patient", "patient_id", "patientid", "subject", "subject_id", "person_id"})
 # Of rows that are left out, so many are named.
 _NAMED = 5
 
@@ -137,8 +141,19 @@ class RecordTable:
             what = {CLASSES: f"{len(self.target.classes)} classes", LABELS: f"{len(self.target.classes)} labels"}
             of = f" ({', '.join(self.target.classes[:8])}{', …' if len(self.target.classes) > 8 else ''})"
             yield f"{self.target.name}: {what.get(self.target.kind, 'a quantity')}{of if self.target.classes else ''}"
+            if lonely := self.of_one_patient():
+                yield f"of one patient only, so that no score can be made by patients: {', '.join(lonely[:_NAMED])}"
         if not self.grouped:
-            yield "no column says whose recordings these are: each is taken for one of a patient of its own"
+            hint = next((f"; if {c!r} does, pass --group-column {c}" for c in self.columns if c.lower() in _WHOSE), "")
+            yield f"no column says whose recordings these are: each is taken for one of a patient of its own{hint}"
+
+    def of_one_patient(self) -> list[str]:
+        """Return the classes or labels that one patient has and no other."""
+        target = self.target
+        if target is None or target.kind == NUMBERS:
+            return []
+        has = target.y[:, None] == np.arange(len(target.classes)) if target.kind == CLASSES else target.y == 1
+        return [name for name, of in zip(target.classes, has.T, strict=True) if len(set(self.groups[of].tolist())) == 1]
 
     def select(self, keep: NDArray[np.bool_], reason: str) -> RecordTable:
         """Return the records that are kept, and count the others as left out for a reason."""
@@ -213,6 +228,7 @@ def read_record_table(
         When a Parquet file is to be read and pyarrow is not installed.
     """
     columns, folder, name = read_columns(table)
+    _check_names([path_column, *label_columns, *([] if group_column is None else [group_column])])
     written = _column(columns, path_column, "--path-column")
     cells = [_column(columns, label, "--label-column") for label in label_columns]
     who = None if group_column is None else _column(columns, group_column, "--group-column")
@@ -236,9 +252,8 @@ def read_record_table(
         there = np.array([_is_there(path) for path in used.paths], dtype=bool)
         keep, used = _narrowed(keep, there), used.select(there, "no file")
     if not len(used):
-        raise ParameterError(
-            f"Got {name!r} with {len(paths)} rows, of which none can be used. {'; '.join(used.notes())}."
-        )
+        why = "; ".join(used.notes()) if len(paths) else "There is nothing below the names of its columns"
+        raise ParameterError(f"Got {name!r} with {len(paths)} rows, of which none can be used. {why}.")
     if not cells:
         return used
     of_used = [[cell for cell, kept in zip(column, keep, strict=True) if kept] for column in cells]
@@ -304,6 +319,13 @@ def _narrowed(keep: NDArray[np.bool_], of_kept: NDArray[np.bool_]) -> NDArray[np
     return narrowed
 
 
+def _check_names(names: Sequence[str]) -> None:
+    """Raise for a column that is asked for as two things: a label that is known from the path is none."""
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ParameterError(f"Got the column {twice[0]!r} for two things, expected others for each. Name it once.")
+
+
 def _column(columns: Columns, name: str, option: str) -> list[str | None]:
     if name not in columns:
         hint = suggestion(name, columns) or " Name one of these."
@@ -312,8 +334,15 @@ def _column(columns: Columns, name: str, option: str) -> list[str | None]:
 
 
 def _resolved(path: str | None, folder: Path) -> str:
+    if path is None:
+        return ""
     # Relative to the table, which is moved together with the recordings, not to where the command is run.
-    return "" if path is None else str(folder / Path(path).expanduser())
+    found = str(folder / Path(path).expanduser())
+    # Tables are written on Windows, too; a name that holds a backslash here stays what it is.
+    if os.sep == "/" and "\\" in path and not _is_there(found):
+        there = _resolved(path.replace("\\", "/"), folder)
+        return there if _is_there(there) else found
+    return found
 
 
 def _is_there(path: str) -> bool:
@@ -333,7 +362,29 @@ def _read_target(names: list[str], cells: list[list[str | None]], kind: str | No
         columns = [_yes_or_no(name, column) for name, column in zip(names, cells, strict=True)]
         return Target(LABELS, ", ".join(names), tuple(names), np.stack(columns, axis=1))
     texts = [str(cell) for cell in cells[0]]
+    if kind is None:
+        _check_plain(names[0], texts)
     return _READERS[kind or kind_of(texts)](names[0], texts)
+
+
+def _check_plain(name: str, texts: list[str]) -> None:
+    """Raise for classes that look like numbers that went wrong, or like names of the records."""
+    values = set(texts)
+    if kind_of(texts) != CLASSES or values <= _YES_NO.keys():
+        return
+    strange = sorted(value for value in values if not is_number(value.replace(",", ".", 1)))
+    n_strange = sum(text in strange for text in texts)
+    if not strange or (len(values) - len(strange) > _MOST_CODES and n_strange <= _FEW * len(texts)):
+        odd = strange[0] if strange else next(text for text in texts if "," in text)
+        raise ParameterError(
+            f"Got the column {name!r} with {odd!r} among numbers, expected numbers such as 60.5, or classes. Correct "
+            f"or empty the cell; or pass --kind {CLASSES}."
+        )
+    if len(values) > max(_MOST_CODES, len(texts) / 2):
+        raise ParameterError(
+            f"Got the column {name!r} with {len(values)} classes of {len(texts)} records, expected classes that "
+            f"several records have. Name another column; or pass --kind {CLASSES}."
+        )
 
 
 def kind_of(texts: Sequence[str]) -> str:
@@ -384,8 +435,14 @@ def _read_labels(name: str, texts: list[str]) -> Target:
 def _read_numbers(name: str, texts: list[str]) -> Target:
     strange = [text for text in texts if not is_number(text)]
     if strange:
-        raise ParameterError(f"Got the column {name!r} with {strange[0]!r}, expected numbers. Leave --kind out.")
-    return Target(NUMBERS, name, (), np.array([float(text) for text in texts]))
+        raise ParameterError(
+            f"Got the column {name!r} with {strange[0]!r}, expected numbers such as 60.5. Correct it, or leave --kind "
+            "out."
+        )
+    y = np.array([float(text) for text in texts])
+    if np.ptp(y) == 0:
+        raise ParameterError(f"Got the column {name!r} with {texts[0]} only, expected two values or more.")
+    return Target(NUMBERS, name, (), y)
 
 
 _READERS = {CLASSES: _read_classes, LABELS: _read_labels, NUMBERS: _read_numbers}

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from skecg.encoders import Encoder, build_encoder, provider_of, read_encoder_config
 from skecg.encoders.pooling import check_pooling, n_registers
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
@@ -46,6 +48,7 @@ __all__ = [
     "read_json",
     "read_state",
     "save_tensors",
+    "stored_state",
     "write_weights",
 ]
 
@@ -422,10 +425,11 @@ def write_weights(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ParameterError(f"Got folder={str(folder)!r}, which is a file; expected a folder to write weights into.")
-    state = {name: _as_stored(tensor) for name, tensor in encoder.state_dict().items()}
+    state = stored_state(encoder)
     # Against itself: what is left to be found is values that are not finite.
     _check_tensors(folder / MODEL_NAME, state, state)
-    _check_provenance(provenance)
+    _check_json("provenance", provenance)
+    _check_json("a configuration of the encoder", encoder.config.to_dict())
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / MODEL_NAME, state, _header(encoder.config, spec))
     provider = provider_of(encoder.config)
@@ -445,11 +449,27 @@ def write_weights(
     return read_info(folder)
 
 
-def _as_stored(tensor: Tensor) -> Tensor:
-    """Return a tensor as files hold it: numbers in float32, bytes as they are."""
-    kept = tensor.detach().cpu().contiguous()
-    # Float32, whatever training computed in.
-    return kept.float() if kept.is_floating_point() else kept
+def stored_state(encoder: Encoder) -> dict[str, Tensor]:
+    """Return an encoder's tensors as files hold them: numbers in float32, bytes as they are, each in its own memory.
+
+    Raises
+    ------
+    ParameterError
+        When its state holds what is no tensor, or a tensor without values.
+    """
+    return {name: _as_stored(name, value) for name, value in encoder.state_dict().items()}
+
+
+def _as_stored(name: str, value: Any) -> Tensor:
+    if not isinstance(value, torch.Tensor) or torch.nn.parameter.is_lazy(value) or value.is_meta:
+        raise ParameterError(
+            f"Got {name!r} of type {type(value).__name__} in the encoder's state, expected tensors with values: "
+            "parameters and buffers. Run a lazy module once, load weights into an empty one, and keep the rest in the "
+            "configuration."
+        )
+    kept = value.detach().cpu()
+    # Float32, whatever training computed in. Copied, because a file holds no two tensors in the same memory.
+    return (kept.float() if kept.is_floating_point() else kept).clone(memory_format=torch.contiguous_format)
 
 
 def _header(config: EncoderConfig, spec: InputSpec) -> dict[str, str]:
@@ -464,13 +484,13 @@ def _header(config: EncoderConfig, spec: InputSpec) -> dict[str, str]:
     }
 
 
-def _check_provenance(provenance: Mapping[str, Any]) -> None:
+def _check_json(what: str, values: Mapping[str, Any]) -> None:
     """Raise for what JSON cannot say before anything of an older folder is replaced."""
     try:
-        json.dumps(dict(provenance), allow_nan=False)
+        json.dumps(dict(values), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ParameterError(
-            f"Got provenance that cannot be written as JSON ({error}), expected text, finite numbers, booleans, None, "
+            f"Got {what} that cannot be written as JSON ({error}), expected text, finite numbers, booleans, None, "
             "and lists and dicts of them."
         ) from error
 

@@ -10,14 +10,15 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skecg.encoders import Encoder
+from skecg.encoders import Encoder, provider_of
 from skecg.encoders.convolution import pack_convolutions_
 from skecg.encoders.linear import pack_linear_layers_
 from skecg.errors import ParameterError
-from skecg.spec import InputSpec
+from skecg.spec import EncoderConfig, InputSpec
 from skecg.weights.card import write_card
 from skecg.weights.folder import WeightsInfo, check_bytes, read_state, write_weights
 from skecg.weights.golden import write_golden
+from skecg.weights.rebuilding import check_rebuilt
 from skecg.weights.registry import find_weights
 
 if TYPE_CHECKING:
@@ -132,7 +133,9 @@ def save_encoder(
     Raises
     ------
     ParameterError
-        When they are no encoder and no input specification.
+        When they are no encoder and no input specification; when a module of your own fails on windows, gives no tokens
+        of the widths that its configuration names, or others when it is built again from configuration and tensors,
+        or when they depend on the windows beside or on chance.
     WeightsFormatError
         When the encoder and the input specification do not fit each other.
     """
@@ -147,6 +150,13 @@ def save_encoder(
             raise ParameterError(
                 f"Got {name} of type {type(value).__name__}, expected an {kind.__name__}. load_encoder gives both."
             )
+    if not isinstance(getattr(encoder, "config", None), EncoderConfig):
+        raise ParameterError(
+            f"Got an encoder of type {type(encoder).__name__} without a configuration, by which it could be built "
+            "again. Call super().__init__(config) in its __init__."
+        )
+    if provider_of(encoder.config) is not None:
+        check_rebuilt(encoder)
     info = write_weights(folder, encoder, spec, pooling, provenance)
     # Of what was written, not of what was passed: an encoder in training mode or in half precision gives other numbers.
     write_golden(info, read_state(info))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["find_weights", "list_models", "repository_of"]
 
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
+# Of addresses as browsers show them, which are told the name to write instead.
 _HUB_HOST = re.compile(r"hf:/+|https?:/+[^/]+/|(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
 _COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -130,6 +131,7 @@ def _find(model: str | Path, *, revision: str | None, local_files_only: bool) ->
     if registered is not None or Path(model).is_dir():
         _refuse_revision(str(model), revision)
         return _bundled(*registered) if registered is not None else read_info(Path(model))
+    # "./mine/weights" is a folder that is not there, not a repository.
     if isinstance(model, str) and _HUB_NAME.match(model) and not model.startswith("."):
         return fetch_weights(model, revision, local_files_only=local_files_only)
     raise WeightsNotFoundError(_unknown_name(str(model)))

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from conftest import Run
 
+from skecg.archives.files import FeatureTable, read_features, write_features
+from skecg.errors import ParameterError
+
 Capture = pytest.CaptureFixture[str]
 
 
@@ -46,6 +49,28 @@ def test_without_ecgs_no_recording_is_read(run: Run, features: list[str]) -> Non
 
     assert run("atlas", "g.npz", "--out", "a.html", "--no-ecgs") == 0
     assert '"traces"' not in Path("a.html").read_text()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_features_are_read_in_every_format_that_they_are_written_in(run: Run, suffix: str) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    features = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    features[1] = np.nan
+    paths = ["plain.npz", "=cmd.npz", "'quoted.npz", 'a,b;"c".npz', "ü.npz"]
+    file = Path(f"f{suffix}")
+    write_features(FeatureTable(paths, features, ["one", "two", "three"], {}), file)
+
+    read, found = read_features(file)
+
+    np.testing.assert_array_equal(read, features)
+    assert read.dtype == np.float32
+    assert found == paths
+    assert run("atlas", file, "--out", "a.html", "--no-ecgs") == 0
+    for damaged in (b"", b"file,one\na,1\n", b"path\na\n", b"path,one\na,x\n", b"path,one\na\n"):
+        file.write_bytes(damaged)
+        with pytest.raises(ParameterError, match="no file of features"):
+            read_features(file)
 
 
 @pytest.mark.parametrize(

@@ -258,22 +258,34 @@ def test_numbers_are_fine_tuned_to_and_scored_beside_the_frozen_encoder(fit: Run
 
 
 @pytest.mark.filterwarnings("always::skecg.errors.LeakageWarning")
-def test_equal_recordings_of_different_patients_are_warned_of(run: Run, rows: Any, capsys: Capture) -> None:
+@pytest.mark.filterwarnings("default::skecg.errors.SkecgWarning")
+def test_equal_recordings_of_different_patients_or_labels_are_warned_of(run: Run, rows: Any, capsys: Capture) -> None:
     folder, found = rows
     copied = [dict(row) for row in found]
     (folder / "copy.npz").write_bytes((folder / "r00.npz").read_bytes())
-    table = write_table(folder, [*copied, {**copied[0], "path": "copy.npz", "who": "another"}], "twins.csv")
+    table = write_table(
+        folder, [*copied, {**copied[0], "path": "copy.npz", "who": "another", "beat": "other"}], "twins.csv"
+    )
 
     common = ["--model", TINY, "--quiet", "--folds", "2", "--resamples", "20", "--cache", "cache"]
     run("fit", table, "--out", "m", "--label-column", "beat", "--group-column", "who", *common)
 
-    assert "1 recordings that equal others of another patient" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 recordings that equal others of another patient" in said
+    assert "1 recordings that equal others with another label" in said
+
+
+def test_a_table_is_no_recording(fit: Run, run: Run, rows: Any, capsys: Capture) -> None:
+    fit("--label-column", "beat")
+
+    assert run("predict", "model", rows[0] / "table.csv", "--out", "p.csv") == 2
+    assert "looks like a table about recordings" in capsys.readouterr().err
 
 
 def test_a_model_that_was_altered_is_refused(fit: Run, run: Run, rows: Any, capsys: Capture) -> None:
     fit("--label-column", "beat")
     path, path_of_probe = Path("model/model.json"), Path("model/probe.safetensors")
-    sound, values = path_of_probe.read_bytes(), json.loads(path.read_text())
+    sound, values, sound_values = path_of_probe.read_bytes(), json.loads(path.read_text()), json.loads(path.read_text())
 
     def refused() -> str:
         capsys.readouterr()
@@ -286,6 +298,20 @@ def test_a_model_that_was_altered_is_refused(fit: Run, run: Run, rows: Any, caps
     values["encoder"]["weights_sha256"] = "0" * 64
     path.write_text(json.dumps(values))
     assert "not those that this model was fitted with" in refused()
+    values["encoder"]["weights_sha256"] = sound_values["encoder"]["weights_sha256"]
+    for wrong in (
+        {"classes": ["lbbb"]},
+        {"classes": ["lbbb", "normal", "other"]},
+        {"classes": [1, 2]},
+        {"thresholds": [0.1, 0.2]},
+        {"kind": "numbers"},
+        {"kind": "ordinal"},
+        {"labels": []},
+        {"encoder": {}},
+        {"encoder": {**values["encoder"], "parameters": {"cache": "elsewhere"}}},
+    ):
+        path.write_text(json.dumps({**values, **wrong}))
+        assert "model.json is malformed" in refused()
     path.write_text(json.dumps({**values, "skecg_model": 2}))
     assert "has format 2" in refused()
     path.write_text("{}")
@@ -301,6 +327,8 @@ def test_a_model_that_was_altered_is_refused(fit: Run, run: Run, rows: Any, caps
         (["--label-column", "beat", "--folds", "1"], "--folds=1"),
         (["--label-column", "beat", "--method", "svm"], "expected one of 'probe', 'finetune'"),
         (["--label-column", "beat", "--folds", "40"], "30 patients for 40 folds"),
+        (["--label-column", "beat", "--group-column", "beat"], "'beat' for two things"),
+        (["--label-column", "beat", "--group-column", "wide"], "Of one patient only: lbbb, normal"),
     ],
 )
 def test_what_cannot_be_fitted_is_said(fit: Run, capsys: Capture, arguments: list[str], message: str) -> None:

@@ -206,6 +206,8 @@ def make_large(graph: onnx.ModelProto) -> None:
         (make_large, "at most"),
         (lambda m: m.graph.input.append(helper.make_tensor_value_info("y", 1, [1])), "2 inputs"),
         (lambda m: m.graph.node.pop(0), "not valid"),
+        (lambda m: m.ClearField("graph"), "without a single operator"),
+        (lambda m: m.graph.ClearField("output"), "no outputs"),
         (lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 11), "float32|not valid"),
     ],
 )
@@ -244,6 +246,23 @@ def test_features_that_depend_on_the_windows_beside_are_refused(tmp_path: Path) 
     graph.graph.node.append(helper.make_node("Sub", ["features", "centre"], ["less"]))
     graph.graph.output[0].name = "less"
     with pytest.raises(ForeignCheckpointError, match="depend on those beside"):
+        convert_onnx(write(tmp_path / "a.onnx", graph), tmp_path / "weights", SPEC)
+
+
+@pytest.mark.parametrize(
+    ("node", "shape", "words"),
+    [
+        (helper.make_node("Sub", ["features", "features"], ["other"]), ["b", 5], "same features for two windows"),
+        (helper.make_node("ReduceMean", ["features"], ["other"], keepdims=0), [], r"of shape \(\)"),
+    ],
+)
+def test_an_output_that_is_no_windows_own_is_refused(
+    tmp_path: Path, node: onnx.NodeProto, shape: list[object], words: str
+) -> None:
+    graph = model(tokens=False)
+    graph.graph.node.append(node)
+    graph.graph.output[0].CopyFrom(helper.make_tensor_value_info("other", TensorProto.FLOAT, shape))
+    with pytest.raises(ForeignCheckpointError, match=words):
         convert_onnx(write(tmp_path / "a.onnx", graph), tmp_path / "weights", SPEC)
 
 

@@ -336,6 +336,48 @@ def test_a_tensor_that_does_not_fit_is_named(name, change, tmp_path):
         converted(name, tmp_path, state)
 
 
+def test_names_that_wrappers_of_training_made_longer_are_read(origin, tmp_path):
+    name, folder = origin
+    wrapped = {f"module._orig_mod.{key}": value for key, value in state_of(name).items()}
+    assert read_info(converted(name, tmp_path, wrapped)).sha256 == read_info(folder).sha256
+
+
+def test_names_that_only_wrappers_tell_apart_are_refused(tmp_path):
+    state = state_of("merl")
+    with pytest.raises(ForeignCheckpointError, match="wrappers"):
+        converted("merl", tmp_path, state | {"module.conv1.weight": state["conv1.weight"]})
+
+
+def test_half_precision_is_read_as_the_numbers_that_it_holds(tmp_path):
+    state = {name: value.half() if value.is_floating_point() else value for name, value in state_of("merl").items()}
+    doubled = {name: value.double() if value.is_floating_point() else value for name, value in state.items()}
+    one, two = converted("merl", tmp_path / "one", state), converted("merl", tmp_path / "two", doubled)
+    assert read_info(one).sha256 == read_info(two).sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (torch.Tensor.long, "torch.int64"),
+        (torch.Tensor.to_sparse, "sparse_coo"),
+        (lambda value: value.to("meta"), "on meta"),
+        (lambda value: value.to(torch.float8_e4m3fn), "float8"),
+        (torch.Tensor.tolist, "of type list"),
+    ],
+)
+def test_what_holds_no_plain_numbers_is_refused_by_its_kind(tmp_path, change, words):
+    state = state_of("merl")
+    state["layer1.0.conv2.weight"] = change(state["layer1.0.conv2.weight"])
+    with pytest.raises(ForeignCheckpointError, match=f"layer1.0.conv2.weight.*{words}"):
+        converted("merl", tmp_path, {"model": state} if words == "of type list" else state)
+
+
+def test_a_file_of_nothing_is_told_apart(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "a.ckpt")
+    with pytest.raises(ForeignCheckpointError, match=r"but nothing, expected that of CLEF.*convert --help"):
+        convert_clef(tmp_path / "a.ckpt", tmp_path / "weights")
+
+
 def test_verbs_convert_as_the_functions_do(tmp_path, capsys):
     for name, origin in ORIGINS.items():
         file, verb = tmp_path / f"{name}-{origin.file_name}", name.replace("_", "-")

@@ -14,7 +14,7 @@ import torch
 from skecg import JEPAEmbedder
 from skecg.datasets import make_ecg
 from skecg.encoders import build_encoder, plugins, register_encoder
-from skecg.errors import ParameterError, WeightsFormatError
+from skecg.errors import ParameterError, SkecgError, WeightsFormatError
 from skecg.spec import InputSpec, TemporalConfig
 from skecg.weights import read_info, save_encoder
 
@@ -137,6 +137,20 @@ def test_a_plugin_that_breaks_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="needs 'no_such_module_at_all'"):
         plugins.load_plugin(str(file))
     assert "breaks_when_imported" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def (", "SyntaxError"),
+        ("raise OSError('no disk')", "OSError: no disk"),
+        ("from skecg.errors import LeadError\nraise LeadError('as it is')", "^as it is$"),
+    ],
+)
+def test_what_a_plugin_raises_is_told(tmp_path: Path, code: str, message: str) -> None:
+    (tmp_path / "raises_when_imported.py").write_text(code)
+    with pytest.raises(SkecgError, match=message):
+        plugins.load_plugin(str(tmp_path / "raises_when_imported.py"))
 
 
 def test_an_unregistered_configuration_builds_nothing() -> None:

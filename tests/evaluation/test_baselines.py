@@ -11,7 +11,7 @@ from evaluation_set import TINY, small_set
 from skecg import JEPAEmbedder
 from skecg.embedding_cache import MemoryCache
 from skecg.errors import RecordReadError, WeightsNotFoundError
-from skecg.evaluation.baselines import _pool
+from skecg.evaluation.baselines import _random_kernels
 from skecg.evaluation.features import (
     hand_crafted,
     hand_crafted_features,
@@ -66,17 +66,22 @@ def test_a_lead_with_a_gap_has_no_quantiles_and_the_others_have_theirs() -> None
     assert np.isnan(quantiles).sum() == 9
 
 
-def test_convolutions_are_pooled_to_the_greatest_value_the_share_of_positive_ones_and_the_deviation() -> None:
-    torch.manual_seed(0)
-    y, bias = torch.randn(3, 5, 700) + torch.randn(5)[:, None], torch.randn(5)
-    y[:, 2] = bias[2]  # a kernel that sees no lead
+@pytest.mark.parametrize("n_samples", [2500, 1000, 997, 50])
+def test_convolutions_are_pooled_to_the_greatest_value_the_share_of_positive_ones_and_the_deviation(
+    n_samples: int,
+) -> None:
+    signals = np.random.default_rng(1).normal(size=(3, 2, n_samples))  # with two leads, many kernels see none
+    x = torch.from_numpy((signals - signals.mean(-1, keepdims=True)) / signals.std(-1, ddof=1, keepdims=True))
 
-    greatest, positive, deviation = _pool(y, bias).split(5, dim=1)
+    found = random_convolution_features(signals.astype(np.float32), n_kernels=5).reshape(3, 6, 3, 5)
 
-    assert torch.equal(greatest, y.amax(-1))
-    torch.testing.assert_close(positive, (y > 0).float().mean(-1), rtol=0, atol=1e-7)
-    assert torch.equal(deviation, y.std(-1))
-    assert not deviation[:, 2].any()
+    for place, (dilation, weights, bias) in enumerate(_random_kernels(5, 2, 0)):
+        kernels, offset = weights[:5, :, 0].double(), torch.from_numpy(bias).double()
+        y = torch.nn.functional.conv1d(x, kernels, offset, dilation=dilation, padding="same")
+        np.testing.assert_allclose(found[:, place, 0], y.amax(-1), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found[:, place, 1], (y > 0).double().mean(-1), atol=1.5 / n_samples)
+        np.testing.assert_allclose(found[:, place, 2], y.std(-1), rtol=1e-5, atol=1e-5)
+        assert not found[:, place, 2, ~kernels.any(-1).any(-1)].any()
 
 
 def test_flat_leads_give_finite_features() -> None:

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from evaluation_set import TINY, small_set
 
-from skecg.errors import ParameterError, ShapeError
+from skecg.errors import LeadError, ParameterError, ShapeError
 from skecg.evaluation import compare, standard_sources
 from skecg.evaluation.features import MODEL, EncoderFeatures, ObjectFeatures, is_object
 
 SOURCE = """
 import numpy as np
+import torch
+
+from skecg.errors import LeadError
 
 
 class Deviations:
@@ -38,6 +41,24 @@ class Wrong:
 ragged = Wrong(lambda records: np.zeros((len(records), len(records))))
 missing = Wrong(lambda records: np.full((len(records), 2), np.nan))
 words = Wrong(lambda records: np.full((len(records), 2), "a"))
+wide = Wrong(lambda records: np.full((len(records), 2), 1e300))
+line = Wrong(lambda records: np.zeros(len(records)))
+empty = Wrong(lambda records: np.zeros((len(records), 0)))
+uneven = Wrong(lambda records: [[0.0] * (1 + number % 2) for number in range(len(records))])
+breaks = Wrong(lambda records: 1 / 0)
+tensor = Wrong(lambda records: torch.full((len(records), 2), 0.5, dtype=torch.bfloat16, requires_grad=True))
+
+
+def complain(records):
+    raise LeadError("no such lead")
+
+
+complains = Wrong(complain)
+
+
+class Needs:
+    def __init__(self, weights):
+        pass
 """
 
 
@@ -73,7 +94,12 @@ def test_models_and_objects_stand_in_one_table_in_the_order_named(module: str, t
 
 @pytest.mark.parametrize(
     ("attribute", "words"),
-    [("absent", "no 'absent'"), ("nothing", r"int.*transform\(records\)"), ("ready.absent", "no 'absent'")],
+    [
+        ("absent", "no 'absent'"),
+        ("nothing", r"int.*transform\(records\)"),
+        ("ready.absent", "no 'absent'"),
+        ("Needs", "called without arguments.*'weights'"),
+    ],
 )
 def test_what_is_not_there_or_no_transformer_is_refused_at_once(
     module: str, attribute: str, words: str, tmp_path: Path
@@ -87,10 +113,29 @@ def test_a_module_that_is_not_there_is_refused(tmp_path: Path) -> None:
         standard_sources(["no_such_module:x"], tmp_path)
 
 
-@pytest.mark.parametrize("attribute", ["Wrong", "ragged", "missing", "words"])
+@pytest.mark.parametrize("attribute", ["Wrong", "ragged", "missing", "words", "wide", "line", "empty"])
 def test_what_is_no_row_of_numbers_for_each_record_is_refused(module: str, attribute: str) -> None:
     with pytest.raises(ShapeError, match="one row for each record"):
         ObjectFeatures("theirs", f"{module}:{attribute}").features(small_set())
+
+
+@pytest.mark.parametrize(
+    ("attribute", "error", "words"),
+    [
+        ("uneven", ParameterError, "failed on 64 records.*inhomogeneous"),
+        ("breaks", ParameterError, "failed on 64 records.*ZeroDivisionError"),
+        ("complains", LeadError, "^no such lead$"),
+    ],
+)
+def test_what_an_object_fails_with_is_told(module: str, attribute: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        ObjectFeatures("theirs", f"{module}:{attribute}").features(small_set())
+
+
+def test_tensors_of_any_precision_are_features(module: str) -> None:
+    found = ObjectFeatures("theirs", f"{module}:tensor").features(small_set())
+    assert found.dtype == np.float32
+    assert np.all(found == 0.5)
 
 
 @pytest.mark.parametrize(

@@ -325,3 +325,27 @@ def test_methods_side_by_side_have_one_input_size_and_budget(benchmark):
     assert sum(methods.SHARES.values()) == pytest.approx(1)
     assert set(methods.UNTRAINED.values()) <= set(methods.METHODS)
     assert {*methods.SHARES} == {*benchmark("side_by_side").CORPORA}
+
+
+def test_calibration_is_measured_on_patients_whom_no_model_saw(benchmark, tmp_path, capsys):
+    made = make_ecg(24, duration_seconds=3.0, sampling_rate=250, conduction=["normal", "lbbb"], random_state=0)
+    for number, record in enumerate(made.records):
+        np.savez(tmp_path / f"{number}.npz", signal=record.signal, sampling_rate=250, leads=np.array(record.leads))
+    rows = [f"{number}.npz,{kind}" for number, kind in enumerate(made.labels["conduction"])]
+    (tmp_path / "t.csv").write_text("\n".join(["path,kind", *rows]))
+    options = [
+        "--label-column",
+        "kind",
+        "--model",
+        TINY,
+        "--cache",
+        str(tmp_path / "c"),
+        "--patients",
+        "14",
+        "--draws",
+        "1",
+    ]
+
+    benchmark("calibration").main([str(tmp_path / "t.csv"), *options])
+
+    assert re.search(r"^ +14 +0\.\d{3} +0\.\d{3} ", capsys.readouterr().out, re.M)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from skecg import ECGRecord, JEPAEmbedder
 from skecg.datasets import make_ecg
 from skecg.datasets.packed import read_packed
 from skecg.errors import UnitsError, UnitsWarning
+from skecg.inference import batches
 from skecg.leads import CANONICAL_LEADS
 from skecg.preprocessing.quality import Policies, screen
 from skecg.preprocessing.units import STANDARDIZED
@@ -66,6 +68,19 @@ def test_millivolts_are_not_warned_of() -> None:
 
 def test_a_wrong_scale_is_named_again_when_the_cache_knows_the_records() -> None:
     assert len(warnings_of(X * 5, cache="memory")) == len(warnings_of(X * 5, cache="memory")) == 1
+
+
+def test_records_that_the_cache_knows_are_screened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    screened: list[str] = []
+
+    def count(record: ECGRecord, *arguments: Any) -> Any:
+        screened.append(record.name)
+        return screen(record, *arguments)
+
+    monkeypatch.setattr(batches, "screen", count)
+    for _ in range(3):
+        assert len(warnings_of(X * 5.5, cache="memory")) == 1
+    assert len(screened) == len(X)
 
 
 def test_gain_is_a_matter_of_the_batch_not_of_a_record() -> None:

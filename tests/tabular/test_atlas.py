@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import Browser, open_browser
+from browser import Browser
 
 from skecg.datasets import make_ecg
 from skecg.errors import MissingDependencyError, ParameterError, ShapeError
@@ -216,12 +215,6 @@ def test_a_table_finds_its_recordings_by_name_by_file_and_without_suffix(tmp_pat
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with open_browser(tmp_path_factory.mktemp("browser")) as opened:
-        yield opened
 
 
 @pytest.fixture

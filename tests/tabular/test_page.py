@@ -1,13 +1,17 @@
-"""Pictures in a report's page."""
+"""Pictures in a report's page, and its tables in a real browser."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
+from browser import Browser
 
 from skecg import ECGRecord
-from skecg.tabular.page import ecg_picture
+from skecg.evaluation.regression import score_regression
+from skecg.tabular.page import ecg_picture, regression_page
 
 
 def heights_of(record: ECGRecord) -> list[np.ndarray]:
@@ -32,3 +36,41 @@ def test_a_gap_is_bridged_and_a_lead_without_a_sample_has_no_line() -> None:
     bridged, nothing = heights_of(ECGRecord(signal, 100, ["I", "II"]))
     assert len(bridged) == 1000
     assert len(nothing) == 0
+
+
+def regressions() -> str:
+    target = np.arange(12.0)
+    scores = {
+        name: score_regression(target, target * slope + 1, np.arange(12), n_draws=20)
+        for name, slope in (("<b>half</b>", 0.5), ("all", 1.0), ("none", 0.0))
+    }
+    scores["all"] = dataclasses.replace(scores["all"], predicted=target + 1)
+    order = ["<b>half</b>", "none", "all"]
+    return regression_page("rate", {name: scores[name] for name in order}, target, [f"{k}.npz" for k in range(12)])
+
+
+def test_regressions_come_best_first_with_the_worst_errors() -> None:
+    written = regressions()
+
+    assert [written.index(f"<td>{name}") for name in ("all", "&lt;b&gt;half", "none")] == sorted(
+        written.index(f"<td>{name}") for name in ("all", "&lt;b&gt;half", "none")
+    )
+    assert written.count(".npz: ") == 3
+    assert "There is no file" in written
+
+
+def test_tables_are_sorted_by_the_column_that_is_clicked(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(regressions())
+    browser.size(1280, 800)
+    browser.open(tmp_path / "report.html")
+
+    def clicked(column: int) -> list[str]:
+        browser.run("document.querySelectorAll('th button')[arguments[0]].click()", column)
+        return list(browser.run("return [...document.querySelectorAll('td:first-child')].map((c) => c.textContent)"))
+
+    assert clicked(0) == ["<b>half</b>", "all", "none"]
+    assert clicked(0) == ["none", "all", "<b>half</b>"]
+    assert clicked(2) == ["all", "<b>half</b>", "none"]
+    assert clicked(2) == ["none", "<b>half</b>", "all"]
+    assert browser.run("return document.querySelectorAll('th[aria-sort]').length") == 1
+    assert browser.complaints() == []

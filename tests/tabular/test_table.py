@@ -10,7 +10,7 @@ import pytest
 
 from skecg.datasets.tables import read_columns
 from skecg.errors import ParameterError
-from skecg.tabular.table import read_record_table
+from skecg.tabular.table import Target, read_record_table
 
 N = 6
 
@@ -89,7 +89,9 @@ def test_records_without_a_column_of_groups_are_patients_of_their_own(folder: Pa
     table = read_record_table(written(folder, frame_of(), ".csv"))
 
     assert len(set(table.groups)) == N
-    assert any("a patient of its own" in note for note in table.notes())
+    assert any(note.endswith("a patient of its own") for note in table.notes())
+    named = read_record_table(written(folder, frame_of(Patient_ID=list("aabbcc")), ".csv"))
+    assert any(note.endswith("if 'Patient_ID' does, pass --group-column Patient_ID") for note in named.notes())
 
 
 @pytest.mark.parametrize(
@@ -180,6 +182,71 @@ def test_labels_that_contradict_what_is_said_of_them_are_refused() -> None:
         read_record_table(frame, label_columns=["x"], kind="numbers", check_files=False)
     with pytest.raises(ParameterError, match=r"--kind='clases', expected one of 'classes'"):
         read_record_table(frame, label_columns=["x"], kind="clases", check_files=False)
+
+
+def test_numbers_that_went_wrong_and_names_of_records_are_no_classes() -> None:
+    def read(cells: list[str], **options: str) -> Target:
+        frame = pd.DataFrame({"path": [f"{k}.edf" for k in range(len(cells))], "x": cells})
+        target = read_record_table(frame, label_columns=["x"], check_files=False, **options).target
+        assert target is not None
+        return target
+
+    numbers = [f"{k}.5" for k in range(40)]
+    with pytest.raises(ParameterError, match=r"'x' with '0,5' among numbers, expected numbers such as 60\.5"):
+        read([number.replace(".", ",") for number in numbers])
+    for slip in ("unknown", "inf"):
+        with pytest.raises(ParameterError, match=f"'x' with '{slip}' among numbers"):
+            read([slip, *numbers])
+    with pytest.raises(ParameterError, match="40 classes of 40 records"):
+        read([f"record {k}" for k in range(40)])
+    assert len(read([f"record {k}" for k in range(40)], kind="classes").classes) == 40
+    assert read(["1", "2", "3", "unknown"] * 10).classes == ("1", "2", "3", "unknown")
+    with pytest.raises(ParameterError, match="'x' with 7 only, expected two values or more"):
+        read(["7"] * 5)
+
+
+def test_classes_of_one_patient_are_said_to_be_beyond_scoring() -> None:
+    frame = pd.DataFrame({"path": list("abcd"), "x": ["u", "u", "v", "v"], "who": ["p", "q", "r", "r"]})
+
+    notes = list(read_record_table(frame, label_columns=["x"], group_column="who", check_files=False).notes())
+
+    assert "of one patient only, so that no score can be made by patients: v" in notes
+
+
+def test_a_column_is_one_thing() -> None:
+    frame = frame_of(x=list("aaabbb"))
+    for options in (
+        {"label_columns": ["x", "x"]},
+        {"label_columns": ["path"]},
+        {"label_columns": ["x"], "group_column": "x"},
+    ):
+        with pytest.raises(ParameterError, match="for two things"):
+            read_record_table(frame, check_files=False, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "path\tx\nr0.edf\tä\n".encode("utf-16"),
+        "sep=;\r\npath;x\r\nr0.edf;ä\r\n".encode("utf-8-sig"),
+    ],
+    ids=["UTF-16", "sep=;"],
+)
+def test_what_excel_saves_is_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+
+    assert read_columns(tmp_path / "t.csv")[0] == {"path": ["r0.edf"], "x": ["ä"]}
+
+
+def test_paths_that_windows_wrote_are_found_and_others_left_as_they_are(folder: Path) -> None:
+    (folder / "more").mkdir(exist_ok=True)
+    (folder / "more" / "r.edf").write_bytes(b"")
+    (folder / "odd\\name.edf").write_bytes(b"")
+    frame = {"path": [str(folder / "more\\r.edf"), str(folder / "odd\\name.edf"), "C:\\none.edf", b"none.edf"]}
+
+    found = read_record_table(frame, check_files=False).paths
+
+    assert found == [str(folder / "more" / "r.edf"), str(folder / "odd\\name.edf"), "C:\\none.edf", "none.edf"]
 
 
 def test_spreadsheets_with_semicolons_and_a_byte_order_mark_are_read(folder: Path) -> None:
