@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pretraining.data.scaling import Kind
 from skecg.evaluation.baselines import hand_crafted_features
 from skecg.leads import CANONICAL_LEADS, EIGHT_LEADS
-from skecg.preprocessing.r_peaks import r_peaks_of_each
+from skecg.preprocessing.r_peaks import find_r_peaks, r_peaks_of_each
 
 __all__ = [
     "BEAT_KINDS",
