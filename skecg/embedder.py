@@ -37,8 +37,8 @@ from skecg.inference.pipeline import (
 )
 from skecg.preprocessing.quality import Policies
 from skecg.preprocessing.windows import check_stride
-from skecg.validation import check_choice, check_integer, check_jobs, is_integer
-from skecg.weights import Verification, WeightsInfo, find_weights, read_directions, verify_weights
+from skecg.validation import check_choice, check_jobs, is_integer
+from skecg.weights import Verification, WeightsInfo, find_weights, read_attention, verify_weights
 
 __all__ = ["JEPAEmbedder"]
 
@@ -71,9 +71,10 @@ class JEPAEmbedder(
         kind, whose leads were each divided by their own: each gets the amplitude back that is typical of it.
     path_column : str, default=None
         Column of paths of a data frame; its other columns are not looked at.
-    pooling : {"mean", "max", "mean+std", "mean+std+max", "cls"}, default=None
+    pooling : {"mean", "max", "mean+std", "mean+std+max", "cls", "attention"}, default=None
         How a window's tokens become one vector; None leaves it to the weights. A record's vector is the mean over its
-        windows.
+        windows. ``"attention"`` is for weights that bring it: folders that a fine-tuned model with an attention head
+        was saved to.
     truncate_dim : int, default=None
         How many features to keep: the coordinates along the first principal directions that come with the weights
         (:func:`skecg.weights.write_directions` makes them for yours). Of the weights' own pooling and last layer only.
@@ -395,7 +396,8 @@ class JEPAEmbedder(
 
     def _combine(self, info: WeightsInfo) -> EmbeddingConfig:
         """Combine the parameters with what the weights say."""
-        pooling = check_pooling(self.pooling or info.pooling, n_registers(info.encoder))
+        attention = read_attention(info) if self.pooling == "attention" else None
+        pooling = "attention" if attention else check_pooling(self.pooling or info.pooling, n_registers(info.encoder))
         layers = as_layers(-1 if self.layer is None else self.layer)
         resolve_layers(layers, len(info.encoder.stages))
         encoding = Encoding(
@@ -404,8 +406,8 @@ class JEPAEmbedder(
             batch_size=None if self.batch_size == "auto" else int(self.batch_size),
             precision=resolve_precision(self.precision, PRECISIONS),
             n_jobs=self.n_jobs,
+            attention=attention,
         )
-        self._check_truncation(info, encoding)
         devices = place(self.backend, self.device, encoding.precision)
         check_stride(self.stride, info.spec)
         return EmbeddingConfig(
@@ -418,23 +420,6 @@ class JEPAEmbedder(
             self.backend,
             self.truncate_dim,
         )
-
-    def _check_truncation(self, info: WeightsInfo, encoding: Encoding) -> None:
-        """Raise for a number of features that the weights' directions do not give."""
-        if self.truncate_dim is None:
-            return
-        check_integer("truncate_dim", self.truncate_dim, 1)
-        depth = len(info.encoder.stages)
-        if encoding.pooling != info.pooling or [layer % depth for layer in encoding.layers] != [depth - 1]:
-            raise ParameterError(
-                f"Got truncate_dim={self.truncate_dim} with pooling={self.pooling!r} and layer={self.layer!r}, but the "
-                f"weights' directions are of pooling={info.pooling!r} and the last layer. Leave both None."
-            )
-        n = len(read_directions(info))
-        if self.truncate_dim > n:
-            raise ParameterError(
-                f"Got truncate_dim={self.truncate_dim}, but the weights bring {n} directions. Choose 1 to {n}, or None."
-            )
 
     def _source(self, X: Any, sampling_rate: ArrayLike | None, *, reset: bool) -> RecordSource:
         """Make a source of records of X, checking arrays as scikit-learn does."""
@@ -460,7 +445,9 @@ class JEPAEmbedder(
 
     def _settings_of(self, info: WeightsInfo) -> tuple[str | None, ...]:
         """Return what of a weights folder shapes features, beside its tensors; directions where they are used."""
-        return info.digest, info.pooling, None if self.truncate_dim is None else info.directions_sha256
+        directions = None if self.truncate_dim is None else info.directions_sha256
+        attention = read_attention(info).sha256 if self.pooling == "attention" else None
+        return info.digest, info.pooling, directions, attention
 
     def _check_output(self) -> None:
         """Raise where scikit-learn would make a frame of a tensor, which some versions do, and others do not."""

@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skecg import ECGRecord, JEPAEmbedder
+from skecg import ECGRecord, FineTunedClassifier, JEPAEmbedder
 from skecg.datasets import make_ecg
 from skecg.embedding_cache import DiskCache, MemoryCache
 from skecg.encoders import Encoder
@@ -42,8 +42,10 @@ from skecg.errors import (
 from skecg.inference import batches
 from skecg.inference import pipeline as embedding
 from skecg.inference.batches import EmbeddingConfig, PreparedBatch
+from skecg.io.files import sha256_of
 from skecg.leads import CANONICAL_LEADS
 from skecg.weights import write_directions
+from skecg.weights.folder import load_tensors, save_tensors
 
 TINY = Path(__file__).parent / "fixtures" / "tiny-temporal"
 RECORDS = make_ecg(8, noise=0.02, random_state=1).records
@@ -321,7 +323,7 @@ def test_a_bad_record_keeps_its_row_of_nan_when_features_are_fewer(directed: Pat
         ({"truncate_dim": True}, "truncate_dim=True, expected an integer"),
         ({"truncate_dim": 9}, r"truncate_dim=9, but the weights bring 8 directions\. Choose 1 to 8"),
         ({"truncate_dim": 2, "pooling": "max"}, r"pooling='max'.*the weights' directions are of pooling='mean'"),
-        ({"truncate_dim": 2, "layer": 0}, r"layer=0, but the weights' directions are of .* the last layer"),
+        ({"truncate_dim": 2, "layer": 0}, r"layers \(0,\), but the weights' directions are of .* the last layer"),
         ({"truncate_dim": 2, "model": "untrained-temporal"}, "'untrained-temporal' bring no principal directions"),
     ],
 )
@@ -371,6 +373,54 @@ def test_a_frame_of_tensors_is_refused_before_anything_is_embedded(counted: Coun
     assert counted.windows == 0
     embedder.set_output(transform="default")
     assert isinstance(embedder.transform(RECORDS[:1]), torch.Tensor)
+
+
+# --- attention, where weights bring it ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def attentive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FineTunedClassifier]:
+    """A fine-tuned classifier with an attention head, and the folder that it was saved to."""
+    folder = tmp_path_factory.mktemp("attentive") / "weights"
+    classifier = FineTunedClassifier(TINY, head="attention", stages="head", epochs=1, random_state=0)
+    classifier.fit(RECORDS, np.arange(8) % 2).save(folder)
+    return folder, classifier
+
+
+def test_attention_that_was_trained_pools_as_its_own_head_does(attentive: tuple[Path, FineTunedClassifier]) -> None:
+    folder, classifier = attentive
+    short = ECGRecord(RECORDS[0].signal[:, :2200], 500, CANONICAL_LEADS)  # its second window is mostly padding
+    records = [*RECORDS[1:3], short]
+    embedder = JEPAEmbedder(folder, cache=None, pooling="attention")
+    found = embedder.fit_transform(records)
+
+    assert found.shape == (3, 16)
+    assert len(embedder.get_feature_names_out()) == 16
+    linear = classifier.network_.head.linear
+    odds = found @ linear.weight.detach().numpy().T + linear.bias.detach().numpy()
+    np.testing.assert_allclose(odds.ravel(), classifier.decision_function(records).ravel(), atol=1e-4)
+
+
+def test_attention_of_another_head_misses_the_cache_and_is_refused_once_fitted(attentive, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(attentive[0], tmp_path / "weights"))
+    embedder = JEPAEmbedder(folder, pooling="attention").fit(RECORDS)
+    first = embedder.embedding_config().fingerprint
+    tensors = load_tensors(folder / "head.safetensors")
+    save_tensors(folder / "head.safetensors", tensors | {"query": tensors["query"] + 1}, {"format": "pt"})
+    text = (folder / "classifier.json").read_text()
+    digest = sha256_of(attentive[0] / "head.safetensors")
+    (folder / "classifier.json").write_text(text.replace(digest, sha256_of(folder / "head.safetensors")))
+
+    with pytest.raises(DamagedWeightsError, match="not the one this embedder was fitted with"):
+        embedder.transform(RECORDS[:1])
+    assert embedder.fit(RECORDS).embedding_config().fingerprint != first
+
+
+def test_weights_without_attention_name_the_poolings_that_they_have(attentive) -> None:
+    with pytest.raises(ParameterError, match=r"do not bring; they have 'mean', 'max', .*FineTunedClassifier"):
+        JEPAEmbedder(TINY, pooling="attention").fit(RECORDS)
+    with pytest.raises(ParameterError, match=r"layers \(0,\) with pooling='attention', which was trained on the last"):
+        JEPAEmbedder(attentive[0], pooling="attention", layer=0).fit(RECORDS)
 
 
 # --- layers and pooling -------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from skecg.weights.directions import Directions, read_directions, write_directions
     from skecg.weights.folder import FORMAT_VERSION, WeightsInfo, read_info
     from skecg.weights.golden import Verification, verify_weights
-    from skecg.weights.loading import forget_encoders, load_encoder, loaded_encoder, save_encoder
+    from skecg.weights.loading import forget_encoders, load_encoder, loaded_encoder, read_attention, save_encoder
     from skecg.weights.registry import find_weights, list_models
     from skecg.weights.signing import check_signature, sign_weights
 
@@ -25,6 +25,7 @@ _HOMES = {
     "list_models": "registry",
     "load_encoder": "loading",
     "loaded_encoder": "loading",
+    "read_attention": "loading",
     "read_directions": "directions",
     "read_info": "folder",
     "save_encoder": "loading",
@@ -44,6 +45,7 @@ __all__ = [
     "list_models",
     "load_encoder",
     "loaded_encoder",
+    "read_attention",
     "read_directions",
     "read_info",
     "save_encoder",
