@@ -319,9 +319,8 @@ def _fit_numbers(
     alpha: float | None
     if tuning is None:
         # The same seed as the probes of the cross-validation have.
-        ridge = RidgeProbe(n_folds=common["n_folds"], random_state=common["seed"] + 1).fit(
-            source.table, target.y, groups=table.groups
-        )
+        ridge = RidgeProbe(n_folds=common["n_folds"], random_state=common["seed"] + 1)
+        ridge.fit(source.table, target.y, groups=table.groups)
         probe = {
             "mean": ridge.mean_,
             "scale": ridge.scale_,
