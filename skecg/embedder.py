@@ -20,7 +20,7 @@ from skecg.embedding_cache import EmbeddingCache, open_cache
 from skecg.encoders.base import resolve_layers
 from skecg.encoders.encode import Encoding
 from skecg.encoders.pooling import as_layers, check_pooling, n_registers
-from skecg.errors import DamagedWeightsError, ParameterError, user_stacklevel
+from skecg.errors import DamagedWeightsError, ParameterError
 from skecg.hub.publishing import PushMixin
 from skecg.inference.batches import EmbeddingConfig
 from skecg.inference.inputs import RecordSource, record_source
@@ -430,7 +430,6 @@ class JEPAEmbedder(
             progress,
             config.info.spec,
             on_bad_record=self.on_bad_record,
-            stacklevel=user_stacklevel(),
         )
-        source.warn_of_unmet_leads(stacklevel=user_stacklevel())
+        source.warn_of_unmet_leads()
         return features
