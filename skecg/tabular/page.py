@@ -255,7 +255,9 @@ def _efficiency(report: Report) -> str:
         # Lines that end together have names below each other.
         lowest = max(height, lowest + 13)
         lines.append(f'<text x="508" y="{lowest + 4:.1f}" style="fill:{colour}">{_text(name)}</text>')
-    return f'<svg viewBox="0 0 760 240" width="760" role="img" aria-label="label efficiency">{"".join(lines)}</svg>'
+    # As high as the lowest name, which may be pushed below the axis.
+    box = f"0 0 760 {max(240, lowest + 12):.0f}"
+    return f'<svg viewBox="{box}" width="760" role="img" aria-label="label efficiency">{"".join(lines)}</svg>'
 
 
 def _height_of(area: float) -> float:
