@@ -134,10 +134,12 @@ def page(title: str, parts: Sequence[str]) -> str:
         f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy_for(_SCRIPT)}"><title>{_text(title)}</title>'
     )
-    return (
+    written = (
         f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body>{''.join(parts)}"
         f"<script>{_SCRIPT}</script></body></html>"
     )
+    # Names of files may hold bytes that are no UTF-8: written out, or an hour of scoring would end without a page.
+    return written.encode("utf-8", "backslashreplace").decode()
 
 
 def regression_page(
