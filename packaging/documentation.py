@@ -1,7 +1,7 @@
 """Lay a release's pages into the published site, and list the site's versions for the switcher of every page.
 
-``python packaging/documentation.py SITE BUILT VERSION``: SITE/VERSION and the first level of SITE become BUILT;
-SITE/_static/switcher.json, which the pages of all versions read, names every version that lies in SITE.
+``python packaging/documentation.py SITE BUILT VERSION``: SITE/VERSION becomes BUILT, and so does the first level of
+SITE where no later version lies there; SITE/_static/switcher.json, which the pages of all versions read, names each.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ VERSION = re.compile(r"\d+(?:\.\d+)+")
 
 
 def lay(site: Path, built: Path, version: str) -> None:
-    """Replace the newest pages, keep those of the releases before."""
+    """Replace a version's pages and, unless it mends an older release, the newest ones; keep those of the others."""
     if not VERSION.fullmatch(version):
         raise SystemExit(f"Got the version {version!r}, expected one such as 0.1.0.")
-    for old in site.iterdir():
-        if old.name == version or not (old.name.startswith(".") or VERSION.fullmatch(old.name)):
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    shutil.rmtree(site / version, ignore_errors=True)
     shutil.copytree(built, site / version)
-    shutil.copytree(built, site, dirs_exist_ok=True)
+    if versions(site)[0]["version"] == version:
+        for old in site.iterdir():
+            if not (old.name.startswith(".") or VERSION.fullmatch(old.name)):
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        shutil.copytree(built, site, dirs_exist_ok=True)
     (site / ".nojekyll").touch()  # or folders that begin with an underscore are left out
     (site / "_static" / "switcher.json").write_text(json.dumps(versions(site), indent=2) + "\n", encoding="utf-8")
 

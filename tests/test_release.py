@@ -101,15 +101,18 @@ def test_a_released_documentation_keeps_those_before_it_and_lists_them(tmp_path)
     built, site = tmp_path / "html", tmp_path / "site"
     (built / "_static").mkdir(parents=True)
     (site / ".git").mkdir(parents=True)
-    for version in ("0.9.0", "0.10.0", "0.10.0"):
+    for version in ("0.9.0", "0.10.0", "0.10.0", "0.9.1"):  # the last mends an older release
         (built / "index.html").write_text(version)
-        (site / "gone.html").write_text("a page that is no more")
+        if version == "0.10.0":
+            (site / "gone.html").write_text("a page that is no more")
         documentation.lay(site, built, version)
-    assert {path.name for path in site.iterdir()} == {".git", ".nojekyll", "0.9.0", "0.10.0", "_static", "index.html"}
-    assert [(site / folder / "index.html").read_text() for folder in (".", "0.9.0")] == ["0.10.0", "0.9.0"]
-    newest, before = json.loads((site / "_static" / "switcher.json").read_text())
+    folders = {"0.9.0", "0.9.1", "0.10.0"}
+    assert {path.name for path in site.iterdir()} == {".git", ".nojekyll", "_static", "index.html", *folders}
+    assert (site / "index.html").read_text() == "0.10.0"
+    assert {folder: (site / folder / "index.html").read_text() for folder in folders} == {f: f for f in folders}
+    newest, *before = json.loads((site / "_static" / "switcher.json").read_text())
     assert (newest["version"], newest["url"], newest["preferred"]) == ("0.10.0", documentation.ADDRESS, True)
-    assert before == {"version": "0.9.0", "url": f"{documentation.ADDRESS}0.9.0/"}
+    assert before == [{"version": v, "url": f"{documentation.ADDRESS}{v}/"} for v in ("0.9.1", "0.9.0")]
     assert f'html_baseurl = "{documentation.ADDRESS}"' in text_of("docs", "conf.py")
     with pytest.raises(SystemExit, match="expected one such as"):
         documentation.lay(site, built, "v1")

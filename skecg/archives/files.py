@@ -264,15 +264,19 @@ def _read_csv(path: Path) -> tuple[NDArray[np.float32], list[str]]:
     """Read what :func:`_write_csv` wrote."""
     import numpy as np
 
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = csv.reader(file)
-        n_columns = len(_feature_names(next(rows, [])))
+    # utf-8-sig: spreadsheets put a byte order mark in front of what they save.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        rows = filter(None, csv.reader(file))
+        first, *names = next(rows, [""])
+        # Or a table with numbers before the paths would be read with those for names.
+        if first != "path" or not names:
+            raise KeyError("path")
         paths, features = [], []
         for name, *cells in rows:
             # Names that a spreadsheet would run were quoted.
             paths.append(name[1:] if name.startswith("'") and spreadsheet_cell(name[1:]) == name else name)
             features.append(np.array([cell or "nan" for cell in cells], dtype=np.float32))
-    return np.array(features, dtype=np.float32).reshape(len(paths), n_columns), paths
+    return np.array(features, dtype=np.float32).reshape(len(paths), len(names)), paths
 
 
 def _read_parquet(path: Path) -> tuple[NDArray[np.float32], list[str]]:
@@ -280,16 +284,8 @@ def _read_parquet(path: Path) -> tuple[NDArray[np.float32], list[str]]:
     from pyarrow import parquet
 
     table = parquet.read_table(path)
-    names = [name for name in _feature_names(table.column_names) if str(table.schema.field(name).type) == "float"]
-    columns = [table.column(name).to_numpy() for name in names]
+    columns = [table.column(field.name).to_numpy() for field in table.schema if str(field.type) == "float"]
     return np.stack(columns, axis=1).astype(np.float32, copy=False), table.column("path").to_pylist()
-
-
-def _feature_names(columns: Sequence[str]) -> Sequence[str]:
-    """Return the columns besides that of paths, which has to be there."""
-    if "path" not in columns or len(columns) < 2:
-        raise KeyError("path")
-    return [name for name in columns if name != "path"]
 
 
 _FEATURE_READERS = {".csv": _read_csv, ".parquet": _read_parquet}

@@ -94,7 +94,7 @@ def read_encoder_config(architecture: str, values: Mapping[str, Any], provider: 
     return _ARCHITECTURES[architecture][0].from_dict(values)
 
 
-def provider_of(config: EncoderConfig) -> str | None:
-    """Return the module of an architecture from outside, None for one of skecg's own."""
-    module = type(config).__module__
+def provider_of(part: EncoderConfig | Encoder) -> str | None:
+    """Return the module of a configuration's or an encoder's class from outside, None for one of skecg's own."""
+    module = type(part).__module__
     return None if module.partition(".")[0] == "skecg" else module

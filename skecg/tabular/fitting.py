@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from skecg._version import __version__
 from skecg.datasets.base import LabelledECGs
+from skecg.datasets.tables import LABEL_SEPARATOR
 from skecg.embedder import JEPAEmbedder
 from skecg.errors import LeakageWarning, ParameterError, SkecgWarning, user_stacklevel
 from skecg.evaluation.comparison import compare
@@ -104,6 +105,8 @@ def embed_table(table: RecordTable, embedder: JEPAEmbedder) -> tuple[RecordTable
     SkecgWarning
         When equal recordings have different labels.
     """
+    # Before embedding, which may take hours, and after it, when records without features are gone.
+    _check_learnable(table)
     features = embedder.fit_transform(table.paths)
     good = np.isfinite(features).all(axis=1)
     reasons = list(embedder.bad_records_.values())
@@ -150,7 +153,8 @@ def _warn_of_equal_recordings(table: RecordTable, features: NDArray[np.float32])
     _warn_of_twins(
         table,
         [(one, another) for one, another in twins if y is not None and np.any(y[one] != y[another])],
-        "with another label ({}). Correct the table; of lists of labels make one row.",
+        f"with another label ({{}}). Correct the table; several labels of one recording are one row, with "
+        f"{LABEL_SEPARATOR!r} between them.",
         SkecgWarning,
     )
 

@@ -134,10 +134,12 @@ def page(title: str, parts: Sequence[str]) -> str:
         f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy_for(_SCRIPT)}"><title>{_text(title)}</title>'
     )
-    return (
+    written = (
         f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body>{''.join(parts)}"
         f"<script>{_SCRIPT}</script></body></html>"
     )
+    # Names of files may hold bytes that are no UTF-8: written out, or an hour of scoring would end without a page.
+    return written.encode("utf-8", "backslashreplace").decode()
 
 
 def regression_page(
@@ -255,7 +257,9 @@ def _efficiency(report: Report) -> str:
         # Lines that end together have names below each other.
         lowest = max(height, lowest + 13)
         lines.append(f'<text x="508" y="{lowest + 4:.1f}" style="fill:{colour}">{_text(name)}</text>')
-    return f'<svg viewBox="0 0 760 240" width="760" role="img" aria-label="label efficiency">{"".join(lines)}</svg>'
+    # As high as the lowest name, which may be pushed below the axis.
+    box = f"0 0 760 {max(240, lowest + 12):.0f}"
+    return f'<svg viewBox="{box}" width="760" role="img" aria-label="label efficiency">{"".join(lines)}</svg>'
 
 
 def _height_of(area: float) -> float:

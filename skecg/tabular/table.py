@@ -372,10 +372,10 @@ def _check_plain(name: str, texts: list[str]) -> None:
     values = set(texts)
     if kind_of(texts) != CLASSES or values <= _YES_NO.keys():
         return
-    strange = sorted(value for value in values if not is_number(value.replace(",", ".", 1)))
+    strange = {value for value in values if not is_number(value.replace(",", ".", 1))}
     n_strange = sum(text in strange for text in texts)
     if not strange or (len(values) - len(strange) > _MOST_CODES and n_strange <= _FEW * len(texts)):
-        odd = strange[0] if strange else next(text for text in texts if "," in text)
+        odd = min(strange) if strange else next(text for text in texts if "," in text)
         raise ParameterError(
             f"Got the column {name!r} with {odd!r} among numbers, expected numbers such as 60.5, or classes. Correct "
             f"or empty the cell; or pass --kind {CLASSES}."

@@ -157,7 +157,8 @@ def save_encoder(
             f"Got an encoder of type {type(encoder).__name__} without a configuration, by which it could be built "
             "again. Call super().__init__(config) in its __init__."
         )
-    if provider_of(encoder.config) is not None:
+    # A class of one's own may have one of skecg's configurations, of which a folder builds skecg's own encoder.
+    if provider_of(encoder.config) or provider_of(encoder):
         check_rebuilt(encoder)
     info = write_weights(folder, encoder, spec, pooling, provenance)
     # Of what was written, not of what was passed: an encoder in training mode or in half precision gives other numbers.

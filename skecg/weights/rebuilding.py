@@ -66,7 +66,8 @@ def check_rebuilt(encoder: Encoder) -> None:
     if not _agree(found, given, _HALF_TOLERANCE if half else _TOLERANCE):
         raise ParameterError(
             f"Got a {type(encoder).__name__} that gives other tokens when it is built again from its configuration and "
-            "its tensors. Keep all that it computes with in the configuration, parameters and persistent buffers."
+            f"its tensors, as a {type(again).__name__}. Keep all that it computes with in the configuration, "
+            "parameters and persistent buffers, and register a class of your own with a configuration of its own."
         )
 
 

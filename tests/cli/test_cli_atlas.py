@@ -67,7 +67,17 @@ def test_features_are_read_in_every_format_that_they_are_written_in(run: Run, su
     assert read.dtype == np.float32
     assert found == paths
     assert run("atlas", file, "--out", "a.html", "--no-ecgs") == 0
-    for damaged in (b"", b"file,one\na,1\n", b"path\na\n", b"path,one\na,x\n", b"path,one\na\n"):
+    if suffix == ".csv":
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes() + b"\r\n")  # as a spreadsheet saves it
+        assert read_features(file)[1] == paths
+    for damaged in (
+        b"",
+        b"id,path,one\n1,2,3\n",
+        b"file,one\na,1\n",
+        b"path\na\n",
+        b"path,one\na,x\n",
+        b"path,one\na\n",
+    ):
         file.write_bytes(damaged)
         with pytest.raises(ParameterError, match="no file of features"):
             read_features(file)

@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skecg import JEPAEmbedder
 from skecg.cli.embed import embed_into
 from skecg.datasets import make_ecg
+from skecg.errors import ParameterError
+from skecg.tabular.fitting import embed_table
 from skecg.tabular.model import read_model
+from skecg.tabular.table import read_record_table
 
 TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
 N = 60
@@ -335,6 +339,14 @@ def test_what_cannot_be_fitted_is_said(fit: Run, capsys: Capture, arguments: lis
     assert fit(*arguments) == 2
 
     assert message in capsys.readouterr().err
+
+
+def test_classes_that_nothing_can_be_learned_of_are_said_before_anything_is_embedded() -> None:
+    columns = {"path": list("abc"), "x": ["u", "v", "v"], "who": ["p", "q", "q"]}
+    table = read_record_table(columns, label_columns=["x"], group_column="who", check_files=False)
+
+    with pytest.raises(ParameterError, match="Of one patient only: u, v"):
+        embed_table(table, JEPAEmbedder(TINY, on_bad_record="nan", cache=None))
 
 
 def test_a_folder_of_something_else_is_left_alone(fit: Run, capsys: Capture) -> None:

@@ -8,11 +8,14 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from skecg.datasets import make_ecg
+from skecg.tabular.page import _efficiency
 
 TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
 N = 48
@@ -92,6 +95,21 @@ def test_encoders_and_baselines_are_scored_on_the_labels_of_the_table(score: Run
     assert all(f">{amount}</text>" in drawn for amount in ("50 %", "100 %", "1.0", "tiny-temporal"))
     heights = sorted(float(y) for y in re.findall(r'x="508" y="([\d.]+)"', drawn))
     assert all(b - a >= 12.9 for a, b in itertools.pairwise(heights))
+
+
+def test_names_of_rows_that_all_end_at_chance_stay_inside_the_picture() -> None:
+    part = SimpleNamespace(fraction=1.0, macro_auroc=SimpleNamespace(estimate=0.5))
+    rows = [SimpleNamespace(name=f"row {k}", kind="model", by_fraction=[part]) for k in range(6)]
+
+    report: Any = SimpleNamespace(rows=rows)
+
+    drawn = _efficiency(report)
+
+    heights = [float(y) for y in re.findall(r'x="508" y="([\d.]+)"', drawn)]
+    found = re.search(r'viewBox="0 0 760 (\d+)"', drawn)
+    assert len(heights) == 6
+    assert found is not None
+    assert max(heights) < float(found[1])
 
 
 def test_the_page_holds_everything_and_fetches_nothing(score: Run) -> None:

@@ -13,6 +13,7 @@ import pytest
 from skecg import ECGRecord, JEPAEmbedder
 from skecg.datasets import make_ecg
 from skecg.datasets.packed import read_packed
+from skecg.embedding_cache import MemoryCache
 from skecg.errors import UnitsError, UnitsWarning
 from skecg.inference import batches
 from skecg.leads import CANONICAL_LEADS
@@ -78,8 +79,9 @@ def test_records_that_the_cache_knows_are_screened_once(monkeypatch: pytest.Monk
         return screen(record, *arguments)
 
     monkeypatch.setattr(batches, "screen", count)
+    cache = MemoryCache()
     for _ in range(3):
-        assert len(warnings_of(X * 5.5, cache="memory")) == 1
+        assert len(warnings_of(X * 5.5, cache=cache)) == 1
     assert len(screened) == len(X)
 
 

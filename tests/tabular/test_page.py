@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -57,6 +58,14 @@ def test_regressions_come_best_first_with_the_worst_errors() -> None:
     )
     assert written.count(".npz: ") == 3
     assert "There is no file" in written
+
+
+def test_a_name_that_is_no_utf_8_is_written_out() -> None:
+    scores = {"all": score_regression(np.arange(3.0), np.arange(3.0), np.arange(3), n_draws=5)}
+    scores["all"] = dataclasses.replace(scores["all"], predicted=np.arange(3.0))
+    names = [os.fsdecode(b"\xff.npz"), "b.npz", "c.npz"]
+
+    assert b"\\udcff.npz: 0, predicted 0" in regression_page("rate", scores, np.arange(3.0), names).encode()
 
 
 def test_tables_are_sorted_by_the_column_that_is_clicked(browser: Browser, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from skecg import ECGRecord, JEPAEmbedder, load_encoder, prepare, save_encoder
 from skecg.encoders import WindowEncoder, build_encoder, register_encoder
+from skecg.encoders.resnet import ResnetConfig, ResnetEncoder
 from skecg.errors import ParameterError, ShapeError, SkecgError
 from skecg.spec import EncoderConfig, InputSpec, Stage
 
@@ -236,6 +237,21 @@ def test_a_module_without_a_configuration_is_refused(tmp_path: Path) -> None:
     del encoder.config
     with pytest.raises(ParameterError, match=r"without a configuration.*super\(\)"):
         save_encoder(tmp_path / "w", encoder, SPEC)
+
+
+def test_a_class_of_ones_own_with_a_configuration_of_skecgs_is_saved_where_it_computes_the_same(tmp_path: Path) -> None:
+    class Named(ResnetEncoder):
+        pass
+
+    class Squared(ResnetEncoder):
+        def stages(self, values_BLT: Tensor) -> Iterator[Tensor]:
+            yield from (tokens**2 for tokens in super().stages(values_BLT))
+
+    config = ResnetConfig(2, 200, (8, 8), 2)
+    save_encoder(tmp_path / "named", Named(config), SPEC)
+    with pytest.raises(ParameterError, match=r"other tokens.*as a ResnetEncoder.*a configuration of its own"):
+        save_encoder(tmp_path / "squared", Squared(config), SPEC)
+    assert not (tmp_path / "squared").exists()
 
 
 def test_an_architecture_that_nobody_registered_is_refused(tmp_path: Path) -> None:
