@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from skecg.compute.notebook import html_facts
 from skecg.compute.progress import Progress, count_progress
 from skecg.embedding_cache import EmbeddingCache, WhilePossible
 from skecg.encoders import Encoder
-from skecg.encoders.encode import encode_tokens, encode_windows, token_distance, token_grid
+from skecg.encoders.encode import counted_tokens, encode_tokens, encode_windows, token_distance, token_grid
 from skecg.encoders.pooling import pool_windows
 from skecg.errors import BadSignalError, SignalWarning, SkecgError, user_stacklevel
 from skecg.inference.batches import EmbeddingConfig, PreparedBatch, prepare_batches, read_batches, screen_records
@@ -26,6 +26,7 @@ from skecg.preprocessing.units import Amplitude, warn_about_units
 from skecg.preprocessing.windows import Windows, prepare_screened
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
+from skecg.weights import read_directions
 
 __all__ = [
     "CHUNK_RECORDS",
@@ -106,6 +107,11 @@ def embed_chunks(
     itself where it can (:mod:`skecg.preprocessing.on_device`). Neither changes errors, their order or, but for
     rounding, results.
     """
+    if config.truncate_dim is not None:
+        directions, n = read_directions(config.info), config.truncate_dim
+        for whole in embed_chunks(source, config.whole, cache, first=first, n_jobs=n_jobs):
+            yield replace(whole, features=directions.project(whole.features, n))
+        return
     chunks = chunk_rows(len(source), first)
     parts: list[Chunk] = []
     previous: dict[bytes, NDArray[np.float32]] = {}
@@ -274,12 +280,16 @@ class RecordTokens:
         What each token sees, from the record's beginning. Windows of a long record may overlap at its end.
     leads : ndarray of shape (n_tokens,), str
         The lead that each token sees, or ``"all"``.
+    counted : ndarray of shape (n_tokens,), bool, optional
+        Which tokens the encoder's own mean counts: xECG leaves out those of slices that begin with zeros in all leads,
+        which are padding to it. All of them when not given.
     """
 
     values: NDArray[np.float32]
     start_seconds: NDArray[np.float64]
     stop_seconds: NDArray[np.float64]
     leads: NDArray[np.str_]
+    counted: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -359,7 +369,8 @@ def _join(
         starts.append((windows.start_samples[row] + slices * token_samples) / rate)
     start_seconds = np.concatenate(starts)
     values = np.concatenate([tokens[row] for row in rows])
-    return RecordTokens(values, start_seconds, start_seconds + token_samples / rate, np.array(leads))
+    counted = np.concatenate([counted_tokens(encoder, windows, int(row), len(tokens[row])) for row in rows])
+    return RecordTokens(values, start_seconds, start_seconds + token_samples / rate, np.array(leads), counted)
 
 
 def _one_after_the_other(parts: list[RecordTokens]) -> RecordTokens:
