@@ -10,7 +10,7 @@ NEWEST_PYTHON ?= $(shell for python in python3.13 $(wildcard $(HOME)/.pyenv/vers
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test coverage test-oldest test-newest which-newest lint types docs look dist figures weights clean
+.PHONY: demo test coverage fuzz test-oldest test-newest which-newest lint types docs look dist figures weights clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
@@ -26,6 +26,10 @@ coverage: $(VENV)/test-installed
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --include='skecg/io/*,skecg/weights/*' --fail-under=100
 	$(BIN)/coverage report
+
+# A minute of spoilt inputs on all cores; the tests try some seconds of them.
+fuzz: $(VENV)/test-installed
+	$(BIN)/python tests/attacks/fuzz.py --minutes 1 --jobs "$$(nproc)" --out build/fuzz-failures
 
 # The oldest supported releases and, on the newest Python, the newest. What other packages do not decide (fuzzing, laws of
 # the tree, pages, benchmarks) is left to `make test`; so is the trainer, for the newest. ROOMS=few takes the rooms that other

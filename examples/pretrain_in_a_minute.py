@@ -43,7 +43,7 @@ KINDS = {"rhythm": ["sinus", "af", "pvc"], "conduction": ["normal", "lbbb", "rbb
 
 scratch = tempfile.TemporaryDirectory()
 folder = Path(scratch.name)
-archive, _ = make_ecg(1000, sampling_rate=100, random_state=100, **KINDS)
+archive, _ = make_ecg(2 * STEPS, sampling_rate=100, random_state=100, **KINDS)
 np.savez(
     folder / "archive.npz",
     signals=np.rint(np.stack([record.signal for record in archive]) * 1000).astype(np.int16),

@@ -22,7 +22,7 @@ from skecg.embedding_cache import EmbeddingCache, open_cache
 from skecg.encoders.base import resolve_layers
 from skecg.encoders.encode import Encoding
 from skecg.encoders.pooling import as_layers, check_pooling, n_registers
-from skecg.errors import DamagedWeightsError, ParameterError, user_stacklevel
+from skecg.errors import DamagedWeightsError, ParameterError
 from skecg.hub.publishing import PushMixin
 from skecg.inference.batches import EmbeddingConfig
 from skecg.inference.inputs import RecordSource, record_source
@@ -474,7 +474,6 @@ class JEPAEmbedder(
             progress,
             config.info.spec,
             on_bad_record=self.on_bad_record,
-            stacklevel=user_stacklevel(),
         )
-        source.warn_of_unmet_leads(stacklevel=user_stacklevel())
+        source.warn_of_unmet_leads()
         return torch.from_numpy(features) if self.output == "torch" else features

@@ -1,7 +1,8 @@
 """Check parameters one way: what was found, what was expected.
 
 Booleans are no numbers here, and neither are NaN and infinity. NumPy's scalars are as good as Python's. Values that are
-written to JSON and read back strictly are dataclasses of :class:`PlainFields`.
+written to JSON and read back strictly are dataclasses of :class:`PlainFields`; those that travel with weights, in their
+``config.json``, are of :class:`Value`.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import difflib
 import math
 import numbers
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self, TypeGuard
 
-from skecg.errors import ParameterError
+from skecg.errors import ParameterError, WeightsFormatError
 
 __all__ = [
     "PlainFields",
+    "Value",
     "check_choice",
     "check_integer",
     "check_jobs",
     "check_number",
+    "is_finite",
     "is_integer",
     "is_number",
     "suggestion",
@@ -42,6 +45,11 @@ def is_number(value: object) -> TypeGuard[float]:
         return math.isfinite(float(value))
     except OverflowError:  # an integer beyond the range of floats
         return False
+
+
+def is_finite(value: object) -> bool:
+    """Return whether a value is a finite number as JSON has them, and no scalar of NumPy."""
+    return isinstance(value, int | float) and is_number(value)
 
 
 def check_integer(
@@ -161,3 +169,35 @@ class PlainFields:
             return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
         except TypeError as error:
             raise cls._error(f"{title[0].upper()}{title[1:]} lacks a field: {error}.") from error
+
+
+@dataclass(frozen=True)
+class Value(PlainFields):
+    """Fields that travel with weights: checked by name, and malformed weights are what is wrong with them."""
+
+    kind: ClassVar[str]
+
+    _error: ClassVar[type[Exception]] = WeightsFormatError
+
+    @classmethod
+    def _title(cls) -> str:
+        """Return what messages call such a value."""
+        return f"the {cls.kind}"
+
+    def _require(self, condition: bool, field: str, wanted: str) -> None:
+        if not condition:
+            raise WeightsFormatError(f"Got {field}={getattr(self, field)!r} in the {self.kind}, expected {wanted}.")
+
+    def _require_integers(self, *names: str, minimum: int = 1) -> None:
+        for name in names:
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+            self._require(whole, name, f"an integer of at least {minimum}")
+
+    def _require_one_of(self, name: str, *allowed: str) -> None:
+        self._require(getattr(self, name) in allowed, name, f"one of {', '.join(map(repr, allowed))}")
+
+    def _require_numbers(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            self._require(is_finite(value) and value > 0, name, "a positive number")

@@ -5,18 +5,23 @@ Only public names and the two command lines are used. All records are synthetic 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import io
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -411,13 +416,23 @@ def find_names(place: Place) -> Found:
         module, _, name = path.rpartition(".")
         found[path] = signatures(path, getattr(importlib.import_module(module), name))
     for program in ("skecg", "pretraining"):
-        verbs = re.findall(r"^ {4}([a-z]+) ", run_module(program, "--help").partition("verbs:")[2], re.M)
+        verbs = re.findall(r"^ {4}([a-z]+) ", help_of(program).partition("verbs:")[2], re.M)
         found[f"{program} verbs"] = verbs
         for verb in verbs:
-            options = re.findall(r"--[a-z][a-z-]*", run_module(program, verb, "--help"))
+            options = re.findall(r"--[a-z][a-z-]*", help_of(program, verb))
             found[f"{program} {verb}"] = sorted(set(options))
     listed = run_module("pretraining", "train", "--list").splitlines()
     return found | {"recipes": [line.split()[0] for line in listed]}
+
+
+def help_of(program: str, *words: str) -> str:
+    """Return the help that ``python -m`` would print; some eighty processes for a line each would take longer."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # runpy's, of a program that was imported before
+        with patch.object(sys, "argv", [program, *words, "--help"]), patch.dict(os.environ, {"COLUMNS": "100"}):
+            runpy.run_module(program, run_name="__main__")
+    return printed.getvalue()
 
 
 def signatures(name: str, value: object) -> list[str]:

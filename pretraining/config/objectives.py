@@ -84,7 +84,8 @@ class ObjectiveConfig(AnyObjectiveConfig):
         for name, weight in weights.items():
             check_number(f"objective.{name}", weight, 0, closed="left")
         check_number("objective.describe_share", self.describe_share, 0, 1, closed="both")
-        require(any(weights.values()), "objective's weights", tuple(weights.values()), "one that is not 0")
+        names = ", ".join(f"objective.{name}" for name in weights)
+        require(any(weights.values()), names, tuple(weights.values()), "one that is not 0")
 
     def check_run(
         self, spec: InputSpec, encoder: PatchEncoderConfig, data: DataConfig, predictor: PredictorConfig | None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from pretraining.config import PretrainConfig
@@ -18,7 +20,6 @@ from pretraining.monitoring.callbacks import Callback, tell
 from pretraining.monitoring.gauges import Gauges, collapse_reason, memory_gib
 from pretraining.objectives import gather_model
 from pretraining.objectives.base import Drawn, Objective, exported_encoder
-from pretraining.objectives.flops import pace
 from pretraining.optim import learning_rate, momentum, weight_decay
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pretraining.monitoring.online_probe import OnlineProbe
     from skecg.encoders import Encoder
 
-__all__ = ["Evaluation", "StepStats", "Monitor"]
+__all__ = ["Evaluation", "Monitor", "StepStats", "pace"]
 
 # Ranks cannot exceed the number of records that they are measured on.
 _FIXED_RECORDS = 256
@@ -230,3 +231,55 @@ class Monitor:
             values = to_values(part.batch, whole, self.engine.device)
             self._fixed = values, part.drawn.to(self.engine.device)
         return self._fixed
+
+
+# Dense bfloat16 peaks by words of the device's name, from the makers' data sheets (without sparsity), the more
+# particular name first.
+_BF16_PEAKS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+}
+
+
+def pace(
+    n_records: int, seconds: float, flops_of_record: float, device: torch.device, precision: str = "fp32"
+) -> dict[str, float]:
+    """Compute how fast a process trains.
+
+    Parameters
+    ----------
+    n_records : int
+        That this process trained on in so many `seconds`.
+    seconds : float
+    flops_of_record : float
+        Of :meth:`pretraining.objectives.base.Objective.flops`.
+    device : torch.device
+    precision : {"fp32", "bf16"}
+
+    Returns
+    -------
+    dict of str to float
+        ``records_per_second``, ``model_tflops`` (10¹² a second) and, for known accelerators, ``peak_share``.
+    """
+    records_per_second = n_records / max(seconds, 1e-9)
+    flops = records_per_second * flops_of_record
+    found = {"records_per_second": records_per_second, "model_tflops": flops / 1e12}
+    peak = peak_flops(device, precision)
+    return found if peak is None else found | {"peak_share": flops / peak}
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """Return the dense peak of a known accelerator in bfloat16; None for anything else."""
+    # Peaks of float32 depend on whether TF32 rounds, those of CPUs on their clock: no share rather than a wrong one.
+    if device.type != "cuda" or precision != "bf16":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in _BF16_PEAKS.items() if re.search(rf"\b{part}\b", name)), None)

@@ -119,7 +119,10 @@ class Objective(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def flops(cls, config: PretrainConfig, drawn: Any) -> float:
-        """Count what one record of the batch costs in a training step, in floating-point operations."""
+        """Count what one record of the batch costs in a training step, in floating-point operations.
+
+        What the mathematics needs, 2 for a multiplication with its addition; a backward pass is two forward ones.
+        """
 
     @classmethod
     @abstractmethod

@@ -29,9 +29,8 @@ from torch.nn import functional as F
 from pretraining.config import PretrainConfig
 from pretraining.data.feature_tables import N_DESCRIPTORS, Descriptors, read_descriptors, write_descriptors
 from pretraining.objectives.base import Objective
-from pretraining.objectives.flops import jepa_flops
 from pretraining.objectives.masks import Masks, draw_masks, draw_seen
-from pretraining.objectives.predictors import build_predictor
+from pretraining.objectives.predictors import build_predictor, predictor_flops
 from skecg.encoders import Encoder, build_encoder
 from skecg.encoders.base import gather_tokens
 from skecg.encoders.pooling import n_pooled_features, pool_tokens
@@ -40,7 +39,17 @@ if TYPE_CHECKING:
     from pretraining.data.batches import Batch
     from pretraining.data.shards import ShardSet
 
-__all__ = ["Described", "Describer", "Jepa", "JepaDraw", "JepaLoss", "describe", "description_loss", "sigreg"]
+__all__ = [
+    "Described",
+    "Describer",
+    "Jepa",
+    "JepaDraw",
+    "JepaLoss",
+    "describe",
+    "description_loss",
+    "jepa_flops",
+    "sigreg",
+]
 
 
 class Described(NamedTuple):
@@ -352,3 +361,32 @@ class Jepa(Objective):
         # On the CPU: CUDA's generator draws other numbers from the same seed.
         generator = torch.Generator().manual_seed(seed)
         return torch.stack([sigreg(vectors, generator=generator) for vectors in pooled]).mean()
+
+
+def jepa_flops(config: PretrainConfig, visible_slices: float) -> float:
+    """Count what one record costs in a training step of JEPA.
+
+    Parameters
+    ----------
+    config : PretrainConfig
+    visible_slices : float
+        Slices of time that the context encoder sees (the mean over draws).
+
+    Returns
+    -------
+    float
+        Floating-point operations: the target encoder forward on everything, the context encoder and the predictor
+        forward and backward for each mask, and the context encoder once more where it sees other slices to describe.
+    """
+    encoder, n_slices = config.encoder, config.encoder.n_patches
+    objective, predictor, masks = config.jepa
+    n_masks = masks.masks_per_target
+    trained = n_masks * encoder.flops(visible_slices)
+    target = 0.0
+    if objective.predict_weight:
+        trained += n_masks * predictor_flops(encoder, predictor, visible_slices)
+        target = encoder.flops(n_slices)
+    if objective.describe_weight and objective.describe_share:
+        trained += encoder.flops(objective.describe_share * n_slices)
+    # A backward pass is two forward ones; the target encoder has none.
+    return target + 3 * trained

@@ -32,16 +32,15 @@ from pretraining.config import PredictorConfig, PretrainConfig
 from pretraining.config.objectives import MaeConfig
 from pretraining.data.batches import lead_columns
 from pretraining.objectives.base import WithoutTarget
-from pretraining.objectives.flops import mae_flops
 from pretraining.objectives.masks import TokenMasks, draw_token_masks
 from pretraining.objectives.predictors import Decoder
 from skecg.encoders import build_encoder
-from skecg.spec import MultiscaleConfig
+from skecg.spec import MultiscaleConfig, block_flops
 
 if TYPE_CHECKING:
     from pretraining.data.batches import Batch
 
-__all__ = ["Mae", "MaeLoss", "parts_of", "patch_moments", "patch_targets"]
+__all__ = ["Mae", "MaeLoss", "mae_flops", "parts_of", "patch_moments", "patch_targets"]
 
 
 class MaeLoss(NamedTuple):
@@ -148,3 +147,21 @@ def patch_moments(values_BLT: Tensor, patch_samples: int, eps: float) -> tuple[T
     # In float32, whatever precision the model runs in: it is a difference of near numbers.
     variance = patches.var(dim=-1, keepdim=True, correction=0)
     return patches.mean(dim=-1, keepdim=True), (variance + eps).sqrt()
+
+
+def mae_flops(encoder: MultiscaleConfig, decoder: PredictorConfig, visible_tokens: float) -> float:
+    """Count what one record costs in a training step of a masked autoencoder: all of it forward and backward.
+
+    Parameters
+    ----------
+    encoder : MultiscaleConfig
+    decoder : PredictorConfig
+    visible_tokens : float
+        Tokens that the encoder sees.
+    """
+    n_tokens = encoder.lead_groups * encoder.n_patches
+    samples = encoder.n_leads // encoder.lead_groups * encoder.patch_samples
+    edges = 2 * decoder.dim * (encoder.dim * visible_tokens + samples * n_tokens)
+    block = block_flops(decoder.dim, int(decoder.dim * decoder.mlp_ratio), n_tokens)
+    decoded = edges + n_tokens * decoder.depth * block
+    return 3 * (encoder.flops(visible_tokens / encoder.lead_groups) + decoded)

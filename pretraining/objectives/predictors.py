@@ -16,9 +16,9 @@ from skecg.encoders.blocks import Attention, Block, init_linear_, init_xavier_, 
 from skecg.encoders.leadwise import grid_positions
 from skecg.encoders.multiscale import token_positions
 from skecg.errors import ParameterError
-from skecg.spec import MultiscaleConfig, PatchEncoderConfig, TemporalConfig
+from skecg.spec import MultiscaleConfig, PatchEncoderConfig, TemporalConfig, block_flops
 
-__all__ = ["Decoder", "LeadwisePredictor", "TemporalPredictor", "build_predictor"]
+__all__ = ["Decoder", "LeadwisePredictor", "TemporalPredictor", "build_predictor", "predictor_flops"]
 
 
 def build_predictor(config: PretrainConfig) -> TemporalPredictor | LeadwisePredictor:
@@ -212,3 +212,12 @@ class Decoder(_Stack):
         for block in self.blocks:
             grid = block(grid)
         return self.proj(self.norm(grid))
+
+
+def predictor_flops(encoder: PatchEncoderConfig, config: PredictorConfig, visible_slices: float) -> float:
+    """Count a predictor's forward pass: each lead by itself where a lead has tokens of its own."""
+    rows = encoder.n_leads if encoder.token_per_lead else 1
+    masked = encoder.n_patches - visible_slices
+    block = block_flops(config.dim, int(config.dim * config.mlp_ratio), encoder.n_patches)
+    edges = 2 * encoder.dim * config.dim * (visible_slices + masked)  # in for what is seen, out for what is predicted
+    return rows * (edges + encoder.n_patches * config.depth * block)

@@ -104,12 +104,12 @@ def embedding_progress(
 
         def came(n_records: int, notes: Mapping[int, tuple[str, ...]], judged: Sequence[Amplitude]) -> None:
             # At once and not at the end: millions of records would be remembered for a handful of warnings.
-            warn_once_a_kind(list(notes.values()), [repr(paths[row]) for row in notes], stacklevel=1)
+            warn_once_a_kind(list(notes.values()), [repr(paths[row]) for row in notes])
             amplitudes.extend(judged[: MOST_JUDGED - len(amplitudes)])
             bar.update(n_records)
 
         yield came
-    warn_about_units(amplitudes, spec, stacklevel=1)
+    warn_about_units(amplitudes, spec)
 
 
 # What `add_subparsers` gives.

@@ -23,7 +23,7 @@ from torch import Tensor
 from skecg.compute.devices import autocast, in_order, keep_to_one_thread, one_thread_per_worker, within_memory
 from skecg.encoders import Encoder
 from skecg.encoders.base import resolve_layers
-from skecg.encoders.pooling import AttentionPooling, n_encoder_features, pool_tokens
+from skecg.encoders.pooling import AttentionPooling, kept_tokens, n_encoder_features, pool_tokens
 from skecg.errors import ParameterError
 from skecg.preprocessing.on_device import WindowsOnDevice
 from skecg.preprocessing.windows import Windows
@@ -31,6 +31,7 @@ from skecg.spec import EncoderConfig
 
 __all__ = [
     "Encoding",
+    "counted_tokens",
     "encode_tokens",
     "encode_windows",
     "micro_batches",
@@ -265,6 +266,13 @@ def _shape_of(encoder: Encoder, windows: Windows | WindowsOnDevice, row: int) ->
     present = windows.lead_mask[row]
     leads = None if present.all() else np.flatnonzero(present).tolist()
     return leads, -(-int(windows.valid_samples[row]) // step) * step
+
+
+def counted_tokens(encoder: Encoder, windows: Windows | WindowsOnDevice, row: int, n_tokens: int) -> NDArray[np.bool_]:
+    """Return which of a window's tokens its encoder counts in a mean: all, but for those of padding in the record."""
+    values_1LT = _values_of(windows, np.array([row]), _shape_of(encoder, windows, row)[1])
+    counted_1N = encoder.counted(values_1LT)
+    return np.ones(n_tokens, dtype=bool) if counted_1N is None else kept_tokens(counted_1N, n_tokens)[0].cpu().numpy()
 
 
 def token_distance(config: EncoderConfig, layers: Sequence[int]) -> int:

@@ -30,7 +30,7 @@ from skecg.splits import hold_out
 __all__ = ["AttentionProbe", "Tokens", "collate_crops", "draw_batch"]
 
 
-#: Tokens of records: for each an array (n_crops, n_tokens, D).
+#: Tokens of records: for each an array (n_crops, n_tokens, D); rows of NaN are places without a token.
 Tokens = Sequence[NDArray[np.floating]] | NDArray[np.floating]
 
 
@@ -46,14 +46,14 @@ def draw_batch(
 
 def collate_crops(crops: Sequence[NDArray[np.floating]], device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Stack crops (n_tokens, D); shorter ones are padded, and the second tensor says which tokens count."""
-    lengths = np.array([len(crop) for crop in crops])
-    if (lengths == lengths[0]).all():
-        return torch.from_numpy(np.stack(crops).astype(np.float32)).to(device), None
-    padded = np.zeros((len(crops), int(lengths.max()), crops[0].shape[1]), dtype=np.float32)
+    stacked = np.full((len(crops), max(map(len, crops)), crops[0].shape[1]), np.nan, dtype=np.float32)
     for row, crop in enumerate(crops):
-        padded[row, : len(crop)] = crop
-    counted = np.arange(padded.shape[1]) < lengths[:, None]
-    return torch.from_numpy(padded).to(device), torch.from_numpy(counted).to(device)
+        stacked[row, : len(crop)] = crop
+    absent = np.isnan(stacked[:, :, 0])
+    if not absent.any():
+        return torch.from_numpy(stacked).to(device), None
+    stacked[absent] = 0.0
+    return torch.from_numpy(stacked).to(device), torch.from_numpy(~absent).to(device)
 
 
 _SCORED_TOGETHER = 64  # records, each with seven crops where it lasts 10 s

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from skecg.datasets.base import LabelledECGs
     from skecg.evaluation.features import FeatureSource
     from skecg.evaluation.splitting import Split
+    from skecg.inference.pipeline import RecordTokens
 
 __all__ = [
     "AttendedProtocol",
@@ -118,7 +119,8 @@ def crop_tokens(
     Returns
     -------
     list of ndarray of shape (n_crops, n_tokens, D)
-        One for each record. Registers are left out, as :meth:`JEPAEmbedder.transform_tokens` leaves them out.
+        One for each record. Registers are left out, as :meth:`JEPAEmbedder.transform_tokens` leaves them out. Rows of
+        NaN stand in the place of tokens of padding, which the encoder's own mean leaves out, too.
 
     Raises
     ------
@@ -133,8 +135,15 @@ def crop_tokens(
         crops = [crop_record(record, crop_seconds, stride_seconds) for record in records]
         # Crops of many records in one call, so that the encoder's batches are full.
         tokens = iter(embedder.transform_tokens([crop for some in crops for crop in some]))
-        found += [np.stack([next(tokens).values for _ in some]).astype(dtype) for some in crops]
+        found += [np.stack([_counted_only(next(tokens)) for _ in some]).astype(dtype) for some in crops]
     return found
+
+
+def _counted_only(tokens: RecordTokens) -> NDArray[np.float32]:
+    """Put NaN in the place of tokens that their encoder takes for padding."""
+    if tokens.counted is None or tokens.counted.all():
+        return tokens.values
+    return np.where(tokens.counted[:, None], tokens.values, np.float32(np.nan))
 
 
 def source_of(embedder: JEPAEmbedder, X: Any, sampling_rate: ArrayLike | None = None) -> RecordSource:

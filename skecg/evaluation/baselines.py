@@ -177,7 +177,7 @@ def _random_kernels(n_kernels: int, n_leads: int, seed: int) -> list[_Kernels]:
 def _convolved(signals: NDArray[np.float32], kernels: list[_Kernels]) -> NDArray[np.float32]:
     """Convolve a few windows with the kernels of all dilations, and pool: (n_windows, 3 n_dilations n_kernels).
 
-    Channels last spares the convolution two copies and makes it twice as fast as it is with time last.
+    Channels last, since with time last the convolution copies its result and, where there is a dilation, its input.
     """
     x_NLT = torch.from_numpy(_standardized(signals)).permute(0, 2, 1)
     pooled = []
@@ -200,9 +200,9 @@ def _standardized(signals: NDArray[np.float32]) -> NDArray[np.float32]:
 def _pool(y_NTK: NDArray[np.float32], bias_K: NDArray[np.float32]) -> NDArray[np.float32]:
     """Compute the greatest value, the share of positive ones and the deviation of ``y + bias``, (N, 3 K).
 
-    Time is folded into some rows, whose samples lie side by side, so that each pass takes whole rows: in a quarter of
-    the time of kernel after kernel. Sums of a few rows are made in float32, those of their sums in float64. The bias
-    is added last, so that the deviation is 0 for kernels that see no lead.
+    Time is folded into some long rows, since a pass over many short ones spends most of its time between them. Rows
+    are added in float32, their sums in float64. The bias is added last, so that the deviation is 0 for kernels that
+    see no lead.
     """
     n_windows, n_samples, n_filled_up = y_NTK.shape
     n_rows = next(n for n in range(_MOST_ROWS, 0, -1) if n_samples % n == 0)

@@ -18,8 +18,8 @@ from skecg.encoders.encode import Encoding, workers
 from skecg.encoders.pooling import n_encoder_features
 from skecg.errors import InputError, ParameterError, SkecgError
 from skecg.inference.inputs import RecordSource
-from skecg.io.wfdb_signals import held_bytes
-from skecg.preprocessing.on_device import GatheredLeads, WindowsOnDevice, can_prepare_on_device, gather, prepares
+from skecg.io.wfdb_signals import DigitizedRecord
+from skecg.preprocessing.on_device import GatheredLeads, WindowsOnDevice, can_prepare_on_device, gather
 from skecg.preprocessing.quality import Policies, Screening, record_label, screen
 from skecg.preprocessing.units import Amplitude
 from skecg.preprocessing.windows import Windows, WindowStream
@@ -28,7 +28,15 @@ from skecg.spec import InputSpec
 from skecg.validation import check_integer
 from skecg.weights import WeightsInfo, read_directions
 
-__all__ = ["EmbeddingConfig", "PreparedBatch", "prepare_batches", "read_batches", "screen_records"]
+__all__ = [
+    "EmbeddingConfig",
+    "PreparedBatch",
+    "held_bytes",
+    "prepare_batches",
+    "prepares",
+    "read_batches",
+    "screen_records",
+]
 
 _Key = TypeVar("_Key")
 
@@ -229,7 +237,9 @@ def prepare_batches(
     ------
     PreparedBatch
     """
-    fingerprint, keep_steps, overlaps = config.fingerprint, prepares(config.devices[0]), _overlaps(config)
+    # Without a cache nothing is digested: neither the records nor what shapes their embeddings.
+    fingerprint = b"" if cache is None else config.fingerprint
+    keep_steps, overlaps = prepares(config.devices[0]), _overlaps(config)
     if overlaps:
         # A thread takes over torch's number of threads when it first asks: this one before another works with its own.
         torch.get_num_threads()
@@ -241,6 +251,11 @@ def prepare_batches(
         for records in read_batches(source, chunk, n_jobs, keep_steps)
     )
     return one_ahead(batches) if overlaps else batches
+
+
+def prepares(device: torch.device) -> bool:
+    """Return whether records are prepared on a device: those with memory of their own are worth the transfer."""
+    return device.type in ("cuda", "xpu")
 
 
 def _overlaps(config: EmbeddingConfig) -> bool:
@@ -264,6 +279,11 @@ def read_batches(
         if n_bytes > _HELD_BYTES or stop == len(rows):
             yield rows[first:stop], held
             held, first = [], stop
+
+
+def held_bytes(record: ECGRecord) -> int:
+    """Count the bytes of a record's signal, and of its steps if it has them."""
+    return record.signal.nbytes + (record.steps.nbytes if isinstance(record, DigitizedRecord) else 0)
 
 
 def _prepare_batch(

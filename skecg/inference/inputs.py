@@ -27,6 +27,7 @@ from skecg.errors import (
     SamplingRateError,
     ShapeError,
     SkecgError,
+    user_stacklevel,
 )
 from skecg.leads import CANONICAL_LEADS, bare_name, known_leads, lead_names
 from skecg.preprocessing.quality import SHORTEST_SECONDS
@@ -169,14 +170,14 @@ class RecordSource:
         n_threads = effective_n_jobs(n_jobs) if any(isinstance(self.items[i], str | Path) for i in rows) else 1
         return list(in_order(partial(self._try, keep_steps=keep_steps), rows, n_threads))
 
-    def warn_of_unmet_leads(self, stacklevel: int) -> None:
+    def warn_of_unmet_leads(self) -> None:
         """Warn of names in a mapping of leads that no record had, once records were read."""
         if self._unmet:
             warnings.warn(
                 f"Got leads= for {', '.join(sorted(self._unmet))}, which none of {len(self)} record(s) has. "
                 "Check the names; read_record shows those of a file.",
                 LeadWarning,
-                stacklevel=stacklevel + 1,
+                stacklevel=user_stacklevel(),
             )
 
     def _try(self, row: int, keep_steps: bool) -> ECGRecord | SkecgError:

@@ -15,7 +15,7 @@ from skecg.compute.notebook import html_facts
 from skecg.compute.progress import Progress, count_progress
 from skecg.embedding_cache import EmbeddingCache, WhilePossible
 from skecg.encoders import Encoder
-from skecg.encoders.encode import encode_tokens, encode_windows, token_distance, token_grid
+from skecg.encoders.encode import counted_tokens, encode_tokens, encode_windows, token_distance, token_grid
 from skecg.encoders.pooling import pool_windows
 from skecg.errors import BadSignalError, SignalWarning, SkecgError, user_stacklevel
 from skecg.inference.batches import EmbeddingConfig, PreparedBatch, prepare_batches, read_batches, screen_records
@@ -184,9 +184,9 @@ def prepare_chunks(
                 yield usable, prepare_screened(usable, screened, spec, stride=stride_seconds, policies=policies)
                 bar.update(len(rows))
     # At the end and by kinds: a thousand flat leads are one line, not a thousand.
-    warn_once_a_kind(notes, [f"record {row}" for row in range(len(notes))], stacklevel=user_stacklevel())
-    warn_about_units(amplitudes, spec, stacklevel=user_stacklevel())
-    source.warn_of_unmet_leads(stacklevel=user_stacklevel())
+    warn_once_a_kind(notes, [f"record {row}" for row in range(len(notes))])
+    warn_about_units(amplitudes, spec)
+    source.warn_of_unmet_leads()
 
 
 def _joined(rows: Sequence[int], parts: Sequence[Chunk]) -> Chunk:
@@ -280,12 +280,16 @@ class RecordTokens:
         What each token sees, from the record's beginning. Windows of a long record may overlap at its end.
     leads : ndarray of shape (n_tokens,), str
         The lead that each token sees, or ``"all"``.
+    counted : ndarray of shape (n_tokens,), bool, optional
+        Which tokens the encoder's own mean counts: xECG leaves out those of slices that begin with zeros in all leads,
+        which are padding to it. All of them when not given.
     """
 
     values: NDArray[np.float32]
     start_seconds: NDArray[np.float64]
     stop_seconds: NDArray[np.float64]
     leads: NDArray[np.str_]
+    counted: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -331,9 +335,9 @@ def embed_tokens(source: RecordSource, config: EmbeddingConfig) -> list[RecordTo
             notes |= {row: batch.notes[name] for row, name in batch.keys.items()}
             amplitudes += batch.amplitudes.values()
             del batch, windows, tokens, parts  # they would stay in memory while others are read
-    warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes], stacklevel=user_stacklevel())
-    warn_about_units(amplitudes, config.info.spec, stacklevel=user_stacklevel())
-    source.warn_of_unmet_leads(stacklevel=user_stacklevel())
+    warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes])
+    warn_about_units(amplitudes, config.info.spec)
+    source.warn_of_unmet_leads()
     return found
 
 
@@ -365,7 +369,8 @@ def _join(
         starts.append((windows.start_samples[row] + slices * token_samples) / rate)
     start_seconds = np.concatenate(starts)
     values = np.concatenate([tokens[row] for row in rows])
-    return RecordTokens(values, start_seconds, start_seconds + token_samples / rate, np.array(leads))
+    counted = np.concatenate([counted_tokens(encoder, windows, int(row), len(tokens[row])) for row in rows])
+    return RecordTokens(values, start_seconds, start_seconds + token_samples / rate, np.array(leads), counted)
 
 
 def _one_after_the_other(parts: list[RecordTokens]) -> RecordTokens:
@@ -390,7 +395,6 @@ def fill_features(
     spec: InputSpec,
     *,
     on_bad_record: str,
-    stacklevel: int,
 ) -> tuple[dict[int, str], list[tuple[str, ...]]]:
     """Write the features of chunks into a table; return the reasons of its rows of NaN, and the leads of each record.
 
@@ -410,15 +414,15 @@ def fill_features(
                 amplitudes += chunk.amplitudes.values()
                 leads += [chunk.leads.get(row, ()) for row in chunk.rows]
                 features[chunk.rows[0] : chunk.rows[-1] + 1] = chunk.features
-    warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes], stacklevel=stacklevel + 1)
-    warn_about_units(amplitudes, spec, stacklevel=stacklevel + 1)
+    warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes])
+    warn_about_units(amplitudes, spec)
     if bad_records and on_bad_record == "warn":
         shown = "; ".join(f"{row}: {reason}" for row, reason in list(bad_records.items())[:_SHOWN])
         warnings.warn(
             f"{len(bad_records)} of {len(features)} records could not be embedded and have rows of NaN ({shown}"
             f"{'; …' if len(bad_records) > _SHOWN else ''}). All reasons are in bad_records_.",
             SignalWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=user_stacklevel(),
         )
     return bad_records, leads
 

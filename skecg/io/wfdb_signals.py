@@ -42,7 +42,6 @@ __all__ = [
     "can_read_fast",
     "ecg_rows",
     "from_wfdb",
-    "held_bytes",
     "lead_names",
     "read_fast",
     "read_with_steps",
@@ -451,8 +450,3 @@ class DigitizedRecord(ECGRecord):
     columns: tuple[int, ...] = field(kw_only=True)
     baselines: NDArray[np.float32] = field(kw_only=True)
     gains: NDArray[np.float32] = field(kw_only=True)
-
-
-def held_bytes(record: ECGRecord) -> int:
-    """Count the bytes of a record's signal, and of its steps if it has them."""
-    return record.signal.nbytes + (record.steps.nbytes if isinstance(record, DigitizedRecord) else 0)

@@ -41,7 +41,7 @@ from skecg.preprocessing.windows import (
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
 
-__all__ = ["GatheredLeads", "Leads", "WindowsOnDevice", "can_prepare_on_device", "gather", "gather_groups", "prepares"]
+__all__ = ["GatheredLeads", "Leads", "WindowsOnDevice", "can_prepare_on_device", "gather", "gather_groups"]
 
 
 class _Digitizer(NamedTuple):
@@ -263,11 +263,6 @@ class GatheredLeads:
         return WindowsOnDevice(
             values, places.owner, places.start_samples, places.valid_samples, places.lead_mask, self.spec
         )
-
-
-def prepares(device: torch.device) -> bool:
-    """Return whether records are prepared on a device: those with memory of their own are worth the transfer."""
-    return device.type in ("cuda", "xpu")
 
 
 def can_prepare_on_device(records: Sequence[ECGRecord], spec: InputSpec, *, stride: float | None) -> bool:

@@ -23,6 +23,7 @@ from skecg.errors import (
     SignalWarning,
     SkecgWarning,
     UnitsWarning,
+    user_stacklevel,
 )
 from skecg.leads import CANONICAL_LEADS, LIMB_COEFFICIENTS, derivation_matrix, limb_lead_order
 from skecg.preprocessing.artifacts import Note, Used, find_artifacts
@@ -255,14 +256,14 @@ def _limits(signal: NDArray[np.float32]) -> _Limits:
     return _Limits(lowest, highest, gaps)
 
 
-def warn_once_a_kind(notes: Sequence[Sequence[str]], labels: Sequence[str], stacklevel: int) -> None:
+def warn_once_a_kind(notes: Sequence[Sequence[str]], labels: Sequence[str]) -> None:
     """Emit one warning for each kind of note, naming up to three of the records."""
     for kind, (category, what) in _NOTES.items():
         found = [_with_detail(label, kind, of) for label, of in zip(labels, notes, strict=True) if kind in of]
         if found:
             several = f"{len(found)} of {len(labels)} records" if len(labels) > 1 else "a record"
             names = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
-            warnings.warn(f"Got {several} {what} Found in {names}.", category, stacklevel=stacklevel + 1)
+            warnings.warn(f"Got {several} {what} Found in {names}.", category, stacklevel=user_stacklevel())
 
 
 def _with_detail(label: str, kind: str, notes: Sequence[str]) -> str:

@@ -30,18 +30,12 @@ if TYPE_CHECKING:
     from skecg.records import ECGRecord
     from skecg.spec import InputSpec
 
-__all__ = ["STRETCH_BYTES", "LongRecord", "is_long"]
+__all__ = ["STRETCH_BYTES", "LongRecord"]
 
 FloatArray = NDArray[np.float32]
 
 #: Windows that are made at once of a long record; what the steps take for them is some ten times as much.
 STRETCH_BYTES = 2**20
-_LONG_BYTES = 2**22
-
-
-def is_long(n_out: int, spec: InputSpec) -> bool:
-    """Return whether a record of so many samples at the encoder's rate is prepared stretch by stretch."""
-    return 4 * spec.n_leads * n_out > _LONG_BYTES
 
 
 class LongRecord:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.errors import UnitsError, UnitsWarning
+from skecg.errors import UnitsError, UnitsWarning, user_stacklevel
 from skecg.records import ECGRecord
 
 if TYPE_CHECKING:
@@ -204,11 +204,11 @@ def with_typical_amplitudes(record: ECGRecord) -> ECGRecord:
     return ECGRecord(record.signal * typical[:, None], record.sampling_rate, record.leads, record.name)
 
 
-def warn_about_units(amplitudes: Iterable[Amplitude | None], spec: InputSpec, stacklevel: int) -> None:
+def warn_about_units(amplitudes: Iterable[Amplitude | None], spec: InputSpec) -> None:
     """Emit a UnitsWarning where the records of a call are not in millivolts."""
     message = judge_units([amplitude for amplitude in amplitudes if amplitude is not None], spec)
     if message is not None:
-        warnings.warn(message, UnitsWarning, stacklevel=stacklevel + 1)
+        warnings.warn(message, UnitsWarning, stacklevel=user_stacklevel())
 
 
 def judge_units(amplitudes: Sequence[Amplitude], spec: InputSpec) -> str | None:

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from skecg.compute.devices import in_order
 from skecg.compute.notebook import html_facts
-from skecg.errors import InputError, ParameterError, user_stacklevel
+from skecg.errors import InputError, ParameterError
 from skecg.preprocessing.quality import Policies, Screening, record_label, screen, warn_once_a_kind
 from skecg.preprocessing.resampling import resampled_samples
 from skecg.preprocessing.signals import fill_gaps, filter_leads, mix_leads, normalize, resample
-from skecg.preprocessing.stretches import STRETCH_BYTES, LongRecord, is_long
+from skecg.preprocessing.stretches import STRETCH_BYTES, LongRecord
 from skecg.preprocessing.units import warn_about_units
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
@@ -143,6 +143,8 @@ FloatArray = NDArray[np.float32]
 # Records of one length are worked on together, but no more than stay in the processor's cache: four of 10 s take a
 # quarter less time each than sixteen.
 _CHUNK_BYTES = 2**20
+# Of a record that is larger at the encoder's rate, stretches are prepared one by one.
+_LONG_BYTES = 2**22
 # Windows that are there at once; and how many threads may each have a stretch of a long record in hand.
 _BLOCK_BYTES, _STRETCHES_AT_ONCE = 2**23, 4
 
@@ -276,8 +278,8 @@ def prepare(
     records = _listed(records)
     labels = [record_label(record, position) for position, record in enumerate(records)]
     screenings = [screen(record, spec, policies, label) for record, label in zip(records, labels, strict=True)]
-    warn_once_a_kind([screening.notes for screening in screenings], labels, stacklevel=user_stacklevel())
-    warn_about_units([screening.amplitude for screening in screenings], spec, stacklevel=user_stacklevel())
+    warn_once_a_kind([screening.notes for screening in screenings], labels)
+    warn_about_units([screening.amplitude for screening in screenings], spec)
     return prepare_screened(records, screenings, spec, stride=stride, policies=policies)
 
 
@@ -370,7 +372,8 @@ class WindowStream:
         places, part = self.places, slice(rows.start, rows.stop)
         values = np.empty((len(rows), self._spec.n_leads, self._spec.window_samples), dtype=np.float32)
         numbers = np.unique(places.owner[part]).tolist()
-        long = [i for i in numbers if is_long(prepared_samples(self._records[i], self._spec), self._spec)]
+        sample_bytes = 4 * self._spec.n_leads
+        long = [i for i in numbers if sample_bytes * prepared_samples(self._records[i], self._spec) > _LONG_BYTES]
         short = [i for i in numbers if i not in long]
         groups = group_alike([self._records[i] for i in short], self._spec, _CHUNK_BYTES)
         tasks = [partial(self._cut_alike, [short[i] for i in group], rows, values) for group in groups]

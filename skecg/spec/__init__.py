@@ -21,7 +21,7 @@ from skecg.spec.encoders import (
     WindowEncoderConfig,
     block_flops,
 )
-from skecg.spec.values import Value, is_finite
+from skecg.validation import Value, is_finite
 
 __all__ = [
     "EncoderConfig",

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from skecg.spec.values import Value
-from skecg.validation import is_integer
+from skecg.validation import Value, is_integer
 
 __all__ = [
     "EncoderConfig",

@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "io"))  # the tests of
 from fuzz import make, numbers, record
 from fuzz_targets import targets
 
-SECONDS = float(os.environ.get("SKECG_FUZZ_SECONDS", "20"))
+SECONDS = float(os.environ.get("SKECG_FUZZ_SECONDS", "5"))
 SEED = int(os.environ.get("SKECG_FUZZ_SEED", "0"))
 
 

@@ -14,7 +14,7 @@ from skecg.cli import _parser
 from skecg.datasets import make_ecg
 
 TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
-N_RECORDS = 90
+N_RECORDS = 54
 
 Run = Callable[..., int]
 
@@ -63,7 +63,7 @@ def test_the_table_has_the_model_and_all_it_has_to_beat(evaluate: Run, capsys: p
         assert f"\n{name} " in out
     assert "training folds 7-8, test fold 9" in out
     assert "8 records" in out
-    assert "20 % (12 patients)" in out
+    assert "20 % (7 patients)" in out
     assert "Protocol: (a) pooled vector + logistic regression." in out
     assert "tiny-temporal minus this" in out
 

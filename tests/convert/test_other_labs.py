@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,15 @@ from safetensors.torch import save_file
 from skecg import ECGRecord, FineTunedClassifier, JEPAEmbedder, Segmenter, load_encoder, prepare
 from skecg.backends import export_onnx
 from skecg.cli import main
-from skecg.convert import convert_clef, convert_ecg_fm, convert_merl, convert_xecg
+from skecg.convert import convert_clef, convert_ecg_fm, convert_merl, convert_xecg, ecgfounder
+from skecg.convert.checkpoint import Checkpoint
+from skecg.encoders.net1d import Net1dConfig
 from skecg.errors import ForeignCheckpointError, LeadError, ParameterError
+from skecg.evaluation import AttentionProbe, crop_tokens
 from skecg.leads import CANONICAL_LEADS
+from skecg.spec import InputSpec
 from skecg.weights import read_info, verify_weights
+from skecg.weights.folder import check_limits
 
 # The recordings are synthetic, with offsets, wander and hum.
 pytestmark = pytest.mark.filterwarnings("ignore::skecg.errors.SignalWarning")
@@ -101,6 +107,21 @@ def test_the_mean_of_xecg_leaves_out_slices_that_begin_with_zeros_in_all_leads(t
     signal[1, :, 450:] = 0.0
     found = JEPAEmbedder(converted("xecg", tmp_path), sampling_rate=100, cache=None).fit_transform(signal)
     np.testing.assert_allclose(found, numbers["features_rec1_zero_from_450"], atol=5e-5)
+
+
+def test_attention_over_the_tokens_of_xecg_leaves_padding_out_as_its_mean_does(tmp_path):
+    signal = np.random.default_rng(0).normal(0, 0.3, (2, 12, 250)).astype(np.float32)
+    signal[0, :, 100:] = 0.0  # six of ten slices of 25 samples
+    embedder = JEPAEmbedder(converted("xecg", tmp_path), sampling_rate=100, leads=CANONICAL_LEADS, cache=None)
+    padded, whole = crop_tokens(embedder.fit(signal), signal)
+    assert np.isnan(padded[0]).all(axis=1).tolist() == [False] * 4 + [True] * 6
+    assert np.isfinite(whole).all()
+    np.testing.assert_allclose(np.nanmean(padded[0], axis=0), embedder.transform(signal)[0], atol=1e-5)
+    # Whatever stands in their place, the head sees nothing of it.
+    probe = AttentionProbe(num_heads=2, n_steps=2, random_state=0)
+    probe.fit([padded, whole] * 4, [0, 1] * 4, validation=([padded, whole], [0, 1]))
+    shorter = padded[:, :4]
+    np.testing.assert_allclose(probe.predict_proba([padded, whole])[0], probe.predict_proba([shorter])[0], atol=1e-6)
 
 
 def test_ecg_fm_computes_what_its_authors_code_computed(tmp_path):
@@ -370,6 +391,33 @@ def test_what_holds_no_plain_numbers_is_refused_by_its_kind(tmp_path, change, wo
     state["layer1.0.conv2.weight"] = change(state["layer1.0.conv2.weight"])
     with pytest.raises(ForeignCheckpointError, match=f"layer1.0.conv2.weight.*{words}"):
         converted("merl", tmp_path, {"model": state} if words == "of type list" else state)
+
+
+LARGE = Net1dConfig(
+    1, 5000, 128, (128, 256, 256, 512, 512, 1024, 1024, 2048, 2048), (2, 3, 3, 4, 4, 5, 5, 6, 6), 32, 1.5
+)
+
+
+@pytest.mark.parametrize(
+    ("size", "n_parameters"),
+    [
+        (Net1dConfig(1, 5000, 32, (32, 64, 64, 128, 128, 256), (1, 1, 2, 2, 2, 2), 8, 0.5), 447_792),
+        (Net1dConfig(1, 5000, 64, (64, 160, 160, 400, 400, 1024, 1024), (2, 2, 2, 3, 3, 4, 4)), 30_654_000),
+        (LARGE, None),  # nobody says
+    ],
+)
+def test_every_published_size_of_clef_is_read_off_its_tensors(size, n_parameters):
+    shapes = ecgfounder._wanted(size)
+    state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    assert ecgfounder.net1d_config(Checkpoint(Path("a.ckpt"), "", 0, {}), state, 5000, "CLEF") == size
+    check_limits(size, InputSpec(("I",), 500, 5000))
+    # Batch normalization, which the authors count, is there and never called.
+    before, unused = size.stem_dim, 2 * size.stem_dim
+    for width, n_blocks in zip(size.widths, size.blocks, strict=True):
+        for _ in range(n_blocks):
+            unused += 2 * (before + 2 * size.middle(width))
+            before = width
+    assert n_parameters in (None, unused + sum(math.prod(shape) for shape in shapes.values()))
 
 
 def test_a_file_of_nothing_is_told_apart(tmp_path):

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skecg.errors import SkecgWarning
+from skecg.inference.batches import prepares
 from skecg.leads import CANONICAL_LEADS
-from skecg.preprocessing.on_device import WindowsOnDevice, can_prepare_on_device, gather, prepares
+from skecg.preprocessing.on_device import WindowsOnDevice, can_prepare_on_device, gather
 from skecg.preprocessing.quality import Policies, record_label, screen
 from skecg.preprocessing.resampling import METHODS
 from skecg.preprocessing.windows import Windows, prepare, prepare_screened

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from skecg.io.wfdb_signals import DigitizedRecord, held_bytes
+from skecg.inference.batches import held_bytes
+from skecg.io.wfdb_signals import DigitizedRecord
 from skecg.preprocessing.on_device import Leads, gather_groups
 from skecg.preprocessing.quality import Policies, record_label, screen
 from skecg.records import ECGRecord

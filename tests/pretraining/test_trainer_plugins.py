@@ -66,8 +66,12 @@ def test_a_plugin_of_one_file_is_trained_exported_verified_and_embeds(
     assert skecg_main(["verify", "--plugin", plugin, weights]) == 0
     table = tmp_path / "features.csv"
     embed = ["embed", "--plugin", plugin, "--model", weights, "--sampling-rate", "100", "--out", str(table)]
-    found = elsewhere("skecg", *embed, str(tmp_path / "0.csv"), str(tmp_path / "1.csv"))
-    assert found.returncode == 0, found.stderr
+    embed += [str(tmp_path / "0.csv"), str(tmp_path / "1.csv")]
+    if name == "lejepa":  # an objective, whose weights are of an encoder of skecg
+        assert skecg_main(embed) == 0
+    else:
+        found = elsewhere("skecg", *embed)
+        assert found.returncode == 0, found.stderr
     assert len(table.read_text().splitlines()) == 3
 
 

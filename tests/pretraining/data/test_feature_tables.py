@@ -280,7 +280,7 @@ def test_descriptions_can_be_all_that_is_learned(shards: ShardSet) -> None:
     assert not loss.prediction.any()
     torch.testing.assert_close(loss.total.detach(), 0.5 * loss.description.detach())
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-    with pytest.raises(ParameterError, match="one that is not 0"):
+    with pytest.raises(ParameterError, match=r"objective\.predict_weight, .*one that is not 0"):
         ObjectiveConfig(predict_weight=0.0)
 
 

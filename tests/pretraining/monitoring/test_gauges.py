@@ -31,9 +31,10 @@ from pretraining.monitoring.gauges import (
     relative_distance,
     token_spread,
 )
-from pretraining.objectives.flops import jepa_flops, pace, predictor_flops
-from pretraining.objectives.jepa import Jepa, JepaDraw
+from pretraining.monitoring.monitor import pace
+from pretraining.objectives.jepa import Jepa, JepaDraw, jepa_flops
 from pretraining.objectives.masks import draw_masks
+from pretraining.objectives.predictors import predictor_flops
 from skecg.datasets import make_ecg
 from skecg.preprocessing.windows import prepare
 from skecg.spec import EncoderConfig, InputSpec, LeadwiseConfig, TemporalConfig

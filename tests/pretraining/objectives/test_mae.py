@@ -25,8 +25,7 @@ from pretraining.monitoring.gauges import Gauges
 from pretraining.monitoring.journal import read_journal
 from pretraining.monitoring.report import describe_run
 from pretraining.objectives import build_model, objective_class
-from pretraining.objectives.flops import mae_flops
-from pretraining.objectives.mae import Mae, parts_of, patch_targets
+from pretraining.objectives.mae import Mae, mae_flops, parts_of, patch_targets
 from pretraining.objectives.masks import TokenMasks, draw_token_masks
 from pretraining.recipes import load_recipe
 from pretraining.runs import load_checkpoint
