@@ -40,5 +40,6 @@ for name, (records, has) in questions.items():
 # Red speaks for the class, blue against it; the paler, the less. How faithful this is was measured:
 # :doc:`/explaining`.
 for name, explanation in found.items():
-    explanation.plot("phases").set_title(f"{name}, probability {explanation.probability:.2f}")
+    axes = plt.figure(figsize=(11, 5)).add_subplot()
+    explanation.plot("phases", ax=axes).set_title(f"{name}, probability {explanation.probability:.2f}")
 plt.show()

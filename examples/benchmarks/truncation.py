@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="compute the directions of these weights first")
     parser.add_argument("--test-fold", type=int, default=9, metavar="N")
     parser.add_argument("--kept", type=int, nargs="+", default=[32, 64, 128, 256], metavar="K")
+    parser.add_argument("--fraction", type=float, default=1.0, metavar="F", help="of the training patients' labels")
     parser.add_argument("--resamples", type=int, default=1000, metavar="N")
     given = parser.parse_args(arguments)
     dataset = join_datasets([open_dataset(path) for path in given.data])
@@ -45,7 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
             dataset,
             "superdiagnostic",
             [(MODEL, source) for source in sources],
-            fractions=(1.0,),
+            fractions=(given.fraction,),
+            n_draws=1,
             n_resamples=given.resamples,
             test_fold=given.test_fold,
             cache=cache,
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{'features':<10}{'macro AUROC':<24}less than with all")
     for row in report.rows:
         area = row.largest.macro_auroc
-        lost = "" if row.name == "all" else _interval(report.difference("all", row.name, 1.0))
+        lost = "" if row.name == "all" else _interval(report.difference("all", row.name, given.fraction))
         print(f"{row.name:<10}{_interval(area):<24}{lost}")
 
 
