@@ -17,7 +17,8 @@ import numpy as np
 
 from skecg import JEPAEmbedder
 from skecg.metrics import calibration
-from skecg.tabular.fitting import embed_table, fit_model
+from skecg.tabular.features import embed_table
+from skecg.tabular.fitting import fit_model
 from skecg.tabular.table import RecordTable, read_record_table
 
 

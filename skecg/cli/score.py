@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _embeddable(table: RecordTable, arguments: argparse.Namespace) -> RecordTable:
     """Return the records that all encoders can embed; their embeddings are kept for the scores."""
     from skecg.cli.embed import make_embedder
-    from skecg.tabular.fitting import embed_table
+    from skecg.tabular.features import embed_table
 
     for model in arguments.model:
         one = argparse.Namespace(**{**vars(arguments), "model": model})

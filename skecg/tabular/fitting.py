@@ -7,7 +7,6 @@ scored. Fine-tuning is a protocol too: what it is given of a record is the recor
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,9 +17,8 @@ from numpy.typing import NDArray
 
 from skecg._version import __version__
 from skecg.datasets.base import LabelledECGs
-from skecg.datasets.tables import LABEL_SEPARATOR
 from skecg.embedder import JEPAEmbedder
-from skecg.errors import LeakageWarning, ParameterError, SkecgWarning, user_stacklevel
+from skecg.errors import ParameterError
 from skecg.evaluation.comparison import compare
 from skecg.evaluation.features import MODEL, FeatureSource
 from skecg.evaluation.protocols import OWN_LABELS, LabelDraw, ProbeFit
@@ -34,12 +32,13 @@ from skecg.linear_model.distances import NoveltyScore
 from skecg.linear_model.ridge import RidgeProbe
 from skecg.metrics import best_thresholds
 from skecg.splits import patient_folds
+from skecg.tabular.features import embed_table
 from skecg.tabular.model import FINETUNE, METHODS, PROBE, FittedModel, encoder_of
-from skecg.tabular.table import CLASSES, LABELS, NUMBERS, RecordTable, Target
+from skecg.tabular.table import LABELS, NUMBERS, RecordTable, Target
 from skecg.validation import check_choice
 from skecg.versions import installed_version
 
-__all__ = ["FineTuneProtocol", "Fitting", "KnownFeatures", "embed_table", "fit_model"]
+__all__ = ["FineTuneProtocol", "Fitting", "KnownFeatures", "fit_model"]
 
 # What is usual is learned from so many records for each direction that counts.
 _RECORDS_A_COMPONENT = 2
@@ -81,90 +80,6 @@ class Fitting:
     model: FittedModel
     report: Report | RegressionScores
     text: str
-
-
-def embed_table(table: RecordTable, embedder: JEPAEmbedder) -> tuple[RecordTable, NDArray[np.float32]]:
-    """Embed the records of a table, without those that cannot be.
-
-    Parameters
-    ----------
-    table : RecordTable
-    embedder : JEPAEmbedder
-        With ``on_bad_record="nan"``.
-
-    Returns
-    -------
-    table : RecordTable
-        Of the records that have features.
-    features : ndarray of shape (n_records, n_features), float32
-
-    Warns
-    -----
-    LeakageWarning
-        When equal recordings are said to be of different patients.
-    SkecgWarning
-        When equal recordings have different labels.
-    """
-    # Before embedding, which may take hours, and after it, when records without features are gone.
-    _check_learnable(table)
-    features = embedder.fit_transform(table.paths)
-    good = np.isfinite(features).all(axis=1)
-    reasons = list(embedder.bad_records_.values())
-    used = table.select(good, f"no features (the first: {reasons[0]})" if reasons else "no features")
-    if not len(used):
-        raise ParameterError(f"Got {table.name!r}, of which no record can be embedded. The first: {reasons[0]}")
-    _check_learnable(used)
-    _warn_of_equal_recordings(used, features[good])
-    return used, features[good]
-
-
-def _check_learnable(table: RecordTable) -> None:
-    """Raise where no two classes have two patients each, so that nothing can be learned of some and told of others."""
-    target = table.target
-    if target is None or target.kind != CLASSES:
-        return
-    there = [name for k, name in enumerate(target.classes) if (target.y == k).any()]
-    lonely = table.of_one_patient()
-    if len(there) - len(lonely) < 2:
-        raise ParameterError(
-            f"Got the column {target.name!r} with {len(there) - len(lonely)} classes that more than one patient has, "
-            f"expected two or more. Of one patient only: {', '.join(lonely[:5]) or 'none'}. Add patients, or leave the "
-            "group column out if it is wrong."
-        )
-
-
-def _warn_of_equal_recordings(table: RecordTable, features: NDArray[np.float32]) -> None:
-    """Warn where a recording is there again: of another patient, so on both sides of a split, or with another label."""
-    first: dict[bytes, int] = {}
-    # By features, which are at hand: equal samples have equal ones, whatever the files are called.
-    twins = [
-        (other, row)
-        for row, content in enumerate(map(bytes, np.ascontiguousarray(features)))
-        if (other := first.setdefault(content, row)) != row
-    ]
-    y = None if table.target is None else table.target.y
-    _warn_of_twins(
-        table,
-        [(one, another) for one, another in twins if table.groups[one] != table.groups[another]],
-        "of another patient ({}), so scores will be too good. Remove copies from the table, or name their patients in "
-        "the column of groups.",
-        LeakageWarning,
-    )
-    _warn_of_twins(
-        table,
-        [(one, another) for one, another in twins if y is not None and np.any(y[one] != y[another])],
-        f"with another label ({{}}). Correct the table; several labels of one recording are one row, with "
-        f"{LABEL_SEPARATOR!r} between them.",
-        SkecgWarning,
-    )
-
-
-def _warn_of_twins(table: RecordTable, twins: list[tuple[int, int]], what: str, kind: type[SkecgWarning]) -> None:
-    """Warn of equal recordings, naming the first of them; say nothing where there are none."""
-    if twins:
-        one, another = (table.paths[row] for row in twins[0])
-        said = what.format(f"{one} and {another} are the first")
-        warnings.warn(f"Got {len(twins)} recordings that equal others {said}", kind, stacklevel=user_stacklevel())
 
 
 def fit_model(

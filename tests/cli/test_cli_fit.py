@@ -15,7 +15,7 @@ from skecg import JEPAEmbedder
 from skecg.cli.embed import embed_into
 from skecg.datasets import make_ecg
 from skecg.errors import ParameterError
-from skecg.tabular.fitting import embed_table
+from skecg.tabular.features import embed_table
 from skecg.tabular.model import read_model
 from skecg.tabular.table import read_record_table
 
