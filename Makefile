@@ -85,6 +85,7 @@ weights: $(VENV)/test-installed
 	$(BIN)/python -m pretraining pack $(addprefix --corpus ,$(CORPORA)) --out $(OUT)/shards --recipe skecg_default
 	$(BIN)/python -m pretraining train --recipe skecg_default --data $(OUT)/shards --out $(OUT)/run --resume
 	$(BIN)/python -m pretraining export --run $(OUT)/run --out $(OUT)/$(NAME) --name $(NAME) --licence CC-BY-4.0 --force
+	$(BIN)/python examples/benchmarks/truncation.py --write $(OUT)/$(NAME) $(LABELLED) --fraction 0.1
 	$(BIN)/skecg evaluate --model $(OUT)/$(NAME) --task superdiagnostic $(LABELLED) --test-fold 9 --out $(OUT)/evaluation
 	$(BIN)/python -m pretraining bundle $(OUT)/$(NAME) --run $(OUT)/run --evaluation $(OUT)/evaluation \
 		--notes pretraining/recipes/skecg_default.md

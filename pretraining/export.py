@@ -197,6 +197,8 @@ _PACKAGE = Path(skecg.__file__).parent
 
 
 _FILES = ("config.json", "model.safetensors", "golden.safetensors", "training_config.json")
+# What `skecg.weights.write_directions` adds where features were at hand.
+_DIRECTIONS = "directions.safetensors"
 
 
 _CURVES = "curves.png"
@@ -234,7 +236,7 @@ def bundle(
     name = str(info.provenance["name"])
     folder = package / "pretrained" / name
     folder.mkdir(parents=True, exist_ok=True)
-    for file in _FILES:
+    for file in (*_FILES, *([_DIRECTIONS] if info.directions_sha256 else [])):
         shutil.copyfile(weights / file, folder / file)
     inspect_run(run, folder / _CURVES)
     (folder / "README.md").write_text(_card(read_info(folder), name, evaluations, notes), encoding="utf-8")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
+import sklearn
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
@@ -36,9 +38,12 @@ from skecg.inference.pipeline import (
 from skecg.preprocessing.quality import Policies
 from skecg.preprocessing.windows import check_stride
 from skecg.validation import check_choice, check_jobs, is_integer
-from skecg.weights import Verification, WeightsInfo, find_weights, verify_weights
+from skecg.weights import Verification, WeightsInfo, find_weights, read_attention, verify_weights
 
 __all__ = ["JEPAEmbedder"]
+
+# What ``transform`` returns; a tensor with output="torch" alone.
+Features: TypeAlias = NDArray[np.float32] | torch.Tensor
 
 
 class JEPAEmbedder(
@@ -66,9 +71,14 @@ class JEPAEmbedder(
         kind, whose leads were each divided by their own: each gets the amplitude back that is typical of it.
     path_column : str, default=None
         Column of paths of a data frame; its other columns are not looked at.
-    pooling : {"mean", "max", "mean+std", "mean+std+max", "cls"}, default=None
+    pooling : {"mean", "max", "mean+std", "mean+std+max", "cls", "attention"}, default=None
         How a window's tokens become one vector; None leaves it to the weights. A record's vector is the mean over its
-        windows.
+        windows. ``"attention"`` is for weights that bring it: folders that a fine-tuned model with an attention head
+        was saved to.
+    truncate_dim : int, default=None
+        How many features to keep: the coordinates along the first principal directions that come with the weights
+        (:func:`skecg.weights.write_directions` makes them for yours). Of the weights' own pooling and last layer only.
+        One cached embedding serves every number.
     layer : int, list of int or str, default=None
         Block whose tokens are used, counted from 0 or, when negative, from the last; several are concatenated
         (``"last4"`` is the last four). None is the last.
@@ -97,6 +107,9 @@ class JEPAEmbedder(
         Where embeddings are kept by content, so that no record is embedded twice: in this process, in the user's cache
         folder, in a folder named, or not at all. Embeddings of patients are personal data: folders are made private.
         Searches and cross-validations with ``n_jobs`` of their own start processes, which share folders but no memory.
+    output : {"numpy", "torch"}, default="numpy"
+        What ``transform`` returns: an array, or a ``torch.Tensor`` on the CPU, float32, which shares no memory with the
+        cache and takes no gradient. ``set_output`` makes frames of arrays, not of tensors.
     n_jobs : int, default=None
         Files read and batches encoded at once. None reads one by one and encodes on the cores that torch may use.
     revision : str, default=None
@@ -160,6 +173,7 @@ class JEPAEmbedder(
         units: str = "mV",
         path_column: str | None = None,
         pooling: str | None = None,
+        truncate_dim: int | None = None,
         layer: int | Sequence[int] | str | None = None,
         stride: float | None = None,
         missing_leads: str = "raise",
@@ -170,6 +184,7 @@ class JEPAEmbedder(
         precision: str = "auto",
         backend: str = "torch",
         cache: str | Path | EmbeddingCache | None = "memory",
+        output: str = "numpy",
         n_jobs: int | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
@@ -182,6 +197,7 @@ class JEPAEmbedder(
         self.units = units
         self.path_column = path_column
         self.pooling = pooling
+        self.truncate_dim = truncate_dim
         self.layer = layer
         self.stride = stride
         self.missing_leads = missing_leads
@@ -192,6 +208,7 @@ class JEPAEmbedder(
         self.precision = precision
         self.backend = backend
         self.cache = cache
+        self.output = output
         self.n_jobs = n_jobs
         self.revision = revision
         self.local_files_only = local_files_only
@@ -221,14 +238,14 @@ class JEPAEmbedder(
         self.weights_sha256_ = info.sha256
         self.revision_ = info.revision
         # Weights alone do not settle a feature: config.json says how they are fed and pooled.
-        self._settings = info.digest, info.pooling
+        self._settings = self._settings_of(info)
         self.embedding_dim_ = self._n_features_out = config.n_features
         self.bad_records_: dict[int, str] = {}
         # Changed in place: scikit-learn wants an estimator's attributes to stay what they were through ``transform``.
         self._leads_used: list[tuple[str, ...]] = []
         return self
 
-    def transform(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> NDArray[np.float32]:
+    def transform(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> Features:
         """Embed records.
 
         Parameters
@@ -240,8 +257,8 @@ class JEPAEmbedder(
 
         Returns
         -------
-        ndarray of shape (n_records, n_features), float32
-            One row for each record, in their order.
+        ndarray or Tensor of shape (n_records, n_features), float32
+            One row for each record, in their order; a tensor where ``output="torch"``.
 
         Raises
         ------
@@ -255,7 +272,7 @@ class JEPAEmbedder(
         return self._embed(X, sampling_rate, report_to=None)
 
     @with_callbacks
-    def fit_transform(self, X: Any, y: Any = None, *, sampling_rate: ArrayLike | None = None) -> NDArray[np.float32]:
+    def fit_transform(self, X: Any, y: Any = None, *, sampling_rate: ArrayLike | None = None) -> Features:
         """Fit, then transform the same records; unlike scikit-learn's default, both see `sampling_rate`.
 
         Parameters
@@ -265,7 +282,7 @@ class JEPAEmbedder(
 
         Returns
         -------
-        ndarray of shape (n_records, n_features), float32
+        ndarray or Tensor of shape (n_records, n_features), float32
         """
         return self.fit(X, y, sampling_rate=sampling_rate)._embed(X, sampling_rate, report_to=self)
 
@@ -374,11 +391,13 @@ class JEPAEmbedder(
         if size != "auto" and not is_integer(size, 1):
             raise ParameterError(f"Got batch_size={size!r}, expected a positive integer or 'auto'.")
         check_jobs(self.n_jobs)
+        check_choice("output", self.output, ("numpy", "torch"))
         open_cache(self.cache)
 
     def _combine(self, info: WeightsInfo) -> EmbeddingConfig:
         """Combine the parameters with what the weights say."""
-        pooling = check_pooling(self.pooling or info.pooling, n_registers(info.encoder))
+        attention = read_attention(info) if self.pooling == "attention" else None
+        pooling = "attention" if attention else check_pooling(self.pooling or info.pooling, n_registers(info.encoder))
         layers = as_layers(-1 if self.layer is None else self.layer)
         resolve_layers(layers, len(info.encoder.stages))
         encoding = Encoding(
@@ -387,11 +406,19 @@ class JEPAEmbedder(
             batch_size=None if self.batch_size == "auto" else int(self.batch_size),
             precision=resolve_precision(self.precision, PRECISIONS),
             n_jobs=self.n_jobs,
+            attention=attention,
         )
         devices = place(self.backend, self.device, encoding.precision)
         check_stride(self.stride, info.spec)
         return EmbeddingConfig(
-            info, encoding, devices, self.stride, self.missing_leads, self.short_records, self.backend
+            info,
+            encoding,
+            devices,
+            self.stride,
+            self.missing_leads,
+            self.short_records,
+            self.backend,
+            self.truncate_dim,
         )
 
     def _source(self, X: Any, sampling_rate: ArrayLike | None, *, reset: bool) -> RecordSource:
@@ -409,16 +436,33 @@ class JEPAEmbedder(
                 f"The weights of {str(self.model)!r} are not those this embedder was fitted with (sha256 "
                 f"{info.sha256[:16]}…, expected {self.weights_sha256_[:16]}…). Restore them, or fit again."
             )
-        if (info.digest, info.pooling) != self._settings:
+        if self._settings_of(info) != self._settings:
             raise DamagedWeightsError(
                 f"The configuration of {str(self.model)!r} is not the one this embedder was fitted with: "
                 f"config.json in {info.folder} was changed. Restore it, or fit again."
             )
         return info
 
-    def _embed(self, X: Any, sampling_rate: ArrayLike | None, report_to: Any) -> NDArray[np.float32]:
+    def _settings_of(self, info: WeightsInfo) -> tuple[str | None, ...]:
+        """Return what of a weights folder shapes features, beside its tensors; directions where they are used."""
+        directions = None if self.truncate_dim is None else info.directions_sha256
+        attention = read_attention(info).sha256 if self.pooling == "attention" else None
+        return info.digest, info.pooling, directions, attention
+
+    def _check_output(self) -> None:
+        """Raise where scikit-learn would make a frame of a tensor, which some versions do, and others do not."""
+        of_this = getattr(self, "_sklearn_output_config", {}).get("transform")
+        frame = of_this or sklearn.get_config()["transform_output"]
+        if self.output == "torch" and frame != "default":
+            raise ParameterError(
+                f"Got output='torch' and set_output(transform={frame!r}), which want two things at once. Pass "
+                "output='numpy' for a frame, or set_output(transform='default') for a tensor."
+            )
+
+    def _embed(self, X: Any, sampling_rate: ArrayLike | None, report_to: Any) -> Features:
         """Embed all records into one table, with progress and warnings."""
         check_is_fitted(self)
+        self._check_output()
         source, config = self._source(X, sampling_rate, reset=False), self.embedding_config()
         features = np.empty((len(source), config.n_features), dtype=np.float32)
         chunks = embed_chunks(source, config, open_cache(self.cache), n_jobs=self.n_jobs)
@@ -432,4 +476,4 @@ class JEPAEmbedder(
             on_bad_record=self.on_bad_record,
         )
         source.warn_of_unmet_leads()
-        return features
+        return torch.from_numpy(features) if self.output == "torch" else features

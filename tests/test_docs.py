@@ -101,7 +101,8 @@ def check_dialogue(block: Block, names: dict[str, object], page: Path) -> None:
 
 
 def commands_of(page: Path) -> list[list[str]]:
-    lines = [line for block in blocks_of(page) if block.language == "bash" for line in block.text.splitlines()]
+    texts = [block.text.replace("\\\n", " ") for block in blocks_of(page) if block.language == "bash"]
+    lines = [line for text in texts for line in text.splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 

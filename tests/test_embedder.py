@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import warnings
@@ -15,13 +16,15 @@ import pytest
 import sklearn
 import torch
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skecg import ECGRecord, JEPAEmbedder
+from skecg import ECGRecord, FineTunedClassifier, JEPAEmbedder
 from skecg.datasets import make_ecg
 from skecg.embedding_cache import DiskCache, MemoryCache
 from skecg.encoders import Encoder
@@ -39,8 +42,12 @@ from skecg.errors import (
 from skecg.inference import batches
 from skecg.inference import pipeline as embedding
 from skecg.inference.batches import EmbeddingConfig, PreparedBatch
+from skecg.io.files import sha256_of
 from skecg.leads import CANONICAL_LEADS
+from skecg.weights import write_directions
+from skecg.weights.folder import load_tensors, save_tensors
 
+TINY = Path(__file__).parent / "fixtures" / "tiny-temporal"
 RECORDS = make_ecg(8, noise=0.02, random_state=1).records
 X = np.stack([record.signal for record in RECORDS])
 SCIKIT_LEARN = tuple(int(number) for number in sklearn.__version__.split(".")[:2])
@@ -49,7 +56,12 @@ ROUNDING = 1e-5
 
 
 @pytest.mark.filterwarnings("ignore::skecg.errors.SkecgWarning")
-@parametrize_with_checks([JEPAEmbedder(leads=["II"], sampling_rate=250, short_records="pad")])
+@parametrize_with_checks(
+    [
+        JEPAEmbedder(leads=["II"], sampling_rate=250, short_records="pad"),
+        JEPAEmbedder(leads=["II"], sampling_rate=250, short_records="pad", truncate_dim=3),
+    ]
+)
 def test_scikit_learns_whole_check_passes(estimator, check) -> None:
     check(estimator)
 
@@ -247,6 +259,168 @@ def test_clones_and_set_params_behave() -> None:
 
     assert embedder.get_params() | {"pooling": "mean"} == copy.get_params()
     assert not hasattr(clone(embedder.fit(X[:, 0])), "weights_sha256_")
+
+
+# --- fewer features, and tensors ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def directed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights with principal directions of the features of eight records: seven, for the mean takes one."""
+    folder = Path(shutil.copytree(TINY, tmp_path_factory.mktemp("weights") / "directed"))
+    write_directions(folder, embed(RECORDS, model=TINY))
+    return folder
+
+
+def test_a_number_of_features_is_the_first_coordinates_along_the_weights_directions(directed: Path) -> None:
+    whole = embed(RECORDS, model=TINY)
+    embedder = JEPAEmbedder(directed, cache=None, truncate_dim=3)
+    found = embedder.fit_transform(RECORDS)
+
+    standardized = StandardScaler().fit_transform(whole.astype(np.float64))
+    expected = PCA(3, svd_solver="full").fit_transform(standardized)
+    assert found.dtype == np.float32
+    # Directions are kept in half precision.
+    assert np.abs(np.abs(found) - np.abs(expected)).max() < 2e-3 * np.abs(expected).max()
+    assert embedder.embedding_dim_ == len(embedder.get_feature_names_out()) == 3
+    assert np.array_equal(np.concatenate([c.features for c in embedder.transform_chunks(RECORDS)]), found)
+    # The products of other numbers of directions are rounded otherwise.
+    assert_same_features(embed(RECORDS, model=directed, truncate_dim=2), found[:, :2])
+
+
+def test_every_number_of_features_is_served_by_one_embedding(
+    directed: Path, counted: CountingEncoder, tmp_path: Path
+) -> None:
+    pipeline = make_pipeline(JEPAEmbedder(directed, cache=tmp_path / "cache"), LogisticRegression())
+    grid = GridSearchCV(pipeline, {"jepaembedder__truncate_dim": [1, 2, 5, None]}, cv=2, error_score="raise")
+    grid.fit(RECORDS, np.arange(8) % 2)
+
+    assert counted.windows == 4 * len(RECORDS)  # of 2.5 s
+
+
+def test_runs_that_keep_fewer_features_are_other_runs(directed: Path) -> None:
+    prints = {
+        k: JEPAEmbedder(directed, truncate_dim=k).fit(RECORDS).embedding_config().fingerprint for k in (None, 2, 3)
+    }
+
+    assert len(set(prints.values())) == 3
+    assert prints[None] == JEPAEmbedder(TINY).fit(RECORDS).embedding_config().fingerprint
+
+
+def test_a_bad_record_keeps_its_row_of_nan_when_features_are_fewer(directed: Path) -> None:
+    records = [RECORDS[0], ECGRecord(np.full((12, 5000), np.nan), 500, CANONICAL_LEADS), RECORDS[1]]
+    found = embed(records, model=directed, truncate_dim=2, on_bad_record="nan")
+
+    assert np.isnan(found[1]).all()
+    assert np.isfinite(found[[0, 2]]).all()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"truncate_dim": 0}, "truncate_dim=0, expected an integer of at least 1"),
+        ({"truncate_dim": 2.0}, r"truncate_dim=2\.0, expected an integer"),
+        ({"truncate_dim": True}, "truncate_dim=True, expected an integer"),
+        ({"truncate_dim": 9}, r"truncate_dim=9, but the weights bring 8 directions\. Choose 1 to 8"),
+        ({"truncate_dim": 2, "pooling": "max"}, r"pooling='max'.*the weights' directions are of pooling='mean'"),
+        ({"truncate_dim": 2, "layer": 0}, r"layers \(0,\), but the weights' directions are of .* the last layer"),
+        ({"truncate_dim": 2, "model": "untrained-temporal"}, "'untrained-temporal' bring no principal directions"),
+    ],
+)
+def test_fewer_features_than_the_directions_give_are_refused(directed, parameters: dict, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        JEPAEmbedder(**{"model": directed} | parameters).fit(RECORDS)
+
+
+def test_the_weights_own_pooling_and_last_layer_may_be_named_beside_a_number_of_features(directed: Path) -> None:
+    named = embed(RECORDS[:2], model=directed, truncate_dim=2, pooling="mean", layer=1)
+
+    assert np.array_equal(named, embed(RECORDS[:2], model=directed, truncate_dim=2))
+
+
+def test_directions_changed_after_fitting_are_refused(directed: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(directed, tmp_path / "weights"))
+    whole, cut = (JEPAEmbedder(folder, truncate_dim=k).fit(RECORDS) for k in (None, 2))
+    write_directions(folder, embed(RECORDS[:5], model=TINY))
+
+    assert whole.transform(RECORDS[:1]).shape[1] > 2
+    with pytest.raises(DamagedWeightsError, match="not the one this embedder was fitted with"):
+        cut.transform(RECORDS[:1])
+
+
+def test_tensors_are_the_same_numbers_as_arrays() -> None:
+    embedder = JEPAEmbedder(TINY, cache=MemoryCache(10**6), output="torch")
+    found = embedder.fit_transform(RECORDS[:2])
+
+    assert isinstance(found, torch.Tensor)
+    assert (found.dtype, found.device.type, found.requires_grad) == (torch.float32, "cpu", False)
+    assert np.array_equal(found.numpy(), embed(RECORDS[:2], model=TINY))
+    kept = found.clone()
+    found += 1
+    assert torch.equal(embedder.transform(RECORDS[:2]), kept)  # the cache has not been written into
+
+
+def test_a_frame_of_tensors_is_refused_before_anything_is_embedded(counted: CountingEncoder) -> None:
+    embedder = JEPAEmbedder(TINY, cache=None, output="torch").fit(RECORDS[:1])
+    embedder.set_output(transform="pandas")
+    with pytest.raises(ParameterError, match=r"output='torch' and set_output\(transform='pandas'\)"):
+        embedder.transform(RECORDS[:1])
+    with (
+        sklearn.config_context(transform_output="pandas"),
+        pytest.raises(ParameterError, match="Pass output='numpy' for a frame"),
+    ):
+        JEPAEmbedder(TINY, cache=None, output="torch").fit_transform(RECORDS[:1])
+    assert counted.windows == 0
+    embedder.set_output(transform="default")
+    assert isinstance(embedder.transform(RECORDS[:1]), torch.Tensor)
+
+
+# --- attention, where weights bring it ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def attentive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FineTunedClassifier]:
+    """A fine-tuned classifier with an attention head, and the folder that it was saved to."""
+    folder = tmp_path_factory.mktemp("attentive") / "weights"
+    classifier = FineTunedClassifier(TINY, head="attention", stages="head", epochs=1, random_state=0)
+    classifier.fit(RECORDS, np.arange(8) % 2).save(folder)
+    return folder, classifier
+
+
+def test_attention_that_was_trained_pools_as_its_own_head_does(attentive: tuple[Path, FineTunedClassifier]) -> None:
+    folder, classifier = attentive
+    short = ECGRecord(RECORDS[0].signal[:, :2200], 500, CANONICAL_LEADS)  # its second window is mostly padding
+    records = [*RECORDS[1:3], short]
+    embedder = JEPAEmbedder(folder, cache=None, pooling="attention")
+    found = embedder.fit_transform(records)
+
+    assert found.shape == (3, 16)
+    assert len(embedder.get_feature_names_out()) == 16
+    linear = classifier.network_.head.linear
+    odds = found @ linear.weight.detach().numpy().T + linear.bias.detach().numpy()
+    np.testing.assert_allclose(odds.ravel(), classifier.decision_function(records).ravel(), atol=1e-4)
+
+
+def test_attention_of_another_head_misses_the_cache_and_is_refused_once_fitted(attentive, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(attentive[0], tmp_path / "weights"))
+    embedder = JEPAEmbedder(folder, pooling="attention").fit(RECORDS)
+    first = embedder.embedding_config().fingerprint
+    tensors = load_tensors(folder / "head.safetensors")
+    save_tensors(folder / "head.safetensors", tensors | {"query": tensors["query"] + 1}, {"format": "pt"})
+    text = (folder / "classifier.json").read_text()
+    digest = sha256_of(attentive[0] / "head.safetensors")
+    (folder / "classifier.json").write_text(text.replace(digest, sha256_of(folder / "head.safetensors")))
+
+    with pytest.raises(DamagedWeightsError, match="not the one this embedder was fitted with"):
+        embedder.transform(RECORDS[:1])
+    assert embedder.fit(RECORDS).embedding_config().fingerprint != first
+
+
+def test_weights_without_attention_name_the_poolings_that_they_have(attentive) -> None:
+    with pytest.raises(ParameterError, match=r"do not bring; they have 'mean', 'max', .*FineTunedClassifier"):
+        JEPAEmbedder(TINY, pooling="attention").fit(RECORDS)
+    with pytest.raises(ParameterError, match=r"layers \(0,\) with pooling='attention', which was trained on the last"):
+        JEPAEmbedder(attentive[0], pooling="attention", layer=0).fit(RECORDS)
 
 
 # --- layers and pooling -------------------------------------------------------------------------------------------
@@ -571,6 +745,7 @@ def test_a_list_of_devices_is_kept_as_it_is_and_one_in_it_is_that_device() -> No
         ({"model": "untraind-temporal"}, WeightsNotFoundError, r"Did you mean 'untrained-temporal'"),
         ({"units": "mmHg"}, ValueError, r"units='mmHg', expected one of"),
         ({"stride": 0}, ParameterError, r"stride=0"),
+        ({"output": "tensor"}, ParameterError, r"output='tensor', expected one of 'numpy', 'torch'"),
         ({"n_jobs": 0}, ParameterError, r"n_jobs=0, expected None"),
         ({"n_jobs": "2"}, ParameterError, r"n_jobs='2', expected None"),
         ({"leads": set(CANONICAL_LEADS)}, LeadError, r"of type set, expected a list of names in the order"),

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pretraining.data.features import find_r_peaks
+from skecg.preprocessing.r_peaks import find_r_peaks
 
 TOLERANCE_SECONDS = 0.15
 QRS = 1

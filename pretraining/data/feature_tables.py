@@ -33,13 +33,13 @@ from pretraining.data.features import (
     beat_features,
     describe_beats,
     describe_record,
-    find_r_peaks,
 )
 from pretraining.data.scaling import Kind, KindWhitening, fit_kinds
 from pretraining.data.shards import ShardSet, open_shards
 from skecg.errors import ParameterError
 from skecg.evaluation.baselines import hand_crafted_features, random_convolution_features
 from skecg.io.files import replacing
+from skecg.preprocessing.r_peaks import find_r_peaks
 
 if TYPE_CHECKING:
     from sklearn.cluster import KMeans

@@ -227,9 +227,9 @@ class Monitor:
         if self._fixed is None:
             # Whole windows, whatever lengths are trained with: they are what the encoder is exported for.
             whole = replace(self.config, data=replace(self.config.data, window_seconds=()))
-            part = draw_training_batch(whole, self.shards, _FIXED_STEP, range(_FIXED_RECORDS), self.tables)
-            values = to_values(part.batch, whole, self.engine.device)
-            self._fixed = values, part.drawn.to(self.engine.device)
+            fixed = draw_training_batch(whole, self.shards, _FIXED_STEP, range(_FIXED_RECORDS), self.tables)
+            values = to_values(fixed.batch, whole, self.engine.device)
+            self._fixed = values, fixed.drawn.to(self.engine.device)
         return self._fixed
 
 

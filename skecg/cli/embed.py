@@ -100,6 +100,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False)
     group.add_argument(
         "--pooling", metavar="P", help="mean, max, mean+std, mean+std+max or cls (default: as the weights say)"
     )
+    group.add_argument("--truncate-dim", type=int, metavar="K", help="features to keep, along the weights' directions")
     group.add_argument(
         "--layer",
         type=as_layer,
@@ -252,8 +253,8 @@ def make_embedder(arguments: argparse.Namespace, **options: Any) -> JEPAEmbedder
     from skecg.embedder import JEPAEmbedder
 
     names = (
-        "sampling_rate leads pooling layer stride missing_leads short_records batch_size device precision backend "
-        "cache n_jobs revision local_files_only verify_checksums"
+        "sampling_rate leads pooling truncate_dim layer stride missing_leads short_records batch_size device precision "
+        "backend cache n_jobs revision local_files_only verify_checksums"
     )
     options = {name: getattr(arguments, name) for name in names.split()} | options
     options["cache"] = None if options["cache"] == "none" else options["cache"]
@@ -342,6 +343,7 @@ def _provenance(embedder: JEPAEmbedder, config: EmbeddingConfig, n_records: int)
         "trained": config.info.provenance.get("trained"),
         "recipe": config.fingerprint.hex(),
         "pooling": config.encoding.pooling,
+        "truncate_dim": config.truncate_dim,
         "layers": list(config.encoding.layers),
         "precision": config.encoding.precision,
         "backend": config.backend,

@@ -94,6 +94,7 @@ def _add_feature_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pooling", metavar="P", help="mean, max, mean+std, mean+std+max or cls (default: as the weights say)"
     )
+    group.add_argument("--truncate-dim", type=int, metavar="K", help="features to keep, along the weights' directions")
     group.add_argument("--layer", type=as_layer, metavar="N", help="block, several (2,5) or last4")
     group.add_argument("--stride", type=float, metavar="S", help="seconds from one window of a long record to the next")
     group.add_argument("--precision", default="auto", metavar="P", help="auto (default), fp32 or bf16")
@@ -206,7 +207,7 @@ def _can_draw(arguments: argparse.Namespace) -> bool:
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the embedder's parameters that are set; those left alone are its own defaults."""
-    names = ("pooling", "layer", "stride", "precision", "batch_size", "device", "n_jobs", "revision")
+    names = ("pooling", "truncate_dim", "layer", "stride", "precision", "batch_size", "device", "n_jobs", "revision")
     options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if arguments.local_files_only:
         options["local_files_only"] = True

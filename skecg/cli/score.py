@@ -104,7 +104,10 @@ def _sources(arguments: argparse.Namespace, folder: Path) -> list[Any]:
     """Return the rows of the report."""
     from skecg.evaluation import standard_sources
 
-    names = "units pooling layer stride missing_leads short_records precision backend batch_size device n_jobs revision"
+    names = (
+        "units pooling truncate_dim layer stride missing_leads short_records precision backend batch_size device "
+        "n_jobs revision"
+    )
     options = {name: getattr(arguments, name) for name in names.split() if getattr(arguments, name) is not None}
     if arguments.local_files_only:
         options["local_files_only"] = True

@@ -23,7 +23,7 @@ from torch import Tensor
 from skecg.compute.devices import autocast, in_order, keep_to_one_thread, one_thread_per_worker, within_memory
 from skecg.encoders import Encoder
 from skecg.encoders.base import resolve_layers
-from skecg.encoders.pooling import kept_tokens, n_encoder_features, pool_tokens
+from skecg.encoders.pooling import AttentionPooling, kept_tokens, n_encoder_features, pool_tokens
 from skecg.errors import ParameterError
 from skecg.preprocessing.on_device import WindowsOnDevice
 from skecg.preprocessing.windows import Windows
@@ -63,6 +63,8 @@ class Encoding:
     precision : {"fp32", "bf16", "int8"}
     n_jobs : int or None
         Micro-batches in flight at once; None uses the cores that torch would.
+    attention : AttentionPooling, optional
+        What pools where `pooling` is "attention".
     """
 
     pooling: str
@@ -70,6 +72,7 @@ class Encoding:
     batch_size: int | None = None
     precision: str = "fp32"
     n_jobs: int | None = None
+    attention: AttentionPooling | None = None
 
 
 def encode_windows(
@@ -92,7 +95,11 @@ def encode_windows(
     encoder = replicas[0]
 
     def pool(states: list[Tensor], counted_BN: Tensor | None) -> NDArray[np.float32]:
-        return pool_tokens(states, encoder.num_registers, encoding.pooling, counted_BN).float().cpu().numpy()
+        if encoding.attention is not None:
+            pooled = encoding.attention.pool(states[0], encoder.num_registers, counted_BN)
+        else:
+            pooled = pool_tokens(states, encoder.num_registers, encoding.pooling, counted_BN)
+        return pooled.float().cpu().numpy()
 
     n_features = n_encoder_features(
         encoding.pooling, encoder.config, resolve_layers(encoding.layers, len(encoder.config.stages))

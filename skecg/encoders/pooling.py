@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from skecg.spec import EncoderConfig
 
 __all__ = [
+    "AttentionPooling",
     "POOLINGS",
     "as_layers",
+    "attend",
     "check_pooling",
     "kept_tokens",
     "n_encoder_features",
@@ -35,6 +38,52 @@ __all__ = [
 
 #: What a window's tokens may be pooled to.
 POOLINGS = ("mean", "max", "mean+std", "mean+std+max", "cls")
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionPooling:
+    """A query that was trained to look at the tokens of an encoder's last stage.
+
+    Parameters
+    ----------
+    query_D : Tensor
+        Projected.
+    keys_values : Tensor of shape (2 D, D)
+        What makes keys and values of tokens.
+    num_heads : int
+    sha256 : str
+        Digest of the file that it is from: it sets embeddings apart.
+    """
+
+    query_D: Tensor
+    keys_values: Tensor
+    num_heads: int
+    sha256: str
+
+    def pool(self, tokens_BND: Tensor, num_registers: int, counted_BN: Tensor | None) -> Tensor:
+        """Pool the tokens of windows to (B, D); registers get attention, too."""
+        if counted_BN is not None:
+            counted_BN = kept_tokens(counted_BN, tokens_BND.shape[1] - num_registers)
+        query_D, keys_values = (tensor.to(tokens_BND.device) for tensor in (self.query_D, self.keys_values))
+        return attend(query_D, tokens_BND.float() @ keys_values.T, self.num_heads, counted_BN)
+
+
+def attend(query_D: Tensor, keys_values_BNE: Tensor, num_heads: int, counted_BN: Tensor | None) -> Tensor:
+    """Return what one query gathers from the tokens of each window, (B, D); from padding nothing.
+
+    Keys and values lie side by side, E = 2 D. The tokens that come before those of patches always count.
+    """
+    import torch
+
+    B, N, E = keys_values_BNE.shape
+    width = E // (2 * num_heads)
+    query_BH1d = query_D.view(1, num_heads, 1, width).expand(B, -1, -1, -1)
+    keys_BHNd, values_BHNd = keys_values_BNE.view(B, N, 2, num_heads, width).permute(2, 0, 3, 1, 4)
+    mask = None
+    if counted_BN is not None:
+        mask = torch.nn.functional.pad(counted_BN, (N - counted_BN.shape[1], 0), value=True)[:, None, None]
+    gathered = torch.nn.functional.scaled_dot_product_attention(query_BH1d, keys_BHNd, values_BHNd, attn_mask=mask)
+    return gathered.flatten(1)
 
 
 def check_pooling(pooling: object, num_registers: int) -> str:

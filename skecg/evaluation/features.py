@@ -228,6 +228,7 @@ class EncoderFeatures:
             f"window {window:g} s",
             f"stride {self.options.get('stride') or window:g} s",
             f"pooling {self.options.get('pooling') or info.pooling}",
+            *([f"first {n} directions"] if (n := self.options.get("truncate_dim")) else []),
             f"layer {self.options.get('layer') if self.options.get('layer') is not None else 'last'}",
             f"trained on {info.provenance.get('data', '?')}" if info.provenance.get("trained") else "untrained",
             # Publishing looks for this word and digest: a report is of the weights, not of their name.
@@ -429,8 +430,9 @@ def standard_sources(
     chosen = dict(options or {})
     named = _distinct_names(models)
     encoders = [EncoderFeatures(name, model, chosen) for name, model in named.items() if not is_object(model)]
-    # Local weights know nothing of revisions on the Hub.
-    own = {name: value for name, value in chosen.items() if name not in ("revision", "local_files_only")}
+    # Local weights know nothing of revisions on the Hub, and random ones bring no principal directions.
+    foreign = ("revision", "local_files_only", "truncate_dim")
+    own = {name: value for name, value in chosen.items() if name not in foreign}
     twins: dict[str, EncoderFeatures] = {}
     for encoder in encoders:
         info = encoder.info

@@ -3,7 +3,9 @@
 A piece of a lead is hidden by the straight line between its ends, so that nothing jumps where it begins and ends. What
 a piece is worth is how far the log-odds fall without it (Zeiler and Fergus, 2014): probabilities near 0 and 1 hardly
 move, whatever is hidden. Pieces that say the same, as leads do that are computed from each other, hide each other's
-worth; hence also whole leads, and all leads of a moment, are hidden.
+worth; hence also whole leads, and all leads of a moment, are hidden. Beats say the same, too: hence a phase of all
+beats is hidden at once (the P waves, the QRS complexes, the ST segments, the T waves), by the level before the QRS
+complex: between the ends of an elevated ST segment the straight line is elevated, too.
 """
 
 from __future__ import annotations
@@ -20,12 +22,18 @@ from numpy.typing import NDArray
 
 from skecg.errors import ParameterError, SignalWarning
 from skecg.io import read_record
+from skecg.preprocessing.r_peaks import find_r_peaks
 from skecg.records import ECGRecord
 from skecg.validation import check_choice, check_integer, is_number
 
 __all__ = ["Explanation", "explain"]
 
 FloatArray = NDArray[np.float64]
+
+#: Phases of a beat, and when they begin and end: seconds from the R peak.
+PHASES = {"P": (-0.25, -0.08), "QRS": (-0.08, 0.08), "ST": (0.08, 0.2), "T": (0.2, 0.45)}
+
+_LEVEL_SECONDS = 0.03
 
 # A probability of 0 or 1 has log-odds, too.
 _LEAST_PROBABILITY = 1e-9
@@ -50,6 +58,9 @@ class Explanation:
         Without a whole lead.
     moments : ndarray of shape (n_pieces,), float64
         Without all leads of a piece of time.
+    phases : ndarray of shape (4,), float64
+        Without the P waves, QRS complexes, ST segments and T waves of all beats, in all leads; NaN where no beat was
+        found.
     """
 
     record: ECGRecord
@@ -59,22 +70,44 @@ class Explanation:
     pieces: FloatArray
     leads: FloatArray
     moments: FloatArray
+    phases: FloatArray
 
     def plot(self, of: str = "leads", **options: Any) -> Any:
         """Draw the record with what is worth something behind it.
 
         Parameters
         ----------
-        of : {"leads", "pieces"}, default="leads"
-            Whole leads are the more faithful of the two, see :doc:`/explaining`.
+        of : {"leads", "pieces", "phases"}, default="leads"
+            How faithful each is: :doc:`/explaining`.
         **options
             As of :func:`skecg.plotting.plot_explanation`.
+
+        Raises
+        ------
+        ParameterError
+            For phases of a record in which no beat was found.
         """
         from skecg.plotting import plot_explanation
 
-        if check_choice("of", of, ("leads", "pieces")) == "leads":
+        check_choice("of", of, ("leads", "pieces", "phases"))
+        if of == "leads":
             return plot_explanation(self.record, self.leads[:, None], self.edges[[0, -1]], **options)
-        return plot_explanation(self.record, self.pieces, self.edges, **options)
+        if of == "pieces":
+            return plot_explanation(self.record, self.pieces, self.edges, **options)
+        return plot_explanation(self.record, *self._painted_phases(), **options)
+
+    def _painted_phases(self) -> tuple[FloatArray, FloatArray]:
+        """Return what each stretch of time is worth in each lead, and where stretches begin and end."""
+        spans = _phase_spans(self.record)
+        if not spans:
+            raise ParameterError(
+                f"Got of='phases' for {self.record.name!r}, in which no beat was found. Draw leads or pieces."
+            )
+        cuts = np.unique([0, self.record.n_samples, *(edge for *_, span in spans for edge in (span.start, span.stop))])
+        worth = np.zeros(len(cuts) - 1)
+        for phase, _, span in spans:
+            worth[(cuts[:-1] >= span.start) & (cuts[1:] <= span.stop)] = self.phases[phase]
+        return np.tile(worth, (len(self.record.leads), 1)), cuts / self.record.sampling_rate
 
 
 def explain(
@@ -96,7 +129,8 @@ def explain(
     target : object, optional
         Class to explain; of several labels the number of the column. None takes the most probable.
     piece_seconds : float, default=0.4
-        Length of what is hidden at a time. A record of twelve leads and 10 s is predicted 338 times.
+        Length of what is hidden at a time, half of the record at most. A record of twelve leads and 10 s is predicted
+        342 times.
     batch_records : int, default=128
         Copies of the record in memory at a time.
 
@@ -127,8 +161,9 @@ def explain(
         raise ParameterError(f"Got piece_seconds={piece_seconds!r}, expected a positive number of seconds.")
     whole = record if isinstance(record, ECGRecord) else read_record(record)
     n_leads, n_samples = whole.signal.shape
-    # Pieces of equal length as near to the wanted one as divides the record: a short rest would look worthless.
-    n_pieces = max(1, round(n_samples / (piece_seconds * whole.sampling_rate)))
+    # Pieces of equal length as near to the wanted one as divides the record: a short rest would look worthless. Of one
+    # piece nothing would be left, and what is flat in all leads is no recording.
+    n_pieces = max(2, round(n_samples / (piece_seconds * whole.sampling_rate)))
     cuts = np.linspace(0, n_samples, min(n_pieces, n_samples) + 1).round().astype(np.int64)
     # The whole record goes through the same call as its copies, so that rounding is the same for all.
     copies = chain([whole], _hidden(whole, cuts))
@@ -139,7 +174,7 @@ def explain(
         )
     column, name = _column_of(pipeline, odds[0], target)
     falls = odds[0, column] - odds[1:, column]
-    pieces, leads, moments = np.split(falls, np.cumsum([n_leads * (len(cuts) - 1), n_leads]))
+    pieces, leads, moments, phases = np.split(falls, np.cumsum([n_leads * (len(cuts) - 1), n_leads, len(cuts) - 1]))
     return Explanation(
         whole,
         name,
@@ -148,6 +183,7 @@ def explain(
         pieces.reshape(n_leads, -1),
         leads,
         moments,
+        phases if len(phases) else np.full(len(PHASES), np.nan),
     )
 
 
@@ -162,6 +198,35 @@ def _hidden(record: ECGRecord, cuts: NDArray[np.int64]) -> Iterator[ECGRecord]:
         signal = record.signal.copy()
         signal[row, span] = _line_through(signal[row], span)
         yield ECGRecord(signal, record.sampling_rate, record.leads, record.name)
+    yield from _without_phases(record)
+
+
+def _without_phases(record: ECGRecord) -> Iterator[ECGRecord]:
+    """Yield the record without each phase of all beats in all leads; nothing where no beat was found."""
+    spans = _phase_spans(record)
+    before = round(_LEVEL_SECONDS * record.sampling_rate)
+    for hidden in range(len(PHASES)) if spans else []:
+        signal = record.signal.copy()
+        for phase, peak, span in spans:
+            if phase == hidden:
+                stop = max(1, peak + round(PHASES["QRS"][0] * record.sampling_rate))
+                level = record.signal[:, max(0, stop - before) : stop]
+                signal[:, span] = np.median(level, axis=1, keepdims=True)
+        yield ECGRecord(signal, record.sampling_rate, record.leads, record.name)
+
+
+def _phase_spans(record: ECGRecord) -> list[tuple[int, int, slice]]:
+    """Return phases of beats, their R peaks, and where they are; none reaches into the next beat's P wave."""
+    rate, n_samples = record.sampling_rate, record.n_samples
+    peaks = find_r_peaks(np.nan_to_num(record.signal), rate)
+    ends = np.append(peaks[1:] + round(PHASES["P"][0] * rate), n_samples)[: len(peaks)]
+    spans = []
+    for peak, last in zip(peaks.tolist(), ends.tolist(), strict=True):
+        for phase, (begin, end) in enumerate(PHASES.values()):
+            start, stop = max(0, peak + round(begin * rate)), min(last, n_samples, peak + round(end * rate))
+            if start < stop:
+                spans.append((phase, peak, slice(start, stop)))
+    return spans
 
 
 def _line_through(signal: NDArray[np.float32], span: slice) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skecg.encoders import Encoder, build_encoder
-from skecg.encoders.pooling import kept_tokens, n_pooled_features, pool_tokens
+from skecg.encoders.pooling import attend, kept_tokens, n_pooled_features, pool_tokens
 from skecg.errors import ParameterError
 from skecg.spec import EncoderConfig
 from skecg.weights import WeightsInfo, loaded_encoder
@@ -193,16 +193,9 @@ class AttentionHead(Head):
 
     def forward(self, tokens_BND: Tensor, values_BLT: Tensor | None = None, counted_BN: Tensor | None = None) -> Tensor:
         """Compute the logits (B, C) of windows; registers and patches that count get attention, padding none."""
-        B, N, D = tokens_BND.shape
-        H = self.num_heads
-        query_BH1d = self.to_query(self.query).view(1, H, 1, D // H).expand(B, -1, -1, -1)
-        keys_BHNd, values_BHNd = self.to_keys_values(tokens_BND).view(B, N, 2, H, D // H).permute(2, 0, 3, 1, 4)
-        # Registers come first, and always count.
-        mask = (
-            None if counted_BN is None else F.pad(counted_BN, (N - counted_BN.shape[1], 0), value=True)[:, None, None]
-        )
-        gathered_BH1d = F.scaled_dot_product_attention(query_BH1d, keys_BHNd, values_BHNd, attn_mask=mask)
-        logits: Tensor = self.linear(gathered_BH1d.flatten(1))
+        keys_values_BNE = self.to_keys_values(tokens_BND)
+        gathered_BD = attend(self.to_query(self.query), keys_values_BNE, self.num_heads, counted_BN)
+        logits: Tensor = self.linear(gathered_BD)
         return logits
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from skecg.compute.devices import in_order, one_ahead
 from skecg.embedding_cache import EmbeddingCache, WhilePossible, key_function, salt_of
 from skecg.encoders.encode import Encoding, workers
 from skecg.encoders.pooling import n_encoder_features
-from skecg.errors import InputError, SkecgError
+from skecg.errors import InputError, ParameterError, SkecgError
 from skecg.inference.inputs import RecordSource
 from skecg.io.wfdb_signals import DigitizedRecord
 from skecg.preprocessing.on_device import GatheredLeads, WindowsOnDevice, can_prepare_on_device, gather
@@ -25,7 +25,8 @@ from skecg.preprocessing.units import Amplitude
 from skecg.preprocessing.windows import Windows, WindowStream
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
-from skecg.weights import WeightsInfo
+from skecg.validation import check_integer
+from skecg.weights import WeightsInfo, read_directions
 
 __all__ = [
     "EmbeddingConfig",
@@ -64,6 +65,8 @@ class EmbeddingConfig:
         Policies of :func:`skecg.prepare`.
     backend : {"torch", "onnx", "openvino"}
         What runs the encoder; it counts, for the last digits are its own.
+    truncate_dim : int or None
+        How many coordinates along the weights' principal directions features are cut down to, after the cache.
     """
 
     info: WeightsInfo
@@ -73,6 +76,35 @@ class EmbeddingConfig:
     missing_leads: str = "raise"
     short_records: str = "raise"
     backend: str = "torch"
+    truncate_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        depth = len(self.info.encoder.stages)
+        is_last = [layer % depth for layer in self.encoding.layers] == [depth - 1]
+        if self.encoding.attention is not None and not is_last:
+            raise ParameterError(
+                f"Got layers {self.encoding.layers} with pooling='attention', which was trained on the last. Leave "
+                "layer=None."
+            )
+        if self.truncate_dim is None:
+            return
+        check_integer("truncate_dim", self.truncate_dim, 1)
+        if self.encoding.pooling != self.info.pooling or not is_last:
+            raise ParameterError(
+                f"Got truncate_dim={self.truncate_dim} with pooling={self.encoding.pooling!r} and layers "
+                f"{self.encoding.layers}, but the weights' directions are of pooling={self.info.pooling!r} and the "
+                "last layer. Leave both None."
+            )
+        n = len(read_directions(self.info))
+        if self.truncate_dim > n:
+            raise ParameterError(
+                f"Got truncate_dim={self.truncate_dim}, but the weights bring {n} directions. Choose 1 to {n}, or None."
+            )
+
+    @property
+    def whole(self) -> EmbeddingConfig:
+        """The same with whole features, as the cache keeps them whatever they are cut down to."""
+        return replace(self, truncate_dim=None)
 
     @property
     def policies(self) -> Policies:
@@ -82,12 +114,19 @@ class EmbeddingConfig:
     @property
     def n_features(self) -> int:
         """Number of features of a record."""
+        if self.truncate_dim is not None:
+            return self.truncate_dim
         return n_encoder_features(self.encoding.pooling, self.info.encoder, self.encoding.layers)
 
     @property
     def fingerprint(self) -> bytes:
         """What sets embeddings of this config apart from those of any other."""
         depth = len(self.info.encoder.stages)
+        more: dict[str, Any] = {}
+        if self.truncate_dim is not None:
+            more = {"truncate_dim": self.truncate_dim, "directions": self.info.directions_sha256}
+        if self.encoding.attention is not None:
+            more["attention"] = self.encoding.attention.sha256
         return salt_of(
             # By content: weights under another name or in another folder are the same weights.
             weights=self.info.digest,
@@ -99,6 +138,7 @@ class EmbeddingConfig:
             missing_leads=self.missing_leads,
             short_records=self.short_records,
             backend=self.backend,
+            **more,
         )
 
 

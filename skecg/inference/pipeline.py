@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from skecg.preprocessing.units import Amplitude, warn_about_units
 from skecg.preprocessing.windows import Windows, prepare_screened
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
+from skecg.weights import read_directions
 
 __all__ = [
     "CHUNK_RECORDS",
@@ -106,6 +107,11 @@ def embed_chunks(
     itself where it can (:mod:`skecg.preprocessing.on_device`). Neither changes errors, their order or, but for
     rounding, results.
     """
+    if config.truncate_dim is not None:
+        directions, n = read_directions(config.info), config.truncate_dim
+        for whole in embed_chunks(source, config.whole, cache, first=first, n_jobs=n_jobs):
+            yield replace(whole, features=directions.project(whole.features, n))
+        return
     chunks = chunk_rows(len(source), first)
     parts: list[Chunk] = []
     previous: dict[bytes, NDArray[np.float32]] = {}

@@ -20,8 +20,10 @@ from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError
 from skecg.evaluation.protocols import PooledProbe
 from skecg.finetuning.classifier import FineTunedClassifier
 from skecg.finetuning.regressor import FineTunedRegressor
+from skecg.io import read_record
 from skecg.io.files import replacing, sha256_of
 from skecg.linear_model.distances import NoveltyScore
+from skecg.records import ECGRecord
 from skecg.tabular.table import CLASSES, LABELS, NUMBERS
 from skecg.validation import is_integer
 from skecg.weights import list_models
@@ -158,13 +160,33 @@ class FittedModel:
         """How many probabilities or numbers a record has."""
         return 1 if self.kind == NUMBERS else len(self.labels)
 
-    def network_values(self, paths: Sequence[str]) -> FloatArray:
+    def network_values(self, paths: Sequence[str] | Sequence[ECGRecord]) -> FloatArray:
         """Compute the probabilities (n_records, n_labels) or numbers (n_records, 1) of a model that was fine-tuned."""
         if isinstance(self.network, FineTunedRegressor):
             return self.network.predict(list(paths))[:, None]
         assert self.network is not None, "only such a model has one"
         found: FloatArray = self.network.predict_proba(list(paths))
         return found[:, 1:] if self.kind == CLASSES and len(self.classes) == 2 else found
+
+    def classifier(self, **options: Any) -> RecordClassifier:
+        """Return what has ``predict_proba`` of records, as :func:`skecg.explain` takes it.
+
+        Parameters
+        ----------
+        **options
+            Of the embedder: ``device``, ``cache``, …
+
+        Raises
+        ------
+        ParameterError
+            When the model predicts numbers: they have no probability.
+        """
+        if self.kind == NUMBERS:
+            raise ParameterError(
+                f"Got a model of {self.target!r}, which are numbers and have no probability. Explain a model of "
+                "classes or labels."
+            )
+        return RecordClassifier(self, self.embedder(**options))
 
     def predict(self, features: NDArray[np.floating], values: FloatArray | None = None) -> Predictions:
         """Predict records.
@@ -231,9 +253,45 @@ class FittedModel:
             file.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+@dataclass(frozen=True)
+class RecordClassifier:
+    """A fitted model of classes or labels as scikit-learn has them: ``classes_`` and ``predict_proba``.
+
+    Parameters
+    ----------
+    model : FittedModel
+    embedder : JEPAEmbedder
+        Its own, not fitted.
+    """
+
+    model: FittedModel
+    embedder: JEPAEmbedder
+
+    @property
+    def classes_(self) -> NDArray[np.str_]:
+        """Names of the columns of probabilities."""
+        return np.array(self.model.classes)
+
+    def read(self, path: str | Path) -> ECGRecord:
+        """Read a file as the model's embedder does, with the rate, leads and unit that it was told."""
+        told = {name: getattr(self.embedder, name) for name in ("sampling_rate", "leads", "units")}
+        return read_record(path, **told)
+
+    def predict_proba(self, records: Sequence[ECGRecord]) -> FloatArray:
+        """Compute the probability of each class, or of each label, (n_records, n_classes)."""
+        if self.model.network is not None:
+            self.model.network.set_params(device=self.embedder.device)
+            values = self.model.network_values(records)
+        else:
+            embedder = self.embedder.fit(records)
+            self.model.check_weights(embedder)
+            values = self.model.label_probabilities(np.asarray(embedder.transform(records)))
+        return values if self.model.kind == LABELS else _of_classes(values)
+
+
 # Parameters of the embedder that a model keeps; the others belong to the machine.
 _OF_ENCODER = (
-    *("model", "sampling_rate", "leads", "units", "pooling", "layer", "stride"),
+    *("model", "sampling_rate", "leads", "units", "pooling", "truncate_dim", "layer", "stride"),
     *("missing_leads", "short_records", "precision", "backend", "revision"),
 )
 _NOVELTY = ("mean_", "scale_", "components_", "deviations_")

@@ -6,14 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from skecg.weights.directions import Directions, read_directions, write_directions
     from skecg.weights.folder import FORMAT_VERSION, WeightsInfo, read_info
     from skecg.weights.golden import Verification, verify_weights
-    from skecg.weights.loading import forget_encoders, load_encoder, loaded_encoder, save_encoder
+    from skecg.weights.loading import forget_encoders, load_encoder, loaded_encoder, read_attention, save_encoder
     from skecg.weights.registry import find_weights, list_models
     from skecg.weights.signing import check_signature, sign_weights
 
 # Resolved on first use: which models there are is known without torch.
 _HOMES = {
+    "Directions": "directions",
     "FORMAT_VERSION": "folder",
     "Verification": "golden",
     "WeightsInfo": "folder",
@@ -23,13 +25,17 @@ _HOMES = {
     "list_models": "registry",
     "load_encoder": "loading",
     "loaded_encoder": "loading",
+    "read_attention": "loading",
+    "read_directions": "directions",
     "read_info": "folder",
     "save_encoder": "loading",
     "sign_weights": "signing",
     "verify_weights": "golden",
+    "write_directions": "directions",
 }
 
 __all__ = [
+    "Directions",
     "FORMAT_VERSION",
     "Verification",
     "WeightsInfo",
@@ -39,10 +45,13 @@ __all__ = [
     "list_models",
     "load_encoder",
     "loaded_encoder",
+    "read_attention",
+    "read_directions",
     "read_info",
     "save_encoder",
     "sign_weights",
     "verify_weights",
+    "write_directions",
 ]
 
 

@@ -59,7 +59,7 @@ that touches the care of a patient.
 | --- | --- |
 | architecture | {architecture} |
 | {size} | {sizes} |
-| features of a recording | {n_features} (pooling: {pooling}) |
+| features of a recording | {n_features} (pooling: {pooling}{directions}) |
 | input | {leads} at {rate:g} Hz, windows of {seconds:g} s |
 | any subset of the leads | {any_leads} |
 | preparation | {preparation} |
@@ -162,6 +162,7 @@ def card_text(
         any_leads="yes" if info.spec.any_leads else "no",
         preparation=_preparation(info),
         pooling=info.pooling,
+        directions="" if info.directions_sha256 is None else "; fewer with truncate_dim",
         sha256=info.sha256,
         data=_data(known, data),
         licence=_licence(known),

@@ -27,7 +27,15 @@ from skecg.errors import (
     WeightsFormatError,
     WeightsNotFoundError,
 )
-from skecg.weights.folder import CONFIG_NAME, GOLDEN_NAME, MODEL_NAME, SIGNATURE_NAME, WeightsInfo, read_info
+from skecg.weights.folder import (
+    CONFIG_NAME,
+    DIRECTIONS_NAME,
+    GOLDEN_NAME,
+    MODEL_NAME,
+    SIGNATURE_NAME,
+    WeightsInfo,
+    read_info,
+)
 
 __all__ = [
     "cache_folder",
@@ -288,7 +296,7 @@ def fetch_weights(repository: str, revision: str | None = None, *, local_files_o
     # After the configuration was read: what cannot be used is not fetched.
     fetch_file(repository, MODEL_NAME, commit, local_files_only=local_files_only)
     # With the weights, so that they can be verified later without a network.
-    for name in (GOLDEN_NAME, SIGNATURE_NAME):
+    for name in (GOLDEN_NAME, SIGNATURE_NAME, *([DIRECTIONS_NAME] if info.directions_sha256 else [])):
         fetch_optional(repository, name, commit, local_files_only=local_files_only)
     return info
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONFIG_NAME",
+    "DIRECTIONS_NAME",
     "FORMAT_VERSION",
     "GOLDEN_NAME",
     "MODEL_NAME",
@@ -57,7 +58,6 @@ LARGEST_CONFIG_BYTES = 1_000_000
 
 
 DEEPEST = 20
-
 
 MOST_VALUES = 10_000
 
@@ -191,13 +191,24 @@ FORMAT_VERSION = 1
 
 #: Names of the files of a weights folder.
 CONFIG_NAME, MODEL_NAME, GOLDEN_NAME = "config.json", "model.safetensors", "golden.safetensors"
+# Principal directions of the features, where somebody computed them.
+DIRECTIONS_NAME = "directions.safetensors"
 # The configuration of the run, where skecg's own trainer made the weights.
 TRAINING_CONFIG = "training_config.json"
 
 SIGNATURE_NAME = "model.sig"
 
 
-_FIELDS = ("skecg_format", "architecture", "input", "encoder", "pooling", "weights_sha256", "provenance")
+_FIELDS = (
+    "skecg_format",
+    "architecture",
+    "input",
+    "encoder",
+    "pooling",
+    "weights_sha256",
+    "directions_sha256",
+    "provenance",
+)
 
 
 _SMALL = 2**22  # parameters; 16 MB, which any machine can make room for
@@ -230,6 +241,8 @@ class WeightsInfo:
         Where the weights come from: ``name``, ``trained``, ``licence``, ``data`` and whatever else was recorded.
     revision : str or None
         Commit on the Hub, when they came from there.
+    directions_sha256 : str or None
+        Digest of ``directions.safetensors``, where there is one.
     """
 
     folder: Path
@@ -239,6 +252,7 @@ class WeightsInfo:
     sha256: str
     provenance: dict[str, Any] = field(default_factory=dict)
     revision: str | None = None
+    directions_sha256: str | None = None
 
     @property
     def digest(self) -> str:
@@ -278,16 +292,22 @@ def read_info(folder: str | Path, revision: str | None = None) -> WeightsInfo:
     try:
         encoder = read_encoder_config(values["architecture"], values["encoder"], provenance.get("plugin"))
         spec = InputSpec.from_dict(values["input"])
-        pooling, sha256 = values["pooling"], str(values["weights_sha256"])
-        if not _SHA256.fullmatch(sha256):
-            raise ParameterError(f"got weights_sha256={sha256[:80]!r}, expected 64 hexadecimal digits.")
+        pooling, sha256 = values["pooling"], _checked_sha256("weights_sha256", values["weights_sha256"])
+        directions = values.get("directions_sha256")
+        directions = None if directions is None else _checked_sha256("directions_sha256", directions)
         check_pooling(pooling, n_registers(encoder))
     except KeyError as error:
         raise WeightsFormatError(f"{path} lacks the field {error}. Fetch or export the weights again.") from error
     except ParameterError as error:
         raise WeightsFormatError(f"{path}: {error}") from error
     _check_consistent(encoder, spec)
-    return WeightsInfo(folder, encoder, spec, pooling, sha256, dict(provenance), revision)
+    return WeightsInfo(folder, encoder, spec, pooling, sha256, dict(provenance), revision, directions)
+
+
+def _checked_sha256(field: str, value: object) -> str:
+    if not _SHA256.fullmatch(str(value)):
+        raise ParameterError(f"got {field}={str(value)[:80]!r}, expected 64 hexadecimal digits.")
+    return str(value)
 
 
 def _check_format(path: Path, values: Any) -> None:

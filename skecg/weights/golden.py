@@ -17,6 +17,7 @@ from skecg.preprocessing.quality import Policies, screen
 from skecg.preprocessing.windows import prepare_screened
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
+from skecg.weights.directions import read_directions
 from skecg.weights.folder import GOLDEN_NAME, WeightsInfo, load_tensors, read_state, save_tensors
 
 __all__ = ["Verification", "verify_weights", "write_golden"]
@@ -73,8 +74,10 @@ def verify_weights(info: WeightsInfo) -> Verification:
     Raises
     ------
     DamagedWeightsError
-        When the weights or the golden vectors are missing or damaged.
+        When the weights, their directions or the golden vectors are missing or damaged.
     """
+    if info.directions_sha256 is not None:
+        read_directions(info)
     tensors = {name: tensor.numpy() for name, tensor in load_tensors(info.folder / GOLDEN_NAME).items()}
     if not {"microvolts_0", "microvolts_1", "features"} <= tensors.keys():
         raise DamagedWeightsError(f"{info.folder / GOLDEN_NAME} holds no golden vectors. Fetch the weights again.")

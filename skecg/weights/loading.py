@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from skecg.encoders import Encoder, provider_of
 from skecg.encoders.convolution import pack_convolutions_
 from skecg.encoders.linear import pack_linear_layers_
-from skecg.errors import ParameterError
+from skecg.encoders.pooling import POOLINGS, AttentionPooling, n_registers
+from skecg.errors import DamagedWeightsError, ParameterError
+from skecg.io.files import sha256_of
 from skecg.spec import EncoderConfig, InputSpec
 from skecg.weights.card import write_card
-from skecg.weights.folder import WeightsInfo, check_bytes, read_state, write_weights
+from skecg.weights.folder import WeightsInfo, check_bytes, load_tensors, read_json, read_state, write_weights
 from skecg.weights.golden import write_golden
 from skecg.weights.rebuilding import check_rebuilt
 from skecg.weights.registry import find_weights
@@ -24,7 +26,7 @@ from skecg.weights.registry import find_weights
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["forget_encoders", "load_encoder", "loaded_encoder", "save_encoder"]
+__all__ = ["forget_encoders", "load_encoder", "loaded_encoder", "read_attention", "save_encoder"]
 
 
 _KEPT = 4
@@ -162,3 +164,40 @@ def save_encoder(
     # Of what was written, not of what was passed: an encoder in training mode or in half precision gives other numbers.
     write_golden(info, read_state(info))
     write_card(info)
+
+
+# What a saved fine-tuned model describes itself in.
+_FINE_TUNED = ("classifier.json", "regressor.json")
+
+
+def read_attention(info: WeightsInfo) -> AttentionPooling:
+    """Read what pools an encoder's tokens by attention: the head of a fine-tuned model that lies in its folder.
+
+    Raises
+    ------
+    ParameterError
+        When the weights bring none.
+    DamagedWeightsError
+        When it is missing, altered, or was trained with other weights.
+    """
+    described = [read_json(path) for name in _FINE_TUNED if (path := info.folder / name).is_file()]
+    values = next((v for v in described if isinstance(v, dict) and v.get("head") == "attention"), None)
+    if values is None:
+        poolings = [pooling for pooling in POOLINGS if pooling != "cls" or n_registers(info.encoder)]
+        raise ParameterError(
+            f"Got pooling='attention', which the weights {str(info.provenance.get('name') or info.folder)!r} do not "
+            f"bring; they have {', '.join(map(repr, poolings))}. What FineTunedClassifier(head='attention').save wrote "
+            "brings it."
+        )
+    path = info.folder / "head.safetensors"
+    whole = path.is_file() and sha256_of(path) == values.get("head_sha256")
+    if not whole or values.get("weights_sha256") != info.sha256:
+        raise DamagedWeightsError(f"{path} is missing, altered, or of other weights than those beside it. Restore it.")
+    tensors = load_tensors(path)
+    width = info.encoder.stages[-1].width
+    shapes = {"query": (width,), "to_query.weight": (width, width), "to_keys_values.weight": (2 * width, width)}
+    for name, shape in shapes.items():
+        if name not in tensors or tuple(tensors[name].shape) != shape or not tensors[name].isfinite().all():
+            raise DamagedWeightsError(f"{path} has no finite {name!r} of shape {shape}. Restore it.")
+    query_D = tensors["to_query.weight"] @ tensors["query"]
+    return AttentionPooling(query_D, tensors["to_keys_values.weight"], info.encoder.n_heads, str(values["head_sha256"]))

@@ -123,6 +123,26 @@ def test_predictions_have_a_row_for_every_recording_in_their_order(
     assert all(float(lines[k]["distance"]) > 0 for k in good)
 
 
+def test_a_prediction_is_explained_in_words_and_drawn(fit: Run, run: Run, rows: Any, capsys: Capture) -> None:
+    fit("--label-column", "beat")
+    run("predict", "model", rows[0] / "r00.npz", "--out", "p.csv", "--quiet")
+    row = predictions_of("p.csv")[0]
+    capsys.readouterr()
+
+    assert run("explain", "model", rows[0] / "r00.npz", "--class", "lbbb", "--out", "why.png") == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == f"r00: lbbb, probability {float(row['probability lbbb']):.3f}"
+    assert [line.split()[0] for line in lines][:6] == ["phase", "P", "QRS", "ST", "T", "lead"]
+    assert len(lines) == 2 + 4 + 12
+    assert Path("why.png").stat().st_size > 10_000
+    assert run("explain", "model", rows[0] / "r00.npz", "--class", "rbbb") == 2
+    assert run("explain", "model", rows[0] / "r00.npz", "--of", "beats") == 2
+    assert run("explain", "model", rows[0] / "r00.npz", "--out", "why.txt") == 2
+    said = capsys.readouterr().err
+    for words in ("target='rbbb', expected one of 'lbbb', 'normal'", "of='beats'", "ends in .png, .svg, .pdf"):
+        assert words in said
+
+
 def test_what_is_far_from_the_training_data_is_said_to_be(fit: Run, run: Run, rows: Any) -> None:
     fit("--label-column", "beat")
     strange = np.random.default_rng(0).normal(scale=0.3, size=(12, 1000)).astype(np.float32)
@@ -159,8 +179,9 @@ def test_columns_of_zeros_and_ones_are_labels(fit: Run) -> None:
 
 def test_numbers_are_a_regression(fit: Run, run: Run, rows: Any, capsys: Capture) -> None:
     assert fit("--label-column", "rate") == 0
-
     assert "R2" in capsys.readouterr().out
+    assert run("explain", "model", rows[0] / "r00.npz") == 2
+    assert "which are numbers and have no probability" in capsys.readouterr().err
     run("predict", "model", "--table", rows[0] / "table.csv", "--out", "p.csv", "--quiet")
     lines = predictions_of("p.csv")
     assert list(lines[0]) == ["path", "prediction", "distance", "error"]

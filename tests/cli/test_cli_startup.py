@@ -12,6 +12,7 @@ VERBS = [
     "embed",
     "fit",
     "predict",
+    "explain",
     "score",
     "sign",
     "evaluate",

@@ -65,7 +65,8 @@ def test_batches_are_bounded_and_change_nothing() -> None:
     found = explain(few, record(), "yes", batch_records=7)
 
     np.testing.assert_array_equal(found.pieces, explain(many, record(), "yes", batch_records=10_000).pieces)
-    assert (few.n_asked, many.n_asked) == (7, 1 + 12 * 10 + 12 + 10)
+    n_phases = 0 if np.isnan(found.phases).all() else 4
+    assert (few.n_asked, many.n_asked) == (7, 1 + 12 * 10 + 12 + 10 + n_phases)
 
 
 def test_the_record_itself_stays_as_it_was_and_a_slope_hides_nothing() -> None:
@@ -90,6 +91,60 @@ def test_a_pipeline_embeds_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> Non
     assert np.abs(first.pieces).max() > 0
 
 
+class Late(Peaks):
+    """Says yes by the mean of V1 from 0.1 to 0.18 s after R peaks, which are where a second begins."""
+
+    def predict_proba(self, records: list[ECGRecord]) -> np.ndarray:
+        after = np.arange(1, 3)[:, None] * 250 + np.arange(25, 45)
+        odds = np.array([4 * record.signal[6, after].mean() for record in records])
+        return 1 / (1 + np.exp(np.stack([odds, -odds], axis=1)))
+
+
+def beats(st_level: float = 0.5, n_beats: int = 2) -> ECGRecord:
+    """Make a beat a second, without P and T waves, on a baseline of 0.25 mV."""
+    seconds = np.arange(2500) / 250
+    beat = [
+        np.exp(-0.5 * ((seconds - b) / 0.012) ** 2) + st_level * ((seconds > b + 0.08) & (seconds < b + 0.2))
+        for b in range(1, n_beats + 1)
+    ]
+    return ECGRecord(np.tile(0.25 + np.sum(beat, axis=0), (12, 1)), 250, record().leads)
+
+
+def test_the_phase_that_the_answer_rests_on_is_found_in_all_beats_at_once() -> None:
+    found = explain(Late(), beats(), "yes", piece_seconds=5)
+
+    np.testing.assert_allclose(found.phases, [0, 0, 4 * 0.5, 0], atol=0.02)
+    axes = found.plot("phases", layout="stacked")
+    worth = [patch for patch in axes.patches if patch.get_gid() == "worth" and patch.get_alpha() > 0.5]
+    assert len(worth) == 12 * 2
+    assert {round(patch.get_x() % 1, 2) for patch in worth} <= {0.07, 0.08, 0.09}
+    assert {round(patch.get_width(), 2) for patch in worth} == {0.12}
+
+
+def test_beats_at_the_ends_of_a_record_and_close_together_lose_what_there_is_of_their_phases() -> None:
+    # 120 beats a minute, cut at both ends.
+    quick = ECGRecord(beats(n_beats=8).signal[:, 230:1200:2], 250, record().leads)
+    before = quick.signal.copy()
+
+    assert np.isfinite(explain(Peaks(), quick, piece_seconds=5).phases).all()
+    np.testing.assert_array_equal(quick.signal, before)
+
+
+def test_without_beats_there_are_no_phases() -> None:
+    silent = ECGRecord(np.zeros((12, 400)), 100, record().leads)
+    found = explain(Peaks(), silent, "no", piece_seconds=2)
+
+    assert np.isnan(found.phases).all()
+    with pytest.raises(ParameterError, match=r"of='phases' for .*, in which no beat was found"):
+        found.plot("phases")
+
+
+def test_pieces_are_half_a_record_at_most_since_of_one_nothing_would_be_left() -> None:
+    found = explain(Peaks(), record(), "yes", piece_seconds=100)
+
+    np.testing.assert_allclose(found.edges, [0, 2, 4])
+
+
 def test_a_label_of_several_is_named_by_its_column() -> None:
     class Labels(Peaks):
         classes_ = [np.array([0, 1])] * 2
@@ -108,7 +163,7 @@ def test_the_picture_has_a_patch_for_each_piece_that_is_shown() -> None:
     assert sum(patch.get_alpha() > 0.01 for patch in worth) == 1
     by_lead = [patch.get_alpha() for patch in found.plot().patches if patch.get_gid() == "worth"]
     assert (len(by_lead), max(by_lead)) == (13, pytest.approx(0.6))
-    with pytest.raises(ParameterError, match="of='beats', expected one of 'leads', 'pieces'"):
+    with pytest.raises(ParameterError, match="of='beats', expected one of 'leads', 'pieces', 'phases'"):
         found.plot("beats")
     with pytest.raises(ParameterError, match=r"pieces of shape \(12, 8\) for 12 leads and 3 edges"):
         plot_explanation(found.record, found.pieces, found.edges[:3])

@@ -19,6 +19,7 @@ from skecg.datasets import make_ecg, make_waves, read_packed
 from skecg.evaluation import compare
 from skecg.evaluation.delineation_scores import PredictedTrace
 from skecg.evaluation.features import MODEL, EncoderFeatures
+from skecg.weights import read_directions, read_info
 
 TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
 SOURCES = ["hand-crafted", "random convolutions", "untrained, shape of tiny-temporal", "tiny-temporal"]
@@ -206,6 +207,24 @@ def test_fewer_leads_and_seconds_are_scored_beside_random_weights(benchmark, lab
     )
     assert rows[0][2] == f"{report.rows[0].largest.macro_auroc.estimate:.3f}"  # the model first, then random weights
     assert rows[0][2] != rows[0][5]
+
+
+def test_features_are_cut_down_along_directions_of_the_other_folds(benchmark, labelled, capsys, tmp_path):
+    folder = Path(shutil.copytree(TINY, tmp_path / "weights"))
+    benchmark("truncation").main(
+        ["--data", str(labelled), "--write", str(folder), "--kept", "2", "16", "--resamples", "20"]
+    )
+    rows = re.findall(
+        rf"^(\d+|all) +{AREA} *(?:(-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\))?$", capsys.readouterr().out, re.M
+    )
+    assert [row[0] for row in rows] == ["2", "16", "all"]
+    areas = [float(row[1]) for row in rows]
+    for area, row in zip(areas[:2], rows[:2], strict=True):
+        assert float(row[4]) == pytest.approx(areas[2] - area, abs=2e-4)
+    dataset = read_packed(labelled)
+    whole = EncoderFeatures("all", TINY).features(dataset)
+    directions = read_directions(read_info(folder))
+    assert np.allclose(directions.mean, whole[np.asarray(dataset.folds) != 9].mean(axis=0), atol=1e-4)
 
 
 def test_labels_of_another_archive_are_scored_on_patients_that_no_probe_saw(benchmark, labelled, capsys):

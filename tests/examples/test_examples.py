@@ -128,6 +128,12 @@ def test_neighbours_are_of_the_same_kind_more_often_than_by_chance(tmp_path: Pat
     assert "axes of figures: [4]" in output
 
 
+def test_the_phase_that_makes_the_difference_is_worth_the_most(tmp_path: Path) -> None:
+    output = output_of("explain", tmp_path)
+    assert "LBBB: QRS is worth the most" in output
+    assert "ST elevation: ST is worth the most" in output
+
+
 def test_waves_are_found_in_hearts_that_were_not_learned_from(tmp_path: Path) -> None:
     output = output_of("segment", tmp_path)
     assert number_after("F1 of unseen hearts:", output) > 0.9

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import yaml
 from hub_weights import FIXTURES, TRAINED, files_of, make_weights, report_of
@@ -12,7 +13,16 @@ from skecg import JEPAEmbedder
 from skecg.convert import convert_onnx
 from skecg.errors import HubAccessError, HubUnreachableError, ParameterError, PublishError, WeightsError
 from skecg.hub import publish, registry_entry
-from skecg.weights import check_signature, find_weights, list_models, read_info, sign_weights, verify_weights
+from skecg.hub.downloading import download
+from skecg.weights import (
+    check_signature,
+    find_weights,
+    list_models,
+    read_info,
+    sign_weights,
+    verify_weights,
+    write_directions,
+)
 
 REPO = "someone/new"
 
@@ -77,6 +87,17 @@ def test_what_is_published_is_what_is_loaded(hub, weights, ecg):
     assert names == {
         ".gitattributes", "LICENSE", "README.md", "config.json", "golden.safetensors", "model.safetensors",
     }  # fmt: skip
+
+
+def test_principal_directions_travel_with_the_weights(hub, weights, ecg, tmp_path):
+    write_directions(weights, np.random.default_rng(0).normal(size=(20, 16)))
+    publish(weights, REPO)
+
+    here, there = (JEPAEmbedder(m, truncate_dim=3, cache=None).fit_transform(ecg) for m in (weights, REPO))
+    assert here.shape[1] == 3
+    assert (here == there).all()
+    download(REPO, tmp_path / "out")
+    assert verify_weights(read_info(tmp_path / "out")).passed
 
 
 def test_publishing_the_same_again_commits_nothing_and_keeps_the_tag(hub, weights):

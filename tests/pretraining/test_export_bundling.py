@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_runs import small_config, small_shards
 
@@ -13,7 +14,8 @@ import skecg
 from pretraining.__main__ import main
 from pretraining.export import bundle, export
 from pretraining.trainer import Trainer
-from skecg.weights import read_info, verify_weights
+from skecg.encoders.pooling import n_encoder_features
+from skecg.weights import read_directions, read_info, verify_weights, write_directions
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +51,21 @@ def test_bundled_weights_are_whole_and_the_default_from_then_on(trained: Path, p
     assert 'JEPAEmbedder("small-one")' in card
     assert "skecg verify small-one" in card
     assert card.endswith("Everywhere.\n")
+    assert not (folder / "directions.safetensors").exists()
     assert (folder / "curves.png").stat().st_size > 5_000
     assert json.loads((folder / "training_config.json").read_text())["name"] == "small"
+
+
+def test_principal_directions_are_bundled_where_there_are_any(trained: Path, package: Path, tmp_path: Path) -> None:
+    weights = Path(shutil.copytree(trained / "weights", tmp_path / "weights"))
+    info = read_info(weights)
+    n_features = n_encoder_features(info.pooling, info.encoder)
+    write_directions(weights, np.random.default_rng(0).normal(size=(2 * n_features, n_features)))
+
+    folder = bundle(weights, trained / "run", [], package=package)
+
+    assert len(read_directions(read_info(folder))) == n_features
+    assert "fewer with truncate_dim" in (folder / "README.md").read_text()
 
 
 def test_weights_that_were_bundled_before_are_replaced(trained: Path, package: Path) -> None:

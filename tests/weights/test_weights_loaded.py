@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,11 @@ import torch
 
 from skecg import JEPAEmbedder
 from skecg.encoders.linear import PackedLinear, can_multiply_bfloat16, has_faster_products
-from skecg.errors import DamagedWeightsError
-from skecg.weights import find_weights, forget_encoders, loaded_encoder, read_info
+from skecg.errors import DamagedWeightsError, ParameterError
+from skecg.io.files import sha256_of
+from skecg.weights import find_weights, forget_encoders, loaded_encoder, read_attention, read_info
 from skecg.weights import loading as loaded
+from skecg.weights.folder import save_tensors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CPU = torch.device("cpu")
@@ -135,3 +138,65 @@ def test_the_bytes_of_a_folder_are_read_once_while_they_stay_the_same(tmp_path, 
     find_weights(folder)
     monkeypatch.setattr("skecg.weights.folder._digest", lambda path: pytest.fail("read again"))
     find_weights(folder)
+
+
+# --- attention that pools -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def attentive(tmp_path) -> Path:
+    """Weights beside the head of a regressor, as fine-tuning saves them."""
+    folder = Path(shutil.copytree(FIXTURES / "tiny-temporal", tmp_path / "attentive"))
+    write_head(folder, head_of(16))
+    return folder
+
+
+def head_of(width: int) -> dict[str, torch.Tensor]:
+    shapes = {"query": (width,), "to_query.weight": (width, width), "to_keys_values.weight": (2 * width, width)}
+    return {name: torch.ones(shape) for name, shape in shapes.items()}
+
+
+def write_head(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    save_tensors(folder / "head.safetensors", tensors, {"format": "pt"})
+    described = {"head": "attention", "head_sha256": sha256_of(folder / "head.safetensors")}
+    (folder / "regressor.json").write_text(json.dumps({**described, "weights_sha256": read_info(folder).sha256}))
+
+
+def test_attention_is_that_of_the_head_in_the_folder(attentive):
+    attention = read_attention(read_info(attentive))
+    assert torch.equal(attention.query_D, torch.full((16,), 16.0))
+    tokens = torch.randn(2, 5, 16)
+    # Keys are equal, and so every token counts alike.
+    assert torch.allclose(attention.pool(torch.ones(2, 5, 16), 1, None), torch.full((2, 16), 16.0))
+    assert attention.pool(tokens, 1, torch.ones(2, 4, dtype=torch.bool)).shape == (2, 16)
+
+
+@pytest.mark.parametrize("described", [None, "[]", '{"head": "linear"}'])
+def test_weights_without_an_attention_head_bring_none(attentive, described):
+    (attentive / "regressor.json").unlink()
+    if described is not None:
+        (attentive / "classifier.json").write_text(described)
+    with pytest.raises(ParameterError, match="do not bring; they have 'mean'"):
+        read_attention(read_info(attentive))
+
+
+@pytest.mark.parametrize("damage", ["missing", "altered", "other weights"])
+def test_attention_that_was_not_saved_with_these_weights_is_refused(attentive, damage):
+    path = attentive / "head.safetensors"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "altered":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        text = (attentive / "regressor.json").read_text()
+        (attentive / "regressor.json").write_text(text.replace(read_info(attentive).sha256, "0" * 64))
+    with pytest.raises(DamagedWeightsError, match="missing, altered, or of other weights"):
+        read_attention(read_info(attentive))
+
+
+@pytest.mark.parametrize("wrong", [{"query": torch.ones(3)}, {"query": torch.full((16,), torch.inf)}, "lacking"])
+def test_attention_of_another_shape_is_refused_though_its_checksum_is_right(attentive, wrong):
+    tensors = head_of(16)
+    write_head(attentive, {"to_query.weight": tensors["to_query.weight"]} if wrong == "lacking" else tensors | wrong)
+    with pytest.raises(DamagedWeightsError, match=r"no finite 'query' of shape \(16,\)"):
+        read_attention(read_info(attentive))

@@ -17,7 +17,7 @@ from pretraining.data import feature_tables
 from pretraining.data.batches import to_values
 from pretraining.data.corpora import open_corpus
 from pretraining.data.feature_tables import N_DESCRIPTORS, read_descriptors, write_descriptors
-from pretraining.data.features import beat_features, find_r_peaks
+from pretraining.data.features import beat_features
 from pretraining.data.pack import pack
 from pretraining.data.scaling import fit_whitening
 from pretraining.data.shards import ShardSet, open_shards
@@ -29,6 +29,7 @@ from pretraining.trainer import Trainer
 from skecg.datasets import make_ecg
 from skecg.errors import ParameterError
 from skecg.leads import CANONICAL_LEADS
+from skecg.preprocessing.r_peaks import find_r_peaks
 from skecg.spec import InputSpec, TemporalConfig
 
 

@@ -9,8 +9,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from pretraining.data.features import beat_features, describe_beats, find_r_peaks
+from pretraining.data.features import beat_features, describe_beats
 from skecg.datasets import make_ecg
+from skecg.preprocessing.r_peaks import find_r_peaks
 
 RATE = 250.0
 

@@ -18,7 +18,7 @@ from pretraining.config.objectives import BeatSslConfig
 from pretraining.data.batches import Batch, draw_batch, to_values
 from pretraining.data.corpora import open_corpus
 from pretraining.data.feature_tables import BeatTable, read_beats, write_beats
-from pretraining.data.features import BEAT_KINDS, RECORD_KINDS, describe_beats, describe_record, find_r_peaks
+from pretraining.data.features import BEAT_KINDS, RECORD_KINDS, describe_beats, describe_record
 from pretraining.data.pack import pack
 from pretraining.data.scaling import Kind, fit_kinds
 from pretraining.data.shards import ShardSet
@@ -43,6 +43,7 @@ from pretraining.trainer import Trainer
 from skecg.datasets import make_ecg
 from skecg.errors import ParameterError
 from skecg.leads import CANONICAL_LEADS
+from skecg.preprocessing.r_peaks import find_r_peaks
 from skecg.spec import InputSpec, LeadwiseConfig, TemporalConfig
 
 RATE, SAMPLES, PATCHES, PATCH = 100.0, 600, 60, 10

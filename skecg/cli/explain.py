@@ -1,0 +1,75 @@
+"""``skecg explain``: what a fitted model's probability for a recording rests on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skecg.cli.console import Verbs
+from skecg.errors import ParameterError
+
+if TYPE_CHECKING:
+    from skecg.evaluation.occlusion import Explanation
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+Explain the probability that a model of `skecg fit` has for a recording: how far its log-odds fall when a phase of all
+beats, or a whole lead, is hidden. Above 0 speaks for the class, below 0 against it. With --out this is drawn over the
+ECG, too.
+
+How faithful phases, leads and pieces are was measured; see the page "What a probability rests on". Research use only.
+"""
+_PIECE_SECONDS = 0.4
+_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Describe the verb."""
+    parser = verbs.add_parser(
+        "explain",
+        help="show what a fitted model's probability for a recording rests on",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="folder that `skecg fit` wrote")
+    parser.add_argument("record", metavar="RECORD", help="file or record name")
+    parser.add_argument("--class", dest="target", metavar="C", help="class or label (default: the most probable)")
+    parser.add_argument("--out", "-o", type=Path, metavar="FILE", help=".png, .svg or .pdf")
+    parser.add_argument(
+        "--of", default="phases", metavar="WHAT", help="what is drawn: phases (default), leads or pieces (of 0.4 s)"
+    )
+    parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, cuda:1")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Explain, print and draw."""
+    from skecg.evaluation.occlusion import explain
+    from skecg.tabular.model import read_model
+    from skecg.validation import check_choice
+
+    out: Path | None = arguments.out
+    if out is not None and out.suffix.lower() not in _SUFFIXES:
+        raise ParameterError(f"Got --out {str(out)!r}, expected a name that ends in {', '.join(_SUFFIXES)}.")
+    check_choice("of", arguments.of, ("phases", "leads", "pieces"))
+    classifier = read_model(arguments.model).classifier(device=arguments.device)
+    record = classifier.read(arguments.record)
+    # Pieces are most of the work; where none are drawn, they are as long as can be.
+    seconds = _PIECE_SECONDS if arguments.of == "pieces" else record.n_samples / record.sampling_rate
+    found = explain(classifier, record, arguments.target, piece_seconds=seconds)
+    print(_in_words(found))
+    if out is not None:
+        found.plot(arguments.of).figure.savefig(out)
+    return 0
+
+
+def _in_words(found: Explanation) -> str:
+    from skecg.evaluation.occlusion import PHASES
+
+    lines = [f"{found.record.name}: {found.target}, probability {found.probability:.3f}"]
+    for title, names, falls in (("phase", PHASES, found.phases), ("lead", found.record.leads, found.leads)):
+        lines.append(f"{title:<8}log-odds fall by")
+        lines += [f"{name:<8}{fall:+.2f}" for name, fall in zip(names, falls, strict=True)]
+    return "\n".join(lines)
