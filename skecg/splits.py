@@ -241,13 +241,19 @@ def _labels_of_patients(has: NDArray[np.bool_], member: NDArray[np.intp]) -> NDA
 
 def patient_folds(patients: NDArray[np.generic], n_folds: int, seed: int) -> NDArray[np.int64]:
     """Return the fold (from 0) of each record's patient; folds hold equally many patients, or one more."""
-    names, index = np.unique(patients, return_inverse=True)
+    names, index = _names_for_folds(patients, n_folds)
+    return (np.random.default_rng(seed).permutation(len(names)) % n_folds)[index]
+
+
+def _names_for_folds(patients: ArrayLike, n_folds: int) -> tuple[NDArray[np.generic], NDArray[np.intp]]:
+    """Return the patients' names, and each record's place among them, or raise where they are fewer than the folds."""
+    names, index = np.unique(np.asarray(patients), return_inverse=True)
     if len(names) < n_folds:
         raise ParameterError(
             f"Got {len(names)} patients for {n_folds} folds, expected a patient for each. Take fewer folds or more "
             "patients."
         )
-    return (np.random.default_rng(seed).permutation(len(names)) % n_folds)[index]
+    return names, index
 
 
 def stratified_patient_folds(patients: ArrayLike, labels: ArrayLike, n_folds: int, seed: int = 0) -> NDArray[np.int64]:
@@ -272,12 +278,7 @@ def stratified_patient_folds(patients: ArrayLike, labels: ArrayLike, n_folds: in
         When there are fewer patients than folds.
     """
     check_integer("n_folds", n_folds, 2)
-    names, index = np.unique(np.asarray(patients), return_inverse=True)
-    if len(names) < n_folds:
-        raise ParameterError(
-            f"Got {len(names)} patients for {n_folds} folds, expected a patient for each. Take fewer folds or more "
-            "patients."
-        )
+    names, index = _names_for_folds(patients, n_folds)
     has, rng = _labels_of_patients(np.asarray(labels) != 0, index), np.random.default_rng(seed)
     folds = np.full(len(names), n_folds - 1, dtype=np.int64)
     left = rng.permutation(len(names))

@@ -230,8 +230,7 @@ def _values_of(windows: Windows | WindowsOnDevice, rows: NDArray[np.intp], n_sam
 
 
 def _device_of(encoder: Encoder) -> torch.device:
-    # An encoder that is a graph has buffers alone.
-    # One without any tensor is wherever its windows are.
+    # An encoder that is a graph has buffers alone; one without any tensor computes on the CPU.
     first = next(chain(encoder.parameters(), encoder.buffers()), None)
     return torch.device("cpu") if first is None else first.device
 

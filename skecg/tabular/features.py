@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from skecg.datasets.tables import LABEL_SEPARATOR
 from skecg.embedder import JEPAEmbedder
 from skecg.errors import LeakageWarning, ParameterError, SkecgWarning, user_stacklevel
-from skecg.tabular.table import CLASSES, RecordTable
+from skecg.tabular.table import RecordTable
 
 __all__ = ["embed_table"]
 
@@ -38,31 +38,16 @@ def embed_table(table: RecordTable, embedder: JEPAEmbedder) -> tuple[RecordTable
         When equal recordings have different labels.
     """
     # Before embedding, which may take hours, and after it, when records without features are gone.
-    _check_learnable(table)
+    table.check_learnable()
     features = embedder.fit_transform(table.paths)
     good = np.isfinite(features).all(axis=1)
     reasons = list(embedder.bad_records_.values())
     used = table.select(good, f"no features (the first: {reasons[0]})" if reasons else "no features")
     if not len(used):
         raise ParameterError(f"Got {table.name!r}, of which no record can be embedded. The first: {reasons[0]}")
-    _check_learnable(used)
+    used.check_learnable()
     _warn_of_equal_recordings(used, features[good])
     return used, features[good]
-
-
-def _check_learnable(table: RecordTable) -> None:
-    """Raise where no two classes have two patients each, so that nothing can be learned of some and told of others."""
-    target = table.target
-    if target is None or target.kind != CLASSES:
-        return
-    there = [name for k, name in enumerate(target.classes) if (target.y == k).any()]
-    lonely = table.of_one_patient()
-    if len(there) - len(lonely) < 2:
-        raise ParameterError(
-            f"Got the column {target.name!r} with {len(there) - len(lonely)} classes that more than one patient has, "
-            f"expected two or more. Of one patient only: {', '.join(lonely[:5]) or 'none'}. Add patients, or leave the "
-            "group column out if it is wrong."
-        )
 
 
 def _warn_of_equal_recordings(table: RecordTable, features: NDArray[np.float32]) -> None:

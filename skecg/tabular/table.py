@@ -155,6 +155,20 @@ class RecordTable:
         has = target.y[:, None] == np.arange(len(target.classes)) if target.kind == CLASSES else target.y == 1
         return [name for name, of in zip(target.classes, has.T, strict=True) if len(set(self.groups[of].tolist())) == 1]
 
+    def check_learnable(self) -> None:
+        """Raise where no two classes have two patients each: nothing could be learned of some and told of others."""
+        target = self.target
+        if target is None or target.kind != CLASSES:
+            return
+        lonely = self.of_one_patient()
+        n_shared = len(np.unique(target.y)) - len(lonely)
+        if n_shared < 2:
+            raise ParameterError(
+                f"Got the column {target.name!r} with {n_shared} classes that more than one patient has, expected two "
+                f"or more. Of one patient only: {', '.join(lonely[:_NAMED]) or 'none'}. Add patients, or leave the "
+                "group column out if it is wrong."
+            )
+
     def select(self, keep: NDArray[np.bool_], reason: str) -> RecordTable:
         """Return the records that are kept, and count the others as left out for a reason."""
         kept = np.flatnonzero(keep)
