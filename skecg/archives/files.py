@@ -245,10 +245,13 @@ def read_features(path: Path) -> tuple[NDArray[np.float32], list[str]]:
         if features.ndim != 2 or len(features) != len(paths) or features.dtype.kind != "f":
             raise ValueError(f"features {features.shape} of {len(paths)} paths")
     # What a damaged Parquet file raises is one of these, too.
-    except (OSError, ValueError, KeyError, EOFError, TypeError, csv.Error, zipfile.BadZipFile) as error:
+    except (
+        *(OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError),
+        *(csv.Error, zipfile.BadZipFile),
+    ) as error:
         raise ParameterError(
-            f"Got {str(path)!r}, which is no file of features ({type(error).__name__}); expected an .npz, .csv or "
-            ".parquet file that `skecg embed` wrote."
+            f"Got {str(path)!r}, which is no file of features ({type(error).__name__}: {error}); expected an .npz, "
+            ".csv or .parquet file that `skecg embed` wrote."
         ) from error
     return features, paths
 
@@ -270,7 +273,7 @@ def _read_csv(path: Path) -> tuple[NDArray[np.float32], list[str]]:
         first, *names = next(rows, [""])
         # Or a table with numbers before the paths would be read with those for names.
         if first != "path" or not names:
-            raise KeyError("path")
+            raise ValueError(f"the first column is {first!r}, not 'path', or there is no other")
         paths, features = [], []
         for name, *cells in rows:
             # Names that a spreadsheet would run were quoted.

@@ -135,7 +135,7 @@ def embed_archive(arguments: argparse.Namespace, archive: Archive) -> int:
         say(f"interrupted. Give the same command again to continue; what is done is in {str(folder.folder)!r}.")
         return 130
     finally:
-        # Closes the connection to the cluster, also on Ctrl-C: otherwise its tasks would go on for nobody.
+        # Closes the connection to the cluster, also on Ctrl-C: otherwise its tasks would run on.
         results.close()
     return _give_up(lost, folder) if lost else _finish(folder, plan, share)
 

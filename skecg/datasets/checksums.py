@@ -63,7 +63,7 @@ class Verified:
         self.folder = folder
         self._lock = threading.Lock()
         self._known: dict[str, list[int]] = {}
-        # A damaged note costs a second look at the files and nothing else.
+        # Where the note is damaged, files are digested again; nothing else depends on it.
         with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
             known = json.loads((folder / self.FILE).read_text(encoding="utf-8"))
             self._known = {str(name): list(state) for name, state in known["files"].items()}

@@ -85,7 +85,7 @@ def draw_beats(rng: np.random.Generator, rhythm: str, heart_rate: float, duratio
     # The action potential remembers: it follows the mean interval more than the last one.
     governing = 0.75 * mean_rr + 0.25 * np.minimum(previous, 1.5 * mean_rr)
     breath_hz, breath_phase = rng.uniform(0.2, 0.3), rng.uniform(0.0, 2 * np.pi)
-    # Breathing turns the heart a little, and QRS complexes wax and wane with it.
+    # Breathing turns the heart's axis a little, which makes QRS complexes larger and smaller.
     gains = 1.0 + 0.03 * np.cos(2 * np.pi * breath_hz * seconds + breath_phase)
     return Beats(seconds, governing, gains, ectopic)
 

@@ -105,7 +105,7 @@ def encode_windows(
         encoding.pooling, encoder.config, resolve_layers(encoding.layers, len(encoder.config.stages))
     )
     features = np.empty((len(windows.values), n_features), dtype=np.float32)
-    # Closed also when an error ends the loop, or threads would go on encoding for nobody.
+    # Closed also when an error ends the loop, or threads would encode on.
     with contextlib.closing(_run(replicas, windows, encoding, pool)) as batches:
         for rows, pooled in batches:
             features[rows] = pooled

@@ -298,7 +298,9 @@ class ObjectFeatures:
         try:
             features: Any = transformer.transform(records)
             if isinstance(features, torch.Tensor):
-                features = features.detach().cpu().double()
+                features = features.detach().cpu()
+                # NumPy has no bfloat16; booleans and complex numbers stay what they are, to be refused.
+                features = features.double() if features.is_floating_point() else features
             return np.asarray(features)
         except SkecgError:
             raise

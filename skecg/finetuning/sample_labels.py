@@ -295,7 +295,7 @@ class View:
         values_BLT = values_BLT[:, :, self.span(values_BLT.shape[2], patch_samples)]
         n_windows, n_leads, n_samples = values_BLT.shape
         gain = np.exp(rng.normal(0.0, _GAIN_SPREAD, (n_windows, 1, 1)))
-        # One breath for all leads, seen by each in its own phase.
+        # Breathing has one rate in all leads, and in each another phase.
         hertz, phase = rng.uniform(*_WANDER_HZ, (n_windows, 1, 1)), rng.uniform(0, 2 * np.pi, (n_windows, n_leads, 1))
         size = rng.exponential(_WANDER, (n_windows, n_leads, 1))
         wander = size * np.sin(2 * np.pi * hertz * np.arange(n_samples) / sampling_rate + phase)

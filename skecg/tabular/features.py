@@ -41,10 +41,10 @@ def embed_table(table: RecordTable, embedder: JEPAEmbedder) -> tuple[RecordTable
     table.check_learnable()
     features = embedder.fit_transform(table.paths)
     good = np.isfinite(features).all(axis=1)
-    reasons = list(embedder.bad_records_.values())
-    used = table.select(good, f"no features (the first: {reasons[0]})" if reasons else "no features")
+    first = next(iter(embedder.bad_records_.values()), "the encoder gave numbers that are not finite")
+    used = table.select(good, f"no features (the first: {first})")
     if not len(used):
-        raise ParameterError(f"Got {table.name!r}, of which no record can be embedded. The first: {reasons[0]}")
+        raise ParameterError(f"Got {table.name!r}, of which no record can be embedded. The first: {first}")
     used.check_learnable()
     _warn_of_equal_recordings(used, features[good])
     return used, features[good]

@@ -43,6 +43,8 @@ KINDS = (CLASSES, LABELS, NUMBERS)
 _YES_NO = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
 # More numbers than these are no codes of classes, where of a hundred cells at most five are none.
 _MOST_CODES, _FEW = 10, 0.05
+# More values than this share of the records are names of records, not classes.
+_MOST_CLASSES = 0.8
 # What columns of patients are called.
 _WHOSE = frozenset({"patient", "patient_id", "patientid", "subject", "subject_id", "person_id"})
 # Of rows that are left out, so many are named.
@@ -242,7 +244,8 @@ def read_record_table(
         When a Parquet file is to be read and pyarrow is not installed.
     """
     columns, folder, name = read_columns(table)
-    _check_names([path_column, *label_columns, *([] if group_column is None else [group_column])])
+    # Recordings as their own groups are the rule without a column of groups, so that column may be named as both.
+    _check_names([path_column, *label_columns, *([] if group_column in (None, path_column) else [str(group_column)])])
     written = _column(columns, path_column, "--path-column")
     cells = [_column(columns, label, "--label-column") for label in label_columns]
     who = None if group_column is None else _column(columns, group_column, "--group-column")
@@ -337,7 +340,10 @@ def _check_names(names: Sequence[str]) -> None:
     """Raise for a column that is asked for as two things: a label that is known from the path is none."""
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise ParameterError(f"Got the column {twice[0]!r} for two things, expected others for each. Name it once.")
+        raise ParameterError(
+            f"Got the column {twice[0]!r} as two of --path-column, --label-column and --group-column, "
+            "expected a column of its own for each."
+        )
 
 
 def _column(columns: Columns, name: str, option: str) -> list[str | None]:
@@ -394,7 +400,7 @@ def _check_plain(name: str, texts: list[str]) -> None:
             f"Got the column {name!r} with {odd!r} among numbers, expected numbers such as 60.5, or classes. Correct "
             f"or empty the cell; or pass --kind {CLASSES}."
         )
-    if len(values) > max(_MOST_CODES, len(texts) / 2):
+    if len(values) > max(_MOST_CODES, _MOST_CLASSES * len(texts)):
         raise ParameterError(
             f"Got the column {name!r} with {len(values)} classes of {len(texts)} records, expected classes that "
             f"several records have. Name another column; or pass --kind {CLASSES}."

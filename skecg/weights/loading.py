@@ -141,6 +141,8 @@ def save_encoder(
     WeightsFormatError
         When the encoder and the input specification do not fit each other.
     """
+    import torch
+
     if not isinstance(encoder, Encoder) and callable(getattr(encoder, "state_dict", None)):
         raise ParameterError(
             f"Got encoder of type {type(encoder).__name__}, a module that skecg cannot build again. Derive it from "
@@ -157,12 +159,14 @@ def save_encoder(
             f"Got an encoder of type {type(encoder).__name__} without a configuration, by which it could be built "
             "again. Call super().__init__(config) in its __init__."
         )
-    # A class of one's own may have one of skecg's configurations, of which a folder builds skecg's own encoder.
-    if provider_of(encoder.config) or provider_of(encoder):
-        check_rebuilt(encoder)
-    info = write_weights(folder, encoder, spec, pooling, provenance)
-    # Of what was written, not of what was passed: an encoder in training mode or in half precision gives other numbers.
-    write_golden(info, read_state(info))
+    # Modules that are built here draw random weights; who saves in the middle of a training draws on as before.
+    with torch.random.fork_rng(devices=[]):
+        # A class of one's own may have one of skecg's configurations, of which a folder builds skecg's own encoder.
+        if provider_of(encoder.config) or provider_of(encoder):
+            check_rebuilt(encoder)
+        info = write_weights(folder, encoder, spec, pooling, provenance)
+        # Of what was written, not of what was passed: one in training mode or in half precision gives other numbers.
+        write_golden(info, read_state(info))
     write_card(info)
 
 

@@ -331,7 +331,7 @@ def test_a_model_that_was_altered_is_refused(fit: Run, run: Run, rows: Any, caps
         (["--label-column", "beat", "--folds", "1"], "--folds=1"),
         (["--label-column", "beat", "--method", "svm"], "expected one of 'probe', 'finetune'"),
         (["--label-column", "beat", "--folds", "40"], "30 patients for 40 folds"),
-        (["--label-column", "beat", "--group-column", "beat"], "'beat' for two things"),
+        (["--label-column", "beat", "--group-column", "beat"], "'beat' as two of"),
         (["--label-column", "beat", "--group-column", "wide"], "Of one patient only: lbbb, normal"),
     ],
 )

@@ -47,6 +47,8 @@ empty = Wrong(lambda records: np.zeros((len(records), 0)))
 uneven = Wrong(lambda records: [[0.0] * (1 + number % 2) for number in range(len(records))])
 breaks = Wrong(lambda records: 1 / 0)
 tensor = Wrong(lambda records: torch.full((len(records), 2), 0.5, dtype=torch.bfloat16, requires_grad=True))
+yes_or_no = Wrong(lambda records: torch.ones((len(records), 2), dtype=torch.bool))
+spectrum = Wrong(lambda records: torch.ones((len(records), 2), dtype=torch.complex64))
 
 
 def complain(records):
@@ -113,7 +115,9 @@ def test_a_module_that_is_not_there_is_refused(tmp_path: Path) -> None:
         standard_sources(["no_such_module:x"], tmp_path)
 
 
-@pytest.mark.parametrize("attribute", ["Wrong", "ragged", "missing", "words", "wide", "line", "empty"])
+@pytest.mark.parametrize(
+    "attribute", ["Wrong", "ragged", "missing", "words", "wide", "line", "empty", "yes_or_no", "spectrum"]
+)
 def test_what_is_no_row_of_numbers_for_each_record_is_refused(module: str, attribute: str) -> None:
     with pytest.raises(ShapeError, match="one row for each record"):
         ObjectFeatures("theirs", f"{module}:{attribute}").features(small_set())

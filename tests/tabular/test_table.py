@@ -220,8 +220,10 @@ def test_a_column_is_one_thing() -> None:
         {"label_columns": ["path"]},
         {"label_columns": ["x"], "group_column": "x"},
     ):
-        with pytest.raises(ParameterError, match="for two things"):
+        with pytest.raises(ParameterError, match="as two of --path-column"):
             read_record_table(frame, check_files=False, **options)  # type: ignore[arg-type]
+    by_path = read_record_table(frame, label_columns=["x"], group_column="path", check_files=False)
+    assert len(set(by_path.groups)) == len(by_path)
 
 
 @pytest.mark.parametrize(

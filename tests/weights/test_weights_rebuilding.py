@@ -160,10 +160,11 @@ def test_values_that_a_file_can_hold_come_back_in_the_configuration(more: Any, t
 def test_a_module_in_training_is_saved_as_it_is_in_evaluation_and_goes_on_training(tmp_path: Path) -> None:
     encoder = encoder_of("statistics").train()
     encoder.dropped.eval()
-    statistics = encoder.norm.running_mean.clone()
+    statistics, drawn = encoder.norm.running_mean.clone(), torch.get_rng_state()
     save_encoder(tmp_path / "w", encoder, SPEC)
     assert [module.training for module in (encoder, encoder.norm, encoder.dropped)] == [True, True, False]
     assert torch.equal(encoder.norm.running_mean, statistics)
+    assert torch.equal(torch.get_rng_state(), drawn), "training draws on as if nothing had been saved"
     np.testing.assert_allclose(features_of(load_encoder(tmp_path / "w")[0]), features_of(encoder.eval()), atol=1e-6)
 
 
