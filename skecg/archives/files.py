@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from skecg.errors import MissingDependencyError, ParameterError
+from skecg.errors import InputError, MissingDependencyError, ParameterError
 from skecg.io.files import replacing
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def read_features(path: Path) -> tuple[NDArray[np.float32], list[str]]:
     try:
         features, paths = _FEATURE_READERS.get(suffix, _read_npz)(path)
         if features.ndim != 2 or len(features) != len(paths) or features.dtype.kind != "f":
-            raise ValueError(f"features {features.shape} of {len(paths)} paths")
+            raise InputError(f"features {features.shape} of {len(paths)} paths")
     # What a damaged Parquet file raises is one of these, too.
     except (
         *(OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError),
@@ -273,7 +273,7 @@ def _read_csv(path: Path) -> tuple[NDArray[np.float32], list[str]]:
         first, *names = next(rows, [""])
         # Or a table with numbers before the paths would be read with those for names.
         if first != "path" or not names:
-            raise ValueError(f"the first column is {first!r}, not 'path', or there is no other")
+            raise InputError(f"the first column is {first!r}, not 'path', or there is no other")
         paths, features = [], []
         for name, *cells in rows:
             # Names that a spreadsheet would run were quoted.

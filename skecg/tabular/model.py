@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.embedder import JEPAEmbedder
-from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
+from skecg.errors import DamagedWeightsError, InputError, ParameterError, WeightsFormatError, WeightsNotFoundError
 from skecg.evaluation.protocols import PooledProbe
 from skecg.finetuning.classifier import FineTunedClassifier
 from skecg.finetuning.regressor import FineTunedRegressor
@@ -379,7 +379,7 @@ def _restored(values: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: 
     thresholds = [np.nan if value is None else float(value) for value in values["thresholds"]]
     _check_whole(values, probe, len(thresholds), novelty.n_features_in_)
     if strange := sorted(set(values["encoder"]["parameters"]) - set(_OF_ENCODER)):
-        raise ValueError(f"the encoder has the parameter {strange[0]!r}")
+        raise InputError(f"the encoder has the parameter {strange[0]!r}")
     return FittedModel(
         method=values["method"],
         kind=values["kind"],
@@ -404,23 +404,23 @@ def _check_whole(
     """Raise ValueError where the parts of a model do not belong together."""
     kind, classes, labels = values["kind"], values["classes"], values["labels"]
     if values["method"] not in METHODS or kind not in (CLASSES, LABELS, NUMBERS):
-        raise ValueError(f"method {values['method']!r} and kind {kind!r} are not known")
+        raise InputError(f"method {values['method']!r} and kind {kind!r} are not known")
     if not all(isinstance(name, str) for name in (values["target"], *classes, *labels)):
-        raise ValueError("names of classes and labels are no text")
+        raise InputError("names of classes and labels are no text")
     n_labels = len(classes) - 1 if kind == CLASSES and len(classes) == 2 else len(classes)
     if (len(classes) < 2 and kind == CLASSES) or (not classes) != (kind == NUMBERS) or len(set(classes)) < len(classes):
-        raise ValueError(f"{len(classes)} classes are not those of the kind {kind!r}")
+        raise InputError(f"{len(classes)} classes are not those of the kind {kind!r}")
     if not len(labels) == n_thresholds == n_labels:
-        raise ValueError(
+        raise InputError(
             f"{len(classes)} classes, {len(labels)} labels and {n_thresholds} thresholds do not go together"
         )
     if values["method"] != PROBE:
         return
     shape = (max(1, n_labels), n_features)
     if probe["coef"].shape != shape or probe["intercept"].shape != shape[:1] or probe["mean"].shape != shape[1:]:
-        raise ValueError(f"regressions of shape {probe['coef'].shape}, expected {shape}")
+        raise InputError(f"regressions of shape {probe['coef'].shape}, expected {shape}")
     if not all(np.isfinite(probe[name]).all() for name in ("coef", "intercept", "mean")):
-        raise ValueError("what was fitted is not finite")
+        raise InputError("what was fitted is not finite")
 
 
 def _network(kind: str, folder: Path) -> FineTunedClassifier | FineTunedRegressor:
