@@ -26,6 +26,7 @@ from skecg.hub.results import read_scores, registry_entry
 from skecg.validation import check_choice
 from skecg.weights import WeightsInfo, read_info, save_encoder
 from skecg.weights.card import card_text
+from skecg.weights.folder import DIRECTIONS_NAME
 
 if TYPE_CHECKING:
     from skecg.encoders import Encoder
@@ -197,8 +198,6 @@ _PACKAGE = Path(skecg.__file__).parent
 
 
 _FILES = ("config.json", "model.safetensors", "golden.safetensors", "training_config.json")
-# What `skecg.weights.write_directions` adds where features were at hand.
-_DIRECTIONS = "directions.safetensors"
 
 
 _CURVES = "curves.png"
@@ -236,7 +235,7 @@ def bundle(
     name = str(info.provenance["name"])
     folder = package / "pretrained" / name
     folder.mkdir(parents=True, exist_ok=True)
-    for file in (*_FILES, *([_DIRECTIONS] if info.directions_sha256 else [])):
+    for file in (*_FILES, *([DIRECTIONS_NAME] if info.directions_sha256 else [])):
         shutil.copyfile(weights / file, folder / file)
     inspect_run(run, folder / _CURVES)
     (folder / "README.md").write_text(_card(read_info(folder), name, evaluations, notes), encoding="utf-8")

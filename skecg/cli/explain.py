@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,9 @@ def _in_words(found: Explanation) -> str:
 
     lines = [f"{found.record.name}: {found.target}, probability {found.probability:.3f}"]
     for title, names, falls in (("phase", PHASES, found.phases), ("lead", found.record.leads, found.leads)):
+        if math.isnan(falls[0]):
+            lines.append("No beat was found, so that no phase could be hidden.")
+            continue
         lines.append(f"{title:<8}log-odds fall by")
         lines += [f"{name:<8}{fall:+.2f}" for name, fall in zip(names, falls, strict=True)]
     return "\n".join(lines)

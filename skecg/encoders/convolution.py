@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skecg.encoders.linear import can_multiply_bfloat16
+from skecg.encoders.linear import can_multiply_bfloat16, replace_layers_
 
 __all__ = ["CentredConvolution", "PackedConvolution", "pack_convolutions_"]
 
@@ -114,10 +114,13 @@ def pack_convolutions_(module: nn.Module, precision: str) -> None:
         What the layers will be asked to compute in, ever.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    for parent in list(module.modules()):
-        for name, layer in parent.named_children():
-            if isinstance(layer, CentredConvolution) and layer.weight.dtype == torch.float32 and _can_pack(dtype):
-                setattr(parent, name, PackedConvolution(layer, dtype))
+
+    def packed(layer: nn.Module) -> nn.Module | None:
+        if isinstance(layer, CentredConvolution) and layer.weight.dtype == torch.float32 and _can_pack(dtype):
+            return PackedConvolution(layer, dtype)
+        return None
+
+    replace_layers_(module, packed)
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "has_faster_products",
     "linear",
     "pack_linear_layers_",
+    "replace_layers_",
 ]
 
 
@@ -232,10 +234,17 @@ def pack_linear_layers_(module: nn.Module, precision: str) -> None:
         What the layers will be asked to compute in, ever.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    replace_layers_(
+        module, lambda layer: PackedLinear(layer, dtype) if isinstance(layer, Linear) and _gains(layer, dtype) else None
+    )
+
+
+def replace_layers_(module: nn.Module, substitute: Callable[[nn.Module], nn.Module | None]) -> None:
+    """Put what `substitute` makes of a layer in its place, at any depth; where it returns None, the layer stays."""
     for parent in list(module.modules()):
         for name, layer in parent.named_children():
-            if isinstance(layer, Linear) and _gains(layer, dtype):
-                setattr(parent, name, PackedLinear(layer, dtype))
+            if (other := substitute(layer)) is not None:
+                setattr(parent, name, other)
 
 
 def _gains(layer: Linear, dtype: torch.dtype) -> bool:

@@ -204,7 +204,7 @@ def _hidden(record: ECGRecord, cuts: NDArray[np.int64]) -> Iterator[ECGRecord]:
 def _without_phases(record: ECGRecord) -> Iterator[ECGRecord]:
     """Yield the record without each phase of all beats in all leads; nothing where no beat was found."""
     spans = _phase_spans(record)
-    before = round(_LEVEL_SECONDS * record.sampling_rate)
+    before = max(1, round(_LEVEL_SECONDS * record.sampling_rate))
     for hidden in range(len(PHASES)) if spans else []:
         signal = record.signal.copy()
         for phase, peak, span in spans:

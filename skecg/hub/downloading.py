@@ -13,15 +13,7 @@ from skecg.errors import ParameterError
 from skecg.hub.cards import card_pictures
 from skecg.io.files import sha256_of
 from skecg.weights.fetching import fetch_optional
-from skecg.weights.folder import (
-    CONFIG_NAME,
-    DIRECTIONS_NAME,
-    GOLDEN_NAME,
-    MODEL_NAME,
-    SIGNATURE_NAME,
-    TRAINING_CONFIG,
-    read_state,
-)
+from skecg.weights.folder import CONFIG_NAME, MODEL_NAME, OPTIONAL_FILES, read_state
 from skecg.weights.registry import find_weights, repository_of
 
 if TYPE_CHECKING:
@@ -29,16 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Download", "copy_weights", "download"]
 
-_WANTED = (
-    CONFIG_NAME,
-    MODEL_NAME,
-    DIRECTIONS_NAME,
-    GOLDEN_NAME,
-    "README.md",
-    "LICENSE",
-    TRAINING_CONFIG,
-    SIGNATURE_NAME,
-)
+_WANTED = (CONFIG_NAME, MODEL_NAME, "README.md", *OPTIONAL_FILES)
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,9 @@ from skecg.hub.results import EvaluatedScore, read_scores, result_files
 from skecg.hub.uploading import Publication, plan, upload
 from skecg.weights.folder import (
     CONFIG_NAME,
-    DIRECTIONS_NAME,
     GOLDEN_NAME,
     MODEL_NAME,
-    SIGNATURE_NAME,
+    OPTIONAL_FILES,
     TRAINING_CONFIG,
     read_info,
     read_state,
@@ -232,14 +231,7 @@ def _files(
 ) -> dict[str, bytes]:
     """Return every file of the commit, by its path there."""
     files = {name: (info.folder / name).read_bytes() for name in (CONFIG_NAME, MODEL_NAME)}
-    for name in (
-        DIRECTIONS_NAME,
-        GOLDEN_NAME,
-        TRAINING_CONFIG,
-        SIGNATURE_NAME,
-        "LICENSE",
-        *card_pictures(info.folder / "README.md"),
-    ):
+    for name in (*OPTIONAL_FILES, *card_pictures(info.folder / "README.md")):
         if (info.folder / name).is_file():
             files[name] = (info.folder / name).read_bytes()
     # Somebody's own text goes before ours.

@@ -12,6 +12,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,8 +20,11 @@ from sklearn.preprocessing import StandardScaler
 
 from skecg.encoders.pooling import n_encoder_features
 from skecg.errors import DamagedWeightsError, ParameterError
-from skecg.io.files import sha256_of
+from skecg.io.files import replacing, sha256_of
 from skecg.weights.folder import CONFIG_NAME, DIRECTIONS_NAME, WeightsInfo, load_tensors, read_info, save_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Directions", "read_directions", "write_directions"]
 
@@ -99,7 +103,7 @@ def write_directions(folder: str | Path, features: ArrayLike) -> WeightsInfo:
     Raises
     ------
     ParameterError
-        When the features are not finite, or not those of these weights.
+        When the features are not finite, not those of these weights, or the same for all records.
 
     Examples
     --------
@@ -117,19 +121,37 @@ def write_directions(folder: str | Path, features: ArrayLike) -> WeightsInfo:
             f"expected finite ones (n_records, {n_features}) of at least two records."
         )
     scaler = StandardScaler().fit(table)
-    components = _components(scaler.transform(table)) / scaler.scale_
-    # A step of half precision moves a feature by less than a thousandth of itself, and halves the file.
-    tensors = {"mean": torch.from_numpy(scaler.mean_).float(), "components": torch.from_numpy(components).half()}
+    # What never changed has a part of 1e-16 in the directions, by rounding, and would have it of any new value.
+    components = torch.from_numpy(_components(scaler.transform(table)) / scaler.scale_ * (scaler.var_ > 0))
+    if not len(components):
+        raise ParameterError(f"Got {len(table)} rows of the same features, expected those of different recordings.")
+    tensors = {"mean": torch.from_numpy(scaler.mean_).float(), "components": _halved(components)}
     save_tensors(info.folder / DIRECTIONS_NAME, tensors, {"records": str(len(table))})
     path = info.folder / CONFIG_NAME
     config = json.loads(path.read_text(encoding="utf-8"))
     config["directions_sha256"] = digest = sha256_of(info.folder / DIRECTIONS_NAME)
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # Last, and whole: should this be interrupted, the former configuration names another digest, and reading says so.
+    with replacing(path) as file:
+        file.write((json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
     return dataclasses.replace(info, directions_sha256=digest)
 
 
+def _halved(components_KD: Tensor) -> Tensor:
+    """Return components in half precision, in half the space, where that keeps each feature's to a thousandth.
+
+    Features that are very large or very small have components that half precision makes 0 or infinite.
+    """
+    half = components_KD.half()
+    error = (half.double() - components_KD).abs().amax(dim=0)
+    return half if bool((error <= 1e-3 * components_KD.abs().amax(dim=0)).all()) else components_KD.float()
+
+
 def _components(scaled_RD: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the directions, each with the sign that makes its largest entry positive, as on every machine."""
-    _, _, components_KD = np.linalg.svd(scaled_RD, full_matrices=False)
+    """Return the directions, each with the sign that makes its largest entry positive, as on every machine.
+
+    Directions along which no record differs are anybody's choice, and left out.
+    """
+    _, deviations, components_KD = np.linalg.svd(scaled_RD, full_matrices=False)
+    components_KD = components_KD[deviations > 1e-9 * np.sqrt(scaled_RD.size)]
     largest = np.abs(components_KD).argmax(axis=1)
     return np.asarray(components_KD * np.sign(components_KD[np.arange(len(largest)), largest])[:, None])

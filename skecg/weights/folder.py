@@ -38,6 +38,7 @@ __all__ = [
     "FORMAT_VERSION",
     "GOLDEN_NAME",
     "MODEL_NAME",
+    "OPTIONAL_FILES",
     "SIGNATURE_NAME",
     "TRAINING_CONFIG",
     "WeightsInfo",
@@ -188,7 +189,6 @@ def _ordered(content: bytes) -> bytes:
 #: its default, and an older release refuses its name.
 FORMAT_VERSION = 1
 
-
 #: Names of the files of a weights folder.
 CONFIG_NAME, MODEL_NAME, GOLDEN_NAME = "config.json", "model.safetensors", "golden.safetensors"
 # Principal directions of the features, where somebody computed them.
@@ -197,7 +197,8 @@ DIRECTIONS_NAME = "directions.safetensors"
 TRAINING_CONFIG = "training_config.json"
 
 SIGNATURE_NAME = "model.sig"
-
+#: Files that a folder may have beside its configuration and its tensors, and that go where it goes.
+OPTIONAL_FILES = (DIRECTIONS_NAME, GOLDEN_NAME, TRAINING_CONFIG, SIGNATURE_NAME, "LICENSE")
 
 _FIELDS = (
     "skecg_format",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skecg import JEPAEmbedder
+from skecg import JEPAEmbedder, read_record
 from skecg.cli.embed import embed_into
 from skecg.datasets import make_ecg
 from skecg.errors import ParameterError
@@ -135,6 +135,11 @@ def test_a_prediction_is_explained_in_words_and_drawn(fit: Run, run: Run, rows: 
     assert [line.split()[0] for line in lines][:6] == ["phase", "P", "QRS", "ST", "T", "lead"]
     assert len(lines) == 2 + 4 + 12
     assert Path("why.png").stat().st_size > 10_000
+    record = read_record(rows[0] / "r00.npz")
+    drift = np.sin(2 * np.pi * np.arange(record.n_samples) / 250) * np.linspace(0.4, 0.8, 12)[:, None]
+    np.savez("still.npz", signal=drift, sampling_rate=250, leads=np.array(record.leads))
+    assert run("explain", "model", "still.npz") == 0
+    assert "No beat was found, so that no phase could be hidden." in capsys.readouterr().out
     assert run("explain", "model", rows[0] / "r00.npz", "--class", "rbbb") == 2
     assert run("explain", "model", rows[0] / "r00.npz", "--of", "beats") == 2
     assert run("explain", "model", rows[0] / "r00.npz", "--out", "why.txt") == 2

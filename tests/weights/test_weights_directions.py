@@ -58,13 +58,27 @@ def test_the_unit_of_a_feature_does_not_matter(folder: Path) -> None:
 def test_a_feature_that_never_changes_has_no_part(folder: Path) -> None:
     write_directions(folder, FEATURES * (np.arange(16) != 2))
 
-    assert not read_directions(read_info(folder)).components[:15, 2].any()
+    directions = read_directions(read_info(folder))
+    assert len(directions) == 15
+    assert not directions.components[:, 2].any()
 
 
-def test_as_many_directions_as_records_where_these_are_fewer(folder: Path) -> None:
+def test_there_are_as_many_directions_as_records_differ_along(folder: Path) -> None:
     write_directions(folder, FEATURES[:5])
 
-    assert len(read_directions(read_info(folder))) == 5
+    assert len(read_directions(read_info(folder))) == 4
+    with pytest.raises(ParameterError, match="3 rows of the same features"):
+        write_directions(folder, np.repeat(FEATURES[:1], 3, axis=0))
+
+
+def test_features_that_half_precision_cannot_scale_are_kept_in_single_precision(folder: Path) -> None:
+    before = read_directions(read_info(folder)).project(FEATURES.astype(np.float32), 16)
+    for scale in (1e-7, 1e7):
+        scaled = FEATURES * np.where(np.arange(16) == 3, scale, 1)
+        write_directions(folder, scaled)
+        found = read_directions(read_info(folder)).project(scaled.astype(np.float32), 16)
+        np.testing.assert_allclose(found, before, atol=3e-2)
+        assert load_file(folder / "directions.safetensors")["components"].dtype == torch.float32
 
 
 def test_what_is_written_is_what_is_read_and_embeddings_keep_their_keys(folder: Path) -> None:
