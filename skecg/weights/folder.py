@@ -201,14 +201,8 @@ SIGNATURE_NAME = "model.sig"
 OPTIONAL_FILES = (DIRECTIONS_NAME, GOLDEN_NAME, TRAINING_CONFIG, SIGNATURE_NAME, "LICENSE")
 
 _FIELDS = (
-    "skecg_format",
-    "architecture",
-    "input",
-    "encoder",
-    "pooling",
-    "weights_sha256",
-    "directions_sha256",
-    "provenance",
+    *("skecg_format", "architecture", "input", "encoder", "pooling"),
+    *("weights_sha256", "directions_sha256", "provenance"),
 )
 
 
