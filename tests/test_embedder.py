@@ -321,7 +321,7 @@ def test_a_bad_record_keeps_its_row_of_nan_when_features_are_fewer(directed: Pat
         ({"truncate_dim": 0}, "truncate_dim=0, expected an integer of at least 1"),
         ({"truncate_dim": 2.0}, r"truncate_dim=2\.0, expected an integer"),
         ({"truncate_dim": True}, "truncate_dim=True, expected an integer"),
-        ({"truncate_dim": 9}, r"truncate_dim=9, but the weights bring 8 directions\. Choose 1 to 8"),
+        ({"truncate_dim": 8}, r"truncate_dim=8, but the weights bring 7 directions\. Choose 1 to 7"),  # of 8 records
         ({"truncate_dim": 2, "pooling": "max"}, r"pooling='max'.*the weights' directions are of pooling='mean'"),
         ({"truncate_dim": 2, "layer": 0}, r"layers \(0,\), but the weights' directions are of .* the last layer"),
         ({"truncate_dim": 2, "model": "untrained-temporal"}, "'untrained-temporal' bring no principal directions"),
