@@ -52,11 +52,11 @@ def main(arguments: list[str] | None = None) -> None:
             test_fold=given.test_fold,
             cache=cache,
         )
-    print(f"{'features':<10}{'macro AUROC':<24}less than with all")
+    print(f"{'features':<10}{'macro AUROC':<26}less than with all")
     for row in report.rows:
         area = row.largest.macro_auroc
         lost = "" if row.name == "all" else _interval(report.difference("all", row.name, given.fraction))
-        print(f"{row.name:<10}{_interval(area):<24}{lost}")
+        print(f"{row.name:<10}{_interval(area):<26}{lost}")
 
 
 def _interval(value: object) -> str:
