@@ -48,7 +48,7 @@ class PredictorConfig(PlainFields):
 MASK_LAW = 2
 
 #: How masks of slices may be drawn; plug-ins add to it (:func:`pretraining.objectives.masks.register_mask`).
-MASK_KINDS = ["random", "multiblock", "blocks"]
+MASK_KINDS = ["random", "multiblock", "blocks", "crop"]
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,13 @@ class MaskConfig(PlainFields):
 
     Parameters
     ----------
-    kind : {"random", "multiblock", "blocks"} or str
+    kind : {"random", "multiblock", "blocks", "crop"} or str
         Kim's single random slices or several overlapping blocks, one draw for the whole batch; Weimann and Conrad's
-        contiguous blocks, drawn for each record, their total shared by the batch; or that of a plug-in.
+        contiguous blocks, drawn for each record, their total shared by the batch; all but one stretch, drawn for each
+        record, its length shared by the batch; or that of a plug-in.
     low, high : float
         Range that a ratio is drawn from: of slices masked ("random"), of one block's length ("multiblock"), of slices
-        kept ("blocks").
+        kept ("blocks", "crop").
     n_blocks : int
         Blocks of "multiblock".
     last_slice : bool

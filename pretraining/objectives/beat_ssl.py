@@ -320,7 +320,7 @@ class BeatSsl(WithoutTarget):
 
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__()
-        self.objective, dim = _objective(config), config.encoder.dim
+        self.objective, dim = _objective(config), config.encoder.stages[-1].width
         self.context_encoder = build_encoder(config.encoder)
         self.view_maker = ViewMaker(config.input.leads, self.objective.vcg, config.input.clip)
         self.rhythm_projector = _projector(dim, dim, self.objective.projected_dim)

@@ -209,7 +209,7 @@ class Jepa(Objective):
         self.predictor = build_predictor(config).requires_grad_(self.weights.predict_weight > 0)
         # What is described from is pooled as the features are, but never to less than mean and deviation.
         pooling = config.pooling if config.pooling == "mean+std+max" else "mean+std"
-        self.describer = Describer(config.encoder.dim, pooling) if self.weights.describe_weight else None
+        self.describer = Describer(config.encoder.stages[-1].width, pooling) if self.weights.describe_weight else None
         # A copy, not a second draw: both begin as one, as both published systems do.
         self.target_encoder: Encoder = copy.deepcopy(self.context_encoder).requires_grad_(False)
 

@@ -161,7 +161,7 @@ def mae_flops(encoder: MultiscaleConfig, decoder: PredictorConfig, visible_token
     """
     n_tokens = encoder.lead_groups * encoder.n_patches
     samples = encoder.n_leads // encoder.lead_groups * encoder.patch_samples
-    edges = 2 * decoder.dim * (encoder.dim * visible_tokens + samples * n_tokens)
+    edges = 2 * decoder.dim * (encoder.stages[-1].width * visible_tokens + samples * n_tokens)
     block = block_flops(decoder.dim, int(decoder.dim * decoder.mlp_ratio), n_tokens)
     decoded = edges + n_tokens * decoder.depth * block
     return 3 * (encoder.flops(visible_tokens / encoder.lead_groups) + decoded)

@@ -141,10 +141,12 @@ def draw_seen(n_patches: int, share: float, positions: range, *, seed: int, step
 def _draw(config: MaskConfig, n_patches: int, positions: range, key: tuple[int, int, int]) -> Masks:
     if config.kind in _REGISTERED:
         return _as_masks(_REGISTERED[config.kind](config, n_patches, positions, key))
-    if config.kind == "blocks":
+    if config.kind in ("blocks", "crop"):
         shared = np.random.default_rng([*key, 0])
         # Shared by the batch, as published: rows with as many tokens make one tensor without padding.
         num_keep = math.ceil(shared.uniform(config.low, config.high) * n_patches)
+        if config.kind == "crop":
+            return _as_masks(_draw_crops(n_patches, num_keep, positions, key))
         return _as_masks(_draw_blocks(n_patches, num_keep, config.min_block, positions, key))
     # torch's numbers, because Kim's masks are tested against his own, which torch drew.
     generator = torch.Generator().manual_seed(int(np.random.default_rng(key).integers(2**63)))
@@ -304,6 +306,17 @@ def _draw_blocks(
         masked[rows] += np.minimum(n_free, block)
         rows = rows[masked[rows] < to_mask]
     return _kept(start, length, n_patches)
+
+
+_CROP_STREAM = 0xC20B << 32
+
+
+def _draw_crops(n_patches: int, num_keep: int, positions: range, key: tuple[int, int, int]) -> BoolArray:
+    """Draw where in each record the one stretch that is kept begins, and mark it, (B, N)."""
+    seed, step, number = key
+    (drawn,) = uniforms(seed, step, positions, 1, stream=_CROP_STREAM + number).T
+    start = below(drawn, np.full(len(positions), n_patches - num_keep + 1))
+    return _kept(start[:, None], np.full((len(positions), 1), num_keep), n_patches)
 
 
 def _block_starts(

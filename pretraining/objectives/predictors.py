@@ -64,7 +64,7 @@ class _Stack(nn.Module):
         norm_bias: bool = True,
     ) -> None:
         super().__init__()
-        self.embed = nn.Linear(encoder.dim, config.dim, bias=bias)
+        self.embed = nn.Linear(encoder.stages[-1].width, config.dim, bias=bias)
         self.mask_token = nn.Parameter(torch.empty(config.dim))
         self.blocks = nn.ModuleList(
             Block(
@@ -94,7 +94,7 @@ class TemporalPredictor(_Stack):
 
     def __init__(self, config: PredictorConfig, encoder: PatchEncoderConfig) -> None:
         bias, norm_bias = (encoder.bias, encoder.norm_bias) if isinstance(encoder, TemporalConfig) else (True, True)
-        super().__init__(config, encoder, encoder.dim, bias=bias, norm_bias=norm_bias)
+        super().__init__(config, encoder, encoder.stages[-1].width, bias=bias, norm_bias=norm_bias)
         table = sincos_positions(torch.arange(encoder.n_patches), config.dim, torch.float32).flatten(1)
         # Not in the checkpoint: the published ones store none, and a formula needs no bytes.
         self.register_buffer("positions_NP", table, persistent=False)
@@ -133,7 +133,7 @@ class LeadwisePredictor(_Stack):
     positions_NP: Tensor
 
     def __init__(self, config: PredictorConfig, encoder: PatchEncoderConfig) -> None:
-        super().__init__(config, encoder, encoder.dim)
+        super().__init__(config, encoder, encoder.stages[-1].width)
         table = grid_positions(1, encoder.n_patches, config.dim)[0]
         self.register_buffer("positions_NP", table.to(torch.float32), persistent=False)
         self.reset_parameters()
@@ -219,5 +219,6 @@ def predictor_flops(encoder: PatchEncoderConfig, config: PredictorConfig, visibl
     rows = encoder.n_leads if encoder.token_per_lead else 1
     masked = encoder.n_patches - visible_slices
     block = block_flops(config.dim, int(config.dim * config.mlp_ratio), encoder.n_patches)
-    edges = 2 * encoder.dim * config.dim * (visible_slices + masked)  # in for what is seen, out for what is predicted
+    # In for what is seen, out for what is predicted.
+    edges = 2 * encoder.stages[-1].width * config.dim * (visible_slices + masked)
     return rows * (edges + encoder.n_patches * config.depth * block)

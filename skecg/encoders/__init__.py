@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from skecg.encoders.base import Encoder, PatchEncoder, WindowEncoder
+from skecg.encoders.dual import DualConfig, DualEncoder
 from skecg.encoders.graph import GraphConfig, GraphEncoder
 from skecg.encoders.leadwise import LeadwiseEncoder
 from skecg.encoders.multiscale import MultiscaleEncoder
@@ -66,6 +67,7 @@ def register_encoder(config: type[C], build: Callable[[C], Encoder]) -> None:
 register_encoder(LeadwiseConfig, LeadwiseEncoder)
 register_encoder(MultiscaleConfig, MultiscaleEncoder)
 register_encoder(TemporalConfig, TemporalEncoder)
+register_encoder(DualConfig, DualEncoder)
 register_encoder(GraphConfig, GraphEncoder)
 register_encoder(Net1dConfig, Net1dEncoder)
 register_encoder(ResnetConfig, ResnetEncoder)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from skecg.spec import EncoderConfig, PatchEncoderConfig
 
-__all__ = ["Encoder", "PatchEncoder", "WindowEncoder", "gather_tokens", "hold_last", "resolve_layers"]
+__all__ = ["Encoder", "PatchEncoder", "WindowEncoder", "gather_tokens", "hold_last", "resolve_layers", "silence_others"]
 
 
 class Encoder(nn.Module, ABC):
@@ -191,10 +191,10 @@ class WindowEncoder(Encoder):
                 f"Got visible slices of time for the architecture {self.config.architecture!r}, which sees whole "
                 "windows only. Pre-train one that has patches: 'temporal', 'leadwise' or 'multiscale'."
             )
-        yield from self.stages(values_BLT if leads is None else _silence_others(values_BLT, leads))
+        yield from self.stages(values_BLT if leads is None else silence_others(values_BLT, leads))
 
 
-def _silence_others(values_BLT: Tensor, leads: Sequence[int]) -> Tensor:
+def silence_others(values_BLT: Tensor, leads: Sequence[int]) -> Tensor:
     """Put zeros in the place of all leads but those named."""
     index = torch.as_tensor(leads, device=values_BLT.device)
     present_L1 = torch.zeros_like(values_BLT[0, :, :1]).index_fill(0, index, 1.0)
