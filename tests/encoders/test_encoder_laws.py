@@ -8,8 +8,11 @@ import torch
 from plain_numpy import encode, temporal_position
 
 from skecg.encoders import Encoder, build_encoder, read_encoder_config
+from skecg.encoders.dual import DualConfig
 from skecg.errors import ParameterError, ShapeError, WeightsFormatError
 from skecg.spec import EncoderConfig, LeadwiseConfig, MultiscaleConfig, TemporalConfig
+
+SMALL_RESIDUAL = {"residual_widths": (4, 6), "residual_blocks": (2, 1), "residual_kernel": 3, "residual_stem": 5}
 
 CONFIGS = {
     "leadwise": LeadwiseConfig(n_leads=4, patch_samples=10, n_patches=6, dim=24, depth=3, num_heads=2),
@@ -31,6 +34,24 @@ CONFIGS = {
     "multiscale": MultiscaleConfig(4, 10, 6, 24, 3, 2, kernel_samples=(5, 7, 25), stem_dim=3),
     "multiscale without register": MultiscaleConfig(
         4, 10, 6, 24, 3, 2, kernel_samples=(2, 12), stem_dim=2, stride_samples=2, num_registers=0
+    ),
+    "dual": DualConfig(4, 10, 6, 24, 3, 2, kernel_samples=(5, 7), stem_dim=3, scale_floor=0.1, **SMALL_RESIDUAL),
+    "dual without register": DualConfig(
+        4,
+        10,
+        6,
+        24,
+        3,
+        2,
+        kernel_samples=(5,),
+        stem_dim=2,
+        scale_floor=0.3,
+        num_registers=0,
+        residual_stride=5,
+        residual_widths=(4, 6, 6, 8),
+        residual_blocks=(1, 1, 2, 1),
+        residual_kernel=3,
+        residual_stem=9,
     ),
 }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -211,6 +213,23 @@ def test_masked_autoencoders_see_what_the_temporal_encoder_sees_for_as_long(name
     assert (ours.dim, ours.depth, ours.num_heads) == (theirs.dim, theirs.depth, theirs.num_heads)
     assert isinstance(config.objective, MaeConfig)
     assert (config.objective.masks, config.objective.ratio) == (name.removeprefix("mae_"), 0.75)
+
+
+def test_the_recipe_of_skecg_xs_2_is_what_its_weights_were_trained_by() -> None:
+    recipe, kept = load_recipe("skecg_xs_2"), files("skecg") / "pretrained" / "skecg-xs-2" / "training_config.json"
+    trained = PretrainConfig.from_dict(json.loads(kept.read_text(encoding="utf-8")))
+    assert dataclasses.replace(trained, name=recipe.name) == recipe
+
+
+def test_what_is_hidden_of_the_default_encoder_cannot_be_read_from_what_is_seen() -> None:
+    config = load_recipe("skecg_default")
+    torch.manual_seed(0)
+    encoder = build_encoder(config.encoder).eval().requires_grad_(False)
+    (masks,) = draw_masks(config.masks, config.encoder.n_patches, range(2), seed=0, step=0)
+    values = torch.randn(2, 12, 1000)
+    hidden = torch.ones(2, 100, dtype=torch.bool).scatter(1, masks.context, False).repeat_interleave(10, dim=1)
+    other = torch.where(hidden[:, None], torch.randn_like(values), values)
+    assert torch.equal(encoder(values, visible_BK=masks.context), encoder(other, visible_BK=masks.context))
 
 
 def test_the_multiscale_recipe_is_the_temporal_one_but_for_its_encoder() -> None:

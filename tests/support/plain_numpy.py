@@ -70,6 +70,11 @@ def encode(encoder: Encoder, window, leads=None, visible=None, depth=None) -> np
     leads = range(len(x)) if leads is None else leads
     if config.architecture == "multiscale":
         return encode_multiscale(encoder, state, x, list(leads), visible, depth)
+    if config.architecture == "dual":
+        tokens = encode_multiscale(encoder, state, x, list(leads), visible, depth)
+        if depth not in (None, config.depth):
+            return tokens
+        return np.concatenate([tokens, encode_residual(config, state, patches, list(leads), visible)], axis=1)
     visible = range(patches.shape[1]) if visible is None else visible
     depth = config.depth if depth is None else depth
     if config.architecture == "leadwise":
@@ -142,3 +147,37 @@ def encode_multiscale(encoder: Encoder, state, x, leads, visible, depth) -> np.n
     for number in range(config.depth if depth is None else depth):
         tokens = block(tokens, state, number, config, np.ones((len(tokens), len(tokens)), dtype=bool))
     return layer_norm(tokens, state, "norm", config.norm_eps)
+
+
+def centred_convolution(x: np.ndarray, state: dict[str, np.ndarray], name: str, stride: int = 1) -> np.ndarray:
+    """Lay kernels on x (rows, T), each about every stride-th place from the first, zeros beyond the ends."""
+    weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+    reach = weight.shape[2] // 2
+    padded = np.pad(x, ((0, 0), (reach, reach)))
+    starts = range(0, x.shape[1], stride)
+    return np.array([np.einsum("oik,ik->o", weight, padded[:, s : s + weight.shape[2]]) + bias for s in starts]).T
+
+
+def encode_residual(config, state, patches, leads, visible) -> np.ndarray:
+    """What the residual convolutions of the dual encoder say of visible slices put side by side, registers first."""
+    chosen = list(range(patches.shape[1]) if visible is None else visible)
+    x = np.zeros((len(patches), len(chosen) * config.patch_samples))
+    x[leads] = patches[leads][:, chosen].reshape(len(leads), -1)
+    scale = np.sqrt((x**2).mean(axis=1) + config.scale_floor**2)
+    amplitudes = np.log(scale / config.scale_floor) @ state["residual.amplitude_embed.weight"].T
+    x = centred_convolution(x / scale[:, None], state, "residual.stem", config.residual_stride)
+    x = np.maximum(x + amplitudes[:, None], 0)
+    strides = [1, config.patch_samples // config.residual_stride] + [1] * len(config.residual_widths)
+    number = 0
+    for n_blocks, stride in zip(config.residual_blocks, strides, strict=False):
+        for step in [stride] + [1] * (n_blocks - 1):
+            name = f"residual.levels.{number}."
+            y = layer_norm(x.T, state, f"{name}norm", config.norm_eps).T
+            y = centred_convolution(
+                np.maximum(centred_convolution(y, state, f"{name}conv1", step), 0), state, f"{name}conv2"
+            )
+            has_shortcut = f"{name}shortcut.weight" in state
+            x = y + (centred_convolution(x, state, f"{name}shortcut", step) if has_shortcut else x)
+            number += 1
+    x = np.concatenate([np.repeat(x.mean(axis=1, keepdims=True), config.num_registers, axis=1), x], axis=1)
+    return layer_norm(x.T, state, "residual.norm", config.norm_eps)

@@ -17,6 +17,7 @@ KINDS = [
     MaskConfig("multiblock", 0.175, 0.225),
     MaskConfig("multiblock", 0.175, 0.225, last_slice=False),
     MaskConfig("blocks", 0.15, 0.25, min_block=3),
+    MaskConfig("crop", 0.3, 0.7),
 ]
 
 
@@ -53,6 +54,21 @@ def test_several_masks_of_the_same_records_differ() -> None:
     masks = draw_masks(MaskConfig("blocks", 0.15, 0.25, masks_per_target=3), 100, range(2), seed=0, step=0)
 
     assert len({tuple(m.context[0].tolist()) for m in masks}) == 3
+
+
+def test_a_crop_is_one_stretch_of_a_length_that_the_batch_shares_and_begins_anywhere() -> None:
+    config, lengths = MaskConfig("crop", 0.25, 0.6), set()
+    for step in range(40):
+        (masks,) = draw_masks(config, 20, range(50), seed=0, step=step)
+        assert (masks.context.diff(dim=1) == 1).all()
+        lengths.add(masks.context.shape[1])
+    # A share of 20 slices between 5 and 12 of them, rounded up.
+    assert lengths == set(range(6, 13))
+    (masks,) = draw_masks(MaskConfig("crop", 0.5, 0.5), 20, range(4_000), seed=0, step=0)
+    counts = np.bincount(masks.context[:, 0].numpy(), minlength=11)
+    assert len(counts) == 11
+    assert counts.min() > 290
+    assert counts.max() < 440
 
 
 def test_kims_mask_is_one_for_the_batch_and_weimanns_one_for_each_record() -> None:
