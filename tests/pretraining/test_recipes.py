@@ -49,7 +49,7 @@ def test_every_function_of_a_recipe_is_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "hint"), [("weiman_vit_s", "weimann_vit_s"), ("skecg", "skecg_default"), ("TINY", "skecg_default")]
+    ("wrong", "hint"), [("weiman_vit_s", "weimann_vit_s"), ("skecg", "skecg_xs_2"), ("TINY", "skecg_default")]
 )
 def test_an_unknown_recipe_is_refused_with_the_nearest_or_all(wrong: str, hint: str) -> None:
     with pytest.raises(ParameterError, match=hint):
