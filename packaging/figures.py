@@ -111,7 +111,8 @@ def main(
         print(f"{state:<8} {figure.name} ({figure.page}): {pairs}", flush=True)
     if given.write and not unkept:
         ledger.keep(root, kept)
-    print(ledger.account(root, kept, read_measured(read_registry(registry), root)))
+    if not given.list:
+        print(ledger.account(root, kept, read_measured(read_registry(registry), root)))
     return n_bad
 
 

@@ -25,7 +25,12 @@ PAGES = ("README.md", "docs/*.rst", "skecg/pretrained/*/README.md")
 EXEMPT = ["set"]
 KINDS = ("python", "skecg", "make", "log", "published", "set")
 #: What is no command, and how the account calls it.
-SOURCES = {"published": "published by others", "set": "chosen, counted or arithmetic", "log": "of the log's history"}
+SOURCES = {
+    "published": "published by others",
+    "set": "chosen, counted or arithmetic",
+    "log": "of the log's history",
+    "repeated": "repeated from where they are measured",
+}
 
 _CODE = re.compile(r"^```.*?^```$|``[^`]+``|`[^`]*`|\]\([^)]*\)", re.MULTILINE | re.DOTALL)
 _RST_CODE = re.compile(r"^( *)\.\. (?:code-block|image|only)::.*\n(?:\1 +.*\n|\n)*", re.MULTILINE)
@@ -112,7 +117,7 @@ def title_at(page: Path, place: int) -> str:
         found = re.search(rf"^(?:#+ )?{re.escape(title)}$", text, re.MULTILINE)
         if found and found.start() <= place:
             begins[found.start()] = title
-    return begins[max(begins)]
+    return begins[max(begins)] if begins else ""
 
 
 def unmeasured(

@@ -1,7 +1,8 @@
 """How near encoders come to what the processor can multiply, and how they compare with the published structure.
 
-Run ``python examples/benchmarks/encoders.py [--model default] [--passes 5] [--tiny]``. Everything is float32 in one thread, in processor
-time, the best of several passes in which all take turns. skecg's encoders are as ``JEPAEmbedder`` runs them.
+Run ``python examples/benchmarks/encoders.py [--model default] [--passes 5] [--tiny]``. Everything is float32 in one
+thread, in processor time, the best of several passes in which all take turns. skecg's encoders are as ``JEPAEmbedder``
+runs them.
 
 The first table gives the share of the peak: the model's multiplications and additions, divided by the time and by
 what products of 1024 x 1024 matrices reach in the same minute with the faster of torch's two libraries. The second
