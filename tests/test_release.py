@@ -54,7 +54,8 @@ def test_the_version_is_written_in_one_place_and_its_copies_agree():
 def test_workflows_call_what_is_there():
     targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), flags=re.MULTILINE))
     called = "\n".join([text_of(".ci", "run"), *map(commands_of, WORKFLOWS)])
-    assert {"coverage", "test-oldest", "test-newest", "dist"} <= set(re.findall(r"\bmake ([a-z-]+)", called)) <= targets
+    made = set(re.findall(r"\bmake ([a-z-]+)", called))
+    assert {"coverage", "test-oldest", "test-newest", "dist", "look"} <= made <= targets
     for script in re.findall(r"(\.ci/\w+)", called):
         assert os.access(ROOT / script, os.X_OK)
     phony = text_of("Makefile").split(".PHONY: ")[1].splitlines()[0].split()
