@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -21,8 +23,23 @@ settings.load_profile("deterministic")
 # imported, and handed on to processes that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# Asserts that were rewritten, and modules that processes import, are compiled once, wherever the tests run.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 BENCHMARKS = Path(__file__).resolve().parents[1] / "examples" / "benchmarks"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep modules and tests, which stay to the end, from being walked for garbage, now and in each test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_sessionfinish() -> None:
