@@ -23,6 +23,11 @@ settings.load_profile("deterministic")
 # imported, and handed on to processes that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# There is a worker of pytest-xdist for each core. Their threads would wait for each other's cores.
+# Read when torch is imported, and handed on.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Asserts that were rewritten, and modules that processes import, are compiled once, wherever the tests run.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -39,6 +44,7 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(20_000)  # exporting a graph makes and forgets objects by the million
         gc.enable()
 
 
