@@ -61,7 +61,7 @@ def shard_(model: nn.Module, device: torch.device, world_size: int) -> nn.Module
             f"Got run.parallel='fsdp2' with torch {torch.__version__}, expected 2.6 or newer. Use run.parallel=ddp."
         ) from error
     mesh = init_device_mesh(device.type, (world_size,))
-    # Blocks first, then what is left: each is gathered when its turn comes and let go after it.
+    # Blocks first, then what is left: each is gathered when its turn comes and freed after it.
     for block in [module for module in model.modules() if isinstance(module, Block)]:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)

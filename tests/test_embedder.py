@@ -600,7 +600,7 @@ def test_parallel_cross_validation_gives_the_same_scores_and_leaves_the_threads_
 
 
 def test_the_process_keeps_one_encoder_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skecg.weights import loading as loaded
+    from skecg.weights import folder as loaded
 
     loaded.forget_encoders()
     reads = []

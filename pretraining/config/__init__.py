@@ -152,14 +152,6 @@ class PretrainConfig:
         self.objective.check_run(self.input, self.encoder, self.data, self.predictor)
 
     @property
-    def jepa(self) -> tuple[ObjectiveConfig, PredictorConfig, MaskConfig]:
-        """The parts that only JEPA has."""
-        assert isinstance(self.objective, ObjectiveConfig), "the objective is another one"
-        assert self.predictor is not None, "checked by __post_init__"
-        assert self.masks is not None, "checked by __post_init__"
-        return self.objective, self.predictor, self.masks
-
-    @property
     def exported_depth(self) -> int:
         """How many blocks of the encoder are probed, gauged and exported."""
         # Gauges and probe look where the export ends: the last blocks learn what the objective asks, and score lower.

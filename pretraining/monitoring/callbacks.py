@@ -62,7 +62,7 @@ def new_callbacks() -> list[Callback]:
 
 
 def tell(callbacks: Sequence[Callback], what: Callable[[Callback], None]) -> list[Callback]:
-    """Tell callbacks something, and return those that took it."""
+    """Call each callback, and return those that did not fail."""
     heard = []
     for callback in callbacks:
         try:

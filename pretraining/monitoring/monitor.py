@@ -127,7 +127,7 @@ class Monitor:
         self._tell(lambda callback: callback.end(step))
 
     def _tell(self, what: Callable[[Callback], None]) -> None:
-        """Tell the journal, without which there is no run, and whoever else listens."""
+        """Pass an event on to the journal, without which there is no run, and to whoever else listens."""
         if self.journal is not None:
             what(self.journal)
             self.callbacks = tell(self.callbacks, what)

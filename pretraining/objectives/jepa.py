@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretraining.config import PretrainConfig
+from pretraining.config import MaskConfig, ObjectiveConfig, PredictorConfig, PretrainConfig
 from pretraining.data.feature_tables import N_DESCRIPTORS, Descriptors, read_descriptors, write_descriptors
 from pretraining.objectives.base import Objective
 from pretraining.objectives.masks import Masks, draw_masks, draw_seen
@@ -48,6 +48,7 @@ __all__ = [
     "describe",
     "description_loss",
     "jepa_flops",
+    "parts_of",
     "sigreg",
 ]
 
@@ -202,11 +203,11 @@ class Jepa(Objective):
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__()
         self.config = config
-        self.weights, _, _ = config.jepa
+        self.weights, predictor, _ = parts_of(config)
         self.context_encoder: Encoder = build_encoder(config.encoder)
         self.context_encoder.may_lack_tokens = False  # as many slices are seen of every recording
         # Frozen where nothing is predicted: processes would wait for its gradients.
-        self.predictor = build_predictor(config).requires_grad_(self.weights.predict_weight > 0)
+        self.predictor = build_predictor(predictor, config.encoder).requires_grad_(self.weights.predict_weight > 0)
         # What is described from is pooled as the features are, but never to less than mean and deviation.
         pooling = config.pooling if config.pooling == "mean+std+max" else "mean+std"
         self.describer = Describer(config.encoder.dim, pooling) if self.weights.describe_weight else None
@@ -272,20 +273,20 @@ class Jepa(Objective):
     @classmethod
     def write_tables(cls, config: PretrainConfig, shards: ShardSet) -> None:
         """Describe the records, where the objective asks for it."""
-        if config.jepa[0].describe_weight:
+        if parts_of(config)[0].describe_weight:
             write_descriptors(shards)
 
     @classmethod
     def read_tables(cls, config: PretrainConfig, shards: ShardSet) -> Descriptors | None:
         """Read the descriptions, where the objective asks for them."""
-        return read_descriptors(shards) if config.jepa[0].describe_weight else None
+        return read_descriptors(shards) if parts_of(config)[0].describe_weight else None
 
     @classmethod
     def draw(
         cls, config: PretrainConfig, tables: Descriptors | None, batch: Batch, step: int, positions: range
     ) -> JepaDraw:
         """Draw masks, and look up what describes the records."""
-        weights, _, mask_config = config.jepa
+        weights, _, mask_config = parts_of(config)
         seed, n_patches = config.run.seed, config.encoder.n_patches
         masks = draw_masks(mask_config, n_patches, positions, seed=seed, step=step)
         described = None if tables is None else describe(tables, batch.rows)
@@ -304,7 +305,7 @@ class Jepa(Objective):
     @classmethod
     def summary(cls, config: PretrainConfig) -> str:
         """Describe the distance, the targets and the masks."""
-        weights, predictor, masks = config.jepa
+        weights, predictor, masks = parts_of(config)
         normal = "layer-normed" if weights.target_norm == "layer" else weights.target_norm
         targets = "targets as they are" if normal == "none" else f"{normal} targets"
         sigreg = f" + {weights.sigreg_weight:g} SIGReg" if weights.sigreg_weight else ""
@@ -363,6 +364,14 @@ class Jepa(Objective):
         return torch.stack([sigreg(vectors, generator=generator) for vectors in pooled]).mean()
 
 
+def parts_of(config: PretrainConfig) -> tuple[ObjectiveConfig, PredictorConfig, MaskConfig]:
+    """Return the objective, the predictor and the masks of a configuration of JEPA."""
+    assert isinstance(config.objective, ObjectiveConfig), "asked of another objective"
+    assert config.predictor is not None, "checked at birth"
+    assert config.masks is not None, "checked at birth"
+    return config.objective, config.predictor, config.masks
+
+
 def jepa_flops(config: PretrainConfig, visible_slices: float) -> float:
     """Count what one record costs in a training step of JEPA.
 
@@ -379,7 +388,7 @@ def jepa_flops(config: PretrainConfig, visible_slices: float) -> float:
         forward and backward for each mask, and the context encoder once more where it sees other slices to describe.
     """
     encoder, n_slices = config.encoder, config.encoder.n_patches
-    objective, predictor, masks = config.jepa
+    objective, predictor, masks = parts_of(config)
     n_masks = masks.masks_per_target
     trained = n_masks * encoder.flops(visible_slices)
     target = 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pretraining.config import PredictorConfig, PretrainConfig
+from pretraining.config import PredictorConfig
 from pretraining.objectives.masks import Masks
 from skecg.encoders.base import gather_tokens
 from skecg.encoders.blocks import Attention, Block, init_linear_, init_xavier_, sincos_positions
@@ -21,22 +21,21 @@ from skecg.spec import MultiscaleConfig, PatchEncoderConfig, TemporalConfig, blo
 __all__ = ["Decoder", "LeadwisePredictor", "TemporalPredictor", "build_predictor", "predictor_flops"]
 
 
-def build_predictor(config: PretrainConfig) -> TemporalPredictor | LeadwisePredictor:
-    """Build the predictor that goes with a run's encoder.
+def build_predictor(config: PredictorConfig, encoder: PatchEncoderConfig) -> TemporalPredictor | LeadwisePredictor:
+    """Build the predictor that goes with an encoder.
 
     Raises
     ------
     ParameterError
         For a multiscale encoder with a token for each lead, which is a masked autoencoder's.
     """
-    encoder = config.encoder
     if isinstance(encoder, MultiscaleConfig) and encoder.lead_groups > 1:
         raise ParameterError(
             f"Got encoder.lead_groups={encoder.lead_groups} for JEPA, expected 1: one token of all leads. Train an "
             "encoder with a token for each lead as a masked autoencoder (recipes mae_leads and mae_both)."
         )
     kind = LeadwisePredictor if encoder.token_per_lead else TemporalPredictor
-    return kind(config.jepa[1], encoder)
+    return kind(config, encoder)
 
 
 class _Stack(nn.Module):

@@ -179,7 +179,7 @@ def guard_across_fork(cache: Forkable) -> None:
 
 def _before() -> None:
     """Lock every living cache, and remember which, since caches may come and go before the fork is over."""
-    # A child has one thread: a lock that another thread held at the fork would never be let go in it.
+    # A child has one thread: a lock that another thread held at the fork would never be released in it.
     _lock.acquire()
     # A list of its own: caches may be collected, or made, between the two hooks.
     _locked.extend(_guarded)

@@ -1,4 +1,4 @@
-"""What every encoder offers, whatever its architecture.
+"""What every encoder offers, whatever its architecture, and the architectures by their names in ``config.json``.
 
 Shapes: B windows, L leads, T samples, N tokens, R registers, K visible slices of time, D width of a token.
 """
@@ -6,20 +6,34 @@ Shapes: B windows, L leads, T samples, N tokens, R registers, K visible slices o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from skecg.encoders.blocks import Block
-from skecg.errors import ParameterError, ShapeError
+from skecg.encoders.plugins import load_installed_plugins, needed_plugin
+from skecg.errors import ParameterError, ShapeError, WeightsFormatError
+from skecg.spec import EncoderConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any
 
-    from skecg.spec import EncoderConfig, PatchEncoderConfig
+    from skecg.spec import PatchEncoderConfig
 
-__all__ = ["Encoder", "PatchEncoder", "WindowEncoder", "gather_tokens", "hold_last", "resolve_layers"]
+__all__ = [
+    "Encoder",
+    "PatchEncoder",
+    "WindowEncoder",
+    "build_encoder",
+    "gather_tokens",
+    "hold_last",
+    "provider_of",
+    "read_encoder_config",
+    "register_encoder",
+    "resolve_layers",
+]
 
 
 class Encoder(nn.Module, ABC):
@@ -224,3 +238,59 @@ def resolve_layers(layers: Sequence[int], depth: int) -> list[int]:
 def gather_tokens(tokens_BND: Tensor, index_BK: Tensor) -> Tensor:
     """Pick tokens (B, K, D) by their numbers."""
     return tokens_BND.gather(1, index_BK[:, :, None].expand(-1, -1, tokens_BND.shape[-1]))
+
+
+C = TypeVar("C", bound=EncoderConfig)
+
+# By architecture: its configuration and what builds an encoder of one.
+_ARCHITECTURES: dict[str, tuple[type[EncoderConfig], Callable[[Any], Encoder]]] = {}
+
+
+def register_encoder(config: type[C], build: Callable[[C], Encoder]) -> None:
+    """Make an architecture known, by the name that its configuration bears.
+
+    Parameters
+    ----------
+    config : type
+        A frozen dataclass derived from :class:`skecg.spec.EncoderConfig`, with its own ``architecture``.
+    build : callable
+        Makes an encoder with freshly drawn weights of a configuration: the encoder's class, as a rule.
+
+    Raises
+    ------
+    ParameterError
+        When another configuration has that name.
+    """
+    name = config.architecture
+    known = _ARCHITECTURES.get(name)
+    # A module that is imported anew, in a notebook, brings the same class as another object.
+    if known is not None and (known[0].__module__, known[0].__qualname__) != (config.__module__, config.__qualname__):
+        raise ParameterError(f"Got architecture {name!r} of {config.__module__}, which {known[0].__module__} has.")
+    _ARCHITECTURES[name] = config, build
+
+
+def build_encoder(config: EncoderConfig) -> Encoder:
+    """Build an encoder with freshly drawn weights (torch's global generator)."""
+    known = _ARCHITECTURES.get(getattr(config, "architecture", ""))
+    if known is None or not isinstance(config, known[0]):
+        raise WeightsFormatError(f"Got a {type(config).__name__}, expected the configuration of a known architecture.")
+    return known[1](config)
+
+
+def read_encoder_config(architecture: str, values: Mapping[str, Any], provider: object = None) -> EncoderConfig:
+    """Read the configuration of the architecture named; `provider` is the plug-in that is said to have it."""
+    if not isinstance(architecture, str) or architecture not in _ARCHITECTURES:
+        load_installed_plugins()
+    if not isinstance(architecture, str) or architecture not in _ARCHITECTURES:
+        known = ", ".join(map(repr, _ARCHITECTURES))
+        raise WeightsFormatError(
+            f"Got architecture {architecture!r}, expected one of {known}. Weights of a newer one need a newer skecg."
+            f"{needed_plugin(provider)}"
+        )
+    return _ARCHITECTURES[architecture][0].from_dict(values)
+
+
+def provider_of(part: EncoderConfig | Encoder) -> str | None:
+    """Return the module of a configuration's or an encoder's class from outside, None for one of skecg's own."""
+    module = type(part).__module__
+    return None if module.partition(".")[0] == "skecg" else module

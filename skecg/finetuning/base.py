@@ -258,7 +258,8 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
         """Become fitted."""
         # On the CPU, where it can be pickled and used on machines without the device it was trained on.
         self.network_ = network.cpu().requires_grad_(False).eval()
-        self.spec_, self.pooling_, self.origin_ = info.spec, info.pooling, Origin.of(info)
+        self.spec_, self.pooling_ = info.spec, info.pooling
+        self.origin_ = Origin(info.sha256, info.revision, dict(info.provenance))
         self.validation_rows_ = training.held
         self._leads_used: list[tuple[str, ...]] = []
         self._keep_own(training)

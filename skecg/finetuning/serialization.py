@@ -66,11 +66,6 @@ class Origin:
     revision: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, info: WeightsInfo) -> Origin:
-        """Describe the weights of a folder."""
-        return cls(info.sha256, info.revision, dict(info.provenance))
-
 
 class Fitted(Protocol):
     """What is written of a fitted estimator."""

@@ -197,7 +197,7 @@ class PreparedBatch:
         """How many windows the fresh ones have."""
         if self.windows is None:
             return 0
-        return len(self.windows.places.owner if isinstance(self.windows, GatheredLeads) else self.windows)
+        return len(self.windows.layout.owner if isinstance(self.windows, GatheredLeads) else self.windows)
 
     def windows_on(self, device: torch.device) -> Iterator[Windows | WindowsOnDevice]:
         """Yield the windows of the fresh ones, once, some at a time, prepared on a device if they are to be."""

@@ -31,7 +31,7 @@ from skecg.preprocessing.quality import Policies, Screening
 from skecg.preprocessing.resampling import frame_layout, frame_matrix, line_places, rate_ratio, resampled_samples
 from skecg.preprocessing.signals import FLAT
 from skecg.preprocessing.windows import (
-    Places,
+    WindowLayout,
     count_windows,
     gather_leads,
     group_alike,
@@ -230,13 +230,13 @@ class GatheredLeads:
     ----------
     groups : list of Leads
         Each leaves it when it is prepared.
-    places : Places
+    layout : WindowLayout
         Where their windows will lie.
     spec : InputSpec
     """
 
     groups: list[Leads]
-    places: Places
+    layout: WindowLayout
     spec: InputSpec
 
     def send(self, device: torch.device) -> GatheredLeads:
@@ -246,22 +246,22 @@ class GatheredLeads:
     @torch.inference_mode()
     def prepare(self, device: torch.device) -> WindowsOnDevice:
         """Prepare the records on a device, once: group after group, letting go of the leads of each."""
-        places, spec = self.places, self.spec
-        shape = (len(places.owner), spec.n_leads, spec.window_samples)
+        layout, spec = self.layout, self.spec
+        shape = (len(layout.owner), spec.n_leads, spec.window_samples)
         values = torch.empty(shape, dtype=torch.float32, device=device)
         with autocast(device, "fp32"):
             # Popped, not iterated: a group's memory is free as soon as its windows are written.
             while self.groups:
                 leads = self.groups.pop(0)
-                windows = [np.arange(places.first[i], places.first[i + 1]) for i in leads.numbers]
-                starts = torch.from_numpy(places.start_samples[windows[0]]).to(device)
+                windows = [np.arange(layout.first[i], layout.first[i + 1]) for i in leads.numbers]
+                starts = torch.from_numpy(layout.start_samples[windows[0]]).to(device)
                 rows = torch.from_numpy(np.concatenate(windows)).to(device)
-                present = torch.from_numpy(places.present[leads.numbers]).to(device)
+                present = torch.from_numpy(layout.present[leads.numbers]).to(device)
                 signal = _resample(leads.millivolts(device), leads.sampling_rate, spec)
                 signal = _normalize(signal, present, spec)
                 values.index_copy_(0, rows, _cut(signal, starts, spec.window_samples))
         return WindowsOnDevice(
-            values, places.owner, places.start_samples, places.valid_samples, places.lead_mask, self.spec
+            values, layout.owner, layout.start_samples, layout.valid_samples, layout.lead_mask, self.spec
         )
 
 

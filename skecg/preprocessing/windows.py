@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from skecg.spec import InputSpec
 
 __all__ = [
-    "Places",
+    "WindowLayout",
     "Windows",
     "check_stride",
     "count_windows",
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 
-class Places(NamedTuple):
+class WindowLayout(NamedTuple):
     """Where the windows of R records lie, and what is there: all of W :class:`Windows` but the values.
 
     Parameters
@@ -81,7 +81,7 @@ def place_windows(
     *,
     stride: float | None,
     policies: Policies,
-) -> Places:
+) -> WindowLayout:
     """Return where the windows of records lie that :func:`skecg.preprocessing.quality.screen` has let through."""
     stride_samples = check_stride(stride, spec)
     lengths = [prepared_samples(record, spec) for record in records]
@@ -91,7 +91,7 @@ def place_windows(
     present = present.reshape(len(records), spec.n_leads)
     # An encoder of any leads is never shown zeros in their place unless somebody asks for them.
     leave_out = policies.missing_leads == "subset" or (policies.missing_leads == "raise" and spec.any_leads)
-    return Places(
+    return WindowLayout(
         owner=np.repeat(np.arange(len(records)), counts),
         start_samples=np.array([start for some in starts for start in some], dtype=np.int64),
         # Only a record shorter than a window has a window that is not full.
@@ -327,13 +327,13 @@ class WindowStream:
         policies: Policies,
         n_threads: int = 1,
     ) -> None:
-        self.places = place_windows(records, screenings, spec, stride=stride, policies=policies)
+        self.layout = place_windows(records, screenings, spec, stride=stride, policies=policies)
         self._records, self._screenings, self._spec, self._n_threads = records, screenings, spec, n_threads
         self._window_bytes = 4 * spec.n_leads * spec.window_samples
         self._long: dict[int, LongRecord] = {}
 
     def __len__(self) -> int:
-        return len(self.places.owner)
+        return len(self.layout.owner)
 
     @property
     def is_small(self) -> bool:
@@ -345,7 +345,7 @@ class WindowStream:
         size = self._stretch_windows * (_BLOCK_BYTES // STRETCH_BYTES)
         for rows in self._together():
             # One long record is given out in pieces; several records together are small already.
-            step = size if self.places.owner[rows[0]] == self.places.owner[rows[-1]] else len(rows)
+            step = size if self.layout.owner[rows[0]] == self.layout.owner[rows[-1]] else len(rows)
             yield from (self._windows(rows[i : i + step]) for i in range(0, len(rows), step))
 
     def whole(self) -> Windows:
@@ -359,7 +359,7 @@ class WindowStream:
 
     def _together(self) -> Iterator[range]:
         """Divide the windows into those of as many records as have few together, or of one."""
-        begin, first = 0, self.places.first.tolist()
+        begin, first = 0, self.layout.first.tolist()
         for start, stop in pairwise(first):
             if start > begin and (stop - begin) * self._window_bytes > _BLOCK_BYTES:
                 yield range(begin, start)
@@ -369,9 +369,9 @@ class WindowStream:
 
     def _windows(self, rows: range) -> Windows:
         """Make consecutive windows."""
-        places, part = self.places, slice(rows.start, rows.stop)
+        layout, part = self.layout, slice(rows.start, rows.stop)
         values = np.empty((len(rows), self._spec.n_leads, self._spec.window_samples), dtype=np.float32)
-        numbers = np.unique(places.owner[part]).tolist()
+        numbers = np.unique(layout.owner[part]).tolist()
         sample_bytes = 4 * self._spec.n_leads
         long = [i for i in numbers if sample_bytes * prepared_samples(self._records[i], self._spec) > _LONG_BYTES]
         short = [i for i in numbers if i not in long]
@@ -385,30 +385,30 @@ class WindowStream:
             pass
         return Windows(
             values,
-            places.owner[part],
-            places.start_samples[part],
-            places.valid_samples[part],
-            places.lead_mask[part],
+            layout.owner[part],
+            layout.start_samples[part],
+            layout.valid_samples[part],
+            layout.lead_mask[part],
             self._spec,
         )
 
     def _cut_alike(self, numbers: list[int], rows: range, values: FloatArray) -> None:
         """Write what is wanted of the windows of whole records of one rate and length."""
         records, screenings = [self._records[i] for i in numbers], [self._screenings[i] for i in numbers]
-        signal = _signal(records, screenings, self.places.present[numbers], self._spec)
+        signal = _signal(records, screenings, self.layout.present[numbers], self._spec)
         for leads, i in zip(signal, numbers, strict=True):
             own = self._own(i, rows)
-            _cut(leads, self.places.start_samples[own], values[own.start - rows.start : own.stop - rows.start])
+            _cut(leads, self.layout.start_samples[own], values[own.start - rows.start : own.stop - rows.start])
 
     def _own(self, number: int, rows: range) -> slice:
         """Return which of some windows are a record's."""
-        first = self.places.first
+        first = self.layout.first
         return slice(max(int(first[number]), rows.start), min(int(first[number + 1]), rows.stop))
 
     def _stretches(self, number: int, rows: range, values: FloatArray) -> list[partial[None]]:
         """Return what writes the windows of a long record, a stretch each."""
         if number not in self._long:
-            sources, present = self._screenings[number].sources, self.places.present[number]
+            sources, present = self._screenings[number].sources, self.layout.present[number]
             # Only the last one is kept: records come in order.
             self._long = {number: LongRecord(self._records[number], sources, present, self._spec)}
         own, step = self._own(number, rows), self._stretch_windows
@@ -419,7 +419,7 @@ class WindowStream:
 
     def _cut_stretch(self, long: LongRecord, part: slice, values: FloatArray, first: int) -> None:
         """Write consecutive windows of a long record."""
-        starts = self.places.start_samples[part]
+        starts = self.layout.start_samples[part]
         signal = long.prepare(int(starts[0]), int(starts[-1]) + self._spec.window_samples)
         _cut(signal, starts - starts[0], values[part.start - first : part.stop - first])
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skecg.weights.directions import Directions, read_directions, write_directions
-    from skecg.weights.folder import FORMAT_VERSION, WeightsInfo, read_info
+    from skecg.weights.folder import FORMAT_VERSION, WeightsInfo, forget_encoders, loaded_encoder, read_info
     from skecg.weights.golden import Verification, verify_weights
-    from skecg.weights.loading import forget_encoders, load_encoder, loaded_encoder, read_attention, save_encoder
+    from skecg.weights.loading import load_encoder, read_attention, save_encoder
     from skecg.weights.registry import find_weights, list_models
     from skecg.weights.signing import check_signature, sign_weights
 
@@ -21,10 +21,10 @@ _HOMES = {
     "WeightsInfo": "folder",
     "check_signature": "signing",
     "find_weights": "registry",
-    "forget_encoders": "loading",
+    "forget_encoders": "folder",
     "list_models": "registry",
     "load_encoder": "loading",
-    "loaded_encoder": "loading",
+    "loaded_encoder": "folder",
     "read_attention": "loading",
     "read_directions": "directions",
     "read_info": "folder",

@@ -1,6 +1,7 @@
 """The weights folder: ``config.json``, ``model.safetensors``, ``golden.safetensors`` and a card.
 
-Nothing here opens a pickle or runs code from a folder.
+Nothing here opens a pickle or runs code from a folder. Encoders that were read are kept, one of each, and shared by all
+who ask; whoever wants to change one loads their own.
 
 Reading a ``config.json`` that anybody may have written: refused before it costs memory or time.
 
@@ -15,6 +16,8 @@ import contextlib
 import hashlib
 import json
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from skecg.encoders import Encoder, build_encoder, provider_of, read_encoder_config
+from skecg.encoders import Encoder, build_encoder, read_encoder_config
+from skecg.encoders.convolution import pack_convolutions_
+from skecg.encoders.linear import pack_linear_layers_
 from skecg.encoders.pooling import check_pooling, n_registers
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
 from skecg.io.files import sha256_of
@@ -43,14 +48,17 @@ __all__ = [
     "TRAINING_CONFIG",
     "WeightsInfo",
     "check_bytes",
+    "check_consistent",
     "check_limits",
+    "check_tensors",
+    "forget_encoders",
     "load_tensors",
+    "loaded_encoder",
     "read_info",
     "read_json",
     "read_state",
     "save_tensors",
     "stored_state",
-    "write_weights",
 ]
 
 
@@ -295,7 +303,7 @@ def read_info(folder: str | Path, revision: str | None = None) -> WeightsInfo:
         raise WeightsFormatError(f"{path} lacks the field {error}. Fetch or export the weights again.") from error
     except ParameterError as error:
         raise WeightsFormatError(f"{path}: {error}") from error
-    _check_consistent(encoder, spec)
+    check_consistent(encoder, spec)
     return WeightsInfo(folder, encoder, spec, pooling, sha256, dict(provenance), revision, directions)
 
 
@@ -318,7 +326,8 @@ def _check_format(path: Path, values: Any) -> None:
         )
 
 
-def _check_consistent(encoder: EncoderConfig, spec: InputSpec) -> None:
+def check_consistent(encoder: EncoderConfig, spec: InputSpec) -> None:
+    """Raise for an encoder that cannot be fed what an input specification gives, or that asks for too much."""
     check_limits(encoder, spec)
     if encoder.n_leads != spec.n_leads or encoder.window_samples != spec.window_samples:
         raise WeightsFormatError(
@@ -342,7 +351,7 @@ def read_state(info: WeightsInfo) -> Encoder:
     # Before building, which allocates whatever the configuration says.
     _check_room(path, info, sum(tensor.numel() for tensor in state.values()))
     encoder = build_encoder(info.encoder)
-    _check_tensors(path, encoder.state_dict(), state)
+    check_tensors(path, encoder.state_dict(), state)
     encoder.load_state_dict(state, strict=True)
     # Torch's default type, which users may set, is not the encoder's.
     return encoder.float().eval().requires_grad_(False)
@@ -364,6 +373,50 @@ def check_bytes(info: WeightsInfo) -> None:
     if key is None or key not in _checked:
         _compare_digests(info)
         _checked.add(key)
+
+
+_KEPT = 4
+
+# Of each weights folder on a device, the encoder as it is and as it is packed for a precision.
+_encoders: OrderedDict[tuple[str, str], dict[str | None, Encoder]] = OrderedDict()
+_lock = threading.Lock()
+
+
+def loaded_encoder(info: WeightsInfo, device: torch.device, *, packed_for: str | None = None) -> Encoder:
+    """Return the encoder of a weights folder on a device, reading it only if this process has not.
+
+    Those of the last few folders used are kept. They are shared between estimators, clones and threads, so they must
+    not be modified; load your own with :func:`skecg.load_encoder` for that.
+
+    Parameters
+    ----------
+    info : WeightsInfo
+    device : torch.device
+    packed_for : {"fp32", "bf16"}, optional
+        On the CPU: another encoder, which only ever computes in this precision, and is faster at it
+        (:mod:`skecg.encoders.linear`, :mod:`skecg.encoders.convolution`).
+    """
+    # The digest is what a folder says of itself: an encoder loaded from another one vouches for that one alone.
+    check_bytes(info)
+    key = (info.digest, str(device))
+    with _lock:
+        # Loaded under the lock: threads that ask for the same encoder at once wait, and do not each load it.
+        if packed_for not in _encoders.get(key, {}):
+            encoder = read_state(info).to(device)
+            if packed_for is not None:
+                pack_linear_layers_(encoder.packed_part, packed_for)
+                pack_convolutions_(encoder.packed_part, packed_for)
+            _encoders.setdefault(key, {})[packed_for] = encoder
+            while len(_encoders) > _KEPT:
+                _encoders.popitem(last=False)
+        _encoders.move_to_end(key)
+        return _encoders[key][packed_for]
+
+
+def forget_encoders() -> None:
+    """Drop all encoders that this process keeps."""
+    with _lock:
+        _encoders.clear()
 
 
 def _compare_digests(info: WeightsInfo) -> None:
@@ -395,7 +448,8 @@ def _check_room(path: Path, info: WeightsInfo, n_values: int) -> None:
         )
 
 
-def _check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raise unless tensors are those expected, by name and shape, and finite."""
     problems = [f"lacks {name}" for name in expected if name not in found]
     problems += [f"has an unknown {name}" for name in found if name not in expected]
     for name in expected.keys() & found.keys():
@@ -408,39 +462,6 @@ def _check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[st
         raise DamagedWeightsError(
             f"{path} does not fit its {CONFIG_NAME}: it {'; it '.join(sorted(problems)[:3])}{more}."
         )
-
-
-def write_weights(
-    folder: str | Path, encoder: Encoder, spec: InputSpec, pooling: str, provenance: Mapping[str, Any]
-) -> WeightsInfo:
-    """Write ``config.json`` and ``model.safetensors``; the folder is created, other files in it are left alone."""
-    _check_consistent(encoder.config, spec)
-    check_pooling(pooling, encoder.num_registers)
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ParameterError(f"Got folder={str(folder)!r}, which is a file; expected a folder to write weights into.")
-    state = stored_state(encoder)
-    # Against itself: what is left to be found is values that are not finite.
-    _check_tensors(folder / MODEL_NAME, state, state)
-    _check_json("provenance", provenance)
-    _check_json("a configuration of the encoder", encoder.config.to_dict())
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / MODEL_NAME, state, _header(encoder.config, spec))
-    provider = provider_of(encoder.config)
-    config = {
-        "skecg_format": FORMAT_VERSION,
-        "architecture": encoder.config.architecture,
-        "input": spec.to_dict(),
-        "encoder": encoder.config.to_dict(),
-        "pooling": pooling,
-        "weights_sha256": _digest(folder / MODEL_NAME),
-        "provenance": dict(provenance) | ({"plugin": provider} if provider else {}),
-    }
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    # Last: should this be interrupted, an older configuration names another digest, and loading says so.
-    (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
-    # Read back as everybody else will read it.
-    return read_info(folder)
 
 
 def stored_state(encoder: Encoder) -> dict[str, Tensor]:
@@ -464,29 +485,6 @@ def _as_stored(name: str, value: Any) -> Tensor:
     kept = value.detach().cpu()
     # Float32, whatever training computed in. Copied, because a file holds no two tensors in the same memory.
     return (kept.float() if kept.is_floating_point() else kept).clone(memory_format=torch.contiguous_format)
-
-
-def _header(config: EncoderConfig, spec: InputSpec) -> dict[str, str]:
-    """Describe in the file of tensors itself what they are, should it be found without its folder."""
-    return {
-        "format": "pt",
-        "skecg_format": str(FORMAT_VERSION),
-        "architecture": config.architecture,
-        "embedding_dim": str(config.stages[-1].width),
-        "leads": ",".join(spec.leads),
-        "sampling_rate": f"{spec.sampling_rate:g}",
-    }
-
-
-def _check_json(what: str, values: Mapping[str, Any]) -> None:
-    """Raise for what JSON cannot say before anything of an older folder is replaced."""
-    try:
-        json.dumps(dict(values), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ParameterError(
-            f"Got {what} that cannot be written as JSON ({error}), expected text, finite numbers, booleans, None, "
-            "and lists and dicts of them."
-        ) from error
 
 
 def _digest(path: Path) -> str:

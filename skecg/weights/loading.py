@@ -1,76 +1,37 @@
-"""From the name of a model to its encoder, and back: the encoders that this process has loaded, one of each.
-
-They are shared by all who ask; whoever wants to change one loads their own.
-"""
+"""From the name of a model to an encoder of one's own, and back: a folder is written with golden vectors and a card."""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from skecg.encoders import Encoder, provider_of
-from skecg.encoders.convolution import pack_convolutions_
-from skecg.encoders.linear import pack_linear_layers_
-from skecg.encoders.pooling import POOLINGS, AttentionPooling, n_registers
+from skecg.encoders.pooling import POOLINGS, AttentionPooling, check_pooling, n_registers
 from skecg.errors import DamagedWeightsError, ParameterError
 from skecg.io.files import sha256_of
 from skecg.spec import EncoderConfig, InputSpec
 from skecg.weights.card import write_card
-from skecg.weights.folder import WeightsInfo, check_bytes, load_tensors, read_json, read_state, write_weights
+from skecg.weights.folder import (
+    CONFIG_NAME,
+    FORMAT_VERSION,
+    MODEL_NAME,
+    WeightsInfo,
+    check_consistent,
+    check_tensors,
+    load_tensors,
+    read_info,
+    read_json,
+    read_state,
+    save_tensors,
+    stored_state,
+)
 from skecg.weights.golden import write_golden
 from skecg.weights.rebuilding import check_rebuilt
 from skecg.weights.registry import find_weights
 
-if TYPE_CHECKING:
-    import torch
-
-__all__ = ["forget_encoders", "load_encoder", "loaded_encoder", "read_attention", "save_encoder"]
-
-
-_KEPT = 4
-
-# Of each weights folder on a device, the encoder as it is and as it is packed for a precision.
-_encoders: OrderedDict[tuple[str, str], dict[str | None, Encoder]] = OrderedDict()
-_lock = threading.Lock()
-
-
-def loaded_encoder(info: WeightsInfo, device: torch.device, *, packed_for: str | None = None) -> Encoder:
-    """Return the encoder of a weights folder on a device, reading it only if this process has not.
-
-    Those of the last few folders used are kept. They are shared between estimators, clones and threads, so they must
-    not be modified; load your own with :func:`skecg.load_encoder` for that.
-
-    Parameters
-    ----------
-    info : WeightsInfo
-    device : torch.device
-    packed_for : {"fp32", "bf16"}, optional
-        On the CPU: another encoder, which only ever computes in this precision, and is faster at it
-        (:mod:`skecg.encoders.linear`, :mod:`skecg.encoders.convolution`).
-    """
-    # The digest is what a folder says of itself: an encoder loaded from another one vouches for that one alone.
-    check_bytes(info)
-    key = (info.digest, str(device))
-    with _lock:
-        # Loaded under the lock: threads that ask for the same encoder at once wait, and do not each load it.
-        if packed_for not in _encoders.get(key, {}):
-            encoder = read_state(info).to(device)
-            if packed_for is not None:
-                pack_linear_layers_(encoder.packed_part, packed_for)
-                pack_convolutions_(encoder.packed_part, packed_for)
-            _encoders.setdefault(key, {})[packed_for] = encoder
-            while len(_encoders) > _KEPT:
-                _encoders.popitem(last=False)
-        _encoders.move_to_end(key)
-        return _encoders[key][packed_for]
-
-
-def forget_encoders() -> None:
-    """Drop all encoders that this process keeps."""
-    with _lock:
-        _encoders.clear()
+__all__ = ["load_encoder", "read_attention", "save_encoder"]
 
 
 def load_encoder(
@@ -164,10 +125,66 @@ def save_encoder(
         # A class of one's own may have one of skecg's configurations, of which a folder builds skecg's own encoder.
         if provider_of(encoder.config) or provider_of(encoder):
             check_rebuilt(encoder)
-        info = write_weights(folder, encoder, spec, pooling, provenance)
+        info = _write_weights(folder, encoder, spec, pooling, provenance)
         # Of what was written, not of what was passed: one in training mode or in half precision gives other numbers.
         write_golden(info, read_state(info))
     write_card(info)
+
+
+def _write_weights(
+    folder: str | Path, encoder: Encoder, spec: InputSpec, pooling: str, provenance: Mapping[str, Any]
+) -> WeightsInfo:
+    """Write ``config.json`` and ``model.safetensors``; the folder is created, other files in it are left alone."""
+    check_consistent(encoder.config, spec)
+    check_pooling(pooling, encoder.num_registers)
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ParameterError(f"Got folder={str(folder)!r}, which is a file; expected a folder to write weights into.")
+    state = stored_state(encoder)
+    # Against itself: what is left to be found is values that are not finite.
+    check_tensors(folder / MODEL_NAME, state, state)
+    _check_json("provenance", provenance)
+    _check_json("a configuration of the encoder", encoder.config.to_dict())
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(folder / MODEL_NAME, state, _header(encoder.config, spec))
+    provider = provider_of(encoder.config)
+    config = {
+        "skecg_format": FORMAT_VERSION,
+        "architecture": encoder.config.architecture,
+        "input": spec.to_dict(),
+        "encoder": encoder.config.to_dict(),
+        "pooling": pooling,
+        "weights_sha256": sha256_of(folder / MODEL_NAME),
+        "provenance": dict(provenance) | ({"plugin": provider} if provider else {}),
+    }
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    # Last: should this be interrupted, an older configuration names another digest, and loading says so.
+    (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+    # Read back as everybody else will read it.
+    return read_info(folder)
+
+
+def _header(config: EncoderConfig, spec: InputSpec) -> dict[str, str]:
+    """Describe in the file of tensors itself what they are, should it be found without its folder."""
+    return {
+        "format": "pt",
+        "skecg_format": str(FORMAT_VERSION),
+        "architecture": config.architecture,
+        "embedding_dim": str(config.stages[-1].width),
+        "leads": ",".join(spec.leads),
+        "sampling_rate": f"{spec.sampling_rate:g}",
+    }
+
+
+def _check_json(what: str, values: Mapping[str, Any]) -> None:
+    """Raise for what JSON cannot say before anything of an older folder is replaced."""
+    try:
+        json.dumps(dict(values), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(
+            f"Got {what} that cannot be written as JSON ({error}), expected text, finite numbers, booleans, None, "
+            "and lists and dicts of them."
+        ) from error
 
 
 # What a saved fine-tuned model describes itself in.

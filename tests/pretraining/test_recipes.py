@@ -72,7 +72,7 @@ def test_models_have_the_published_numbers_of_parameters(
     monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda tensor, **how: tensor)  # slow without storage
     with torch.device("meta"):
         assert n_trained(build_encoder(config.encoder)) == encoder
-        assert n_trained(build_predictor(config)) == predictor
+        assert n_trained(build_predictor(config.predictor, config.encoder)) == predictor
 
 
 @pytest.mark.parametrize("name", WEIMANN)

@@ -15,7 +15,7 @@ from skecg.encoders.linear import PackedLinear, can_multiply_bfloat16, has_faste
 from skecg.errors import DamagedWeightsError, ParameterError
 from skecg.io.files import sha256_of
 from skecg.weights import find_weights, forget_encoders, loaded_encoder, read_attention, read_info
-from skecg.weights import loading as loaded
+from skecg.weights import folder as loaded
 from skecg.weights.folder import save_tensors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
