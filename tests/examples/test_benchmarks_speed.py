@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache, partial
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from skecg import load_encoder, prepare
-from skecg.backends.onnx import states_graph
 from skecg.leads import CANONICAL_LEADS
 from skecg.spec import InputSpec
 
@@ -122,8 +121,8 @@ def test_training_steps_are_compared_at_one_loss_as_the_published_time_over_that
     assert re.search(r"relative \(fp32\): 1: 1\.00, 2: \d\.\d\d, 4: \d\.\d\d$", printed, re.M)
 
 
-def test_engines_are_compared_with_torch_and_compute_the_same(benchmark, capsys, monkeypatch):
-    monkeypatch.setattr("skecg.backends.states_graph", cache(states_graph))  # the engines share what takes seconds
+@pytest.mark.usefixtures("traced")
+def test_engines_are_compared_with_torch_and_compute_the_same(benchmark, capsys):
     benchmark("backends").main(["--tiny", "--model", str(TINY)])
     printed = capsys.readouterr().out
     rows = re.findall(r"^([12]) +(\S+(?: \S+)*) +([\d.]+) +([\d.]+)x$", printed, re.M)
