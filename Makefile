@@ -68,7 +68,8 @@ dist: $(VENV)/created
 
 # The numbers of the pages, compared with those kept in packaging/ledger.json and, where packaging/figures.toml has what
 # measures them, measured again: `make figures` fails where one differs, WRITE=1 writes them. Minutes; FULL=1 DATA=FOLDER for
-# all that is measured again, an hour or two; ONLY=NAME for one.
+# all that is measured again, an hour or two; ONLY=NAME for one, ONLY=hours for what takes a day. It ends with how many numbers
+# are measured so, and names the others.
 figures: $(VENV)/test-installed
 	$(BIN)/python packaging/figures.py $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full) $(if $(WRITE),--write)
 

@@ -5,13 +5,17 @@ takes up to a minute or two; all with ``--full``. First it compares every measur
 in ``ledger.json``, which has what nobody measures again for each release (see ledger.py; ``--keep`` writes it).
 ``figures.toml`` says where each number stands, what measures it and how far it may move:
 
-- ``page`` and ``pattern``: a regular expression with a group for each number, which occurs once on the page;
+- ``page`` and ``pattern``: a regular expression with a group for each number, which occurs once on the page; ``{n}``
+  stands for a group of a number, ``{_}`` for a number that is not asked for;
 - ``command``: run in the repository's root; ``{data}`` is --data, ``{out}`` an empty folder, ``{python}`` this Python;
-- ``found``: for each number a regular expression with one group on what the command prints, or a path of keys in
-  ``json``, a file of the command: ``rows[name=skecg-xs-2&fraction=0.1].score``, ``rows."random convolutions".score``;
+- ``found``: regular expressions on what the command prints, with as many groups together, or for each number a path of
+  keys in ``json``, a file of the command: ``rows[name=skecg-xs-2&fraction=0.1].score``, ``rows."random
+  convolutions".score``;
 - ``tolerance``: the least difference, relative to the page's number, that is one. Besides, what rounds to the page's
   number is no difference;
-- ``slow = true``: takes more than a minute.
+- ``slow = true``: takes more than a minute; ``hours = true``: hours, and is measured where it is named alone.
+
+At the end it counts where the numbers of the pages are from, and names the sections of those that nothing measures.
 """
 
 from __future__ import annotations
@@ -48,6 +52,12 @@ class Figure:
     json: str | None = None
     tolerance: float = 0.0
     slow: bool = False
+    hours: bool = False
+
+    @property
+    def speed(self) -> str:
+        """Return how long it takes: fast, slow or hours."""
+        return "hours" if self.hours else "slow" if self.slow else "fast"
 
 
 class FigureError(Exception):
@@ -60,7 +70,7 @@ def main(
     """Compare the figures asked for; return how many differ, or cannot be measured."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--write", action="store_true", help="write what was measured into the pages")
-    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="names, fast or slow")
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="names, fast, slow or hours")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="packed data sets, for figures that need them")
     parser.add_argument("--list", action="store_true", help="name the figures, measure nothing")
     parser.add_argument("--full", action="store_true", help="measure the slow ones, too")
@@ -73,17 +83,21 @@ def main(
         print(f"DIFFERS  {difference}", flush=True)
     n_bad = len(unkept)
     outputs: dict[str, Output] = {}
-    only = given.only or (["fast", "slow"] if given.full or given.list else ["fast"])
+    only = given.only or (
+        ["fast", "slow", *(["hours"] if given.list else [])] if given.full or given.list else ["fast"]
+    )
     for figure in [] if given.keep else chosen(read_registry(registry), only):
         if given.list:
-            print(f"{figure.name:<28} {figure.page:<40} {'slow' if figure.slow else 'fast'}")
+            print(f"{figure.name:<28} {figure.page:<40} {figure.speed}")
             continue
         try:
             page = root / figure.page
             stated = find_stated(figure, page.read_text(encoding="utf-8"))
             if figure.command not in outputs:
                 outputs[figure.command] = run(figure.command, given.data, root)
-            measured = [outputs[figure.command].number(figure, where) for where in figure.found]
+            measured = [n for where in figure.found for n in outputs[figure.command].numbers(figure, where)]
+            if len(measured) != len(stated):
+                raise FigureError(f"it finds {len(measured)} numbers, its pattern {len(stated)}")
         except FigureError as error:
             n_bad += 1
             print(f"FAILS    {figure.name}: {error}", flush=True)
@@ -97,24 +111,51 @@ def main(
         print(f"{state:<8} {figure.name} ({figure.page}): {pairs}", flush=True)
     if given.write and not unkept:
         ledger.keep(root, kept)
+    if not given.list:
+        print(ledger.account(root, kept, read_measured(read_registry(registry), root)))
     return n_bad
 
 
 def read_registry(path: Path) -> list[Figure]:
     """Read what is measured."""
-    figures = [Figure(**entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["figure"]]
+    figures = []
+    for entry in tomllib.loads(path.read_text(encoding="utf-8"))["figure"]:
+        found = entry["found"] if "json" in entry else [_expand(where) for where in entry["found"]]
+        figures.append(Figure(**entry | {"pattern": _expand(entry["pattern"]), "found": found}))
     for figure in figures:
-        if re.compile(figure.pattern).groups != len(figure.found):
-            raise FigureError(f"{figure.name} has {len(figure.found)} numbers to find and another number of groups.")
+        n_found = len(figure.found) if figure.json else sum(re.compile(where).groups for where in figure.found)
+        if re.compile(figure.pattern).groups != n_found:
+            raise FigureError(f"{figure.name} has {n_found} numbers to find and another number of groups.")
     return figures
+
+
+def _expand(pattern: str) -> str:
+    """Return a pattern with its numbers written out."""
+    number = r"[-+]?\d[\d,]*(?:\.\d+)?"
+    return pattern.replace("{n}", f"({number})").replace("{_}", number)
+
+
+def read_measured(figures: list[Figure], root: Path) -> dict[tuple[str, str], list[str]]:
+    """Return for each page and section the numbers that some figure measures."""
+    spans = {
+        (figure.page, found.span(group))
+        for figure in figures
+        for found in re.finditer(figure.pattern, (root / figure.page).read_text(encoding="utf-8"))
+        for group in range(1, len(found.groups()) + 1)
+    }
+    measured: dict[tuple[str, str], list[str]] = {}
+    for page, (begin, end) in sorted(spans):
+        text = (root / page).read_text(encoding="utf-8")
+        measured.setdefault((page, ledger.title_at(root / page, begin)), []).append(text[begin:end].lstrip("+-"))
+    return measured
 
 
 def chosen(figures: list[Figure], only: list[str]) -> list[Figure]:
     """Return the figures of these names or speeds."""
-    known = {figure.name for figure in figures} | {"fast", "slow"}
+    known = {figure.name for figure in figures} | {"fast", "slow", "hours"}
     if unknown := set(only) - known:
         raise SystemExit(f"Got --only {' '.join(sorted(unknown))}, expected some of {', '.join(sorted(known))}.")
-    return [f for f in figures if f.name in only or ("slow" if f.slow else "fast") in only]
+    return [f for f in figures if f.name in only or f.speed in only]
 
 
 def find_stated(figure: Figure, text: str) -> tuple[str, ...]:
@@ -132,14 +173,14 @@ class Output:
     text: str
     files: dict[str, Any]
 
-    def number(self, figure: Figure, where: str) -> float:
-        """Return one of a figure's numbers."""
+    def numbers(self, figure: Figure, where: str) -> list[float]:
+        """Return the numbers of a figure that are at a place."""
         if figure.json is not None:
-            return float(self._at(figure.json, where))
-        found = re.findall(where, self.text, flags=re.MULTILINE)
+            return [float(self._at(figure.json, where))]
+        found = list(re.finditer(where, self.text, flags=re.MULTILINE))
         if len(found) != 1:
             raise FigureError(f"{where!r} occurs {len(found)} times in what `{figure.command}` printed, expected once")
-        return float(str(found[0]).replace(",", ""))
+        return [float(number.replace(",", "")) for number in found[0].groups()]
 
     def _at(self, file: str, where: str) -> Any:
         try:

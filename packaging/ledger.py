@@ -9,6 +9,9 @@ has the measurement; ``published`` for numbers of others, whose paper the page n
 chosen, counted or are arithmetic. A section of the last kind alone is named here and not compared. A new section with
 numbers fails until it is here. ``python packaging/figures.py --keep`` takes over the numbers of the pages: read the
 difference before you commit it.
+
+Where a section has numbers of several kinds, ``of`` says which are not a command's: ``{"set": "10 12"}``. What neither
+``figures.toml`` measures nor ``of`` explains needs ``why``: the reason that no release measures it again.
 """
 
 from __future__ import annotations
@@ -21,6 +24,13 @@ from pathlib import Path
 PAGES = ("README.md", "docs/*.rst", "skecg/pretrained/*/README.md")
 EXEMPT = ["set"]
 KINDS = ("python", "skecg", "make", "log", "published", "set")
+#: What is no command, and how the account calls it.
+SOURCES = {
+    "published": "published by others",
+    "set": "chosen, counted or arithmetic",
+    "log": "of the log's history",
+    "repeated": "repeated from where they are measured",
+}
 
 _CODE = re.compile(r"^```.*?^```$|``[^`]+``|`[^`]*`|\]\([^)]*\)", re.MULTILINE | re.DOTALL)
 _RST_CODE = re.compile(r"^( *)\.\. (?:code-block|image|only)::.*\n(?:\1 +.*\n|\n)*", re.MULTILINE)
@@ -99,13 +109,66 @@ def differences(root: Path, ledger: Path) -> list[str]:
     return said
 
 
+def title_at(page: Path, place: int) -> str:
+    """Return the title of the section of a page that has a place of its text."""
+    text = page.read_text(encoding="utf-8")
+    begins = {}
+    for title in sections(page):
+        found = re.search(rf"^(?:#+ )?{re.escape(title)}$", text, re.MULTILINE)
+        if found and found.start() <= place:
+            begins[found.start()] = title
+    return begins[max(begins)] if begins else ""
+
+
+def unmeasured(
+    root: Path, ledger: Path, measured: dict[tuple[str, str], list[str]]
+) -> tuple[Counter[str], dict[tuple[str, str], list[str]]]:
+    """Return how many numbers are from where, and for each section those that nothing explains."""
+    kept = json.loads(ledger.read_text(encoding="utf-8"))
+    counts: Counter[str] = Counter()
+    left: dict[tuple[str, str], list[str]] = {}
+    for page, named in read_pages(root).items():
+        for title, stated in named.items():
+            entry = kept.get(page, {}).get(title, {})
+            again = Counter(stated) & Counter(measured.get((page, title), []))
+            counts["measured"] += again.total()
+            rest = Counter(stated) - again
+            of = {kind: Counter(some.split()) for kind, some in entry.get("of", {}).items()}
+            if len(entry.get("by", [])) == 1 and entry["by"][0] in SOURCES:
+                of = {entry["by"][0]: rest}
+            for kind, some in of.items():
+                counts[kind] += (rest & some).total()
+                rest -= some
+            if rest:
+                counts["unmeasured"] += rest.total()
+                left[page, title] = sorted(rest.elements())
+    return counts, left
+
+
+def account(root: Path, ledger: Path, measured: dict[tuple[str, str], list[str]]) -> str:
+    """Return in words where the numbers of the pages are from."""
+    counts, left = unmeasured(root, ledger, measured)
+    parts = [f"{counts[kind]:,} {words}" for kind, words in SOURCES.items()]
+    lines = [
+        f"{counts.total():,} numbers: {counts['measured']:,} measured by commands of figures.toml, {', '.join(parts)}, "
+        f"{counts['unmeasured']:,} not measured again:"
+    ]
+    kept = json.loads(ledger.read_text(encoding="utf-8"))
+    for (page, title), numbers_left in left.items():
+        why = kept.get(page, {}).get(title, {}).get("why", "nothing says why")
+        lines.append(f'{len(numbers_left):>5} {page}, "{title}": {why}')
+    return "\n".join(lines)
+
+
 def keep(root: Path, ledger: Path) -> None:
     """Write the numbers of the pages into the ledger; what measured them stays."""
     kept = json.loads(ledger.read_text(encoding="utf-8")) if ledger.exists() else {}
     book: dict[str, dict[str, dict[str, object]]] = {}
     for page, named in read_pages(root).items():
         for title, stated in named.items():
-            by = kept.get(page, {}).get(title, {}).get("by", [])
+            before = kept.get(page, {}).get(title, {})
+            by = before.get("by", [])
             numbers_kept = {} if by == EXEMPT else {"numbers": " ".join(stated)}
-            book.setdefault(page, {})[title] = {"by": by, **numbers_kept}
+            said = {key: before[key] for key in ("of", "why") if key in before}
+            book.setdefault(page, {})[title] = {"by": by, **numbers_kept, **said}
     ledger.write_text(json.dumps(book, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

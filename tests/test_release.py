@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -55,7 +56,8 @@ def test_the_version_is_written_in_one_place_and_its_copies_agree():
 def test_workflows_call_what_is_there():
     targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), flags=re.MULTILINE))
     called = "\n".join([text_of(".ci", "run"), *map(commands_of, WORKFLOWS)])
-    assert {"coverage", "test-oldest", "test-newest", "dist"} <= set(re.findall(r"\bmake ([a-z-]+)", called)) <= targets
+    made = set(re.findall(r"\bmake ([a-z-]+)", called))
+    assert {"coverage", "test-oldest", "test-newest", "dist", "look"} <= made <= targets
     for script in re.findall(r"(\.ci/\w+)", called):
         assert os.access(ROOT / script, os.X_OK)
     phony = text_of("Makefile").split(".PHONY: ")[1].splitlines()[0].split()
@@ -196,9 +198,9 @@ FIGURES = r"""
 [[figure]]
 name = "speed"
 page = "page.md"
-pattern = 'takes ([\d.]+) s for ([\d,]+) records'
-command = "{python} -c 'print(\"seconds 2.004\"); print(\"records 12,001\")'"
-found = ['^seconds ([\d.]+)', '^records ([\d,]+)']
+pattern = 'takes {n} s for {n} records'
+command = "{python} -c 'print(\"seconds 2.004, records 12,001\")'"
+found = ['^seconds {n}, records {n}']
 tolerance = 0.1
 
 [[figure]]
@@ -209,6 +211,14 @@ command = '{python} score.py {out} {data}'
 json = "report.json"
 found = ["rows[name=mine].score"]
 slow = true
+
+[[figure]]
+name = "study"
+page = "page.md"
+pattern = 'This study says (\d+)'
+command = "{python} -c 'raise SystemExit(1)'"
+found = ['(\d+)']
+hours = true
 """
 SCORE = """
 import json, pathlib, sys
@@ -243,7 +253,9 @@ def test_figures_that_differ_are_found_and_written(tmp_path, page, only, state, 
 def test_figures_that_cannot_be_measured_fail(tmp_path, capsys):
     figures = script_of("figures")
     (tmp_path / "page.md").write_text("takes 1.9 s for 12,000 records, scores 0.921")
-    (tmp_path / "figures.toml").write_text(FIGURES.replace("records ([", "rows (["))
+    (tmp_path / "figures.toml").write_text(
+        FIGURES.replace("records {n}'", "rows {n}'").replace("records {n}']", "rows {n}']")
+    )
     (tmp_path / "ledger.json").write_text("{}")
     places = {"root": tmp_path, "registry": tmp_path / "figures.toml", "kept": tmp_path / "ledger.json"}
     assert figures.main([], **places) == 1
@@ -251,6 +263,8 @@ def test_figures_that_cannot_be_measured_fail(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "occurs 0 times" in said
     assert "it needs data" in said
+    assert figures.main(["--only", "hours"], **places) == 1
+    assert "study" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="Got --only nothing"):
         figures.main(["--only", "nothing"], **places)
 
@@ -279,6 +293,25 @@ def test_what_the_ledger_names_as_its_measurement_is_there():
         assert kind in figures.ledger.KINDS, by
         assert kind != "python" or (ROOT / what.split()[0]).exists(), by
         assert kind != "make" or what in verbs, by
+
+
+def test_every_number_of_the_pages_is_measured_again_or_the_ledger_says_why_not():
+    figures = script_of("figures")
+    measured = figures.read_measured(figures.read_registry(figures.REGISTRY), ROOT)
+    counts, left = figures.ledger.unmeasured(ROOT, figures.LEDGER, measured)
+    book = json.loads(figures.LEDGER.read_text())
+    reasons = {(page, title) for page, named in book.items() for title, entry in named.items() if "why" in entry}
+    assert set(left) == reasons, 'write "of" or "why" into the ledger, or take away a "why" that nothing needs'
+    assert counts["measured"] > counts["unmeasured"]
+    again = {number for numbers in measured.values() for number in numbers}
+    pages = figures.ledger.read_pages(ROOT)
+    for page, named in book.items():
+        for title, entry in named.items():
+            explained = Counter(number for some in entry.get("of", {}).values() for number in some.split())
+            rest = Counter(pages[page][title]) - Counter(measured.get((page, title), []))
+            assert explained <= rest, f'{page}, "{title}": "of" explains what is measured, or not there'
+            assert set(entry.get("of", {})) <= set(figures.ledger.SOURCES)
+            assert set(entry.get("of", {}).get("repeated", "").split()) <= again, f'{page}, "{title}"'
 
 
 PAGE = """Speed
@@ -317,6 +350,27 @@ def test_a_number_that_moves_on_its_page_alone_is_found(tmp_path):
     page.write_text(PAGE.replace("3.4", "3.1"))
     kept.write_text(kept.read_text().replace("log", "set"))
     assert ledger.differences(tmp_path, kept) == []
+
+
+def test_the_account_counts_what_measures_a_number_and_names_what_nothing_does(tmp_path):
+    ledger = script_of("figures").ledger
+    page, kept = tmp_path / "docs" / "speed.rst", tmp_path / "ledger.json"
+    page.parent.mkdir()
+    page.write_text(PAGE + "\nThey have 0.9, we 0.8, and 0.8 again, in 7 minutes.\n")
+    assert ledger.title_at(page, page.read_text().index("0.9,")) == "Speed"
+    entry = {
+        "by": ["log", "published"],
+        "numbers": "0.8 0.8 0.9 1,024 3.4 7",
+        "of": {"published": "0.9", "set": "1,024"},
+    }
+    kept.write_text(json.dumps({"docs/speed.rst": {"Speed": entry | {"why": "nobody waits for it"}}}))
+    counts, left = ledger.unmeasured(tmp_path, kept, {("docs/speed.rst", "Speed"): ["3.4", "0.8", "5"]})
+    assert counts == {"measured": 2, "published": 1, "set": 1, "unmeasured": 2}
+    assert left == {("docs/speed.rst", "Speed"): ["0.8", "7"]}
+    said = ledger.account(tmp_path, kept, {("docs/speed.rst", "Speed"): ["3.4", "0.8"]})
+    assert said.splitlines()[1].split() == ["2", "docs/speed.rst,", '"Speed":', "nobody", "waits", "for", "it"]
+    ledger.keep(tmp_path, kept)
+    assert json.loads(kept.read_text())["docs/speed.rst"]["Speed"]["of"] == entry["of"]
 
 
 def test_systems_without_links_or_locks_read_and_write_all_the_same(tmp_path, monkeypatch):

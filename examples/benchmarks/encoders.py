@@ -1,7 +1,8 @@
 """How near encoders come to what the processor can multiply, and how they compare with the published structure.
 
-Run ``python examples/benchmarks/encoders.py [--passes 5] [--tiny]``. Everything is float32 in one thread, in processor
-time, the best of several passes in which all take turns. skecg's encoders are as ``JEPAEmbedder`` runs them.
+Run ``python examples/benchmarks/encoders.py [--model default] [--passes 5] [--tiny]``. Everything is float32 in one
+thread, in processor time, the best of several passes in which all take turns. skecg's encoders are as ``JEPAEmbedder``
+runs them.
 
 The first table gives the share of the peak: the model's multiplications and additions, divided by the time and by
 what products of 1024 x 1024 matrices reach in the same minute with the faster of torch's two libraries. The second
@@ -146,6 +147,7 @@ def show_ratios(models: dict[str, Encoder], sizes: dict[str, tuple[int, ...]], p
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="default")
     parser.add_argument("--passes", type=int, default=5)
     parser.add_argument("--tiny", action="store_true", help="small encoders, to see that it runs")
     given = parser.parse_args(arguments)
@@ -156,8 +158,8 @@ def main(arguments: list[str] | None = None) -> None:
             pair = {"tiny": frozen(TINY), "tiny leadwise": frozen(TINY_LEADWISE)}
             show_ratios(pair, dict.fromkeys(pair, (1, 9)), 1)
             return
-        default = load_encoder("default")[0].requires_grad_(False)
-        models = {"default": as_embedded(default), "ViT-S, 100 tokens": as_embedded(frozen(VIT_S))}
+        model = load_encoder(given.model)[0].requires_grad_(False)
+        models = {given.model: as_embedded(model), "ViT-S, 100 tokens": as_embedded(frozen(VIT_S))}
         show_shares(models, (1, 4, 8, 16), given.passes, 1024)
         published = {"Weimann XS": frozen(WEIMANN_XS), "Weimann S": frozen(WEIMANN_S), "Kim B": frozen(KIM_B)}
         sizes = {"Weimann XS": (1, 8, 16, 64), "Weimann S": (1, 8, 16), "Kim B": (1, 4)}

@@ -1,8 +1,8 @@
 """What bfloat16 and int8 gain and what they change: speed, a probe's scores, its decisions, the features themselves.
 
 Run ``python examples/benchmarks/precision.py [--data FILE] [--model default] [--records 256] [--passes 5] [--tiny]``.
-FILE is a packed sample of PTB-XL (or its folder): superclasses, trained on folds 1 to 8, tested on fold 9. Without it
-the recordings are synthetic and the label is their rhythm.
+FILE is a packed sample of PTB-XL (or its folder), --data again for each file of one that lies in several: superclasses,
+trained on folds 1 to 8, tested on fold 9. Without it the recordings are synthetic and the label is their rhythm.
 
 Speed is that of one thread, in processor time, the best of passes in which both take turns: the embedder from records
 in memory to features, encoders alone, and of these the linear layers alone. Without bfloat16 arithmetic in the
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,7 @@ from skecg.backends import ExportedEncoder
 from skecg.backends.onnx import open_in_int8
 from skecg.compute.devices import autocast
 from skecg.datasets import make_ecg
+from skecg.datasets.packed import join_datasets
 from skecg.encoders import Encoder
 from skecg.evaluation import PooledProtocol, Split, area_under_roc, open_dataset, split_by_folds, task_labels
 from skecg.evaluation.protocols import LabelDraw
@@ -56,9 +58,9 @@ class Labelled(NamedTuple):
     split: Split
 
 
-def real(path: Path) -> Labelled:
+def real(paths: Sequence[Path]) -> Labelled:
     """Take PTB-XL's superclasses, fold 9 tested."""
-    dataset = open_dataset(path)
+    dataset = join_datasets([open_dataset(path) for path in paths])
     task = task_labels(dataset, "superdiagnostic")
     split = split_by_folds(dataset, task, test_fold=9)
     options = {"sampling_rate": dataset.sampling_rate, "leads": dataset.leads}
@@ -189,7 +191,7 @@ def show_closeness(features: dict[str, np.ndarray]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, metavar="FILE", help="packed sample or folder of PTB-XL")
+    parser.add_argument("--data", type=Path, action="append", metavar="FILE", help="packed PTB-XL, or its folder")
     parser.add_argument("--model", default="default")
     parser.add_argument("--records", type=int, default=256, help="records timed")
     parser.add_argument("--passes", type=int, default=5)
