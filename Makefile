@@ -116,7 +116,8 @@ $(OLDEST)/installed: $(VENV)/created pyproject.toml constraints-oldest.txt
 # Delete the folder for releases newer than it holds.
 $(NEWEST)/installed: pyproject.toml
 	$(NEWEST_PYTHON) -m venv $(NEWEST)
-	$(NEWEST)/bin/python -m pip --disable-pip-version-check -q install --no-compile --upgrade --upgrade-strategy eager -e ".[test]"
+	$(NEWEST)/bin/python -m pip --disable-pip-version-check -q install --no-compile --upgrade --upgrade-strategy eager \
+		$(NEWEST_PINS) -e ".[test]"
 	touch $@
 
 $(VENV)/docs-installed: $(VENV)/test-installed

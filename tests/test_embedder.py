@@ -539,47 +539,47 @@ def test_without_a_cache_no_record_is_named_and_each_is_embedded(
     assert_same_features(features, np.tile(features[0], (5, 1)))
 
 
-def test_a_store_on_disk_serves_another_process(tmp_path: Path, counted: CountingEncoder) -> None:
-    features = JEPAEmbedder(cache=tmp_path).fit_transform(RECORDS[:2])
-    code = (
-        "import sys, numpy as np\n"
-        "from skecg import JEPAEmbedder\n"
-        "from skecg.datasets import make_ecg\n"
-        "from skecg.encoders import Encoder\n"
-        "def refuse(*args, **kwargs): raise SystemExit('embedded again')\n"
-        "Encoder.layers = refuse\n"
-        "records = make_ecg(8, noise=0.02, random_state=1).records[:2]\n"
-        "np.save(sys.argv[2], JEPAEmbedder(cache=sys.argv[1]).fit_transform(records))\n"
-    )
+# What another process has, offline: a fitted pickle, and a store on disk, when nothing can be embedded any more.
+ELSEWHERE = """
+import pickle, sys
+from pathlib import Path
+import numpy as np
+from skecg import JEPAEmbedder
+from skecg.datasets import make_ecg
+from skecg.encoders import Encoder
 
-    subprocess.run([sys.executable, "-c", code, tmp_path, tmp_path / "f.npy"], check=True)
+folder = Path(sys.argv[1])
+records = make_ecg(8, noise=0.02, random_state=1).records[:2]
+np.save(folder / "unpickled.npy", pickle.loads((folder / "embedder.pkl").read_bytes()).transform(records))
 
-    np.testing.assert_array_equal(features, np.load(tmp_path / "f.npy"))
+def refuse(*args, **kwargs):
+    raise SystemExit("embedded again")
+
+Encoder.layers = refuse
+np.save(folder / "stored.npy", JEPAEmbedder(cache=folder / "store").fit_transform(records))
+"""
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which another process left its features, beside those of this one."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    np.save(folder / "here.npy", JEPAEmbedder(cache=folder / "store").fit_transform(RECORDS[:2]))
+    (folder / "embedder.pkl").write_bytes(pickle.dumps(JEPAEmbedder(cache=None).fit(RECORDS[:2])))
+    subprocess.run([sys.executable, "-c", ELSEWHERE, folder], env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=True)
+    return folder
+
+
+def test_a_store_on_disk_serves_another_process(elsewhere: Path) -> None:
+    np.testing.assert_array_equal(np.load(elsewhere / "stored.npy"), np.load(elsewhere / "here.npy"))
 
 
 # --- pickles, processes, threads ----------------------------------------------------------------------------------
 
 
-def test_a_fitted_pickle_is_small_and_works_in_another_process_offline(tmp_path: Path) -> None:
-    embedder = JEPAEmbedder(cache=None)
-    features = embedder.fit_transform(RECORDS[:2])
-    data = pickle.dumps(embedder)
-    (tmp_path / "embedder.pkl").write_bytes(data)
-    code = (
-        "import pickle, sys, numpy as np\n"
-        "from skecg.datasets import make_ecg\n"
-        "embedder = pickle.load(open(sys.argv[1], 'rb'))\n"
-        "np.save(sys.argv[2], embedder.transform(make_ecg(8, noise=0.02, random_state=1).records[:2]))\n"
-    )
-
-    subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "embedder.pkl", tmp_path / "f.npy"],
-        env={**__import__("os").environ, "HF_HUB_OFFLINE": "1"},
-        check=True,
-    )
-
-    assert len(data) < 5000
-    assert_same_features(features, np.load(tmp_path / "f.npy"))
+def test_a_fitted_pickle_is_small_and_works_in_another_process_offline(elsewhere: Path) -> None:
+    assert (elsewhere / "embedder.pkl").stat().st_size < 5000
+    assert_same_features(np.load(elsewhere / "here.npy"), np.load(elsewhere / "unpickled.npy"))
 
 
 @pytest.mark.parametrize("backend", ["loky", "threading"])

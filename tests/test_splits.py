@@ -189,8 +189,9 @@ def test_what_is_no_share_is_refused() -> None:
 PUBLISHED = json.loads((Path(skecg.evaluation.__file__).parent / "draws_sha256.json").read_text())["ptbxl"]
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_draws_of_ptbxl_are_those_published(name: str, shared: Path) -> None:
+@pytest.fixture(scope="module")
+def ptbxl(shared: Path) -> tuple[list[dict[str, float]], np.ndarray]:
+    """Statements and patients of PTB-XL's folds 1 to 8."""
     kinds = {"super_class": "super", "sub_class": "sub", "form": "form", "rhythm": "rhythm"}
     with (shared / "data" / "ptbxl_labels.csv").open(encoding="utf-8", newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if int(row["strat_fold"]) <= 8]
@@ -198,7 +199,13 @@ def test_draws_of_ptbxl_are_those_published(name: str, shared: Path) -> None:
         {f"{kind}:{x}": 100.0 for key, kind in kinds.items() for x in (ast.literal_eval(row[key]) if row[key] else [])}
         for row in rows
     ]
-    task, patients = make_task(codes, name), np.array([row["patient_id"] for row in rows])
+    return codes, np.array([row["patient_id"] for row in rows])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_draws_of_ptbxl_are_those_published(name: str, ptbxl: tuple[list[dict[str, float]], np.ndarray]) -> None:
+    codes, patients = ptbxl
+    task = make_task(codes, name)
 
     for fraction, digests in PUBLISHED[name].items():
         found = [draw_patients(patients[task.keep], task.labels[task.keep], float(fraction), d) for d in range(5)]

@@ -63,6 +63,7 @@ def test_the_benchmark_from_file_to_feature_prints_its_ratios(benchmark, capsys,
     assert "core hours for a million records" in printed
 
 
+@pytest.mark.usefixtures("traced")
 def test_the_benchmark_of_precision_shows_that_bfloat16_and_int8_change_little(benchmark, capsys):
     benchmark("precision").main(["--tiny"])
     printed = capsys.readouterr().out

@@ -121,6 +121,7 @@ def test_training_steps_are_compared_at_one_loss_as_the_published_time_over_that
     assert re.search(r"relative \(fp32\): 1: 1\.00, 2: \d\.\d\d, 4: \d\.\d\d$", printed, re.M)
 
 
+@pytest.mark.usefixtures("traced")
 def test_engines_are_compared_with_torch_and_compute_the_same(benchmark, capsys):
     benchmark("backends").main(["--tiny", "--model", str(TINY)])
     printed = capsys.readouterr().out

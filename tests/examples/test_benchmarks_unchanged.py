@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -51,7 +52,8 @@ def test_features_of_every_bundled_model_may_differ_by_the_tolerance_and_no_more
     assert unchanged.main(["compare", *features, "--tolerance", "1e-6"]) == 1
 
 
-def test_a_name_that_is_gone_is_a_fault_and_a_new_one_is_not(unchanged, tmp_path, capsys):
+def test_a_name_that_is_gone_is_a_fault_and_a_new_one_is_not(unchanged, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(unchanged, "find", cache(unchanged.find))  # it starts processes to find names
     names = [str(tmp_path), "--part", "names"]
     assert unchanged.main(["record", *names]) == 0
     path = tmp_path / "unchanged.json"

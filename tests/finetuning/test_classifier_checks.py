@@ -10,7 +10,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator, parametri
 from skecg.finetuning.classifier import FineTunedClassifier
 
 TINY = Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal"
-ONE_LEAD = {"leads": ["II"], "sampling_rate": 100, "short_records": "pad", "epochs": 2}
+ONE_LEAD = {"leads": ["II"], "sampling_rate": 100, "short_records": "pad", "epochs": 1}
 
 
 @pytest.mark.filterwarnings("ignore::skecg.errors.SkecgWarning")

@@ -17,7 +17,7 @@ from skecg.datasets import make_ecg
 from skecg.errors import InputError, ParameterError, WeightsFormatError, WeightsNotFoundError
 
 TINY = Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal"
-ONE_LEAD = {"leads": ["II"], "sampling_rate": 100, "short_records": "pad", "epochs": 2}
+ONE_LEAD = {"leads": ["II"], "sampling_rate": 100, "short_records": "pad", "epochs": 1}
 RECORDS, FACTS = make_ecg(24, duration_seconds=5, sampling_rate=100, random_state=2)
 RATES = np.asarray(FACTS["heart_rate"])
 PATIENTS = np.arange(24) // 2

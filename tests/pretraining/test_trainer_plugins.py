@@ -42,32 +42,38 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "shards"
 
 
+@pytest.fixture(scope="module")
+def trained(request: pytest.FixtureRequest, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A plug-in of the examples and the folder of a run that it trained, for all who ask for the same one."""
+    plugin, run = str(PLUGINS / f"{request.param}.py"), str(tmp_path_factory.mktemp("runs") / "run")
+    smaller = ["encoder.num_heads=2"] if request.param == "lejepa" else []
+    arguments = ["--recipe", plugin, "--data", str(shards), "--out", run, "--device", "cpu", *SMALL, *smaller]
+    assert main(["train", *arguments]) == 0
+    return plugin, run
+
+
 def elsewhere(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command line in a process of its own, where nothing is registered yet."""
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(("name", "smaller"), [("dilated_convolutions", []), ("lejepa", ["encoder.num_heads=2"])])
-def test_a_plugin_of_one_file_is_trained_exported_verified_and_embeds(
-    name: str, smaller: list[str], shards: Path, tmp_path: Path
-) -> None:
-    plugin, run, weights = str(PLUGINS / f"{name}.py"), str(tmp_path / "run"), str(tmp_path / "weights")
+@pytest.mark.parametrize("trained", ["dilated_convolutions", "lejepa"], indirect=True)
+def test_a_plugin_of_one_file_is_trained_exported_verified_and_embeds(trained: tuple[str, str], tmp_path: Path) -> None:
+    (plugin, run), weights = trained, str(tmp_path / "weights")
     records, _ = make_ecg(2, sampling_rate=100.0, random_state=1)
     for number, record in enumerate(records):
         np.savetxt(
             tmp_path / f"{number}.csv", record.signal.T, delimiter=",", header=",".join(record.leads), comments=""
         )
 
-    arguments = ["--recipe", plugin, "--data", str(shards), "--out", run, "--device", "cpu", *SMALL, *smaller]
-    assert main(["train", *arguments]) == 0
     assert main(["inspect", "--plugin", plugin, run]) == 0
     assert main(["export", "--plugin", plugin, "--run", run, "--out", weights]) == 0
     assert skecg_main(["verify", "--plugin", plugin, weights]) == 0
     table = tmp_path / "features.csv"
     embed = ["embed", "--plugin", plugin, "--model", weights, "--sampling-rate", "100", "--out", str(table)]
     embed += [str(tmp_path / "0.csv"), str(tmp_path / "1.csv")]
-    if name == "lejepa":  # an objective, whose weights are of an encoder of skecg
+    if "lejepa" in plugin:  # an objective, whose weights are of an encoder of skecg
         assert skecg_main(embed) == 0
     else:
         found = elsewhere("skecg", *embed)
@@ -75,12 +81,9 @@ def test_a_plugin_of_one_file_is_trained_exported_verified_and_embeds(
     assert len(table.read_text().splitlines()) == 3
 
 
-def test_a_run_of_a_plugin_that_is_not_named_says_what_is_missing(shards: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    arguments = ["--recipe", str(PLUGINS / "lejepa.py"), "--data", str(shards), "--out", str(run), "--device", "cpu"]
-    assert main(["train", *arguments, *SMALL, "encoder.num_heads=2"]) == 0
-
-    found = elsewhere("pretraining", "export", "--run", str(run), "--out", str(tmp_path / "weights"))
+@pytest.mark.parametrize("trained", ["lejepa"], indirect=True)
+def test_a_run_of_a_plugin_that_is_not_named_says_what_is_missing(trained: tuple[str, str], tmp_path: Path) -> None:
+    found = elsewhere("pretraining", "export", "--run", trained[1], "--out", str(tmp_path / "weights"))
 
     assert found.returncode == 2
     assert "objective.kind='lejepa'" in found.stderr

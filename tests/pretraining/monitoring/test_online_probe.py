@@ -155,9 +155,12 @@ def test_a_file_without_folds_is_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::skecg.errors.SignalWarning")  # some baselines move
-def test_real_records_can_be_scored(shared, encoder):
-    labelled = load_labelled(shared / "data" / "ptbxl_raw500_folds1-8_250hz.npz")
-    assert (len(labelled.train), len(labelled.test)) == (1992, 312)
+def test_real_records_can_be_scored(shared, encoder, tmp_path):
+    # Of one fold, which is read in a tenth of the time of eight, made into eight.
+    with np.load(shared / "data" / "ptbxl_raw500_fold9_250hz.npz") as fold:
+        np.savez(tmp_path / "folds.npz", **{**fold, "strat_fold": np.arange(len(fold["signals"])) % 8 + 1})
+    labelled = load_labelled(tmp_path / "folds.npz")
+    assert (len(labelled.train), len(labelled.test)) == (286, 40)
     found = OnlineProbe(*labelled, max_records=200).score(encoder, SPEC)
     assert found["probe_NORM"] > 0.6
 
