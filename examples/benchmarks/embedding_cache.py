@@ -1,10 +1,10 @@
 """What the embedding cache costs a record: hashes that could name it, the name, putting and looking up.
 
 Run ``python examples/benchmarks/embedding_cache.py [--records 1024] [--passes 15] [--tiny]``. Records have 12 leads of
-5,000 float32 samples; embeddings are the default model's 1,152 numbers. One thread, its processor time, the best pass of
-those in which all take turns, so that hashes are compared in the same minute. xxHash is in the table, and names records
-in memory, where the package ``xxhash`` is installed. Look-ups are in batches of 64, as the embedder makes them, and one
-by one. Why these hashes were chosen: docs/decisions/0003-embedding-keys.md.
+5,000 float32 samples; embeddings are the default model's 1,152 numbers. One thread, its processor time, the best pass
+of those in which all take turns, so that hashes are compared in the same minute. xxHash is in the table, and names
+records in memory, where the package ``xxhash`` is installed. Look-ups are in batches of 64, as the embedder makes
+them, and one by one. Why these hashes were chosen: docs/decisions/0003-embedding-keys.md.
 """
 
 from __future__ import annotations

@@ -64,7 +64,9 @@ class LeJepa(WithoutTarget):
         assert isinstance(config.objective, LeJepaConfig)
         self.objective, width = config.objective, config.objective.projected_dim
         self.context_encoder = build_encoder(config.encoder)
-        self.projector = nn.Sequential(nn.Linear(config.encoder.stages[-1].width, 256), nn.GELU(), nn.Linear(256, width))
+        self.projector = nn.Sequential(
+            nn.Linear(config.encoder.stages[-1].width, 256), nn.GELU(), nn.Linear(256, width)
+        )
 
     def forward(self, values_BLT: Tensor, drawn: JepaDraw) -> LeJepaLoss:
         """Compare the views of each record with their mean, and all views' distribution with a normal one."""

@@ -147,6 +147,10 @@ class PretrainConfig:
             require(self.masks is None, "masks", self.masks, f"None with {kind!r}, whose masks are in its own part")
         if not objective.has_target:
             require(self.export_encoder == "context", "export_encoder", self.export_encoder, f"'context' with {kind!r}")
+        if isinstance(objective, ObjectiveConfig) and objective.contrast_weight and self.masks is not None:
+            n_masks = self.masks.masks_per_target
+            wanted = "2 or more with objective.contrast_weight: what they leave of a recording is compared"
+            require(n_masks >= 2, "masks.masks_per_target", n_masks, wanted)
         if not isinstance(objective, ObjectiveConfig):
             require(self.data.drop_path == 0, "data.drop_path", self.data.drop_path, f"0 with {kind!r}")
         self.objective.check_run(self.input, self.encoder, self.data, self.predictor)

@@ -64,6 +64,11 @@ class ObjectiveConfig(AnyObjectiveConfig):
     describe_share : float
         Share of the slices that are seen for it, drawn by themselves for each record, in a further pass of the context
         encoder; with 0 it is made from what the prediction sees, which costs nothing.
+    contrast_weight : float
+        Weight of telling recordings apart by what two masks leave of each; 0 leaves it out. It needs
+        ``masks.masks_per_target`` of 2 or more.
+    contrast_temperature : float
+        What cosines are divided by.
     """
 
     kind: ClassVar[str] = "jepa"
@@ -76,14 +81,18 @@ class ObjectiveConfig(AnyObjectiveConfig):
     sigreg_weight: float = 0.0
     describe_weight: float = 0.0
     describe_share: float = 0.0
+    contrast_weight: float = 0.0
+    contrast_temperature: float = 0.15
 
     def __post_init__(self) -> None:
         check_choice("objective.loss", self.loss, ("l1", "smooth_l1"))
         check_choice("objective.target_norm", self.target_norm, ("none", "layer", "centre"))
-        weights = {name: getattr(self, name) for name in ("predict_weight", "sigreg_weight", "describe_weight")}
+        terms = ("predict_weight", "sigreg_weight", "describe_weight", "contrast_weight")
+        weights = {name: getattr(self, name) for name in terms}
         for name, weight in weights.items():
             check_number(f"objective.{name}", weight, 0, closed="left")
         check_number("objective.describe_share", self.describe_share, 0, 1, closed="both")
+        check_number("objective.contrast_temperature", self.contrast_temperature, 0)
         names = ", ".join(f"objective.{name}" for name in weights)
         require(any(weights.values()), names, tuple(weights.values()), "one that is not 0")
 

@@ -3,8 +3,8 @@
 After Rizqyawan, Macfarlane, Hadjidemetriou and Deligianni (ISBI 2026, arXiv:2601.16147). Two views of a recording
 (:mod:`pretraining.objectives.views`) go through one encoder. At the level of the rhythm the mean of all tokens,
 projected, is contrasted between recordings; at the level of the heartbeat the tokens about detected beats, projected by
-another head, are contrasted between beats. Targets are hard, or soft: a similarity of hand-crafted features, raised to
-a power.
+another head, are contrasted between beats (:mod:`pretraining.objectives.contrast`). Targets are hard, or soft: a
+similarity of hand-crafted features, raised to a power.
 
 The paper comes without code, and says neither which encoder, temperature, projectors and detector nor what exactly its
 two similarities and its beat classifier are. What is ours:
@@ -26,25 +26,18 @@ two similarities and its beat classifier are. What is ours:
 Both losses are reported beside what they gain on a guess, an answer that is the same for all: the cross-entropy alone
 can be near its least value, the entropy of the targets, while nothing is told apart.
 
-The contrast is InfoNCE with soft targets: each view of each thing is told apart from all others by a softmax over
-cosines. The plain loss (NT-Xent) wants all probability on the other view of the same thing; here it may be shared with
-what is like it: targets are similarities in [0, 1], raised to a power that sharpens them, made a distribution.
-
 Shapes: B windows, L leads, T samples, N slices of time, D width of a token, K beats a recording, S bins of a beat,
-V views, P width of what is contrasted. In contrasts: N things, 2N views of them, first one of each and then the other;
-D width.
+V views, P width of what is contrasted.
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pretraining.config import PretrainConfig
 from pretraining.config.objectives import BeatSslConfig
@@ -52,6 +45,7 @@ from pretraining.data.batches import uniforms
 from pretraining.data.feature_tables import BeatTable, read_beats, write_beats
 from pretraining.distributed import gather_rows
 from pretraining.objectives.base import WithoutTarget
+from pretraining.objectives.contrast import build_projector, guess, same_class, similarity, soft_contrast, targets
 from pretraining.objectives.views import ViewMaker, ViewRanges, Views, draw_views, is_seen
 from skecg.encoders import build_encoder
 from skecg.errors import ParameterError
@@ -66,12 +60,7 @@ __all__ = [
     "BeatSslLoss",
     "beats_in_windows",
     "choose_beats",
-    "guess",
     "overlap_weights",
-    "same_class",
-    "similarity",
-    "soft_contrast",
-    "targets",
 ]
 
 
@@ -137,104 +126,6 @@ def _spread(n: int, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
     # One from each stretch: beats drawn freely can lie all at one end.
     edges = np.arange(len(uniform) + 1) * n // len(uniform)
     return edges[:-1] + (uniform * np.diff(edges)).astype(np.int64)
-
-
-# With (1 + cosine) / 2 a power of 50 leaves nothing to any two recordings: such targets are hard ones (docs/log.md).
-_COSINE_SHARE = 0.1
-
-
-def similarity(features_ND: Tensor, kind: str, scale: float = 1.0) -> Tensor:
-    """Compute how alike things are by their features.
-
-    Parameters
-    ----------
-    features_ND : Tensor of shape (N, D)
-    kind : {"soft_1", "soft_2"}
-        0.9 + 0.1 cosine, or exp(-squared distance / `scale`).
-    scale : float
-        Mean squared distance of two things.
-
-    Returns
-    -------
-    Tensor of shape (N, N), float32
-        From 0 to 1.
-    """
-    # Differences of squares would lose their digits; on the CPU where a device (MPS) has no float64.
-    place = "cpu" if features_ND.device.type == "mps" else features_ND.device
-    features = features_ND.to(place, torch.float64)
-    if kind == "soft_1":
-        unit = F.normalize(features, dim=1)
-        likeness = (1 - _COSINE_SHARE * (1 - unit @ unit.T)).clamp(0, 1)
-    else:
-        assert kind == "soft_2", "checked by the configuration"
-        squares = features.square().sum(dim=1)
-        distance = (squares[:, None] + squares - 2 * features @ features.T).clamp_min(0)
-        likeness = torch.exp(-distance / scale)
-    return likeness.float().to(features_ND.device)
-
-
-def same_class(classes_N: Tensor) -> Tensor:
-    """Return 1 for two things of one class, 0 for others, (N, N)."""
-    return (classes_N[:, None] == classes_N).float()
-
-
-def targets(likeness_NN: Tensor, exponent: float) -> Tensor:
-    """Compute the distribution that each view is compared with.
-
-    Parameters
-    ----------
-    likeness_NN : Tensor of shape (N, N)
-        From 0 to 1; its diagonal counts as 1. The plain targets are those of the unit matrix.
-    exponent : float
-        Power that likeness is raised to.
-
-    Returns
-    -------
-    Tensor of shape (2N, 2N)
-        0 for a view and itself; rows add up to 1.
-    """
-    # Both views of a thing are alike, whatever rounding makes of its likeness to itself.
-    sharp = likeness_NN.float().pow(exponent).fill_diagonal_(1.0)
-    weights = sharp.repeat(2, 2).fill_diagonal_(0.0)
-    return weights / weights.sum(dim=1, keepdim=True)
-
-
-def guess(n_things: int) -> float:
-    """Compute the cross-entropy (nats) of any targets and an answer that is the same for all others: log(2N - 1)."""
-    # The entropy of guessing evenly among all other views.
-    return math.log(max(2 * n_things - 1, 1))
-
-
-def soft_contrast(views_VND: Tensor, targets_MM: Tensor, temperature: float) -> Tensor:
-    """Compute the cross-entropy of targets and what cosines say, in nats.
-
-    Parameters
-    ----------
-    views_VND : Tensor of shape (2, N, D)
-        Projected features of the two views, of any length.
-    targets_MM : Tensor of shape (2N, 2N)
-        See :func:`targets`.
-    temperature : float
-        What cosines are divided by.
-
-    Returns
-    -------
-    Tensor, scalar, float32
-        The mean over views. 0, with a gradient of 0, where there are no things.
-
-    Notes
-    -----
-    With plain targets this is NT-Xent (Chen et al., 2020, arXiv:2002.05709). Its least value is the entropy of the
-    targets, which is near a :func:`guess` where they say little.
-    """
-    with torch.autocast(views_VND.device.type, enabled=False):
-        unit = F.normalize(views_VND.float().flatten(0, 1), dim=1)
-        itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-        # Finite, so that a target of 0 times it is 0.
-        logits = (unit @ unit.T / temperature).masked_fill(itself, -1e9)
-        entropies = -(targets_MM * logits.log_softmax(dim=1)).sum(dim=1)
-        # A batch without beats is no reason to divide by zero: its sum is 0, and so are its gradients.
-        return entropies.sum() / max(len(unit), 1)
 
 
 _STREAM = 0xBEA7  # of its own, so that views and beats of a step do not share numbers
@@ -323,10 +214,10 @@ class BeatSsl(WithoutTarget):
         self.objective, dim = _objective(config), config.encoder.stages[-1].width
         self.context_encoder = build_encoder(config.encoder)
         self.view_maker = ViewMaker(config.input.leads, self.objective.vcg, config.input.clip)
-        self.rhythm_projector = _projector(dim, dim, self.objective.projected_dim)
+        self.rhythm_projector = build_projector(dim, dim, self.objective.projected_dim)
         self.beat_projector: nn.Module | None = None
         if self.objective.beat != "none":
-            self.beat_projector = _projector(_BINS * dim, dim, self.objective.projected_dim)
+            self.beat_projector = build_projector(_BINS * dim, dim, self.objective.projected_dim)
         self.sampling_rate, self.patch_samples = config.input.sampling_rate, config.encoder.patch_samples
 
     def forward(self, values_BLT: Tensor, drawn: BeatDraw) -> BeatSslLoss:
@@ -457,10 +348,6 @@ class BeatSsl(WithoutTarget):
 def _objective(config: PretrainConfig) -> BeatSslConfig:
     assert isinstance(config.objective, BeatSslConfig), "asked of another objective"
     return config.objective
-
-
-def _projector(n_inputs: int, hidden: int, n_outputs: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(n_inputs, hidden), nn.GELU(), nn.Linear(hidden, n_outputs))
 
 
 def overlap_weights(samples_BK: Tensor, n_slices: int, patch_samples: int, sampling_rate: float) -> Tensor:

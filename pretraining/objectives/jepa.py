@@ -1,8 +1,9 @@
 """The joint-embedding predictive objective: from what is visible, predict what the target encoder makes of the rest.
 
-Two terms can stand beside it. Descriptions: numbers that describe the whole recording are predicted from what is
+Three terms can stand beside it. Descriptions: numbers that describe the whole recording are predicted from what is
 visible of it. What a masked token will be can be told from its neighbours; what the whole recording is like cannot, so
-that features are learned in far fewer steps than by prediction of tokens alone (docs/log.md). SIGReg: how far
+that features are learned in far fewer steps than by prediction of tokens alone (docs/log.md). Contrast: what two masks
+leave of a recording is told apart from what they leave of others. SIGReg: how far
 embeddings are from an isotropic normal distribution, along random directions. It is the sketched Epps-Pulley statistic
 of LeJEPA (Balestriero and LeCun, arXiv:2511.08544), written from its formula: for K random unit directions the
 empirical characteristic function of the N projected embeddings is compared with that of the standard normal, ``T_k = N
@@ -28,7 +29,9 @@ from torch.nn import functional as F
 
 from pretraining.config import MaskConfig, ObjectiveConfig, PredictorConfig, PretrainConfig
 from pretraining.data.feature_tables import N_DESCRIPTORS, Descriptors, read_descriptors, write_descriptors
+from pretraining.distributed import gather_rows
 from pretraining.objectives.base import Objective
+from pretraining.objectives.contrast import build_projector, same_class, soft_contrast, targets
 from pretraining.objectives.masks import Masks, draw_masks, draw_seen
 from pretraining.objectives.predictors import build_predictor, predictor_flops
 from skecg.encoders import Encoder, build_encoder
@@ -36,10 +39,13 @@ from skecg.encoders.base import gather_tokens
 from skecg.encoders.pooling import n_pooled_features, pool_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pretraining.data.batches import Batch
     from pretraining.data.shards import ShardSet
 
 __all__ = [
+    "Contrast",
     "Described",
     "Describer",
     "Jepa",
@@ -49,6 +55,7 @@ __all__ = [
     "description_loss",
     "jepa_flops",
     "parts_of",
+    "pooled_parts",
     "sigreg",
 ]
 
@@ -89,32 +96,68 @@ def describe(descriptors: Descriptors, rows: NDArray[np.int64]) -> Described:
 class Describer(nn.Module):
     """A linear map of the visible tokens, pooled as the exported features are and normalized.
 
+    Each of the networks that stand side by side in a token has a map of its own: through one for all they share the
+    work, and their features are no better than those of one of them (docs/log.md).
+
     Parameters
     ----------
-    dim : int
-        Width of a token.
+    widths : sequence of int
+        Of the parts of a token (G of them).
     pooling : {"mean+std", "mean+std+max"}, default="mean+std"
     """
 
-    def __init__(self, dim: int, pooling: str = "mean+std") -> None:
+    def __init__(self, widths: Sequence[int], pooling: str = "mean+std") -> None:
         super().__init__()
-        self.pooling = pooling
-        self.linear = nn.Linear(n_pooled_features(pooling, dim, 0), N_DESCRIPTORS)
+        self.widths, self.pooling = list(widths), pooling
+        self.linear = nn.ModuleList(nn.Linear(n_pooled_features(pooling, width, 0), N_DESCRIPTORS) for width in widths)
 
     def forward(self, context_BKD: Tensor) -> Tensor:
-        """Predict descriptors (B, N) from visible tokens."""
-        # Deviations of bfloat16 tokens lose their digits, and the pooling has them.
-        pooled = pool_tokens([context_BKD.float()], 0, self.pooling)
-        predicted: Tensor = self.linear(F.layer_norm(pooled, pooled.shape[-1:]))
-        return predicted
+        """Predict descriptors (G, B, N) from visible tokens, with each of their parts."""
+        parts = pooled_parts(context_BKD, self.widths, self.pooling)
+        return torch.stack([linear(part) for linear, part in zip(self.linear, parts, strict=True)])
 
 
-def description_loss(predicted_BN: Tensor, described: Described) -> Tensor:
+class Contrast(nn.Module):
+    """Two layers behind the pooled tokens, where what two masks leave of a recording is told apart from others.
+
+    The loss is NT-Xent; a recording that is drawn twice for a batch is one. In training it is among what all processes
+    take at once; with ``run.accumulation`` it is within each part.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Of the parts of a token.
+    pooling : {"mean+std", "mean+std+max"}
+    temperature : float
+    """
+
+    def __init__(self, widths: Sequence[int], pooling: str, temperature: float) -> None:
+        super().__init__()
+        self.widths, self.pooling, self.temperature = list(widths), pooling, temperature
+        self.projector = build_projector(n_pooled_features(pooling, sum(widths), 0), 256, 128)
+
+    def forward(self, contexts: Sequence[Tensor], rows_B: Tensor) -> Tensor:
+        """Compute the loss of the first two contexts (B, K, D) of recordings with these row numbers."""
+        pooled = [torch.cat(pooled_parts(context, self.widths, self.pooling), dim=1) for context in contexts[:2]]
+        views_BVP = self.projector(torch.stack(pooled, dim=1)).float()
+        if self.training:
+            views_BVP, rows_B = gather_rows(views_BVP), gather_rows(rows_B)
+        return soft_contrast(views_BVP.transpose(0, 1), targets(same_class(rows_B), 1.0), self.temperature)
+
+
+def pooled_parts(tokens_BKD: Tensor, widths: Sequence[int], pooling: str) -> list[Tensor]:
+    """Pool the parts of tokens, each by itself, and normalize what comes of it: (B, F) for each part."""
+    # Deviations of bfloat16 tokens lose their digits, and the pooling has them.
+    pooled = [pool_tokens([part], 0, pooling) for part in tokens_BKD.float().split(list(widths), dim=-1)]
+    return [F.layer_norm(part, part.shape[-1:]) for part in pooled]
+
+
+def description_loss(predicted_GBN: Tensor, described: Described) -> Tensor:
     """Compute the weighted mean squared error; windows of which nothing is known count as none.
 
     The mean is over all windows, so it does not depend on how a batch is split.
     """
-    return ((predicted_BN.float() - described.values) ** 2 * described.weights).mean()
+    return ((predicted_GBN.float() - described.values) ** 2 * described.weights).mean()
 
 
 def sigreg(embeddings_ND: Tensor, *, n_directions: int = 256, n_knots: int = 17, generator: torch.Generator) -> Tensor:
@@ -163,21 +206,27 @@ class JepaDraw:
         What describes the windows; without it descriptions are left out of the loss.
     directions_seed : int, optional
         Of SIGReg's directions; needed when its weight is not 0.
+    rows : Tensor of shape (B,), int64, optional
+        Which recording of the shards each window is of; without it the contrast is left out of the loss.
     """
 
     masks: list[Masks]
     described: Described | None = None
     directions_seed: int | None = None
+    rows: Tensor | None = None
 
     def to(self, device: torch.device) -> JepaDraw:
         """Move all."""
         described = None if self.described is None else self.described.to(device)
-        return JepaDraw([mask.to(device) for mask in self.masks], described, self.directions_seed)
+        rows = None if self.rows is None else self.rows.to(device)
+        return JepaDraw([mask.to(device) for mask in self.masks], described, self.directions_seed, rows)
 
     def take(self, rows: slice) -> JepaDraw:
         """Take what belongs to some of the windows."""
         described = None if self.described is None else self.described.take(rows)
-        return dataclasses.replace(self, masks=[mask.take(rows) for mask in self.masks], described=described)
+        taken = None if self.rows is None else self.rows[rows]
+        masks = [mask.take(rows) for mask in self.masks]
+        return dataclasses.replace(self, masks=masks, described=described, rows=taken)
 
 
 class JepaLoss(NamedTuple, Generic[T]):
@@ -187,6 +236,7 @@ class JepaLoss(NamedTuple, Generic[T]):
     prediction: T
     sigreg: T
     description: T
+    contrast: T
 
 
 class Jepa(Objective):
@@ -210,7 +260,11 @@ class Jepa(Objective):
         self.predictor = build_predictor(predictor, config.encoder).requires_grad_(self.weights.predict_weight > 0)
         # What is described from is pooled as the features are, but never to less than mean and deviation.
         pooling = config.pooling if config.pooling == "mean+std+max" else "mean+std"
-        self.describer = Describer(config.encoder.stages[-1].width, pooling) if self.weights.describe_weight else None
+        widths = config.encoder.token_parts
+        self.describer = Describer(widths, pooling) if self.weights.describe_weight else None
+        self.contrast = None
+        if self.weights.contrast_weight:
+            self.contrast = Contrast(widths, pooling, self.weights.contrast_temperature)
         # A copy, not a second draw: both begin as one, as both published systems do.
         self.target_encoder: Encoder = copy.deepcopy(self.context_encoder).requires_grad_(False)
 
@@ -237,7 +291,11 @@ class Jepa(Objective):
         description = self._description_loss(values_BLT, contexts, drawn.described, prediction)
         total = weights.predict_weight * prediction + weights.sigreg_weight * penalty
         total = total + weights.describe_weight * description
-        return JepaLoss(total, prediction, penalty, description)
+        contrast = torch.zeros_like(prediction)
+        if self.contrast is not None and drawn.rows is not None:
+            contrast = self.contrast(contexts, drawn.rows)
+            total = total + weights.contrast_weight * contrast
+        return JepaLoss(total, prediction, penalty, description, contrast)
 
     @torch.no_grad()
     def targets(self, values_BLT: Tensor) -> Tensor:
@@ -266,8 +324,10 @@ class Jepa(Objective):
 
     def noted(self) -> tuple[str, ...]:
         """Return the names of the parts of the loss that count, if there are several."""
-        terms = {"sigreg": self.weights.sigreg_weight, "description": self.weights.describe_weight}
-        others = tuple(name for name, weight in terms.items() if weight)
+        weights = self.weights
+        of_terms = (weights.sigreg_weight, weights.describe_weight, weights.contrast_weight)
+        terms = zip(JepaLoss._fields[2:], of_terms, strict=True)
+        others = tuple(name for name, weight in terms if weight)
         return ("prediction", *others) if others else ()
 
     @classmethod
@@ -295,7 +355,8 @@ class Jepa(Objective):
             described = described._replace(seen=seen)
         # The same directions in every process, and drawn on the host: a loss does not depend on how a batch is split.
         directions = int(np.random.default_rng([seed, step]).integers(2**63)) if weights.sigreg_weight else None
-        return JepaDraw(masks, described, directions)
+        rows = torch.from_numpy(batch.rows) if weights.contrast_weight else None
+        return JepaDraw(masks, described, directions, rows)
 
     @classmethod
     def flops(cls, config: PretrainConfig, drawn: JepaDraw) -> float:
@@ -310,6 +371,8 @@ class Jepa(Objective):
         targets = "targets as they are" if normal == "none" else f"{normal} targets"
         sigreg = f" + {weights.sigreg_weight:g} SIGReg" if weights.sigreg_weight else ""
         described = f" + {weights.describe_weight:g} descriptions" if weights.describe_weight else ""
+        if weights.contrast_weight:
+            described += f" + {weights.contrast_weight:g} contrast"
         several = f", {masks.masks_per_target} a target" if masks.masks_per_target > 1 else ""
         return (
             f"{weights.loss} on {targets}{sigreg}{described}; masks: {masks.kind}, {masks.low:g} to {masks.high:g}"

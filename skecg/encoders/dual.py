@@ -81,7 +81,12 @@ class DualConfig(MultiscaleConfig):
     def stages(self) -> tuple[Stage, ...]:
         """The blocks of the transformer; what the convolutions see joins the tokens after the last."""
         *earlier, last = super().stages
-        return (*earlier, last._replace(width=self.dim + self.residual_widths[-1]))
+        return (*earlier, last._replace(width=sum(self.token_parts)))
+
+    @property
+    def token_parts(self) -> tuple[int, ...]:
+        """Widths of what the transformer and the convolutions make of a slice of time."""
+        return self.dim, self.residual_widths[-1]
 
     @property
     def size(self) -> dict[str, int]:

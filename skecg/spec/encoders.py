@@ -63,6 +63,11 @@ class EncoderConfig(Value):
         raise NotImplementedError(f"{type(self).__name__} has no stages")
 
     @property
+    def token_parts(self) -> tuple[int, ...]:
+        """Widths of the networks that stand side by side in a token of the last stage; most encoders are one."""
+        return (self.stages[-1].width,)
+
+    @property
     def window_samples(self) -> int:
         """Samples of the longest window."""
         raise NotImplementedError(f"{type(self).__name__} has no window_samples")

@@ -53,6 +53,13 @@ CONFIGS = {
     ),
     "ddp in parts": small_config(masks__masks_per_target=2, run__accumulation=2, ema__before_step=True, ema__start=0.9),
     "fsdp2": small_config(masks__masks_per_target=2, run__accumulation=2, run__parallel="fsdp2", ema__start=0.9),
+    "contrast": small_config(
+        masks__kind="crop",
+        masks__low=0.3,
+        masks__high=0.6,
+        masks__masks_per_target=2,
+        objective=ObjectiveConfig(predict_weight=0.0, contrast_weight=1.0),
+    ),
     "masked autoencoder": MAE,
     "beat_ssl": BEAT_SSL,
     "beat_ssl, fsdp2": dataclasses.replace(

@@ -173,6 +173,13 @@ def test_masks_that_cannot_be_drawn_are_refused(wrong: dict[str, float]) -> None
         MaskConfig(**{"kind": "blocks", "low": 0.2, "high": 0.3, **wrong})  # type: ignore[arg-type]
 
 
+def test_a_contrast_needs_two_masks_of_a_recording(config: PretrainConfig) -> None:
+    with pytest.raises(ParameterError, match=r"Got masks\.masks_per_target=1, expected 2 or more"):
+        config.override(["objective.contrast_weight=0.1"])
+    both = config.override(["masks.masks_per_target=2", "objective.contrast_weight=0.1"])
+    assert PretrainConfig.from_dict(both.to_dict()) == both
+
+
 def test_a_part_is_checked_at_birth() -> None:
     with pytest.raises(ParameterError, match=r"optim\.lr"):
         OptimConfig(lr=0.0)

@@ -225,7 +225,7 @@ def test_what_is_hidden_of_the_default_encoder_cannot_be_read_from_what_is_seen(
     config = load_recipe("skecg_default")
     torch.manual_seed(0)
     encoder = build_encoder(config.encoder).eval().requires_grad_(False)
-    (masks,) = draw_masks(config.masks, config.encoder.n_patches, range(2), seed=0, step=0)
+    masks, _ = draw_masks(config.masks, config.encoder.n_patches, range(2), seed=0, step=0)
     values = torch.randn(2, 12, 1000)
     hidden = torch.ones(2, 100, dtype=torch.bool).scatter(1, masks.context, False).repeat_interleave(10, dim=1)
     other = torch.where(hidden[:, None], torch.randn_like(values), values)

@@ -219,9 +219,21 @@ def test_rows_that_lack_a_lead_are_not_described_and_do_not_count(tmp_path: Path
 
 def test_the_describer_reads_mean_and_deviation_of_the_tokens_in_any_order() -> None:
     tokens = torch.randn(3, 7, 16)
-    describer = Describer(16)
+    describer = Describer([16])
     torch.testing.assert_close(describer(tokens[:, torch.randperm(7)]), describer(tokens), rtol=0, atol=1e-5)
     assert not torch.allclose(describer(tokens * torch.linspace(0, 1, 7)[:, None]), describer(tokens), atol=1e-3)
+
+
+def test_each_part_of_a_token_describes_the_recording_by_itself() -> None:
+    tokens, other = torch.randn(2, 3, 7, 10)
+    describer = Describer([4, 6], "mean+std+max")
+    first, second = describer(tokens)
+    mixed = describer(torch.cat([tokens[..., :4], other[..., 4:]], dim=-1))
+    torch.testing.assert_close(mixed[0], first)
+    assert not torch.allclose(mixed[1], second, atol=1e-3)
+    described = Described(torch.randn(3, N_DESCRIPTORS), torch.rand(3, N_DESCRIPTORS))
+    both = (description_loss(first, described) + description_loss(second, described)) / 2
+    torch.testing.assert_close(description_loss(describer(tokens), described), both)
 
 
 def test_describing_reaches_the_context_encoder_and_only_it(shards: ShardSet) -> None:
@@ -304,7 +316,7 @@ def test_a_run_that_describes_is_resumed_bit_for_bit_and_says_its_parts(shards: 
     whole, two = (load_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "two"))
     assert stopped.step == 3
     assert_same_bits(whole["model"], two["model"])
-    assert "describer.linear.weight" in whole["model"]
+    assert "describer.linear.0.weight" in whole["model"]
     lines = [line for line in read_journal(tmp_path / "whole") if "loss" in line]
     assert lines[-1]["description"] < lines[0]["description"]
 

@@ -30,11 +30,8 @@ from pretraining.objectives.beat_ssl import (
     BeatSsl,
     beats_in_windows,
     overlap_weights,
-    same_class,
-    similarity,
-    soft_contrast,
-    targets,
 )
+from pretraining.objectives.contrast import same_class, similarity, soft_contrast, targets
 from pretraining.objectives.views import is_seen
 from pretraining.recipes import RECIPES, load_recipe
 from pretraining.recipes.beat_ssl import ABLATION

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from golden_jepa import KIM, WEIMANN, kim_name, load_kim, load_weimann, weimann_name
+from torch.nn import functional as F
 
 from pretraining.config import MaskConfig, ObjectiveConfig, PredictorConfig, PretrainConfig
 from pretraining.objectives.jepa import Jepa, JepaDraw, sigreg
@@ -130,6 +131,38 @@ def test_sigreg_joins_the_loss_with_its_weight() -> None:
 
     torch.testing.assert_close(loss.total, loss.prediction + 0.5 * loss.sigreg)
     assert loss.sigreg > 0
+
+
+def test_a_contrast_tells_recordings_apart_by_what_two_masks_leave_of_each() -> None:
+    objective = ObjectiveConfig(predict_weight=0.0, contrast_weight=0.25, contrast_temperature=0.5)
+    masks_config = MaskConfig("crop", 0.3, 0.6, masks_per_target=2)
+    model, values, masks = a_model(small("temporal", objective=objective, masks=masks_config))
+    loss = model(values, JepaDraw(masks, rows=torch.tensor([3, 8, 2, 9])))
+
+    tokens = [model.context_encoder(values, visible_BK=mask.context)[:, 1:] for mask in masks]
+    pooled = [torch.cat([t.mean(1), t.std(1, correction=0)], dim=1) for t in tokens]
+    assert model.contrast is not None
+    views = model.contrast.projector(torch.cat([F.layer_norm(p, p.shape[-1:]) for p in pooled]))
+    cosines = F.cosine_similarity(views[:, None], views[None], dim=-1).fill_diagonal_(-1e4)
+    torch.testing.assert_close(loss.contrast, F.cross_entropy(cosines / 0.5, (torch.arange(8) + 4) % 8))
+    torch.testing.assert_close(loss.total, 0.25 * loss.contrast)
+    assert model.noted() == ("prediction", "contrast")
+    assert not model(values, JepaDraw(masks)).total.any()
+
+
+def test_a_recording_that_is_drawn_twice_is_not_told_apart_from_itself() -> None:
+    objective = ObjectiveConfig(contrast_weight=1.0)
+    model, values, masks = a_model(
+        small("temporal", objective=objective, masks=MaskConfig("crop", 0.3, 0.6, masks_per_target=2))
+    )
+    one = JepaDraw(masks, rows=torch.zeros(4, dtype=torch.int64))
+    values = values[:1].expand(4, -1, -1)
+    same = [Masks(mask.context[:1].expand(4, -1), mask.target[:1].expand(4, -1)) for mask in masks]
+    # All seven other views are the same recording: each is wanted as much.
+    least = model(values, dataclasses.replace(one, masks=[same[0], same[0]])).contrast
+    torch.testing.assert_close(least, torch.tensor(7.0).log())
+    assert one.take(slice(1, 3)).rows is not None
+    assert len(one.take(slice(1, 3)).rows) == 2
 
 
 def test_what_decays_is_what_the_published_systems_let_decay() -> None:

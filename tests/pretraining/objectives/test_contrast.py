@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pretraining.objectives.beat_ssl import guess, same_class, similarity, soft_contrast, targets
+from pretraining.objectives.contrast import guess, same_class, similarity, soft_contrast, targets
 
 
 def features(n: int = 6, dim: int = 5) -> torch.Tensor:
