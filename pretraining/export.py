@@ -159,8 +159,8 @@ def _provenance(run: Path, state: Mapping[str, Any], config: PretrainConfig, kin
     }
     if config.start:
         known["started_from"] = config.start
-    if config.data.lead_dropout:
-        known["lead_dropout"] = config.data.lead_dropout
+    if dropout := config.data.lead_dropout or (config.masks and config.masks.lead_dropout):
+        known["lead_dropout"] = dropout
     known |= _data(run / "data.json", state)
     code = read_code(run)
     return known | ({"code": code} if code else {})

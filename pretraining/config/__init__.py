@@ -147,6 +147,8 @@ class PretrainConfig:
             require(self.masks is None, "masks", self.masks, f"None with {kind!r}, whose masks are in its own part")
         if not objective.has_target:
             require(self.export_encoder == "context", "export_encoder", self.export_encoder, f"'context' with {kind!r}")
+        if self.masks is not None and self.masks.lead_dropout:
+            require(self.input.any_leads, "input.any_leads", False, "True with masks.lead_dropout: what is hidden is 0")
         if isinstance(objective, ObjectiveConfig) and objective.contrast_weight and self.masks is not None:
             n_masks = self.masks.masks_per_target
             wanted = "2 or more with objective.contrast_weight: what they leave of a recording is compared"

@@ -72,6 +72,9 @@ class MaskConfig(PlainFields):
         Shortest block of "blocks".
     masks_per_target : int
         Masks of the same record that one pass of the target encoder serves.
+    lead_dropout : float
+        Probability that a mask also hides a random subset of a record's leads from the context, each mask another one;
+        the target sees them all. For encoders that take any leads.
     """
 
     kind: str
@@ -81,6 +84,7 @@ class MaskConfig(PlainFields):
     last_slice: bool = True  # False in Kim's recipes, for parity
     min_block: int = 10
     masks_per_target: int = 1
+    lead_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         # Plug-ins are imported where one is asked for, so that nobody else pays for them or fails by them.
@@ -90,6 +94,7 @@ class MaskConfig(PlainFields):
         require(0 < self.low <= self.high < 1, "masks.low, high", (self.low, self.high), "0 < low <= high < 1")
         for name in ("n_blocks", "min_block", "masks_per_target"):
             check_integer(f"masks.{name}", getattr(self, name), 1)
+        check_number("masks.lead_dropout", self.lead_dropout, 0, 1, closed="left")
 
 
 @dataclass(frozen=True)

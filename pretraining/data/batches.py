@@ -77,6 +77,7 @@ def uniforms(seed: int, step: int, positions: range, n_draws: int, *, stream: in
 
 
 _STREAM = 0xBA7C4  # each use of uniforms has a stream of its own
+_LOOK_STREAM = 0x1EAD5000
 
 
 class _Draw(IntEnum):
@@ -93,6 +94,7 @@ class _Draw(IntEnum):
 
 
 _N_DRAWS = _Draw.LEADS + len(CANONICAL_LEADS)
+_OF_LEADS = [_Draw.DROPOUT, _Draw.N_KEPT, *range(_Draw.LEADS, _N_DRAWS)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,16 +321,47 @@ def _draw_leads(drawn: NDArray[np.float64], available: NDArray[np.bool_], data: 
     """Choose the leads (B, 12) that each record is shown with."""
     if not data.lead_dropout:
         return available
-    n_kept = 1 + below(drawn[:, _Draw.N_KEPT], available.sum(axis=1))
+    return _keep_leads(drawn[:, _OF_LEADS], available, data.lead_dropout)
+
+
+def draw_hidden_leads(
+    batch: Batch, spec: InputSpec, share: float, positions: range, *, seed: int, step: int, number: int
+) -> NDArray[np.bool_]:
+    """Choose which of the leads that records are shown with a look at them leaves.
+
+    Parameters
+    ----------
+    batch : Batch
+    spec : InputSpec
+    share : float
+        Of the records of which leads are hidden.
+    positions : range
+        Places of the records in the batch of the whole step.
+    seed, step : int
+    number : int
+        Of the look: each has draws of its own.
+
+    Returns
+    -------
+    ndarray of shape (B, L), bool
+        True for leads of the encoder that stay; one at least of those that there are.
+    """
+    drawn = uniforms(seed, step, positions, len(_OF_LEADS), stream=_LOOK_STREAM + number)
+    available = batch.lead_mask & batch.kept_leads & _lead_row(spec)
+    return _keep_leads(drawn, available, share)[:, list(lead_columns(spec.leads))]
+
+
+def _keep_leads(drawn: NDArray[np.float64], available: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:
+    """Choose a random subset of the leads of a share of the records: by a number for that, one for how many, and 12."""
+    n_kept = 1 + below(drawn[:, 1], available.sum(axis=1))
     # Absent leads go last.
-    keys = np.where(available, drawn[:, _Draw.LEADS :], 2.0)
+    keys = np.where(available, drawn[:, 2:], 2.0)
     rank = keys.argsort(axis=1).argsort(axis=1)
     kept = available & (rank < n_kept[:, None])
     n_limb = len(LIMB_COEFFICIENTS)
     # Two limb leads give the four others by arithmetic, so hiding those would hide nothing.
     kept[:, :n_limb] |= available[:, :n_limb] & (kept[:, :n_limb].sum(axis=1, keepdims=True) >= 2)
-    dropped = drawn[:, _Draw.DROPOUT] < data.lead_dropout
-    return np.where(dropped[:, None], kept, available)
+    return np.where(drawn[:, :1] < share, kept, available)
 
 
 # So many rows stay in a CPU's cache from step to step, which is about twice as fast as whole batches.

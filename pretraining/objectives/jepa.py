@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretraining.config import MaskConfig, ObjectiveConfig, PredictorConfig, PretrainConfig
+from pretraining.data.batches import draw_hidden_leads
 from pretraining.data.feature_tables import N_DESCRIPTORS, Descriptors, read_descriptors, write_descriptors
 from pretraining.distributed import gather_rows
 from pretraining.objectives.base import Objective
@@ -284,7 +285,7 @@ class Jepa(Objective):
         weights, masks = self.weights, drawn.masks
         # One pass for all masks: targets are of whole windows.
         targets_BND = self.targets(values_BLT) if weights.predict_weight else None
-        contexts = [self._context(values_BLT, mask.context) for mask in masks]
+        contexts = [self._context(_shown(values_BLT, mask), mask.context) for mask in masks]
         pairs = zip(contexts, masks, strict=True)
         prediction = torch.stack([self._prediction_loss(context, targets_BND, mask) for context, mask in pairs]).mean()
         penalty = self._sigreg([context.mean(dim=1) for context in contexts], drawn.directions_seed, prediction)
@@ -349,6 +350,17 @@ class Jepa(Objective):
         weights, _, mask_config = parts_of(config)
         seed, n_patches = config.run.seed, config.encoder.n_patches
         masks = draw_masks(mask_config, n_patches, positions, seed=seed, step=step)
+        if mask_config.lead_dropout:
+            looks = (
+                draw_hidden_leads(
+                    batch, config.input, mask_config.lead_dropout, positions, seed=seed, step=step, number=number
+                )
+                for number in range(len(masks))
+            )
+            masks = [
+                dataclasses.replace(mask, leads=torch.from_numpy(leads))
+                for mask, leads in zip(masks, looks, strict=True)
+            ]
         described = None if tables is None else describe(tables, batch.rows)
         if described is not None and weights.describe_share:
             seen = draw_seen(n_patches, weights.describe_share, positions, seed=seed, step=step)
@@ -425,6 +437,11 @@ class Jepa(Objective):
         # On the CPU: CUDA's generator draws other numbers from the same seed.
         generator = torch.Generator().manual_seed(seed)
         return torch.stack([sigreg(vectors, generator=generator) for vectors in pooled]).mean()
+
+
+def _shown(values_BLT: Tensor, mask: Masks) -> Tensor:
+    """Return the values with 0 in the leads that a mask hides."""
+    return values_BLT if mask.leads is None else values_BLT * mask.leads[:, :, None]
 
 
 def parts_of(config: PretrainConfig) -> tuple[ObjectiveConfig, PredictorConfig, MaskConfig]:

@@ -55,18 +55,22 @@ class Masks:
         Slices that the context encoder sees, ascending.
     target : Tensor of shape (B, M), int64
         All other slices, ascending.
+    leads : Tensor of shape (B, L), bool, optional
+        Leads that the context encoder sees; all that the record is shown with where not given.
     """
 
     context: Tensor
     target: Tensor
+    leads: Tensor | None = None
 
     def to(self, device: torch.device) -> Masks:
         """Return the masks on a device."""
-        return Masks(self.context.to(device, non_blocking=True), self.target.to(device, non_blocking=True))
+        leads = None if self.leads is None else self.leads.to(device, non_blocking=True)
+        return Masks(self.context.to(device, non_blocking=True), self.target.to(device, non_blocking=True), leads)
 
     def take(self, rows: slice) -> Masks:
         """Return the masks of some of the records."""
-        return Masks(self.context[rows], self.target[rows])
+        return Masks(self.context[rows], self.target[rows], None if self.leads is None else self.leads[rows])
 
 
 #: Draws, of a configuration, the number of slices, places in a batch and a key (seed, step, number of the mask), which

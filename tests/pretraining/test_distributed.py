@@ -12,7 +12,7 @@ import pytest
 import torch
 from small_runs import SAMPLES, free_port, small_config, small_shards, start_process
 
-from pretraining.config import ObjectiveConfig, PretrainConfig
+from pretraining.config import MaskConfig, ObjectiveConfig, PretrainConfig
 from pretraining.config.objectives import BeatSslConfig, MaeConfig
 from pretraining.data.shards import ShardSet
 from pretraining.distributed import Engine
@@ -41,6 +41,12 @@ MAE = dataclasses.replace(
     masks=None,
     export_encoder="context",
 )
+CONTRAST = dataclasses.replace(
+    small_config(),
+    input=dataclasses.replace(small_config().input, any_leads=True),
+    masks=MaskConfig("crop", 0.3, 0.6, masks_per_target=2, lead_dropout=0.5),
+    objective=ObjectiveConfig(predict_weight=0.0, contrast_weight=1.0),
+)
 # Drop-path and both kinds of masks depend on a record's place in the batch, not in the process; an encoder without
 # registers has a parameter without elements; several masks call a module more than once before going backward.
 CONFIGS = {
@@ -53,13 +59,7 @@ CONFIGS = {
     ),
     "ddp in parts": small_config(masks__masks_per_target=2, run__accumulation=2, ema__before_step=True, ema__start=0.9),
     "fsdp2": small_config(masks__masks_per_target=2, run__accumulation=2, run__parallel="fsdp2", ema__start=0.9),
-    "contrast": small_config(
-        masks__kind="crop",
-        masks__low=0.3,
-        masks__high=0.6,
-        masks__masks_per_target=2,
-        objective=ObjectiveConfig(predict_weight=0.0, contrast_weight=1.0),
-    ),
+    "contrast": CONTRAST,
     "masked autoencoder": MAE,
     "beat_ssl": BEAT_SSL,
     "beat_ssl, fsdp2": dataclasses.replace(

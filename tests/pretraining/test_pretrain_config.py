@@ -180,6 +180,13 @@ def test_a_contrast_needs_two_masks_of_a_recording(config: PretrainConfig) -> No
     assert PretrainConfig.from_dict(both.to_dict()) == both
 
 
+def test_masks_hide_leads_only_of_encoders_that_do_without(config: PretrainConfig) -> None:
+    with pytest.raises(ParameterError, match=r"Got input\.any_leads=False, expected True with masks\.lead_dropout"):
+        config.override(["input.any_leads=false", "masks.lead_dropout=0.5"])
+    with pytest.raises(ParameterError, match=r"masks\.lead_dropout"):
+        MaskConfig("crop", 0.2, 0.3, lead_dropout=1.0)
+
+
 def test_a_part_is_checked_at_birth() -> None:
     with pytest.raises(ParameterError, match=r"optim\.lr"):
         OptimConfig(lr=0.0)

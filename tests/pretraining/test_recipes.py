@@ -165,7 +165,7 @@ def test_the_default_is_small_and_takes_any_leads() -> None:
     assert n_trained(build_encoder(config.encoder)) * 4 <= 12e6
     assert config.encoder.flops(config.encoder.n_patches) <= 1e9
     assert config.input.any_leads
-    assert config.data.lead_dropout > 0
+    assert config.masks.lead_dropout > 0
     assert config.masks.last_slice
 
 

@@ -150,6 +150,16 @@ def test_a_contrast_tells_recordings_apart_by_what_two_masks_leave_of_each() -> 
     assert not model(values, JepaDraw(masks)).total.any()
 
 
+def test_leads_that_a_mask_hides_are_zero_for_the_context_and_seen_by_the_target() -> None:
+    model, values, masks = a_model(small("temporal"))
+    shown = torch.tensor([[1, 0, 1], [1, 1, 1], [0, 1, 1], [0, 0, 1]], dtype=torch.bool)
+    hiding = [dataclasses.replace(mask, leads=shown) for mask in masks]
+    # No gradient reaches the target's input: what is left is the context's.
+    (slope,) = torch.autograd.grad(model(values.requires_grad_(), JepaDraw(hiding)).prediction, values)
+    assert torch.equal(slope.abs().sum(dim=2) > 0, shown)
+    assert JepaDraw(hiding).take(slice(1, 3)).masks[0].leads.tolist() == shown[1:3].tolist()
+
+
 def test_a_recording_that_is_drawn_twice_is_not_told_apart_from_itself() -> None:
     objective = ObjectiveConfig(contrast_weight=1.0)
     model, values, masks = a_model(
