@@ -33,9 +33,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Asserts that were rewritten, and modules that processes import, are compiled once, wherever the tests run.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
+# Asserts that were rewritten, and modules that processes import, are compiled once, wherever the tests run: beside the
+# sources or, for those who want nothing there, in the folder of what is built.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    sys.dont_write_bytecode = False
+    bytecode = Path(__file__).resolve().parents[1] / "build" / "bytecode"
+    sys.pycache_prefix = os.environ.setdefault("PYTHONPYCACHEPREFIX", str(bytecode))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 BENCHMARKS = Path(__file__).resolve().parents[1] / "examples" / "benchmarks"
