@@ -324,31 +324,32 @@ def _draw_leads(drawn: NDArray[np.float64], available: NDArray[np.bool_], data: 
     return _keep_leads(drawn[:, _OF_LEADS], available, data.lead_dropout)
 
 
-def draw_hidden_leads(
-    batch: Batch, spec: InputSpec, share: float, positions: range, *, seed: int, step: int, number: int
+def draw_shown_leads(
+    batch: Batch, spec: InputSpec, share: float, positions: range, *, seed: int, step: int, n_looks: int
 ) -> NDArray[np.bool_]:
-    """Choose which of the leads that records are shown with a look at them leaves.
+    """Choose, for several looks at the same records, which of their leads each leaves.
 
     Parameters
     ----------
     batch : Batch
     spec : InputSpec
     share : float
-        Of the records of which leads are hidden.
+        Of the records of which a look hides leads.
     positions : range
         Places of the records in the batch of the whole step.
     seed, step : int
-    number : int
-        Of the look: each has draws of its own.
+    n_looks : int
 
     Returns
     -------
-    ndarray of shape (B, L), bool
-        True for leads of the encoder that stay; one at least of those that there are.
+    ndarray of shape (n_looks, B, L)
+        True for leads of the encoder that stay, one at least of those that there are; the same for a place whatever
+        other places are drawn with it.
     """
-    drawn = uniforms(seed, step, positions, len(_OF_LEADS), stream=_LOOK_STREAM + number)
     available = batch.lead_mask & batch.kept_leads & _lead_row(spec)
-    return _keep_leads(drawn, available, share)[:, list(lead_columns(spec.leads))]
+    columns = list(lead_columns(spec.leads))
+    drawn = (uniforms(seed, step, positions, len(_OF_LEADS), stream=_LOOK_STREAM + number) for number in range(n_looks))
+    return np.stack([_keep_leads(numbers, available, share)[:, columns] for numbers in drawn])
 
 
 def _keep_leads(drawn: NDArray[np.float64], available: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretraining.config import MaskConfig, ObjectiveConfig, PredictorConfig, PretrainConfig
-from pretraining.data.batches import draw_hidden_leads
+from pretraining.data.batches import draw_shown_leads
 from pretraining.data.feature_tables import N_DESCRIPTORS, Descriptors, read_descriptors, write_descriptors
 from pretraining.distributed import gather_rows
 from pretraining.objectives.base import Objective
@@ -351,15 +351,10 @@ class Jepa(Objective):
         seed, n_patches = config.run.seed, config.encoder.n_patches
         masks = draw_masks(mask_config, n_patches, positions, seed=seed, step=step)
         if mask_config.lead_dropout:
-            looks = (
-                draw_hidden_leads(
-                    batch, config.input, mask_config.lead_dropout, positions, seed=seed, step=step, number=number
-                )
-                for number in range(len(masks))
-            )
+            share = mask_config.lead_dropout
+            leads = draw_shown_leads(batch, config.input, share, positions, seed=seed, step=step, n_looks=len(masks))
             masks = [
-                dataclasses.replace(mask, leads=torch.from_numpy(leads))
-                for mask, leads in zip(masks, looks, strict=True)
+                dataclasses.replace(mask, leads=look) for mask, look in zip(masks, torch.from_numpy(leads), strict=True)
             ]
         described = None if tables is None else describe(tables, batch.rows)
         if described is not None and weights.describe_share:

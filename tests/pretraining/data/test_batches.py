@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from small_corpora import heart, write_arrays
 
 from pretraining.config import DataConfig, PretrainConfig
-from pretraining.data.batches import Batch, check_shards, draw_batch, draw_hidden_leads, to_values, uniforms
+from pretraining.data.batches import Batch, check_shards, draw_batch, draw_shown_leads, to_values, uniforms
 from pretraining.data.corpora import open_corpus
 from pretraining.data.pack import pack
 from pretraining.data.shards import ShardSet
@@ -320,17 +320,15 @@ def test_lead_dropout_heeds_the_leads_of_the_encoder(shards: ShardSet) -> None:
 def test_each_look_at_a_record_lacks_other_leads_of_those_that_it_is_shown_with(shards: ShardSet) -> None:
     config = configure(leads=["V1", "I", "II"], data=DataConfig(lead_dropout=0.3))
     batch = draw_batch(shards, config, 0, range(600))
-    looks = [
-        draw_hidden_leads(batch, config.input, 0.5, range(600), seed=0, step=0, number=number) for number in range(2)
-    ]
+    looks = draw_shown_leads(batch, config.input, 0.5, range(600), seed=0, step=0, n_looks=2)
     shown = (batch.lead_mask & batch.kept_leads)[:, [6, 0, 1]]
     for look in looks:
         assert look.any(axis=1).all()
         assert not (look & ~shown).any()
         assert 0.2 < (look != shown).any(axis=1)[shown.sum(axis=1) > 1].mean() < 0.45
     assert (looks[0] != looks[1]).any(axis=1).mean() > 0.2
-    part = draw_hidden_leads(batch[100:300], config.input, 0.5, range(100, 300), seed=0, step=0, number=1)
-    np.testing.assert_array_equal(part, looks[1][100:300])
+    part = draw_shown_leads(batch[100:300], config.input, 0.5, range(100, 300), seed=0, step=0, n_looks=2)
+    np.testing.assert_array_equal(part, looks[:, 100:300])
 
 
 def test_records_without_the_encoders_leads_are_drawn_only_if_any_will_do(shards: ShardSet) -> None:
