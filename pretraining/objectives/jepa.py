@@ -351,11 +351,10 @@ class Jepa(Objective):
         seed, n_patches = config.run.seed, config.encoder.n_patches
         masks = draw_masks(mask_config, n_patches, positions, seed=seed, step=step)
         if mask_config.lead_dropout:
-            share = mask_config.lead_dropout
-            leads = draw_shown_leads(batch, config.input, share, positions, seed=seed, step=step, n_looks=len(masks))
-            masks = [
-                dataclasses.replace(mask, leads=look) for mask, look in zip(masks, torch.from_numpy(leads), strict=True)
-            ]
+            share, n_looks = mask_config.lead_dropout, len(masks)
+            shown = draw_shown_leads(batch, config.input, share, positions, seed=seed, step=step, n_looks=n_looks)
+            pairs = zip(masks, torch.from_numpy(shown), strict=True)
+            masks = [dataclasses.replace(mask, leads=leads) for mask, leads in pairs]
         described = None if tables is None else describe(tables, batch.rows)
         if described is not None and weights.describe_share:
             seen = draw_seen(n_patches, weights.describe_share, positions, seed=seed, step=step)
