@@ -239,7 +239,8 @@ def _add_train(verbs: _Verbs) -> None:
         "--from",
         dest="weights",
         metavar="WEIGHTS",
-        help="begin from these: name, weights folder or owner/name; the recipe's encoder and input become theirs",
+        help="begin from these: name, weights folder or owner/name; the recipe's encoder and input become theirs (an "
+        "encoder of which theirs is a part stays)",
     )
     parser.add_argument("--data", metavar="SHARDS", help="what pack has written: a folder or an address")
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run")

@@ -111,9 +111,12 @@ def _cosine(first: float, last: float, progress: float) -> float:
 def encoder_level(name: str, depth: int) -> int:
     """Return how high in the encoder a model's parameter stands: 0 for the embedding, 1 for the first block, and so on.
 
-    The last norm stands beside the last block, and all that is no part of the trained encoder above it.
+    The last norm stands beside the last block. Above it stands all that is no part of the trained encoder, and what
+    stands beside its blocks: it can be trained while they are frozen.
     """
     part, _, rest = name.partition(".")
+    if rest.startswith("residual."):
+        return depth + 1
     if part != "context_encoder" or rest.startswith("norm."):
         return depth if part == "context_encoder" else depth + 1
     return int(rest.split(".")[1]) + 1 if rest.startswith("blocks.") else 0

@@ -191,10 +191,13 @@ class PretrainConfig:
         return cls(**parts)
 
     def starting_from(self, info: WeightsInfo) -> Self:
-        """Return this run for the encoder of some weights: its architecture, input, pooling and all its blocks."""
+        """Return this run for the encoder of some weights: its architecture, input, pooling and all its blocks.
+
+        An encoder that holds theirs stays as it is: a part of it begins with them.
+        """
         start = f"{info.provenance.get('name', info.folder.name)} (sha256 {info.sha256[:16]})"
         changes: dict[str, Any] = {
-            "encoder": info.encoder,
+            "encoder": self.encoder if self.encoder.holds(info.encoder) else info.encoder,
             "input": info.spec,
             "pooling": info.pooling,
             # The weights were cut at export already; a number for the recipe's own encoder would cut them again.

@@ -81,10 +81,10 @@ class Objective(nn.Module, ABC):
         """Move the target encoder towards the context encoder, where there is one."""
 
     def start_from_(self, encoder: Encoder) -> None:
-        """Begin with the weights of an encoder, in both where there are two."""
+        """Begin with the weights of an encoder or of a part of it, in both encoders where there are two."""
         # A set: without a target both names are one encoder.
         for own in {self.context_encoder, self.target_encoder}:
-            own.load_state_dict(encoder.state_dict())
+            own.load_state_dict(encoder.state_dict(), strict=own.config == encoder.config)
 
     def deep_parts(self) -> list[nn.Module]:
         """Return the modules with ``blocks`` that stochastic depth acts on."""

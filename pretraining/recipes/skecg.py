@@ -119,9 +119,7 @@ def skecg_xs_2() -> PretrainConfig:
     return dataclasses.replace(
         default,
         name="skecg_xs_2",
-        encoder=MultiscaleConfig(
-            **{field.name: getattr(default.encoder, field.name) for field in dataclasses.fields(MultiscaleConfig)}
-        ),
+        encoder=default.encoder.transformer,
         masks=MaskConfig("blocks", 0.2, 0.5, min_block=5),
         objective=ObjectiveConfig(predict_weight=0.0, describe_weight=1.0),
         data=dataclasses.replace(default.data, lead_dropout=0.5),

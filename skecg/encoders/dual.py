@@ -11,7 +11,7 @@ width of a token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from skecg.encoders.base import silence_others
 from skecg.encoders.convolution import CentredConvolution
 from skecg.encoders.multiscale import MultiscaleEncoder, shapes_and_amplitudes
-from skecg.spec import MultiscaleConfig, Stage
+from skecg.spec import EncoderConfig, MultiscaleConfig, Stage
 from skecg.validation import is_integer
 
 if TYPE_CHECKING:
@@ -76,6 +76,15 @@ class DualConfig(MultiscaleConfig):
         self._require(len(self.residual_blocks) == levels, "residual_blocks", f"{levels} numbers, one a level")
         heads = self.num_heads
         self._require(self.residual_widths[-1] % heads == 0, "residual_widths", f"the last a multiple of {heads} heads")
+
+    @property
+    def transformer(self) -> MultiscaleConfig:
+        """The encoder without its residual convolutions."""
+        return MultiscaleConfig(**{field.name: getattr(self, field.name) for field in fields(MultiscaleConfig)})
+
+    def holds(self, other: EncoderConfig) -> bool:
+        """Return whether an encoder is this one or its transformer."""
+        return other in (self, self.transformer)
 
     @property
     def stages(self) -> tuple[Stage, ...]:

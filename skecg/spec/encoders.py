@@ -62,6 +62,10 @@ class EncoderConfig(Value):
         """Parts after which tokens can be had, the first one first."""
         raise NotImplementedError(f"{type(self).__name__} has no stages")
 
+    def holds(self, other: EncoderConfig) -> bool:
+        """Return whether an encoder is this one or a part of it, whose weights this one may begin with."""
+        return self == other
+
     @property
     def token_parts(self) -> tuple[int, ...]:
         """Widths of the networks that stand side by side in a token of the last stage; most encoders are one."""

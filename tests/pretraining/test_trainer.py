@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import signal
@@ -28,6 +29,7 @@ from pretraining.optim import build_optimizer, learning_rate, momentum, set_sche
 from pretraining.runs import CheckpointError, load_checkpoint, saved_steps
 from pretraining.safeguards import NonFiniteLossError
 from pretraining.trainer import Collapse, Trainer, clip_gradients_
+from skecg.encoders.dual import DualConfig
 from skecg.errors import ParameterError
 from skecg.weights import load_encoder, read_info
 
@@ -477,6 +479,40 @@ def test_a_run_begins_from_weights_and_leaves_frozen_blocks_as_they_are(shards: 
     known = export(tmp_path / "run", tmp_path / "adapted").provenance
     assert known["started_from"] == f"small (sha256 {info.sha256[:16]})"
     assert config.pooling == info.pooling
+
+
+def test_convolutions_are_trained_beside_a_transformer_that_stays_as_it_was(shards: ShardSet, tmp_path: Path) -> None:
+    dual = DualConfig(
+        3,
+        10,
+        20,
+        16,
+        2,
+        2,
+        kernel_samples=(5,),
+        stem_dim=4,
+        scale_floor=0.1,
+        residual_widths=(4, 8),
+        residual_blocks=(1, 1),
+    )
+    recipe = dataclasses.replace(small_config(), encoder=dual, export_blocks=0)
+    train(dataclasses.replace(recipe, encoder=dual.transformer), shards, tmp_path / "first")
+    info = export(tmp_path / "first", tmp_path / "weights")
+    config = recipe.override([f"optim.frozen_blocks={dual.depth}"]).starting_from(info)
+    assert config.encoder == dual
+
+    transformer = load_encoder(tmp_path / "weights")[0].state_dict()
+    begun = Trainer(config, shards, tmp_path / "run", device="cpu", start=load_encoder(tmp_path / "weights")[0])
+    drawn = {name: tensor.clone() for name, tensor in begun.model.context_encoder.state_dict().items()}
+    begun.train()
+
+    trained = begun.model.context_encoder.state_dict()
+    assert_same_bits({name: trained[name] for name in transformer}, dict(transformer))
+    beside = [name for name in trained if name not in transformer]
+    assert beside
+    assert all(name.startswith("residual.") and not torch.equal(trained[name], drawn[name]) for name in beside)
+    # An encoder of which the weights are no part becomes theirs.
+    assert small_config().starting_from(info).encoder == dual.transformer
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_wants_its_weights_again(
