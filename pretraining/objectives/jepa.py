@@ -121,8 +121,9 @@ class Describer(nn.Module):
 class Contrast(nn.Module):
     """Two layers behind the pooled tokens, where what two masks leave of a recording is told apart from others.
 
-    The loss is NT-Xent; a recording that is drawn twice for a batch is one. In training it is among what all processes
-    take at once; with ``run.accumulation`` it is within each part.
+    Each part of a token is contrasted by itself; the loss is the mean of NT-Xent over them. A recording that is drawn
+    twice for a batch is one. In training it is among what all processes take at once; with ``run.accumulation`` it is
+    within each part.
 
     Parameters
     ----------
@@ -135,15 +136,19 @@ class Contrast(nn.Module):
     def __init__(self, widths: Sequence[int], pooling: str, temperature: float) -> None:
         super().__init__()
         self.widths, self.pooling, self.temperature = list(widths), pooling, temperature
-        self.projector = build_projector(n_pooled_features(pooling, sum(widths), 0), 256, 128)
+        n_features = [n_pooled_features(pooling, width, 0) for width in widths]
+        self.projectors = nn.ModuleList(build_projector(n, 256, 128) for n in n_features)
 
     def forward(self, contexts: Sequence[Tensor], rows_B: Tensor) -> Tensor:
         """Compute the loss of the first two contexts (B, K, D) of recordings with these row numbers."""
-        pooled = [torch.cat(pooled_parts(context, self.widths, self.pooling), dim=1) for context in contexts[:2]]
-        views_BVP = self.projector(torch.stack(pooled, dim=1)).float()
+        looks = [pooled_parts(context, self.widths, self.pooling) for context in contexts[:2]]
+        pairs = zip(self.projectors, zip(*looks, strict=True), strict=True)
+        views_BVGP = torch.stack([project(torch.stack(views, dim=1)) for project, views in pairs], dim=2).float()
         if self.training:
-            views_BVP, rows_B = gather_rows(views_BVP), gather_rows(rows_B)
-        return soft_contrast(views_BVP.transpose(0, 1), targets(same_class(rows_B), 1.0), self.temperature)
+            views_BVGP, rows_B = gather_rows(views_BVGP), gather_rows(rows_B)
+        wanted = targets(same_class(rows_B), 1.0)
+        parts_GVBP = views_BVGP.permute(2, 1, 0, 3)
+        return torch.stack([soft_contrast(views, wanted, self.temperature) for views in parts_GVBP]).mean()
 
 
 def pooled_parts(tokens_BKD: Tensor, widths: Sequence[int], pooling: str) -> list[Tensor]:

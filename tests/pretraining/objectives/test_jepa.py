@@ -10,7 +10,7 @@ from golden_jepa import KIM, WEIMANN, kim_name, load_kim, load_weimann, weimann_
 from torch.nn import functional as F
 
 from pretraining.config import MaskConfig, ObjectiveConfig, PredictorConfig, PretrainConfig
-from pretraining.objectives.jepa import Jepa, JepaDraw, sigreg
+from pretraining.objectives.jepa import Contrast, Jepa, JepaDraw, sigreg
 from pretraining.objectives.masks import Masks, draw_masks
 from pretraining.optim import build_optimizer, learning_rate, momentum, set_schedule_, weight_decay
 from skecg.spec import InputSpec, LeadwiseConfig, TemporalConfig
@@ -142,12 +142,23 @@ def test_a_contrast_tells_recordings_apart_by_what_two_masks_leave_of_each() -> 
     tokens = [model.context_encoder(values, visible_BK=mask.context)[:, 1:] for mask in masks]
     pooled = [torch.cat([t.mean(1), t.std(1, correction=0)], dim=1) for t in tokens]
     assert model.contrast is not None
-    views = model.contrast.projector(torch.cat([F.layer_norm(p, p.shape[-1:]) for p in pooled]))
+    views = model.contrast.projectors[0](torch.cat([F.layer_norm(p, p.shape[-1:]) for p in pooled]))
     cosines = F.cosine_similarity(views[:, None], views[None], dim=-1).fill_diagonal_(-1e4)
     torch.testing.assert_close(loss.contrast, F.cross_entropy(cosines / 0.5, (torch.arange(8) + 4) % 8))
     torch.testing.assert_close(loss.total, 0.25 * loss.contrast)
     assert model.noted() == ("prediction", "contrast")
     assert not model(values, JepaDraw(masks)).total.any()
+
+
+def test_each_part_of_a_token_is_contrasted_by_itself() -> None:
+    contrast = Contrast([4, 6], "mean+std+max", 0.15)
+    looks, rows = (torch.randn(5, 7, 10), torch.randn(5, 3, 10)), torch.arange(5)
+    alone = []
+    for number, (part, width) in enumerate(zip((slice(0, 4), slice(4, 10)), (4, 6), strict=True)):
+        one = Contrast([width], "mean+std+max", 0.15)
+        one.projectors[0].load_state_dict(contrast.projectors[number].state_dict())
+        alone.append(one([look[..., part] for look in looks], rows))
+    torch.testing.assert_close(contrast(looks, rows), sum(alone) / 2)
 
 
 def test_leads_that_a_mask_hides_are_zero_for_the_context_and_seen_by_the_target() -> None:
