@@ -73,9 +73,10 @@ dist: $(VENV)/created
 figures: $(VENV)/test-installed
 	$(BIN)/python packaging/figures.py $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full) $(if $(WRITE),--write)
 
-# The weights that come with skecg, from the recordings in DATA: about an hour on one CPU core (an estimate). A run that was
-# interrupted goes on.
+# The weights that come with skecg, from the recordings in DATA: first the transformer, then the convolutions beside it. About
+# an hour on one CPU core (an estimate). A run that was interrupted goes on.
 OUT ?= weights_output
+FIRST = skecg-xs-2
 NAME = skecg-xs-3
 CORPORA = ptbxl=$(DATA)/ptbxl_full_folds1-8_100hz.npz cinc2020-2021=$(DATA)/cinc2020_2021_mix_250hz.npz \
 	code15-samitrop=$(DATA)/code15_samitrop_250hz.npz ludb=$(DATA)/ludb_500hz.npz cinc2011=$(DATA)/cinc2011_seta_250hz.npz
@@ -84,12 +85,14 @@ LABELLED = --data $(DATA)/ptbxl_full_folds1-8_100hz.npz --data $(DATA)/ptbxl_ful
 weights: export OMP_NUM_THREADS = 1
 weights: $(VENV)/test-installed
 	$(BIN)/python -m pretraining pack $(addprefix --corpus ,$(CORPORA)) --out $(OUT)/shards --recipe skecg_default
-	$(BIN)/python -m pretraining train --recipe skecg_default --data $(OUT)/shards --out $(OUT)/run --resume
+	$(BIN)/python -m pretraining train --recipe skecg_default --data $(OUT)/shards --out $(OUT)/first --resume
+	$(BIN)/python -m pretraining export --run $(OUT)/first --out $(OUT)/$(FIRST) --name $(FIRST) --licence CC-BY-4.0 --force
+	$(BIN)/python -m pretraining train --recipe skecg_dual --from $(OUT)/$(FIRST) --data $(OUT)/shards --out $(OUT)/run --resume
 	$(BIN)/python -m pretraining export --run $(OUT)/run --out $(OUT)/$(NAME) --name $(NAME) --licence CC-BY-4.0 --force
 	$(BIN)/python examples/benchmarks/truncation.py --write $(OUT)/$(NAME) $(LABELLED) --fraction 0.1
 	$(BIN)/skecg evaluate --model $(OUT)/$(NAME) --task superdiagnostic $(LABELLED) --test-fold 9 --out $(OUT)/evaluation
 	$(BIN)/python -m pretraining bundle $(OUT)/$(NAME) --run $(OUT)/run --evaluation $(OUT)/evaluation \
-		--notes pretraining/recipes/skecg_default.md
+		--notes pretraining/recipes/skecg_dual.md
 
 clean:
 	rm -rf $(VENV) $(OLDEST) $(NEWEST) docs/_build docs/gallery docs/api/generated docs/cards demo_output dist build

@@ -125,7 +125,7 @@ class Trainer:
         self.tables = self._tabulate()
         self.model = build_model(config, state["model"])
         # A resumed run has its weights in the checkpoint; those it began from may be gone.
-        if self.resumed is None and config.start:
+        if self.resumed is None:
             self._start_from(start)
         # Weights are drawn on the CPU, so that a seed gives the same ones on every device.
         self.model.to(self.engine.device)
@@ -168,7 +168,15 @@ class Trainer:
                 self.monitor.end(self.step)
 
     def _start_from(self, encoder: Encoder | None) -> None:
-        """Begin with weights that the configuration names."""
+        """Begin with weights that the configuration names, if it does."""
+        frozen = self.config.optim.frozen_blocks
+        if frozen and not self.config.start:
+            raise ParameterError(
+                f"Got optim.frozen_blocks={frozen} and random weights, expected to begin from trained ones: --from, or "
+                "optim.frozen_blocks=0."
+            )
+        if not self.config.start:
+            return
         if encoder is None:
             raise ParameterError(f"Got a run that begins from {self.config.start}, expected those weights: --from.")
         self.model.start_from_(encoder)

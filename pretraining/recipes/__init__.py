@@ -20,7 +20,7 @@ __all__ = ["RECIPES", "all_recipes", "describe_recipe", "load_recipe", "register
 
 # The module of each family of runs, and the runs in the order in which they are listed.
 _FAMILIES = {
-    "skecg": ("skecg_default", "skecg_xs_2", "skecg_temporal", "skecg_multiscale"),
+    "skecg": ("skecg_default", "skecg_dual", "skecg_temporal", "skecg_multiscale"),
     "weimann": ("weimann_vit_xs", "weimann_vit_s", "weimann_vit_b"),
     "kim": ("kim_leadwise_b_random", "kim_leadwise_b_block"),
     "mae": ("mae_time", "mae_leads", "mae_both"),

@@ -14,6 +14,7 @@ import torch
 import pretraining.recipes
 from pretraining.config import PretrainConfig
 from pretraining.config.objectives import MaeConfig
+from pretraining.objectives import build_model
 from pretraining.objectives.jepa import Jepa, JepaDraw
 from pretraining.objectives.masks import draw_masks
 from pretraining.objectives.predictors import build_predictor
@@ -49,7 +50,7 @@ def test_every_function_of_a_recipe_is_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "hint"), [("weiman_vit_s", "weimann_vit_s"), ("skecg", "skecg_xs_2"), ("TINY", "skecg_default")]
+    ("wrong", "hint"), [("weiman_vit_s", "weimann_vit_s"), ("skecg", "skecg_dual"), ("TINY", "skecg_default")]
 )
 def test_an_unknown_recipe_is_refused_with_the_nearest_or_all(wrong: str, hint: str) -> None:
     with pytest.raises(ParameterError, match=hint):
@@ -160,12 +161,13 @@ def test_no_recipe_names_corpora_that_may_not_be_there() -> None:
     assert PretrainConfig.from_dict(weighted.to_dict()) == weighted
 
 
-def test_the_default_is_small_and_takes_any_leads() -> None:
-    config = load_recipe("skecg_default")
+@pytest.mark.parametrize("name", ["skecg_default", "skecg_dual"])
+def test_our_own_are_small_and_take_any_leads(name: str) -> None:
+    config = load_recipe(name)
     assert n_trained(build_encoder(config.encoder)) * 4 <= 12e6
     assert config.encoder.flops(config.encoder.n_patches) <= 1e9
     assert config.input.any_leads
-    assert config.masks.lead_dropout > 0
+    assert config.data.lead_dropout + config.masks.lead_dropout > 0
     assert config.masks.last_slice
 
 
@@ -215,14 +217,24 @@ def test_masked_autoencoders_see_what_the_temporal_encoder_sees_for_as_long(name
     assert (config.objective.masks, config.objective.ratio) == (name.removeprefix("mae_"), 0.75)
 
 
-def test_the_recipe_of_skecg_xs_2_is_what_its_weights_were_trained_by() -> None:
-    recipe, kept = load_recipe("skecg_xs_2"), files("skecg") / "pretrained" / "skecg-xs-2" / "training_config.json"
+@pytest.mark.parametrize(("model", "recipe"), [("skecg-xs-2", "skecg_default"), ("skecg-xs-3", "skecg_dual")])
+def test_a_recipe_is_what_the_weights_that_come_with_skecg_were_trained_by(model: str, recipe: str) -> None:
+    kept = files("skecg") / "pretrained" / model / "training_config.json"
     trained = PretrainConfig.from_dict(json.loads(kept.read_text(encoding="utf-8")))
-    assert dataclasses.replace(trained, name=recipe.name) == recipe
+    assert dataclasses.replace(trained, start="") == load_recipe(recipe)
 
 
-def test_what_is_hidden_of_the_default_encoder_cannot_be_read_from_what_is_seen() -> None:
-    config = load_recipe("skecg_default")
+def test_the_dual_recipe_trains_beside_the_default_and_leaves_its_features_as_they_are() -> None:
+    dual, default = load_recipe("skecg_dual"), load_recipe("skecg_default")
+    assert dual.encoder.transformer == default.encoder
+    assert (dual.input, dual.pooling) == (default.input, default.pooling)
+    encoder = build_model(dual).context_encoder
+    trained = {name.split(".")[0] for name, p in encoder.named_parameters() if p.requires_grad}
+    assert trained == {"residual"}
+
+
+def test_what_is_hidden_of_the_dual_encoder_cannot_be_read_from_what_is_seen() -> None:
+    config = load_recipe("skecg_dual")
     torch.manual_seed(0)
     encoder = build_encoder(config.encoder).eval().requires_grad_(False)
     masks, _ = draw_masks(config.masks, config.encoder.n_patches, range(2), seed=0, step=0)

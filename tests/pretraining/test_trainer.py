@@ -515,6 +515,11 @@ def test_convolutions_are_trained_beside_a_transformer_that_stays_as_it_was(shar
     assert small_config().starting_from(info).encoder == dual.transformer
 
 
+def test_random_weights_are_not_frozen(shards: ShardSet, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"Got optim\.frozen_blocks=1 and random weights.*--from"):
+        Trainer(small_config(optim__frozen_blocks=1), shards, tmp_path / "run", device="cpu")
+
+
 def test_a_run_that_was_killed_before_its_first_checkpoint_wants_its_weights_again(
     shards: ShardSet, tmp_path: Path
 ) -> None:
