@@ -134,12 +134,17 @@ def _objective(config: PretrainConfig) -> tuple[str, str]:
         return f"{objective.ratio:g} of the {over}", "squared, of normalized samples"
     if not isinstance(objective, ObjectiveConfig) or masks is None:
         return "", objective_class(config).summary(config)
-    kept = masks.kind == "blocks"
+    kept = masks.kind in ("blocks", "crop")
     low, high = (1 - masks.high, 1 - masks.low) if kept else (masks.low, masks.high)
     times = f"{masks.n_blocks} × " if masks.kind == "multiblock" else ""
     norm = {"none": "", "layer": ", layer norm", "centre": ", centred"}[objective.target_norm]
-    described = ", descriptions" if objective.describe_weight else ""
-    return f"{times}{low:.3g} to {high:.3g}, {masks.kind}", objective.loss + norm + described
+    terms = {
+        objective.loss + norm: objective.predict_weight,
+        "descriptions": objective.describe_weight,
+        "contrast": objective.contrast_weight,
+    }
+    compared = ", ".join(term for term, weight in terms.items() if weight)
+    return f"{times}{low:.3g} to {high:.3g}, {masks.kind}", compared
 
 
 def _n_millions(config: PretrainConfig) -> str:
