@@ -140,7 +140,7 @@ def test_a_crop_is_the_window_with_only_its_slices_visible_at_the_start(encoder)
 def test_registers_come_first_and_tokens_follow_lead_after_lead(encoder):
     tokens = encoder(windows_for(encoder))
     n_patch_tokens = 24 if encoder.token_per_lead else 6
-    assert tokens.shape == (2, encoder.num_registers + n_patch_tokens, 24)
+    assert tokens.shape == (2, encoder.num_registers + n_patch_tokens, encoder.config.stages[-1].width)
 
 
 def test_every_layer_equals_the_plain_definition_cut_there(encoder):
