@@ -64,9 +64,7 @@ class LeJepa(WithoutTarget):
         assert isinstance(config.objective, LeJepaConfig)
         self.objective, width = config.objective, config.objective.projected_dim
         self.context_encoder = build_encoder(config.encoder)
-        self.projector = nn.Sequential(
-            nn.Linear(config.encoder.stages[-1].width, 256), nn.GELU(), nn.Linear(256, width)
-        )
+        self.projector = nn.Sequential(nn.Linear(config.encoder.dim, 256), nn.GELU(), nn.Linear(256, width))
 
     def forward(self, values_BLT: Tensor, drawn: JepaDraw) -> LeJepaLoss:
         """Compare the views of each record with their mean, and all views' distribution with a normal one."""
@@ -105,9 +103,9 @@ register_objective(LeJepaConfig, LeJepa)
 
 @register_recipe
 def lejepa() -> PretrainConfig:
-    """skecg_xs_2's encoder and data, trained by LeJEPA on two views of two fifths of a record."""
+    """skecg_default's encoder and data, trained by LeJEPA on two views of two fifths of a record."""
     return dataclasses.replace(
-        load_recipe("skecg_xs_2"),
+        load_recipe("skecg_default"),
         name="lejepa",
         objective=LeJepaConfig(),
         masks=MaskConfig("blocks", 0.4, 0.4, min_block=5, masks_per_target=2),

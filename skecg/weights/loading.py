@@ -65,7 +65,7 @@ def load_encoder(
     >>> import skecg
     >>> encoder, spec = skecg.load_encoder("default")
     >>> spec.sampling_rate, encoder.config.architecture
-    (100.0, 'multiscale')
+    (100.0, 'dual')
     """
     from skecg.compute.devices import resolve_device
 
