@@ -155,6 +155,8 @@ class PretrainConfig:
             require(n_masks >= 2, "masks.masks_per_target", n_masks, wanted)
         if not isinstance(objective, ObjectiveConfig):
             require(self.data.drop_path == 0, "data.drop_path", self.data.drop_path, f"0 with {kind!r}")
+            hidden = 0.0 if self.masks is None else self.masks.lead_dropout
+            require(hidden == 0, "masks.lead_dropout", hidden, f"0 with {kind!r}, which hides no leads")
         self.objective.check_run(self.input, self.encoder, self.data, self.predictor)
 
     @property

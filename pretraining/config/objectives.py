@@ -63,7 +63,7 @@ class ObjectiveConfig(AnyObjectiveConfig):
         predicted from the tokens that are seen; 0 leaves it out.
     describe_share : float
         Share of the slices that are seen for it, drawn by themselves for each record, in a further pass of the context
-        encoder; with 0 it is made from what the prediction sees, which costs nothing.
+        encoder, which sees all leads; with 0 it is made from what the prediction sees, which costs nothing.
     contrast_weight : float
         Weight of telling recordings apart by what two masks leave of each; 0 leaves it out. It needs
         ``masks.masks_per_target`` of 2 or more.

@@ -95,6 +95,12 @@ def test_a_recipe_of_a_loaded_plugin_is_listed(capsys: pytest.CaptureFixture[str
     assert "lejepa  " in capsys.readouterr().out
 
 
+def test_an_objective_that_hides_no_leads_is_not_asked_to() -> None:
+    load_plugin(str(PLUGINS / "lejepa.py"))
+    with pytest.raises(ParameterError, match=r"Got masks\.lead_dropout=0\.5, expected 0 with 'lejepa'"):
+        load_recipe("lejepa").override(["masks.lead_dropout=0.5"])
+
+
 def test_a_file_without_a_recipe_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "without_a_recipe.py"
     file.write_text("")
