@@ -28,16 +28,15 @@ from numpy.typing import NDArray
 
 from pretraining.data.features import (
     BEAT_KINDS,
-    N_RHYTHM,
+    DESCRIPTOR_KINDS,
     RECORD_KINDS,
-    beat_features,
     describe_beats,
     describe_record,
+    describe_recordings,
 )
-from pretraining.data.scaling import Kind, KindWhitening, fit_kinds
+from pretraining.data.scaling import KindWhitening, fit_kinds
 from pretraining.data.shards import ShardSet, open_shards
 from skecg.errors import ParameterError
-from skecg.evaluation.baselines import hand_crafted_features, random_convolution_features
 from skecg.io.files import replacing
 from skecg.preprocessing.r_peaks import find_r_peaks
 
@@ -159,54 +158,13 @@ class Descriptors(NamedTuple):
     is_known: NDArray[np.bool_]
 
 
-_DESCRIPTORS = FeatureTable("descriptors", 2, Descriptors, ", or set objective.describe_weight=0")
+_DESCRIPTORS = FeatureTable("descriptors", 3, Descriptors, ", or set objective.describe_weight=0")
 
-# Kernels other than those of the baseline that encoders are compared with.
-_KERNEL_SEED = 20_260
 _MOST_ROWS_DESCRIBED = 20_000  # raw numbers of so many rows are held at once while components are fitted
 
 
-class _Described(NamedTuple):
-    """One kind of numbers, computed from signals, what :func:`beat_features` says of these, and the rate."""
-
-    compute: Callable[[FloatArray, FloatArray, float], FloatArray]
-    kind: Kind
-
-
-# Waves below this are compared by their difference, those above by their ratio.
-_SMALL_WAVE_MV = 0.1
-
-
-def _median_beats(signals_nLT: FloatArray, beats_nd: FloatArray, sampling_rate: float) -> FloatArray:
-    """Return the median beats, large waves compressed so that small ones count."""
-    median = beats_nd[:, :-N_RHYTHM]
-    return np.asarray(np.sign(median) * np.log1p(np.abs(median) / _SMALL_WAVE_MV), dtype=np.float32)
-
-
-def _beat_convolutions(signals_nLT: FloatArray, beats_nd: FloatArray, sampling_rate: float) -> FloatArray:
-    """Return what convolutions see in the median beats: a wave's shape, whatever the rhythm."""
-    median_nLT = beats_nd[:, :-N_RHYTHM].reshape(*signals_nLT.shape[:2], -1)
-    return random_convolution_features(median_nLT, seed=_KERNEL_SEED + 1)
-
-
-# Kernels of random convolutions: 84 for each of six dilations, three numbers of each.
-_N_CONVOLUTIONS = 3 * 6 * 84
-_N_HAND_CRAFTED, _N_BEAT = RECORD_KINDS[0].n_raw, RECORD_KINDS[1].n_raw
-
-_DESCRIBED_KINDS = (
-    _Described(
-        lambda signals, beats, rate: random_convolution_features(signals, seed=_KERNEL_SEED),
-        # More components made descriptions worse: 384 scored lower than 256 (docs/log.md).
-        Kind(_N_CONVOLUTIONS, 256, 1.0),
-    ),
-    _Described(lambda signals, beats, rate: hand_crafted_features(signals, rate), Kind(_N_HAND_CRAFTED, 100, 1.0)),
-    _Described(_median_beats, Kind(_N_BEAT - N_RHYTHM, 60, 0.7)),
-    _Described(_beat_convolutions, Kind(_N_CONVOLUTIONS, 200, 0.7)),
-    _Described(lambda signals, beats, rate: beats[:, -N_RHYTHM:], Kind(N_RHYTHM, 4, 0.15)),
-)
-
 #: Length of a description; where there are fewer components than asked for the rest is 0, without importance.
-N_DESCRIPTORS = sum(described.kind.n_components for described in _DESCRIBED_KINDS)
+N_DESCRIPTORS = sum(kind.n_components for kind in DESCRIPTOR_KINDS)
 
 
 def write_descriptors(shards: ShardSet, *, n_jobs: int | None = -1, progress: bool = True) -> None:
@@ -246,7 +204,7 @@ def _compute_descriptors(shards: ShardSet, n_jobs: int | None, progress: bool) -
         raw = np.concatenate(list(_map_chunks(_raw, shards, _chunks(fitted_on), n_jobs, bar)))
         values = _rows_on_disk(shards, N_DESCRIPTORS)
         with threadpool_limits(1):
-            whitening = fit_kinds(raw, [described.kind for described in _DESCRIBED_KINDS], n_jobs=n_jobs)
+            whitening = fit_kinds(raw, DESCRIPTOR_KINDS, n_jobs=n_jobs)
             fitted = Parallel(n_jobs, prefer="threads", return_as="generator")(
                 delayed(whitening.components)(numbers) for numbers in _chunks(raw)
             )
@@ -284,15 +242,8 @@ def _raw(shards: ShardSet, rows: Rows) -> FloatArray:
     signals = shards.gather(rows) * (shards.scale_uv[rows] * np.float32(1e-3))[:, None, None]
     valid = shards.valid_samples[rows]
     chosen = [np.flatnonzero(valid == length) for length in np.unique(valid)]
-    computed = [_all_kinds(signals[part, :, : valid[part[0]]], shards.sampling_rate) for part in chosen]
+    computed = [describe_recordings(signals[part, :, : valid[part[0]]], shards.sampling_rate) for part in chosen]
     return np.concatenate(computed)[np.argsort(np.concatenate(chosen))]
-
-
-def _all_kinds(signals_nLT: FloatArray, sampling_rate: float) -> FloatArray:
-    """Compute all kinds for recordings of one length; their beats are found once."""
-    beats_nd = beat_features(signals_nLT, sampling_rate)
-    computed = [described.compute(signals_nLT, beats_nd, sampling_rate) for described in _DESCRIBED_KINDS]
-    return np.concatenate(computed, axis=1).astype(np.float32)
 
 
 # --- beats ------------------------------------------------------------------------------------------------------------

@@ -154,7 +154,8 @@ class Contrast(nn.Module):
 def pooled_parts(tokens_BKD: Tensor, widths: Sequence[int], pooling: str) -> list[Tensor]:
     """Pool the parts of tokens, each by itself, and normalize what comes of it: (B, F) for each part."""
     # Deviations of bfloat16 tokens lose their digits, and the pooling has them.
-    pooled = [pool_tokens([part], 0, pooling) for part in tokens_BKD.float().split(list(widths), dim=-1)]
+    parts = tokens_BKD[..., : sum(widths)].float().split(list(widths), dim=-1)
+    pooled = [pool_tokens([part], 0, pooling) for part in parts]
     return [F.layer_norm(part, part.shape[-1:]) for part in pooled]
 
 

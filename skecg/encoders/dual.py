@@ -3,7 +3,8 @@
 A convolutional network and a transformer of like size, taught the same, make different mistakes; side by side their
 features tell more than those of either (docs/log.md). The convolutions are a residual network (He et al., "Identity
 Mappings in Deep Residual Networks", ECCV 2016, arXiv:1603.05027: what is normalized is the input of a block, and what
-is added to is left alone) whose last steps lie where the transformer's slices of time are.
+is added to is left alone) whose last steps lie where the transformer's slices of time are. Beside both may stand what
+norms take away and nobody has to learn: how large and how rough each lead is in the slice.
 
 Shapes: B windows, L leads, T samples or steps, C channels, P slices of time, K visible ones, R registers, N tokens, D
 width of a token.
@@ -28,7 +29,7 @@ from skecg.validation import is_integer
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["DualConfig", "DualEncoder"]
+__all__ = ["DualConfig", "DualEncoder", "lead_levels"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class DualConfig(MultiscaleConfig):
         Samples that the first convolution spans.
     residual_stride : int, default=2
         Samples from one of its steps to the next; the second level makes slices of time of these.
+    level_floor : float, optional
+        In the input's unit: what a lead's root mean square in a slice of time is at least, in the levels that end a
+        token, see :func:`lead_levels`. Tokens have none where not given.
     """
 
     architecture: ClassVar[str] = "dual"
@@ -58,6 +62,7 @@ class DualConfig(MultiscaleConfig):
     residual_kernel: int = 7
     residual_stem: int = 15
     residual_stride: int = 2
+    level_floor: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,6 +79,10 @@ class DualConfig(MultiscaleConfig):
             self._require(counts and 2 <= len(values) <= 8, name, "positive integers, one for each of 2 to 8 levels")
         levels = len(self.residual_widths)
         self._require(len(self.residual_blocks) == levels, "residual_blocks", f"{levels} numbers, one a level")
+        if self.level_floor is not None:
+            self._require_numbers("level_floor")
+            self._require(self.level_floor > 0, "level_floor", "a positive number, or None")
+            self._require(self.patch_samples >= 3, "level_floor", "None: slices of time are too short for it")
         heads = self.num_heads
         self._require(self.residual_widths[-1] % heads == 0, "residual_widths", f"the last a multiple of {heads} heads")
 
@@ -90,7 +99,8 @@ class DualConfig(MultiscaleConfig):
     def stages(self) -> tuple[Stage, ...]:
         """The blocks of the transformer; what the convolutions see joins the tokens after the last."""
         *earlier, last = super().stages
-        return (*earlier, last._replace(width=sum(self.token_parts)))
+        levels = 0 if self.level_floor is None else 2 * self.n_leads
+        return (*earlier, last._replace(width=sum(self.token_parts) + levels))
 
     @property
     def token_parts(self) -> tuple[int, ...]:
@@ -138,7 +148,7 @@ class DualConfig(MultiscaleConfig):
 
 
 class DualEncoder(MultiscaleEncoder):
-    """Tokens of all leads: what the transformer says of a slice of time, then what the convolutions say of it.
+    """Tokens of all leads: what the transformer says of a slice of time, what the convolutions say, and its levels.
 
     Parameters
     ----------
@@ -166,16 +176,23 @@ class DualEncoder(MultiscaleEncoder):
                 yield tokens
                 continue
             seen = values_BLT if visible_BK is None else self._visible(values_BLT, visible_BK)
-            convolved = self.residual(seen if leads is None else silence_others(seen, leads))
-            yield torch.cat([tokens, self._with_registers(convolved).to(tokens.dtype)], dim=-1)
+            beside = self._beside(seen if leads is None else silence_others(seen, leads))
+            yield torch.cat([tokens, *(self._with_registers(part).to(tokens.dtype) for part in beside)], dim=-1)
 
     def read_out(self, tokens_BND: Tensor) -> Tensor:
         """Return tokens through the final norm, the transformer's and the convolutions' each through their own."""
-        dim = self.config.dim
+        dim, end = self.config.dim, sum(self.config.token_parts)
         normed: Tensor = self.norm(tokens_BND[..., :dim])
         if tokens_BND.shape[-1] == dim:
             return normed
-        return torch.cat([normed, self.residual.norm(tokens_BND[..., dim:])], dim=-1)
+        convolved = self.residual.norm(tokens_BND[..., dim:end])
+        return torch.cat([normed, convolved, tokens_BND[..., end:].to(convolved.dtype)], dim=-1)
+
+    def _beside(self, seen_BLT: Tensor) -> list[Tensor]:
+        """Return what stands beside the transformer in the tokens: the convolutions', and levels if asked for."""
+        floor = self.config.level_floor
+        levels = [] if floor is None else [lead_levels(seen_BLT, self.config.patch_samples, floor)]
+        return [self.residual(seen_BLT), *levels]
 
     def _visible(self, values_BLT: Tensor, visible_BK: Tensor) -> Tensor:
         """Put visible slices side by side: one stretch of the signal where they are neighbours."""
@@ -187,6 +204,31 @@ class DualEncoder(MultiscaleEncoder):
         """Put the mean of the tokens where the transformer has its registers."""
         mean_B1C = convolved_BNC.mean(dim=1, keepdim=True)
         return torch.cat([mean_B1C.expand(-1, self.num_registers, -1), convolved_BNC], dim=1)
+
+
+def lead_levels(values_BLT: Tensor, patch_samples: int, floor: float) -> Tensor:
+    """Measure how large and how rough each lead is in each slice of time.
+
+    Parameters
+    ----------
+    values_BLT : Tensor of shape (B, L, T)
+        An absent lead is zeros.
+    patch_samples : int
+        Samples of a slice of time.
+    floor : float
+        What root mean squares are compared with: those far below it make no difference.
+
+    Returns
+    -------
+    Tensor of shape (B, P, 2 L), float32
+        Of all leads, the logarithm of the root mean square over the floor; then the same of second differences, which
+        noise makes large. 0 for an absent lead.
+    """
+    slices_BLPt = values_BLT.float().unflatten(2, (-1, patch_samples))
+    bends_BLPt = slices_BLPt[..., 2:] - 2 * slices_BLPt[..., 1:-1] + slices_BLPt[..., :-2]
+    squares = torch.cat([part.square().mean(dim=-1) for part in (slices_BLPt, bends_BLPt)], dim=1)
+    # Half the logarithm of a square is the logarithm of its root.
+    return torch.log1p(squares / floor**2).mT / 2
 
 
 class ResidualConvolutions(nn.Module):

@@ -68,7 +68,10 @@ class EncoderConfig(Value):
 
     @property
     def token_parts(self) -> tuple[int, ...]:
-        """Widths of the networks that stand side by side in a token of the last stage; most encoders are one."""
+        """Widths of the networks that stand side by side in a token of the last stage; most encoders are one.
+
+        What a token has beyond them is not learned.
+        """
         return (self.stages[-1].width,)
 
     @property
