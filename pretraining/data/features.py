@@ -61,8 +61,8 @@ _SLOPE_SECONDS, _LEAST_LAG_SECONDS, _LAG_STEP_SECONDS = 0.05, 0.2, 0.02
 _N_RHYTHM_INTERVALS, _N_LAGS, _N_WIDTHS = 11, 90, 12 + _N_LEADS
 # Shares of a QRS complex's steepest slope at which its width is taken, on a grid so fine.
 _SLOPE_SHARES, _WIDTH_STEP_SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5), 0.0025
-# About the R peak lies what is searched for the steepest slope, and what is compared lead by lead.
-_PEAK_SECONDS, _QRS_BEFORE_SECONDS, _QRS_AFTER_SECONDS = 0.1, 0.1, 0.15
+# What is looked at about the R peak: more of it would hold P and T waves.
+_QRS_BEFORE_SECONDS, _QRS_AFTER_SECONDS = 0.1, 0.12
 
 
 def _offsets(before_seconds: float, after_seconds: float, sampling_rate: float) -> NDArray[np.int64]:
@@ -242,40 +242,35 @@ def qrs_widths(signal_LT: FloatArray, peaks_K: NDArray[np.int64], sampling_rate:
     Returns
     -------
     ndarray of shape (24,), float32
-        How long the slope of all leads together stays above 5, 10, 20, 30 and 50 % of its greatest value, in all and
-        before that (s); the logarithm of the energy about the R peak (mV^2), and its mean distance from it (s); the
-        time from the R peak to each lead's steepest slope (s). Zeros where no beat lies wholly inside.
+        From the first to the last place where the slope of all leads together is 5, 10, 20, 30 and 50 % of its
+        greatest value, and how long before the R peak the first is (s); the logarithm of the energy about the R peak
+        (mV^2), and its mean distance from it (s); the time from the R peak to each lead's steepest slope (s). Zeros
+        where no beat lies wholly inside.
     """
     before, after = (round(seconds * sampling_rate) for seconds in (_MEDIAN_BEFORE_SECONDS, _MEDIAN_AFTER_SECONDS))
     inside = peaks_K[(peaks_K >= before) & (peaks_K + after < signal_LT.shape[-1])]
     if not len(inside):
         return np.zeros(_N_WIDTHS, np.float32)
     beat_LT = np.median(signal_LT[:, inside[:, None] + np.arange(-before, after + 1)], axis=1)
-    about = slice(
-        before - round(_QRS_BEFORE_SECONDS * sampling_rate), before + round(_QRS_AFTER_SECONDS * sampling_rate)
-    )
-    qrs_LT = beat_LT[:, about] - np.median(beat_LT, axis=1, keepdims=True)
-    seconds_T = np.arange(qrs_LT.shape[1]) / sampling_rate - _QRS_BEFORE_SECONDS
-    energy_T = np.square(qrs_LT).sum(axis=0)
+    qrs_before, qrs_after = (round(seconds * sampling_rate) for seconds in (_QRS_BEFORE_SECONDS, _QRS_AFTER_SECONDS))
+    qrs_LT = beat_LT[:, before - qrs_before : before + qrs_after + 1] - np.median(beat_LT, axis=1, keepdims=True)
+    seconds_T = np.arange(-qrs_before, qrs_after + 1) / sampling_rate
+    energy_T, slopes_LT = np.square(qrs_LT).sum(axis=0), np.diff(qrs_LT, axis=1)
     spread = (energy_T * np.abs(seconds_T)).sum() / (energy_T.sum() + 1e-9)
-    steepest_L = seconds_T[np.abs(np.diff(qrs_LT, axis=1)).argmax(axis=1)]
-    widths = _slope_widths(beat_LT, sampling_rate)
+    # The slope from one sample to the next lies between them.
+    between_T = seconds_T[:-1] + 0.5 / sampling_rate
+    widths = _steep_stretches(np.linalg.norm(slopes_LT, axis=0), between_T)
+    steepest_L = between_T[np.abs(slopes_LT).argmax(axis=1)]
     return np.concatenate([widths, [np.log(energy_T.mean() + 1e-3), spread], steepest_L]).astype(np.float32)
 
 
-def _slope_widths(beat_LT: FloatArray, sampling_rate: float) -> list[float]:
-    """Measure how long the slope of a beat stays high about its steepest place near the R peak, and how long before."""
-    slope_T = np.linalg.norm(np.diff(beat_LT, axis=1), axis=0)
-    times_T = np.arange(len(slope_T)) / sampling_rate
-    fine_T = np.interp(np.arange(0, times_T[-1], _WIDTH_STEP_SECONDS), times_T, slope_T)
-    first, last = (round((_MEDIAN_BEFORE_SECONDS + sign * _PEAK_SECONDS) / _WIDTH_STEP_SECONDS) for sign in (-1, 1))
-    top = first + int(fine_T[first:last].argmax())
-    widths = []
+def _steep_stretches(slope_T: NDArray[np.floating], seconds_T: NDArray[np.float64]) -> list[float]:
+    """Measure from where to where a slope is above shares of its greatest value: how long, and how long before 0."""
+    fine_T = np.arange(seconds_T[0], seconds_T[-1], _WIDTH_STEP_SECONDS)
+    steep_T, widths = np.interp(fine_T, seconds_T, slope_T), []
     for share in _SLOPE_SHARES:
-        low = fine_T <= share * fine_T[top]
-        rises = top - int(np.append(low[top::-1], True).argmax())
-        falls = top + int(np.append(low[top:], True).argmax())
-        widths += [(falls - rises) * _WIDTH_STEP_SECONDS, (top - rises) * _WIDTH_STEP_SECONDS]
+        steep = np.flatnonzero(steep_T >= share * steep_T.max())
+        widths += [fine_T[steep[-1]] - fine_T[steep[0]], -fine_T[steep[0]]]
     return widths
 
 

@@ -14,7 +14,7 @@ import torch
 
 from skecg.encoders import Encoder, build_encoder
 from skecg.encoders.convolution import pack_convolutions_
-from skecg.encoders.dual import DualConfig
+from skecg.encoders.dual import DualConfig, lead_levels
 from skecg.encoders.linear import pack_linear_layers_
 from skecg.errors import WeightsFormatError
 from skecg.spec import MultiscaleConfig
@@ -64,6 +64,44 @@ def test_what_is_hidden_does_not_matter(encoder, windows):
     hidden = torch.ones(2, 12, dtype=torch.bool).scatter(1, visible, False).repeat_interleave(10, dim=1)
     other = torch.where(hidden[:, None], torch.full_like(windows, 1e3), windows)
     assert torch.equal(encoder(other, visible_BK=visible), encoder(windows, visible_BK=visible))
+
+
+@pytest.fixture
+def levelled(encoder) -> Encoder:
+    """The same weights, with levels."""
+    other = build_encoder(dataclasses.replace(CONFIG, level_floor=0.05)).eval().requires_grad_(False)
+    other.load_state_dict(encoder.state_dict())
+    return other
+
+
+def test_levels_end_a_token_and_change_nothing_before(encoder, levelled, windows):
+    tokens = levelled(windows)
+    assert tokens.shape == (2, 1 + 12, 24 + 16 + 2 * 4)
+    assert levelled.config.stages[-1].width == 48
+    assert levelled.config.token_parts == (24, 16)
+    assert torch.equal(tokens[..., :40], encoder(windows))
+    assert torch.equal(tokens[:, 1:, 40:], lead_levels(windows, 10, 0.05))
+    torch.testing.assert_close(tokens[:, 0, 40:], tokens[:, 1:, 40:].mean(dim=1))
+
+
+def test_levels_are_logarithms_of_size_and_roughness():
+    slope = torch.arange(20.0).expand(1, 1, -1) - 9.5
+    smooth, rough = lead_levels(slope, 10, 1e-3)[0].T
+    wanted = [np.log(np.sqrt(np.mean(np.square(part))) * 1e3) for part in np.split(slope[0, 0].numpy(), 2)]
+    np.testing.assert_allclose(smooth, wanted, rtol=1e-5)
+    assert not rough.any(), "a straight line does not bend"
+    loud, still = lead_levels(torch.randn(1, 1, 20) * 10, 10, 0.05)[0], lead_levels(torch.zeros(1, 1, 20), 10, 0.05)[0]
+    assert loud.min() > 1
+    assert not still.any()
+
+
+def test_levels_know_of_neither_absent_leads_nor_hidden_slices(levelled, windows):
+    some = levelled(windows, leads=[1, 3])[..., 40:]
+    assert not some[..., [0, 2, 4, 6]].any()
+    assert torch.equal(some[..., [1, 3, 5, 7]], levelled(windows)[..., 40:][..., [1, 3, 5, 7]])
+    stretch = torch.arange(4, 9).expand(2, -1)
+    seen = levelled(windows, visible_BK=stretch)[:, 1:, 40:]
+    assert torch.equal(seen, levelled(windows)[:, 5:10, 40:])
 
 
 def test_places_without_a_token_are_silent(encoder, windows):
@@ -135,6 +173,9 @@ def test_as_a_graph_it_gives_its_tokens_for_windows_of_any_number_and_length(enc
         ({"residual_widths": (8, 12, 15)}, "a multiple of 2 heads"),
         ({"residual_blocks": (1, 1)}, "residual_blocks"),
         ({"residual_blocks": [1, 2, 1]}, "residual_blocks"),
+        ({"level_floor": 0.0}, "level_floor=0.0 .*a positive number"),
+        ({"level_floor": "0.1"}, "level_floor"),
+        ({"patch_samples": 2, "residual_stride": 1, "stride_samples": 1, "level_floor": 0.1}, "too short"),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused_by_name(change, wanted):

@@ -74,7 +74,10 @@ def encode(encoder: Encoder, window, leads=None, visible=None, depth=None) -> np
         tokens = encode_multiscale(encoder, state, x, list(leads), visible, depth)
         if depth not in (None, config.depth):
             return tokens
-        return np.concatenate([tokens, encode_residual(config, state, patches, list(leads), visible)], axis=1)
+        parts = [tokens, encode_residual(config, state, patches, list(leads), visible)]
+        if config.level_floor is not None:
+            parts.append(encode_levels(config, patches, list(leads), visible))
+        return np.concatenate(parts, axis=1)
     visible = range(patches.shape[1]) if visible is None else visible
     depth = config.depth if depth is None else depth
     if config.architecture == "leadwise":
@@ -156,6 +159,18 @@ def centred_convolution(x: np.ndarray, state: dict[str, np.ndarray], name: str, 
     padded = np.pad(x, ((0, 0), (reach, reach)))
     starts = range(0, x.shape[1], stride)
     return np.array([np.einsum("oik,ik->o", weight, padded[:, s : s + weight.shape[2]]) + bias for s in starts]).T
+
+
+def encode_levels(config, patches, leads, visible) -> np.ndarray:
+    """How large and how rough each lead is in each visible slice, registers first."""
+    chosen = list(range(patches.shape[1]) if visible is None else visible)
+    rows = np.zeros((len(chosen), 2 * len(patches)))
+    for row, number in enumerate(chosen):
+        for lead in leads:
+            samples = patches[lead, number]
+            for place, values in ((lead, samples), (len(patches) + lead, np.diff(samples, 2))):
+                rows[row, place] = np.log(np.sqrt((values**2).mean() + config.level_floor**2) / config.level_floor)
+    return np.concatenate([np.repeat(rows.mean(axis=0, keepdims=True), config.num_registers, axis=0), rows])
 
 
 def encode_residual(config, state, patches, leads, visible) -> np.ndarray:

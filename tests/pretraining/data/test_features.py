@@ -9,7 +9,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from pretraining.data.features import beat_features, describe_beats
+from pretraining.data.features import (
+    DESCRIPTOR_KINDS,
+    beat_features,
+    describe_beats,
+    describe_recordings,
+    qrs_widths,
+    rhythm_features,
+    slope_autocorrelations,
+)
 from skecg.datasets import make_ecg
 from skecg.preprocessing.r_peaks import find_r_peaks
 
@@ -72,4 +80,66 @@ def test_the_baseline_of_a_beat_does_not_matter(heart: np.ndarray) -> None:
     peaks = find_r_peaks(heart, RATE)
     lifted = heart + np.float32(0.5)
     np.testing.assert_allclose(describe_beats(lifted, peaks, RATE), describe_beats(heart, peaks, RATE), atol=1e-5)
-    np.testing.assert_allclose(beat_features(lifted[None], RATE), beat_features(heart[None], RATE), atol=1e-5)
+    of_lifted, of_heart = (beat_features(signal[None], [peaks], RATE) for signal in (lifted, heart))
+    np.testing.assert_allclose(of_lifted, of_heart, atol=1e-5)
+
+
+def test_the_rhythm_is_told_in_seconds_whatever_the_rate() -> None:
+    seconds = np.array([0.5, 1.3, 2.1, 3.3, 4.1])
+    slow, fast = (
+        rhythm_features(np.rint(seconds * rate).astype(int), round(5 * rate), rate) for rate in (100.0, 500.0)
+    )
+    np.testing.assert_allclose(slow, fast, rtol=1e-5)
+    intervals, changes = np.array([0.8, 0.8, 1.2, 0.8]), np.array([0.0, 0.4, 0.4])
+    wanted = [1 / 0.8, 0.8, *np.log([intervals.std() + 0.01, changes.mean() + 0.01, intervals.std() / 0.9 + 0.01])]
+    np.testing.assert_allclose(slow, [*wanted, 1.0, 2 / 3, 0.8, 1.2, 0.8, 0.9], rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_peaks", [0, 1, 2])
+def test_two_beats_have_no_rhythm(n_peaks: int) -> None:
+    assert not rhythm_features(np.arange(n_peaks) * 100, 1000, 100.0).any()
+
+
+@pytest.mark.parametrize("rate", [100.0, 250.0, 500.0])
+def test_a_steady_heart_is_like_itself_a_beat_later(rate: float) -> None:
+    heart = make_ecg(1, sampling_rate=rate, heart_rate=75.0, noise=0.0, random_state=2)[0][0].signal
+    found = slope_autocorrelations(np.stack([heart, heart[::-1]]), rate)
+    lags = 0.2 + 0.02 * np.arange(90)
+    assert found.shape == (2, 90)
+    assert np.abs(found).max() <= 1
+    # After one beat or two: the heart is not as steady as a clock.
+    assert min(abs(lags[found[0].argmax()] - beats * 0.8) for beats in (1, 2)) < 0.06
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+def test_a_short_recording_is_not_compared_with_what_comes_after_it(heart: np.ndarray) -> None:
+    found = slope_autocorrelations(heart[None, :, :250], RATE)[0]
+    assert found[:30].any()
+    assert not found[41:].any()
+    assert not slope_autocorrelations(np.ones((1, 12, 500), np.float32), RATE).any()
+
+
+def test_a_wider_complex_is_wider_whatever_its_size_and_the_rate() -> None:
+    def width(scale: float, millivolts: float, rate: float = 500.0) -> np.ndarray:
+        seconds = np.arange(0, 4, 1 / rate)
+        beats = sum(np.exp(-0.5 * ((seconds - at) / scale) ** 2) for at in (0.9, 1.9, 2.9))
+        signal = millivolts * np.tile(beats, (12, 1)).astype(np.float32)
+        return qrs_widths(signal, np.rint(np.array([0.9, 1.9, 2.9]) * rate).astype(int), rate)
+
+    narrow, wide = width(0.012, 1.0), width(0.024, 1.0)
+    np.testing.assert_allclose(wide[:10], 2 * narrow[:10], rtol=0.12)
+    assert np.all(np.diff(narrow[:10:2]) < 0), "the higher the share, the less wide"
+    np.testing.assert_allclose(width(0.012, 3.0)[:10], narrow[:10], atol=0.003)
+    np.testing.assert_allclose(width(0.024, 1.0, 100.0)[:10], wide[:10], atol=0.01)
+    assert wide[11] > narrow[11]
+
+
+def test_without_a_whole_beat_nothing_is_wide(heart: np.ndarray) -> None:
+    assert not qrs_widths(heart, np.array([10, 2495]), RATE).any()
+
+
+def test_a_description_has_the_numbers_of_its_kinds(heart: np.ndarray) -> None:
+    for signals in (heart[None], heart[None, :, :200], np.zeros_like(heart)[None]):
+        described = describe_recordings(signals, RATE)
+        assert described.shape == (1, sum(kind.n_raw for kind in DESCRIPTOR_KINDS))
+        assert np.isfinite(described).all()
