@@ -83,10 +83,14 @@ def _text(entry: Mapping[str, Any], field: str, unit: str = "") -> str:
     return f"{value:g}{unit}" if isinstance(value, float) else f"{value}{unit}"
 
 
-@functools.cache
 def _registry() -> dict[str, dict[str, Any]]:
+    return dict(_registry_file()["models"])
+
+
+@functools.cache
+def _registry_file() -> dict[str, Any]:
     text = files("skecg").joinpath("registry.json").read_text(encoding="utf-8")
-    return dict(json.loads(text)["models"])
+    return dict(json.loads(text))
 
 
 def find_weights(model: str | Path, *, revision: str | None = None, local_files_only: bool = False) -> WeightsInfo:
@@ -198,6 +202,12 @@ def _unknown_name(model: str) -> str:
     if _HUB_HOST.match(model):
         return (
             f"Got model={model!r}, an address, expected a name, a folder or 'owner/name' on the Hub.{_named_by(model)}"
+        )
+    successor = _registry_file()["replaced"].get(model)
+    if successor is not None:
+        return (
+            f"Got model={model!r}, which {successor!r} has replaced; its weights are no longer known by name. Features "
+            f"of {successor!r} are others: embed your records again, and fit again what was fitted on them."
         )
     known = ["default", *_registry()]
     close = difflib.get_close_matches(model, known, n=1)

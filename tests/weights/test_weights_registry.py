@@ -65,6 +65,14 @@ def test_a_name_close_to_a_known_one_is_suggested(registry):
         skecg.load_encoder("defalt")
 
 
+def test_a_name_that_another_has_replaced_is_told_which():
+    with pytest.raises(WeightsNotFoundError, match="'skecg-xs-3', which 'skecg-xs-4' has replaced.* fit again"):
+        find_weights("skecg-xs-3")
+    for old, new in names._registry_file()["replaced"].items():
+        assert old not in list_models()
+        assert new in list_models()
+
+
 def test_a_name_like_none_known_gets_the_list(registry):
     with pytest.raises(WeightsNotFoundError, match="Known names: default, tiny-temporal, tiny-other"):
         find_weights("zzzzzz")
