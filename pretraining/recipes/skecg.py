@@ -115,7 +115,7 @@ def skecg_dual() -> PretrainConfig:
     - Two stretches of each recording are told apart from those of others. So little of it costs nothing with many
       labels, and helps with few.
     - The two stretches lack different leads: what is missing does not tell whose they are.
-    - Levels of each lead join the tokens: what is needed to tell a bad recording, training takes away.
+    - Energies of each lead join the tokens: what is needed to tell a bad recording, training takes away.
     - 1,200 steps: more changed nothing. Of two seeds the second is kept (docs/log.md has both).
     """
     default = skecg_default()
@@ -123,7 +123,7 @@ def skecg_dual() -> PretrainConfig:
     return dataclasses.replace(
         default,
         name="skecg_dual",
-        encoder=DualConfig(**vars(default.encoder), level_floor=0.05),
+        encoder=DualConfig(**vars(default.encoder), lead_energies=True),
         masks=MaskConfig("crop", 0.25, 0.6, masks_per_target=2, lead_dropout=0.5),
         objective=ObjectiveConfig(predict_weight=0.0, describe_weight=1.0, contrast_weight=0.03),
         data=dataclasses.replace(default.data, lead_dropout=0.0),

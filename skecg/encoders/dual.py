@@ -4,7 +4,7 @@ A convolutional network and a transformer of like size, taught the same, make di
 features tell more than those of either (docs/log.md). The convolutions are a residual network (He et al., "Identity
 Mappings in Deep Residual Networks", ECCV 2016, arXiv:1603.05027: what is normalized is the input of a block, and what
 is added to is left alone) whose last steps lie where the transformer's slices of time are. Beside both may stand what
-norms take away and nobody has to learn: how large and how rough each lead is in the slice.
+norms take away and nobody has to learn: how much of each lead's energy lies in the slice.
 
 Shapes: B windows, L leads, T samples or steps, C channels, P slices of time, K visible ones, R registers, N tokens, D
 width of a token.
@@ -29,7 +29,7 @@ from skecg.validation import is_integer
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["DualConfig", "DualEncoder", "lead_levels"]
+__all__ = ["DualConfig", "DualEncoder"]
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class DualConfig(MultiscaleConfig):
         Samples that the first convolution spans.
     residual_stride : int, default=2
         Samples from one of its steps to the next; the second level makes slices of time of these.
-    level_floor : float, optional
-        In the input's unit: what a lead's root mean square in a slice of time is at least, in the levels that end a
-        token, see :func:`lead_levels`. Tokens have none where not given.
+    lead_energies : bool, default=False
+        Whether tokens end with the share of each lead's energy that lies in the slice of time: the logarithm of one and
+        the mean square of the lead's shape there, 0 for a flat lead.
     """
 
     architecture: ClassVar[str] = "dual"
@@ -62,7 +62,7 @@ class DualConfig(MultiscaleConfig):
     residual_kernel: int = 7
     residual_stem: int = 15
     residual_stride: int = 2
-    level_floor: float | None = None
+    lead_energies: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,10 +79,7 @@ class DualConfig(MultiscaleConfig):
             self._require(counts and 2 <= len(values) <= 8, name, "positive integers, one for each of 2 to 8 levels")
         levels = len(self.residual_widths)
         self._require(len(self.residual_blocks) == levels, "residual_blocks", f"{levels} numbers, one a level")
-        if self.level_floor is not None:
-            self._require_numbers("level_floor")
-            self._require(self.level_floor > 0, "level_floor", "a positive number, or None")
-            self._require(self.patch_samples >= 3, "level_floor", "None: slices of time are too short for it")
+        self._require(isinstance(self.lead_energies, bool), "lead_energies", "True or False")
         heads = self.num_heads
         self._require(self.residual_widths[-1] % heads == 0, "residual_widths", f"the last a multiple of {heads} heads")
 
@@ -99,8 +96,7 @@ class DualConfig(MultiscaleConfig):
     def stages(self) -> tuple[Stage, ...]:
         """The blocks of the transformer; what the convolutions see joins the tokens after the last."""
         *earlier, last = super().stages
-        levels = 0 if self.level_floor is None else 2 * self.n_leads
-        return (*earlier, last._replace(width=sum(self.token_parts) + levels))
+        return (*earlier, last._replace(width=sum(self.token_parts) + self.n_leads * self.lead_energies))
 
     @property
     def token_parts(self) -> tuple[int, ...]:
@@ -148,7 +144,7 @@ class DualConfig(MultiscaleConfig):
 
 
 class DualEncoder(MultiscaleEncoder):
-    """Tokens of all leads: what the transformer says of a slice of time, what the convolutions say, and its levels.
+    """Tokens of all leads: what the transformer says of a slice of time, what the convolutions say, and energies.
 
     Parameters
     ----------
@@ -176,7 +172,10 @@ class DualEncoder(MultiscaleEncoder):
                 yield tokens
                 continue
             seen = values_BLT if visible_BK is None else self._visible(values_BLT, visible_BK)
-            beside = self._beside(seen if leads is None else silence_others(seen, leads))
+            shapes_BLT, amplitudes_BL = self._shapes(seen if leads is None else silence_others(seen, leads))
+            beside = [self.residual(shapes_BLT, amplitudes_BL)]
+            if self.config.lead_energies:
+                beside.append(_lead_energies(shapes_BLT, self.config.patch_samples))
             yield torch.cat([tokens, *(self._with_registers(part).to(tokens.dtype) for part in beside)], dim=-1)
 
     def read_out(self, tokens_BND: Tensor) -> Tensor:
@@ -188,11 +187,10 @@ class DualEncoder(MultiscaleEncoder):
         convolved = self.residual.norm(tokens_BND[..., dim:end])
         return torch.cat([normed, convolved, tokens_BND[..., end:].to(convolved.dtype)], dim=-1)
 
-    def _beside(self, seen_BLT: Tensor) -> list[Tensor]:
-        """Return what stands beside the transformer in the tokens: the convolutions', and levels if asked for."""
-        floor = self.config.level_floor
-        levels = [] if floor is None else [lead_levels(seen_BLT, self.config.patch_samples, floor)]
-        return [self.residual(seen_BLT), *levels]
+    def _shapes(self, seen_BLT: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each lead's shape and amplitude; an absent lead is zeros."""
+        assert self.config.scale_floor is not None, "checked at birth"
+        return shapes_and_amplitudes(seen_BLT, 1.0, self.config.scale_floor)
 
     def _visible(self, values_BLT: Tensor, visible_BK: Tensor) -> Tensor:
         """Put visible slices side by side: one stretch of the signal where they are neighbours."""
@@ -206,29 +204,10 @@ class DualEncoder(MultiscaleEncoder):
         return torch.cat([mean_B1C.expand(-1, self.num_registers, -1), convolved_BNC], dim=1)
 
 
-def lead_levels(values_BLT: Tensor, patch_samples: int, floor: float) -> Tensor:
-    """Measure how large and how rough each lead is in each slice of time.
-
-    Parameters
-    ----------
-    values_BLT : Tensor of shape (B, L, T)
-        An absent lead is zeros.
-    patch_samples : int
-        Samples of a slice of time.
-    floor : float
-        What root mean squares are compared with: those far below it make no difference.
-
-    Returns
-    -------
-    Tensor of shape (B, P, 2 L), float32
-        Of all leads, the logarithm of the root mean square over the floor; then the same of second differences, which
-        noise makes large. 0 for an absent lead.
-    """
-    slices_BLPt = values_BLT.float().unflatten(2, (-1, patch_samples))
-    bends_BLPt = slices_BLPt[..., 2:] - 2 * slices_BLPt[..., 1:-1] + slices_BLPt[..., :-2]
-    squares = torch.cat([part.square().mean(dim=-1) for part in (slices_BLPt, bends_BLPt)], dim=1)
-    # Half the logarithm of a square is the logarithm of its root.
-    return torch.log1p(squares / floor**2).mT / 2
+def _lead_energies(shapes_BLT: Tensor, patch_samples: int) -> Tensor:
+    """Return log(1 + mean square) of each lead's shape in each slice of time, (B, P, L)."""
+    # Beside what norms left, a few beats' energies would be all that counts: hence the logarithm.
+    return shapes_BLT.unflatten(2, (-1, patch_samples)).square().mean(dim=-1).log1p().mT
 
 
 class ResidualConvolutions(nn.Module):
@@ -241,8 +220,7 @@ class ResidualConvolutions(nn.Module):
 
     def __init__(self, config: DualConfig) -> None:
         super().__init__()
-        assert config.scale_floor is not None, "checked at birth"
-        self.scale_floor, first = config.scale_floor, config.residual_widths[0]
+        first = config.residual_widths[0]
         self.stem = CentredConvolution(config.n_leads, first, config.residual_stem, config.residual_stride)
         self.amplitude_embed = nn.Linear(config.n_leads, first, bias=False)
         widths = [first, *config.residual_widths]
@@ -256,9 +234,8 @@ class ResidualConvolutions(nn.Module):
         )
         self.norm = nn.LayerNorm(widths[-1], eps=config.norm_eps)
 
-    def forward(self, values_BLT: Tensor) -> Tensor:
-        """Return what is seen in each slice of time, (B, P, C), not normalized; an absent lead is zeros."""
-        shapes_BLT, amplitudes_BL = shapes_and_amplitudes(values_BLT, 1.0, self.scale_floor)
+    def forward(self, shapes_BLT: Tensor, amplitudes_BL: Tensor) -> Tensor:
+        """Return what is seen in each slice of time, (B, P, C), not normalized."""
         seen_BTC = F.relu(self.stem(shapes_BLT.mT) + self.amplitude_embed(amplitudes_BL)[:, None])
         convolved: Tensor = self.levels(seen_BTC)
         return convolved

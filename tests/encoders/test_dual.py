@@ -14,7 +14,7 @@ import torch
 
 from skecg.encoders import Encoder, build_encoder
 from skecg.encoders.convolution import pack_convolutions_
-from skecg.encoders.dual import DualConfig, lead_levels
+from skecg.encoders.dual import DualConfig
 from skecg.encoders.linear import pack_linear_layers_
 from skecg.errors import WeightsFormatError
 from skecg.spec import MultiscaleConfig
@@ -67,41 +67,33 @@ def test_what_is_hidden_does_not_matter(encoder, windows):
 
 
 @pytest.fixture
-def levelled(encoder) -> Encoder:
-    """The same weights, with levels."""
-    other = build_encoder(dataclasses.replace(CONFIG, level_floor=0.05)).eval().requires_grad_(False)
+def energetic(encoder) -> Encoder:
+    """The same weights, with energies."""
+    other = build_encoder(dataclasses.replace(CONFIG, lead_energies=True)).eval().requires_grad_(False)
     other.load_state_dict(encoder.state_dict())
     return other
 
 
-def test_levels_end_a_token_and_change_nothing_before(encoder, levelled, windows):
-    tokens = levelled(windows)
-    assert tokens.shape == (2, 1 + 12, 24 + 16 + 2 * 4)
-    assert levelled.config.stages[-1].width == 48
-    assert levelled.config.token_parts == (24, 16)
+def test_energies_end_a_token_and_change_nothing_before(encoder, energetic, windows):
+    tokens = energetic(windows)
+    assert tokens.shape == (2, 1 + 12, 24 + 16 + 4)
+    assert energetic.config.stages[-1].width == 44
+    assert energetic.config.token_parts == (24, 16)
     assert torch.equal(tokens[..., :40], encoder(windows))
-    assert torch.equal(tokens[:, 1:, 40:], lead_levels(windows, 10, 0.05))
-    torch.testing.assert_close(tokens[:, 0, 40:], tokens[:, 1:, 40:].mean(dim=1))
+    squares = windows.unflatten(2, (12, 10)).square().mean(dim=3)
+    wanted = (squares / (squares.mean(dim=2, keepdim=True) + 0.1**2)).log1p().mT
+    torch.testing.assert_close(tokens[:, 1:, 40:], wanted, rtol=0, atol=1e-6)
+    torch.testing.assert_close(tokens[:, 0, 40:], wanted.mean(dim=1), rtol=0, atol=1e-6)
 
 
-def test_levels_are_logarithms_of_size_and_roughness():
-    slope = torch.arange(20.0).expand(1, 1, -1) - 9.5
-    smooth, rough = lead_levels(slope, 10, 1e-3)[0].T
-    wanted = [np.log(np.sqrt(np.mean(np.square(part))) * 1e3) for part in np.split(slope[0, 0].numpy(), 2)]
-    np.testing.assert_allclose(smooth, wanted, rtol=1e-5)
-    assert not rough.any(), "a straight line does not bend"
-    loud, still = lead_levels(torch.randn(1, 1, 20) * 10, 10, 0.05)[0], lead_levels(torch.zeros(1, 1, 20), 10, 0.05)[0]
-    assert loud.min() > 1
-    assert not still.any()
-
-
-def test_levels_know_of_neither_absent_leads_nor_hidden_slices(levelled, windows):
-    some = levelled(windows, leads=[1, 3])[..., 40:]
-    assert not some[..., [0, 2, 4, 6]].any()
-    assert torch.equal(some[..., [1, 3, 5, 7]], levelled(windows)[..., 40:][..., [1, 3, 5, 7]])
-    stretch = torch.arange(4, 9).expand(2, -1)
-    seen = levelled(windows, visible_BK=stretch)[:, 1:, 40:]
-    assert torch.equal(seen, levelled(windows)[:, 5:10, 40:])
+def test_energies_know_neither_gain_nor_absent_leads_nor_hidden_slices(energetic, windows):
+    whole = energetic(windows)[:, 1:, 40:]
+    torch.testing.assert_close(energetic(2 * windows)[:, 1:, 40:], whole, rtol=0, atol=0.01)
+    some = energetic(windows, leads=[1, 3])[:, 1:, 40:]
+    assert not some[..., [0, 2]].any()
+    assert torch.equal(some[..., [1, 3]], whole[..., [1, 3]])
+    seen = energetic(windows, visible_BK=torch.arange(4, 9).expand(2, -1))
+    torch.testing.assert_close(seen[..., 40:], energetic(windows[:, :, 40:90])[..., 40:], rtol=0, atol=1e-6)
 
 
 def test_places_without_a_token_are_silent(encoder, windows):
@@ -173,9 +165,7 @@ def test_as_a_graph_it_gives_its_tokens_for_windows_of_any_number_and_length(enc
         ({"residual_widths": (8, 12, 15)}, "a multiple of 2 heads"),
         ({"residual_blocks": (1, 1)}, "residual_blocks"),
         ({"residual_blocks": [1, 2, 1]}, "residual_blocks"),
-        ({"level_floor": 0.0}, "level_floor=0.0 .*a positive number"),
-        ({"level_floor": "0.1"}, "level_floor"),
-        ({"patch_samples": 2, "residual_stride": 1, "stride_samples": 1, "level_floor": 0.1}, "too short"),
+        ({"lead_energies": 1}, "lead_energies=1 .*True or False"),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused_by_name(change, wanted):

@@ -75,8 +75,8 @@ def encode(encoder: Encoder, window, leads=None, visible=None, depth=None) -> np
         if depth not in (None, config.depth):
             return tokens
         parts = [tokens, encode_residual(config, state, patches, list(leads), visible)]
-        if config.level_floor is not None:
-            parts.append(encode_levels(config, patches, list(leads), visible))
+        if config.lead_energies:
+            parts.append(encode_energies(config, patches, list(leads), visible))
         return np.concatenate(parts, axis=1)
     visible = range(patches.shape[1]) if visible is None else visible
     depth = config.depth if depth is None else depth
@@ -161,15 +161,13 @@ def centred_convolution(x: np.ndarray, state: dict[str, np.ndarray], name: str, 
     return np.array([np.einsum("oik,ik->o", weight, padded[:, s : s + weight.shape[2]]) + bias for s in starts]).T
 
 
-def encode_levels(config, patches, leads, visible) -> np.ndarray:
-    """How large and how rough each lead is in each visible slice, registers first."""
+def encode_energies(config, patches, leads, visible) -> np.ndarray:
+    """How much of each lead's energy lies in each visible slice, registers first."""
     chosen = list(range(patches.shape[1]) if visible is None else visible)
-    rows = np.zeros((len(chosen), 2 * len(patches)))
-    for row, number in enumerate(chosen):
-        for lead in leads:
-            samples = patches[lead, number]
-            for place, values in ((lead, samples), (len(patches) + lead, np.diff(samples, 2))):
-                rows[row, place] = np.log(np.sqrt((values**2).mean() + config.level_floor**2) / config.level_floor)
+    rows = np.zeros((len(chosen), len(patches)))
+    for lead in leads:
+        energy = (patches[lead, chosen] ** 2).mean(axis=1)
+        rows[:, lead] = np.log1p(energy / (energy.mean() + config.scale_floor**2))
     return np.concatenate([np.repeat(rows.mean(axis=0, keepdims=True), config.num_registers, axis=0), rows])
 
 
