@@ -161,7 +161,7 @@ class JEPAEmbedder(
     >>> from skecg.datasets import make_ecg
     >>> records = make_ecg(3, random_state=0).records
     >>> JEPAEmbedder().fit_transform(records).shape
-    (3, 1224)
+    (3, 1188)
     """
 
     def __init__(

@@ -662,7 +662,7 @@ def test_feature_names_need_neither_weights_nor_network(monkeypatch: pytest.Monk
     embedder = JEPAEmbedder().fit(RECORDS)
     monkeypatch.setattr("skecg.embedder.find_weights", lambda *a, **k: pytest.fail("asked for the weights"))
 
-    assert len(embedder.get_feature_names_out()) == 1224
+    assert len(embedder.get_feature_names_out()) == 1188
     assert "JEPAEmbedder" in embedder._repr_html_()
 
 

@@ -1,7 +1,7 @@
 """What the embedding cache costs a record: hashes that could name it, the name, putting and looking up.
 
 Run ``python examples/benchmarks/embedding_cache.py [--records 1024] [--passes 15] [--tiny]``. Records have 12 leads of
-5,000 float32 samples; embeddings are the default model's 1,224 numbers. One thread, its processor time, the best pass
+5,000 float32 samples; embeddings are the default model's 1,188 numbers. One thread, its processor time, the best pass
 of those in which all take turns, so that hashes are compared in the same minute. xxHash is in the table, and names
 records in memory, where the package ``xxhash`` is installed. Look-ups are in batches of 64, as the embedder makes
 them, and one by one. Why these hashes were chosen: docs/decisions/0003-embedding-keys.md.
@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
     n_records, passes = (64, 1) if given.tiny else (given.records, given.passes)
     show_hashes(passes)
     with tempfile.TemporaryDirectory() as folder:
-        show_look_ups(f"{folder}/store", n_records, 1224, passes)
+        show_look_ups(f"{folder}/store", n_records, 1188, passes)
         show_embedder(f"{folder}/embedder", given.model, n_records // 8, passes)
 
 

@@ -85,7 +85,7 @@ def test_every_example_begins_as_the_gallery_wants(path: Path) -> None:
 
 def test_arrays_become_named_features_whatever_their_lead_order_and_unit(tmp_path: Path) -> None:
     output = output_of("embed_arrays", tmp_path)
-    assert "features: (6, 1224) float32" in output
+    assert "features: (6, 1188) float32" in output
     assert "jepaembedder0  jepaembedder1" in output
     assert "same features from swapped leads in microvolts: True" in output
     assert "tokens: (100, 384)" in output
@@ -94,10 +94,10 @@ def test_arrays_become_named_features_whatever_their_lead_order_and_unit(tmp_pat
 def test_a_damaged_file_keeps_its_row_and_its_reason(tmp_path: Path) -> None:
     output = output_of("embed_files", tmp_path)
     assert "SignalWarning: 1 of 5 records could not be embedded" in output
-    assert "features: (5, 1224) rows of NaN: [2]" in output
+    assert "features: (5, 1188) rows of NaN: [2]" in output
     assert "row 2: DamagedRecordError" in output
     assert "truncated" in output
-    assert "kept: (4, 1224)" in output
+    assert "kept: (4, 1188)" in output
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_fine_tuning_learns_what_the_frozen_encoder_hardly_shows(tmp_path: Path)
     assert re.search(r"patients held out: \d, on both sides: 0\n", output)
     assert output.count("<- kept") == 1
     assert "same answers: True" in output
-    assert "features of the trained encoder: (48, 1224)" in output
+    assert "features of the trained encoder: (48, 1188)" in output
 
 
 def test_a_short_run_of_training_lowers_the_loss_and_exports_what_it_trained(

@@ -111,7 +111,7 @@ from skecg import JEPAEmbedder
 from skecg.datasets import make_ecg
 from skecg.hub.downloading import download
 embedder = JEPAEmbedder.from_pretrained({REPO!r}, revision={done.commit!r})
-assert embedder.fit_transform(make_ecg(1, random_state=0)[0]).shape == (1, 1224)
+assert embedder.fit_transform(make_ecg(1, random_state=0)[0]).shape == (1, 1188)
 assert embedder.revision_ == {done.commit!r}
 assert embedder.verify().passed
 download({REPO!r}, {str(tmp_path / "there")!r}, revision={done.commit!r})
