@@ -429,11 +429,11 @@ def test_weights_without_attention_name_the_poolings_that_they_have(attentive) -
 @pytest.mark.parametrize(
     ("parameters", "n_features"),
     [
-        ({"pooling": "mean"}, 384),
-        ({"pooling": "max"}, 384),
-        ({"pooling": "mean+std"}, 768),
-        ({"pooling": "cls"}, 384),
-        ({"pooling": "mean", "layer": "last2"}, 576),
+        ({"pooling": "mean"}, 396),
+        ({"pooling": "max"}, 396),
+        ({"pooling": "mean+std"}, 792),
+        ({"pooling": "cls"}, 396),
+        ({"pooling": "mean", "layer": "last2"}, 588),
         ({"pooling": "mean", "layer": [0]}, 192),
     ],
 )

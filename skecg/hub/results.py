@@ -117,7 +117,7 @@ def _scores(report: Mapping[str, Any], row: Mapping[str, Any]) -> list[Evaluated
                 protocol=str(report["protocol"]["name"]),
                 measure=measure,
                 kind=kind,
-                value=round(float(interval["estimate"]), 4),
+                value=float(interval["estimate"]),
                 low=interval["low"],
                 high=interval["high"],
                 level=float(report["intervals"]["level"]),

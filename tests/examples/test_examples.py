@@ -88,7 +88,7 @@ def test_arrays_become_named_features_whatever_their_lead_order_and_unit(tmp_pat
     assert "features: (6, 1188) float32" in output
     assert "jepaembedder0  jepaembedder1" in output
     assert "same features from swapped leads in microvolts: True" in output
-    assert "tokens: (100, 384)" in output
+    assert "tokens: (100, 396)" in output
 
 
 def test_a_damaged_file_keeps_its_row_and_its_reason(tmp_path: Path) -> None:
