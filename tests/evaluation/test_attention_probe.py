@@ -193,7 +193,7 @@ def test_tokens_of_crops_are_those_of_the_cut_records_whatever_the_input_is() ->
     arrays = crop_tokens(embedder, np.stack([record.signal for record in records]))
     half = crop_tokens(embedder, records, dtype="float16")
 
-    assert [tokens.shape for tokens in found] == [(7, 25, 384)] * 3
+    assert [tokens.shape for tokens in found] == [(7, 25, 396)] * 3
     third = ECGRecord(records[1].signal[:, 625:1250], 250, records[1].leads)
     np.testing.assert_allclose(found[1][2], embedder.transform_tokens([third])[0].values, atol=1e-5)
     np.testing.assert_array_equal(found, arrays)
