@@ -143,7 +143,7 @@ def model_index(name: str, scores: Sequence[EvaluatedScore]) -> list[dict[str, A
             dataset_split="test",
             metric_type=score.kind,
             metric_name=f"{score.measure} ({score.interval})" if score.interval else score.measure,
-            metric_value=score.value,
+            metric_value=round(score.value, 4),
         )
         for score in scores
     ]
@@ -172,7 +172,7 @@ def result_files(scores: Sequence[EvaluatedScore], hub_datasets: Mapping[str, st
             entry = EvalResultEntry(
                 dataset_id=hub_datasets[score.dataset],
                 task_id=f"{_slug(score.task)}_{score.kind}",
-                value=score.value,
+                value=round(score.value, 4),
                 notes=notes,
             )
             entries.setdefault(_slug(score.dataset), []).append(entry)
