@@ -110,14 +110,21 @@ def _median_beat_and_rhythm(signal_LT: FloatArray, peaks_K: NDArray[np.int64], s
 
 
 def _median_beat(signal_LT: FloatArray, peaks_K: NDArray[np.int64], sampling_rate: float) -> FloatArray:
-    """Compute the median of the beats that lie wholly inside, flattened lead after lead."""
+    """Compute the median of the beats that lie wholly inside, flattened lead after lead; zeros where none does."""
     offsets = _offsets(_MEDIAN_BEFORE_SECONDS, _MEDIAN_AFTER_SECONDS, sampling_rate)
-    inside = peaks_K[(peaks_K + offsets[0] >= 0) & (peaks_K + offsets[-1] < signal_LT.shape[-1])]
-    if not len(inside):
+    beat = _median_of_beats(signal_LT, peaks_K, offsets)
+    if beat is None:
         return np.zeros(len(signal_LT) * len(offsets), np.float32)
-    # The median of beats drops extrasystoles and artefacts, which a mean would smear into all of it.
-    beat = np.median(signal_LT[:, inside[:, None] + offsets], axis=1)
     return np.asarray(_baseline_removed(beat).ravel(), dtype=np.float32)
+
+
+def _median_of_beats(
+    signal_LT: FloatArray, peaks_K: NDArray[np.int64], offsets: NDArray[np.int64]
+) -> NDArray[np.floating] | None:
+    """Return the median of what lies at some offsets from the R peaks, (L, offsets); None where no beat is whole."""
+    inside = peaks_K[(peaks_K + offsets[0] >= 0) & (peaks_K + offsets[-1] < signal_LT.shape[-1])]
+    # The median of beats drops extrasystoles and artefacts, which a mean would smear into all of it.
+    return np.median(signal_LT[:, inside[:, None] + offsets], axis=1) if len(inside) else None
 
 
 def describe_beats(signal_LT: FloatArray, peaks_K: NDArray[np.int64], sampling_rate: float) -> FloatArray:
@@ -248,10 +255,10 @@ def qrs_widths(signal_LT: FloatArray, peaks_K: NDArray[np.int64], sampling_rate:
         where no beat lies wholly inside.
     """
     before, after = (round(seconds * sampling_rate) for seconds in (_MEDIAN_BEFORE_SECONDS, _MEDIAN_AFTER_SECONDS))
-    inside = peaks_K[(peaks_K >= before) & (peaks_K + after < signal_LT.shape[-1])]
-    if not len(inside):
+    # At the recording's own rate: the grid of median beats is coarser than a difference of widths.
+    beat_LT = _median_of_beats(signal_LT, peaks_K, np.arange(-before, after + 1))
+    if beat_LT is None:
         return np.zeros(_N_WIDTHS, np.float32)
-    beat_LT = np.median(signal_LT[:, inside[:, None] + np.arange(-before, after + 1)], axis=1)
     qrs_before, qrs_after = (round(seconds * sampling_rate) for seconds in (_QRS_BEFORE_SECONDS, _QRS_AFTER_SECONDS))
     qrs_LT = beat_LT[:, before - qrs_before : before + qrs_after + 1] - np.median(beat_LT, axis=1, keepdims=True)
     seconds_T = np.arange(-qrs_before, qrs_after + 1) / sampling_rate

@@ -98,8 +98,10 @@ def test_xecg_computes_what_its_authors_code_computed(tmp_path):
     found = embedder.fit_transform(millivolts(numbers))
     np.testing.assert_allclose(found, numbers["features"], atol=5e-5)
     embedder.set_params(pooling="max")
-    # Greatest values of hundreds of steps of a recurrence, up to 6; processors add up in other orders.
-    np.testing.assert_allclose(embedder.transform(millivolts(numbers)), numbers["features_max"], atol=1e-3)
+    greatest = np.abs(embedder.transform(millivolts(numbers)) - numbers["features_max"])
+    # One of 256, of one step of a recurrence, is 5e-4 away on some processors and 5.3e-4 on others.
+    assert np.quantile(greatest, 0.99) < 2.5e-4
+    assert greatest.max() < 6e-4
 
 
 def test_the_mean_of_xecg_leaves_out_slices_that_begin_with_zeros_in_all_leads(tmp_path):

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from golden_positions import use_golden_positions_
 from plain_numpy import encode
+
+from skecg.encoders import build_encoder
+from skecg.spec import TemporalConfig
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MAKE = runpy.run_path(str(FIXTURES / "make_fixtures.py"))
@@ -42,3 +47,11 @@ def test_converted_checkpoints_give_the_golden_tokens_features_crops_and_context
     errors = MAKE["golden_errors"](shared / "golden")
     assert len(errors) == 11
     assert max(errors.values()) < 1e-5, errors
+
+
+def test_our_positions_are_the_golden_ones_but_for_the_last_place_of_their_frequencies():
+    encoder = build_encoder(TemporalConfig(12, 25, 200, 192, 1, 4))
+    ours = encoder.positions_ND.clone()
+    use_golden_positions_(encoder)
+    # 199 times the last place of a number below 1, and what rounding adds.
+    assert (encoder.positions_ND - ours).abs().max() < 199 * torch.finfo(torch.float32).eps / 2 + 1e-6

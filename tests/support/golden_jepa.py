@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from golden_positions import use_golden_positions_
 from safetensors.torch import load_file
 
 from pretraining.config import MaskConfig, ObjectiveConfig, OptimConfig, PredictorConfig, PretrainConfig, RunConfig
@@ -44,6 +45,8 @@ def load_weimann(golden: Path) -> Jepa:
     model = Jepa(WEIMANN)
     state = load_file(golden / "weimann_vitxs.safetensors") | load_file(golden / "weimann_vitxs_target.safetensors")
     model.load_state_dict({weimann_name(name): _shaped(name, value) for name, value in state.items()})
+    for encoder in (model.context_encoder, model.target_encoder):
+        use_golden_positions_(encoder)
     return model
 
 
