@@ -6,7 +6,7 @@ and spectra are what a person would compute, and the median beat is what a cardi
 by itself, so that a prediction can be compared with them by its squared distance. Beats, and recordings as a whole, are
 described for contrasts that ask how alike two of them are.
 
-Descriptors take 3 to 5 ms for ten seconds of a recording at 250 Hz on one core, beats somewhat less
+Descriptors take some 5 ms for ten seconds of a recording at 250 Hz on one core, beats somewhat less
 (``examples/benchmarks/descriptions.py``). What is written does not depend on the number of processes, since each sum is
 made by one thread. Tables are mapped into memory, so that the processes of a machine share one copy of them.
 """
