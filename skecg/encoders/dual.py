@@ -24,7 +24,7 @@ from skecg.encoders.base import silence_others
 from skecg.encoders.convolution import CentredConvolution
 from skecg.encoders.multiscale import MultiscaleEncoder, shapes_and_amplitudes
 from skecg.spec import EncoderConfig, MultiscaleConfig, Stage
-from skecg.validation import is_integer
+from skecg.validation import is_integer, is_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,9 +50,10 @@ class DualConfig(MultiscaleConfig):
         Samples that the first convolution spans.
     residual_stride : int, default=2
         Samples from one of its steps to the next; the second level makes slices of time of these.
-    lead_energies : bool, default=False
-        Whether tokens end with the share of each lead's energy that lies in the slice of time: the logarithm of one and
-        the mean square of the lead's shape there, 0 for a flat lead.
+    lead_energies : float or None, default=None
+        With a number, tokens end with the share of each lead's energy that lies in the slice of time: the logarithm of
+        one and the mean square of the lead's shape there. A flat lead has nothing of its own; it gets this part, 0 to
+        1, of the mean of the others.
     """
 
     architecture: ClassVar[str] = "dual"
@@ -62,7 +63,7 @@ class DualConfig(MultiscaleConfig):
     residual_kernel: int = 7
     residual_stem: int = 15
     residual_stride: int = 2
-    lead_energies: bool = False
+    lead_energies: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,7 +80,9 @@ class DualConfig(MultiscaleConfig):
             self._require(counts and 2 <= len(values) <= 8, name, "positive integers, one for each of 2 to 8 levels")
         levels = len(self.residual_widths)
         self._require(len(self.residual_blocks) == levels, "residual_blocks", f"{levels} numbers, one a level")
-        self._require(isinstance(self.lead_energies, bool), "lead_energies", "True or False")
+        energies = self.lead_energies
+        part = energies is None or (is_number(energies) and 0 <= energies <= 1)
+        self._require(part, "lead_energies", "None, or a number from 0 to 1")
         heads = self.num_heads
         self._require(self.residual_widths[-1] % heads == 0, "residual_widths", f"the last a multiple of {heads} heads")
 
@@ -96,7 +99,8 @@ class DualConfig(MultiscaleConfig):
     def stages(self) -> tuple[Stage, ...]:
         """The blocks of the transformer; what the convolutions see joins the tokens after the last."""
         *earlier, last = super().stages
-        return (*earlier, last._replace(width=sum(self.token_parts) + self.n_leads * self.lead_energies))
+        n_energies = 0 if self.lead_energies is None else self.n_leads
+        return (*earlier, last._replace(width=sum(self.token_parts) + n_energies))
 
     @property
     def token_parts(self) -> tuple[int, ...]:
@@ -174,8 +178,8 @@ class DualEncoder(MultiscaleEncoder):
             seen = values_BLT if visible_BK is None else self._visible(values_BLT, visible_BK)
             shapes_BLT, amplitudes_BL = self._shapes(seen if leads is None else silence_others(seen, leads))
             beside = [self.residual(shapes_BLT, amplitudes_BL)]
-            if self.config.lead_energies:
-                beside.append(_lead_energies(shapes_BLT, self.config.patch_samples))
+            if self.config.lead_energies is not None:
+                beside.append(_lead_energies(shapes_BLT, self.config.patch_samples, self.config.lead_energies))
             yield torch.cat([tokens, *(self._with_registers(part).to(tokens.dtype) for part in beside)], dim=-1)
 
     def read_out(self, tokens_BND: Tensor) -> Tensor:
@@ -204,10 +208,19 @@ class DualEncoder(MultiscaleEncoder):
         return torch.cat([mean_B1C.expand(-1, self.num_registers, -1), convolved_BNC], dim=1)
 
 
-def _lead_energies(shapes_BLT: Tensor, patch_samples: int) -> Tensor:
-    """Return log(1 + mean square) of each lead's shape in each slice of time, (B, P, L)."""
+def _lead_energies(shapes_BLT: Tensor, patch_samples: int, flat_part: float) -> Tensor:
+    """Return log(1 + mean square) of each lead's shape in each slice of time, (B, P, L).
+
+    What a flat lead lacks is filled with a part of the other leads' mean.
+    """
+    squares_BLP = shapes_BLT.unflatten(2, (-1, patch_samples)).square().mean(dim=-1)
     # Beside what norms left, a few beats' energies would be all that counts: hence the logarithm.
-    return shapes_BLT.unflatten(2, (-1, patch_samples)).square().mean(dim=-1).log1p().mT
+    energies_BLP = squares_BLP.log1p()
+    # A lead's shape has a mean square of 1, less where the lead is near the floor of scales, and 0 where it is flat.
+    # Zeros of its energies would lie so far from all other recordings that a classifier is thrown off.
+    life_BL1 = squares_BLP.mean(dim=2, keepdim=True)
+    mean_B1P = (energies_BLP * life_BL1).sum(dim=1, keepdim=True) / life_BL1.sum(dim=1, keepdim=True).clamp(min=0.1)
+    return (energies_BLP + flat_part * (1 - life_BL1) * mean_B1P).mT
 
 
 class ResidualConvolutions(nn.Module):

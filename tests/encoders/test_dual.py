@@ -69,7 +69,7 @@ def test_what_is_hidden_does_not_matter(encoder, windows):
 @pytest.fixture
 def energetic(encoder) -> Encoder:
     """The same weights, with energies."""
-    other = build_encoder(dataclasses.replace(CONFIG, lead_energies=True)).eval().requires_grad_(False)
+    other = build_encoder(dataclasses.replace(CONFIG, lead_energies=0.5)).eval().requires_grad_(False)
     other.load_state_dict(encoder.state_dict())
     return other
 
@@ -81,7 +81,9 @@ def test_energies_end_a_token_and_change_nothing_before(encoder, energetic, wind
     assert energetic.config.token_parts == (24, 16)
     assert torch.equal(tokens[..., :40], encoder(windows))
     squares = windows.unflatten(2, (12, 10)).square().mean(dim=3)
-    wanted = (squares / (squares.mean(dim=2, keepdim=True) + 0.1**2)).log1p().mT
+    shares = squares / (squares.mean(dim=2, keepdim=True) + 0.1**2)
+    own, life = shares.log1p(), shares.mean(dim=2, keepdim=True)
+    wanted = (own + 0.5 * (1 - life) * (own * life).sum(dim=1, keepdim=True) / life.sum(dim=1, keepdim=True)).mT
     torch.testing.assert_close(tokens[:, 1:, 40:], wanted, rtol=0, atol=1e-6)
     torch.testing.assert_close(tokens[:, 0, 40:], wanted.mean(dim=1), rtol=0, atol=1e-6)
 
@@ -90,10 +92,20 @@ def test_energies_know_neither_gain_nor_absent_leads_nor_hidden_slices(energetic
     whole = energetic(windows)[:, 1:, 40:]
     torch.testing.assert_close(energetic(2 * windows)[:, 1:, 40:], whole, rtol=0, atol=0.01)
     some = energetic(windows, leads=[1, 3])[:, 1:, 40:]
-    assert not some[..., [0, 2]].any()
-    assert torch.equal(some[..., [1, 3]], whole[..., [1, 3]])
+    torch.testing.assert_close(some[..., [1, 3]], whole[..., [1, 3]], rtol=0, atol=0.01)
     seen = energetic(windows, visible_BK=torch.arange(4, 9).expand(2, -1))
     torch.testing.assert_close(seen[..., 40:], energetic(windows[:, :, 40:90])[..., 40:], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5])
+def test_a_flat_or_absent_lead_has_a_part_of_the_others_energies(energetic, windows, part):
+    encoder = build_encoder(dataclasses.replace(energetic.config, lead_energies=part)).eval().requires_grad_(False)
+    encoder.load_state_dict(energetic.state_dict())
+    flat = torch.cat([windows[:, :3], torch.zeros_like(windows[:, :1])], dim=1)
+    energies = encoder(flat)[:, 1:, 40:]
+    torch.testing.assert_close(energies[..., 3], part * energies[..., :3].mean(dim=2), rtol=0, atol=0.02)
+    assert torch.equal(encoder(windows, leads=[0, 1, 2])[:, 1:, 40:], energies)
+    assert not encoder(torch.zeros_like(windows))[..., 40:].any()
 
 
 def test_places_without_a_token_are_silent(encoder, windows):
@@ -165,7 +177,8 @@ def test_as_a_graph_it_gives_its_tokens_for_windows_of_any_number_and_length(enc
         ({"residual_widths": (8, 12, 15)}, "a multiple of 2 heads"),
         ({"residual_blocks": (1, 1)}, "residual_blocks"),
         ({"residual_blocks": [1, 2, 1]}, "residual_blocks"),
-        ({"lead_energies": 1}, "lead_energies=1 .*True or False"),
+        ({"lead_energies": True}, "lead_energies=True .*None, or a number from 0 to 1"),
+        ({"lead_energies": 1.5}, "lead_energies=1.5 .*None, or a number from 0 to 1"),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused_by_name(change, wanted):

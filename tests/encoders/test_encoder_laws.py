@@ -52,7 +52,7 @@ CONFIGS = {
         residual_blocks=(1, 1, 2, 1),
         residual_kernel=3,
         residual_stem=9,
-        lead_energies=True,
+        lead_energies=0.5,
     ),
 }
 

@@ -75,7 +75,7 @@ def encode(encoder: Encoder, window, leads=None, visible=None, depth=None) -> np
         if depth not in (None, config.depth):
             return tokens
         parts = [tokens, encode_residual(config, state, patches, list(leads), visible)]
-        if config.lead_energies:
+        if config.lead_energies is not None:
             parts.append(encode_energies(config, patches, list(leads), visible))
         return np.concatenate(parts, axis=1)
     visible = range(patches.shape[1]) if visible is None else visible
@@ -162,12 +162,15 @@ def centred_convolution(x: np.ndarray, state: dict[str, np.ndarray], name: str, 
 
 
 def encode_energies(config, patches, leads, visible) -> np.ndarray:
-    """How much of each lead's energy lies in each visible slice, registers first."""
+    """How much of each lead's energy lies in each visible slice, flat leads filled from the others, registers first."""
     chosen = list(range(patches.shape[1]) if visible is None else visible)
-    rows = np.zeros((len(chosen), len(patches)))
+    rows, life = np.zeros((len(chosen), len(patches))), np.zeros(len(patches))
     for lead in leads:
         energy = (patches[lead, chosen] ** 2).mean(axis=1)
-        rows[:, lead] = np.log1p(energy / (energy.mean() + config.scale_floor**2))
+        share = energy / (energy.mean() + config.scale_floor**2)
+        rows[:, lead], life[lead] = np.log1p(share), share.mean()
+    others = [np.average(row, weights=life) if life.any() else 0.0 for row in rows]
+    rows += config.lead_energies * np.outer(others, 1 - life)
     return np.concatenate([np.repeat(rows.mean(axis=0, keepdims=True), config.num_registers, axis=0), rows])
 
 
