@@ -77,7 +77,7 @@ figures: $(VENV)/test-installed
 # an hour on one CPU core (an estimate). A run that was interrupted goes on.
 OUT ?= weights_output
 FIRST = skecg-xs-2
-NAME = skecg-xs-4
+NAME = skecg-xs-5
 CORPORA = ptbxl=$(DATA)/ptbxl_full_folds1-8_100hz.npz cinc2020-2021=$(DATA)/cinc2020_2021_mix_250hz.npz \
 	code15-samitrop=$(DATA)/code15_samitrop_250hz.npz ludb=$(DATA)/ludb_500hz.npz cinc2011=$(DATA)/cinc2011_seta_250hz.npz
 LABELLED = --data $(DATA)/ptbxl_full_folds1-8_100hz.npz --data $(DATA)/ptbxl_full_fold9_100hz.npz

@@ -9,7 +9,7 @@ in ``ledger.json``, which has what nobody measures again for each release (see l
   stands for a group of a number, ``{_}`` for a number that is not asked for;
 - ``command``: run in the repository's root; ``{data}`` is --data, ``{out}`` an empty folder, ``{python}`` this Python;
 - ``found``: regular expressions on what the command prints, with as many groups together, or for each number a path of
-  keys in ``json``, a file of the command: ``rows[name=skecg-xs-4&fraction=0.1].score``, ``rows."random
+  keys in ``json``, a file of the command: ``rows[name=skecg-xs-5&fraction=0.1].score``, ``rows."random
   convolutions".score``;
 - ``tolerance``: the least difference, relative to the page's number, that is one. Besides, what rounds to the page's
   number is no difference;

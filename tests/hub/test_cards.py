@@ -19,7 +19,7 @@ from skecg.hub.downloading import download
 from skecg.weights import read_info
 
 REPO = "someone/new"
-DEFAULT = importlib.resources.files("skecg") / "pretrained" / "skecg-xs-4"
+DEFAULT = importlib.resources.files("skecg") / "pretrained" / "skecg-xs-5"
 
 # The elements of mc-schema v0.2 in their order: ? may be absent, * any number, + at least one.
 CHAI = {
@@ -86,8 +86,8 @@ def test_publishing_changes_nothing_of_a_card_but_how_the_weights_are_named(hub,
     done = publish(default, REPO)
     published, own = body(card_of(hub, done)), body((default / "README.md").read_text(encoding="utf-8"))
     pin = published[published.index("`someone/new` is whatever") : published.index("## The encoder")]
-    back = published.replace(f"\n\n{pin}", "\n\n").replace(f'"{REPO}"', '"skecg-xs-4"')
-    assert back.replace(f"skecg verify {REPO}", "skecg verify skecg-xs-4") == own
+    back = published.replace(f"\n\n{pin}", "\n\n").replace(f'"{REPO}"', '"skecg-xs-5"')
+    assert back.replace(f"skecg verify {REPO}", "skecg verify skecg-xs-5") == own
     assert "No scores were published" not in published
     assert hub.repositories[REPO].commits[done.commit]["curves.png"] == (default / "curves.png").read_bytes()
 

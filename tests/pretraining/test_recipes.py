@@ -217,7 +217,7 @@ def test_masked_autoencoders_see_what_the_temporal_encoder_sees_for_as_long(name
     assert (config.objective.masks, config.objective.ratio) == (name.removeprefix("mae_"), 0.75)
 
 
-@pytest.mark.parametrize(("model", "recipe"), [("skecg-xs-2", "skecg_default"), ("skecg-xs-4", "skecg_dual")])
+@pytest.mark.parametrize(("model", "recipe"), [("skecg-xs-2", "skecg_default"), ("skecg-xs-5", "skecg_dual")])
 def test_a_recipe_is_what_the_weights_that_come_with_skecg_were_trained_by(model: str, recipe: str) -> None:
     kept = files("skecg") / "pretrained" / model / "training_config.json"
     trained = PretrainConfig.from_dict(json.loads(kept.read_text(encoding="utf-8")))

@@ -66,7 +66,7 @@ def test_a_name_close_to_a_known_one_is_suggested(registry):
 
 
 def test_a_name_that_another_has_replaced_is_told_which():
-    with pytest.raises(WeightsNotFoundError, match=r"'skecg-xs-3', which 'skecg-xs-4' has replaced.* fit again"):
+    with pytest.raises(WeightsNotFoundError, match=r"'skecg-xs-3', which 'skecg-xs-5' has replaced.* fit again"):
         find_weights("skecg-xs-3")
     for old, new in names._registry_file()["replaced"].items():
         assert old not in list_models()
