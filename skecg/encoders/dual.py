@@ -218,9 +218,10 @@ def _lead_energies(shapes_BLT: Tensor, patch_samples: int, flat_part: float) -> 
     energies_BLP = squares_BLP.log1p()
     # A lead's shape has a mean square of 1, less where the lead is near the floor of scales, and 0 where it is flat.
     # Zeros of its energies would lie so far from all other recordings that a classifier is thrown off.
-    life_BL1 = squares_BLP.mean(dim=2, keepdim=True)
-    mean_B1P = (energies_BLP * life_BL1).sum(dim=1, keepdim=True) / life_BL1.sum(dim=1, keepdim=True).clamp(min=0.1)
-    return (energies_BLP + flat_part * (1 - life_BL1) * mean_B1P).mT
+    presence_BL1 = squares_BLP.mean(dim=2, keepdim=True)
+    weights_BL1 = presence_BL1 / presence_BL1.sum(dim=1, keepdim=True).clamp(min=0.1)
+    mean_B1P = (energies_BLP * weights_BL1).sum(dim=1, keepdim=True)
+    return (energies_BLP + flat_part * (1 - presence_BL1) * mean_B1P).mT
 
 
 class ResidualConvolutions(nn.Module):

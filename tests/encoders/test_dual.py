@@ -82,8 +82,9 @@ def test_energies_end_a_token_and_change_nothing_before(encoder, energetic, wind
     assert torch.equal(tokens[..., :40], encoder(windows))
     squares = windows.unflatten(2, (12, 10)).square().mean(dim=3)
     shares = squares / (squares.mean(dim=2, keepdim=True) + 0.1**2)
-    own, life = shares.log1p(), shares.mean(dim=2, keepdim=True)
-    wanted = (own + 0.5 * (1 - life) * (own * life).sum(dim=1, keepdim=True) / life.sum(dim=1, keepdim=True)).mT
+    own, presence = shares.log1p(), shares.mean(dim=2, keepdim=True)
+    others = (own * presence).sum(dim=1, keepdim=True) / presence.sum(dim=1, keepdim=True)
+    wanted = (own + 0.5 * (1 - presence) * others).mT
     torch.testing.assert_close(tokens[:, 1:, 40:], wanted, rtol=0, atol=1e-6)
     torch.testing.assert_close(tokens[:, 0, 40:], wanted.mean(dim=1), rtol=0, atol=1e-6)
 

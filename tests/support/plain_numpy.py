@@ -164,13 +164,13 @@ def centred_convolution(x: np.ndarray, state: dict[str, np.ndarray], name: str, 
 def encode_energies(config, patches, leads, visible) -> np.ndarray:
     """How much of each lead's energy lies in each visible slice, flat leads filled from the others, registers first."""
     chosen = list(range(patches.shape[1]) if visible is None else visible)
-    rows, life = np.zeros((len(chosen), len(patches))), np.zeros(len(patches))
+    rows, presence = np.zeros((len(chosen), len(patches))), np.zeros(len(patches))
     for lead in leads:
         energy = (patches[lead, chosen] ** 2).mean(axis=1)
         share = energy / (energy.mean() + config.scale_floor**2)
-        rows[:, lead], life[lead] = np.log1p(share), share.mean()
-    others = [np.average(row, weights=life) if life.any() else 0.0 for row in rows]
-    rows += config.lead_energies * np.outer(others, 1 - life)
+        rows[:, lead], presence[lead] = np.log1p(share), share.mean()
+    others = [np.average(row, weights=presence) if presence.any() else 0.0 for row in rows]
+    rows += config.lead_energies * np.outer(others, 1 - presence)
     return np.concatenate([np.repeat(rows.mean(axis=0, keepdims=True), config.num_registers, axis=0), rows])
 
 
