@@ -78,7 +78,9 @@ class JEPAEmbedder(
     truncate_dim : int, default=None
         How many features to keep: the coordinates along the first principal directions that come with the weights
         (:func:`skecg.weights.write_directions` makes them for yours). Of the weights' own pooling and last layer only.
-        One cached embedding serves every number.
+        One cached embedding serves every number. Leave them their scales, without a
+        :class:`~sklearn.preprocessing.StandardScaler`: directions along which recordings hardly differ count little
+        then, as they should.
     layer : int, list of int or str, default=None
         Block whose tokens are used, counted from 0 or, when negative, from the last; several are concatenated
         (``"last4"`` is the last four). None is the last.

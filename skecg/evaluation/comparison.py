@@ -230,6 +230,8 @@ def _work(
     with measured() as embedding:
         features = source.features(dataset, cache=store, verbose=verbose)
     n_from_cache = _hits(store) - hits
+    if isinstance(protocol, PooledProtocol) and getattr(source, "one_scale", False):
+        protocol = replace(protocol, one_scale=True)
     # Where chance has a part in the features, each draw of them is fitted by itself.
     seeds = features if getattr(features, "ndim", 0) == 3 else [features]
     n_fits = len(seeds) * sum(len(side.draws) for side in sides)

@@ -64,7 +64,10 @@ _TWIN_SEED = 1_000_003
 
 
 class FeatureSource(Protocol):
-    """Anything that computes features of recordings, with a name and a note on how."""
+    """Anything that computes features of recordings, with a name and a note on how.
+
+    Where the scales of its features say what counts, as along principal directions, it has ``one_scale = True``.
+    """
 
     @property
     def name(self) -> str:
@@ -217,6 +220,11 @@ class EncoderFeatures:
         """What the weights say of themselves."""
         where = {name: self.options[name] for name in ("revision", "local_files_only") if name in self.options}
         return find_weights(self.model, **where)
+
+    @property
+    def one_scale(self) -> bool:
+        """Whether a probe has to leave the features their scales: along principal directions these say what counts."""
+        return self.options.get("truncate_dim") is not None
 
     @property
     def note(self) -> str:

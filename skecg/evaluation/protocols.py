@@ -191,6 +191,9 @@ class PooledProtocol:
     further_Cs : tuple of float
         Tried as well where the last of `Cs` is the best of them, which features of little scale (means of untrained
         tokens) make it. They take long and are seldom needed.
+    one_scale : bool, default=False
+        Whether all features are divided by one number, not each by its own deviation: for coordinates along principal
+        directions, of which the last ones would become as large as the first, and cost more the fewer the labels.
     """
 
     criterion: str = "macro AUROC"
@@ -198,13 +201,15 @@ class PooledProtocol:
     Cs: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in np.arange(-5, 1.25, 0.5))
     # Means of untrained tokens take C = 100: a grid that ends at 10 underrates them (docs/log.md).
     further_Cs: tuple[float, ...] = (10.0**1.5, 100.0, 1000.0, 10000.0)
+    one_scale: bool = False
 
     def describe(self) -> dict[str, Any]:
         """Return what is done, for reports."""
         return {
             "name": "(a) pooled vector + logistic regression",
             "features": "frozen, one vector a record: pooled over tokens, then the mean over windows",
-            "standardization": "mean and deviation of each feature over the records fitted",
+            "standardization": "mean and deviation of each feature over the records fitted; one deviation for all "
+            "coordinates along principal directions",
             "classifier": "L2-penalized logistic regression, one label against the rest, intercept free",
             **asdict(self),
         }
@@ -238,15 +243,15 @@ class PooledProtocol:
         # A draw so small that all of it selects is fitted as it is; there is nothing else to learn from.
         tried = tried if len(tried) else draw.rows
         seen = features[split.selection], labels[split.selection]
-        tries = _try_path(features[tried], labels[tried], self.Cs, *seen, self.criterion)
+        tries = self._try_path(features[tried], labels[tried], self.Cs, *seen)
         if len(tries) > 1 and _best(tries) is tries[-1]:
             # Weak penalties take the solver long and are seldom best: tried only where the weakest so far was.
-            tries += _try_path(features[tried], labels[tried], self.further_Cs, *seen, self.criterion)
+            tries += self._try_path(features[tried], labels[tried], self.further_Cs, *seen)
         best = _best(tries)
         last = best.probe
         if split.refit:
             # The penalty was chosen; now the records that chose it may be learned from, too.
-            (last,) = fit_path(features[draw.rows], labels[draw.rows], [best.C])
+            (last,) = fit_path(features[draw.rows], labels[draw.rows], [best.C], one_scale=self.one_scale)
         return ProbeFit(
             draw.fraction,
             draw.draw,
@@ -256,6 +261,21 @@ class PooledProtocol:
             last.predict(features[split.test]),
             last,
         )
+
+    def _try_path(
+        self,
+        features: NDArray[np.float32],
+        labels: NDArray[np.int8],
+        Cs: Sequence[float],
+        seen_features: NDArray[np.float32],
+        seen_labels: NDArray[np.int8],
+    ) -> list[_Try]:
+        """Fit for each C and score on the selection records."""
+        tries = []
+        for C, probe in zip(Cs, fit_path(features, labels, Cs, one_scale=self.one_scale), strict=False):
+            guess = probe.predict(seen_features)
+            tries.append(_Try(C, probe, guess, _merit(seen_labels, guess, self.criterion)))
+        return tries
 
 
 #: For labels of one's own, of which there may be few, and whose probabilities are used.
@@ -308,22 +328,6 @@ def _best(tries: Sequence[_Try]) -> _Try:
     return max(known, key=lambda one: one.merit) if known else tries[0]
 
 
-def _try_path(
-    features: NDArray[np.float32],
-    labels: NDArray[np.int8],
-    Cs: Sequence[float],
-    seen_features: NDArray[np.float32],
-    seen_labels: NDArray[np.int8],
-    criterion: str,
-) -> list[_Try]:
-    """Fit for each C and score on the selection records."""
-    tries = []
-    for C, probe in zip(Cs, fit_path(features, labels, Cs), strict=False):
-        guess = probe.predict(seen_features)
-        tries.append(_Try(C, probe, guess, _merit(seen_labels, guess, criterion)))
-    return tries
-
-
 def _merit(labels: NDArray[np.int8], guess: FloatArray, criterion: str) -> float:
     if criterion == "log loss":
         likely = np.where(labels == 1, guess, 1 - guess)
@@ -331,7 +335,9 @@ def _merit(labels: NDArray[np.int8], guess: FloatArray, criterion: str) -> float
     return macro(area_under_roc(labels, guess))
 
 
-def fit_path(features: NDArray[np.float32], labels: NDArray[np.int8], Cs: Sequence[float]) -> list[PooledProbe]:
+def fit_path(
+    features: NDArray[np.float32], labels: NDArray[np.int8], Cs: Sequence[float], *, one_scale: bool = False
+) -> list[PooledProbe]:
     """Standardize and fit for each C; labels that all records have, or none, are predicted by their share."""
     shares = labels.mean(axis=0)
     learned = (shares > 0) & (shares < 1)
@@ -340,6 +346,9 @@ def fit_path(features: NDArray[np.float32], labels: NDArray[np.int8], Cs: Sequen
         constant = np.zeros((len(shares), n_features)), np.zeros(len(shares))
         return [PooledProbe(np.zeros(n_features), np.ones(n_features), *constant, shares, np.zeros_like(learned))]
     mean, scale = standardization(features)
+    if one_scale:
+        varying = np.isfinite(scale)
+        scale[varying] = np.sqrt(np.square(scale[varying]).mean())
     # One column of zeros and ones is two classes to a classifier, not one label.
     wanted = labels[:, learned] if learned.sum() > 1 else labels[:, learned][:, 0]
     probes = LogisticProbe().path((features - mean) / scale, wanted, Cs)

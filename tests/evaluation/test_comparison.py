@@ -14,7 +14,7 @@ from evaluation_set import TINY, small_set
 from skecg.embedding_cache import MemoryCache
 from skecg.errors import ParameterError
 from skecg.evaluation import Report, compare, standard_sources
-from skecg.evaluation.features import BASELINE, MODEL, MajorityFeatures
+from skecg.evaluation.features import BASELINE, MODEL, EncoderFeatures, MajorityFeatures
 from skecg.evaluation.report import aligned, markdown
 from skecg.evaluation.splitting import split_by_folds
 from skecg.evaluation.tasks import task_labels
@@ -29,6 +29,12 @@ class Given:
     def features(self, dataset: Any, *, cache: Any = None, verbose: int = 0) -> np.ndarray:
         self.seen.append(len(dataset))
         return self.values[np.isin(small_set().record_ids, dataset.record_ids)].astype(np.float32)
+
+
+class Coordinates(Given):
+    """Features whose scales say what counts."""
+
+    one_scale = True
 
 
 def knowing(noise: float, seed: int = 0) -> Given:
@@ -163,6 +169,20 @@ def test_one_row_alone_is_compared_with_nothing_and_none_is_refused() -> None:
         compare(small_set(), "rhythm", [])
     with pytest.raises(ParameterError, match="expected each name once"):
         compare(small_set(), "rhythm", [(MODEL, knowing(1.0)), (BASELINE, knowing(1.0))])
+
+
+def test_coordinates_along_directions_keep_their_scales() -> None:
+    noise = np.random.default_rng(4).normal(size=(len(small_set()), 60)) / 100
+    given = np.hstack([knowing(1.0).values, noise]).astype(np.float32)
+    sources = [(MODEL, Coordinates("coordinates", given)), (MODEL, Given("as any features", given))]
+    report = compare(small_set(), "superdiagnostic", sources, fractions=(0.2,), n_draws=1, n_resamples=10)
+    kept, levelled = (row.largest.macro_auroc.estimate for row in report.rows)
+    assert kept > levelled + 0.05
+
+
+def test_truncated_features_are_coordinates() -> None:
+    assert EncoderFeatures("64", "default", {"truncate_dim": 64}).one_scale
+    assert not EncoderFeatures("all", "default").one_scale
 
 
 def test_tables_line_up() -> None:

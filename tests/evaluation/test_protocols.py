@@ -50,6 +50,20 @@ def test_what_is_tested_is_a_logistic_regression_on_the_training_records(split: 
     np.testing.assert_allclose(found.probabilities, expected, atol=2e-4)
 
 
+def test_with_one_scale_all_features_are_divided_by_one_number() -> None:
+    features, labels = table()
+    features[:, 3] = 7.0  # never varies, and has no part in the number
+
+    found = fit(features, labels, FIXED, one_scale=True)
+
+    varying = np.delete(np.arange(12), 3)
+    one = np.sqrt(features[:180, varying].var(axis=0, dtype=np.float64).mean())
+    X = (features[:, varying] - features[:180, varying].mean(axis=0)) / one
+    model = LogisticRegression(C=found.C, tol=1e-8, max_iter=2000).fit(X[:180], labels[:180, 0])
+    np.testing.assert_allclose(found.probabilities[:, 0], model.predict_proba(X[240:])[:, 1], atol=2e-4)
+    assert not np.allclose(found.probabilities, fit(features, labels, FIXED).probabilities, atol=1e-2)
+
+
 def test_the_scales_of_features_do_not_matter() -> None:
     features, labels = table()
 
