@@ -211,7 +211,8 @@ class PooledProtocol:
             "standardization": "mean and deviation of each feature over the records fitted; one deviation for all "
             "coordinates along principal directions",
             "classifier": "L2-penalized logistic regression, one label against the rest, intercept free",
-            **asdict(self),
+            # Whether one scale is for all depends on the row.
+            **{name: value for name, value in asdict(self).items() if name != "one_scale"},
         }
 
     def fits(
