@@ -80,7 +80,8 @@ class JEPAEmbedder(
         (:func:`skecg.weights.write_directions` makes them for yours). Of the weights' own pooling and last layer only.
         One cached embedding serves every number. Leave them their scales, without a
         :class:`~sklearn.preprocessing.StandardScaler`: directions along which recordings hardly differ count little
-        then, as they should.
+        then, as they should. What standardizes by itself (:class:`skecg.NoveltyScore`, :func:`skecg.similar`,
+        :class:`skecg.RidgeProbe`, maps) takes ``standardize=False``.
     layer : int, list of int or str, default=None
         Block whose tokens are used, counted from 0 or, when negative, from the last; several are concatenated
         (``"last4"`` is the last four). None is the last.

@@ -14,12 +14,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self, TypeGuard
 
+import numpy as np
+
 from skecg.errors import ParameterError, WeightsFormatError
 
 __all__ = [
     "PlainFields",
     "Value",
     "check_choice",
+    "check_flag",
     "check_integer",
     "check_jobs",
     "check_number",
@@ -123,6 +126,19 @@ def _numbers(low: float, high: float, closed: str) -> str:
     ends = [f"{least} {low:g}"] if low > -math.inf else []
     ends += [f"{most} {high:g}"] if high < math.inf else []
     return f"number {' and '.join(ends)}" if ends else "finite number"
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Return a parameter that is True or False.
+
+    Raises
+    ------
+    ParameterError
+        When it is neither: the text "false", say, counts as true.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ParameterError(f"Got {name}={value!r}, expected True or False.")
+    return bool(value)
 
 
 def check_choice(name: str, value: Any, allowed: Iterable[str], *, error: type[Exception] = ParameterError) -> str:

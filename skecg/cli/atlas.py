@@ -46,6 +46,9 @@ def add_parser(verbs: Verbs) -> None:
         help="pca (default), tsne, or umap (needs umap-learn); again for several maps in one page",
     )
     parser.add_argument("--neighbours", type=int, default=8, metavar="N", help="of each record (default: 8)")
+    parser.add_argument(
+        "--keep-scales", action="store_true", help="of features of --truncate-dim: not to standardize each of them"
+    )
     parser.add_argument("--title", metavar="TEXT", help="of the page (default: the name of FEATURES)")
     parser.add_argument("--no-ecgs", action="store_true", help="leave the recordings out; they are not read then")
     add_signal_options(parser)
@@ -68,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         columns,
         projections=arguments.projection or ["pca"],
         n_neighbours=arguments.neighbours,
+        standardize=not arguments.keep_scales,
     )
     if arguments.parquet is not None:
         write_columns(atlas.embedding_atlas(), arguments.parquet)

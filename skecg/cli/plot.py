@@ -34,6 +34,9 @@ def add_parser(verbs: Verbs) -> None:
     )
     parser.add_argument("--path-column", default="path", metavar="NAME", help="of that table (default: path)")
     parser.add_argument("--label-column", default="label", metavar="NAME", help="of that table (default: label)")
+    parser.add_argument(
+        "--keep-scales", action="store_true", help="of a map of --truncate-dim: not to standardize each feature"
+    )
     add_signal_options(parser)
     parser.set_defaults(run=run)
 
@@ -65,7 +68,7 @@ def _draw_map(arguments: argparse.Namespace) -> Any:
 
     features, paths = read_features(arguments.map)
     labels = None if arguments.labels is None else _read_labels(arguments, paths)
-    return plot_embedding_map(features, labels)
+    return plot_embedding_map(features, labels, standardize=not arguments.keep_scales)
 
 
 def _read_labels(arguments: argparse.Namespace, paths: Sequence[str]) -> Any:

@@ -230,8 +230,9 @@ def _work(
     with measured() as embedding:
         features = source.features(dataset, cache=store, verbose=verbose)
     n_from_cache = _hits(store) - hits
-    if isinstance(protocol, PooledProtocol) and getattr(source, "one_scale", False):
-        protocol = replace(protocol, one_scale=True)
+    standardize = getattr(source, "standardize", True)
+    if isinstance(protocol, PooledProtocol):
+        protocol = replace(protocol, standardize=standardize)
     # Where chance has a part in the features, each draw of them is fitted by itself.
     seeds = features if getattr(features, "ndim", 0) == 3 else [features]
     n_fits = len(seeds) * sum(len(side.draws) for side in sides)
@@ -252,7 +253,8 @@ def _work(
         "probe_seconds": probing.seconds,
         "peak_megabytes": float(np.fmax(embedding.peak_megabytes, probing.peak_megabytes)),
     }
-    return _Work(kind, source, fits, join_geometries([geometry_of(features, task, s.split) for s in sides]), costs)
+    geometries = [geometry_of(features, task, side.split, standardize=standardize) for side in sides]
+    return _Work(kind, source, fits, join_geometries(geometries), costs)
 
 
 def _joined_fit(fits: Sequence[ProbeFit]) -> ProbeFit:

@@ -66,7 +66,7 @@ _TWIN_SEED = 1_000_003
 class FeatureSource(Protocol):
     """Anything that computes features of recordings, with a name and a note on how.
 
-    Where the scales of its features say what counts, as along principal directions, it has ``one_scale = True``.
+    Where the scales of its features say what counts, as along principal directions, it has ``standardize = False``.
     """
 
     @property
@@ -222,9 +222,9 @@ class EncoderFeatures:
         return find_weights(self.model, **where)
 
     @property
-    def one_scale(self) -> bool:
-        """Whether a probe has to leave the features their scales: along principal directions these say what counts."""
-        return self.options.get("truncate_dim") is not None
+    def standardize(self) -> bool:
+        """Whether a probe may standardize the features: along principal directions their scales say what counts."""
+        return self.options.get("truncate_dim") is None
 
     @property
     def note(self) -> str:

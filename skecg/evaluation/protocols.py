@@ -191,9 +191,10 @@ class PooledProtocol:
     further_Cs : tuple of float
         Tried as well where the last of `Cs` is the best of them, which features of little scale (means of untrained
         tokens) make it. They take long and are seldom needed.
-    one_scale : bool, default=False
-        Whether all features are divided by one number, not each by its own deviation: for coordinates along principal
-        directions, of which the last ones would become as large as the first, and cost more the fewer the labels.
+    standardize : bool, default=True
+        Whether each feature is divided by its own deviation. False divides all by one number: for coordinates along
+        principal directions, of which the last ones would become as large as the first, and cost more the fewer the
+        labels.
     """
 
     criterion: str = "macro AUROC"
@@ -201,7 +202,7 @@ class PooledProtocol:
     Cs: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in np.arange(-5, 1.25, 0.5))
     # Means of untrained tokens take C = 100: a grid that ends at 10 underrates them (docs/log.md).
     further_Cs: tuple[float, ...] = (10.0**1.5, 100.0, 1000.0, 10000.0)
-    one_scale: bool = False
+    standardize: bool = True
 
     def describe(self) -> dict[str, Any]:
         """Return what is done, for reports."""
@@ -211,8 +212,8 @@ class PooledProtocol:
             "standardization": "mean and deviation of each feature over the records fitted; one deviation for all "
             "coordinates along principal directions",
             "classifier": "L2-penalized logistic regression, one label against the rest, intercept free",
-            # Whether one scale is for all depends on the row.
-            **{name: value for name, value in asdict(self).items() if name != "one_scale"},
+            # Whether features are standardized depends on the row.
+            **{name: value for name, value in asdict(self).items() if name != "standardize"},
         }
 
     def fits(
@@ -252,7 +253,7 @@ class PooledProtocol:
         last = best.probe
         if split.refit:
             # The penalty was chosen; now the records that chose it may be learned from, too.
-            (last,) = fit_path(features[draw.rows], labels[draw.rows], [best.C], one_scale=self.one_scale)
+            (last,) = fit_path(features[draw.rows], labels[draw.rows], [best.C], standardize=self.standardize)
         return ProbeFit(
             draw.fraction,
             draw.draw,
@@ -273,7 +274,7 @@ class PooledProtocol:
     ) -> list[_Try]:
         """Fit for each C and score on the selection records."""
         tries = []
-        for C, probe in zip(Cs, fit_path(features, labels, Cs, one_scale=self.one_scale), strict=False):
+        for C, probe in zip(Cs, fit_path(features, labels, Cs, standardize=self.standardize), strict=False):
             guess = probe.predict(seen_features)
             tries.append(_Try(C, probe, guess, _merit(seen_labels, guess, self.criterion)))
         return tries
@@ -337,7 +338,7 @@ def _merit(labels: NDArray[np.int8], guess: FloatArray, criterion: str) -> float
 
 
 def fit_path(
-    features: NDArray[np.float32], labels: NDArray[np.int8], Cs: Sequence[float], *, one_scale: bool = False
+    features: NDArray[np.float32], labels: NDArray[np.int8], Cs: Sequence[float], *, standardize: bool = True
 ) -> list[PooledProbe]:
     """Standardize and fit for each C; labels that all records have, or none, are predicted by their share."""
     shares = labels.mean(axis=0)
@@ -346,10 +347,7 @@ def fit_path(
     if n_features == 0 or not learned.any():
         constant = np.zeros((len(shares), n_features)), np.zeros(len(shares))
         return [PooledProbe(np.zeros(n_features), np.ones(n_features), *constant, shares, np.zeros_like(learned))]
-    mean, scale = standardization(features)
-    if one_scale:
-        varying = np.isfinite(scale)
-        scale[varying] = np.sqrt(np.square(scale[varying]).mean())
+    mean, scale = standardization(features, standardize=standardize)
     # One column of zeros and ones is two classes to a classifier, not one label.
     wanted = labels[:, learned] if learned.sum() > 1 else labels[:, learned][:, 0]
     probes = LogisticProbe().path((features - mean) / scale, wanted, Cs)

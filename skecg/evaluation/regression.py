@@ -119,6 +119,7 @@ def predict_by_ridge(
     n_folds: int = 5,
     penalties: Sequence[float] = ALPHAS,
     seed: int = 0,
+    standardize: bool = True,
 ) -> NDArray[np.float64]:
     """Predict every record by ridge regression on other patients.
 
@@ -137,6 +138,8 @@ def predict_by_ridge(
         To choose from, of standardized features, with the smallest squared error.
     seed : int, default=0
         Decides who is in which part.
+    standardize : bool, default=True
+        As for :class:`skecg.RidgeProbe`.
 
     Returns
     -------
@@ -156,7 +159,7 @@ def predict_by_ridge(
             predicted[test] = y[train].mean()
             continue
         # Another seed than that of the outer folds, or inner folds would be cut along the same lines.
-        probe = RidgeProbe(penalties, n_folds=n_folds, random_state=seed + 1)
+        probe = RidgeProbe(penalties, n_folds=n_folds, random_state=seed + 1, standardize=standardize)
         predicted[test] = probe.fit(X[train], y[train], groups=who[train]).predict(X[test])
     return predicted
 
@@ -239,10 +242,14 @@ def compare_regressions(
     for _, source in sources:
         features = source.features(dataset, cache=cache, verbose=verbose)
         draws = features if features.ndim == 3 else features[None]
+        options: dict[str, Any] = {
+            "n_folds": n_folds,
+            "seed": seed,
+            "standardize": getattr(source, "standardize", True),
+        }
         for name, target in targets.items():
             # Where chance has a part in the features, the draws' predictions are averaged.
-            folds = [predict_by_ridge(x, target, dataset.patients, n_folds=n_folds, seed=seed) for x in draws]
-            predicted = np.mean(folds, axis=0)
+            predicted = np.mean([predict_by_ridge(x, target, dataset.patients, **options) for x in draws], axis=0)
             # The majority has no features; for a number its counterpart is the mean.
             label = source.name if features.shape[-1] else "mean of the training patients"
             scored = score_regression(target, predicted, dataset.patients, n_draws=n_draws, seed=seed)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skecg.annotations import WAVE_CLASSES, WaveAnnotations, waves_of
 from skecg.encoders import Encoder
-from skecg.errors import InputError, ParameterError, WeightsFormatError
+from skecg.errors import InputError, WeightsFormatError
 from skecg.finetuning.base import Examples, FineTunedEstimator
 from skecg.finetuning.data import PreparedWindows, WindowInputs, window_logits
 from skecg.finetuning.heads import Head, Network, build_decoder
@@ -34,7 +34,7 @@ from skecg.inference.inputs import record_source
 from skecg.leads import canonical_lead
 from skecg.preprocessing.windows import Windows
 from skecg.records import ECGRecord
-from skecg.validation import check_integer, check_number
+from skecg.validation import check_flag, check_integer, check_number
 from skecg.weights import WeightsInfo
 
 __all__ = ["Segmenter"]
@@ -330,8 +330,7 @@ class Segmenter(FineTunedEstimator):
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check_integer("width", self.width, 1)
-        if not isinstance(self.augment, bool | np.bool_):
-            raise ParameterError(f"Got augment={self.augment!r}, expected True or False.")
+        check_flag("augment", self.augment)
         canonical_lead(self.target)
 
     def _head_config(self, seed: int) -> TrainingConfig:

@@ -1,6 +1,8 @@
 """Distances between embeddings: how far a record is from those one knows, and which of them are most like it.
 
 Both are measured in features standardized by the known records. A direction in which these do not vary counts nowhere.
+Features along principal directions are not standardized: the last of them would be as large as the first, though
+recordings hardly differ in it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skecg.errors import ParameterError, ShapeError
-from skecg.validation import check_integer, check_number
+from skecg.validation import check_flag, check_integer, check_number
 
 __all__ = ["Neighbours", "NoveltyScore", "nearest_rows", "similar", "standardization"]
 
@@ -24,10 +26,16 @@ FloatArray = NDArray[np.float64]
 _ROWS_TOGETHER = 512
 
 
-def standardization(features: NDArray[np.floating]) -> tuple[FloatArray, FloatArray]:
-    """Return mean and deviation of each feature; infinite, so that it counts nothing, where only rounding varies."""
+def standardization(features: NDArray[np.floating], *, standardize: bool = True) -> tuple[FloatArray, FloatArray]:
+    """Return mean and deviation of each feature; infinite, so that it counts nothing, where only rounding varies.
+
+    Without `standardize` all that vary have one deviation, the root of the mean variance, and keep their proportions.
+    """
     mean, deviation = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
-    return mean, np.where(deviation > 1e-6 * np.abs(mean), deviation, np.inf)
+    varies = deviation > 1e-6 * np.abs(mean)
+    if not standardize and varies.any():
+        deviation[:] = np.sqrt(np.square(deviation[varies]).mean())
+    return mean, np.where(varies, deviation, np.inf)
 
 
 class NoveltyScore(OutlierMixin, BaseEstimator):
@@ -42,6 +50,9 @@ class NoveltyScore(OutlierMixin, BaseEstimator):
         Leading components that count, at most; those along which the records of the fit do not vary are left out.
     contamination : float, default=0.05
         Share of the records of the fit that ``predict`` calls outliers, above 0 and up to 0.5.
+    standardize : bool, default=True
+        Whether each feature is brought to a deviation of 1 first. False leaves their proportions, for features whose
+        scales say what counts, as with ``truncate_dim``.
 
     Attributes
     ----------
@@ -70,9 +81,10 @@ class NoveltyScore(OutlierMixin, BaseEstimator):
     [1, -1]
     """
 
-    def __init__(self, n_components: int = 128, *, contamination: float = 0.05) -> None:
+    def __init__(self, n_components: int = 128, *, contamination: float = 0.05, standardize: bool = True) -> None:
         self.n_components = n_components
         self.contamination = contamination
+        self.standardize = standardize
 
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
         """Learn what is usual.
@@ -88,8 +100,9 @@ class NoveltyScore(OutlierMixin, BaseEstimator):
         """
         check_integer("n_components", self.n_components, 1)
         check_number("contamination", self.contamination, 0, 0.5, closed="right")
+        check_flag("standardize", self.standardize)
         features: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
-        self.mean_, self.scale_ = standardization(features)
+        self.mean_, self.scale_ = standardization(features, standardize=self.standardize)
         _, lengths, axes = np.linalg.svd((features - self.mean_) / self.scale_, full_matrices=False)
         # A direction without variation would make any difference along it infinitely far.
         used = lengths[: self.n_components] > 1e-6 * lengths[0]
@@ -146,7 +159,7 @@ class Neighbours(NamedTuple):
     distances: FloatArray
 
 
-def similar(query: ArrayLike, features: ArrayLike, k: int = 10) -> Neighbours:
+def similar(query: ArrayLike, features: ArrayLike, k: int = 10, *, standardize: bool = True) -> Neighbours:
     """Find the records that are most like others: those at the least Euclidean distance in standardized features.
 
     Parameters
@@ -157,6 +170,8 @@ def similar(query: ArrayLike, features: ArrayLike, k: int = 10) -> Neighbours:
         Embeddings to search. Rows of NaN, of records that could not be embedded, are never found.
     k : int, default=10
         Records to find.
+    standardize : bool, default=True
+        As for :class:`NoveltyScore`: False for features of ``truncate_dim``.
 
     Returns
     -------
@@ -168,7 +183,7 @@ def similar(query: ArrayLike, features: ArrayLike, k: int = 10) -> Neighbours:
     ShapeError
         When the two do not have the same features, or a query has none.
     ParameterError
-        When `k` is not a number of records that there are.
+        When `k` is not a number of records that there are, or `standardize` is neither True nor False.
 
     Examples
     --------
@@ -186,7 +201,7 @@ def similar(query: ArrayLike, features: ArrayLike, k: int = 10) -> Neighbours:
     complete = np.flatnonzero(np.isfinite(known).all(axis=1))
     if check_integer("k", k, 1) > len(complete):
         raise ParameterError(f"Got k={k} for {len(complete)} records with features, expected at most as many.")
-    mean, scale = standardization(known[complete])
+    mean, scale = standardization(known[complete], standardize=check_flag("standardize", standardize))
     standard, others = (known[complete] - mean) / scale, (table - mean) / scale
     found = np.concatenate(list(nearest_rows(standard, others, k)))
     gaps = np.linalg.norm(standard[found] - others[:, None], axis=2)

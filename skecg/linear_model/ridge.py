@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skecg.errors import ParameterError
 from skecg.splits import patient_folds
-from skecg.validation import check_integer, check_number
+from skecg.validation import check_flag, check_integer, check_number
 
 __all__ = ["ALPHAS", "RidgeProbe"]
 
@@ -37,6 +37,9 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
         Parts of the patients for choosing; fewer where there are fewer patients.
     random_state : int, default=0
         Decides who is in which part.
+    standardize : bool, default=True
+        Whether each feature is brought to a deviation of 1. False divides all by one number, for features whose scales
+        say what counts, as with ``truncate_dim``.
 
     Attributes
     ----------
@@ -66,10 +69,13 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
     (12,)
     """
 
-    def __init__(self, alphas: Sequence[float] = ALPHAS, *, n_folds: int = 5, random_state: int = 0) -> None:
+    def __init__(
+        self, alphas: Sequence[float] = ALPHAS, *, n_folds: int = 5, random_state: int = 0, standardize: bool = True
+    ) -> None:
         self.alphas = alphas
         self.n_folds = n_folds
         self.random_state = random_state
+        self.standardize = standardize
 
     def fit(self, X: Any, y: Any, groups: ArrayLike | None = None) -> Self:
         """Choose the penalty and fit.
@@ -106,7 +112,7 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
             )
         folds = patient_folds(who, min(self.n_folds, n_patients), self.random_state)
         self.alpha_ = self._choose(X, y, folds)
-        scaler = StandardScaler().fit(X)
+        scaler = self._scaler(X)
         ridge = Ridge(self.alpha_).fit(scaler.transform(X), y)
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
         self.coef_, self.intercept_ = ridge.coef_, ridge.intercept_
@@ -138,11 +144,18 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
         for fold in range(folds.max() + 1):
             train, test = folds != fold, folds == fold
             # Within the fold: the records tested must not say how features are scaled.
-            scaler = StandardScaler().fit(X[train])
+            scaler = self._scaler(X[train])
             ridge = Ridge(each).fit(scaler.transform(X[train]), copies[train])
             squared = np.square(ridge.predict(scaler.transform(X[test])).reshape(copies[test].shape) - copies[test])
             errors.append(squared.mean(axis=0).reshape(len(alphas), -1).mean(axis=1))
         return float(alphas[np.mean(errors, axis=0).argmin()])
+
+    def _scaler(self, X: NDArray[Any]) -> StandardScaler:
+        scaler = StandardScaler().fit(X)
+        if not self.standardize:
+            # One number for all: penalties mean the same, and features keep their proportions.
+            scaler.scale_ = np.full_like(scaler.scale_, np.sqrt(scaler.var_.mean()) or 1.0)
+        return scaler
 
     def _check_parameters(self) -> None:
         if not len(self.alphas):
@@ -150,6 +163,7 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
         for alpha in self.alphas:
             check_number("alphas", alpha, 0, closed="left")
         check_integer("n_folds", self.n_folds, 2)
+        check_flag("standardize", self.standardize)
 
     def __sklearn_tags__(self) -> Tags:
         tags: Any = super().__sklearn_tags__()

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skecg.errors import ShapeError
+from skecg.linear_model.distances import standardization
 from skecg.plotting.axes import new_axes
+from skecg.validation import check_flag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,12 +37,17 @@ _LEGEND_CHARACTERS = 28
 
 
 def plot_embedding_map(
-    features: ArrayLike, labels: ArrayLike | None = None, *, ax: Axes | None = None, title: str | None = None
+    features: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    standardize: bool = True,
+    ax: Axes | None = None,
+    title: str | None = None,
 ) -> Axes:
     """Draw embeddings on the plane of their two first principal components.
 
-    Each feature is standardized first; a feature without spread is left out. Rows with missing values (records that
-    could not be embedded) are not drawn, and the map says how many.
+    A feature without spread is left out. Rows with missing values (records that could not be embedded) are not drawn,
+    and the map says how many.
 
     Parameters
     ----------
@@ -48,6 +55,9 @@ def plot_embedding_map(
     labels : array-like of shape (n_records,) or None, default=None
         Floating-point labels colour the points along a scale, all others by category, with a legend. Of more than ten
         categories the rarest are one group, in grey and below the others.
+    standardize : bool, default=True
+        Whether each feature is brought to a deviation of 1 first. False leaves their proportions, for features of
+        ``truncate_dim``.
     ax : matplotlib Axes or None, default=None
         Where to draw; None makes a figure, ``axes.figure``.
     title : str or None, default=None
@@ -60,6 +70,8 @@ def plot_embedding_map(
     ------
     ShapeError
         When `features` is not a table with at least two complete rows, or `labels` has another length.
+    ParameterError
+        When `standardize` is neither True nor False.
     MissingDependencyError
         When matplotlib is not installed.
 
@@ -82,7 +94,8 @@ def plot_embedding_map(
     complete = np.isfinite(table).all(axis=1)
     if complete.sum() < 2:
         raise ShapeError(f"Got {complete.sum()} rows of features without missing values, expected at least 2.")
-    points, shares = principal_plane(table[complete])
+    mean, scale = standardization(table[complete], standardize=check_flag("standardize", standardize))
+    points, shares = principal_plane((table[complete] - mean) / scale)
     ax = new_axes(150.0, 120.0) if ax is None else ax
     _scatter(ax, points, None if values is None else values[complete])
     for axis, number, share in ((ax.xaxis, 1, shares[0]), (ax.yaxis, 2, shares[1])):
@@ -96,15 +109,10 @@ def plot_embedding_map(
     return ax
 
 
-def principal_plane(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[float, float]]:
-    """Project standardized rows on their two first components, and give the components' shares of the variance."""
-    spread = table.std(axis=0)
-    # Relative to its size: what is below is rounding, and dividing by it would make it the loudest feature.
-    kept = spread > 1e-12 * np.abs(table).max(axis=0, initial=0.0)
-    standard = (table[:, kept] - table[:, kept].mean(axis=0)) / spread[kept]
+def principal_plane(centred: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    """Project rows on their two first components, and give the components' shares of the variance."""
     # Two columns of zeros give a second component to tables that have only one, or none.
-    standard = np.pad(standard, ((0, 0), (0, 2)))
-    left, scales, directions = np.linalg.svd(standard, full_matrices=False)
+    left, scales, directions = np.linalg.svd(np.pad(centred, ((0, 0), (0, 2))), full_matrices=False)
     # The sign of a component is arbitrary: the greatest loading is made positive, so that a map is the same each time.
     strongest = directions[np.arange(2), np.abs(directions[:2]).argmax(axis=1)]
     points = left[:, :2] * scales[:2] * np.where(strongest < 0, -1.0, 1.0)

@@ -27,7 +27,7 @@ from skecg.plotting.results import principal_plane
 from skecg.records import ECGRecord
 from skecg.tabular.page import policy_for, thinned
 from skecg.tabular.table import is_number
-from skecg.validation import check_choice, check_integer
+from skecg.validation import check_choice, check_flag, check_integer
 
 __all__ = ["PROJECTIONS", "Atlas", "make_atlas"]
 
@@ -130,6 +130,7 @@ def make_atlas(
     *,
     projections: Sequence[str] = ("pca",),
     n_neighbours: int = 8,
+    standardize: bool = True,
 ) -> Atlas:
     """Put embeddings on maps and find the nearest neighbours of each.
 
@@ -142,10 +143,13 @@ def make_atlas(
     columns : mapping of str to sequence of length n_records, optional
         What is known of each record; a data frame will do.
     projections : sequence of {"pca", "tsne", "umap"}, default=("pca",)
-        The maps, of standardized features. Principal components are there at once; t-SNE (scikit-learn's) takes
+        The maps. Principal components are there at once; t-SNE (scikit-learn's) takes
         seconds for thousands of records; UMAP needs the package umap-learn.
     n_neighbours : int, default=8
         As :func:`skecg.similar` finds them; fewer where there are not as many records.
+    standardize : bool, default=True
+        Whether each feature is brought to a deviation of 1 first. False leaves their proportions, for features of
+        ``truncate_dim``.
 
     Returns
     -------
@@ -156,7 +160,7 @@ def make_atlas(
     ShapeError
         When there are fewer than three records with features, or not as many records or cells as features.
     ParameterError
-        When a projection is unknown.
+        When a projection is unknown, or `standardize` is neither True nor False.
     MissingDependencyError
         When UMAP is asked for and not installed.
 
@@ -183,7 +187,8 @@ def make_atlas(
     complete = np.flatnonzero(np.isfinite(table).all(axis=1))
     if len(complete) < 3:
         raise ShapeError(f"Got {len(complete)} records with features, expected at least 3 for a map.")
-    known = table[complete]
+    mean, scale = standardization(table[complete], standardize=check_flag("standardize", standardize))
+    known = (table[complete] - mean) / scale
     return Atlas(
         [records[row] for row in complete.tolist()],
         {name: [column[row] for row in complete] for name, column in cells.items()},
@@ -200,7 +205,7 @@ def _as_columns(columns: Mapping[str, Sequence[Any]] | None) -> Columns:
 
 def _others(features: NDArray[np.float64], k: int) -> Neighbours:
     """Find the `k` nearest of each record but itself, which equal records may come before."""
-    found = similar(features, features, k + 1)
+    found = similar(features, features, k + 1, standardize=False)
     itself = found.rows == np.arange(len(features))[:, None]
     # Of many equal records it may not be among its own nearest: then the farthest is left out.
     itself[~itself.any(axis=1), -1] = True
@@ -235,13 +240,12 @@ _PROJECTED = {"pca": _pca, "tsne": _tsne, "umap": _umap}
 
 
 def _leading(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return standardized features along their leading components."""
+    """Return features along their leading components."""
     from sklearn.decomposition import PCA
 
-    mean, scale = standardization(features)
     n_components = min(_NEIGHBOURS_BEFORE, *features.shape)
     # "full" and not "auto", which draws random numbers for large tables.
-    return np.asarray(PCA(n_components, svd_solver="full").fit_transform((features - mean) / scale))
+    return np.asarray(PCA(n_components, svd_solver="full").fit_transform(features))
 
 
 def _in_unit_square(points: NDArray[np.float64]) -> list[list[float]]:

@@ -44,6 +44,12 @@ def test_a_page_and_a_table_are_made_of_features_and_labels(
     assert len(table["projection_x"]) == len(table["projection_y"]) == 5
 
 
+def test_features_keep_their_scales_where_that_is_asked_for(run: Run, features: list[str]) -> None:
+    for name, *flag in (("kept", "--keep-scales"), ("levelled",)):
+        assert run("atlas", "f.npz", *flag, "--title", "Mine", "--no-ecgs", "--out", f"{name}.html") == 0
+    assert Path("kept.html").read_text() != Path("levelled.html").read_text()
+
+
 def test_without_ecgs_no_recording_is_read(run: Run, features: list[str]) -> None:
     np.savez("g.npz", features=np.eye(3), paths=np.array(["no", "such", "files"]))
 

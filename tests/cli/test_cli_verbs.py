@@ -188,6 +188,8 @@ def test_a_map_is_drawn_with_labels(run: Run, embed: Run, sound: str) -> None:
     assert run("plot", "--map", "f.npz", "--labels", "labels.csv", "--out", "map.svg") == 0
     assert run("plot", "--map", "f.npz", "--out", "map.png") == 0
     assert "a (4)" in Path("map.svg").read_text()
+    assert run("plot", "--map", "f.npz", "--keep-scales", "--out", "kept.png") == 0
+    assert Path("kept.png").read_bytes() != Path("map.png").read_bytes()
 
 
 def test_a_label_that_is_missing_is_named(run: Run, embed: Run, sound: str, capsys: Capture) -> None:

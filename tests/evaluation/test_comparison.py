@@ -34,7 +34,7 @@ class Given:
 class Coordinates(Given):
     """Features whose scales say what counts."""
 
-    one_scale = True
+    standardize = False
 
 
 def knowing(noise: float, seed: int = 0) -> Given:
@@ -173,16 +173,21 @@ def test_one_row_alone_is_compared_with_nothing_and_none_is_refused() -> None:
 
 def test_coordinates_along_directions_keep_their_scales() -> None:
     noise = np.random.default_rng(4).normal(size=(len(small_set()), 60)) / 100
-    given = np.hstack([knowing(1.0).values, noise]).astype(np.float32)
+    given = np.hstack([knowing(0.5).values, noise]).astype(np.float32)
     sources = [(MODEL, Coordinates("coordinates", given)), (MODEL, Given("as any features", given))]
     report = compare(small_set(), "superdiagnostic", sources, fractions=(0.2,), n_draws=1, n_resamples=10)
     kept, levelled = (row.largest.macro_auroc.estimate for row in report.rows)
     assert kept > levelled + 0.05
+    for measure in ("one_class", "retrieval"):
+        kept, levelled = (
+            report.geometry["rows"][name][measure].estimate for name in ("coordinates", "as any features")
+        )
+        assert kept > levelled + 0.05
 
 
 def test_truncated_features_are_coordinates() -> None:
-    assert EncoderFeatures("64", "default", {"truncate_dim": 64}).one_scale
-    assert not EncoderFeatures("all", "default").one_scale
+    assert not EncoderFeatures("64", "default", {"truncate_dim": 64}).standardize
+    assert EncoderFeatures("all", "default").standardize
 
 
 def test_tables_line_up() -> None:

@@ -50,11 +50,11 @@ def test_what_is_tested_is_a_logistic_regression_on_the_training_records(split: 
     np.testing.assert_allclose(found.probabilities, expected, atol=2e-4)
 
 
-def test_with_one_scale_all_features_are_divided_by_one_number() -> None:
+def test_where_features_are_not_standardized_all_are_divided_by_one_number() -> None:
     features, labels = table()
     features[:, 3] = 7.0  # never varies, and has no part in the number
 
-    found = fit(features, labels, FIXED, one_scale=True)
+    found = fit(features, labels, FIXED, standardize=False)
 
     varying = np.delete(np.arange(12), 3)
     one = np.sqrt(features[:180, varying].var(axis=0, dtype=np.float64).mean())

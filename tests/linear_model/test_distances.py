@@ -28,6 +28,18 @@ def test_distances_are_those_of_mahalanobis_when_all_components_count() -> None:
     np.testing.assert_allclose(NoveltyScore().fit(USUAL).distances(others), expected, rtol=1e-9)
 
 
+def test_without_standardizing_the_leading_components_are_those_of_the_features_as_they_are() -> None:
+    # One direction of large scale, and five small ones that, brought to one scale, would outvote it.
+    small = RNG.normal(size=(300, 1)) + 0.1 * RNG.normal(size=(300, 5))
+    features = np.hstack([100 * RNG.normal(size=(300, 1)), small])
+    aside = (features.mean(axis=0) + np.eye(6)[0] * 1000)[None]
+
+    as_they_are = NoveltyScore(1, standardize=False).fit(features).distances(aside)
+
+    assert as_they_are == pytest.approx(1000 / features[:, 0].std(ddof=1), rel=1e-2)
+    assert NoveltyScore(1).fit(features).distances(aside) < 1
+
+
 def test_scale_shift_and_rotation_of_all_features_do_not_matter() -> None:
     others, turn = RNG.normal(size=(20, 6)), np.linalg.qr(RNG.normal(size=(6, 6)))[0]
     plain = NoveltyScore().fit(USUAL).distances(others)
@@ -57,7 +69,11 @@ def test_features_that_do_not_vary_count_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"n_components": 0}, "n_components=0"), ({"contamination": 0.6}, "above 0 and of at most 0.5")],
+    [
+        ({"n_components": 0}, "n_components=0"),
+        ({"contamination": 0.6}, "above 0 and of at most 0.5"),
+        ({"standardize": "no"}, "standardize='no', expected True or False"),
+    ],
 )
 def test_parameters_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
@@ -73,6 +89,18 @@ def test_neighbours_are_those_of_the_whole_table_of_distances() -> None:
 
     np.testing.assert_array_equal(found.rows, np.argsort(table, axis=1)[:, :5])
     np.testing.assert_allclose(found.distances, np.sort(table, axis=1)[:, :5])
+
+
+def test_neighbours_without_standardizing_are_at_the_least_distance_in_one_unit() -> None:
+    query, unit = RNG.normal(size=(40, 6)) * 3, np.sqrt(USUAL.var(axis=0).mean())
+    table = np.linalg.norm(query[:, None] - USUAL, axis=2)
+
+    # A column without variation counts nothing, in the unit neither.
+    found = similar(np.pad(query, ((0, 0), (0, 1))), np.pad(USUAL, ((0, 0), (0, 1))), k=5, standardize=False)
+
+    np.testing.assert_array_equal(found.rows, np.argsort(table, axis=1)[:, :5])
+    np.testing.assert_allclose(found.distances, np.sort(table, axis=1)[:, :5] / unit)
+    assert (similar(query, USUAL, k=5).rows != found.rows).any()
 
 
 def test_a_record_finds_itself_first_and_rows_without_features_are_never_found() -> None:

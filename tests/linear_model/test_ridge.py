@@ -29,6 +29,14 @@ def test_it_is_scikit_learns_ridge_on_standardized_features(y: np.ndarray) -> No
     assert probe.predict(X).shape == y.shape
 
 
+def test_without_standardizing_all_features_are_divided_by_one_number() -> None:
+    probe = RidgeProbe(standardize=False).fit(X, Y)
+    scaled = (X - X.mean(axis=0)) / np.sqrt(X.var(axis=0).mean())
+    np.testing.assert_allclose(probe.predict(X), Ridge(probe.alpha_).fit(scaled, Y).predict(scaled), rtol=1e-9)
+    # Only the largest feature is left of a target that all have a part in.
+    assert np.square(probe.predict(X) - Y).mean() > 2 * np.square(RidgeProbe().fit(X, Y).predict(X) - Y).mean()
+
+
 def test_the_penalty_is_the_one_that_other_patients_need() -> None:
     # Recordings of a patient are the same: only a choice between patients sees that their features are noise.
     noise, target = RNG.normal(size=(10, 30)), RNG.normal(size=10)
@@ -43,6 +51,7 @@ def test_the_penalty_is_the_one_that_other_patients_need() -> None:
         ({"alphas": ()}, None, "no alphas"),
         ({"alphas": (-1.0,)}, None, "alphas"),
         ({"n_folds": 1}, None, "n_folds"),
+        ({"standardize": None}, None, "standardize=None"),
         ({}, np.zeros(3), r"groups of shape \(3,\) for 60 records"),
         ({}, np.zeros(60), "at least two"),
     ],

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from skecg.errors import ShapeError
+from skecg.errors import ParameterError, ShapeError
 from skecg.plotting import plot_embedding_map, plot_scores
 
 pytest.importorskip("matplotlib")
@@ -70,3 +70,14 @@ def test_of_many_classes_the_rarest_are_one_group_and_the_axes_stay_as_they_are(
         axes.figure.draw_without_rendering()
     assert many.get_position().bounds == pytest.approx(one.get_position().bounds)
     assert many.get_xlim() == pytest.approx(one.get_xlim())
+
+
+def test_features_are_standardized_unless_their_scales_say_what_counts() -> None:
+    random = np.random.default_rng(0)
+    loud, alike = 100 * random.normal(size=(200, 1)), random.normal(size=(200, 1)) + 0.1 * random.normal(size=(200, 3))
+    features = np.hstack([loud, alike, np.full((200, 1), 5.0)])
+
+    assert plot_embedding_map(features).get_xlabel() == "Component 1 (75 % of variance)"
+    assert plot_embedding_map(features, standardize=False).get_xlabel() == "Component 1 (100 % of variance)"
+    with pytest.raises(ParameterError, match="standardize='yes'"):
+        plot_embedding_map(features, standardize="yes")  # type: ignore[arg-type]

@@ -116,6 +116,21 @@ def test_records_without_features_are_left_out_and_counted(features: np.ndarray[
     assert "no features: 1" in held_by(made.page(ecgs=False))["about"]
 
 
+def test_without_standardizing_maps_and_neighbours_keep_the_proportions_of_features(
+    features: np.ndarray[Any, Any],
+) -> None:
+    scaled = (features - features.mean(axis=0)) * 10.0 ** -np.arange(features.shape[1])
+
+    kept = make_atlas(scaled, [str(k) for k in range(N)], n_neighbours=1, standardize=False)
+    levelled = make_atlas(scaled, [str(k) for k in range(N)], n_neighbours=1)
+
+    # The first feature is nearly all there is.
+    assert abs(np.corrcoef(kept.maps["pca"][:, 0], scaled[:, 0])[0, 1]) > 0.99
+    gaps = np.abs(scaled[:, None, 0] - scaled[None, :, 0]) + np.diag(np.full(N, np.inf))
+    near = gaps[np.arange(N), kept.neighbours.rows[:, 0]]
+    assert near.mean() < gaps[np.arange(N), levelled.neighbours.rows[:, 0]].mean() / 2
+
+
 def test_nobody_is_their_own_neighbour_even_among_equals() -> None:
     same = np.vstack([np.zeros((6, 3)), np.ones((2, 3))])
 
