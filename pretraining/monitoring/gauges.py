@@ -308,7 +308,8 @@ class Gauges:
 
     def _measure_loss(self, model: Objective, values_nLT: Tensor, drawn: Drawn) -> dict[str, float]:
         """Compute the means of parts of the loss over batches, which differ in size at most at the end."""
-        parts = {"fixed_loss": 1} | {f"fixed_{name}": model.loss_names.index(name) for name in model.gauged()}
+        names = {"fixed_loss": model.watched()} | {f"fixed_{name}": name for name in model.gauged()}
+        parts = {shown: model.loss_names.index(name) for shown, name in names.items()}
         sums: dict[str, list[float]] = {name: [] for name in parts}
         for start in range(0, len(values_nLT), _BATCH):
             rows = slice(start, start + _BATCH)

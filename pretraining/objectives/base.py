@@ -34,10 +34,7 @@ class Drawn(Protocol):
 
 
 class Loss(Protocol):
-    """A named tuple of scalars: first ``total``, which a step minimizes, then its parts before they are weighted.
-
-    The first of the parts is the one that is measured on a fixed batch during the run.
-    """
+    """A named tuple of scalars: first ``total``, which a step minimizes, then its parts before they are weighted."""
 
     _fields: tuple[str, ...]
 
@@ -95,8 +92,12 @@ class Objective(nn.Module, ABC):
         # With a total and one part the two are the same number.
         return self.loss_names[1:] if len(self.loss_names) > 2 else ()
 
+    def watched(self) -> str:
+        """Return the name of the part of the loss that is measured on a fixed batch during the run."""
+        return self.loss_names[1]
+
     def gauged(self) -> tuple[str, ...]:
-        """Return the names of the parts of the loss that gauges measure on the fixed batch beside the first."""
+        """Return the names of the parts of the loss that gauges measure on the fixed batch beside it."""
         return ()
 
     @classmethod

@@ -325,6 +325,13 @@ class Jepa(Objective):
             list(self.target_encoder.parameters()), list(self.context_encoder.parameters()), 1.0 - momentum
         )
 
+    def watched(self) -> str:
+        """Return the first part of the loss that is trained."""
+        weights = self.weights
+        counts = (weights.predict_weight, weights.describe_weight, weights.contrast_weight, weights.sigreg_weight)
+        parts = ("prediction", "description", "contrast", "sigreg")
+        return next(name for name, weight in zip(parts, counts, strict=True) if weight)
+
     def deep_parts(self) -> list[nn.Module]:
         """Return the modules with ``blocks``: the published code trains with its target encoder in training mode."""
         return [self.context_encoder, self.target_encoder, self.predictor]

@@ -293,6 +293,18 @@ def test_a_sound_recipe_is_not_accused(windows):
     assert collapse_reason(history) is None
 
 
+def test_the_loss_on_the_fixed_batch_is_of_a_part_that_is_trained(windows):
+    config = tiny_config(objective=ObjectiveConfig(predict_weight=0, sigreg_weight=1))
+    torch.manual_seed(0)
+    model, drawn = Jepa(config), fixed_masks(config)
+    few = windows[:8]
+    found = Gauges().measure(model, few, drawn.take(slice(8)))["fixed_loss"]
+    model.eval()
+    with torch.no_grad():
+        assert found == pytest.approx(model(few, drawn.take(slice(8))).sigreg.item(), rel=1e-5)
+    assert Jepa(tiny_config()).watched() == "prediction"
+
+
 @pytest.mark.parametrize("architecture", ["temporal", "leadwise"])
 def test_counted_operations_are_those_that_torch_counts(architecture):
     config = tiny_config(architecture)
