@@ -23,9 +23,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from pretraining.config import RunConfig
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Engine",
     "Readback",
-    "NaiveAttention",
     "gather_rows",
     "collect_garbage",
     "load_optimizer_",
@@ -331,12 +328,8 @@ class Engine:
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Run forward passes in the precision asked for."""
-        naive = self.precision == "bf16" and self.device.type == "cpu"
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        with (
-            NaiveAttention() if naive else contextlib.nullcontext(),
-            torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32"),
-        ):
+        with torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32"):
             yield
 
     def joining(self, called: nn.Module, *, is_last: bool) -> contextlib.AbstractContextManager[object]:
@@ -418,25 +411,6 @@ def collect_garbage() -> None:
     frees a tensor there brings the process down with SIGABRT, after everything was done well.
     """
     gc.collect()
-
-
-class NaiveAttention(TorchFunctionMode):
-    """Attention as two products and a softmax.
-
-    On CPUs torch's fused attention goes backward 4.6 times as slowly in bfloat16 as in float32; with this a training
-    step in bfloat16 takes half its time. Without gradients (the target encoder) it is the faster one too, by a fifth.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Replace the one function."""
-        if func is F.scaled_dot_product_attention and not kwargs:
-            q, k, v = args
-            # Queries are scaled, not logits, of which there are more.
-            weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(dim=-1)
-            return weights.to(v.dtype) @ v
-        return func(*args, **(kwargs or {}))
 
 
 def gather_rows(rows: Tensor) -> Tensor:

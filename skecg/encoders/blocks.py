@@ -15,8 +15,9 @@ from skecg.encoders.linear import Linear
 
 __all__ = ["Attention", "Block", "CropaAttention", "Mlp", "attend", "init_linear_", "init_xavier_", "sincos_positions"]
 
-# So many tokens' logits are 6 MB a head with their softmax, no more than an encoder's other arrays of so long a window.
-_MOST_TOKENS = 1024
+# So many tokens' logits are 6 MB a head with their softmax, no more than an encoder's other arrays of so long a window;
+# a gradient keeps those of every block.
+_MOST_TOKENS, _MOST_TOKENS_WITH_GRADIENT = 1024, 512
 
 
 def attend(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
@@ -33,9 +34,9 @@ def attend(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
         The heads side by side.
     """
     # With torch's fused kernel for the CPU an encoder in bfloat16 takes 10 to 20 % more time than with two products of
-    # oneDNN's. These hold all logits at once, which a gradient would keep for every block.
-    few = q_BHNd.shape[2] <= _MOST_TOKENS and not torch.is_grad_enabled()
-    if few and q_BHNd.is_cpu and q_BHNd.dtype == torch.bfloat16:
+    # oneDNN's, and the kernel's gradient three to eight times that of the products. These hold all logits at once.
+    most = _MOST_TOKENS_WITH_GRADIENT if torch.is_grad_enabled() else _MOST_TOKENS
+    if q_BHNd.shape[2] <= most and q_BHNd.is_cpu and q_BHNd.dtype == torch.bfloat16:
         logits = (q_BHNd * (1.0 / math.sqrt(q_BHNd.shape[-1]))) @ k_BHNd.mT
         mixed = logits.softmax(dim=-1).to(v_BHNd.dtype) @ v_BHNd
     else:

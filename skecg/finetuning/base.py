@@ -82,6 +82,7 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
     layer_decay: float
     weight_decay: float
     warmup_epochs: float
+    averaging: float
     patience: int | None
     validation_fraction: float
     sampling_rate: float | None
@@ -172,6 +173,7 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
             layer_decay=self.layer_decay,
             weight_decay=self.weight_decay,
             warmup_epochs=self.warmup_epochs,
+            averaging=self.averaging,
             patience=self.patience,
             precision=self.precision,
             random_state=seed,

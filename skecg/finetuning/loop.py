@@ -64,6 +64,9 @@ class TrainingConfig:
         Largest norm of a step's gradient; 0 leaves it.
     betas : tuple of float
         AdamW's memory of gradients and of their squares.
+    averaging : float
+        Memory of the running average of the weights, which is what is validated and kept: 0.999 goes back about 1,000
+        steps, at the beginning a tenth of the steps done; 0 takes the weights themselves.
     patience : int or None
         Epochs without a better validation score after which training ends; None never does.
     precision : {"fp32", "bf16"}
@@ -88,6 +91,7 @@ class TrainingConfig:
     final_share: float = 0.01
     gradient_clip: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
+    averaging: float = 0.0
     patience: int | None = None
     precision: str = "fp32"
     random_state: int = 0
@@ -104,6 +108,7 @@ class TrainingConfig:
         for name in ("weight_decay", "warmup_epochs", "gradient_clip"):
             check_number(name, getattr(self, name), 0, closed="left")
         check_number("final_share", self.final_share, 0, 1, closed="both")
+        check_number("averaging", self.averaging, 0, 1, closed="left")
         object.__setattr__(self, "precision", resolve_precision(self.precision))
 
     def rate_factor(self, progress: float) -> float:
@@ -192,7 +197,8 @@ def train_network(
 ) -> History:
     """Train a network in place.
 
-    AdamW, a rate that rises linearly and falls along half a cosine, gradients clipped by their norm. Training ends
+    AdamW, a rate that rises linearly and falls along half a cosine, gradients clipped by their norm. What is validated
+    and kept is a running average of the weights (Polyak and Juditsky, 1992), where one is asked for. Training ends
     after ``config.epochs``, or ``config.patience`` epochs after the best validation; what is left are the weights of
     the best epoch, or of the last one where nothing validates. That holds for a training that is interrupted (Ctrl-C)
     too; the KeyboardInterrupt then goes on to the caller.
@@ -251,10 +257,12 @@ class _Run:
     ) -> None:
         self.network, self.batches, self.config, self.history = network, batches, config, history
         self.validate = validate
-        self.parameters: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
+        self.parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
         self.device = self.parameters[0].device
         # The rate of a group changes with every step; its peak stays beside it.
         self.optimizer = torch.optim.AdamW([{**group, "peak": group["lr"]} for group in groups], betas=config.betas)
+        self.average = [parameter.detach().clone() for parameter in self.parameters] if config.averaging else []
+        self.n_steps = 0
         self.best_score: tuple[float, ...] = (-math.inf,)
         self.best = _copy(network)
 
@@ -304,6 +312,7 @@ class _Run:
                 nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
+            self.update_average()
         return float(loss)
 
     def gradients(self, micro_batch: Any) -> tuple[float, Sequence[Tensor | None]]:
@@ -320,8 +329,32 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self.config.rate_factor(progress)
 
+    def update_average(self) -> None:
+        """Move the average towards the weights, the faster the fewer steps it has seen."""
+        self.n_steps += 1
+        if self.average:
+            memory = min(self.config.averaging, (1 + self.n_steps) / (10 + self.n_steps))
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, self.parameters, 1 - memory)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the average in the network's place."""
+        own = [parameter.data for parameter in self.parameters]
+        for parameter, average in zip(self.parameters, self.average, strict=False):
+            parameter.data = average
+        try:
+            yield
+        finally:
+            for parameter, values in zip(self.parameters, own, strict=True):
+                parameter.data = values
+
     def keep_if_better(self, number: int) -> None:
         """Validate after an epoch and keep the weights when no others were better; always when nothing validates."""
+        with self.averaged():
+            self._keep_if_better(number)
+
+    def _keep_if_better(self, number: int) -> None:
         if self.validate is not None:
             self.network.eval()
             validated = self.validate()

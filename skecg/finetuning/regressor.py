@@ -61,6 +61,9 @@ class FineTunedRegressor(RegressorMixin, FineTunedEstimator):
         Of matrices, in the stage that trains all.
     warmup_epochs : float, default=1.0
         Epochs in which the rate rises.
+    averaging : float, default=0.999
+        Memory of the running average of the weights, which is what is validated and kept (Polyak and Juditsky, 1992):
+        0.999 goes back about 1,000 steps, at the beginning a tenth of the steps done; 0 takes the weights themselves.
     patience : int, default=3
         Epochs without a better validation score after which training ends; None never does.
     validation_fraction : float, default=0.15
@@ -131,6 +134,7 @@ class FineTunedRegressor(RegressorMixin, FineTunedEstimator):
         layer_decay: float = 0.75,
         weight_decay: float = 0.01,
         warmup_epochs: float = 1.0,
+        averaging: float = 0.999,
         patience: int | None = 3,
         validation_fraction: float = 0.15,
         sampling_rate: float | None = None,
@@ -158,6 +162,7 @@ class FineTunedRegressor(RegressorMixin, FineTunedEstimator):
         self.layer_decay = layer_decay
         self.weight_decay = weight_decay
         self.warmup_epochs = warmup_epochs
+        self.averaging = averaging
         self.patience = patience
         self.validation_fraction = validation_fraction
         self.sampling_rate = sampling_rate

@@ -76,6 +76,9 @@ class Segmenter(FineTunedEstimator):
         Of matrices.
     warmup_epochs : float, default=1.0
         Epochs in which the rate rises.
+    averaging : float, default=0.0
+        Memory of the running average of the weights, which is what is validated and kept (Polyak and Juditsky, 1992):
+        0.999 goes back about 1,000 steps, at the beginning a tenth of the steps done; 0 takes the weights themselves.
     patience : int, default=None
         Epochs without a better validation score after which a stage ends; None goes on to the end and keeps the best.
     validation_fraction : float, default=0.15
@@ -161,6 +164,7 @@ class Segmenter(FineTunedEstimator):
         layer_decay: float = 0.75,
         weight_decay: float = 0.01,
         warmup_epochs: float = 1.0,
+        averaging: float = 0.0,
         patience: int | None = None,
         validation_fraction: float = 0.15,
         augment: bool = True,
@@ -190,6 +194,7 @@ class Segmenter(FineTunedEstimator):
         self.layer_decay = layer_decay
         self.weight_decay = weight_decay
         self.warmup_epochs = warmup_epochs
+        self.averaging = averaging
         self.patience = patience
         self.validation_fraction = validation_fraction
         self.augment = augment

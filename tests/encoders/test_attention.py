@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from skecg.encoders.blocks import attend
 
@@ -80,3 +81,13 @@ def test_a_gradient_is_that_of_the_formula(dtype):
     wanted = torch.autograd.grad(truth(*parts).sin().sum(), parts)
     for gradient, right in zip(found, wanted, strict=True):
         torch.testing.assert_close(gradient, right.to(dtype), rtol=1e-4, atol=1e-5 if dtype == torch.float32 else 0.05)
+
+
+@pytest.mark.parametrize(("with_gradient", "most"), [(True, 512), (False, 1024)])
+def test_in_bfloat16_all_logits_of_few_tokens_are_held_and_those_of_many_are_not(with_gradient, most, monkeypatch):
+    fused = []
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v: fused.append(q.shape[2]) or v)
+    with torch.set_grad_enabled(with_gradient):
+        for n_tokens in (most, most + 1):
+            attend(*(part.bfloat16() for part in heads((1, 1, n_tokens, 8))))
+    assert fused == [most + 1]

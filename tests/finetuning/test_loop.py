@@ -78,6 +78,34 @@ def test_parts_add_up_to_the_steps_of_whole_batches(clip: float) -> None:
     np.testing.assert_allclose(history.losses, np.reshape(losses, (4, 4)).mean(axis=1), rtol=1e-5)
 
 
+def test_what_is_validated_and_kept_is_the_average_and_the_steps_are_those_without_it() -> None:
+    seen: list[np.ndarray] = []
+
+    class Watched(Line):
+        def loss(self, network: nn.Module, part: np.ndarray) -> Tensor:
+            if part[0] == self.seen[-1][len(seen) % 4 * 8]:
+                seen.append(weights(network))
+            return super().loss(network, part)
+
+    validated: list[np.ndarray] = []
+    config = replace(CONFIG, n_jobs=1, averaging=0.5)
+    network = line()
+    history = train_network(
+        network, Watched(), config, groups(network), lambda: validated.append(weights(network)) or len(validated)
+    )
+
+    # What a step began with is where the one before it ended; the last one is that of a training without an average.
+    plain, its_history = trained(replace(CONFIG, n_jobs=1))
+    average, averages = np.zeros(2), [np.zeros(2)]
+    for number, after in enumerate([*seen[1:], weights(plain)], start=1):
+        memory = min(0.5, (1 + number) / (10 + number))
+        average = memory * average + (1 - memory) * after
+        averages.append(average)
+    assert history.losses == its_history.losses
+    np.testing.assert_allclose(validated, averages[::4], rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(weights(network), validated[-1])
+
+
 def test_one_seed_is_one_result_bit_for_bit_however_many_work_on_it() -> None:
     first = weights(trained()[0])
 
@@ -214,6 +242,7 @@ def test_rates_rise_and_fall_along_half_a_cosine() -> None:
         ({"weight_decay": -1}, "weight_decay=-1, expected a number of at least 0"),
         ({"warmup_epochs": float("nan")}, "warmup_epochs=nan, expected a number"),
         ({"patience": 0}, "patience=0, expected an integer of at least 1 or None"),
+        ({"averaging": 1}, "averaging=1, expected a number of at least 0 and below 1"),
         ({"precision": "fp16"}, "precision='fp16', expected one of"),
         ({"n_jobs": 0}, "n_jobs=0, expected"),
         ({"final_share": 2}, "final_share=2, expected a number of at least 0 and of at most 1"),

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from pretraining.config import RunConfig
-from pretraining.distributed import Engine, NaiveAttention, open_engine, resolve_training_precision
+from pretraining.distributed import Engine, open_engine, resolve_training_precision
 from pretraining.runs import differences
 from pretraining.safeguards import StopRequest
 from skecg.errors import ParameterError
@@ -64,23 +63,6 @@ def test_lower_precision_is_taken_on_accelerators_or_when_asked() -> None:
     assert resolve_training_precision("bf16", CPU) == "bf16"
     assert resolve_training_precision("auto", torch.device("xpu")) == "bf16"
     assert resolve_training_precision("fp32", torch.device("xpu")) == "fp32"
-
-
-def attention_and_gradient(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    x = x.clone().requires_grad_()
-    mixed = F.scaled_dot_product_attention(x, 0.5 * x, x - 1)
-    (gradient,) = torch.autograd.grad(mixed.square().sum(), x)
-    return mixed, gradient
-
-
-def test_naive_attention_is_attention() -> None:
-    x = torch.randn(2, 3, 7, 4, generator=torch.Generator().manual_seed(0))
-    wanted = attention_and_gradient(x)
-    with NaiveAttention():
-        found = attention_and_gradient(x)
-
-    assert not torch.equal(found[0], wanted[0]), "another implementation ran"
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_weights_and_norms_stay_in_float32_under_bfloat16() -> None:
