@@ -1,6 +1,7 @@
 """What fine-tuning gives over a linear head on the frozen encoder, and what it costs, on PTB-XL's superclasses.
 
     python examples/benchmarks/fine_tuning.py --data ptbxl_raw500_folds1-8_250hz.npz [--model default] [--test-fold 8]
+        [--precision bf16]
 
 FILE is a packed sample of PTB-XL, or its folder; --data again for each file of one that lies in several. Training takes
 the folds below the one that is tested, of whose patients FineTunedClassifier holds some out by itself. Macro AUROC with
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, type=Path, action="append", metavar="FILE")
     parser.add_argument("--model", default="default")
     parser.add_argument("--test-fold", type=int, default=8)
+    parser.add_argument("--precision", default="auto")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     dataset = join_datasets([open_dataset(path) for path in given.data])
@@ -49,7 +51,13 @@ def main(arguments: list[str] | None = None) -> None:
     probabilities: dict[str, np.ndarray] = {}
     for name, how in WAYS.items():
         start = time.process_time()
-        classifier = FineTunedClassifier(given.model, sampling_rate=dataset.sampling_rate, leads=dataset.leads, **how)
+        classifier = FineTunedClassifier(
+            given.model,
+            precision=given.precision,
+            sampling_rate=dataset.sampling_rate,
+            leads=dataset.leads,
+            **how,
+        )
         classifier.fit(known.records, task.labels[train], groups=known.patients)
         seconds = time.process_time() - start
         probabilities[name] = np.asarray(classifier.predict_proba(asked.records))

@@ -13,7 +13,7 @@ width of a token.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -101,6 +101,13 @@ class DualConfig(MultiscaleConfig):
         *earlier, last = super().stages
         n_energies = 0 if self.lead_energies is None else self.n_leads
         return (*earlier, last._replace(width=sum(self.token_parts) + n_energies))
+
+    @property
+    def levels(self) -> tuple[tuple[str, ...], ...]:
+        """Names of submodules from the last one down, blocks of the transformer and of the convolutions together."""
+        beside = ("residual.norm", *(f"residual.levels.{n}" for n in reversed(range(sum(self.residual_blocks)))))
+        together = zip_longest((name for (name,) in super().levels), beside)
+        return tuple(tuple(filter(None, level)) for level in together)
 
     @property
     def token_parts(self) -> tuple[int, ...]:

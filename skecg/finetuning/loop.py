@@ -405,16 +405,16 @@ def levels_of(network: Network) -> dict[str, int]:
         Name to 0 for the head and the encoder's final norm, 1 for the last stage, and so on down to ``depth`` for the
         first one and ``depth + 1`` for whatever comes before it: the embedding of patches, registers.
     """
-    stages = [f"encoder.{stage.name}." for stage in network.encoder.config.stages]
-    return {name: _level(name, stages) for name, _ in network.named_parameters()}
+    head, *below = network.encoder.config.levels
+    prefixes = [("head.", *_submodules(head)), *map(_submodules, below)]
+    return {
+        name: next((level for level, these in enumerate(prefixes) if name.startswith(these)), len(prefixes))
+        for name, _ in network.named_parameters()
+    }
 
 
-def _level(name: str, stages: Sequence[str]) -> int:
-    # The last norm moves with the head: what it scales is what the head sees.
-    if not name.startswith("encoder.") or name.startswith("encoder.norm."):
-        return 0
-    at = next((number for number, stage in enumerate(stages) if name.startswith(stage)), -1)
-    return len(stages) - at
+def _submodules(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"encoder.{name}." for name in names)
 
 
 def layered_groups(

@@ -26,8 +26,7 @@ class Stage(NamedTuple):
     Parameters
     ----------
     name : str
-        Of the submodule: ``"blocks.3"``. What lies below all stages belongs to the embedding of the signal, but for a
-        submodule called ``norm``, which belongs to the end.
+        Of the submodule: ``"blocks.3"``. What lies below all stages belongs to the embedding of the signal.
     width : int
         Of a token.
     token_samples : int
@@ -61,6 +60,12 @@ class EncoderConfig(Value):
     def stages(self) -> tuple[Stage, ...]:
         """Parts after which tokens can be had, the first one first."""
         raise NotImplementedError(f"{type(self).__name__} has no stages")
+
+    @property
+    def levels(self) -> tuple[tuple[str, ...], ...]:
+        """Names of submodules from the last one down, those side by side together; all others come before them."""
+        # The last norm is at the end: what it scales is what a head sees.
+        return (("norm",), *((stage.name,) for stage in reversed(self.stages)))
 
     def holds(self, other: EncoderConfig) -> bool:
         """Return whether an encoder is this one or a part of it, whose weights this one may begin with."""

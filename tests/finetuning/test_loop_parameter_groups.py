@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from skecg.encoders import build_encoder
+from skecg.encoders.dual import DualConfig
 from skecg.finetuning.heads import Network, build_head, copied_encoder
 from skecg.finetuning.loop import layered_groups, levels_of
 from skecg.spec import MultiscaleConfig
@@ -42,6 +44,21 @@ def test_every_parameter_has_the_rate_of_its_layer(network: Network) -> None:
         assert rates["encoder.scales.0.weight"] == pytest.approx(0.1 * 0.5 ** (depth + 1))
     if "encoder.registers" in rates:
         assert rates["encoder.registers"] == pytest.approx(0.1 * 0.5 ** (depth + 1))
+
+
+def test_blocks_side_by_side_have_one_rate() -> None:
+    # Two blocks of the transformer beside three of the convolutions.
+    config = DualConfig(
+        12, 25, 10, 16, 2, 2, scale_floor=0.1, residual_widths=(4, 8), residual_blocks=(1, 2), residual_stride=5
+    )
+    levels = levels_of(Network(build_encoder(config), nn.Linear(24, 3)))
+
+    found = {name.removeprefix("encoder.").removesuffix(".weight"): level for name, level in levels.items()}
+    assert found["norm"] == found["residual.norm"] == 0
+    for level, (block, beside) in enumerate([("blocks.1.mlp.fc1", 2), ("blocks.0.mlp.fc1", 1)], start=1):
+        assert found[block] == found[f"residual.levels.{beside}.conv1"] == level
+    assert found["residual.levels.0.conv1"] == 3
+    assert found["residual.stem"] == found["patch_embed"] == 4
 
 
 def test_every_parameter_is_in_one_group_and_the_network_is_in_them(network: Network) -> None:
