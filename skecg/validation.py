@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self, TypeGuard
 
-import numpy as np
-
 from skecg.errors import ParameterError, WeightsFormatError
 
 __all__ = [
@@ -136,7 +134,8 @@ def check_flag(name: str, value: object) -> bool:
     ParameterError
         When it is neither: the text "false", say, counts as true.
     """
-    if not isinstance(value, bool | np.bool_):
+    # NumPy's own, without NumPy: the command line's questions are answered before it is imported.
+    if not isinstance(value, bool) and (getattr(value, "dtype", None), getattr(value, "shape", None)) != (bool, ()):
         raise ParameterError(f"Got {name}={value!r}, expected True or False.")
     return bool(value)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from skecg.errors import ParameterError
-from skecg.validation import check_choice, check_integer, check_jobs, check_number, is_integer, is_number
+from skecg.validation import check_choice, check_flag, check_integer, check_jobs, check_number, is_integer, is_number
 
 
 @pytest.mark.parametrize("value", [True, 1.0, "1", None, np.float32(1), math.nan])
@@ -62,3 +62,14 @@ def test_a_misspelt_choice_is_refused_with_the_nearest() -> None:
         check_choice("stages", "tow", ("two", "all"))
     with pytest.raises(ParameterError, match=r"expected one of 'two', 'all'\.$"):
         check_choice("stages", ["two"], ("two", "all"))
+
+
+@pytest.mark.parametrize("value", [1, 0, None, "false", np.int64(1), np.array([True]), np.array(1)])
+def test_what_is_neither_true_nor_false_is_refused(value: object) -> None:
+    with pytest.raises(ParameterError, match="flag=.*, expected True or False"):
+        check_flag("flag", value)
+
+
+@pytest.mark.parametrize("value", [True, False, np.True_, np.False_])
+def test_flags_of_numpy_are_as_good(value: object) -> None:
+    assert check_flag("flag", value) is bool(value)

@@ -352,19 +352,16 @@ class _Run:
     def keep_if_better(self, number: int) -> None:
         """Validate after an epoch and keep the weights when no others were better; always when nothing validates."""
         with self.averaged():
-            self._keep_if_better(number)
-
-    def _keep_if_better(self, number: int) -> None:
-        if self.validate is not None:
-            self.network.eval()
-            validated = self.validate()
-            score = validated if isinstance(validated, tuple) else (validated,)
-            self.history.scores.append(score[0])
-            # Written so that a score that is NaN is not better either.
-            if not score > self.best_score:
-                return
-            self.best_score = score
-        self.best, self.history.best_epoch = _copy(self.network), number
+            if self.validate is not None:
+                self.network.eval()
+                validated = self.validate()
+                score = validated if isinstance(validated, tuple) else (validated,)
+                self.history.scores.append(score[0])
+                # Written so that a score that is NaN is not better either.
+                if not score > self.best_score:
+                    return
+                self.best_score = score
+            self.best, self.history.best_epoch = _copy(self.network), number
 
     def restore(self) -> None:
         """Go back to the best weights."""
