@@ -66,7 +66,7 @@ def test_a_misspelt_choice_is_refused_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("value", [1, 0, None, "false", np.int64(1), np.array([True]), np.array(1)])
 def test_what_is_neither_true_nor_false_is_refused(value: object) -> None:
-    with pytest.raises(ParameterError, match="flag=.*, expected True or False"):
+    with pytest.raises(ParameterError, match=r"flag=.*, expected True or False"):
         check_flag("flag", value)
 
 
