@@ -226,9 +226,13 @@ def write(figure: Figure, page: Path, measured: list[float]) -> None:
     text = page.read_text(encoding="utf-8")
     found = re.search(figure.pattern, text)
     assert found is not None
-    for group in range(len(measured), 0, -1):
+    groups = range(len(measured), 0, -1)
+    # Where any number of a figure has a plus, a negative one that is positive now gets one, too.
+    signed = any(found[group][0] == "+" for group in groups)
+    for group in groups:
         old, (begin, end) = found[group], found.span(group)
-        style = ("+" if old[0] in "+-" else "") + ("," if "," in old else "")
+        # z: what rounds to zero has no minus.
+        style = ("+" if old[0] == "+" or (signed and old[0] == "-") else "") + "z" + ("," if "," in old else "")
         text = f"{text[:begin]}{measured[group - 1]:{style}.{n_decimals(old)}f}{text[end:]}"
     page.write_text(text, encoding="utf-8")
 

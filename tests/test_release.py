@@ -250,6 +250,17 @@ def test_figures_that_differ_are_found_and_written(tmp_path, page, only, state, 
     assert (tmp_path / "page.md").read_text() == written
 
 
+@pytest.mark.parametrize(
+    ("page", "written"), [("by -3 and -2", "by 0 and 1"), ("by -3 and +2", "by +0 and +1"), ("by 1 and 3", "by 0 and 1")]
+)
+def test_signs_are_those_of_the_figure_and_zero_has_no_minus(tmp_path, page, written):
+    figures = script_of("figures")
+    (tmp_path / "page.md").write_text(page)
+    figure = figures.Figure("signs", "page.md", r"by ([+-]?\d) and ([+-]?\d)", "", ())
+    figures.write(figure, tmp_path / "page.md", [-0.4, 1.2])
+    assert (tmp_path / "page.md").read_text() == written
+
+
 def test_figures_that_cannot_be_measured_fail(tmp_path, capsys):
     figures = script_of("figures")
     (tmp_path / "page.md").write_text("takes 1.9 s for 12,000 records, scores 0.921")
