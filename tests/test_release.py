@@ -251,7 +251,8 @@ def test_figures_that_differ_are_found_and_written(tmp_path, page, only, state, 
 
 
 @pytest.mark.parametrize(
-    ("page", "written"), [("by -3 and -2", "by 0 and 1"), ("by -3 and +2", "by +0 and +1"), ("by 1 and 3", "by 0 and 1")]
+    ("page", "written"),
+    [("by -3 and -2", "by 0 and 1"), ("by -3 and +2", "by +0 and +1"), ("by 1 and 3", "by 0 and 1")],
 )
 def test_signs_are_those_of_the_figure_and_zero_has_no_minus(tmp_path, page, written):
     figures = script_of("figures")
