@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +165,8 @@ def test_heart_rate_is_read_from_pooled_vectors_of_an_untrained_encoder(tmp_path
     assert found.r2.estimate > 0.7
 
 
-def test_the_table_has_the_baselines_and_the_model(tmp_path: Path) -> None:
+def thirty_hearts(folder: Path) -> tuple[LabelledECGs, np.ndarray]:
+    """Return recordings of thirty patients, and their heart rates."""
     records, labels = make_ecg(30, heart_rate=(45, 140), sampling_rate=250, random_state=0)
     unknown = np.full(30, "", dtype=str)
     dataset = LabelledECGs(
@@ -179,13 +181,42 @@ def test_the_table_has_the_baselines_and_the_model(tmp_path: Path) -> None:
         ages=np.full(30, np.nan),
         licence="",
         citation="",
-        folder=tmp_path,
+        folder=folder,
     )
+    return dataset, labels["heart_rate"]
+
+
+@dataclass
+class Given:
+    """Features that are there already."""
+
+    name: str
+    values: np.ndarray
+    standardize: bool
+    note: str = ""
+
+    def features(self, dataset: LabelledECGs, **options: object) -> np.ndarray:
+        return self.values
+
+
+def test_features_whose_scales_say_what_counts_keep_them(tmp_path: Path) -> None:
+    dataset, rates = thirty_hearts(tmp_path)
+    # The rate, and noise that would drown it if it were as large.
+    values = np.column_stack([rates, np.random.default_rng(0).normal(size=(30, 60)) / 100])
+    sources = [
+        ("model", Given(name, values, standardize)) for name, standardize in (("levelled", True), ("kept", False))
+    ]
+    scores = compare_regressions(dataset, sources, {"rate": rates}, n_draws=10)["rate"]
+    assert scores["kept"].r2.estimate > 0.99 > scores["levelled"].r2.estimate + 0.1
+
+
+def test_the_table_has_the_baselines_and_the_model(tmp_path: Path) -> None:
+    dataset, rates = thirty_hearts(tmp_path)
 
     scores = compare_regressions(
         dataset,
         standard_sources([FIXTURES / "tiny-temporal"], tmp_path, n_kernel_draws=1),
-        {"rate": labels["heart_rate"]},
+        {"rate": rates},
     )
 
     names = list(scores["rate"])
