@@ -232,7 +232,7 @@ def _work(
     n_from_cache = _hits(store) - hits
     standardize = getattr(source, "standardize", True)
     if isinstance(protocol, PooledProtocol):
-        protocol = replace(protocol, standardize=standardize)
+        protocol = replace(protocol, standardize=protocol.standardize and standardize)
     # Where chance has a part in the features, each draw of them is fitted by itself.
     seeds = features if getattr(features, "ndim", 0) == 3 else [features]
     n_fits = len(seeds) * sum(len(side.draws) for side in sides)

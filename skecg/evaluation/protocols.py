@@ -210,7 +210,9 @@ class PooledProtocol:
             "name": "(a) pooled vector + logistic regression",
             "features": "frozen, one vector a record: pooled over tokens, then the mean over windows",
             "standardization": "mean and deviation of each feature over the records fitted; one deviation for all "
-            "coordinates along principal directions",
+            "coordinates along principal directions"
+            if self.standardize
+            else "mean of each feature over the records fitted, one deviation for all",
             "classifier": "L2-penalized logistic regression, one label against the rest, intercept free",
             # Whether features are standardized depends on the row.
             **{name: value for name, value in asdict(self).items() if name != "standardize"},

@@ -15,6 +15,7 @@ from skecg.embedding_cache import MemoryCache
 from skecg.errors import ParameterError
 from skecg.evaluation import Report, compare, standard_sources
 from skecg.evaluation.features import BASELINE, MODEL, EncoderFeatures, MajorityFeatures
+from skecg.evaluation.protocols import PooledProtocol
 from skecg.evaluation.report import aligned, markdown
 from skecg.evaluation.splitting import split_by_folds
 from skecg.evaluation.tasks import task_labels
@@ -183,6 +184,17 @@ def test_coordinates_along_directions_keep_their_scales() -> None:
             report.geometry["rows"][name][measure].estimate for name in ("coordinates", "as any features")
         )
         assert kept > levelled + 0.05
+
+
+def test_a_protocol_that_does_not_standardize_does_so_for_no_row() -> None:
+    noise = np.random.default_rng(4).normal(size=(len(small_set()), 60)) / 100
+    given = np.hstack([knowing(0.5).values, noise]).astype(np.float32)
+    options = {"protocol": PooledProtocol(standardize=False), "fractions": (0.2,), "n_draws": 1, "n_resamples": 10}
+    sources = [(MODEL, Coordinates("coordinates", given)), (MODEL, Given("as any features", given))]
+    report = compare(small_set(), "superdiagnostic", sources, **options)
+    one, other = (row.largest.macro_auroc.estimate for row in report.rows)
+    assert one == other
+    assert report.protocol["standardization"] == "mean of each feature over the records fitted, one deviation for all"
 
 
 def test_truncated_features_are_coordinates() -> None:
