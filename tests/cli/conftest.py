@@ -1,19 +1,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import TINY, Run
 
 from skecg.cli import main
 from skecg.datasets import make_ecg
 from skecg.records import ECGRecord
-
-TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
-
-Run = Callable[..., int]
 
 
 def write_wfdb(folder: Path, record: ECGRecord, name: str) -> None:

@@ -7,16 +7,14 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Run
 
 pytest.importorskip("pyarrow")
-
-Run = Callable[..., int]
-Embed = Callable[..., int]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run
+from command_line import Run
 
 from skecg.archives.files import FeatureTable, read_features, write_features
 from skecg.errors import ParameterError

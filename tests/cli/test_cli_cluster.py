@@ -9,11 +9,12 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Run
 
 pytest.importorskip("distributed")
 pandas = pytest.importorskip("pandas")
@@ -22,8 +23,6 @@ pytest.importorskip("pyarrow")
 from dask_cluster import DaskProcesses  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
-
-Run = Callable[..., int]
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import csv
 import json
 import os
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Run
 
 from skecg import JEPAEmbedder
 from skecg.archives.files import spreadsheet_cell
@@ -17,8 +17,6 @@ from skecg.datasets import make_ecg
 from skecg.errors import HeaderRepairWarning
 
 TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
-
-Run = Callable[..., int]
 
 
 def features_of(file: Path) -> np.ndarray:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Run
 
 from skecg.cli import _parser
 from skecg.datasets import make_ecg
 
 TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
 N_RECORDS = 54
-
-Run = Callable[..., int]
 
 
 @pytest.fixture(scope="session")

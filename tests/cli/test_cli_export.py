@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Run
 
 from skecg import JEPAEmbedder, prepare
 from skecg.backends import onnx as files
@@ -15,8 +15,6 @@ from skecg.weights import read_info
 
 TINY = Path(__file__).resolve().parents[1] / "fixtures" / "tiny-leadwise"
 RECORDS = make_ecg(4, duration_seconds=2.5, random_state=0).records
-
-Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")

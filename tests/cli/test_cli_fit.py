@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Run
 
 from skecg import JEPAEmbedder, read_record
 from skecg.cli.embed import embed_into
@@ -21,8 +21,6 @@ from skecg.tabular.table import read_record_table
 
 TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
 N = 60
-
-Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
 
 

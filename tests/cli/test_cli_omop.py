@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, Run
+from command_line import TINY, Run
 
 Capture = pytest.CaptureFixture[str]
 REQUIRED = ["waveform_feature_id", "waveform_occurrence_id", "waveform_registry_id", "waveform_channel_metadata_id"]

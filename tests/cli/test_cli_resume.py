@@ -9,15 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Run
 
 TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
-
-Run = Callable[..., int]
 
 # The real command, in chunks of three records, that stops for ever after the second.
 # What started the tests may have had it ignore Ctrl-C.

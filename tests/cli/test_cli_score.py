@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Run
 
 from skecg.datasets import make_ecg
 from skecg.tabular.page import _efficiency
 
 TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
 N = 48
-
-Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
 
 

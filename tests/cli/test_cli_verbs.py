@@ -5,18 +5,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Run
 
 import skecg
 from skecg.embedding_cache import DiskCache
 
 TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
-
-Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
 
 
