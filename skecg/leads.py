@@ -35,7 +35,7 @@ __all__ = [
     "bare_name",
     "lead_names",
     "derivation_matrix",
-    "limb_lead_order",
+    "limb_lead_orders",
 ]
 
 #: The standard order of the twelve leads.
@@ -58,7 +58,8 @@ LIMB_COEFFICIENTS: dict[str, tuple[float, float]] = {
 _OTHER_LEADS = {f"V{n}" for n in (7, 8, 9)} | {f"V{n}R" for n in range(1, 10)} | {"X", "Y", "Z", "VX", "VY", "VZ"}
 _OTHER_LEADS |= {"MLI", "MLII", "MLIII", "MCL1", "MCL5", "MCL6", "CM1", "CM2", "CM4", "CM5", "CC5", "ML5", "CH", "NASA"}
 _OTHER_LEADS |= {"MV1", "MV2", "MV5", "MV6", "EASI", "ES", "AS", "AI", "ECG", "EKG", "ECG1", "ECG2", "ECG3"}
-_OTHER_LEADS |= {"D3", "MOD.V1", "V1-V2", "V2-V3", "V4-V5", "-AVR", "AVRNEG"}
+_OTHER_LEADS |= {"D3", "MOD.V1", "V1-V2", "V2-V3", "V4-V5", "AVRNEG"}
+_OTHER_LEADS |= {f"-{lead.upper()}" for lead in LIMB_COEFFICIENTS}
 
 _ALIASES = {lead.upper(): lead for lead in CANONICAL_LEADS}
 _ALIASES |= {"D1": "I", "D2": "II", "D3": "III", "DI": "I", "DII": "II", "DIII": "III"}
@@ -70,7 +71,12 @@ _ALIASES |= {f"C{n}": f"V{n}" for n in range(1, 7)}
 _PREFIX = re.compile(
     r"^(MDC[_ ]ECG[_ ]LEAD[_ ]|ECG[ _:-]*LEAD[ _:-]*|ECG[ _:-]+|LEAD[ _:-]*|ABL[ _:-]+)", re.IGNORECASE
 )
-_SUFFIX = re.compile(r"([ _-]*(REF|RAW)|\s*\(.*\))$", re.IGNORECASE)
+# Of what stands in brackets only words that change nothing: "aVR (inverted)" and "V4 (R)" are other leads.
+_SAME_LEAD = (
+    r"einthoven|goldberger|wilson|limb|chest|precordial|frontal|augmented|unipolar|bipolar|standard|lead|ecg|raw|ref"
+    r"|filtered|[mnuµμ]?v"
+)
+_SUFFIX = re.compile(rf"([ _-]*(REF|RAW)|\s*\(\s*(({_SAME_LEAD})[\s_-]*)+\))$", re.IGNORECASE)
 
 # An order of the limb leads keeps the laws when they leave less than this share of the power unexplained.
 _FITTING = 0.02
@@ -105,9 +111,11 @@ def canonical_lead(name: str) -> str:
 @lru_cache(maxsize=1024)
 def _standard_spelling(name: str) -> str:
     """Look a name up without what recorders write around it; records of one archive bear the same few."""
-    bare = _SUFFIX.sub("", _PREFIX.sub("", name.strip()))
-    key = re.sub(r"[\s_]|(?<=.)-", "", bare).upper()  # a leading minus is a sign: -aVR is not aVR
-    return _ALIASES.get(key, name.strip())
+    parts = re.split(r"[\s_-]", _SUFFIX.sub("", _PREFIX.sub("", name.strip())).upper())
+    # "V-1" is one name in parts. A sign, or another lead, stands before or after a whole one: "-aVR", "aVR-", "I-II".
+    if parts[0] == "" or any("".join(parts[:i]) in _ALIASES for i in range(1, len(parts))):
+        return name.strip()
+    return _ALIASES.get("".join(parts), name.strip())
 
 
 def canonical_leads(names: Sequence[str]) -> tuple[str, ...]:
@@ -235,8 +243,8 @@ def derivation_matrix(available: Sequence[str], wanted: Sequence[str]) -> tuple[
     return matrix, missing
 
 
-def limb_lead_order(signal: NDArray[np.floating], leads: Sequence[str]) -> tuple[str, ...] | None:
-    """Find the true order of limb leads whose names are exchanged, by the laws that bind them.
+def limb_lead_orders(signal: NDArray[np.floating], leads: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Find the true names of limb leads that are exchanged or upside down, by the laws that bind them.
 
     Parameters
     ----------
@@ -247,15 +255,16 @@ def limb_lead_order(signal: NDArray[np.floating], leads: Sequence[str]) -> tuple
 
     Returns
     -------
-    tuple of str or None
-        The names that the rows must bear for the laws to hold, when exactly one order keeps them (less than 2 % of the
-        power unexplained) and the given one leaves 20 times as much unexplained. None when all is well, when not all
-        six limb leads are there, or when no order or several explain the signals (noise, leads scaled one by one, one
-        wave in all leads).
+    tuple of tuple of str
+        The names that the rows must bear for the laws to hold: in another order, or with a minus before up to three
+        (``"-aVR"``). Each is the only one of its kind that keeps them (less than 2 % of the power unexplained) where
+        the given one leaves 20 times as much unexplained; lead I upside down is the same as an order, so that there are
+        two. Empty when all is well, when not all six limb leads are there, or when no order or several explain the
+        signals (noise, leads scaled one by one, one wave in all leads).
     """
     rows = [i for i, lead in enumerate(leads) if lead in LIMB_COEFFICIENTS]
     if len(rows) < 6:
-        return None
+        return ()
     # In float64: the test is a difference of sums of squares.
     limb = np.asarray(signal)[rows].astype(np.float64)
     # Six by six: the laws are tried on it, for 720 orders, without touching the samples again.
@@ -268,16 +277,27 @@ def limb_lead_order(signal: NDArray[np.floating], leads: Sequence[str]) -> tuple
     given = orders.index(tuple([leads[i] for i in rows]))
     # Nearly every record is in order: where the given one fits, it is the only one that does or one of several.
     if residuals[given] @ gram.ravel() < _FITTING * power or (gram.diagonal() <= 1e-9 * power).any():
-        return None
-    unexplained = residuals @ gram.ravel() / power
-    fitting = np.flatnonzero(unexplained < _FITTING)
-    # One order alone, and by far the better one: a wrong correction is worse than none.
-    if len(fitting) != 1 or unexplained[given] <= 20 * max(0.0, unexplained[fitting[0]]):
-        return None
-    found = list(leads)
-    for row, lead in zip(rows, orders[fitting[0]], strict=True):
-        found[row] = lead
-    return tuple(found)
+        return ()
+    signs = _limb_signs()
+    signed = [
+        tuple([f"-{lead}" if sign < 0 else lead for sign, lead in zip(row, orders[given], strict=True)])
+        for row in signs
+    ]
+    turned = np.einsum("ni,nj,ij->nij", signs, signs, residuals[given].reshape(6, 6)).reshape(len(signs), 36)
+    found: dict[tuple[str, ...], float] = {}
+    for names, matrices in ((orders, residuals), (signed, turned)):
+        unexplained = matrices @ gram.ravel() / power
+        fitting = np.flatnonzero(unexplained < _FITTING)
+        # One order alone: a wrong correction is worse than none.
+        if len(fitting) > 1:
+            return ()
+        found |= {tuple(names[i]): max(0.0, float(unexplained[i])) for i in fitting}
+    # By far better than what was given, and none by far better than it.
+    worst, best = float(residuals[given] @ gram.ravel() / power), min(found.values(), default=0.0)
+    true = [dict(zip(rows, names, strict=True)) for names, left in found.items() if left <= max(20 * best, 1e-9)]
+    return tuple(
+        [tuple([names.get(row, lead) for row, lead in enumerate(leads)]) for names in true if worst > 20 * best]
+    )
 
 
 def _gram_matrix(limb: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -298,3 +318,11 @@ def _limb_orders() -> tuple[list[tuple[str, ...]], NDArray[np.float64]]:
     coefficients = np.array([[LIMB_COEFFICIENTS[lead] for lead in order] for order in orders])
     residuals = np.eye(6) - coefficients @ np.linalg.pinv(coefficients)
     return orders, residuals.reshape(len(orders), 36)
+
+
+@lru_cache(maxsize=1)
+def _limb_signs() -> NDArray[np.float64]:
+    """List how one to three of the six limb leads can be upside down; with all six the laws hold again."""
+    rows = [turned for n in (1, 2, 3) for turned in itertools.combinations(range(6), n)]
+    rows = [turned for turned in rows if len(turned) < 3 or 0 in turned]
+    return np.array([[-1.0 if i in turned else 1.0 for i in range(6)] for turned in rows])

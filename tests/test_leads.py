@@ -16,7 +16,7 @@ from skecg.leads import (
     canonical_lead,
     canonical_leads,
     derivation_matrix,
-    limb_lead_order,
+    limb_lead_orders,
 )
 
 LIMB = list(LIMB_COEFFICIENTS)
@@ -48,6 +48,22 @@ SPELLINGS = {
 @pytest.mark.parametrize(("lead", "spelling"), [(k, s) for k, v in SPELLINGS.items() for s in v])
 def test_every_common_spelling_is_understood(lead, spelling):
     assert canonical_lead(spelling) == lead
+
+
+@pytest.mark.parametrize(
+    "spelling", ["aVR (limb lead)", "II (mV)", "V2 (chest)", "V 1 (Wilson)", "V-1", "d-ii", "aVF (filtered)"]
+)
+def test_words_that_change_nothing_may_stand_around_a_name(spelling):
+    assert canonical_lead(spelling) in CANONICAL_LEADS
+
+
+@pytest.mark.parametrize(
+    "name",
+    "aVR-|aVR(-)|aVR (neg)|aVR (inverted)|aVR ()|- aVR|-aVR (mV)|I-II|I II|II_I|II (reversed)|II (mV) (inv)|"
+    "V1 (posterior)|V3 (right)|V4 (R)|V1-V2".split("|"),
+)
+def test_what_may_be_another_lead_or_another_sign_is_none_of_the_twelve(name):
+    assert canonical_lead(name) == name
 
 
 @pytest.mark.parametrize(
@@ -153,70 +169,85 @@ def test_exchanged_names_are_found_by_the_laws(swap, seed):
     names = list(CANONICAL_LEADS)
     for lead, other in zip(swap, [*swap[1:], swap[0]], strict=True):
         names[CANONICAL_LEADS.index(lead)] = other
-    assert limb_lead_order(twelve_leads(seed), names) == CANONICAL_LEADS
+    assert limb_lead_orders(twelve_leads(seed), names) == (CANONICAL_LEADS,)
 
 
 @pytest.mark.parametrize("swap", list(itertools.combinations(LIMB, 2)), ids="-".join)
 def test_any_two_exchanged_names_are_found_in_a_plausible_ecg(swap):
     record = make_ecg(1, noise=0.02, random_state=1).records[0]
     names = [dict([swap, swap[::-1]]).get(lead, lead) for lead in CANONICAL_LEADS]
-    assert limb_lead_order(record.signal, names) == CANONICAL_LEADS
+    assert limb_lead_orders(record.signal, names) == (CANONICAL_LEADS,)
+
+
+@pytest.mark.parametrize("turned", [p for n in (1, 2) for p in itertools.combinations(LIMB, n)], ids="-".join)
+def test_limb_leads_that_are_upside_down_are_found(turned):
+    record = make_ecg(1, noise=0.02, random_state=1).records[0]
+    rows = [CANONICAL_LEADS.index(lead) for lead in turned]
+    signal = record.signal.copy()
+    signal[rows] *= -1
+    true = tuple([f"-{lead}" if lead in turned else lead for lead in CANONICAL_LEADS])
+    found = limb_lead_orders(signal, CANONICAL_LEADS)
+    assert found[-1] == true
+    # Exchanged electrodes look the same as one of I, II and III upside down, or two of them.
+    assert len(found) == 1 or not set(turned) & {"aVR", "aVL", "aVF"}
+    if turned == ("I",):
+        assert found[0][:6] == ("I", "III", "II", "aVL", "aVR", "aVF")
 
 
 def test_the_order_of_the_rows_does_not_matter():
     signal, rng = twelve_leads(), np.random.default_rng(1)
     order = rng.permutation(12)
     names = [CANONICAL_LEADS[i] for i in order]
-    assert limb_lead_order(signal[order], names) is None
+    assert limb_lead_orders(signal[order], names) == ()
     swapped = [{"aVL": "aVF", "aVF": "aVL"}.get(name, name) for name in names]
-    assert limb_lead_order(signal[order], swapped) == tuple(names)
+    assert limb_lead_orders(signal[order], swapped) == (tuple(names),)
 
 
 def test_leads_in_order_are_left_alone():
     for seed in range(20):
-        assert limb_lead_order(twelve_leads(seed), CANONICAL_LEADS) is None
+        assert limb_lead_orders(twelve_leads(seed), CANONICAL_LEADS) == ()
 
 
 def test_a_little_noise_does_not_hide_an_exchange():
     signal = twelve_leads()
     noisy = signal + 0.05 * signal.std() * np.random.default_rng(0).normal(size=signal.shape)
     names = [{"aVL": "aVF", "aVF": "aVL"}.get(name, name) for name in CANONICAL_LEADS]
-    assert limb_lead_order(noisy, names) == CANONICAL_LEADS
-    assert limb_lead_order(noisy, CANONICAL_LEADS) is None
+    assert limb_lead_orders(noisy, names) == (CANONICAL_LEADS,)
+    assert limb_lead_orders(noisy, CANONICAL_LEADS) == ()
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1.0, 1e-3, 1e3]))
 @settings(max_examples=40, deadline=None)
 def test_noise_has_no_order(seed, size):
     noise = size * np.random.default_rng(seed).normal(size=(12, 300))
-    assert limb_lead_order(noise, CANONICAL_LEADS) is None
+    assert limb_lead_orders(noise, CANONICAL_LEADS) == ()
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_leads_that_drift_by_themselves_have_no_order(seed):
     walk = np.random.default_rng(seed).normal(size=(12, 2000)).cumsum(axis=1)
-    assert limb_lead_order(walk, CANONICAL_LEADS) is None
+    assert limb_lead_orders(walk, CANONICAL_LEADS) == ()
 
 
 def test_leads_that_were_scaled_one_by_one_have_no_order():
     scaled = twelve_leads() / twelve_leads().std(axis=1, keepdims=True)
-    assert limb_lead_order(scaled, CANONICAL_LEADS) is None
+    assert limb_lead_orders(scaled, CANONICAL_LEADS) == ()
 
 
 def test_without_all_six_limb_leads_or_with_a_flat_one_nothing_is_said():
     names = [{"aVL": "aVF", "aVF": "aVL"}.get(name, name) for name in CANONICAL_LEADS]
     signal = twelve_leads()
-    assert limb_lead_order(np.delete(signal, 2, axis=0), [n for n in names if n != "III"]) is None
+    assert limb_lead_orders(np.delete(signal, 2, axis=0), [n for n in names if n != "III"]) == ()
     signal[2] = 0.7
-    assert limb_lead_order(signal, names) is None
-    assert limb_lead_order(np.zeros((12, 50)), CANONICAL_LEADS) is None
+    assert limb_lead_orders(signal, names) == ()
+    assert limb_lead_orders(np.zeros((12, 50)), CANONICAL_LEADS) == ()
 
 
 def test_gaps_do_not_hide_an_exchange():
     signal = twelve_leads()
     signal[:, 50:60] = np.nan
     names = [{"aVL": "aVF", "aVF": "aVL"}.get(name, name) for name in CANONICAL_LEADS]
-    assert limb_lead_order(signal, names) == CANONICAL_LEADS
+    assert limb_lead_orders(signal, names) == (CANONICAL_LEADS,)
 
 
 @pytest.mark.parametrize("angle", [9.0, 40.0, 99.0])
@@ -226,4 +257,4 @@ def test_where_several_orders_keep_the_laws_none_is_chosen(angle):
     axis = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
     limb = np.outer(np.array([LIMB_COEFFICIENTS[lead] for lead in LIMB]) @ axis, wave)
     for names in itertools.permutations(LIMB):
-        assert limb_lead_order(limb, names) is None
+        assert limb_lead_orders(limb, names) == ()

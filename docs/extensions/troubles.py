@@ -99,7 +99,8 @@ TROUBLES = [
         "LeadError",
         "swapped = ECGRecord(record.signal, 250, ['II', 'I', *record.leads[2:]], name='swapped')\n"
         "JEPAEmbedder().fit_transform([swapped])",
-        "The limb leads obey Einthoven's law in one order only. Correct the names, at the source if you can.",
+        "The limb leads obey Einthoven's law in one order only, or with one of them upside down. Correct the names, "
+        "at the source if you can; a lead that is named ``-aVR`` is left out, and aVR computed from the others.",
     ),
     Trouble(
         "ShortRecordError",

@@ -25,7 +25,7 @@ from skecg.errors import (
     UnitsWarning,
     user_stacklevel,
 )
-from skecg.leads import CANONICAL_LEADS, LIMB_COEFFICIENTS, derivation_matrix, limb_lead_order
+from skecg.leads import CANONICAL_LEADS, LIMB_COEFFICIENTS, derivation_matrix, limb_lead_orders
 from skecg.preprocessing.artifacts import Note, Used, find_artifacts
 from skecg.preprocessing.resampling import resampled_samples
 from skecg.preprocessing.units import Amplitude, Levels, describe_amplitude, median
@@ -349,19 +349,21 @@ def _check_changes(ranges: NDArray[np.float32], label: str) -> None:
 def _check_limb_leads(
     leads: tuple[str, ...], glance: NDArray[np.float32], rows: NDArray[np.intp], limits: _Limits, label: str
 ) -> None:
-    """Raise for limb leads whose names are exchanged: Einthoven's and Goldberger's laws give the true ones away."""
+    """Raise for limb leads that are exchanged or upside down, as Einthoven's and Goldberger's laws tell."""
     limb = [row for row, lead in enumerate(leads) if lead in LIMB_COEFFICIENTS]
     # Leads that the encoder does not use were not checked for infinite values, which no law survives.
     unused = set(limb).difference(rows.tolist())
     if len(unused) == len(limb) or not all(np.isfinite([limits.lowest[i], limits.highest[i]]).all() for i in unused):
         return
     # Einthoven's law I + III = II holds sample by sample, whatever the heart does: a glance is enough.
-    order = limb_lead_order(glance, leads)
-    if order is not None:
-        given, true = [", ".join(names[row] for row in limb) for names in (leads, order)]
+    orders = limb_lead_orders(glance, leads)
+    if orders:
+        given, *true = [", ".join(names[row] for row in limb) for names in (leads, *orders)]
+        turned = any("-" in names for names in true)
         raise LeadError(
-            f"Got {label} with limb leads named {given}, but by Einthoven's law they are, in this order, {true}. "
-            "Name them so in ECGRecord, or pass leads=[...]."
+            f"Got {label} with limb leads named {given}, but by Einthoven's law they are, in this order, "
+            f"{' or '.join(true)}{' (a minus: upside down)' if turned else ''}. Name them so in ECGRecord, or pass "
+            f"leads=[...]{'; a lead with a minus is computed from the others' if turned else ''}."
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skecg.embedder import JEPAEmbedder
 from skecg.errors import BadSignalError, LeadError, SignalWarning
 from skecg.leads import CANONICAL_LEADS, LIMB_COEFFICIENTS
 from skecg.preprocessing.quality import Policies, screen
@@ -86,6 +87,20 @@ def test_exchanged_limb_leads_are_refused_where_one_of_them_is_used() -> None:
     with pytest.raises(LeadError, match=r"named II, I, III, .* by Einthoven's law they are, in this order, I, II, III"):
         notes(twelve_leads(), leads=names)
     assert notes(twelve_leads(), CHEST_SPEC, names) == ()
+
+
+def test_a_limb_lead_that_is_upside_down_is_refused_and_computed_once_it_is_named_so() -> None:
+    signal = twelve_leads()
+    signal[3] *= -1
+    names = (*CANONICAL_LEADS[:3], "-aVR", *CANONICAL_LEADS[4:])
+    with pytest.raises(LeadError, match=r"in this order, I, II, III, -aVR, aVL, aVF \(a minus: upside down\)"):
+        notes(signal)
+    record = ECGRecord(signal, 500, names)
+    right = prepare([ECGRecord(twelve_leads(), 500, CANONICAL_LEADS)], SPEC)
+    np.testing.assert_allclose(prepare([record], SPEC).values, right.values, atol=1e-4)
+    embedder = JEPAEmbedder(sampling_rate=500, leads=list(names), cache=None)
+    found, wanted = embedder.fit_transform([signal]), JEPAEmbedder(cache=None).fit_transform([record])
+    np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 1e30, np.nan])
