@@ -87,7 +87,7 @@ def hold_out(
             "groups=patients, in the order of the records."
         )
     check_fraction(fraction)
-    member = _members(who)
+    _, member = _patients(who)
     # Having a label and going without it are stratified alike, so that training keeps both.
     sides = _labels_of_patients(np.concatenate([has, ~has], axis=1), member)
     order = rng.permutation(len(sides))
@@ -215,11 +215,11 @@ def _stratify(
     return drawn
 
 
-def _members(who: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the number of each record's patient, (n_records,), or raise where a record has none."""
+def _patients(who: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return the patients' names, and each record's place among them, or raise where a record has none."""
     try:
         missing = [row for row, name in enumerate(who.tolist()) if name is None or name != name]
-        member: NDArray[np.intp] = np.unique(who[:0] if missing else who, return_inverse=True)[1]
+        names, member = np.unique(who[:0] if missing else who, return_inverse=True)
     except TypeError as error:
         raise ParameterError(
             f"Got groups that cannot be compared ({error}), expected text or numbers, of one kind and none missing."
@@ -229,7 +229,7 @@ def _members(who: NDArray[Any]) -> NDArray[np.intp]:
             f"Got groups without a patient for {len(missing)} of {len(who)} records (record {missing[0]} first), "
             "expected one for each. Give each such record a name of its own, or leave it out."
         )
-    return member
+    return names, member
 
 
 def _labels_of_patients(has: NDArray[np.bool_], member: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -245,9 +245,9 @@ def patient_folds(patients: NDArray[np.generic], n_folds: int, seed: int) -> NDA
     return (np.random.default_rng(seed).permutation(len(names)) % n_folds)[index]
 
 
-def _names_for_folds(patients: ArrayLike, n_folds: int) -> tuple[NDArray[np.generic], NDArray[np.intp]]:
+def _names_for_folds(patients: ArrayLike, n_folds: int) -> tuple[NDArray[Any], NDArray[np.intp]]:
     """Return the patients' names, and each record's place among them, or raise where they are fewer than the folds."""
-    names, index = np.unique(np.asarray(patients), return_inverse=True)
+    names, index = _patients(np.asarray(patients))
     if len(names) < n_folds:
         raise ParameterError(
             f"Got {len(names)} patients for {n_folds} folds, expected a patient for each. Take fewer folds or more "
@@ -275,7 +275,7 @@ def stratified_patient_folds(patients: ArrayLike, labels: ArrayLike, n_folds: in
     Raises
     ------
     ParameterError
-        When there are fewer patients than folds.
+        When there are fewer patients than folds, or a record has none.
     """
     check_integer("n_folds", n_folds, 2)
     names, index = _names_for_folds(patients, n_folds)

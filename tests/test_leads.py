@@ -59,8 +59,24 @@ def test_words_that_change_nothing_may_stand_around_a_name(spelling):
 
 @pytest.mark.parametrize(
     "name",
-    "aVR-|aVR(-)|aVR (neg)|aVR (inverted)|aVR ()|- aVR|-aVR (mV)|I-II|I II|II_I|II (reversed)|II (mV) (inv)|"
-    "V1 (posterior)|V3 (right)|V4 (R)|V1-V2".split("|"),
+    [
+        "aVR-",
+        "aVR(-)",
+        "aVR (neg)",
+        "aVR (inverted)",
+        "aVR ()",
+        "- aVR",
+        "-aVR (mV)",
+        "I-II",
+        "I II",
+        "II_I",
+        "II (reversed)",
+        "II (mV) (inv)",
+        "V1 (posterior)",
+        "V3 (right)",
+        "V4 (R)",
+        "V1-V2",
+    ],
 )
 def test_what_may_be_another_lead_or_another_sign_is_none_of_the_twelve(name):
     assert canonical_lead(name) == name

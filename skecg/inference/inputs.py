@@ -29,7 +29,7 @@ from skecg.errors import (
     SkecgError,
     user_stacklevel,
 )
-from skecg.leads import CANONICAL_LEADS, bare_name, known_leads, lead_names
+from skecg.leads import CANONICAL_LEADS, bare_name, canonical_lead, canonical_leads, known_leads, lead_names
 from skecg.preprocessing.quality import SHORTEST_SECONDS
 from skecg.preprocessing.units import STANDARDIZED, with_typical_amplitudes
 from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, check_not_transposed, masked_to_nan
@@ -112,7 +112,7 @@ class RecordSource:
     ----------
     items : sequence
         ECGRecord, ``wfdb.Record``, arrays or tensors (n_leads, n_samples) or (n_samples,), or paths; or one array
-        whose rows are such arrays.
+        whose rows are such arrays. A data frame may name its leads, by its columns or its rows.
     sampling_rate : float, array-like of shape (n_records,) or None
         Rate of the arrays and of files that do not carry one.
     leads : sequence of str, mapping of str to str, or None
@@ -230,8 +230,9 @@ class RecordSource:
         return read_record(path, sampling_rate=self._rate(row), leads=self.leads, units=units)
 
     def _from_array(self, item: Any, row: int) -> ECGRecord:
-        array = _to_numpy(item)
         where = f" in X[{row}]"
+        named, item = _leads_of_frame(item, where) if _is_frame(item) else (None, item)
+        array = _to_numpy(item)
         if array.ndim == 0:
             raise ShapeError(
                 f"Got an element of type {type(item).__name__}{where}, expected an ECGRecord, a wfdb.Record, an array "
@@ -244,7 +245,12 @@ class RecordSource:
         # Complex numbers and dates would become floats with a warning at most.
         if array.dtype.kind not in "fiub":
             raise ShapeError(f"Got values of dtype {array.dtype}{where}, expected real numbers.")
-        leads = self._leads_of(array.shape, where)
+        if named is not None and self.leads is not None and named != self.leads:
+            raise LeadError(
+                f"Got a data frame of lead(s) {', '.join(named)}{where} and leads={list(self.leads)}, expected the "
+                "same names in the same order. Leave leads out: the frame has its own."
+            )
+        leads = named or self._leads_of(array.shape, where)
         return ECGRecord(as_millivolts(array, self._voltage), self._required_rate(row, where), leads, f"X[{row}]")
 
     def _check_array(self, array: NDArray[Any]) -> None:
@@ -287,6 +293,20 @@ class RecordSource:
                 "recorder used), or ECGRecord objects or files that carry their own."
             )
         return rate
+
+
+def _leads_of_frame(frame: Any, where: str) -> tuple[tuple[str, ...] | None, Any]:
+    """Return the leads that a data frame names, if it names any, and its values with a row for each lead."""
+    for labels, values in ((frame.columns, frame.to_numpy().T), (getattr(frame, "index", ()), frame.to_numpy())):
+        names = [label for label in labels if isinstance(label, str)]
+        if len(names) == len(labels) and any(canonical_lead(name) in CANONICAL_LEADS for name in names):
+            return canonical_leads(names), values
+    if any(isinstance(name, str) for name in (*frame.columns, *getattr(frame, "index", ()))):
+        raise LeadError(
+            f"Got a data frame with the columns {list(frame.columns)[:4]}{where}, expected leads such as 'II' as names "
+            "of its columns or of its rows. Rename them, or pass frame.to_numpy() and leads=[...]."
+        )
+    return None, frame.to_numpy()
 
 
 def _check_whole(array: NDArray[Any], short: NDArray[np.bool_]) -> None:

@@ -47,7 +47,8 @@ class NoveltyScore(OutlierMixin, BaseEstimator):
     Parameters
     ----------
     n_components : int, default=128
-        Leading components that count, at most; those along which the records of the fit do not vary are left out.
+        Leading components that count, at most; those along which the records of the fit do not vary are left out, and
+        so are those beyond a third of the records: each record would be usual along components of its own.
     contamination : float, default=0.05
         Share of the records of the fit that ``predict`` calls outliers, above 0 and up to 0.5.
     standardize : bool, default=True
@@ -97,6 +98,11 @@ class NoveltyScore(OutlierMixin, BaseEstimator):
         Returns
         -------
         self
+
+        Raises
+        ------
+        ShapeError
+            When the records do not differ.
         """
         check_integer("n_components", self.n_components, 1)
         check_number("contamination", self.contamination, 0, 0.5, closed="right")
@@ -104,11 +110,18 @@ class NoveltyScore(OutlierMixin, BaseEstimator):
         features: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         self.mean_, self.scale_ = standardization(features, standardize=self.standardize)
         _, lengths, axes = np.linalg.svd((features - self.mean_) / self.scale_, full_matrices=False)
+        if not lengths[0]:
+            raise ShapeError(
+                f"Got {len(features)} records with the same features, expected records that differ: nothing says how "
+                "far others may be from them. Check how they were embedded."
+            )
+        # With as many components as records all would be equally far, and nothing else as near.
+        most = min(self.n_components, max(1, len(features) // 3))
         # A direction without variation would make any difference along it infinitely far.
-        used = lengths[: self.n_components] > 1e-6 * lengths[0]
-        self.components_ = axes[: self.n_components][used]
+        used = lengths[:most] > 1e-6 * lengths[0]
+        self.components_ = axes[:most][used]
         # Singular values of N rows are deviations times the root of N - 1.
-        self.deviations_ = lengths[: self.n_components][used] / np.sqrt(len(features) - 1)
+        self.deviations_ = lengths[:most][used] / np.sqrt(len(features) - 1)
         self.offset_ = float(np.quantile(-self._distances(features), self.contamination))
         return self
 
@@ -191,7 +204,13 @@ def similar(query: ArrayLike, features: ArrayLike, k: int = 10, *, standardize: 
     >>> similar([3.0, 4.0], features, k=2).rows.tolist()
     [2, 1]
     """
-    known, asked = np.asarray(features, dtype=np.float64), np.asarray(query, dtype=np.float64)
+    for wanted, name in zip(*[list(getattr(table, "columns", ())) for table in (features, query)], strict=False):
+        if wanted != name:
+            raise ShapeError(
+                f"Got a query with the column {name!r} where features have {wanted!r}, expected the same columns in "
+                "the same order. Pass query[features.columns]."
+            )
+    known, asked = _numbers("features", features), _numbers("query", query)
     table = np.atleast_2d(asked)
     if known.ndim != 2 or table.ndim != 2 or table.shape[1] != known.shape[1] or not np.isfinite(table).all():
         raise ShapeError(
@@ -199,6 +218,8 @@ def similar(query: ArrayLike, features: ArrayLike, k: int = 10, *, standardize: 
             "same columns in both. Embed both with the same model, and leave out queries that could not be embedded."
         )
     complete = np.flatnonzero(np.isfinite(known).all(axis=1))
+    if not len(table):
+        raise ShapeError("Got a query of no records, expected at least one.")
     if check_integer("k", k, 1) > len(complete):
         raise ParameterError(f"Got k={k} for {len(complete)} records with features, expected at most as many.")
     mean, scale = standardization(known[complete], standardize=check_flag("standardize", standardize))
@@ -207,6 +228,15 @@ def similar(query: ArrayLike, features: ArrayLike, k: int = 10, *, standardize: 
     gaps = np.linalg.norm(standard[found] - others[:, None], axis=2)
     rows = complete[found].astype(np.int64)
     return Neighbours(rows, gaps) if asked.ndim == 2 else Neighbours(rows[0], gaps[0])
+
+
+def _numbers(name: str, table: ArrayLike) -> FloatArray:
+    try:
+        return np.asarray(table, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(
+            f"Got {name} of type {type(table).__name__} that NumPy cannot take ({error}), expected a table of numbers."
+        ) from error
 
 
 def nearest_rows(known: FloatArray, asked: FloatArray, k: int) -> Iterator[NDArray[np.int64]]:

@@ -105,7 +105,7 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
         who = np.arange(len(X)) if groups is None else np.asarray(groups)
         if who.shape != (len(X),):
             raise ParameterError(f"Got groups of shape {who.shape} for {len(X)} records, expected one for each.")
-        n_patients = len(np.unique(who))
+        n_patients = len({*who.tolist()})
         if n_patients < 2:
             raise ParameterError(
                 f"Got 1 sample or patient ({len(X)} record(s)), expected at least two to choose a penalty by."
@@ -158,8 +158,9 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
         return scaler
 
     def _check_parameters(self) -> None:
-        if not len(self.alphas):
-            raise ParameterError("Got no alphas, expected at least one.")
+        if not hasattr(self.alphas, "__len__") or isinstance(self.alphas, str) or not len(self.alphas):
+            raise ParameterError(f"Got alphas={self.alphas!r}, expected a list of at least one number.")
+        check_integer("random_state", self.random_state, 0)
         for alpha in self.alphas:
             check_number("alphas", alpha, 0, closed="left")
         check_integer("n_folds", self.n_folds, 2)

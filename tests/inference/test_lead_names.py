@@ -106,3 +106,31 @@ def test_a_call_that_fails_leaves_the_leads_of_the_one_before() -> None:
     with pytest.raises(InputError):
         embedder.transform([TWELVE[0], bad])
     assert len(embedder.leads_used_) == 2
+
+
+def frames_of(records: list[ECGRecord], order: list[str], *, as_columns: bool) -> list[object]:
+    pandas = pytest.importorskip("pandas")
+    frames = [pandas.DataFrame(record.signal.T, columns=list(record.leads))[order] for record in records]
+    return frames if as_columns else [frame.T for frame in frames]
+
+
+@pytest.mark.parametrize("as_columns", [True, False])
+@pytest.mark.parametrize("given", [True, False])
+def test_leads_of_data_frames_go_by_their_names(as_columns: bool, given: bool) -> None:
+    records = make_ecg(2, sampling_rate=250, random_state=0).records
+    order = [*CANONICAL_LEADS[:6], "V2", "V1", *CANONICAL_LEADS[8:]]
+    frames = frames_of(records, order, as_columns=as_columns)
+    found = JEPAEmbedder(sampling_rate=250, leads=order if given else None, cache=None).fit_transform(frames)
+    np.testing.assert_array_equal(found, JEPAEmbedder(cache=None).fit_transform(records))
+
+
+def test_a_data_frame_without_names_is_an_array_and_one_with_others_is_refused() -> None:
+    records = make_ecg(2, sampling_rate=250, random_state=0).records
+    (frame, _) = frames_of(records, list(CANONICAL_LEADS), as_columns=False)
+    embedder = JEPAEmbedder(sampling_rate=250, cache=None)
+    plain = embedder.fit_transform([frame.reset_index(drop=True)])
+    np.testing.assert_array_equal(plain, embedder.fit_transform([records[0].signal]))
+    with pytest.raises(LeadError, match=r"columns \['a0', 'a1', 'a2', 'a3'\] in X\[0\].*leads such as 'II'"):
+        embedder.fit_transform([frame.T.rename(columns={lead: f"a{i}" for i, lead in enumerate(CANONICAL_LEADS)})])
+    with pytest.raises(LeadError, match=r"Leave leads out"):
+        JEPAEmbedder(sampling_rate=250, leads=list(CANONICAL_LEADS[::-1]), cache=None).fit_transform([frame])

@@ -58,6 +58,41 @@ def test_strange_records_are_told_from_usual_ones_and_the_share_asked_for_is_cal
     np.testing.assert_allclose(score.decision_function(strange), -score.distances(strange) - score.offset_)
 
 
+@pytest.mark.parametrize("n_records", [20, 60, 150, 400])
+def test_of_few_records_usual_ones_are_not_all_called_strange(n_records: int) -> None:
+    rng = np.random.default_rng(0)
+    scales = np.exp(-np.arange(500) / 8)
+    score = NoveltyScore().fit(rng.normal(size=(n_records, 500)) * scales)
+    assert len(score.components_) == min(128, n_records // 3)
+    usual, strange = score.predict(rng.normal(size=(500, 500)) * scales), score.predict(np.full((1, 500), 9.0))
+    assert (usual == -1).mean() < 0.25
+    assert strange.tolist() == [-1]
+
+
+def test_records_that_are_all_alike_say_nothing_of_others() -> None:
+    with pytest.raises(ShapeError, match="5 records with the same features"):
+        NoveltyScore().fit(np.ones((5, 3)))
+
+
+def test_columns_of_a_query_in_another_order_are_refused() -> None:
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(np.eye(3), columns=["a", "b", "c"])
+    assert similar(table, table, k=1).rows[:, 0].tolist() == [0, 1, 2]
+    with pytest.raises(ShapeError, match="the column 'c' where features have 'a'"):
+        similar(table[["c", "b", "a"]], table, k=1)
+
+
+@pytest.mark.parametrize("query", [[["a", "b"]], [[1.0], [1.0, 2.0]]])
+def test_a_query_that_holds_no_numbers_is_refused(query: object) -> None:
+    with pytest.raises(ShapeError, match="query of type list that NumPy cannot take"):
+        similar(query, np.eye(2), k=1)
+
+
+def test_a_query_of_no_records_is_refused() -> None:
+    with pytest.raises(ShapeError, match="no records"):
+        similar(np.empty((0, 2)), np.eye(2), k=1)
+
+
 def test_features_that_do_not_vary_count_nothing() -> None:
     constant = np.hstack([USUAL, np.full((300, 1), 5.0)])
     others = np.hstack([USUAL[:9], np.full((9, 1), 9.0)])

@@ -48,12 +48,20 @@ def test_the_penalty_is_the_one_that_other_patients_need() -> None:
 @pytest.mark.parametrize(
     ("parameters", "groups", "named"),
     [
-        ({"alphas": ()}, None, "no alphas"),
+        ({"alphas": ()}, None, r"alphas=\(\), expected a list"),
+        ({"alphas": 1.0}, None, "alphas=1.0, expected a list"),
+        ({"random_state": -1}, None, "random_state=-1"),
         ({"alphas": (-1.0,)}, None, "alphas"),
         ({"n_folds": 1}, None, "n_folds"),
         ({"standardize": None}, None, "standardize=None"),
         ({}, np.zeros(3), r"groups of shape \(3,\) for 60 records"),
         ({}, np.zeros(60), "at least two"),
+        (
+            {},
+            np.where(np.arange(60) < 30, np.nan, 1),
+            "groups without a patient for 30 of 60 records",
+        ),
+        ({}, np.array([None, *range(59)]), "groups without a patient for 1 of 60 records"),
     ],
 )
 def test_what_is_not_allowed_is_named(parameters, groups, named) -> None:
