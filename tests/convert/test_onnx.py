@@ -15,6 +15,7 @@ import torch
 from skecg import ECGRecord, JEPAEmbedder, load_encoder, prepare
 from skecg.cli import main
 from skecg.convert import convert_onnx
+from skecg.datasets import make_ecg
 from skecg.errors import ForeignCheckpointError, ParameterError, WeightsFormatError, WeightsNotFoundError
 from skecg.spec import InputSpec
 from skecg.weights import read_info, verify_weights
@@ -135,13 +136,11 @@ def test_our_own_export_comes_back_as_weights(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     from skecg.backends import export_onnx
 
-    export_onnx("default", tmp_path / "default.onnx")
-    spec = read_info(Path(str(JEPAEmbedder().fit(RECORDS).embedding_config().info.folder))).spec
-    convert_onnx(tmp_path / "default.onnx", tmp_path / "weights", spec, output="features")
-    rng = np.random.default_rng(0)
-    records = [ECGRecord(rng.normal(size=(12, 1000)).cumsum(1) / 50, 100, spec.leads) for _ in range(2)]
-    embedders = (JEPAEmbedder(model, cache=None) for model in (tmp_path / "weights", "default"))
-    one, other = (embedder.fit_transform(records) for embedder in embedders)
+    tiny = Path(__file__).parents[1] / "fixtures" / "tiny-temporal"
+    export_onnx(tiny, tmp_path / "tiny.onnx")
+    convert_onnx(tmp_path / "tiny.onnx", tmp_path / "weights", read_info(tiny).spec, output="features")
+    records = make_ecg(2, duration_seconds=6.0, random_state=0).records
+    one, other = (JEPAEmbedder(model, cache=None).fit_transform(records) for model in (tmp_path / "weights", tiny))
     np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(other).max())
 
 
