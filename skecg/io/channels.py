@@ -3,6 +3,10 @@
 Files of other worlds than WFDB's hold more than an ECG: electrodes of the head, breathing, pressures, markers, each at
 its own rate. A reader lists what it found as :class:`Channel`; :func:`assemble` takes the ECG leads among them.
 
+Signals of a WFDB record, which have rules of their own, and its segments put one behind the other, each lead found by
+its name. In a record of fixed layout all segments have the same signals. One of variable layout begins with a layout, a
+segment without samples that names all signals; each other segment has some of them, and the rest are gaps there.
+
 Other packages' warnings, caught: they may quote what a file says of a patient, or concern nobody who reads one.
 """
 
@@ -14,24 +18,44 @@ import re
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 from warnings import warn
 
 import numpy as np
 
-from skecg.errors import DamagedRecordError, InputError, LeadWarning, UnsupportedFormatError
+from skecg.errors import (
+    DamagedRecordError,
+    InputError,
+    LeadError,
+    LeadWarning,
+    SamplingRateError,
+    UnitsError,
+    UnsupportedFormatError,
+)
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 from skecg.records import ECGRecord, as_millivolts, millivolts_per_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["Channel", "assemble", "caught_warnings", "strict_number", "voltage_unit"]
+__all__ = [
+    "Channel",
+    "Layout",
+    "Part",
+    "assemble",
+    "caught_warnings",
+    "ecg_rows",
+    "join_parts",
+    "lead_names",
+    "shared_rate",
+    "strict_number",
+    "voltage_unit",
+]
 
 
 # Leads beyond the twelve: more of the chest, Frank's, Holter recorders', Nehb's; then names of just any ECG channel.
@@ -222,3 +246,241 @@ def caught_warnings() -> Iterator[list[warnings.WarningMessage]]:
     with _ONE_AT_A_TIME, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield caught
+
+
+# Signals of other organs, perhaps numbered or with a place after the name: "RESP", "EEG Fpz-Cz", "EMG1", "PLETH L".
+_ANOTHER_ORGAN = re.compile(
+    r"\s*(abp|art|bp|co2|cvp|eeg|emg|eog|icp|nibp|pap|pleth|ppg|resp|respiration|scg|spo2|temp)(\d+|(?![a-z0-9]).*)?",
+    re.IGNORECASE,
+)
+
+
+# "ECG 1" is a recorder's first channel, not lead I.
+_NUMBERED_LEAD = re.compile(r"(?:(?:ECG|EKG)[ _.-]*)?(\d+)", re.IGNORECASE)
+
+
+@lru_cache(maxsize=1024)
+def ecg_rows(names: tuple[str, ...], units: tuple[str, ...]) -> tuple[int, ...]:
+    """Return which signals are voltages of the heart.
+
+    Parameters
+    ----------
+    names, units : tuple of str of length n_signals
+        As the header gives them; a signal without a unit is in millivolts, by the standard.
+
+    Raises
+    ------
+    UnitsError
+        When none is, or when a signal with a standard lead's name is no voltage: without it, the lead would vanish in
+        silence.
+    """
+    odd = [
+        f"{name} [{unit}]"
+        for name, unit in zip(names, units, strict=True)
+        if millivolts_per_unit(unit) is None and canonical_lead(name) in CANONICAL_LEADS
+    ]
+    if odd:
+        raise UnitsError(
+            f"Got no unit of voltage for {', '.join(odd)}, expected V, mV, uV or nV for a standard lead. Correct the "
+            "units in the header, or pass the samples as an array with units=."
+        )
+    rows = tuple(
+        row
+        for row, (name, unit) in enumerate(zip(names, units, strict=True))
+        if millivolts_per_unit(unit) is not None and _ANOTHER_ORGAN.fullmatch(name) is None
+    )
+    if not rows:
+        found = ", ".join(f"{name or '?'} [{unit}]" for name, unit in zip(names, units, strict=True)) or "none"
+        raise UnitsError(
+            f"Got no signal that is a voltage of the heart (found: {found}), expected leads in V, mV, uV or nV. "
+            "Choose another record, or correct the units in its header."
+        )
+    return rows
+
+
+@lru_cache(maxsize=1024)
+def lead_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Name the leads after the signals of a header.
+
+    A signal without a name is called after its place (``"signal 3"``), a recorder's numbered channel ``"ECG1"``, and
+    the second of two that bear one name ``"ECG#2"``.
+
+    Raises
+    ------
+    LeadError
+        When one of the twelve standard leads is named twice: which of the two is meant cannot be told.
+    """
+    leads: list[str] = []
+    for place, name in enumerate(names, start=1):
+        numbered = _NUMBERED_LEAD.fullmatch(name.strip())
+        lead = f"ECG{numbered[1]}" if numbered else canonical_lead(name) or f"signal {place}"
+        if lead in leads and lead in CANONICAL_LEADS:
+            raise LeadError(
+                f"Lead {lead} is named twice among {', '.join(names)}, expected every standard lead once. "
+                "Correct the names in the header."
+            )
+        leads.append(lead if lead not in leads else _numbered_twin(lead, leads))
+    return tuple(leads)
+
+
+def _numbered_twin(lead: str, taken: Sequence[str]) -> str:
+    """Find a free name for a signal that bears the name of another."""
+    number = 2
+    # Of leads that are none of the twelve several may be named alike.
+    while f"{lead}#{number}" in taken:
+        number += 1
+    return f"{lead}#{number}"
+
+
+_ROUNDING = 1e-4  # by which a rate may differ that was written with fewer digits
+
+
+class Layout(NamedTuple):
+    """What the first segment of a record of variable layout says of its signals."""
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+
+
+class Part(NamedTuple):
+    """A segment with samples.
+
+    Reading takes the numbers of the signals wanted, ascending, and whether to average the samples of a frame; it gives
+    millivolts, one row a signal.
+    """
+
+    name: str
+    start: int  # frames before it
+    n_frames: int
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    per_frame: tuple[int, ...]
+    read: Callable[[Sequence[int], bool], NDArray[np.float32]]
+
+
+def join_parts(
+    parts: Sequence[Part],
+    layout: Layout | None,
+    *,
+    n_signals: int | None,
+    n_frames: int,
+    sampling_rate: float,
+    name: str,
+) -> ECGRecord:
+    """Join the segments of a record.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        Those with samples, in their order.
+    layout : Layout or None
+        Of a record of variable layout; None for a fixed one.
+    n_signals : int or None
+        How many the record says it has, if it does.
+    n_frames : int
+        Length of the whole record.
+    sampling_rate : float
+        Frames a second (Hz).
+    name : str
+        Of the record.
+
+    Returns
+    -------
+    ECGRecord
+        NaN where no segment has a lead. At the full rate where all leads have the same number of samples a frame, else
+        averaged to the rate of frames.
+
+    Raises
+    ------
+    LeadError
+        When a segment has other signals than the record, or which is which cannot be told from their names.
+    UnitsError
+        When no signal is a voltage of the heart, or one is a voltage in some segments alone.
+    """
+    if layout is None and not parts:
+        raise LeadError("Got gaps alone, expected a segment with signals. Restore the header of the record.")
+    names = layout.names if layout is not None else _names_of_fixed(parts)
+    if n_signals not in (None, len(names)):
+        raise LeadError(
+            f"Got {len(names)} signals in {'the layout' if layout is not None else 'the segments'} "
+            f"({_listed(names)}), expected {n_signals} as the record says. Restore the headers."
+        )
+    places = [_places(part, names, is_variable=layout is not None) for part in parts]
+    rows = ecg_rows(names, _units(parts, places, names, layout))
+    # For each segment: its signals that are leads, and which leads they are.
+    wanted = [
+        [(column, rows.index(place)) for column, place in enumerate(of_part) if place in rows] for of_part in places
+    ]
+    _check_voltages(parts, wanted)
+    per_frame = {part.per_frame[column] for part, pairs in zip(parts, wanted, strict=True) for column, _ in pairs}
+    is_mixed = len(per_frame) > 1
+    n_samples = 1 if is_mixed else next(iter(per_frame), 1)  # a frame
+    signal_LT = np.full((len(rows), n_frames * n_samples), np.nan, dtype=np.float32)
+    for part, pairs in zip(parts, wanted, strict=True):
+        if pairs:
+            stretch = slice(part.start * n_samples, (part.start + part.n_frames) * n_samples)
+            signal_LT[[lead for _, lead in pairs], stretch] = part.read([column for column, _ in pairs], is_mixed)
+    return ECGRecord(signal_LT, sampling_rate * n_samples, lead_names(tuple([names[row] for row in rows])), name)
+
+
+def shared_rate(stated: Sequence[tuple[str, float]]) -> float | None:
+    """Return the sampling rate that a record and its segments state, each with its name; None where none does."""
+    for name, rate in stated[1:]:
+        if not math.isclose(rate, stated[0][1], rel_tol=_ROUNDING):
+            raise SamplingRateError(
+                f"Got {rate:g} Hz as the sampling rate of {name} and {stated[0][1]:g} Hz as that of {stated[0][0]}, "
+                "expected one rate for a record and its segments. Correct the one that is wrong."
+            )
+    return stated[0][1] if stated else None
+
+
+def _names_of_fixed(parts: Sequence[Part]) -> tuple[str, ...]:
+    """Return the names of the first segment that gives any."""
+    return next((part.names for part in parts if any(part.names)), parts[0].names)
+
+
+def _places(part: Part, names: Sequence[str], *, is_variable: bool) -> Sequence[int]:
+    """Return which of the record's signals each of a segment's is."""
+    found, expected = [canonical_lead(name) for name in part.names], [canonical_lead(name) for name in names]
+    # In a fixed layout signals without names are in the record's order, by the standard.
+    is_unnamed = not is_variable and not any(found) and len(found) == len(expected)
+    if found == expected or is_unnamed:
+        return range(len(found))
+    is_clear = all(found.count(name) == expected.count(name) == 1 for name in found)
+    if not is_clear or not (is_variable or len(found) == len(expected)):
+        raise LeadError(
+            f"Got {_listed(part.names)} in segment {part.name}, expected {'some' if is_variable else 'all'} of "
+            f"{_listed(names)}, each once, as {'the layout' if is_variable else 'another segment'} has them. Restore "
+            "the headers."
+        )
+    return [expected.index(name) for name in found]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """List signals for a message."""
+    return ", ".join(name or "?" for name in names)
+
+
+def _units(
+    parts: Sequence[Part], places: Sequence[Sequence[int]], names: Sequence[str], layout: Layout | None
+) -> tuple[str, ...]:
+    """Return a unit for each signal of the record: one of voltage if any segment has it in one."""
+    units: list[list[str]] = [[] for _ in names]
+    for part, of_part in zip(parts, places, strict=True):
+        for unit, place in zip(part.units, of_part, strict=True):
+            units[place].append(unit)
+    if layout is not None:  # asked only where no segment has the signal
+        units = [of_signal or [unit] for of_signal, unit in zip(units, layout.units, strict=True)]
+    return tuple([min(of_signal, key=lambda unit: millivolts_per_unit(unit) is None) for of_signal in units])
+
+
+def _check_voltages(parts: Sequence[Part], wanted: Sequence[Sequence[tuple[int, int]]]) -> None:
+    """Raise for a lead that is a voltage in some segments and something else in others."""
+    for part, pairs in zip(parts, wanted, strict=True):
+        odd = [column for column, _ in pairs if millivolts_per_unit(part.units[column]) is None]
+        if odd:
+            found = ", ".join(f"{part.names[column] or '?'} [{part.units[column]}]" for column in odd)
+            raise UnitsError(
+                f"Got {found} in segment {part.name}, expected a unit of voltage as in other segments. Correct the "
+                "units in its header."
+            )

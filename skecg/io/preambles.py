@@ -3,6 +3,10 @@
 Watches and chest straps write a preamble of names and values before the samples, in the language of their user. Values
 tell what they are by themselves: a rate by its hertz, a unit by being one, and a lead by its number beside the unit. A
 value that could be something else is not taken, and is asked for instead.
+
+What the members of an ``.npz`` file are called that tell the rate, the leads and the unit of its samples. Everyone who
+saves an array names them otherwise. A name that is understood is obeyed, and two that say different things are an
+error; one that would change the voltages and is not understood is refused; all others are passed over.
 """
 
 from __future__ import annotations
@@ -10,13 +14,30 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from skecg.leads import CANONICAL_LEADS, canonical_lead
-from skecg.records import millivolts_per_unit
+import numpy as np
 
-__all__ = ["NOTHING_STATED", "Statements", "count_lines_above", "plain_number", "read_statements"]
+from skecg.errors import LeadError, SamplingRateError, SkecgError, UnitsError, UnsupportedFormatError
+from skecg.leads import CANONICAL_LEADS, canonical_lead, canonical_leads
+from skecg.records import as_sampling_rate, millivolts_per_unit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "NOTHING_STATED",
+    "Members",
+    "Statements",
+    "count_lines_above",
+    "plain_number",
+    "read_members",
+    "read_statements",
+]
+
+_T = TypeVar("_T")
 
 
 class Statements(NamedTuple):
@@ -138,3 +159,131 @@ def _lead(pairs: Sequence[tuple[str, str]], units: Sequence[int]) -> str | None:
         if (lead := canonical_lead(token)) in CANONICAL_LEADS
     }
     return leads.pop() if len(leads) == 1 else None
+
+
+# In lower case, without blanks, hyphens and underscores.
+_RATES = frozenset(
+    {"fs", "sr", "sfreq", "srate", "hz", "freq", "frequency", "fshz", "ecgfs", "signalfs"}
+    | {f"{word}{what}" for word in ("sampling", "sample", "samp") for what in ("rate", "freq", "frequency")}
+    | {f"{word}{what}hz" for word in ("sampling", "sample") for what in ("rate", "freq", "frequency")}
+)
+_LEADS = frozenset(
+    {"leads", "lead", "leadorder", "channels", "chnames"}
+    | {f"{word}{what}" for word in ("lead", "channel", "sig", "signal") for what in ("name", "names")}
+)
+_UNITS = frozenset(
+    {f"{word}{what}" for word in ("", "physical", "sig", "signal", "voltage") for what in ("unit", "units")}
+)
+# Each with what it says where the samples are voltages already.
+_SCALES = dict.fromkeys(("gain", "gains", "adcgain", "lsb", "scale", "scalefactor", "scaling"), 1.0)
+_SCALES |= dict.fromkeys(("baseline", "baselines", "adczero", "offset", "adcoffset"), 0.0)
+
+
+class Members(NamedTuple):
+    """The samples of a file, and what it says of them; None for what it does not say."""
+
+    signal: NDArray[Any]
+    sampling_rate: float | None
+    leads: tuple[str, ...] | None
+    units: str | list[str] | None
+
+
+def read_members(arrays: Mapping[str, NDArray[Any]], path: Path, *, are_voltages: bool = False) -> Members:
+    """Tell the samples of a file from what it says of them.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+        At least one. A lone array is the samples, whatever its name.
+    path : Path
+        For messages.
+    are_voltages : bool, default=False
+        Whether the caller says that the samples are voltages, also beside a gain.
+
+    Raises
+    ------
+    UnsupportedFormatError
+        When several arrays could be the samples, or one says that they are no voltages.
+    SamplingRateError, LeadError, UnitsError
+        When two members contradict each other, or one makes no sense.
+
+    Examples
+    --------
+    >>> read_members({"signal": np.zeros((1, 9)), "fs": np.array(500), "ch_names": np.array(["ii"])}, Path("a.npz"))[1:]
+    (500.0, ('II',), None)
+    """
+    if len(arrays) == 1:
+        return Members(next(iter(arrays.values())), None, None, None)
+    others = {name: value for name, value in arrays.items() if name != "signal"}
+    rates = {name: _member_rate(others.pop(name), name, path) for name in _named(others, _RATES)}
+    of_leads = {name: others.pop(name) for name in _named(others, _LEADS)}
+    # Under another name than "leads", numbers may count them.
+    leads = {
+        name: canonical_leads(_texts(value))
+        for name, value in of_leads.items()
+        if name == "leads" or value.dtype.kind in "US"
+    }
+    units = {name: _texts(others.pop(name)) for name in _named(others, _UNITS)}
+    scales = {name: others.pop(name) for name in _named(others, _SCALES)}
+    if "signal" not in arrays and len(others) != 1:
+        raise UnsupportedFormatError(
+            f"Got {len(arrays)} arrays ({', '.join(arrays)}) in {path}, expected one, or one named 'signal' (with "
+            "'sampling_rate', 'leads' and 'units' if they are known)."
+        )
+    if not are_voltages:
+        _check_scales(scales, path)
+    rate = _agreed(rates, rates, SamplingRateError, path)
+    named = _agreed(leads, leads, LeadError, path)
+    unit = _agreed(units, {name: _factors(value) for name, value in units.items()}, UnitsError, path)
+    signal = arrays["signal"] if "signal" in arrays else next(iter(others.values()))
+    return Members(signal, rate, named, unit[0] if unit is not None and len(unit) == 1 else unit)
+
+
+def _named(arrays: Mapping[str, Any], names: Container[str]) -> list[str]:
+    """Return which members have one of some names, however they are written."""
+    return [name for name in arrays if _plain(name) in names]
+
+
+def _plain(name: str) -> str:
+    """Write a name in lower case without what separates its words."""
+    return re.sub(r"[\s_-]", "", name).lower()
+
+
+def _member_rate(value: NDArray[Any], name: str, path: Path) -> float:
+    """Read a rate: one number, or the same for each lead."""
+    numbers = np.unique(value)
+    return as_sampling_rate(numbers.item() if numbers.size == 1 else value, f" as {name!r} in {path}")
+
+
+def _texts(value: NDArray[Any]) -> list[str]:
+    """Return a text, or several, as a list."""
+    texts: list[str] = np.atleast_1d(value).astype(str).tolist()
+    return texts
+
+
+def _factors(units: Sequence[str]) -> tuple[float | None, ...]:
+    """Return what compares units: the only one of all leads, or that of each."""
+    factors = tuple([millivolts_per_unit(unit) for unit in units])
+    return factors[:1] if len(set(factors)) == 1 else factors
+
+
+def _agreed(stated: Mapping[str, _T], compared: Mapping[str, Any], error: type[SkecgError], path: Path) -> _T | None:
+    """Return what all members of one meaning say, None where there are none."""
+    for name in stated:
+        first = next(iter(stated))
+        if compared[name] != compared[first]:
+            raise error(
+                f"Got {first}={stated[first]!r} and {name}={stated[name]!r} in {path}, expected members that agree. "
+                "Save the file again without the one that is wrong."
+            )
+    return next(iter(stated.values()), None)
+
+
+def _check_scales(scales: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Raise for a gain or an offset that would change the samples."""
+    for name, value in scales.items():
+        if np.any(value != _SCALES[_plain(name)]):
+            raise UnsupportedFormatError(
+                f"Got {name!r} beside the samples in {path}, which may be steps of a digitizer; expected voltages. "
+                f"Convert them and save them without {name!r}, or pass units= where they are voltages already."
+            )

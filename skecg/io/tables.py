@@ -29,9 +29,10 @@ from skecg.errors import (
     UnitsError,
     UnsupportedFormatError,
 )
+from skecg.io.channels import ecg_rows
 from skecg.io.files import check_inflated
+from skecg.io.preambles import read_members
 from skecg.io.text_tables import TextTable, parse_text_table
-from skecg.io.wfdb_signals import ecg_rows
 from skecg.leads import canonical_leads
 from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, millivolts_per_unit
 
@@ -99,8 +100,10 @@ def read_table(
     does. One column more than leads is taken for sample numbers or times, and dropped, when it comes
     first and increases strictly. Empty cells, ``nan`` and ``NA`` are gaps.
 
-    A ``.npy`` file holds (n_leads, n_samples). A ``.npz`` file holds one such array, or ``signal`` and, if it likes,
-    ``sampling_rate``, ``leads`` and ``units``.
+    A ``.npy`` file holds (n_leads, n_samples). A ``.npz`` file holds one such array, which is called ``signal`` where
+    there are others that mean nothing here, and, if it likes, ``sampling_rate``, ``leads`` and ``units``, also by other
+    usual names (``fs``, ``sfreq``; ``ch_names``, ``sig_name``; ``unit``). A gain or an offset is refused unless `units`
+    says that the samples are voltages already.
 
     Parameters
     ----------
@@ -121,9 +124,9 @@ def read_table(
     Raises
     ------
     RecordNotFoundError, UnsupportedFormatError
-        When there is no such file, or its suffix is none of these.
+        When there is no such file, or its suffix is none of these, or its arrays may be something else.
     SamplingRateError, LeadError, UnitsError
-        When rate or leads are missing, or contradict the file.
+        When rate or leads are missing, contradict the file, or contradict each other in it.
     DamagedRecordError
         When the file is empty, binary where it should be text, ragged, or has text among its numbers.
     ShapeError
@@ -146,7 +149,7 @@ def read_table(
     if leads is not None:
         leads = canonical_leads([leads] if isinstance(leads, str) else list(leads))
     if path.suffix.lower() in (".npy", ".npz"):
-        return _read_arrays(path, sampling_rate, leads, "mV" if units is None else units)
+        return _read_arrays(path, sampling_rate, leads, units)
     return _read_text(path, sampling_rate, leads, units)
 
 
@@ -331,20 +334,12 @@ def _leads_of_header(header: tuple[str, ...] | None, path: Path) -> tuple[str, .
         raise LeadError(f"The first row of {path} does not name leads: {error} Pass leads=.") from error
 
 
-def _read_arrays(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, units: str) -> ECGRecord:
+def _read_arrays(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, units: str | None) -> ECGRecord:
     """Read a ``.npy`` or ``.npz`` file."""
-    arrays = _load_arrays(path)
-    if "signal" not in arrays and len(arrays) != 1:
-        raise UnsupportedFormatError(
-            f"Got {len(arrays)} arrays ({', '.join(arrays)}) in {path}, expected one, or one named 'signal' (with "
-            "'sampling_rate', 'leads' and 'units' if they are known)."
-        )
-    signal = arrays["signal"] if "signal" in arrays else next(iter(arrays.values()))
-    own = {} if "signal" not in arrays else {key: value for key, value in arrays.items() if key != "signal"}
-    rate = _agreed_rate(sampling_rate, own.get("sampling_rate"), path)
-    named = canonical_leads(np.atleast_1d(own["leads"]).astype(str).tolist()) if "leads" in own else None
-    _check_same_leads(leads, named, path)
-    leads = leads or named
+    members = read_members(_load_arrays(path), path, are_voltages=units is not None)
+    signal, rate = members.signal, _agreed_rate(sampling_rate, members.sampling_rate, path)
+    _check_same_leads(leads, members.leads, path)
+    leads = leads or members.leads
     if leads is None:
         raise LeadError(
             f"Got an array of shape {signal.shape} in {path} and no lead names. Pass leads=, in the rows' order, for "
@@ -352,7 +347,9 @@ def _read_arrays(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, 
         )
     if signal.dtype.kind not in "fiub" or signal.ndim != 2:
         ECGRecord(signal, rate, leads, path.stem)  # says what is wrong
-    return ECGRecord(_millivolts(signal, _agreed_units(units, own.get("units")), path), rate, leads, path.stem)
+    given = "mV" if units is None else units
+    stated = given if members.units is None else members.units
+    return ECGRecord(_millivolts(signal, stated, path), rate, leads, path.stem)
 
 
 def _millivolts(signal: NDArray[Any], units: str | list[str], path: Path) -> NDArray[np.float32]:
@@ -437,24 +434,15 @@ def _known_rate(value: Any, path: Path) -> float:
     return as_sampling_rate(value, f" for {path}")
 
 
-def _agreed_rate(given: Any, stored: NDArray[Any] | None, path: Path) -> float:
+def _agreed_rate(given: Any, stored: float | None, path: Path) -> float:
     """Return the rate that the caller, the file or both name."""
     if stored is None:
         return _known_rate(given, path)
-    rate = as_sampling_rate(stored.item() if stored.size == 1 else stored, f" in {path}")
-    if given is not None and as_sampling_rate(given) != rate:
+    if given is not None and as_sampling_rate(given) != stored:
         raise SamplingRateError(
-            f"Got sampling_rate={given!r} for {path}, which says {rate:g} Hz. Leave the argument out."
+            f"Got sampling_rate={given!r} for {path}, which says {stored:g} Hz. Leave the argument out."
         )
-    return rate
-
-
-def _agreed_units(given: str, stored: NDArray[Any] | None) -> str | list[str]:
-    """Return the units that the file names, else those given."""
-    if stored is None:
-        return given
-    names: str | list[str] = str(stored.item()) if stored.size == 1 else stored.astype(str).tolist()
-    return names
+    return stored
 
 
 def _check_same_leads(given: tuple[str, ...] | None, named: tuple[str, ...] | None, path: Path) -> None:

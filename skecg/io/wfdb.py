@@ -8,7 +8,6 @@ Annotations of waves as WFDB files, written by wfdb.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import os
 import re
@@ -17,6 +16,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +26,13 @@ from skecg.errors import (
     DamagedRecordError,
     HeaderRepairWarning,
     InputError,
-    LeadError,
     ParameterError,
     RecordNotFoundError,
     RecordReadError,
     UnitsError,
     UnsupportedFormatError,
 )
-from skecg.io.channels import caught_warnings
+from skecg.io.channels import Layout, Part, caught_warnings, ecg_rows, join_parts, lead_names, shared_rate
 from skecg.io.wfdb_header import (
     WFDBHeader,
     check_sizes,
@@ -46,15 +45,13 @@ from skecg.io.wfdb_header import (
 from skecg.io.wfdb_signals import (
     DigitizedRecord,
     can_read_fast,
-    ecg_rows,
-    from_wfdb,
-    lead_names,
     one_rate,
+    read_fast,
     read_with_steps,
     record_of_signals,
     sums_of_steps,
 )
-from skecg.records import ECGRecord
+from skecg.records import ECGRecord, as_millivolts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,7 +105,7 @@ def read_wfdb(header_path: Path, *, keep_steps: bool = False, verify_checksums: 
                 f"record name {header.record_name!r} is none that WFDB allows, {header_path.stem!r} was read"
             )
         if header.segments:
-            record = _read_segments(header, header_path, verify_checksums)
+            record = _read_segments(header, header_path, repairs, verify_checksums)
         else:
             record = _read_one(header, header_path, repairs, keep_steps, verify_checksums)
     except UnitsError as error:
@@ -240,48 +237,72 @@ def _rdrecord(record: Path, where: Path, *, smooth: bool) -> Any:
         ) from error
 
 
-def _read_segments(header: WFDBHeader, header_path: Path, verify_checksums: bool) -> ECGRecord:
-    """Read a record in several parts: its parts are checked here, then read and joined by wfdb."""
-    if sum(segment.n_frames for segment in header.segments) != header.n_frames:
+def _read_segments(header: WFDBHeader, header_path: Path, repairs: list[str], verify_checksums: bool) -> ECGRecord:
+    """Read a record in several parts, all of which are checked before the first is read."""
+    n_frames = sum(segment.n_frames for segment in header.segments)
+    if header.n_frames not in (0, n_frames):  # 0: not given
         raise DamagedRecordError(
-            f"{header_path} promises {header.n_frames} samples, but its segments have "
-            f"{sum(segment.n_frames for segment in header.segments)}. Restore the header."
+            f"{header_path} promises {header.n_frames} samples, but its segments have {n_frames}. Restore the header."
         )
-    for segment in header.segments:
+    layout, parts, start = None, [], 0
+    stated = [(header_path.name, header.sampling_rate)] if header.states_rate else []
+    for number, segment in enumerate(header.segments):
         if segment.name != "~":
-            _check_segment(header_path.with_name(f"{segment.name}.hea"), segment.n_frames, verify_checksums)
-    base = header_path.with_suffix("")
-    record = _rdrecord(base, header_path, smooth=False)
-    try:
-        joined = from_wfdb(record)
-    except LeadError:  # leads of several rates; any other fault of the leads comes up again
-        joined = from_wfdb(_rdrecord(base, header_path, smooth=True))
-    return dataclasses.replace(joined, name=header_path.stem)
+            path = header_path.with_name(f"{segment.name}.hea")
+            own = _segment_header(path, segment.n_frames)
+            if own.states_rate:
+                stated.append((path.name, own.sampling_rate))
+            if segment.n_frames:
+                parts.append(_part(own, path, start, repairs, verify_checksums))
+            elif number == 0:
+                layout = Layout(*_names_and_units(own))
+        start += segment.n_frames
+    return join_parts(
+        parts,
+        layout,
+        n_signals=header.n_signals,
+        n_frames=n_frames,
+        sampling_rate=shared_rate(stated) or header.sampling_rate,
+        name=header_path.stem,
+    )
 
 
-def _check_segment(header_path: Path, n_frames: int, verify_checksums: bool) -> None:
-    """Raise for a segment that is absent, truncated, or longer or shorter than its record says."""
+def _segment_header(header_path: Path, n_frames: int) -> WFDBHeader:
+    """Read the header of a segment, which is as long as its record says."""
     header = read_wfdb_header(header_path)
     if header.segments:
         raise DamagedRecordError(
             f"{header_path}, a segment of a record, consists of segments itself, expected signals. Restore the header."
         )
-    # wfdb reads headers of segments itself, so that no repair of ours reaches them.
-    if not all(signal.units.isascii() for signal in header.signals):
-        raise UnsupportedFormatError(
-            f"{header_path}, a segment, writes a unit with letters outside ASCII, which wfdb would drop (µV would turn "
-            "into V). Write uV instead."
-        )
-    if n_frames == 0:
-        return  # the layout of a variable record: names without samples
-    if header.n_frames not in (0, n_frames):
+    # A layout, and a segment that is left out, has no samples.
+    if n_frames and header.n_frames not in (0, n_frames):
         raise DamagedRecordError(
             f"{header_path} has {header.n_frames} samples, its record says {n_frames}. Restore the headers."
         )
-    header, paths = header._replace(n_frames=n_frames), locate_signals(header, header_path, [])
+    return header._replace(n_frames=n_frames)
+
+
+def _part(header: WFDBHeader, header_path: Path, start: int, repairs: list[str], verify_checksums: bool) -> Part:
+    """Check the files of a segment, and describe it."""
+    paths = locate_signals(header, header_path, repairs)
     check_sizes(header, paths)
+    signal_paths = [paths[signal.file_name] for signal in header.signals]
     if verify_checksums:
-        _check_checksums(header, [paths[signal.file_name] for signal in header.signals], header_path)
+        _check_checksums(header, signal_paths, header_path)
+    names, units = _names_and_units(header)
+    per_frame = tuple([signal.samples_per_frame for signal in header.signals])
+    read = partial(_read_columns, header, signal_paths)
+    return Part(header_path.stem, start, header.n_frames, names, units, per_frame, read)
+
+
+def _read_columns(header: WFDBHeader, paths: list[Path], columns: Sequence[int], smooth: bool) -> NDArray[np.float32]:
+    """Read some signals of a segment in mV."""
+    if can_read_fast(header):
+        return read_fast(header, paths, columns)
+    decoded = _decode_with_wfdb(header, paths, smooth=smooth)
+    signals = decoded.p_signal.T if smooth else decoded.e_p_signal
+    units = [header.signals[column].units for column in columns]
+    return as_millivolts(np.stack([signals[column] for column in columns]), units)
 
 
 _RECORD_NAME, _ANNOTATOR = re.compile(r"[-\w]+", re.ASCII), re.compile(r"[a-zA-Z]+")

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "DEFAULT_GAIN",
     "SIGNAL_SUFFIXES",
     "Segment",
     "SignalLine",
     "WFDBHeader",
     "check_sizes",
     "find_header",
+    "is_gain",
     "known_length",
     "locate_signals",
     "parse_header",
@@ -45,7 +47,8 @@ __all__ = [
 _DEFAULT_SAMPLING_RATE = 250.0
 
 
-_DEFAULT_GAIN = 200.0
+#: Steps a unit of a signal whose gain is not given, or is 0.
+DEFAULT_GAIN = 200.0
 
 
 _LEAST_GAIN = 1e-12
@@ -117,6 +120,7 @@ class WFDBHeader(NamedTuple):
     n_signals: int
     signals: tuple[SignalLine, ...]
     segments: tuple[Segment, ...]
+    states_rate: bool = True  # else the rate is the format's default
 
 
 def parse_header(content: bytes, where: str) -> WFDBHeader:
@@ -143,7 +147,8 @@ def parse_header(content: bytes, where: str) -> WFDBHeader:
             "Restore the header, or read the signal as an array with its rate and leads."
         )
     name, n_segments, n_signals, rate, n_frames = match.group("name", "n_segments", "n_signals", "rate", "n_frames")
-    header = WFDBHeader(name, float(rate or _DEFAULT_SAMPLING_RATE), int(n_frames or 0), int(n_signals), (), ())
+    stated = float(rate or _DEFAULT_SAMPLING_RATE)
+    header = WFDBHeader(name, stated, int(n_frames or 0), int(n_signals), (), (), rate is not None)
     _check_record_line(header, where)
     if n_segments is not None and _are_signals_of(name, n_segments, lines[1:], header):
         header, n_segments = header._replace(record_name=f"{name}/{n_segments}"), None
@@ -270,9 +275,9 @@ def _parse_fields(line: str) -> SignalLine | None:
     signed = [value for value in values[:1] + values[4:5] if value[:1] in ("+", "-")]
     if _hides_a_number(lead, len(values)) or signed or (not baseline and values[1:2] and values[1].startswith("+")):
         return None
-    steps_per_unit = float(gain) if gain else _DEFAULT_GAIN
+    steps_per_unit = float(gain) if gain else DEFAULT_GAIN
     adc_zero = int(values[1]) if len(values) > 1 else 0
-    if not _is_gain(steps_per_unit) or (per_frame is not None and int(per_frame) == 0):
+    if not is_gain(steps_per_unit) or (per_frame is not None and int(per_frame) == 0):
         return None
     return SignalLine(
         file,
@@ -280,7 +285,7 @@ def _parse_fields(line: str) -> SignalLine | None:
         int(per_frame) if per_frame else 1,
         int(skew) if skew else 0,
         int(offset) if offset else 0,
-        steps_per_unit or _DEFAULT_GAIN,
+        steps_per_unit or DEFAULT_GAIN,
         int(baseline) if baseline else adc_zero,
         units or "mV",
         int(values[2]) if len(values) > 2 else 0,
@@ -296,7 +301,7 @@ def _hides_a_number(lead: str | None, n_numbers: int) -> bool:
     return len(lead.split()) > 1 or not lead[0].isalpha()
 
 
-def _is_gain(steps_per_unit: float) -> bool:
+def is_gain(steps_per_unit: float) -> bool:
     """Return whether a gain is one: finite, and not so small that float32 could not hold the voltages (0: default)."""
     return steps_per_unit == 0 or (math.isfinite(steps_per_unit) and abs(steps_per_unit) >= _LEAST_GAIN)
 

@@ -5,7 +5,7 @@ millivolts, rounded once to float32; NaN where the digitizer stored its code for
 
 Legend: k signals of one file, T samples, L leads of the record.
 
-From the signals of a WFDB record to leads: which are voltages of the heart, what they are called, at which rate.
+Records that wfdb has read, in memory, to ECGRecords.
 
 A WFDB record may hold breathing, pressures and light beside the ECG. What is not a voltage is left out, and so is a
 signal that names another organ (``RESP``, ``EEG``), even where its header states no unit and millivolts are implied.
@@ -15,17 +15,18 @@ Recordings with their digitizer's steps: half the bytes of millivolts, for who s
 
 from __future__ import annotations
 
-import re
+import copy
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from skecg.errors import LeadError, ParameterError, UnitsError
-from skecg.leads import CANONICAL_LEADS, canonical_lead
-from skecg.records import ECGRecord, as_millivolts, millivolts_per_unit
+from skecg.errors import LeadError, ParameterError, ShapeError
+from skecg.io.channels import Layout, Part, ecg_rows, join_parts, lead_names, shared_rate
+from skecg.io.wfdb_header import DEFAULT_GAIN, is_gain
+from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, millivolts_per_unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,9 +41,8 @@ __all__ = [
     "DigitizedRecord",
     "Steps",
     "can_read_fast",
-    "ecg_rows",
     "from_wfdb",
-    "lead_names",
+    "one_rate",
     "read_fast",
     "read_with_steps",
     "record_of_signals",
@@ -246,81 +246,6 @@ def _scale_of(signals: tuple[tuple[int, float, str], ...]) -> _Scale:
     return _Scale(baseline_k1, gain_k1, None, False)
 
 
-# Signals of other organs, perhaps numbered or with a place after the name: "RESP", "EEG Fpz-Cz", "EMG1", "PLETH L".
-_ANOTHER_ORGAN = re.compile(
-    r"\s*(abp|art|bp|co2|cvp|eeg|emg|eog|icp|nibp|pap|pleth|ppg|resp|respiration|scg|spo2|temp)(\d+|(?![a-z0-9]).*)?",
-    re.IGNORECASE,
-)
-
-
-# "ECG 1" is a recorder's first channel, not lead I.
-_NUMBERED = re.compile(r"(?:(?:ECG|EKG)[ _.-]*)?(\d+)", re.IGNORECASE)
-
-
-@lru_cache(maxsize=1024)
-def ecg_rows(names: tuple[str, ...], units: tuple[str, ...]) -> tuple[int, ...]:
-    """Return which signals are voltages of the heart.
-
-    Parameters
-    ----------
-    names, units : tuple of str of length n_signals
-        As the header gives them; a signal without a unit is in millivolts, by the standard.
-
-    Raises
-    ------
-    UnitsError
-        When none is, or when a signal with a standard lead's name is no voltage: without it, the lead would vanish in
-        silence.
-    """
-    odd = [
-        f"{name} [{unit}]"
-        for name, unit in zip(names, units, strict=True)
-        if millivolts_per_unit(unit) is None and canonical_lead(name) in CANONICAL_LEADS
-    ]
-    if odd:
-        raise UnitsError(
-            f"Got no unit of voltage for {', '.join(odd)}, expected V, mV, uV or nV for a standard lead. Correct the "
-            "units in the header, or pass the samples as an array with units=."
-        )
-    rows = tuple(
-        row
-        for row, (name, unit) in enumerate(zip(names, units, strict=True))
-        if millivolts_per_unit(unit) is not None and _ANOTHER_ORGAN.fullmatch(name) is None
-    )
-    if not rows:
-        found = ", ".join(f"{name or '?'} [{unit}]" for name, unit in zip(names, units, strict=True)) or "none"
-        raise UnitsError(
-            f"Got no signal that is a voltage of the heart (found: {found}), expected leads in V, mV, uV or nV. "
-            "Choose another record, or correct the units in its header."
-        )
-    return rows
-
-
-@lru_cache(maxsize=1024)
-def lead_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Name the leads after the signals of a header.
-
-    A signal without a name is called after its place (``"signal 3"``), a recorder's numbered channel ``"ECG1"``, and
-    the second of two that bear one name ``"ECG#2"``.
-
-    Raises
-    ------
-    LeadError
-        When one of the twelve standard leads is named twice: which of the two is meant cannot be told.
-    """
-    leads: list[str] = []
-    for place, name in enumerate(names, start=1):
-        numbered = _NUMBERED.fullmatch(name.strip())
-        lead = f"ECG{numbered[1]}" if numbered else canonical_lead(name) or f"signal {place}"
-        if lead in leads and lead in CANONICAL_LEADS:
-            raise LeadError(
-                f"Lead {lead} is named twice among {', '.join(names)}, expected every standard lead once. "
-                "Correct the names in the header."
-            )
-        leads.append(lead if lead not in leads else _numbered_twin(lead, leads))
-    return tuple(leads)
-
-
 def record_of_signals(
     signals: Sequence[NDArray[Any]], sampling_rate: float, names: Sequence[str], units: Sequence[str], name: str
 ) -> ECGRecord:
@@ -328,6 +253,17 @@ def record_of_signals(
     rows = ecg_rows(tuple(names), tuple(units))
     chosen = as_millivolts(np.stack([signals[row] for row in rows]), [units[row] for row in rows])
     return ECGRecord(chosen, sampling_rate, lead_names(tuple(names[row] for row in rows)), name)
+
+
+def one_rate(per_frame: Sequence[int], names: Sequence[str], units: Sequence[str]) -> int:
+    """Return the number of samples a frame that all leads of the ECG share, refusing several."""
+    rates = sorted({per_frame[row] for row in ecg_rows(tuple(names), tuple(units))})
+    if len(rates) > 1:
+        raise LeadError(
+            f"Got leads of {rates[0]} to {rates[-1]} samples a frame, expected one rate for all. "
+            "Read the record with smooth_frames=True."
+        )
+    return rates[0]
 
 
 def from_wfdb(record: Any) -> ECGRecord:
@@ -352,7 +288,12 @@ def from_wfdb(record: Any) -> ECGRecord:
     UnitsError
         When no signal is a voltage of the heart.
     LeadError
-        When a standard lead is named twice, or leads of several rates were read one by one.
+        When a standard lead is named twice, leads of several rates were read one by one, or segments have different
+        signals.
+    SamplingRateError
+        When the record gives no rate, or another than its segments.
+    ShapeError
+        When a segment is longer or shorter than its record says.
 
     Examples
     --------
@@ -361,34 +302,100 @@ def from_wfdb(record: Any) -> ECGRecord:
     ECGRecord('00001_hr': 12 leads (I, II, III, aVR, ...), 5000 samples, 500 Hz, 10.0 s)
     """
     if hasattr(record, "multi_to_single") and getattr(record, "segments", None):
-        expanded = any(getattr(segment, "e_p_signal", None) is not None for segment in record.segments)
-        record = record.multi_to_single(physical=True, expanded=expanded)
+        return _joined(record)
+    _check_fields(record)
+    signals, per_frame = _physical_signals(record)
+    names, units = _names_and_units(record, len(signals))
+    rate = as_sampling_rate(record.fs, f" in a {type(record).__name__}")
+    return record_of_signals(
+        signals, rate * one_rate(per_frame, names, units), names, units, str(record.record_name or "")
+    )
+
+
+def _check_fields(record: Any) -> None:
+    """Raise for what is no record of wfdb."""
     missing = [field for field in ("fs", "sig_name", "units") if not hasattr(record, field)]
     if missing:
         raise ParameterError(
             f"Got a {type(record).__name__}, expected a wfdb.Record with signals. Pass what wfdb.rdrecord(...) gives."
         )
-    signals, per_frame = _physical_signals(record)
-    names = [str(name or "") for name in record.sig_name or [""] * len(signals)]
-    units = [str(unit or "mV") for unit in record.units or ["mV"] * len(signals)]
-    if not len(signals) == len(names) == len(units):
+
+
+def _names_and_units(record: Any, n_signals: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names and the units of a record's signals, millivolts where it gives none, as headers mean it."""
+    names = tuple([str(name or "") for name in record.sig_name or [""] * n_signals])
+    units = tuple([str(unit or "mV") for unit in record.units or ["mV"] * n_signals])
+    if not n_signals == len(names) == len(units):
         raise ParameterError(
-            f"Got a wfdb.Record of {len(signals)} signals with {len(names)} names and {len(units)} units, expected one "
+            f"Got a wfdb.Record of {n_signals} signals with {len(names)} names and {len(units)} units, expected one "
             "of each for every signal."
         )
-    samples_per_frame = one_rate(per_frame, names, units)
-    return record_of_signals(signals, record.fs * samples_per_frame, names, units, str(record.record_name or ""))
+    return names, units
 
 
-def one_rate(per_frame: Sequence[int], names: Sequence[str], units: Sequence[str]) -> int:
-    """Return the number of samples a frame that all leads of the ECG share, refusing several."""
-    rates = sorted({per_frame[row] for row in ecg_rows(tuple(names), tuple(units))})
-    if len(rates) > 1:
-        raise LeadError(
-            f"Got leads of {rates[0]} to {rates[-1]} samples a frame, expected one rate for all. "
-            "Read the record with smooth_frames=True."
+def _joined(record: Any) -> ECGRecord:
+    """Join the segments of a record; None stands for a gap."""
+    layout, parts, start = None, [], 0
+    stated = [("the record", record.fs)]
+    for number, (segment, length) in enumerate(zip(record.segments, _lengths(record), strict=True)):
+        if segment is None:
+            start += length or 0
+            continue
+        _check_fields(segment)
+        where = str(segment.record_name or f"number {number + 1}")
+        stated.append((f"segment {where}", segment.fs))
+        if number == 0 and length == 0:
+            layout = Layout(*_names_and_units(segment, len(segment.sig_name or ())))
+        elif length != 0:
+            parts.append(_part(segment, length, where, start))
+            start += parts[-1].n_frames
+    rates = [(where, as_sampling_rate(rate, f" in {where}")) for where, rate in stated if rate is not None]
+    return join_parts(
+        parts,
+        layout,
+        n_signals=record.n_sig,
+        n_frames=start,
+        sampling_rate=as_sampling_rate(shared_rate(rates), " in a wfdb.MultiRecord"),
+        name=str(record.record_name or ""),
+    )
+
+
+def _lengths(record: Any) -> list[int | None]:
+    """Return the frames of each segment, which only a gap has to be told."""
+    stated = record.seg_len
+    lengths = [getattr(segment, "sig_len", None) for segment in record.segments] if stated is None else list(stated)
+    is_short = len(lengths) != len(record.segments)
+    if is_short or any(segment is None and n is None for segment, n in zip(record.segments, lengths, strict=True)):
+        raise ParameterError(
+            f"Got a wfdb.MultiRecord of {len(record.segments)} segments with seg_len={lengths}, expected a length for "
+            "each. Pass what wfdb.rdrecord(..., m2s=False) gives."
         )
-    return rates[0]
+    return lengths
+
+
+def _part(segment: Any, length: int | None, where: str, start: int) -> Part:
+    """Describe a segment, whose length its record need not state."""
+    signals, per_frame = _physical_signals(segment)
+    names, units = _names_and_units(segment, len(signals))
+    n_frames = len(signals[0]) // per_frame[0] if length is None else length
+    if [len(signal) for signal in signals] != [n_frames * count for count in per_frame]:
+        raise ShapeError(
+            f"Got signals of {len(signals[0])} samples in segment {where}, expected {n_frames} frames as the record "
+            "says. Pass what wfdb.rdrecord(..., m2s=False) gives."
+        )
+    return Part(where, start, n_frames, names, units, tuple(per_frame), partial(_millivolts, signals, units))
+
+
+def _millivolts(
+    signals: Sequence[NDArray[Any]], units: Sequence[str], columns: Sequence[int], is_mixed: bool
+) -> NDArray[np.float32]:
+    """Return some signals of a segment in mV; they cannot be averaged any more."""
+    if is_mixed:
+        raise LeadError(
+            "Got leads of several numbers of samples a frame in the segments, expected one for all. Read the record "
+            "with smooth_frames=True."
+        )
+    return as_millivolts(np.stack([signals[column] for column in columns]), [units[column] for column in columns])
 
 
 def _physical_signals(record: Any) -> tuple[list[NDArray[Any]], list[int]]:
@@ -411,22 +418,29 @@ def _physical_signals(record: Any) -> tuple[list[NDArray[Any]], list[int]]:
 
 def _to_physical(record: Any, *, expanded: bool) -> Any:
     """Convert steps of the digitizer to units, with wfdb's own code."""
-    absent = [field for field in ("fmt", "adc_gain", "baseline") if getattr(record, field, None) is None]
+    steps = record.e_d_signal if expanded else record.d_signal
+    n_signals = len(steps) if expanded else np.shape(steps)[-1]
+    absent = [field for field in ("fmt", "adc_gain", "baseline") if _n_given(record, field) != n_signals]
     if absent:
         raise ParameterError(
-            f"Got a wfdb.Record with digital signals but no {', '.join(absent)}, which their conversion to millivolts "
-            "needs. Set them, or pass physical signals."
+            f"Got a wfdb.Record with {n_signals} digital signals but no {', '.join(absent)} for each, which their "
+            "conversion to millivolts needs. Set them, or pass physical signals."
         )
-    return record.dac(expanded=expanded)
+    gains = [float(gain or DEFAULT_GAIN) for gain in record.adc_gain]  # 0: not calibrated, by the standard
+    if not all(map(is_gain, gains)):
+        raise ParameterError(
+            f"Got adc_gain={gains} in a wfdb.Record, expected the steps of a unit for each signal, or 0 where they are "
+            "not known. Correct them, or pass physical signals."
+        )
+    calibrated = copy.copy(record)
+    calibrated.adc_gain, calibrated.n_sig = gains, n_signals
+    return calibrated.dac(expanded=expanded)
 
 
-def _numbered_twin(lead: str, taken: Sequence[str]) -> str:
-    """Find a free name for a signal that bears the name of another."""
-    number = 2
-    # Of leads that are none of the twelve several may be named alike.
-    while f"{lead}#{number}" in taken:
-        number += 1
-    return f"{lead}#{number}"
+def _n_given(record: Any, field: str) -> int:
+    """Count the signals for which a record gives a field."""
+    values = getattr(record, field, None)
+    return 0 if values is None else sum(value is not None for value in values)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -75,6 +75,10 @@ _NOTES: dict[str, tuple[type[SkecgWarning], str]] = {
         "with leads that the weights do not know by their names and leave out. If one is a lead of the twelve, say so: "
         'leads={"MLII": "II"}.',
     ),
+    "empty": (
+        LeadWarning,
+        "with leads that hold nothing but NaN, and count as absent. Check how they were read, or leave the leads out.",
+    ),
     "flat": (SignalWarning, "with flat leads, which carry no signal. Check the electrodes, or leave the leads out."),
     "flat_segments": (
         SignalWarning,
@@ -172,10 +176,13 @@ def screen(record: ECGRecord, spec: InputSpec, policies: Policies, label: str) -
         raise ShortRecordError(_short_message(record, label))
     # One pass over the whole record; all else looks at a glance of it, so that screening stays cheap beside preparing.
     limits = _limits(record.signal)
-    sources, missing, rows = _lead_sources(record.leads, tuple(np.isnan(limits.lowest).tolist()), spec)
+    silent = tuple(np.isnan(limits.lowest).tolist())
+    sources, missing, rows = _lead_sources(record.leads, silent, spec)
     _check_leads(record, spec, policies, label, missing)
     unused = [lead for lead in record.leads if lead not in CANONICAL_LEADS and lead not in spec.leads]
     unknown = (Note("unused_leads", ", ".join(unused)),) if unused and missing else ()
+    empty = [lead for lead, is_empty in zip(record.leads, silent, strict=True) if is_empty and lead in spec.leads]
+    unknown += (Note("empty", ", ".join(empty)),) if empty else ()
     used = _Limits(limits.lowest[rows], limits.highest[rows], limits.gaps[rows])
     _check_finite(record, rows, used, label)
     if short:

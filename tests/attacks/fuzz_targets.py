@@ -39,9 +39,10 @@ from skecg.embedding_cache import DiskCache
 from skecg.embedding_cache.sqlite import DATABASE_NAME, Row, array_of, is_sound, row_of
 from skecg.errors import SkecgError, SkecgWarning
 from skecg.io import read_record
+from skecg.io.channels import ecg_rows
 from skecg.io.wfdb import import_wfdb
 from skecg.io.wfdb_header import WFDBHeader, parse_header
-from skecg.io.wfdb_signals import ecg_rows, unpack_212
+from skecg.io.wfdb_signals import unpack_212
 from skecg.leads import EIGHT_LEADS
 from skecg.records import millivolts_per_unit
 from skecg.weights.folder import load_tensors, read_info

@@ -16,7 +16,7 @@ from wfdb_writing import write_wfdb
 from skecg.convert.checkpoint import open_checkpoint
 from skecg.errors import DamagedRecordError, ForeignCheckpointError, RecordReadError, SamplingRateError, UnitsError
 from skecg.io import find_records, read_record
-from skecg.io.wfdb_signals import ecg_rows
+from skecg.io.channels import ecg_rows
 from skecg.leads import CANONICAL_LEADS
 
 

@@ -288,7 +288,7 @@ def test_parts_that_share_a_higher_rate_keep_it(tmp_path):
         (lambda f: (f / "b.hea").unlink(), RecordNotFoundError),
         (lambda f: edit(f / "b.hea", "500 60", "500 59"), DamagedRecordError),
         (lambda f: edit(f / "whole.hea", "b 60", "b 61"), DamagedRecordError),
-        (lambda f: edit(f / "b.hea", "1000/mV", "1000/µV"), UnsupportedFormatError),
+        (lambda f: edit(f / "b.hea", "1000/mV", "1000/mmHg"), UnsupportedFormatError),
     ],
 )
 def test_a_damaged_part_is_an_error_of_the_whole(tmp_path, damage, error):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from skecg.embedder import JEPAEmbedder
-from skecg.errors import BadSignalError, LeadError, SignalWarning
+from skecg.errors import BadSignalError, LeadError, LeadWarning, SignalWarning
 from skecg.leads import CANONICAL_LEADS, LIMB_COEFFICIENTS
 from skecg.preprocessing.quality import Policies, screen
 from skecg.preprocessing.windows import prepare
@@ -87,6 +87,16 @@ def test_exchanged_limb_leads_are_refused_where_one_of_them_is_used() -> None:
     with pytest.raises(LeadError, match=r"named II, I, III, .* by Einthoven's law they are, in this order, I, II, III"):
         notes(twelve_leads(), leads=names)
     assert notes(twelve_leads(), CHEST_SPEC, names) == ()
+
+
+def test_a_lead_of_nothing_but_gaps_is_named_where_the_encoder_would_use_it() -> None:
+    signal = twelve_leads()
+    signal[7] = np.nan
+    spec = InputSpec(CANONICAL_LEADS, 250, 2500, any_leads=True)
+    assert notes(signal, spec) == ("empty",)
+    assert notes(signal, InputSpec(("I", "V1"), 250, 2500)) == ()
+    with pytest.warns(LeadWarning, match=r"1 of 2 records with leads that hold nothing but NaN.*record 0 \(V2\)"):
+        JEPAEmbedder(sampling_rate=500, cache=None).fit_transform([signal, twelve_leads(1)])
 
 
 def test_a_limb_lead_that_is_upside_down_is_refused_and_computed_once_it_is_named_so() -> None:

@@ -14,6 +14,7 @@ from skecg.errors import (
     BadSignalError,
     InputError,
     LeadError,
+    LeadWarning,
     ParameterError,
     SamplingRateError,
     ShortRecordError,
@@ -260,8 +261,10 @@ def test_a_lead_of_nothing_but_gaps_is_absent() -> None:
     record = changed(ecg(), "V2", np.nan)
     with pytest.raises(LeadError, match=r"expected also V2 .V2 hold nothing but NaN"):
         prepare([record], SPEC)
-    assert not prepare([record], SPEC, missing_leads="subset").lead_mask[0, 7]
-    derived = prepare([changed(ecg(), "aVL", np.nan)], SPEC)
+    with pytest.warns(LeadWarning, match=r"hold nothing but NaN, and count as absent.*\(V2\)"):
+        assert not prepare([record], SPEC, missing_leads="subset").lead_mask[0, 7]
+    with pytest.warns(LeadWarning, match=r"\(aVL\)"):
+        derived = prepare([changed(ecg(), "aVL", np.nan)], SPEC)
     np.testing.assert_allclose(derived.values, prepare([ecg()], SPEC).values, atol=2e-6)
 
 

@@ -1,0 +1,134 @@
+"""Rates, leads and units in ``.npz`` files, under the names that people give them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skecg.errors import LeadError, SamplingRateError, UnitsError, UnsupportedFormatError
+from skecg.io import read_record
+from skecg.records import ECGRecord
+
+SIGNAL = np.random.default_rng(0).normal(size=(2, 90))
+TWO = {"sampling_rate": 500, "leads": ["I", "II"]}
+RATE_NAMES = ["sampling_rate", "fs", "Fs", "sfreq", "sample_rate", "sampling_frequency", "samplingRate", "samp_freq"]
+RATE_NAMES += ["sr", "frequency", "sampling-rate", "sampling rate hz", "SAMPLE_FREQ", "hz", "ecg_fs"]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Any:
+    def save(**members: Any) -> Path:
+        np.savez(tmp_path / "n.npz", **members)
+        return tmp_path / "n.npz"
+
+    return save
+
+
+def assert_is_signal(record: ECGRecord, factor: float = 1.0) -> None:
+    np.testing.assert_allclose(record.signal, SIGNAL * factor, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", RATE_NAMES)
+@pytest.mark.parametrize("value", [250, np.array([250.0]), "250", [250, 250]])
+def test_a_rate_is_understood_under_its_usual_names(save: Any, name: str, value: Any) -> None:
+    path = save(signal=SIGNAL, leads=["I", "II"], **{name: value})
+    assert read_record(path).sampling_rate == 250
+    assert read_record(path, sampling_rate=250).sampling_rate == 250
+    with pytest.raises(SamplingRateError, match=r"sampling_rate=500 for .*n\.npz, which says 250 Hz"):
+        read_record(path, sampling_rate=500)
+
+
+@pytest.mark.parametrize("value", [0, -250, [250, 500], "fast", True, np.nan, [], 250j])
+def test_a_rate_that_is_none_is_refused(save: Any, value: Any) -> None:
+    with pytest.raises(SamplingRateError, match="as 'fs' in"):
+        read_record(save(signal=SIGNAL, leads=["I", "II"], fs=value), sampling_rate=250)
+
+
+@pytest.mark.parametrize("name", ["original_fs", "heart_rate", "filter_freq", "age"])
+def test_other_members_are_passed_over(save: Any, name: str) -> None:
+    path = save(signal=SIGNAL, **TWO, **{name: 100})
+    assert read_record(path).sampling_rate == 500
+    with pytest.raises(SamplingRateError, match="Got no sampling rate"):
+        read_record(save(signal=SIGNAL, leads=["I", "II"], **{name: 100}))
+
+
+@pytest.mark.parametrize("name", ["leads", "lead_names", "channels", "ch_names", "channel_names", "sig_name", "Leads"])
+def test_leads_are_understood_under_their_usual_names(save: Any, name: str) -> None:
+    path = save(signal=SIGNAL, fs=500, **{name: ["ii", "v1"]})
+    assert read_record(path).leads == ("II", "V1")
+    with pytest.raises(LeadError, match="another order"):
+        read_record(path, leads=["V1", "II"])
+
+
+def test_numbers_name_leads_only_in_leads(save: Any) -> None:
+    path = save(signal=SIGNAL, fs=500, channels=2, leads=["I", "II"])
+    assert read_record(path).leads == ("I", "II")
+    with pytest.raises(LeadError, match="no lead names"):
+        read_record(save(signal=SIGNAL, fs=500, channels=2))
+    assert read_record(save(signal=SIGNAL, fs=500, leads=[1, 2])).leads == ("1", "2")
+
+
+@pytest.mark.parametrize("name", ["unit", "units", "Units", "physical_unit", "sig_units", "signal_unit"])
+@pytest.mark.parametrize("value", ["uV", ["uV"], ["µV", "uV"], np.array(b"uV")])
+def test_units_are_understood_under_their_usual_names(save: Any, name: str, value: Any) -> None:
+    assert_is_signal(read_record(save(signal=SIGNAL, **TWO, **{name: value})), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("members", "error"),
+    [
+        ({"fs": 250}, SamplingRateError),
+        ({"ch_names": ["II", "I"]}, LeadError),
+        ({"unit": "uV", "units": "mV"}, UnitsError),
+        ({"unit": ["uV", "mV"], "units": ["mV", "uV"]}, UnitsError),
+        ({"unit": ["uV", "mV"], "units": "uV"}, UnitsError),
+    ],
+)
+def test_members_that_contradict_each_other_are_refused(save: Any, members: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="expected members that agree"):
+        read_record(save(signal=SIGNAL, **TWO, **members))
+
+
+def test_members_that_say_the_same_in_other_words_agree(save: Any) -> None:
+    path = save(signal=SIGNAL, **TWO, fs=[500.0], ch_names=["i", "LEAD II"], unit="uV", units=["µV", "uv"])
+    record = read_record(path)
+    assert (record.sampling_rate, record.leads) == (500, ("I", "II"))
+    assert_is_signal(record, 1e-3)
+
+
+@pytest.mark.parametrize("name", ["ecg", "x", "val"])
+def test_the_only_array_that_is_nothing_else_is_the_samples(save: Any, name: str) -> None:
+    assert_is_signal(read_record(save(**{name: SIGNAL}, fs=500, ch_names=["I", "II"], unit="mV", gain=1)))
+    with pytest.raises(UnsupportedFormatError, match="Got 4 arrays"):
+        read_record(save(**{name: SIGNAL}, **TWO, other=SIGNAL))
+    with pytest.raises(UnsupportedFormatError, match="Got 2 arrays"):
+        read_record(save(fs=500, leads=["I", "II"]))
+
+
+def test_a_lone_array_is_the_samples_whatever_its_name(save: Any) -> None:
+    assert_is_signal(read_record(save(fs=SIGNAL), sampling_rate=500, leads=["I", "II"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("gain", 1000), ("adc_gain", [1, 200]), ("lsb", 4.88), ("baseline", [0, 7]), ("offset", -1), ("scale", "mV/bit")],
+)
+def test_a_member_that_says_the_samples_are_no_voltages_is_refused(save: Any, name: str, value: Any) -> None:
+    path = save(signal=SIGNAL, **TWO, **{name: value})
+    with pytest.raises(UnsupportedFormatError, match=f"Got '{name}' beside the samples .*pass units="):
+        read_record(path)
+    assert_is_signal(read_record(path, units="uV"), 1e-3)
+
+
+def test_a_gain_of_1_and_an_offset_of_0_change_nothing(save: Any) -> None:
+    assert_is_signal(read_record(save(signal=SIGNAL, **TWO, gain=[1, 1], baseline=0, adc_zero=[0.0, 0.0])))
+
+
+def test_units_of_nothing_are_refused(save: Any) -> None:
+    with pytest.raises(UnitsError):
+        read_record(save(signal=SIGNAL, **TWO, units=np.array([], dtype=str)))
+    with pytest.raises(UnitsError):
+        read_record(save(signal=SIGNAL, **TWO), units="")
