@@ -29,6 +29,7 @@ __all__ = [
     "add_table_options",
     "as_batch_size",
     "as_layer",
+    "as_seed",
     "embedding_progress",
     "in_words",
     "load_plugins",
@@ -178,6 +179,14 @@ def as_layer(text: str) -> int | list[int] | str:
     except ValueError:
         return text
     return numbers if len(numbers) > 1 else numbers[0]
+
+
+def as_seed(text: str) -> int:
+    """Read a seed: what every generator takes, NumPy's among them."""
+    seed = int(text) if text.isdecimal() else -1
+    if not 0 <= seed < 2**32:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 0 to {2**32 - 1}")
+    return seed
 
 
 def as_batch_size(text: str) -> int | str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from skecg._version import __version__
-from skecg.cli.console import Verbs, add_hub_options, as_batch_size, as_layer, say
+from skecg.cli.console import Verbs, add_hub_options, as_batch_size, as_layer, as_seed, say
 from skecg.errors import MissingDependencyError, ParameterError
 from skecg.validation import check_integer
 
@@ -81,7 +81,7 @@ def _add_protocol_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--draws", type=int, default=5, metavar="N", help="draws of all but 1 (default: 5)")
     group.add_argument("--kernels", type=int, default=5, metavar="N", help="draws of random convolutions (default: 5)")
     group.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the test patients (default: 1000)")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of resamples and untrained weights")
+    group.add_argument("--seed", type=as_seed, default=0, metavar="N", help="of resamples and untrained weights")
     group.add_argument("--test-fold", type=int, metavar="N", help="instead of the last there is")
     group.add_argument(
         "--selection-fold", type=int, metavar="N", help="instead of 9, or a part of the training patients"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from skecg.cli.console import Verbs, add_signal_options, add_table_options, say
+from skecg.cli.console import Verbs, add_signal_options, add_table_options, as_seed, say
 from skecg.cli.embed import add_computing_options, add_model_options, check_cache, make_embedder
 from skecg.errors import ParameterError
 from skecg.validation import check_integer
@@ -42,8 +42,8 @@ def add_parser(verbs: Verbs) -> None:
     group.add_argument("--method", default="probe", metavar="M", help="probe (default: frozen encoder) or finetune")
     group.add_argument("--folds", type=int, default=5, metavar="N", help="parts of the patients (default: 5)")
     group.add_argument("--resamples", type=int, default=1000, metavar="N", help="for the intervals (default: 1000)")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of folds, resamples and fine-tuning")
-    group.add_argument("--epochs", type=int, default=10, metavar="N", help="of fine-tuning, at most (default: 10)")
+    group.add_argument("--seed", type=as_seed, default=0, metavar="N", help="of folds, resamples and fine-tuning")
+    group.add_argument("--epochs", type=int, metavar="N", help="of fine-tuning, at most (default: 10)")
     add_model_options(parser)
     add_signal_options(parser)
     add_computing_options(parser, cache="disk")
@@ -59,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_model_folder(arguments.out, force=arguments.force)
     check_integer("--folds", arguments.folds, 2)
     check_integer("--resamples", arguments.resamples, 10)
+    if arguments.epochs is not None:
+        check_integer("--epochs", arguments.epochs, 1)
     table = read_record_table(
         arguments.table,
         arguments.path_column,
@@ -74,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         n_folds=arguments.folds,
         n_resamples=arguments.resamples,
         seed=arguments.seed,
-        finetuning={"epochs": arguments.epochs},
+        finetuning=None if arguments.epochs is None else {"epochs": arguments.epochs},
         verbose=0 if arguments.quiet else 1,
         say=say,
     )

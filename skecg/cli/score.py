@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skecg._version import __version__
-from skecg.cli.console import Verbs, add_signal_options, add_table_options, say
+from skecg.cli.console import Verbs, add_signal_options, add_table_options, as_seed, say
 from skecg.cli.embed import add_computing_options, add_model_options, check_cache
 from skecg.cli.evaluate import as_fractions
 from skecg.io.files import replacing
@@ -56,7 +56,7 @@ def add_parser(verbs: Verbs) -> None:
     group.add_argument("--draws", type=int, default=5, metavar="N", help="draws of all but 1 (default: 5)")
     group.add_argument("--kernels", type=int, default=5, metavar="N", help="draws of random convolutions (default: 5)")
     group.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the patients (default: 1000)")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of folds, resamples and untrained weights")
+    group.add_argument("--seed", type=as_seed, default=0, metavar="N", help="of folds, resamples and untrained weights")
     add_model_options(parser, several=True)
     add_signal_options(parser)
     add_computing_options(parser, cache="disk")

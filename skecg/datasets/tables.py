@@ -42,6 +42,8 @@ LABEL_SEPARATOR = ";"
 _SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 # As pandas, R, spreadsheets and databases write it.
 _MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "nat", "null"})
+# As spreadsheets and other programs write it.
+_MISSING |= {"#n/a", "#n/a n/a", "#na", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan", "-nan"}
 # What a whole number becomes beside cells that are missing: "1.0", which means the same as "1".
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 _SEPARATOR_SAID = re.compile(r"sep=([,;\t])\r?\n")

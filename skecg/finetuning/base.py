@@ -24,7 +24,7 @@ from torch import Tensor
 from skecg.compute.devices import resolve_device, resolve_precision
 from skecg.compute.notebook import HeldWeights
 from skecg.encoders import Encoder
-from skecg.errors import SkecgWarning, WeightsFormatError, user_stacklevel
+from skecg.errors import ParameterError, SkecgWarning, WeightsFormatError, user_stacklevel
 from skecg.finetuning.data import PreparedWindows, WindowInputs, record_logits
 from skecg.finetuning.heads import Head, Network, copied_encoder
 from skecg.finetuning.loop import TrainingConfig
@@ -37,7 +37,7 @@ from skecg.preprocessing.windows import Windows, check_stride
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
 from skecg.splits import check_fraction, hold_out
-from skecg.validation import check_choice
+from skecg.validation import check_choice, is_integer
 from skecg.weights import WeightsInfo, find_weights, load_encoder
 
 __all__ = ["Examples", "FineTunedEstimator"]
@@ -160,6 +160,7 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
         self._head_config(0)
         check_choice("stages", self.stages, STAGES)
         check_fraction(self.validation_fraction)
+        _check_random_state(self.random_state)
 
     def _policies(self) -> Policies:
         return Policies(self.missing_leads, self.short_records)
@@ -397,3 +398,13 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "network_")
+
+
+def _check_random_state(value: object) -> None:
+    """Raise unless this is what scikit-learn makes a generator of."""
+    if value is None or isinstance(value, np.random.RandomState) or (is_integer(value, 0) and value < 2**32):
+        return
+    raise ParameterError(
+        f"Got random_state={value!r}, expected None, an integer from 0 to {2**32 - 1}, or a np.random.RandomState. Of "
+        "a np.random.Generator pass a number: random_state=int(generator.integers(2**32))."
+    )

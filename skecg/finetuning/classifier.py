@@ -355,13 +355,16 @@ def read_labels(y: Any, n_records: int) -> Targets:
     Raises
     ------
     InputError
-        When there is no `y`, it is of another length, holds NaN, one class only, or neither classes nor an indicator.
+        When there is no `y`, it is one value or of another length, holds NaN, one class only, or neither classes nor
+        an indicator.
     """
     if y is None:
         raise InputError("This classifier requires y to be passed, but the target y is None. Pass y, a label a record.")
     try:
         # dtype=None: classes may be text, which a conversion to numbers would refuse.
         y = check_array(y, accept_sparse="csr", dtype=None, ensure_2d=False, ensure_min_samples=0, input_name="y")
+        if y.ndim == 0:
+            raise InputError(f"Got y={y.item()!r}, a single value, expected a sequence with a label for each record.")
         if y.shape[0] != n_records:
             raise InputError(f"Got y of {y.shape[0]} rows for {n_records} records, expected one for each.")
         targets = read_targets(y)

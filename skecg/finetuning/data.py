@@ -25,7 +25,7 @@ from skecg.encoders.encode import micro_batches, number_shapes
 from skecg.encoders.pooling import pool_windows
 from skecg.finetuning.heads import Network
 from skecg.finetuning.loop import ordered_map
-from skecg.finetuning.losses import RecordLabels, confusion_of, f1_of_waves, wave_loss
+from skecg.finetuning.losses import RecordLabels, confusion_of, mean_f1, wave_loss
 from skecg.finetuning.sample_labels import View, draw_view
 from skecg.preprocessing.windows import Windows
 
@@ -372,10 +372,10 @@ def window_logits(
 def validation_f1(
     network: Network, windows: LabelledWindows, rows: Rows, *, precision: str, n_jobs: int | None
 ) -> float:
-    """Compute the mean F1 of P, QRS and T over the samples of windows."""
+    """Compute the mean F1 over the samples of windows, of those of P, QRS and T that are annotated or predicted."""
     # Confusions are added and F1 taken once: a mean of windows' F1 would weigh quiet windows too much.
     confusion = sum(
         confusion_of(windows.labels[row, : logits.shape[1]], logits.argmax(axis=0))
         for row, logits in window_logits(network, windows.inputs, rows, precision=precision, n_jobs=n_jobs)
     )
-    return float(f1_of_waves(np.asarray(confusion)).mean())
+    return mean_f1(np.asarray(confusion))

@@ -25,7 +25,7 @@ __all__ = [
     "RecordLabels",
     "Score",
     "confusion_of",
-    "f1_of_waves",
+    "mean_f1",
     "validation_score",
     "wave_loss",
 ]
@@ -143,8 +143,11 @@ def confusion_of(truth: NDArray[np.int8], predicted: NDArray[np.integer]) -> NDA
     return np.bincount(truth[known].astype(np.int64) * n + predicted[known], minlength=n * n).reshape(n, n)
 
 
-def f1_of_waves(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Compute F1 of P, QRS and T, 0 where a wave is neither annotated nor predicted."""
-    either = confusion.sum(axis=0) + confusion.sum(axis=1)
-    f1: NDArray[np.float64] = 2 * np.diagonal(confusion)[1:] / np.maximum(either[1:], 1)
-    return f1
+def mean_f1(confusion: NDArray[np.int64]) -> float:
+    """Compute the mean F1 of those of P, QRS and T that are annotated or predicted; 1 where none is.
+
+    A wave that is neither has no F1: atrial fibrillation has no P wave, and to find none is no error.
+    """
+    either = (confusion.sum(axis=0) + confusion.sum(axis=1))[1:]
+    there = either > 0
+    return float(np.mean(2 * np.diagonal(confusion)[1:][there] / either[there])) if there.any() else 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -201,7 +202,7 @@ class FineTunedRegressor(RegressorMixin, FineTunedEstimator):
             When a parameter has a value that is not allowed, or groups do not belong to the records.
         InputError
             When a record cannot be used (the message names it), or `y` is of another length or holds what is no finite
-            number.
+            number, dates and durations among it.
         RecordReadError
             When a file cannot be read.
         WeightsError
@@ -299,16 +300,34 @@ def read_numbers(y: Any, n_records: int) -> NDArray[np.float64]:
     Raises
     ------
     InputError
-        When there is no `y`, it is of another length, or holds what is no finite number.
+        When there is no `y`, it is one value or of another length, or holds what is no finite number.
     """
     if y is None:
         raise InputError("This regressor requires y to be passed, but the target y is None. Pass y, a number a record.")
+    # Nanoseconds, days or years: the unit would be lost, and the numbers of two spellings differ.
+    if _is_of_time(y):
+        raise InputError(
+            "Got y of dates or durations, expected numbers. Convert them to numbers of one unit, such as days: "
+            "(y - start) / np.timedelta64(1, 'D')."
+        )
     try:
         values: NDArray[np.float64] = check_array(
             y, dtype=np.float64, ensure_2d=False, ensure_min_samples=0, input_name="y"
         )
     except (TypeError, ValueError) as error:
         raise InputError(f"{str(error).partition(chr(10))[0]} (y, expected finite numbers)") from error
+    if values.ndim == 0:
+        raise InputError(f"Got y={values.item()!r}, a single value, expected a sequence with a number for each record.")
     if len(values) != n_records:
         raise InputError(f"Got y of {len(values)} rows for {n_records} records, expected one for each.")
     return values
+
+
+def _is_of_time(y: Any) -> bool:
+    """Return whether values are dates or durations, which become numbers of whatever unit they are kept in."""
+    try:
+        array = np.asarray(y)
+    except (ValueError, TypeError, RuntimeError):  # whatever it is, reading it as numbers says so
+        return False
+    kinds = (np.timedelta64, np.datetime64, datetime.timedelta, datetime.date)
+    return array.dtype.kind in "mM" or (array.dtype.kind == "O" and any(isinstance(item, kinds) for item in array.flat))

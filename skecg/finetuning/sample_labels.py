@@ -59,15 +59,37 @@ def check_sample_labels(y: Any, n_records: int) -> Sequence[Any]:
             "This Segmenter requires y to be passed, but the target y is None. Pass an array of labels for each record."
         )
     try:
-        n_entries = len(y)
-    except TypeError as error:
-        raise ShapeError(
-            f"Got y of type {type(y).__name__}, expected a sequence with an array of labels for each record."
-        ) from error
+        entries: Sequence[Any] = list(y) if hasattr(y, "to_numpy") else y
+        # Slices are what is taken of it: sets, mappings and generators have none, columns of a frame are no records.
+        n_entries, _ = len(entries), entries[:0]
+    except (TypeError, KeyError) as error:
+        raise _no_sequence(y) from error
+    if isinstance(y, str | bytes) or hasattr(y, "columns"):
+        raise _no_sequence(y)
     if n_entries != n_records:
         raise ShapeError(f"Got y of {n_entries} entries for {n_records} records, expected one for each.")
-    entries: Sequence[Any] = list(y) if hasattr(y, "to_numpy") else y
+    # Other sequences may read their entries from files, each when it is asked for.
+    for row, item in enumerate(entries if isinstance(entries, list | tuple | np.ndarray) else ()):
+        if isinstance(item, list | tuple | np.ndarray) and len(item):
+            _check_integers(np.asarray(item[:1]) if isinstance(item, list | tuple) else item, f"y[{row}]")
     return entries
+
+
+def _no_sequence(y: Any) -> ShapeError:
+    return ShapeError(
+        f"Got y of type {type(y).__name__}, expected a sequence with an array of labels for each record. Pass a list."
+    )
+
+
+def _check_integers(array: NDArray[Any], where: str) -> None:
+    """Raise for labels that are no integers, before their record is read."""
+    if array.dtype.kind not in "iu":
+        raise _no_labels(f"Got {where} of dtype {array.dtype} with values such as {array.flat[0]}")
+
+
+def _no_labels(found: str) -> InputError:
+    meanings = ", ".join(f"{number} {name}" for number, name in enumerate(WAVE_CLASSES))
+    return InputError(f"{found}, expected integers: {meanings}, and -1 where nothing is known.")
 
 
 def read_sample_labels(item: Any, record: ECGRecord, target: str, row: int) -> NDArray[np.int8]:
@@ -140,12 +162,9 @@ def _of_array(item: Any, record: ECGRecord, where: str) -> NDArray[np.int8]:
     wanted = f"expected ({record.n_samples},) or {record.signal.shape}: a label for each sample of the record"
     if array.shape not in ((record.n_samples,), record.signal.shape):
         raise ShapeError(f"Got {where} of shape {array.shape}, {wanted}.")
-    if array.dtype.kind not in "iu" or array.min() < UNCLEAR or array.max() >= len(WAVE_CLASSES):
-        meanings = ", ".join(f"{number} {name}" for number, name in enumerate(WAVE_CLASSES))
-        raise InputError(
-            f"Got {where} of dtype {array.dtype} with values such as {array.flat[0]} and {array.max()}, expected "
-            f"integers: {meanings}, and -1 where nothing is known."
-        )
+    _check_integers(array, where)
+    if array.min() < UNCLEAR or array.max() >= len(WAVE_CLASSES):
+        raise _no_labels(f"Got {where} with values from {array.min()} to {array.max()}")
     labels: NDArray[np.int8] = array.astype(np.int8)
     return labels
 

@@ -20,7 +20,7 @@ from skecg.finetuning.base import Examples, FineTunedEstimator
 from skecg.finetuning.data import PreparedWindows, WindowInputs, window_logits
 from skecg.finetuning.heads import Head, Network, build_decoder
 from skecg.finetuning.loop import TrainingConfig
-from skecg.finetuning.losses import confusion_of, f1_of_waves
+from skecg.finetuning.losses import confusion_of, mean_f1
 from skecg.finetuning.sample_labels import (
     at_own_rate,
     check_sample_labels,
@@ -114,8 +114,8 @@ class Segmenter(FineTunedEstimator):
     network_ : torch.nn.Module
         What was trained, on the CPU; its pickle holds arrays only.
     history_ : dict of str to History
-        Losses and validation scores (mean F1 of P, QRS and T by sample) by epoch, and the epoch whose weights were
-        kept, of the stages ``"head"`` and ``"all"`` as far as there were any.
+        Losses and validation scores (mean F1 by sample of P, QRS and T, as in :meth:`score`) by epoch, and the epoch
+        whose weights were kept, of the stages ``"head"`` and ``"all"`` as far as there were any.
     validation_rows_ : ndarray of int
         Rows of X that were held out.
     n_features_in_ : int
@@ -303,6 +303,8 @@ class Segmenter(FineTunedEstimator):
     def score(self, X: Any, y: Any, *, sampling_rate: ArrayLike | None = None) -> float:
         """Compute the mean F1 of P, QRS and T over all samples whose label is known.
 
+        A wave that no record has and none is said to have has no F1 and does not count, as P in atrial fibrillation.
+
         Parameters
         ----------
         X, sampling_rate
@@ -313,6 +315,14 @@ class Segmenter(FineTunedEstimator):
         Returns
         -------
         float
+            1 where there is no wave at all, neither annotated nor predicted.
+
+        Raises
+        ------
+        InputError
+            When a record cannot be used, or labels are not those of its record, or none of them is known.
+        RecordReadError
+            When a file cannot be read.
         """
         check_is_fitted(self)
         items = check_sample_labels(y, len(record_source(self, X, sampling_rate, reset=False)))
@@ -320,7 +330,8 @@ class Segmenter(FineTunedEstimator):
         for row, (record, logits) in enumerate(self._sample_logits(X, sampling_rate)):
             # Against labels at the record's own rate: resampled truth would forgive errors at the borders.
             confusion += confusion_of(read_sample_labels(items[row], record, self.target, row), _labels(logits))
-        return float(f1_of_waves(confusion).mean())
+        _check_known(bool(confusion.any()))
+        return mean_f1(confusion)
 
     def _sample_logits(
         self, X: Any, sampling_rate: ArrayLike | None
@@ -411,10 +422,15 @@ def _labels(logits: NDArray[np.float32]) -> NDArray[np.int8]:
     return labels
 
 
+def _check_known(any_known: bool) -> None:
+    """Raise where nothing is known of any sample."""
+    if not any_known:
+        raise InputError("Got y without a single label, all are negative; expected some that are known.")
+
+
 def _classes_of_records(labels: NDArray[np.int8], owner: NDArray[np.int64], n_records: int) -> NDArray[np.bool_]:
     """Return which classes each record holds, (n_records, n_classes); raise where nothing is known of any."""
-    if not (labels >= 0).any():
-        raise InputError("Got y without a single label, all are negative; expected some that are known.")
+    _check_known(bool((labels >= 0).any()))
     has = np.zeros((n_records, len(WAVE_CLASSES)), dtype=np.bool_)
     for number in range(len(WAVE_CLASSES)):
         np.logical_or.at(has[:, number], owner, (labels == number).any(axis=1))

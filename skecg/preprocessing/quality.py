@@ -180,7 +180,7 @@ def screen(record: ECGRecord, spec: InputSpec, policies: Policies, label: str) -
     sources, missing, rows = _lead_sources(record.leads, silent, spec)
     _check_leads(record, spec, policies, label, missing)
     unused = [lead for lead in record.leads if lead not in CANONICAL_LEADS and lead not in spec.leads]
-    unknown = (Note("unused_leads", ", ".join(unused)),) if unused and missing else ()
+    unknown: tuple[Note, ...] = (Note("unused_leads", ", ".join(unused)),) if unused and missing else ()
     empty = [lead for lead, is_empty in zip(record.leads, silent, strict=True) if is_empty and lead in spec.leads]
     unknown += (Note("empty", ", ".join(empty)),) if empty else ()
     used = _Limits(limits.lowest[rows], limits.highest[rows], limits.gaps[rows])

@@ -20,11 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from skecg.datasets.tables import Columns, read_columns
 from skecg.errors import MissingDependencyError, ShapeError, SkecgError
-from skecg.io import read_record
 from skecg.leads import CANONICAL_LEADS
 from skecg.linear_model.distances import Neighbours, similar, standardization
 from skecg.plotting.results import principal_plane
 from skecg.records import ECGRecord
+from skecg.tabular.features import read_as_embedded
 from skecg.tabular.page import policy_for, thinned
 from skecg.tabular.table import is_number
 from skecg.validation import check_choice, check_flag, check_integer
@@ -81,7 +81,7 @@ class Atlas:
             Whether the records are read and their first ten seconds put into the page, 5 kB each. A record that cannot
             be read says why in its place.
         **reading
-            What files of numbers do not say of themselves, as for :func:`skecg.read_record`.
+            ``sampling_rate``, ``leads`` and ``units`` of tables and arrays, as for :class:`skecg.JEPAEmbedder`.
         """
         held: dict[str, Any] = {
             "about": self._about(),
@@ -286,7 +286,7 @@ def _traces(records: Iterable[str | ECGRecord], reading: Mapping[str, Any]) -> d
     traces: list[Any] = []
     for record in records:
         try:
-            one = read_record(record, **reading) if isinstance(record, str) else record
+            one = read_as_embedded(record, **reading) if isinstance(record, str) else record
         except SkecgError as error:
             # The reason takes the picture's place: a file that was moved since does not cost the page.
             traces.append(str(error))

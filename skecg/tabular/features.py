@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,18 @@ from numpy.typing import NDArray
 from skecg.datasets.tables import LABEL_SEPARATOR
 from skecg.embedder import JEPAEmbedder
 from skecg.errors import LeakageWarning, ParameterError, SkecgWarning, user_stacklevel
+from skecg.inference.inputs import RecordSource
+from skecg.records import ECGRecord
 from skecg.tabular.table import RecordTable
 
-__all__ = ["embed_table"]
+__all__ = ["embed_table", "read_as_embedded"]
+
+
+def read_as_embedded(
+    path: str, *, sampling_rate: float | None = None, leads: Sequence[str] | None = None, units: str | None = None
+) -> ECGRecord:
+    """Read a file as an embedder does that was told these, which are for files that do not say them."""
+    return RecordSource([path], sampling_rate=sampling_rate, leads=leads, units=units or "mV")[0]
 
 
 def embed_table(table: RecordTable, embedder: JEPAEmbedder) -> tuple[RecordTable, NDArray[np.float32]]:

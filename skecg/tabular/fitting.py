@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg._version import __version__
+from skecg.compute.devices import resolve_precision
 from skecg.datasets.base import LabelledECGs
 from skecg.embedder import JEPAEmbedder
 from skecg.errors import ParameterError
@@ -35,13 +36,19 @@ from skecg.splits import patient_folds
 from skecg.tabular.features import embed_table
 from skecg.tabular.model import FINETUNE, METHODS, PROBE, FittedModel, encoder_of
 from skecg.tabular.table import LABELS, NUMBERS, RecordTable, Target
-from skecg.validation import check_choice
+from skecg.validation import check_choice, check_integer
 from skecg.versions import installed_version
 
 __all__ = ["FineTuneProtocol", "Fitting", "KnownFeatures", "fit_model"]
 
-# What is usual is learned from so many records for each direction that counts.
-_RECORDS_A_COMPONENT = 2
+# Parameters that an embedder and a fine-tuned estimator have in common. The embedder reads all records first: those of
+# its own that say which of them can be read, and how they are embedded and kept, have then done their part.
+_SHARED = (
+    "model sampling_rate leads units pooling stride missing_leads short_records precision n_jobs revision "
+    "local_files_only verbose"
+)
+# Those that fine-tuning has no use for, and what they have to be.
+_UNTUNED = {"truncate_dim": None, "layer": None, "backend": "torch"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,11 +129,14 @@ def fit_model(
     Raises
     ------
     ParameterError
-        When the table has no target, too few patients, or a target that the method does not take.
+        When the table has no target or too few patients, or the method has no use for an option that is set.
     """
     check_choice("method", method, METHODS)
+    check_integer("seed", seed, 0)
     if table.target is None:
         raise ParameterError("Got a table without labels, expected a column of them. Name it: --label-column.")
+    # Before anything is embedded or trained, which may take hours.
+    tuning = _tuning(embedder, finetuning, method, seed)
     used, features = embed_table(table, embedder)
     for note in used.notes():
         say(note)
@@ -134,7 +144,6 @@ def fit_model(
     name = Path(str(embedder.model)).name
     known = KnownFeatures(name, f"weights {embedder.weights_sha256_[:12]}", features)
     common: dict[str, Any] = {"n_folds": n_folds, "n_resamples": n_resamples, "seed": seed, "verbose": verbose}
-    tuning = None if method == PROBE else _of_estimator(embedder, finetuning or {}, seed)
     if table.target.kind == NUMBERS:
         return _fit_numbers(used, embedder, known, tuning, common)
     if tuning is not None:
@@ -186,7 +195,9 @@ def _fit_probe(table: RecordTable, embedder: JEPAEmbedder, source: KnownFeatures
     report, out_of_fold = _cross_validated(table, source, OWN_LABELS, common)
     fit = _last_fit(table, source, OWN_LABELS)
     assert fit.probe is not None, "the pooled protocol has one"
-    model = _described(table, embedder, PROBE, report, out_of_fold, _novelty(source.table), common)
+    model = _described(
+        table, encoder_of(embedder), PROBE, report, out_of_fold, NoveltyScore().fit(source.table), common
+    )
     arrays = {name: np.asarray(getattr(fit.probe, name)) for name in fit.probe.__dataclass_fields__}
     return Fitting(replace(model, probe=arrays), report, report.to_text())
 
@@ -202,20 +213,24 @@ def _fit_network(
     """Fine-tune fold by fold, then on all; what is usual is measured by the features of the fine-tuned encoder."""
     report, out_of_fold = _cross_validated(table, source, protocol, common)
     estimator = protocol.fitted(np.array(table.paths, dtype=object), np.arange(len(table)))
-    tuned, novelty = _tuned_embedder(table, embedder, estimator)
-    model = _described(table, tuned, FINETUNE, report, out_of_fold, novelty, common)
+    encoder, novelty = _tuned_encoder(table, embedder, estimator)
+    model = _described(table, encoder, FINETUNE, report, out_of_fold, novelty, common)
     return Fitting(replace(model, network=estimator), report, report.to_text())
 
 
-def _tuned_embedder(
+def _tuned_encoder(
     table: RecordTable, embedder: JEPAEmbedder, estimator: FineTunedEstimator
-) -> tuple[JEPAEmbedder, NoveltyScore]:
-    """Return an embedder with the encoder that was fine-tuned, and what is usual by its features."""
+) -> tuple[dict[str, Any], NoveltyScore]:
+    """Describe the encoder that was fine-tuned, by the weights that it began as, and what is usual by its features."""
     with tempfile.TemporaryDirectory(prefix="skecg-fit-") as folder:
         # Through a folder, for an embedder takes weights from nowhere else.
         estimator.save(folder)
         tuned = JEPAEmbedder(**{**embedder.get_params(), "model": folder, "revision": None, "cache": None})
-        return tuned, _novelty(tuned.fit_transform(table.paths))
+        novelty = NoveltyScore().fit(tuned.fit_transform(table.paths))
+    encoder = encoder_of(tuned)
+    # The folder is gone. Which commit the weights were of is written beside the network.
+    encoder["parameters"]["model"] = encoder_of(embedder)["parameters"]["model"]
+    return encoder, novelty
 
 
 def _fit_numbers(
@@ -246,13 +261,13 @@ def _fit_numbers(
             "coef": np.atleast_2d(ridge.coef_),
             "intercept": np.atleast_1d(ridge.intercept_),
         }
-        found = {"probe": probe, "novelty": _novelty(source.table)}
+        found = {"encoder": encoder_of(embedder), "probe": probe, "novelty": NoveltyScore().fit(source.table)}
         alpha = ridge.alpha_
     else:
         scores |= {f"{source.name}, fine-tuned": _score_tuned(table, tuning, common)}
         estimator = _tuned_regressor(table, tuning, np.arange(len(table)))
-        embedder, novelty = _tuned_embedder(table, embedder, estimator)
-        found = {"probe": {}, "novelty": novelty, "network": estimator}
+        encoder, novelty = _tuned_encoder(table, embedder, estimator)
+        found = {"encoder": encoder, "probe": {}, "novelty": novelty, "network": estimator}
         alpha = estimator.alpha_
     text = f"{target.name}, cross-validated by patients\n\n{regression_table(scores, 'in the unit of the table')}\n"
     model = FittedModel(
@@ -261,7 +276,6 @@ def _fit_numbers(
         target=target.name,
         classes=(),
         labels=(),
-        encoder=encoder_of(embedder),
         thresholds=np.empty(0),
         calibration=[],
         score={name: asdict(replace(score, predicted=None)) for name, score in scores.items()},
@@ -290,7 +304,7 @@ def _tuned_regressor(table: RecordTable, tuning: Mapping[str, Any], rows: NDArra
 
 def _described(
     table: RecordTable,
-    embedder: JEPAEmbedder,
+    encoder: dict[str, Any],
     method: str,
     report: Report,
     out_of_fold: NDArray[np.float64],
@@ -306,7 +320,7 @@ def _described(
         target=target.name,
         classes=target.classes,
         labels=target.labels,
-        encoder=encoder_of(embedder),
+        encoder=encoder,
         probe={},
         novelty=novelty,
         # By out-of-fold probabilities: a fit's own records would put them too high.
@@ -316,11 +330,6 @@ def _described(
         | {"split": report.split["description"]},
         provenance=_provenance(table, common),
     )
-
-
-def _novelty(features: NDArray[np.float32]) -> NoveltyScore:
-    """Fit what is usual; with as many components as records each would be as far off as any other."""
-    return NoveltyScore(min(128, max(1, len(features) // _RECORDS_A_COMPONENT))).fit(features)
 
 
 def _provenance(table: RecordTable, common: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,13 +348,35 @@ def _provenance(table: RecordTable, common: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _of_estimator(embedder: JEPAEmbedder, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Return the parameters that a fine-tuned estimator has in common with an embedder, and those given."""
-    shared = "model sampling_rate leads units pooling stride missing_leads short_records n_jobs revision verbose"
-    parameters = {name: getattr(embedder, name) for name in shared.split()}
+def _tuning(embedder: JEPAEmbedder, given: Mapping[str, Any] | None, method: str, seed: int) -> dict[str, Any] | None:
+    """Return the parameters of a fine-tuned estimator: those that an embedder has, too, and those given.
+
+    None where nothing is to be fine-tuned. What the method has no use for is refused: it would be dropped in silence.
+    """
+    if method == PROBE:
+        if given:
+            raise ParameterError(
+                f"Got {', '.join(f'{name}={value!r}' for name, value in given.items())} for --method {PROBE}, which "
+                f"trains no encoder. Leave it out, or pass --method {FINETUNE}."
+            )
+        return None
+    for name, value in _UNTUNED.items():
+        if getattr(embedder, name) != value:
+            raise ParameterError(
+                f"Got --{name.replace('_', '-')} {getattr(embedder, name)!r} for --method {FINETUNE}, expected "
+                f"{'none' if value is None else repr(value)}: what is trained is the whole encoder, in torch, with a "
+                f"head on the tokens of its last block. Leave it out, or pass --method {PROBE}."
+            )
+    if embedder.pooling == "attention":
+        raise ParameterError(
+            f"Got --pooling attention for --method {FINETUNE}, whose head is trained on pooled tokens, expected mean, "
+            f"max, mean+std, mean+std+max or cls. Name one of these, or pass --method {PROBE}."
+        )
+    resolve_precision(embedder.precision)
+    parameters = {name: getattr(embedder, name) for name in _SHARED.split()}
     # Several devices embed; one trains.
     device = embedder.device if isinstance(embedder.device, str) else embedder.device[0]
-    return {**parameters, "device": device, "random_state": seed, **given}
+    return {**parameters, "device": device, "random_state": seed, **(given or {})}
 
 
 @dataclass(frozen=True, eq=False)
@@ -369,7 +400,8 @@ class FineTuneProtocol:
     def describe(self) -> dict[str, Any]:
         """Return what is done, for reports."""
         # The others belong to this machine, not to the method.
-        plain = {name: value for name, value in self.parameters.items() if name not in ("n_jobs", "device", "verbose")}
+        machine = ("n_jobs", "device", "verbose", "local_files_only")
+        plain = {name: value for name, value in self.parameters.items() if name not in machine}
         return {"name": "(c) the encoder fine-tuned with a head", **{k: str(v) for k, v in plain.items()}}
 
     def fitted(self, paths: NDArray[Any], rows: NDArray[np.int64]) -> FineTunedClassifier:

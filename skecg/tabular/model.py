@@ -20,9 +20,10 @@ from skecg.errors import DamagedWeightsError, InputError, ParameterError, Weight
 from skecg.evaluation.protocols import PooledProbe
 from skecg.finetuning.classifier import FineTunedClassifier
 from skecg.finetuning.regressor import FineTunedRegressor
-from skecg.io import read_record
+from skecg.inference.inputs import RecordSource
 from skecg.io.files import replacing, sha256_of
 from skecg.linear_model.distances import NoveltyScore
+from skecg.preprocessing.units import STANDARDIZED
 from skecg.records import ECGRecord
 from skecg.tabular.table import CLASSES, LABELS, NUMBERS
 from skecg.validation import is_integer
@@ -273,9 +274,16 @@ class RecordClassifier:
         return np.array(self.model.classes)
 
     def read(self, path: str | Path) -> ECGRecord:
-        """Read a file as the model's embedder does, with the rate, leads and unit that it was told."""
-        told = {name: getattr(self.embedder, name) for name in ("sampling_rate", "leads", "units")}
-        return read_record(path, **told)
+        """Read a file as the model's embedder does; the rate, leads and unit that it was told are those of tables."""
+        embedder = self.embedder
+        # What the embedder does to every record it does to this one when it is predicted: twice would be wrong.
+        return RecordSource(
+            [path],
+            sampling_rate=embedder.sampling_rate,
+            leads=None if isinstance(embedder.leads, Mapping) else embedder.leads,
+            units="mV" if embedder.units == STANDARDIZED else embedder.units,
+            verify_checksums=embedder.verify_checksums,
+        )[0]
 
     def predict_proba(self, records: Sequence[ECGRecord]) -> FloatArray:
         """Compute the probability of each class, or of each label, (n_records, n_classes)."""

@@ -26,11 +26,11 @@ from skecg.evaluation.report import (
     notes_of,
     score_table,
 )
-from skecg.io import read_record
 from skecg.plotting.results import PALETTE
 from skecg.preprocessing.resampling import resample
 from skecg.preprocessing.signals import fill_gaps
 from skecg.records import ECGRecord
+from skecg.tabular.features import read_as_embedded
 
 __all__ = ["ecg_picture", "page", "policy_for", "regression_page", "report_page", "thinned"]
 
@@ -89,7 +89,7 @@ def report_page(report: Report, paths: Sequence[str], **reading: Any) -> str:
     paths : sequence of str
         Of all records of the data set; those of the worst errors are read again, for their pictures.
     **reading
-        What files of numbers do not say of themselves, as for :func:`skecg.read_record`.
+        ``sampling_rate``, ``leads`` and ``units`` of tables and arrays, as for :class:`skecg.JEPAEmbedder`.
 
     Returns
     -------
@@ -298,7 +298,7 @@ def _worst(
 def _picture_of(path: str, reading: Mapping[str, Any]) -> str:
     """Draw a record of a file, or say why it cannot be read."""
     try:
-        return ecg_picture(read_record(path, **reading))
+        return ecg_picture(read_as_embedded(path, **reading))
     except SkecgError as error:
         return f"<p>{_text(str(error))}</p>"
 

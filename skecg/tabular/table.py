@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from skecg.datasets.base import LabelledECGs
 from skecg.datasets.tables import LABEL_SEPARATOR, Columns, read_columns
-from skecg.errors import ParameterError
+from skecg.errors import ParameterError, SkecgWarning, user_stacklevel
 from skecg.evaluation.tasks import Task
 from skecg.validation import check_choice, suggestion
 
@@ -45,6 +46,9 @@ _YES_NO = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
 _MOST_CODES, _FEW = 10, 0.05
 # More values than this share of the records are names of records, not classes.
 _MOST_CLASSES = 0.8
+# Missing as Python writes it; "none" may be an answer, and so may these, of which the last are a spreadsheet's errors.
+_NONE = "None"
+_DOUBTFUL = frozenset({"-", "--", "?", ".", "#div/0!", "#name?", "#null!", "#num!", "#ref!", "#value!"})
 # What columns of patients are called.
 _WHOSE = frozenset({"patient", "patient_id", "patientid", "subject", "subject_id", "person_id"})
 # Of rows that are left out, so many are named.
@@ -236,6 +240,11 @@ def read_record_table(
     RecordTable
         Rows without a label, a group or a file are left out and named.
 
+    Warns
+    -----
+    SkecgWarning
+        When a cell of labels may or may not mean that there is none.
+
     Raises
     ------
     ParameterError
@@ -247,8 +256,8 @@ def read_record_table(
     # Recordings as their own groups are the rule without a column of groups, so that column may be named as both.
     _check_names([path_column, *label_columns, *([] if group_column in (None, path_column) else [str(group_column)])])
     written = _column(columns, path_column, "--path-column")
-    cells = [_column(columns, label, "--label-column") for label in label_columns]
-    who = None if group_column is None else _column(columns, group_column, "--group-column")
+    cells = [_without_missing(_column(columns, label, "--label-column")) for label in label_columns]
+    who = None if group_column is None else _without_missing(_column(columns, group_column, "--group-column"))
     paths = [_resolved(path, folder) for path in written]
     whole = RecordTable(
         name,
@@ -275,6 +284,8 @@ def read_record_table(
         return used
     of_used = [[cell for cell, kept in zip(column, keep, strict=True) if kept] for column in cells]
     target = _read_target(list(label_columns), of_used, kind)
+    for label in label_columns:
+        _warn_of_doubtful(label, columns[label])
     return RecordTable(used.name, used.paths, used.rows, used.groups, target, used.columns, used.left_out, used.grouped)
 
 
@@ -321,7 +332,7 @@ def columns_of(
             f"first is {paths[0] if paths else ''!r}). Paths have to be written as in the file of features, or "
             "relative to the table."
         )
-    others = {column: cells for column, cells in columns.items() if column != path_column}
+    others = {column: _without_missing(cells) for column, cells in columns.items() if column != path_column}
     return {c: [None if row is None else cells[row] for row in found] for c, cells in others.items()}, known
 
 
@@ -344,6 +355,21 @@ def _check_names(names: Sequence[str]) -> None:
             f"Got the column {twice[0]!r} as two of --path-column, --label-column and --group-column, "
             "expected a column of its own for each."
         )
+
+
+def _without_missing(cells: list[str | None]) -> list[str | None]:
+    return [None if cell == _NONE else cell for cell in cells]
+
+
+def _warn_of_doubtful(name: str, cells: list[str | None]) -> None:
+    """Warn of labels that may or may not mean that there is none."""
+    marks = sorted({cell for cell in cells if cell is not None and cell.lower() in _DOUBTFUL})
+    found = {
+        f"{cells.count(_NONE)} cells {_NONE!r}, taken for no label. If it is a class, write 'none'.": _NONE in cells,
+        f"the cells {', '.join(map(repr, marks))}, taken for a class. If they say nothing, empty them.": bool(marks),
+    }
+    for what in (what for what, there in found.items() if there):
+        warnings.warn(f"Got the column {name!r} with {what}", SkecgWarning, stacklevel=user_stacklevel())
 
 
 def _column(columns: Columns, name: str, option: str) -> list[str | None]:

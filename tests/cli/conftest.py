@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,12 @@ def write_wfdb(folder: Path, record: ECGRecord, name: str) -> None:
     lines = [f"{name} {record.n_leads} {record.sampling_rate:g} {record.n_samples}"]
     lines += [f"{name}.dat 16 1000/mV 16 0 {microvolts[0, i]} 0 0 {lead}" for i, lead in enumerate(record.leads)]
     (folder / f"{name}.hea").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="session")
+def as_wfdb() -> Callable[[Path, ECGRecord, str], None]:
+    """Write a record into a folder as WFDB."""
+    return write_wfdb
 
 
 @pytest.fixture(scope="session")

@@ -249,6 +249,7 @@ def test_fine_tuned_models_travel_in_their_folder(fit: Run, run: Run, rows: Any)
     truth = {row["path"]: row["beat"] for row in rows[1]}
     assert np.mean([line["prediction"] == truth[Path(line["path"]).name] for line in lines]) > 0.8
     assert read_model("elsewhere").method == "finetune"
+    assert json.loads(Path("elsewhere/model.json").read_text())["encoder"]["parameters"]["model"] == TINY
 
 
 def test_numbers_are_fine_tuned_to_and_scored_beside_the_frozen_encoder(fit: Run, run: Run, rows: Any) -> None:
@@ -258,6 +259,7 @@ def test_numbers_are_fine_tuned_to_and_scored_beside_the_frozen_encoder(fit: Run
     assert run("predict", "elsewhere", "--table", rows[0] / "table.csv", "--out", "p.csv", "--quiet") == 1
 
     model = read_model("elsewhere")
+    assert model.encoder["parameters"]["model"] == TINY
     assert list(model.score) == ["tiny-temporal", "tiny-temporal, fine-tuned"]
     lines = [line for line in predictions_of("p.csv") if not line["error"]]
     found = model.network_values([str(rows[0] / Path(line["path"]).name) for line in lines])
@@ -332,6 +334,8 @@ def test_a_model_that_was_altered_is_refused(fit: Run, run: Run, rows: Any, caps
     [
         (["--label-column", "beats"], "Did you mean 'beat'"),
         (["--label-column", "beat", "--folds", "1"], "--folds=1"),
+        (["--label-column", "beat", "--epochs", "3"], "epochs=3 for --method probe"),
+        (["--label-column", "beat", "--epochs", "0", "--method", "finetune"], "--epochs=0"),
         (["--label-column", "beat", "--method", "svm"], "expected one of 'probe', 'finetune'"),
         (["--label-column", "beat", "--folds", "40"], "30 patients for 40 folds"),
         (["--label-column", "beat", "--group-column", "beat"], "'beat' as two of"),
@@ -342,6 +346,57 @@ def test_what_cannot_be_fitted_is_said(fit: Run, capsys: Capture, arguments: lis
     assert fit(*arguments) == 2
 
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--truncate-dim", "32"], "Got --truncate-dim 32 for --method finetune, expected none"),
+        (["--layer", "2"], "Got --layer 2 for --method finetune, expected none"),
+        (["--backend", "onnx"], "Got --backend 'onnx' for --method finetune, expected 'torch'"),
+        (["--pooling", "attention"], "Got --pooling attention for --method finetune"),
+        (["--precision", "int8"], "Got precision='int8', expected one of 'auto', 'fp32', 'bf16'"),
+    ],
+)
+def test_what_fine_tuning_has_no_use_for_is_refused_before_anything_is_embedded(
+    fit: Run, capsys: Capture, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.setattr("skecg.tabular.fitting.embed_table", lambda *_: pytest.fail("embedded"))
+
+    assert fit("--label-column", "beat", "--method", "finetune", *options) == 2
+
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("column", ["beat", "rate"])
+def test_options_that_fine_tuning_shares_reach_the_network(
+    fit: Run, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def stop(estimator: Any, *_: Any, **__: Any) -> None:
+        seen.update(estimator.get_params())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skecg.finetuning.base.FineTunedEstimator._fit", stop)
+    options = ["--precision", "bf16", "--local-files-only", "--pooling", "max", "--stride", "2", "--n-jobs", "2"]
+    options += ["--short-records", "pad", "--missing-leads", "zero", "--epochs", "3", "--seed", "7", "--device", "cpu"]
+
+    assert fit("--label-column", column, "--method", "finetune", *options) == 130
+
+    assert (seen["precision"], seen["local_files_only"], seen["pooling"], seen["stride"]) == ("bf16", True, "max", 2)
+    assert (seen["short_records"], seen["missing_leads"], seen["n_jobs"]) == ("pad", "zero", 2)
+    assert (seen["epochs"], seen["random_state"], seen["device"], seen["verbose"]) == (3, 7, "cpu", 0)
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "x", "1.5"])
+@pytest.mark.parametrize("verb", ["fit", "score", "evaluate"])
+def test_a_seed_that_no_generator_takes_is_refused_where_it_is_read(
+    run: Run, capsys: Capture, verb: str, seed: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(verb, "--seed", seed)
+    assert f"argument --seed: got '{seed}', expected a whole number from 0 to 4294967295" in capsys.readouterr().err
 
 
 def test_classes_that_nothing_can_be_learned_of_are_said_before_anything_is_embedded() -> None:

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from skecg import ECGRecord, FineTunedClassifier, FineTunedRegressor, JEPAEmbedder
+from skecg import ECGRecord, FineTunedClassifier, FineTunedRegressor, JEPAEmbedder, Segmenter
 from skecg.datasets import make_ecg
 from skecg.encoders import build_encoder
 from skecg.encoders.xlstm import XlstmConfig
-from skecg.errors import BadSignalError, ParameterError, WeightsFormatError
+from skecg.errors import BadSignalError, InputError, ParameterError, WeightsFormatError
 from skecg.finetuning.heads import AttentionHead, Network, build_head
 from skecg.finetuning.losses import Numbers
 from skecg.inference.inputs import RecordSource
@@ -55,6 +56,44 @@ def test_parameters_and_groups_are_checked_before_any_record_is_read(monkeypatch
             regressor(**parameters).fit(RECORDS, AF)
     with pytest.raises(ParameterError, match="groups of shape"):
         regressor().fit(RECORDS, AF, groups=[1, 2])
+
+
+@pytest.mark.parametrize("estimator", [FineTunedClassifier, FineTunedRegressor, Segmenter])
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5, True, "0", np.random.default_rng(0)])
+def test_a_seed_that_makes_no_generator_is_refused_before_any_record_is_read(
+    estimator: type[Any], seed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RecordSource, "read", lambda *_, **__: pytest.fail("read a record"))
+    with pytest.raises(ParameterError, match=r"Got random_state=.*expected None, an integer from 0 to 4294967295"):
+        estimator(TINY, random_state=seed).fit(RECORDS, AF)
+
+
+@pytest.mark.parametrize("seed", [None, 2**32 - 1, np.int64(3), np.random.RandomState(0)])
+def test_seeds_and_generators_of_scikit_learn_are_taken(seed: Any) -> None:
+    FineTunedClassifier(TINY, random_state=seed, stages="head").fit(RECORDS, AF)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "y", "message"),
+    [
+        (FineTunedClassifier, 3, "Got y=3, a single value, expected a sequence with a label"),
+        (FineTunedClassifier, "abc", "Got y='abc', a single value"),
+        (FineTunedRegressor, 3.0, "Got y=3.0, a single value, expected a sequence with a number"),
+        (FineTunedRegressor, "abc", "expected finite numbers"),
+        (Segmenter, dict.fromkeys(range(24), np.zeros(500, int)), "y of type dict, expected a sequence"),
+        (Segmenter, set(range(24)), "y of type set, expected a sequence"),
+        (Segmenter, "a" * 24, "y of type str, expected a sequence"),
+        (Segmenter, pd.DataFrame(np.zeros((24, 24), int)), "y of type DataFrame, expected a sequence"),
+        (Segmenter, [np.full(500, "N")] * 24, r"y\[0\] of dtype <U1 with values such as N, expected integers"),
+        (Segmenter, [[0] * 500, ["N"] * 500] * 12, r"y\[1\] of dtype <U1 with values such as N, expected integers"),
+    ],
+)
+def test_a_y_that_is_no_sequence_of_labels_is_refused_before_any_record_is_read(
+    estimator: type[Any], y: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RecordSource, "read", lambda *_, **__: pytest.fail("read a record"))
+    with pytest.raises(InputError, match=message):
+        estimator(TINY).fit(RECORDS, y)
 
 
 def test_what_an_interrupted_first_stage_has_learned_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
@@ -95,6 +97,11 @@ def test_a_description_of_other_targets_is_refused(fitted: FineTunedRegressor, t
         ({}, RATES[:3], InputError, "3 rows for 24 records"),
         ({}, np.full(24, np.nan), InputError, "NaN"),
         ({}, ["fast"] * 24, InputError, "finite numbers"),
+        ({}, RATES.astype("m8[s]"), InputError, "dates or durations"),
+        ({}, list(RATES.astype("M8[s]")), InputError, "dates or durations"),
+        ({}, pd.Series(pd.date_range("2020", periods=24, tz="UTC")), InputError, "dates or durations"),
+        ({}, pd.DataFrame({"age": RATES.astype("m8[s]"), "rate": RATES}), InputError, "dates or durations"),
+        ({}, [datetime.date(2020, 1, 1)] * 24, InputError, "dates or durations"),
     ],
 )
 def test_what_cannot_be_learned_is_named(parameters, y, error, named) -> None:

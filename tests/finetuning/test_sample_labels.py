@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 import wfdb
 
 from skecg import ECGRecord
@@ -96,7 +98,7 @@ def test_a_mark_of_noise_within_a_wave_does_not_part_its_edges(tmp_path: Path) -
     [
         (np.zeros(299, dtype=int), ShapeError, r"y\[3\] of shape \(299,\), expected \(300,\) or \(2, 300\)"),
         (np.zeros(300), InputError, "dtype float64.*expected integers: 0 background, 1 P, 2 QRS, 3 T, and -1"),
-        (np.full(300, 4), InputError, "values such as 4"),
+        (np.full(300, 4), InputError, "values from 4 to 4, expected integers"),
         ([[0, 1], [2]], ShapeError, "ragged"),
         (WaveAnnotations(TABLE, 500.0), InputError, "at 500 Hz for a record at 250 Hz"),
         (WaveAnnotations(TABLE + 200, 250.0), InputError, "a wave at sample 420, but the record has 300"),
@@ -116,6 +118,11 @@ def test_every_record_needs_labels() -> None:
         check_sample_labels([[0]], 2)
     with pytest.raises(ShapeError, match="y of type int"):
         check_sample_labels(7, 2)
+
+
+def test_labels_may_come_in_any_sequence_and_text_is_a_path() -> None:
+    for y in (("a", "b"), np.array(["a", "b"]), pd.Series(["a", "b"]), np.zeros((2, 5), int), torch.zeros(2, 5).int()):
+        assert len(check_sample_labels(y, 2)[1:2]) == 1
 
 
 def test_real_annotations_mean_the_same_as_files_and_as_waves(shared: Path) -> None:

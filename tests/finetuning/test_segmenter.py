@@ -20,6 +20,7 @@ from skecg import ECGRecord, JEPAEmbedder, Segmenter
 from skecg.annotations import wave_traces
 from skecg.datasets import SyntheticWaves, make_waves
 from skecg.errors import InputError, ParameterError, ShapeError, SkecgWarning
+from skecg.finetuning.losses import mean_f1
 from skecg.finetuning.sample_labels import read_sample_labels
 from skecg.weights import find_weights, loaded_encoder
 
@@ -309,6 +310,29 @@ def test_the_score_counts_known_samples_only(segmenter: Segmenter, hearts: Synth
     hidden = [np.where(np.arange(5000) < 2500, labels, -1) for labels in wrong]
     assert segmenter.score(records, wrong) < 0.9
     assert segmenter.score(records, hidden) == 1.0
+
+
+def test_a_wave_that_nobody_has_and_nobody_finds_does_not_count() -> None:
+    fibrillating = np.zeros((4, 4), dtype=np.int64)
+    fibrillating[[0, 2, 3], [0, 2, 3]] = 100
+    assert mean_f1(fibrillating) == 1.0
+    fibrillating[0, 1] = 1  # one sample that is taken for a P wave
+    assert mean_f1(fibrillating) == pytest.approx(2 / 3)
+    fibrillating[2, 0] = 50
+    assert mean_f1(fibrillating) == pytest.approx((0 + 200 / 250 + 1) / 3)
+    assert mean_f1(np.diag([100, 0, 0, 0])) == 1.0
+
+
+def test_a_score_without_p_waves_is_that_of_the_others(segmenter: Segmenter, hearts: SyntheticWaves) -> None:
+    records = hearts.records[:2]
+    own = [np.where(labels == 1, -1, labels).astype(int) for labels in segmenter.predict(records)]
+
+    assert segmenter.score(records, own) == 1.0
+
+
+def test_a_score_of_nothing_known_is_refused_as_a_fit_is(segmenter: Segmenter, hearts: SyntheticWaves) -> None:
+    with pytest.raises(InputError, match="without a single label"):
+        segmenter.score(hearts.records[:2], [np.full(5000, -1)] * 2)
 
 
 def test_it_can_be_cross_validated_by_patients(hearts: SyntheticWaves, tiny: Path) -> None:

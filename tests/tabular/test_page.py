@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from browser import Browser
+from small_corpora import write_wfdb
 
 from skecg import ECGRecord
+from skecg.datasets import make_ecg
 from skecg.evaluation.regression import score_regression
 from skecg.tabular.page import ecg_picture, regression_page
 
@@ -66,6 +68,19 @@ def test_a_name_that_is_no_utf_8_is_written_out() -> None:
     names = [os.fsdecode(b"\xff.npz"), "b.npz", "c.npz"]
 
     assert b"\\udcff.npz: 0, predicted 0" in regression_page("rate", scores, np.arange(3.0), names).encode()
+
+
+def test_a_unit_of_tables_is_none_of_files_that_have_their_own(tmp_path: Path) -> None:
+    record = make_ecg(1, duration_seconds=2.0, random_state=0).records[0]
+    write_wfdb(tmp_path / "a", record.signal, record.sampling_rate)
+    np.save(tmp_path / "b.npy", record.signal * 1000)
+    told = {"sampling_rate": record.sampling_rate, "leads": list(record.leads), "units": "uV"}
+    scores = {"all": score_regression(np.arange(3.0), np.arange(3.0), np.arange(3), n_draws=5)}
+    scores["all"] = dataclasses.replace(scores["all"], predicted=np.arange(3.0))
+    paths = [str(tmp_path / name) for name in ("a.hea", "b.npy", "a.hea")]
+    page = regression_page("rate", scores, np.arange(3.0), paths, **told)
+    assert page.count("<svg") == 1 + 3, "the plot, and a picture of each record"
+    assert "Got units" not in page
 
 
 def test_tables_are_sorted_by_the_column_that_is_clicked(browser: Browser, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from skecg.datasets.tables import read_columns
-from skecg.errors import ParameterError
-from skecg.tabular.table import Target, read_record_table
+from skecg.errors import ParameterError, SkecgWarning
+from skecg.tabular.table import Target, columns_of, read_record_table
 
 N = 6
 
@@ -271,3 +271,36 @@ def test_names_that_python_takes_for_numbers_are_classes(tmp_path: Path) -> None
     (tmp_path / "t.csv").write_text("path,grade\n" + "".join(f"r{i},{i % 3}_0\n" for i in range(30)))
     table = read_record_table(tmp_path / "t.csv", label_columns=["grade"], check_files=False)
     assert (table.target.kind, table.target.classes) == ("classes", ("0_0", "1_0", "2_0"))
+
+
+@pytest.mark.parametrize("cell", ["#N/A", "#N/A N/A", "<NA>", "N/A", "n/a", "#NA", "-nan", "NULL"])
+def test_what_spreadsheets_and_pandas_write_for_missing_is_missing(cell: str) -> None:
+    frame = frame_of(x=["a", "b", cell, "a", "b", "a"], who=["p", "p", "q", "r", "s", cell])
+
+    table = read_record_table(frame, label_columns=["x"], group_column="who", check_files=False)
+
+    assert table.target is not None
+    assert table.target.classes == ("a", "b")
+    assert table.rows.tolist() == [0, 1, 3, 4]
+    assert columns_of(table.paths, frame)[0]["x"] == ["a", "b", "a", "b"]
+    assert columns_of(["ecg/r2.edf"], frame)[0]["x"] == [None]
+
+
+def test_the_none_of_python_is_missing_and_said_to_be() -> None:
+    frame = frame_of(x=["a", "none", "None", "a", "none", "None"])
+
+    with pytest.warns(SkecgWarning, match="'x' with 2 cells 'None', taken for no label.*write 'none'"):
+        table = read_record_table(frame, label_columns=["x"], check_files=False)
+
+    assert table.target is not None
+    assert table.target.classes == ("a", "none")
+
+
+def test_marks_that_may_mean_missing_are_classes_and_warned_of() -> None:
+    frame = frame_of(x=["a", "?", "-", "a", "#VALUE!", "?"])
+
+    with pytest.warns(SkecgWarning, match=r"'x' with the cells '#VALUE!', '-', '\?', taken for a class"):
+        table = read_record_table(frame, label_columns=["x"], check_files=False)
+
+    assert table.target is not None
+    assert table.target.classes == ("#VALUE!", "-", "?", "a")
