@@ -73,8 +73,8 @@ dist: $(VENV)/created
 figures: $(VENV)/test-installed
 	$(BIN)/python packaging/figures.py $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full) $(if $(WRITE),--write)
 
-# The weights that come with skecg, from the recordings in DATA: first the transformer, then the convolutions beside it. About
-# an hour on one CPU core (an estimate). A run that was interrupted goes on.
+# The weights that come with skecg, from the recordings in DATA: first the transformer, then the convolutions beside it. An
+# hour and a half on one CPU core, half of it for the scores of the card. A run that was interrupted goes on.
 OUT ?= weights_output
 FIRST = skecg-xs-2
 NAME = skecg-xs-5

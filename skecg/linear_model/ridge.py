@@ -95,13 +95,15 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
         Raises
         ------
         ParameterError
-            When a parameter has a value that is not allowed, groups do not belong to the records, or there is one
-            patient only.
+            When a parameter has a value that is not allowed, y holds no numbers, groups do not belong to the records,
+            or there is one patient only.
         ValueError
             When X or y holds what is no finite number.
         """
         self._check_parameters()
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=[np.float64, np.float32])
+        if y.dtype.kind not in "fiub":
+            raise ParameterError(f"Got y of dtype {y.dtype}, expected numbers. Convert them to one unit, such as days.")
         who = np.arange(len(X)) if groups is None else np.asarray(groups)
         if who.shape != (len(X),):
             raise ParameterError(f"Got groups of shape {who.shape} for {len(X)} records, expected one for each.")

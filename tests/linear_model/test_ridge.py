@@ -45,6 +45,12 @@ def test_the_penalty_is_the_one_that_other_patients_need() -> None:
     assert RidgeProbe().fit(features, y, groups=patients).alpha_ > 100 * RidgeProbe().fit(features, y).alpha_
 
 
+@pytest.mark.parametrize("kind", ["U", "datetime64[D]", "timedelta64[D]"])
+def test_targets_that_are_no_numbers_are_refused(kind: str) -> None:
+    with pytest.raises(ParameterError, match=r"Got y of dtype .*, expected numbers"):
+        RidgeProbe().fit(X, np.arange(60).astype(kind))
+
+
 @pytest.mark.parametrize(
     ("parameters", "groups", "named"),
     [
