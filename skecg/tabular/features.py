@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,11 @@ __all__ = ["embed_table", "read_as_embedded"]
 
 
 def read_as_embedded(
-    path: str, *, sampling_rate: float | None = None, leads: Sequence[str] | None = None, units: str | None = None
+    path: str,
+    *,
+    sampling_rate: float | None = None,
+    leads: Sequence[str] | Mapping[str, str] | None = None,
+    units: str | None = None,
 ) -> ECGRecord:
     """Read a file as an embedder does that was told these, which are for files that do not say them."""
     return RecordSource([path], sampling_rate=sampling_rate, leads=leads, units=units or "mV")[0]
