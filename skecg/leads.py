@@ -111,7 +111,7 @@ def canonical_lead(name: str) -> str:
 @lru_cache(maxsize=1024)
 def _standard_spelling(name: str) -> str:
     """Look a name up without what recorders write around it; records of one archive bear the same few."""
-    parts = re.split(r"[\s_-]", _SUFFIX.sub("", _PREFIX.sub("", name.strip())).upper())
+    parts = re.split(r"[\s_-]", _SUFFIX.sub("", _PREFIX.sub("", name.strip())).strip(" _").upper())
     # "V-1" is one name in parts. A sign, or another lead, stands before or after a whole one: "-aVR", "aVR-", "I-II".
     if parts[0] == "" or any("".join(parts[:i]) in _ALIASES for i in range(1, len(parts))):
         return name.strip()

@@ -51,7 +51,20 @@ def test_every_common_spelling_is_understood(lead, spelling):
 
 
 @pytest.mark.parametrize(
-    "spelling", ["aVR (limb lead)", "II (mV)", "V2 (chest)", "V 1 (Wilson)", "V-1", "d-ii", "aVF (filtered)"]
+    "spelling",
+    [
+        "aVR (limb lead)",
+        "II (mV)",
+        "V2 (chest)",
+        "V 1 (Wilson)",
+        "V-1",
+        "d-ii",
+        "aVF (filtered)",
+        "II_",
+        "_V1",
+        "Lead_I_(mV)",
+        "V1_Ref",
+    ],
 )
 def test_words_that_change_nothing_may_stand_around_a_name(spelling):
     assert canonical_lead(spelling) in CANONICAL_LEADS
