@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from skecg.errors import (
     UnsupportedFormatError,
 )
 from skecg.io.channels import Layout, Part, caught_warnings, ecg_rows, join_parts, lead_names, shared_rate
+from skecg.io.files import largest_inflated
 from skecg.io.wfdb_header import (
     WFDBHeader,
     check_sizes,
@@ -244,7 +245,7 @@ def _read_segments(header: WFDBHeader, header_path: Path, repairs: list[str], ve
         raise DamagedRecordError(
             f"{header_path} promises {header.n_frames} samples, but its segments have {n_frames}. Restore the header."
         )
-    layout, parts, start = None, [], 0
+    layout, parts, start, n_bytes = None, [], 0, 0
     stated = [(header_path.name, header.sampling_rate)] if header.states_rate else []
     for number, segment in enumerate(header.segments):
         if segment.name != "~":
@@ -253,10 +254,18 @@ def _read_segments(header: WFDBHeader, header_path: Path, repairs: list[str], ve
             if own.states_rate:
                 stated.append((path.name, own.sampling_rate))
             if segment.n_frames:
-                parts.append(_part(own, path, start, repairs, verify_checksums))
+                paths = locate_signals(own, path, repairs)
+                n_bytes += sum(file.stat().st_size for file in set(paths.values()))
+                parts.append(_part(own, path, paths, start, verify_checksums))
             elif number == 0:
                 layout = Layout(*_names_and_units(own))
         start += segment.n_frames
+    # Gaps take a line in a header, and as much memory as samples do.
+    if 4 * n_frames * header.n_signals > largest_inflated(n_bytes):
+        raise DamagedRecordError(
+            f"{header_path} promises {n_frames:,} samples of {header.n_signals} signals, of which its files hold "
+            f"{n_bytes:,} bytes; expected fewer gaps. Restore the header, or read the segments one by one."
+        )
     return join_parts(
         parts,
         layout,
@@ -282,9 +291,8 @@ def _segment_header(header_path: Path, n_frames: int) -> WFDBHeader:
     return header._replace(n_frames=n_frames)
 
 
-def _part(header: WFDBHeader, header_path: Path, start: int, repairs: list[str], verify_checksums: bool) -> Part:
+def _part(header: WFDBHeader, header_path: Path, paths: Mapping[str, Path], start: int, verify_checksums: bool) -> Part:
     """Check the files of a segment, and describe it."""
-    paths = locate_signals(header, header_path, repairs)
     check_sizes(header, paths)
     signal_paths = [paths[signal.file_name] for signal in header.signals]
     if verify_checksums:

@@ -58,9 +58,18 @@ def long_header(path: Path) -> Path:
     return path
 
 
+def endless_gap(path: Path) -> Path:
+    """A record of two samples and a gap of four thousand million bytes."""
+    path.with_name("s.dat").write_bytes(bytes(4))
+    path.with_name("s.hea").write_text("s 1 500 2\ns.dat 16 200/mV 16 0 0 0 0 I\n")
+    path.write_text("a/2 1 500 1000000002\ns 2\n~ 1000000000\n")
+    return path
+
+
 BOMBS = {
     "deflated npz": lambda folder: deflated_zip(folder / "a.npz", "signal.npy", npy_of(MANY)),
     "deflated DICOM": lambda folder: deflated_dicom(folder / "a.dcm"),
+    "a gap of a WFDB record": lambda folder: endless_gap(folder / "a.hea"),
     "an element of a DICOM": lambda folder: lying_dicom(folder / "a.dcm"),
     "a header of an array": lambda folder: long_header(folder / "a.npy"),
 }
