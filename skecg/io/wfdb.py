@@ -291,7 +291,7 @@ def _segment_header(header_path: Path, n_frames: int) -> WFDBHeader:
     return header._replace(n_frames=n_frames)
 
 
-def _part(header: WFDBHeader, header_path: Path, paths: Mapping[str, Path], start: int, verify_checksums: bool) -> Part:
+def _part(header: WFDBHeader, header_path: Path, paths: dict[str, Path], start: int, verify_checksums: bool) -> Part:
     """Check the files of a segment, and describe it."""
     check_sizes(header, paths)
     signal_paths = [paths[signal.file_name] for signal in header.signals]
