@@ -27,15 +27,16 @@ coverage: $(VENV)/test-installed
 	$(BIN)/coverage report --include='skecg/io/*,skecg/weights/*' --fail-under=100
 	$(BIN)/coverage report
 
-# A minute of spoilt inputs on all cores; the tests try some seconds of them.
+# Half a minute of spoilt inputs on all cores; the tests try some seconds of them.
 fuzz: $(VENV)/test-installed
-	$(BIN)/python tests/attacks/fuzz.py --minutes 1 --jobs "$$(nproc)" --out build/fuzz-failures
+	$(BIN)/python tests/attacks/fuzz.py --minutes 0.5 --jobs "$$(nproc)" --out build/fuzz-failures
 
 # The oldest supported releases and, on the newest Python, the newest. What other packages do not decide (fuzzing, laws of
 # the tree, pages, benchmarks) is left to `make test`; so is the trainer, for the newest. ROOMS=few takes the rooms that other
-# packages decide most: estimators, readers, files, the Hub.
+# packages decide most: estimators, readers, files, the Hub; not what spends its time in starting processes.
 BY_OTHERS = --ignore=tests/attacks --ignore=tests/examples --ignore=tests/test_fuzz.py
-FEW = tests/test_embedder.py tests/io tests/linear_model tests/hub tests/weights tests/inference tests/embedding_cache
+FEW = tests/test_embedder.py tests/io tests/linear_model tests/hub tests/weights tests/inference tests/embedding_cache \
+	--ignore=tests/embedding_cache/test_cache_processes.py
 OF_ROOMS = $(if $(filter few,$(ROOMS)),$(FEW))
 test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider $(BY_OTHERS) \

@@ -18,16 +18,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("lead_groups", [1, 4])
-def test_the_graph_gives_the_encoders_tokens_for_any_windows_and_leads(lead_groups: int) -> None:
+# A token for all leads is in the graph of the dual encoder, tests/encoders/test_dual.py.
+def test_the_graph_gives_the_encoders_tokens_for_any_windows_and_leads() -> None:
     import onnxruntime
 
     torch.manual_seed(0)
-    shape = MultiscaleConfig(4, 10, 6, 24, 2, 2, lead_groups=lead_groups, kernel_samples=(5, 7, 25), stem_dim=3)
+    shape = MultiscaleConfig(4, 10, 6, 24, 1, 2, lead_groups=4, kernel_samples=(5, 7, 25), stem_dim=3)
     encoder = build_encoder(shape).eval().requires_grad_(False)
-    leads = [1, 3] if lead_groups > 1 else None
-    session = onnxruntime.InferenceSession(states_graph(encoder, (1,), some_leads=leads is not None))
+    leads = [1, 3]
+    session = onnxruntime.InferenceSession(states_graph(encoder, (0,), some_leads=True))
     for n_windows, n_samples in ((2, 60), (5, 30), (1, 10)):
         windows = torch.randn(n_windows, 4, n_samples, generator=torch.Generator().manual_seed(1))
-        feed = {WINDOWS: windows.numpy()} | ({} if leads is None else {LEADS: np.array(leads)})
+        feed = {WINDOWS: windows.numpy(), LEADS: np.array(leads)}
         assert np.abs(session.run(None, feed)[0] - encoder(windows, leads=leads).numpy()).max() < 1e-5
