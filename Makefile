@@ -18,7 +18,7 @@ demo: $(VENV)/installed
 test: $(VENV)/test-installed
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-# The same tests, with the branches they take counted, their subprocesses' too; that costs a quarter more time. What reads
+# The same tests, with the branches they take counted, their subprocesses' too; that costs a third more time. What reads
 # files and weights that strangers made is tested whole; the least of the rest stands in pyproject.toml. ROOMS=few counts in
 # the former alone, for half of that time.
 coverage: export COVERED = $(if $(filter few,$(ROOMS)),skecg.io,skecg)

@@ -31,7 +31,7 @@ from skecg.errors import (
 )
 from skecg.io.channels import ecg_rows
 from skecg.io.files import check_inflated
-from skecg.io.preambles import read_members
+from skecg.io.statements import read_members
 from skecg.io.text_tables import TextTable, parse_text_table
 from skecg.leads import canonical_leads
 from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, millivolts_per_unit

@@ -2,7 +2,7 @@
 
 The common case goes through numpy's parser in C. Whatever that refuses is read again cell by cell, slowly, to accept
 missing values and to say exactly where a table is broken. Lines above the samples that say what they are, as wearables
-write them in their user's language, are read in :mod:`skecg.io.preambles`.
+write them in their user's language, are read in :mod:`skecg.io.statements`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skecg.errors import DamagedRecordError, ShapeError, UnsupportedFormatError
-from skecg.io.preambles import NOTHING_STATED, Statements, count_lines_above, read_statements
+from skecg.io.statements import NOTHING_STATED, Statements, count_lines_above, read_statements
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 from skecg.records import millivolts_per_unit
 

@@ -1,12 +1,12 @@
-"""What lines above the samples of a text table say of them: rate, unit and lead, in any language.
+"""What files say of their own samples, rate, leads and unit: in lines above a table, or beside an array.
 
 Watches and chest straps write a preamble of names and values before the samples, in the language of their user. Values
 tell what they are by themselves: a rate by its hertz, a unit by being one, and a lead by its number beside the unit. A
 value that could be something else is not taken, and is asked for instead.
 
-What the members of an ``.npz`` file are called that tell the rate, the leads and the unit of its samples. Everyone who
-saves an array names them otherwise. A name that is understood is obeyed, and two that say different things are an
-error; one that would change the voltages and is not understood is refused; all others are passed over.
+Members of an ``.npz`` file tell the same by their names, of which everyone who saves an array has others. A name that
+is understood is obeyed, and two that say different things are an error; one that would change the voltages and is not
+understood is refused; all others are passed over.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from skecg.errors import (
 )
 from skecg.inference.inputs import RecordSource
 from skecg.io import read_record
-from skecg.io.preambles import plain_number, read_statements
+from skecg.io.statements import plain_number, read_statements
 from skecg.io.text_tables import check_about_samples
 
 if TYPE_CHECKING:
