@@ -231,7 +231,7 @@ class RecordSource:
 
     def _from_array(self, item: Any, row: int) -> ECGRecord:
         where = f" in X[{row}]"
-        named, item = _leads_of_frame(item, where) if _is_frame(item) else (None, item)
+        named, item = self._leads_of_frame(item, where) if _is_frame(item) else (None, item)
         array = _to_numpy(item)
         if array.ndim == 0:
             raise ShapeError(
@@ -252,6 +252,23 @@ class RecordSource:
             )
         leads = named or self._leads_of(array.shape, where)
         return ECGRecord(as_millivolts(array, self._voltage), self._required_rate(row, where), leads, f"X[{row}]")
+
+    def _leads_of_frame(self, frame: Any, where: str) -> tuple[tuple[str, ...] | None, Any]:
+        """Return the leads that a data frame names, if it names any, and its values with a row for each lead."""
+        for labels, values in ((frame.columns, frame.to_numpy().T), (getattr(frame, "index", ()), frame.to_numpy())):
+            names = [label for label in labels if isinstance(label, str)]
+            if len(names) == len(labels) and any(map(self._is_known, names)):
+                return canonical_leads(names), values
+        if any(isinstance(name, str) for name in (*frame.columns, *getattr(frame, "index", ()))):
+            raise LeadError(
+                f"Got a data frame with the columns {list(frame.columns)[:4]}{where}, expected leads such as 'II' as "
+                "names of its columns or of its rows. Rename them, say leads={'MLII': 'II'}, or pass frame.to_numpy()."
+            )
+        return None, frame.to_numpy()
+
+    def _is_known(self, lead: str) -> bool:
+        """Return whether a name is one of the twelve leads, or said to stand for one."""
+        return canonical_lead(lead) in CANONICAL_LEADS or bare_name(lead) in self._renamed
 
     def _check_array(self, array: NDArray[Any]) -> None:
         if array.ndim == 3:
@@ -293,20 +310,6 @@ class RecordSource:
                 "recorder used), or ECGRecord objects or files that carry their own."
             )
         return rate
-
-
-def _leads_of_frame(frame: Any, where: str) -> tuple[tuple[str, ...] | None, Any]:
-    """Return the leads that a data frame names, if it names any, and its values with a row for each lead."""
-    for labels, values in ((frame.columns, frame.to_numpy().T), (getattr(frame, "index", ()), frame.to_numpy())):
-        names = [label for label in labels if isinstance(label, str)]
-        if len(names) == len(labels) and any(canonical_lead(name) in CANONICAL_LEADS for name in names):
-            return canonical_leads(names), values
-    if any(isinstance(name, str) for name in (*frame.columns, *getattr(frame, "index", ()))):
-        raise LeadError(
-            f"Got a data frame with the columns {list(frame.columns)[:4]}{where}, expected leads such as 'II' as names "
-            "of its columns or of its rows. Rename them, or pass frame.to_numpy() and leads=[...]."
-        )
-    return None, frame.to_numpy()
 
 
 def _check_whole(array: NDArray[Any], short: NDArray[np.bool_]) -> None:

@@ -124,6 +124,15 @@ def test_leads_of_data_frames_go_by_their_names(as_columns: bool, given: bool) -
     np.testing.assert_array_equal(found, JEPAEmbedder(cache=None).fit_transform(records))
 
 
+def test_leads_of_data_frames_may_have_names_of_their_own() -> None:
+    pandas = pytest.importorskip("pandas")
+    records = [holter(record) for record in TWELVE]
+    frames = [pandas.DataFrame({"MLII": record.signal[0]}) for record in records]
+    alone = [ECGRecord(record.signal[:1], record.sampling_rate, ["II"]) for record in records]
+    found = embed(frames, leads={"MLII": "II"}, sampling_rate=records[0].sampling_rate)
+    np.testing.assert_array_equal(found, embed(alone))
+
+
 def test_a_data_frame_without_names_is_an_array_and_one_with_others_is_refused() -> None:
     records = make_ecg(2, sampling_rate=250, random_state=0).records
     (frame, _) = frames_of(records, list(CANONICAL_LEADS), as_columns=False)
