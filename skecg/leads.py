@@ -58,7 +58,7 @@ LIMB_COEFFICIENTS: dict[str, tuple[float, float]] = {
 _OTHER_LEADS = {f"V{n}" for n in (7, 8, 9)} | {f"V{n}R" for n in range(1, 10)} | {"X", "Y", "Z", "VX", "VY", "VZ"}
 _OTHER_LEADS |= {"MLI", "MLII", "MLIII", "MCL1", "MCL5", "MCL6", "CM1", "CM2", "CM4", "CM5", "CC5", "ML5", "CH", "NASA"}
 _OTHER_LEADS |= {"MV1", "MV2", "MV5", "MV6", "EASI", "ES", "AS", "AI", "ECG", "EKG", "ECG1", "ECG2", "ECG3"}
-_OTHER_LEADS |= {"D3", "MOD.V1", "V1-V2", "V2-V3", "V4-V5", "AVRNEG"}
+_OTHER_LEADS |= {"D3", "MOD.V1", "V1-V2", "V2-V3", "V4-V5"}
 _OTHER_LEADS |= {f"-{lead.upper()}" for lead in LIMB_COEFFICIENTS}
 
 _ALIASES = {lead.upper(): lead for lead in CANONICAL_LEADS}
@@ -67,16 +67,19 @@ _ALIASES |= {"L1": "I", "L2": "II", "L3": "III"}
 _ALIASES |= {"VR": "aVR", "VL": "aVL", "VF": "aVF"}
 _ALIASES |= {f"C{n}": f"V{n}" for n in range(1, 7)}
 
-# What recorders write around a lead's name: "Lead I (Einthoven)", "MDC_ECG_LEAD_AVR", "ECG II", "V1-REF".
-_PREFIX = re.compile(
-    r"^(MDC[_ ]ECG[_ ]LEAD[_ ]|ECG[ _:-]*LEAD[ _:-]*|ECG[ _:-]+|LEAD[ _:-]*|ABL[ _:-]+)", re.IGNORECASE
-)
+# What recorders write around a lead's name: "Lead I (Einthoven)", "MDC_ECG_LEAD_AVR", "ECG II", "V1-REF". A hyphen that
+# stands apart from what is before it, and not from the name, is the name's sign: "Lead -aVR".
+_GAP = r"(?:-|[ _:]*- +|[ _:]+)"
+_PREFIX = re.compile(rf"^(MDC[_ ]ECG[_ ]LEAD[_ ]|ECG{_GAP}?LEAD{_GAP}?|ECG{_GAP}|LEAD{_GAP}?|ABL{_GAP})", re.IGNORECASE)
 # Of what stands in brackets only words that change nothing: "aVR (inverted)" and "V4 (R)" are other leads.
 _SAME_LEAD = (
     r"einthoven|goldberger|wilson|limb|chest|precordial|frontal|augmented|unipolar|bipolar|standard|lead|ecg|raw|ref"
     r"|filtered|[mnuµμ]?v"
 )
 _SUFFIX = re.compile(rf"([ _-]*(REF|RAW)|\s*\(\s*(({_SAME_LEAD})[\s_-]*)+\))$", re.IGNORECASE)
+
+# How aECG and DICOM write -aVR.
+_NEGATIVE = re.compile(r"^AVR[ _-]?NEG(ATIVE)?$")
 
 # An order of the limb leads keeps the laws when they leave less than this share of the power unexplained.
 _FITTING = 0.02
@@ -94,7 +97,8 @@ def canonical_lead(name: str) -> str:
     -------
     str
         One of :data:`CANONICAL_LEADS` where the name is one of theirs, else the name itself without outer blanks
-        (``"MLII"``, ``"vx"`` and other leads that are none of the twelve keep their names).
+        (``"MLII"``, ``"vx"`` and other leads that are none of the twelve keep their names). One with a minus before it
+        is another lead: ``"-aVR"``.
 
     Examples
     --------
@@ -111,11 +115,13 @@ def canonical_lead(name: str) -> str:
 @lru_cache(maxsize=1024)
 def _standard_spelling(name: str) -> str:
     """Look a name up without what recorders write around it; records of one archive bear the same few."""
-    parts = re.split(r"[\s_-]", _SUFFIX.sub("", _PREFIX.sub("", name.strip())).strip(" _").upper())
-    # "V-1" is one name in parts. A sign, or another lead, stands before or after a whole one: "-aVR", "aVR-", "I-II".
+    bare = _NEGATIVE.sub("-AVR", _SUFFIX.sub("", _PREFIX.sub("", name.strip())).strip(" _").upper())
+    parts = re.split(r"[\s_-]", bare.removeprefix("-").strip())
+    # "V-1" is one name in parts. A sign, or another lead, stands before or after a whole one: "aVR-", "I-II".
     if parts[0] == "" or any("".join(parts[:i]) in _ALIASES for i in range(1, len(parts))):
         return name.strip()
-    return _ALIASES.get("".join(parts), name.strip())
+    lead = _ALIASES.get("".join(parts), name.strip())
+    return f"-{lead}" if bare.startswith("-") and lead in CANONICAL_LEADS else lead
 
 
 def canonical_leads(names: Sequence[str]) -> tuple[str, ...]:

@@ -78,8 +78,8 @@ def test_words_that_change_nothing_may_stand_around_a_name(spelling):
         "aVR (neg)",
         "aVR (inverted)",
         "aVR ()",
-        "- aVR",
-        "-aVR (mV)",
+        "--aVR",
+        "-aVR (neg)",
         "I-II",
         "I II",
         "II_I",
@@ -92,7 +92,29 @@ def test_words_that_change_nothing_may_stand_around_a_name(spelling):
     ],
 )
 def test_what_may_be_another_lead_or_another_sign_is_none_of_the_twelve(name):
-    assert canonical_lead(name) == name
+    assert canonical_lead(name) not in CANONICAL_LEADS
+
+
+@pytest.mark.parametrize(
+    ("spelling", "lead"),
+    [
+        ("-avr", "-aVR"),
+        ("- aVR", "-aVR"),
+        ("Lead -aVR", "-aVR"),
+        ("ECG -II", "-II"),
+        ("lead:-V1", "-V1"),
+        ("MDC_ECG_LEAD_AVRNEG", "-aVR"),
+        ("aVR_neg", "-aVR"),
+        ("-aVR (mV)", "-aVR"),
+    ],
+)
+def test_a_sign_stays_whatever_stands_before_it(spelling, lead):
+    assert canonical_lead(spelling) == lead
+
+
+@pytest.mark.parametrize("spelling", ["ECG-aVR", "Lead-aVR", "ECG - aVR", "Lead - aVR", "ECG-LEAD-aVR"])
+def test_a_hyphen_between_a_word_and_a_name_is_no_sign(spelling):
+    assert canonical_lead(spelling) == "aVR"
 
 
 @pytest.mark.parametrize(

@@ -78,9 +78,6 @@ _CENTRAL_ELECTRODE = re.compile(r"C[1-6]", re.IGNORECASE)
 _NUMBERED = re.compile(r"(?:ECG|EKG|)[ _.-]*(\d+)", re.IGNORECASE)
 
 
-_NEGATED = re.compile(r"(?:(?:ECG|LEAD)[ _]+)?(?:-[ ]?AVR|(?:MDC_ECG_LEAD_)?AVR[ _-]?NEG(?:ATIVE)?)", re.IGNORECASE)
-
-
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
 
@@ -106,27 +103,25 @@ class Channel:
     values: Callable[[], NDArray[Any]]
 
     @property
-    def is_negated(self) -> bool:
-        """Whether the channel is -aVR, the sixth lead of Cabrera's order, which points the other way."""
-        return _NEGATED.fullmatch(self.label.strip()) is not None
+    def lead(self) -> str:
+        """Canonical name of the lead; a lead turned over, as Cabrera's -aVR is, goes by the lead's own name."""
+        return self._name.removeprefix("-") if self._is_negated else self._name
 
     @property
-    def lead(self) -> str:
-        """Canonical name of the lead.
-
-        A bare number says which channel of the recorder this is, not which lead: ``"ECG 1"`` is not lead I.
-        """
-        if self.is_negated:
-            return "aVR"
+    def _name(self) -> str:
+        """Canonical name: a bare number says which channel this is, not which lead, so that ``ECG 1`` is not lead I."""
         label = self.label.strip()
         numbered = _NUMBERED.fullmatch(label)
         return f"ECG{numbered[1]}" if numbered else canonical_lead(re.sub(r"(?i)^EKG\b", "ECG", label))
 
+    @property
+    def _is_negated(self) -> bool:
+        return self._name.removeprefix("-") in CANONICAL_LEADS and self._name.startswith("-")
+
     def millivolts(self) -> NDArray[np.float32]:
         """Return the values of a channel of voltage, shape (n_samples,), in mV."""
         signal = as_millivolts(np.asarray(self.values()), voltage_unit(self.unit) or self.unit)
-        # -aVR is how Cabrera's order shows it; encoders know aVR.
-        return -signal if self.is_negated else signal
+        return -signal if self._is_negated else signal
 
 
 def strict_number(text: str) -> float | None:
@@ -198,6 +193,10 @@ def _ecg_leads(channels: Sequence[Channel], path: Path) -> list[Channel]:
             "recording with its scale, or pass the samples as an array with units=."
         )
     leads = [channel for channel in known if voltage_unit(channel.unit) is not None]
+    without = [channel.label.strip() for channel in known if _may_be_voltage(channel.unit)]
+    if leads and without:
+        message = f"Left out {', '.join(without)} of {path}, which states no known unit for them."
+        warn(message, LeadWarning, stacklevel=3)
     if not leads:
         found = ", ".join(f"{c.label.strip() or '?'} [{c.unit.strip() or 'no unit'}]" for c in channels) or "none"
         raise UnsupportedFormatError(
@@ -205,6 +204,11 @@ def _ecg_leads(channels: Sequence[Channel], path: Path) -> list[Channel]:
             f"voltage. Its channels: {found}."
         )
     return leads
+
+
+def _may_be_voltage(unit: str) -> bool:
+    """Report a unit that is absent, or of volts in a spelling that is not known: a pressure or a rate is none."""
+    return voltage_unit(unit) is None and unit.strip()[-1:] in ("", "v", "V")
 
 
 def _is_ecg(channel: Channel, channels: Sequence[Channel]) -> bool:

@@ -87,7 +87,7 @@ def _expand(path: Path, recursive: bool) -> set[Path]:
     if header is not None:
         return {header}
     if path.is_dir():
-        files = path.rglob("*") if recursive else path.iterdir()
+        files = _files_below(path) if recursive else path.iterdir()
         return _records_among(files, _format_suffixes() - _SELDOM_ECG, f"The folder {str(path)!r}")
     if path.is_file():
         return _directory_entries(path) if path.name.upper() == "DICOMDIR" else {path}
@@ -95,6 +95,18 @@ def _expand(path: Path, recursive: bool) -> set[Path]:
         matches = (Path(match) for match in glob.iglob(str(path), recursive=recursive))  # noqa: PTH207
         return _records_among(matches, _format_suffixes() | _table_suffixes(), f"The pattern {str(path)!r}")
     raise RecordNotFoundError(f"Nothing answers to {str(path)!r}. {similar_names(path)}")
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield all files in a folder and those in it, linked ones too; a link back to where it came from ends there."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        target = os.path.realpath(place)
+        if target in seen:
+            folders.clear()
+            continue
+        seen.add(target)
+        yield from (Path(place, name) for name in names)
 
 
 def _directory_entries(path: Path) -> set[Path]:

@@ -35,6 +35,17 @@ PathLike = str | os.PathLike[str]
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # one letter before the colon is a drive
 
+# Files that hold samples in a form that needs another package, hold them packed, or hold a picture of them.
+_UNPACK = "Unpack it, and read what is in it."
+_OTHER_PACKAGE = "Read it with {}, and pass the samples as skecg.ECGRecord(signal, sampling_rate, leads)."
+_PICTURE = "A page or picture holds no samples: export the recording from the system that it is in."
+_ADVICE = (
+    dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z", ".rar"), _UNPACK)
+    | dict.fromkeys((".parquet", ".feather", ".xlsx", ".xls", ".ods", ".pkl"), _OTHER_PACKAGE.format("pandas"))
+    | dict.fromkeys((".h5", ".hdf5", ".nc"), _OTHER_PACKAGE.format("h5py"))
+    | dict.fromkeys((".pdf", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".svg", ".docx"), _PICTURE)
+)
+
 
 def read_record(
     path: PathLike,
@@ -288,6 +299,9 @@ def _read(path: Path, given: dict[str, Any], verify_checksums: bool, *, keep_ste
         return read_wfdb(path.with_suffix(".hea"), keep_steps=keep_steps, verify_checksums=verify_checksums)
     if path.suffix.lower() in SIGNAL_SUFFIXES:
         raise _not_found(path.with_suffix(".hea"))
+    advice = _ADVICE.get(path.suffix.lower())
+    if advice is not None and not _is_of_format(path):
+        raise UnsupportedFormatError(f"Got {path}, expected a recording in one of the formats that are read. {advice}")
     return _read_format(path)
 
 
@@ -351,6 +365,8 @@ def _not_found(path: Path) -> RecordReadError:
             f"{str(path)!r} is a directory, expected a file or a WFDB record. "
             "List its records with skecg.io.find_records(...) and pass those to read_records."
         )
+    if path.is_symlink():
+        return RecordNotFoundError(f"{str(path)!r} is a link to {os.readlink(path)!r}, which is not there.")  # noqa: PTH115
     suffix = path.suffix.lower()
     if suffix in {"", ".hea"} | SIGNAL_SUFFIXES:
         return RecordNotFoundError(f"There is no WFDB header {str(path.with_suffix('.hea'))!r}. {similar_names(path)}")

@@ -31,6 +31,7 @@ __all__ = [
     "NOTHING_STATED",
     "Members",
     "Statements",
+    "check_no_steps",
     "count_lines_above",
     "plain_number",
     "read_members",
@@ -46,6 +47,7 @@ class Statements(NamedTuple):
     sampling_rate: float | None = None
     units: tuple[str, ...] = ()
     lead: str | None = None
+    steps: str | None = None  # the line by which samples may be steps of a digitizer
 
 
 NOTHING_STATED = Statements()
@@ -56,7 +58,8 @@ _LEAST_RATE = 10.0  # less than that is a comma that groups thousands
 _LEAST_PLAIN_RATE = 100.0  # below it, a number of hertz without a known name may be a filter's or the mains'
 
 _LONGEST_VALUE = 64
-_VALUE = re.compile(r"(?=.*\d)[\d.:/TZe+-]+|nan|na|n/a|null|none|", re.IGNORECASE)
+# Also what stands for a sample that is missing; longer dashes rule a line off.
+_VALUE = re.compile(r"(?=.*\d)[\d.:/TZe+-]+|nan|na|n/a|null|none|[+-]?inf(inity)?|-{1,3}|", re.IGNORECASE)
 _NO_QUOTES = str.maketrans("", "", "\"'[]")
 _KEY_AND_VALUE = re.compile(r"[#\s\"']*([^,;:=\t]*?)[\s\"']*[,;:=\t]\s*(.*)")
 # Parts of names in the languages of phones. Without them a value has to be recognised alone.
@@ -71,6 +74,16 @@ _UNIT_KEY = re.compile(r"unit|einheit|unid|enhe|единиц|jednost|yksik|단�
 _LEAD_KEY = re.compile(
     r"lead|channel|ableit|d[ée]riv|afled|avled|отвед|odprow|kytkent|导联|導聯|導程|誘導|유도", re.IGNORECASE
 )
+
+
+# What a digitizer's step is called and worth, but not the millimetres of paper for a millivolt, nor a depth in bits.
+_STEP_KEY = re.compile(r"gain|lsb|\badc\b|\badu\b|scal(e|ing)\b|resolution|auflösung|résolution", re.IGNORECASE)
+_STEP = r"adu|adc|lsb|bit|count|digit|step|(?:adc )?unit"
+_STEP_VALUE = re.compile(
+    rf"([\d.,]+(?:e[+-]?\d+)?)\s*(?:(?:{_STEP})s?\s*(?:/|per)\s*)?([mnuµμ]?v|)(?:\s*(?:/|per)\s*(?:{_STEP})s?)?",
+    re.IGNORECASE,
+)
+_STEP_UNIT = re.compile(rf"(?:.*[\s/]|)(?:{_STEP}|raw|a\.?u\.?)s?", re.IGNORECASE)
 
 
 def count_lines_above(lines: Sequence[str]) -> int:
@@ -105,13 +118,14 @@ def read_statements(lines: Sequence[str]) -> Statements:
     Examples
     --------
     >>> read_statements(["Messrate,511,562 Hertz", "", "Ableitung,Ableitung I", "Einheit,µV"])
-    Statements(sampling_rate=511.562, units=('μV',), lead='I')
+    Statements(sampling_rate=511.562, units=('μV',), lead='I', steps=None)
     """
     matches = [_KEY_AND_VALUE.fullmatch(unicodedata.normalize("NFKC", line).strip()) for line in lines]
     pairs = [("", "") if match is None else (match[1], match[2].strip(" \t,;\"'")) for match in matches]
     places = [place for place, pair in enumerate(pairs) if _is_unit(*pair)]
     units = tuple(dict.fromkeys(pairs[place][1] for place in places))
-    return Statements(_rate(pairs), units, _lead(pairs, places))
+    steps = next((f"{key}: {value}" for key, value in pairs if _is_step(key, value)), None)
+    return Statements(_rate(pairs), units, _lead(pairs, places), steps)
 
 
 def _rate(pairs: Sequence[tuple[str, str]]) -> float | None:
@@ -146,6 +160,35 @@ def plain_number(text: str) -> float | None:
 def _is_unit(key: str, value: str) -> bool:
     """Report a unit of voltage; V alone may be a sex or a version unless its name says that it is a unit."""
     return millivolts_per_unit(value) is not None and (len(value) > 1 or _UNIT_KEY.search(key) is not None)
+
+
+def _is_step(key: str, value: str) -> bool:
+    """Report what a step of a digitizer is worth, unless it is a millivolt, and a unit that is such a step."""
+    if _UNIT_KEY.search(key) and _STEP_UNIT.fullmatch(value):
+        return True
+    worth = _STEP_VALUE.fullmatch(value) if _STEP_KEY.search(key) else None
+    if worth is None or ("sol" in key.lower() and not worth[2]):
+        return False
+    return plain_number(worth[1]) != 1.0 or worth[2].lower() not in ("", "mv")
+
+
+def check_no_steps(stated: Statements, path: Path) -> None:
+    """Raise where lines above a table say that its samples are steps of a digitizer.
+
+    Raises
+    ------
+    UnsupportedFormatError
+    """
+    if stated.steps is not None:
+        raise _steps_beside(stated.steps, path)
+
+
+def _steps_beside(statement: str, path: Path) -> UnsupportedFormatError:
+    """Return the error for samples that a file has to be multiplied by something to be voltages."""
+    return UnsupportedFormatError(
+        f"Got {statement!r} beside the samples in {path}, which may be steps of a digitizer; expected voltages. "
+        "Convert them and save them without it, or pass units= where they are voltages already."
+    )
 
 
 def _lead(pairs: Sequence[tuple[str, str]], units: Sequence[int]) -> str | None:
@@ -283,7 +326,4 @@ def _check_scales(scales: Mapping[str, NDArray[Any]], path: Path) -> None:
     """Raise for a gain or an offset that would change the samples."""
     for name, value in scales.items():
         if np.any(value != _SCALES[_plain(name)]):
-            raise UnsupportedFormatError(
-                f"Got {name!r} beside the samples in {path}, which may be steps of a digitizer; expected voltages. "
-                f"Convert them and save them without {name!r}, or pass units= where they are voltages already."
-            )
+            raise _steps_beside(name, path)

@@ -31,7 +31,7 @@ from skecg.errors import (
 )
 from skecg.io.channels import ecg_rows
 from skecg.io.files import check_inflated
-from skecg.io.statements import read_members
+from skecg.io.statements import check_no_steps, read_members
 from skecg.io.text_tables import TextTable, parse_text_table
 from skecg.leads import canonical_leads
 from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, millivolts_per_unit
@@ -76,12 +76,18 @@ _INDEX_NAMES = frozenset(
     | {"sensor timestamp", "phone timestamp"}
 )
 _SECONDS_PER_UNIT = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
+# What a column of numbers may count.
+_PER_SECOND = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
+_FEW_HERTZ, _MANY_HERTZ = 10, 1e5  # beyond which times are in another unit
 _FEW_TIMES = 50  # whose mean step could be off by their rounding
 _NEARLY_WHOLE = 2e-3  # a clock's error
 _JUMP = 1.5  # steps that a gap is longer than
 _NOMINAL = 0.02  # by which a recorder's true rate may differ from what it is called
 
-_UNIT_IN_NAME = re.compile(r"\s*[\[(]\s*([^\])]*?)\s*[\])]\s*$")
+# "ecg [uV]", "I_mV".
+_UNIT_IN_NAME = re.compile(
+    r"(?:\s*[\[(]\s*(?=[^\])]*[\])]\s*$)|[\s_/]+(?=[mnuµμ]v$))([^\])]*?)\s*[\])]?\s*$", re.IGNORECASE
+)
 
 
 def read_table(
@@ -95,10 +101,11 @@ def read_table(
 
     Text (``.csv``, ``.tsv``, ``.txt``) has one row a sample and one column a lead, separated by commas, semicolons,
     tabs or blanks; decimal commas are understood where they separate nothing. A first row of names gives the leads
-    unless `leads` does, and may state units (``ecg [uV]``). Lines above it may state the rate, the unit and the lead,
-    as exports of watches do in any language; times with a unit (``timestamp [ns]``) tell the rate where nothing else
-    does. One column more than leads is taken for sample numbers or times, and dropped, when it comes
-    first and increases strictly. Empty cells, ``nan`` and ``NA`` are gaps.
+    unless `leads` does, and may state units (``ecg [uV]``, ``II_mV``), as may a second row. Lines above it may state
+    the rate, the unit and the lead, as exports of watches do in any language. Times with a unit (``timestamp [ns]``),
+    clock times and dates tell the rate where nothing else does, and must not contradict it. One column more than leads
+    is taken for sample numbers or times, and dropped, when it comes first and increases strictly. Empty cells, ``nan``
+    and ``NA`` are gaps.
 
     A ``.npy`` file holds (n_leads, n_samples). A ``.npz`` file holds one such array, which is called ``signal`` where
     there are others that mean nothing here, and, if it likes, ``sampling_rate``, ``leads`` and ``units``, also by other
@@ -124,7 +131,7 @@ def read_table(
     Raises
     ------
     RecordNotFoundError, UnsupportedFormatError
-        When there is no such file, or its suffix is none of these, or its arrays may be something else.
+        When there is no such file, or its suffix is none of these, or its samples may be something else than voltages.
     SamplingRateError, LeadError, UnitsError
         When rate or leads are missing, contradict the file, or contradict each other in it.
     DamagedRecordError
@@ -157,6 +164,8 @@ def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, un
     """Read a text table."""
     table = parse_text_table(path)
     rate = _rate_of(table, sampling_rate, path)
+    if table.times is not None and _seconds_of_times(table) is None:
+        _check_times(table.times, rate, path, ["seconds"])
     table, of_columns = _voltages(_named_columns(table, rate, path), units, rate, path)
     n_rows, n_columns = table.values.shape
     if leads is not None and n_rows == len(leads) and n_columns > n_rows + 1:
@@ -192,44 +201,60 @@ def _rate_of(table: TextTable, given: Any, path: Path) -> float:
 
 
 def _rate_of_times(table: TextTable) -> float | None:
-    """Return the rate of a first column of times with a unit that are evenly spaced, whole where it nearly is."""
-    name = table.header[0] if table.header is not None and len(table.header) == table.values.shape[1] else ""
-    unit = _UNIT_IN_NAME.search(name)
-    seconds = _SECONDS_PER_UNIT.get(unit[1].lower()) if unit is not None else None
-    times = table.values[:, 0]
+    """Return the rate that evenly spaced times tell, with a unit or of a clock, whole where it nearly is."""
+    seconds, times = _seconds_of_times(table), table.values[:, 0]
+    if seconds is None and table.times is not None:
+        seconds, times = 1.0, table.times
     if seconds is None or len(times) < _FEW_TIMES or not _is_ramp(times):
         return None
     steps = np.diff(times)
     step = (times[-1] - times[0]) / len(steps)
-    if np.abs(steps - step).max() > max(step / 2, 1):
+    if np.abs(steps - step).max() > max(step / 2, 1e-9 / seconds):
         return None
     rate = 1 / (float(step) * seconds)
     # Recorders have whole rates; clocks and rounded times make 499.7 of 500.
     return float(round(rate)) if abs(round(rate) / rate - 1) < _NEARLY_WHOLE else rate
 
 
+def _seconds_of_times(table: TextTable) -> float | None:
+    """Return the unit of the times in a first column, in seconds; a recorder's own times, unlike a telephone's."""
+    name = table.header[0] if table.header is not None and len(table.header) == table.values.shape[1] else ""
+    unit = _UNIT_IN_NAME.search(name)
+    return _SECONDS_PER_UNIT.get(unit[1].lower()) if unit is not None else None
+
+
 def _named_columns(table: TextTable, rate: float, path: Path) -> TextTable:
-    """Drop the columns that a first row marks as no leads: a time, and the nothing after a last delimiter."""
+    """Drop the columns that a first row marks as no leads: times, and the nothing after a last delimiter."""
     values, header = table.values, table.header
     if header is None or len(header) != values.shape[1]:
         return table
     # Rows that end with a separator have one more column, of nothing.
     if len(header) > 1 and header[-1] == "" and _is_empty(values[:, -1]):
         values, header = values[:, :-1], header[:-1]
-    if len(header) > 1 and _UNIT_IN_NAME.sub("", header[0]).lower() in _INDEX_NAMES and _is_ramp(values[:, 0]):
-        _check_times(values[:, 0], rate, path)
-        values, header = values[:, 1:], header[1:]
-    return TextTable(values, header, table.stated)
+    names = [_UNIT_IN_NAME.sub("", name).lower() for name in header]
+    # Rounded times repeat. A column without a name counts rows where it is the first.
+    indices = [
+        j
+        for j, name in enumerate(names)
+        if name in _INDEX_NAMES and (_is_rising(values[:, j]) if name else j == 0 and _is_ramp(values[:, j]))
+    ]
+    if len(indices) == len(header):
+        return TextTable(values, header, table.stated)
+    for j in indices:
+        _check_times(values[:, j], rate, path)
+    kept = [j for j in range(len(header)) if j not in indices]
+    return TextTable(values[:, kept], tuple([header[j] for j in kept]), table.stated)
 
 
 def _voltages(table: TextTable, units: str | None, rate: float, path: Path) -> tuple[TextTable, str | list[str]]:
     """Keep the columns that are voltages of the heart where a first row states units; return them and their units."""
     header = table.header
     by_itself = _agreed_unit(units, table.stated.units, path)
-    if header is None or len(header) != table.values.shape[1]:
-        return table, by_itself
-    stated = [_UNIT_IN_NAME.search(name) for name in header]
-    if not any(stated):
+    is_named = header is not None and len(header) == table.values.shape[1]
+    stated = [_UNIT_IN_NAME.search(name) for name in header or ()] if is_named else []
+    if units is None and not any(stated) and not table.stated.units:
+        check_no_steps(table.stated, path)
+    if header is None or not any(stated):
         return table, by_itself
     names = tuple([_UNIT_IN_NAME.sub("", name) if unit else name for name, unit in zip(header, stated, strict=True)])
     of_columns = tuple([unit[1] if unit and unit[1] else by_itself for unit in stated])
@@ -265,30 +290,41 @@ def _agreed_unit(given: str | None, stated: Sequence[str], path: Path) -> str:
 
 def _is_ramp(column: NDArray[np.float64]) -> bool:
     """Whether a column increases all along, as times and sample numbers do."""
-    return len(column) > 1 and bool(np.all(np.diff(column) > 0))
+    return len(column) > 1 and bool(np.all(column[1:] > column[:-1]))
 
 
-def _check_times(column: NDArray[np.float64], rate: float, path: Path) -> None:
-    """Raise for times that contradict the rate, whether they count samples, seconds or 1e-3, 1e-6, 1e-9 of them."""
-    # The median: one gap would change the mean.
-    step = float(np.median(np.diff(column)))
-    longest = float(np.max(np.diff(column)))
-    if longest > _JUMP * step + 1:
-        row = int(np.argmax(np.diff(column))) + 1
+def _is_rising(column: NDArray[np.float64]) -> bool:
+    """Whether a column never decreases and does increase, as times do that are rounded."""
+    return len(column) > 1 and bool(np.all(column[1:] >= column[:-1]) and column[-1] > column[0])
+
+
+def _check_times(
+    column: NDArray[np.float64], rate: float, path: Path, units: Sequence[str] = tuple(_PER_SECOND)
+) -> None:
+    """Raise for times in one of some units, or sample numbers, that contradict the rate; warn where they jump."""
+    steps = np.diff(column)
+    if not np.any(steps > 0):
+        return
+    # Rounded times are a whole number of their last digit apart, often none.
+    usual = _JUMP * max(np.nanmedian(steps), np.min(steps[steps > 0]))
+    regular = steps[(steps >= 0) & (steps <= usual)]
+    step, spread = float(np.mean(regular)), float(np.ptp(regular))
+    odd = np.flatnonzero((steps < 0) | (steps > usual + spread))
+    if len(odd):
         warnings.warn(
-            f"The times in {path} jump by {longest:g} after row {row}, where steps are {step:g}: samples are missing "
-            "there, and were not put in. Cut the table there, or pass its parts as records.",
+            f"The times in {path} jump by {steps[odd[0]]:g} after row {odd[0] + 1}, where steps are {step:g}: samples "
+            "are missing there, and were not put in. Cut the table there, or pass its parts as records.",
             SignalWarning,
             stacklevel=5,
         )
-    # A first column may count samples or tell the time in any of these units; any other step contradicts the rate.
-    in_samples = [step, step * rate, *(step * rate / unit for unit in (1e3, 1e6, 1e9))]
-    if not any(abs(n_samples - 1) <= 0.05 for n_samples in in_samples):
+    wanted = {unit: _PER_SECOND[unit] / rate for unit in units} | ({"samples": 1.0} if len(units) > 1 else {})
+    if not any(abs(step / length - 1) <= 0.05 + spread / regular.sum() for length in wanted.values()):
+        listed = [f"{length:g} ({unit})" for unit, length in wanted.items()]
+        rates = {unit: _PER_SECOND[unit] / step for unit in units}
+        told = [f"{told:g} Hz if they are {unit}" for unit, told in rates.items() if _FEW_HERTZ < told < _MANY_HERTZ]
         raise SamplingRateError(
-            f"Got sampling_rate={rate:g} and a first column that advances by {step:g} a row in {path}, expected steps "
-            f"of 1 (samples), {1 / rate:g} (seconds), {1e3 / rate:g} (milliseconds), {1e6 / rate:g} (microseconds) or "
-            f"{1e9 / rate:g} (nanoseconds). Pass the rate that the times tell: {1 / step:g} Hz if they are seconds, "
-            f"{1e3 / step:g} Hz if milliseconds, {1e9 / step:g} Hz if nanoseconds."
+            f"Got sampling_rate={rate:g} and times that advance by {step:g} a row in {path}, expected steps of "
+            f"{', '.join(listed)}. Pass the rate that the times tell{': ' if told else ''}{', '.join(told)}."
         )
 
 

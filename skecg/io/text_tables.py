@@ -36,6 +36,7 @@ _MANY_COLUMNS = 64
 _MANY_NUMBERS = 8
 _SHOWN = 30  # characters of a cell quoted in a message
 _MANY_TEXTS = 5  # rows that are looked at to tell a table about recordings from samples with a slip
+_DAY = 86_400.0  # seconds
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2}(?:\.\d+)?)")
 # What columns of a table about recordings are called.
 _ABOUT_RECORDINGS = frozenset(
@@ -72,11 +73,14 @@ class TextTable:
         The cells of the first row, where that holds names.
     stated : Statements
         What lines above say of the samples.
+    times : ndarray of shape (n_rows,) or None
+        Seconds, where a column holds dates or clock times; that column is not among the values.
     """
 
     values: NDArray[np.float64]
     header: tuple[str, ...] | None
     stated: Statements = NOTHING_STATED
+    times: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,13 +128,13 @@ def parse_text_table(path: Path) -> TextTable:
         When it lies on its side: few rows of very many columns.
     """
     table, header, stated = _rows_and_names(path.read_bytes(), path)
-    values = _parse_fast(table)
+    values, times = _parse_fast(table), None
     if values is None:
         _check_samples(table, header)
-        values, header = _parse_cells(table, header)
+        values, header, times = _parse_cells(table, header)
     if header is not None and _is_numbering(header):
         header = None
-    return TextTable(values, header, stated)
+    return TextTable(values, header, stated, times)
 
 
 def check_about_samples(path: Path) -> None:
@@ -167,9 +171,10 @@ def _without_preamble(table: _Lines) -> tuple[_Lines, Statements]:
     if n_above == 0:
         return table, NOTHING_STATED
     above, rows = table.lines[:n_above], table.lines[n_above:]
-    stated = read_statements(above)
     below = _Lines(table.path, rows, table.first_number + n_above, _delimiter(rows), table.is_quoted)
-    names = _names_above(above, below)
+    _check_no_samples_above(above, below)
+    names, n_names = _names_above(above, below)
+    stated = read_statements(above[: len(above) - n_names])
     if names is not None:
         first_number = below.first_number - 1
         return _Lines(table.path, [names, *rows], first_number, below.delimiter, table.is_quoted), stated
@@ -178,23 +183,34 @@ def _without_preamble(table: _Lines) -> tuple[_Lines, Statements]:
     return below, stated
 
 
-def _names_above(above: list[str], below: _Lines) -> str | None:
-    """Return the row of names right above the samples, with the units of a row between them, if there is one."""
+def _check_no_samples_above(above: Sequence[str], below: _Lines) -> None:
+    """Raise for rows of samples above a line of text: what seems to be a preamble stands in the midst of a table."""
+    lines = _Lines(below.path, list(above), below.first_number - len(above), below.delimiter, below.is_quoted)
+    n_columns = len(below.cells(0))
+    for i in range(len(above) - 1):
+        cells = lines.cells(i)
+        if len(cells) == n_columns > 1 and all(_number(cell) is not None for cell in cells) and any(cells):
+            raise _not_understood(above[i + 1], "a row of numbers as in the line above it", i + 1, 0, lines)
+
+
+def _names_above(above: list[str], below: _Lines) -> tuple[str | None, int]:
+    """Return the names right above the samples, with the units of a row between them, and how many rows that was."""
     names = [line.strip("# ") for line in above[-2:]]
-    stated = read_statements(names[-1:])
-    if not names[-1] or stated.sampling_rate or stated.units:
-        return None
+    if not names[-1]:
+        return None, 0
     rows = _Lines(below.path, names, below.first_number - len(names), below.delimiter, below.is_quoted)
     n_columns = len(below.cells(0))
     last = _name_cells(rows, n_columns, -1)
-    if len(last) != n_columns or (stated.lead and canonical_lead(last[0]) not in CANONICAL_LEADS):
-        return None
     units = [unit.strip("'") for unit in last]
     is_units = all(_TIME_UNIT.fullmatch(unit) or millivolts_per_unit(unit) is not None for unit in units)
-    if below.delimiter is None or not is_units or len(rows.cells(0)) != n_columns:
-        return names[-1]
-    cells = zip(rows.cells(0), units, strict=True)
-    return below.delimiter.join(f"{name.strip(chr(39))} [{unit}]" for name, unit in cells)
+    if below.delimiter is not None and is_units and len(rows.cells(0)) == len(units) == n_columns:
+        cells = zip(rows.cells(0), units, strict=True)
+        return below.delimiter.join(f"{name.strip(chr(39))} [{unit}]" for name, unit in cells), 2
+    stated = read_statements(names[-1:])
+    is_statement = stated.lead is not None and canonical_lead(last[0]) not in CANONICAL_LEADS
+    if stated.sampling_rate or stated.units or is_statement or len(last) != n_columns:
+        return None, 0
+    return names[-1], 1
 
 
 def _are_decimal_commas(rows: Sequence[str]) -> bool:
@@ -213,7 +229,7 @@ def _decoded(content: bytes, path: Path) -> str:
     if wide is not None:
         with contextlib.suppress(UnicodeDecodeError):
             return content.decode(wide).removeprefix("\ufeff")
-    if b"\0" in content:
+    if b"\0" in content or content.startswith(b"%PDF"):
         raise DamagedRecordError(f"{path} is a binary file, expected a text table with one row a sample.")
     try:
         return content.decode("utf-8-sig")
@@ -356,8 +372,10 @@ def _not_samples(path: Path, columns: Sequence[str]) -> UnsupportedFormatError:
     )
 
 
-def _parse_cells(table: _Lines, header: tuple[str, ...] | None) -> tuple[NDArray[np.float64], tuple[str, ...] | None]:
-    """Parse cell by cell, naming the first that cannot be understood; columns of dates and clock times are dropped."""
+def _parse_cells(
+    table: _Lines, header: tuple[str, ...] | None
+) -> tuple[NDArray[np.float64], tuple[str, ...] | None, NDArray[np.float64] | None]:
+    """Parse cell by cell, naming the first that cannot be understood; the first column of clock times is set apart."""
     rows = [table.cells(i) for i in range(len(table.lines))]
     _check_lengths(rows, table)
     decimal_commas = _has_decimal_commas(table, "".join(cell for row in rows for cell in row))
@@ -367,15 +385,35 @@ def _parse_cells(table: _Lines, header: tuple[str, ...] | None) -> tuple[NDArray
         for place, j in enumerate(kept):
             number = _number(row[j].replace(",", ".") if decimal_commas else row[j])
             if number is None:
-                shown = row[j] if len(row[j]) <= _SHOWN else row[j][:_SHOWN] + "…"
-                raise DamagedRecordError(
-                    f"Got the text {shown!r} in line {table.first_number + i}, column {j + 1} of {table.path}, "
-                    "expected a number. Correct the cell, or leave it empty if the sample is missing."
-                )
+                raise _not_understood(row[j], "a number", i, j, table)
             values[i, place] = number
+    of_time = next((j for j in range(len(rows[0])) if j not in kept), None)
+    times = None if of_time is None else _seconds(rows, of_time, table)
     if header is not None and len(header) == len(rows[0]):
         header = tuple([header[j] for j in kept])
-    return values, header
+    return values, header, times
+
+
+def _not_understood(cell: str, wanted: str, row: int, column: int, table: _Lines) -> DamagedRecordError:
+    """Return the error for a cell among the samples that is something else."""
+    shown = cell if len(cell) <= _SHOWN else cell[:_SHOWN] + "…"
+    return DamagedRecordError(
+        f"Got the text {shown!r} in line {table.first_number + row}, column {column + 1} of {table.path}, expected "
+        f"{wanted}. Correct the cell, or leave it empty if the sample is missing."
+    )
+
+
+def _seconds(rows: Sequence[Sequence[str]], column: int, table: _Lines) -> NDArray[np.float64]:
+    """Read a column of dates or clock times, which begin again at midnight; NaN where a cell is empty."""
+    times = np.full(len(rows), np.nan)
+    for i, row in enumerate(rows):
+        seconds = _time(row[column])
+        if seconds is None and row[column].lower() not in _MISSING:
+            raise _not_understood(row[column], "a time", i, column, table)
+        times[i] = np.nan if seconds is None else seconds
+    steps = np.diff(times, prepend=times[:1])
+    midnights: NDArray[np.float64] = times + _DAY * np.cumsum(steps < -_DAY / 2)
+    return midnights
 
 
 def _time(cell: str) -> float | None:

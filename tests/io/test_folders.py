@@ -241,3 +241,13 @@ def test_beside_a_damaged_header_other_formats_speak_for_themselves(tmp_path):
         read_record(tmp_path / "a.edf")
     with pytest.raises(DamagedRecordError, match=r"a\.hea"):
         read_record(tmp_path / "a.xyz")
+
+
+def test_linked_folders_are_looked_into_and_a_link_in_a_circle_ends(tmp_path):
+    for folder in ("elsewhere", "study"):
+        (tmp_path / folder).mkdir()
+    write_wfdb(tmp_path / "elsewhere", "b")
+    write_wfdb(tmp_path / "study", "a")
+    (tmp_path / "study" / "site").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "study" / "again").symlink_to(tmp_path / "study")
+    assert [path.name for path in find_records(tmp_path / "study")] == ["a.hea", "b.hea"]

@@ -106,7 +106,7 @@ def test_times_in_nanoseconds_are_times(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("\n".join(["sensor timestamp [ns];ecg [uV]", *rows]))
     record = read_record(tmp_path / "a.csv", sampling_rate=130, leads=["I"], units="uV")
     np.testing.assert_allclose(record.signal, values[None] / 1000, rtol=1e-6)
-    with pytest.raises(SamplingRateError, match="130 Hz if nanoseconds"):
+    with pytest.raises(SamplingRateError, match="tell: 130 Hz if they are nanoseconds"):
         read_record(tmp_path / "a.csv", sampling_rate=250, leads=["I"], units="uV")
 
 

@@ -119,6 +119,27 @@ def test_a_name_too_long_for_the_system_is_an_error_of_ours(tmp_path):
         read_record(tmp_path / ("x" * 5000))
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("a.csv.gz", "Unpack it"),
+        ("a.parquet", "Read it with pandas, and pass the samples as skecg.ECGRecord"),
+        ("a.h5", "Read it with h5py"),
+        ("a.PNG", "export the recording from the system"),
+    ],
+)
+def test_what_is_no_recording_itself_is_answered_with_the_way_to_one(tmp_path, name, advice):
+    (tmp_path / name).write_bytes(b"anything")
+    with pytest.raises(UnsupportedFormatError, match=advice):
+        read_record(tmp_path / name)
+
+
+def test_a_link_to_nothing_is_said_to_be_one(tmp_path):
+    (tmp_path / "a.edf").symlink_to(tmp_path / "gone.edf")
+    with pytest.raises(RecordNotFoundError, match=r"a link to '.*gone\.edf', which is not there"):
+        read_record(tmp_path / "a.edf")
+
+
 def test_a_file_of_unknown_content_is_refused(tmp_path):
     (tmp_path / "notes.docx").write_bytes(b"\1\2\3 not an ECG")
     with pytest.raises(RecordReadError):

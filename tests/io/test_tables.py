@@ -385,5 +385,61 @@ def test_times_have_to_agree_with_the_sampling_rate(tmp_path: Path, step: float,
     if fits:
         assert read_table(tmp_path / "a.csv", sampling_rate=500).n_samples == 50
     else:
-        with pytest.raises(SamplingRateError, match="advances by"):
+        with pytest.raises(SamplingRateError, match="advance by"):
             read_table(tmp_path / "a.csv", sampling_rate=500)
+
+
+@pytest.mark.parametrize("names", ["I_uV,II_mV", "I/uV,II/mV", "I uV,II mV", "I (uV),II (mV)"])
+@pytest.mark.parametrize("leads", [None, ["I", "II"]])
+def test_units_in_names_are_obeyed_however_they_are_written(table, names: str, leads: list[str] | None) -> None:
+    record = read_table(table(f"{names}\n100,0.1\n200,0.2\n"), sampling_rate=500, leads=leads)
+    assert record.leads == ("I", "II")
+    np.testing.assert_allclose(record.signal, [[0.1, 0.2], [0.1, 0.2]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("names", "row", "leads", "wanted"),
+    [
+        ("I,II\nuV,mV", "100,0.1", ("I", "II"), [[0.1], [0.1]]),
+        ("time,ECG\ns,uV", "0,100", ("ECG",), [[0.1]]),
+        ("I,II,V1\nuV,mV,V", "100,0.1,1e-4", ("I", "II", "V1"), [[0.1], [0.1], [0.1]]),
+    ],
+)
+def test_a_row_of_units_belongs_to_its_columns(table, names, row, leads, wanted) -> None:
+    rows = "\n".join([row, row.replace("0,", "0.002,", 1) if "time" in names else row])
+    record = read_table(table(f"{names}\n{rows}\n"), sampling_rate=500)
+    assert record.leads == leads
+    np.testing.assert_allclose(record.signal[:, :1], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["gain: 200 adu/mV", "Resolution: 4.88 uV", "unit: 4.88 uV/bit", "units: adu", "ADC units per mV: 200", "LSB;1 uV"],
+)
+def test_steps_of_a_digitizer_are_no_millivolts(table, line: str) -> None:
+    path = table(f"# {line}\nI,II\n{TWO}")
+    with pytest.raises(UnsupportedFormatError, match="which may be steps of a digitizer; expected voltages"):
+        read_table(path, sampling_rate=500)
+    assert read_table(path, sampling_rate=500, units="mV").signal.tolist() == pytest.approx(np.array(TWO_SIGNAL))
+
+
+@pytest.mark.parametrize("line", ["Gain: 10 mm/mV", "Resolution: 16 bit", "Resolution,16", "Gain: 1", "scale: 1 mV"])
+def test_paper_and_bits_scale_nothing(table, line: str) -> None:
+    record = read_table(table(f"# {line}\nI,II\n{TWO}"), sampling_rate=500)
+    np.testing.assert_allclose(record.signal, TWO_SIGNAL, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("I\n---\n---\n---\n0.1\n0.2\n0.3\n", "the text '---' in line 2, column 1"),
+        (
+            f"I,II\n9,9\n# pause\n{TWO}",
+            "the text '# pause' in line 3, .* expected a row of numbers as in the line above",
+        ),
+        ("%PDF-1.4\n0.1\n0.2\n", "is a binary file"),
+    ],
+)
+def test_text_among_the_first_samples_is_no_preamble(table, content: str, fault: str) -> None:
+    with pytest.raises(DamagedRecordError, match=fault):
+        read_table(table(content), sampling_rate=500, leads=["I"] if content.startswith("I\n") else None)

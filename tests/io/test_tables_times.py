@@ -1,0 +1,100 @@
+"""Columns of times, which tell the rate and where samples are missing, however they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skecg.errors import DamagedRecordError, SamplingRateError, SignalWarning
+from skecg.io.tables import read_table
+
+N, RATE = 400, 250
+VALUES = np.arange(N) % 50 / 50
+FORMS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "seconds": ("time,I,II", lambda t: f"{t:.3f},{{0}},{{0}}"),
+    "seconds, last": ("I,II,time (s)", lambda t: f"{{0}},{{0}},{t:.3f}"),
+    "seconds, rounded": ("time (s),I,II", lambda t: f"{t:.2f},{{0}},{{0}}"),
+    "milliseconds": ("t [ms],I,II", lambda t: f"{t * 1e3:.0f},{{0}},{{0}}"),
+    "dates": ("when,I,II", lambda t: f"2020-01-31T23:59:{58 + t:06.3f},{{0}},{{0}}"),
+    "a clock": ("Elapsed time,I,II", lambda t: f"0:{t:06.3f},{{0}},{{0}}"),
+    "rdsamp -pe": ("'Elapsed time','I','II'\n'hh:mm:ss.mmm','mV','mV'", lambda t: f"'0:{t:06.3f}',{{0}},{{0}}"),
+}
+
+
+@pytest.fixture(params=sorted(FORMS))
+def form(request: pytest.FixtureRequest) -> tuple[str, Callable[[float], str]]:
+    return FORMS[request.param]
+
+
+def written(folder: Path, form: tuple[str, Callable[[float], str]], times: np.ndarray) -> Path:
+    header, row = form
+    if header.startswith("when"):  # dates have no second 60
+        dates = np.datetime64("2020-01-31T23:59:58.000") + np.round(times * 1e3).astype("timedelta64[ms]")
+        rows = [f"{date},{value},{value}" for date, value in zip(dates, VALUES, strict=True)]
+    else:
+        rows = [row(float(time)).format(value) for time, value in zip(times, VALUES, strict=True)]
+    (folder / "a.csv").write_text("\n".join([header, *rows]))
+    return folder / "a.csv"
+
+
+@pytest.mark.parametrize("rate", [RATE, 360, 499.7])
+def test_times_are_no_lead_and_agree_with_the_true_rate(tmp_path: Path, form, rate: float) -> None:
+    record = read_table(written(tmp_path, form, np.arange(N) / rate), sampling_rate=rate)
+    assert (record.leads, record.n_samples, record.sampling_rate) == (("I", "II"), N, rate)
+    np.testing.assert_allclose(record.signal, [VALUES, VALUES], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [125, 220, 1000])
+def test_times_that_contradict_the_rate_are_refused(tmp_path: Path, form, rate: float) -> None:
+    with pytest.raises(SamplingRateError, match=f"sampling_rate={rate} and times that advance by .*Pass the rate that"):
+        read_table(written(tmp_path, form, np.arange(N) / RATE), sampling_rate=rate)
+
+
+@pytest.mark.parametrize("gap", [9.0, 0.5])
+def test_times_that_jump_are_warned_of(tmp_path: Path, form, gap: float) -> None:
+    times = np.arange(N) / RATE + np.where(np.arange(N) > 100, gap, 0)
+    with pytest.warns(SignalWarning, match="after row 10[12], where .* samples are missing there"):
+        read_table(written(tmp_path, form, times), sampling_rate=RATE)
+
+
+@pytest.mark.parametrize("name", ["dates", "a clock", "rdsamp -pe"])
+def test_clock_times_tell_the_rate_where_nothing_else_does(tmp_path: Path, name: str) -> None:
+    assert read_table(written(tmp_path, FORMS[name], np.arange(N) / RATE)).sampling_rate == RATE
+
+
+def test_a_clock_begins_again_at_midnight(tmp_path: Path) -> None:
+    seconds = (86_398 + np.arange(N) / 100) % 86_400
+    clock = [
+        f"{int(t // 3600):02d}:{int(t % 3600 // 60):02d}:{t % 60:06.3f},{v}"
+        for t, v in zip(seconds, VALUES, strict=True)
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(["clock,II", *clock]))
+    assert read_table(tmp_path / "a.csv").sampling_rate == 100
+
+
+def test_a_clock_that_goes_back_is_warned_of(tmp_path: Path) -> None:
+    times = np.arange(N) / RATE + np.where(np.arange(N) > 100, -0.2, 0.0)
+    with pytest.warns(SignalWarning, match="jump by -0.196 after row 101"):
+        read_table(written(tmp_path, FORMS["a clock"], times + 1), sampling_rate=RATE)
+
+
+def test_a_time_may_be_missing_but_no_text_stands_for_it(tmp_path: Path) -> None:
+    path = written(tmp_path, FORMS["a clock"], np.arange(N) / RATE)
+    path.write_text(path.read_text().replace("0:00.400,", ","))
+    assert read_table(path, sampling_rate=RATE).n_samples == N
+    path.write_text(path.read_text().replace("0:00.404,", "later,"))
+    with pytest.raises(DamagedRecordError, match=r"the text 'later' in line 103, column 1 .* expected a time"):
+        read_table(path, sampling_rate=RATE)
+
+
+def test_one_row_tells_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("clock,II\n0:00.000,0.5\n")
+    assert read_table(tmp_path / "a.csv", sampling_rate=RATE).n_samples == 1
+
+
+def test_times_alone_are_not_dropped(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("time,s\n0,1\n1,2\n2,3\n")
+    assert read_table(tmp_path / "a.csv", sampling_rate=RATE, leads=["I", "II"]).n_leads == 2
