@@ -349,9 +349,17 @@ class JEPAEmbedder(
         ------
         WeightsError
             When the weights are not those settled by ``fit``, or are damaged.
+        ParameterError
+            When parameters were set since that change the number of features.
         """
         check_is_fitted(self)
-        return self._combine(self._settled_weights())
+        config = self._combine(self._settled_weights())
+        if config.n_features != self.embedding_dim_:
+            raise ParameterError(
+                f"Got parameters that give {config.n_features} features, expected the {self.embedding_dim_} that fit "
+                "settled. Fit again after set_params."
+            )
+        return config
 
     def verify(self) -> Verification:
         """Embed the golden records that came with the weights and say, in a sentence, how far off this machine is.

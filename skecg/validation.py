@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self, TypeGuard
 
-from skecg.errors import ParameterError, WeightsFormatError
+from skecg.errors import InputError, ParameterError, WeightsFormatError
 
 __all__ = [
     "PlainFields",
@@ -24,6 +24,7 @@ __all__ = [
     "check_integer",
     "check_jobs",
     "check_number",
+    "check_unmasked",
     "is_finite",
     "is_integer",
     "is_number",
@@ -146,6 +147,17 @@ def check_choice(name: str, value: Any, allowed: Iterable[str], *, error: type[E
     if not isinstance(value, str) or value not in words:
         raise error(f"Got {name}={value!r}, expected one of {', '.join(map(repr, words))}.{suggestion(value, words)}")
     return value
+
+
+def check_unmasked(name: str, values: object) -> None:
+    """Raise InputError for a masked array with something under its mask: others take that for known."""
+    from numpy import ma
+
+    if ma.is_masked(values):
+        raise InputError(
+            f"Got {name} with values that are masked, expected values that are all known. Leave their rows out, or "
+            "fill them."
+        )
 
 
 def suggestion(value: object, words: Iterable[str]) -> str:

@@ -984,3 +984,11 @@ def test_a_whole_frame_can_be_passed_with_the_name_of_its_paths(tmp_path: Path) 
         JEPAEmbedder(path_column="fil").fit(frame)
     with pytest.raises(ParameterError, match="type list and path_column='file'"):
         JEPAEmbedder(path_column="file").fit([str(path)])
+
+
+def test_parameters_that_change_the_number_of_features_need_another_fit() -> None:
+    records = make_ecg(2, random_state=0).records
+    embedder = JEPAEmbedder(TINY, cache=None).fit(records).set_params(layer=[0, 1])
+    with pytest.raises(ParameterError, match="give 32 features, expected the 16 that fit settled"):
+        embedder.transform(records)
+    assert embedder.fit(records).transform(records).shape == (2, 32)

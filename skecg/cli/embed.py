@@ -163,6 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
     shape = (len(paths), config.n_features)
     with UnfinishedRun(partial, manifest_of(paths, config, embedder), shape, anew=arguments.force) as unfinished:
         try:
+            _check_still_absent(arguments, unfinished)
             embed_into(embedder, paths, unfinished, quiet=arguments.quiet)
             write = write_features if arguments.format is None else omop_writer(ids)
             return _finish(embedder, config, paths, unfinished, out, write)
@@ -180,6 +181,15 @@ def _check_file(arguments: argparse.Namespace) -> None:
     check_feature_file(out)
     if out.exists() and not arguments.force:
         raise ParameterError(f"{str(out)!r} exists. Name another file, or pass --force to replace it.")
+
+
+def _check_still_absent(arguments: argparse.Namespace, unfinished: UnfinishedRun) -> None:
+    """Raise for a file that another run wrote while this one began; nobody else is under way now."""
+    try:
+        _check_file(arguments)
+    except ParameterError:
+        unfinished.remove()
+        raise
 
 
 def check_cache(cache: str | None) -> None:

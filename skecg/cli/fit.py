@@ -88,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def check_model_folder(folder: Path, *, force: bool) -> Any:
     """Raise for a folder that is something else, before any work is done."""
+    folder = folder.resolve()  # "new/.." is no folder yet, and will be another than it seems
     if folder.is_file():
         raise ParameterError(f"Got --out {str(folder)!r}, which is a file; expected the name of a folder.")
     # --force replaces a model only: no option should delete a folder of something else.

@@ -13,7 +13,7 @@ from skecg._version import __version__
 from skecg.cli.console import Verbs, add_signal_options, add_table_options, as_seed, say
 from skecg.cli.embed import add_computing_options, add_model_options, check_cache
 from skecg.cli.evaluate import as_fractions
-from skecg.io.files import replacing
+from skecg.io.files import make_folder, replacing
 from skecg.validation import check_integer
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _score_numbers(table: RecordTable, sources: list[Any], arguments: argparse.N
     text = regression_table(scores, "in the unit of the table")
     print(text)
     if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
+        make_folder(arguments.out)
         plain = {source: asdict(replace(score, predicted=None)) for source, score in scores.items()}
         contents = {
             "report.json": json.dumps({"target": name, "scores": plain}, indent=1, ensure_ascii=False) + "\n",

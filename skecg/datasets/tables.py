@@ -48,7 +48,7 @@ _MISSING |= {"#n/a", "#n/a n/a", "#na", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qna
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 _SEPARATOR_SAID = re.compile(r"sep=([,;\t])\r?\n")
 _N_FOLDS = 10
-_YES, _NO = frozenset({"1", "true", "yes"}), frozenset({"0", "false", "no", ""})
+_YES, _NO = frozenset({"1", "true", "yes"}), frozenset({"0", "false", "no"})
 
 
 def read_columns(table: Any) -> tuple[Columns, Path, str]:
@@ -300,7 +300,10 @@ def _labels_of(path: Path, row: dict[str, str], columns: list[str]) -> set[str]:
             continue
         cell = row[column].strip().lower()
         if cell not in _YES | _NO:
-            raise DamagedRecordError(f"Got {column}={row[column]!r} in line {row[_LINE]} of {path}, expected 0 or 1.")
+            hint = "" if cell else " Write 0 where it is known to be absent, or leave the line out."
+            raise DamagedRecordError(
+                f"Got {column}={row[column]!r} in line {row[_LINE]} of {path}, expected 0 or 1.{hint}"
+            )
         if cell in _YES:
             found.add(column.removeprefix("label_"))
     return found

@@ -26,6 +26,7 @@ from skecg.errors import ParameterError, ShapeError
 from skecg.finetuning.heads import AttentionHead
 from skecg.metrics import area_under_roc, macro
 from skecg.splits import hold_out
+from skecg.validation import check_unmasked
 
 __all__ = ["AttentionProbe", "Tokens", "collate_crops", "draw_batch"]
 
@@ -223,6 +224,7 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
 
     def _encode(self, y: ArrayLike, n_records: int, learn: bool = False) -> NDArray[np.int64]:
         """Check labels, and return class numbers or the indicator."""
+        check_unmasked("y", y)
         values = np.asarray(y)
         if len(values) != n_records or values.ndim not in (1, 2):
             raise ShapeError(f"Got labels of shape {values.shape} for {n_records} records, expected one row for each.")

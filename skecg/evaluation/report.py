@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from skecg.errors import ParameterError
 from skecg.evaluation.bootstrap import Interval
 from skecg.evaluation.protocols import amount_in_words
+from skecg.io.files import make_folder
 
 __all__ = [
     "FractionScores",
@@ -67,7 +68,8 @@ def fraction_table(report: Report) -> Table:
     for row in report.rows:
         cells = []
         for part in row.by_fraction:
-            spread = f" ± {_deviation(part.draws):.3f}" if len(part.draws) > 1 else ""
+            deviation = _deviation(part.draws) if len(part.draws) > 1 else math.nan
+            spread = f" ± {deviation:.3f}" if math.isfinite(deviation) else ""
             cells.append(f"{_number(part.macro_auroc.estimate)}{spread} [{_limits(part.macro_auroc)}]")
         table.append([row.name, *cells])
     return table
@@ -121,6 +123,8 @@ def notes_of(report: Report) -> list[str]:
         "patients only; a difference whose interval has 0 inside may be chance. F1 at thresholds of the selection "
         f"records. All with {amount_in_words(largest.fraction)}."
     ]
+    if all(is_few(report, label) for label in report.reference.labels):
+        notes.append(f"No label has {few} test positives and negatives: there is no mean, and nothing to compare.")
     if n_draws > 1:
         notes.append(f"± is the standard deviation between {n_draws} stratified draws of training patients.")
     if any(row.costs["n_from_cache"] for row in report.rows):
@@ -149,6 +153,8 @@ def _limits(interval: Interval) -> str:
 
 
 def _signed(interval: Interval) -> str:
+    if not math.isfinite(interval.estimate):
+        return "-"
     return f"{interval.estimate:+.3f} [{interval.low:+.3f} to {interval.high:+.3f}]"
 
 
@@ -364,8 +370,7 @@ class Report:
         MissingDependencyError
             When a figure is asked for and matplotlib is not installed; the other files are written first.
         """
-        where = Path(folder)
-        where.mkdir(parents=True, exist_ok=True)
+        where = make_folder(folder)
         files = [where / "report.json", where / "report.md"]
         files[0].write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         files[1].write_text(self.to_markdown(), encoding="utf-8")

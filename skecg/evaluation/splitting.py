@@ -83,7 +83,7 @@ def split_by_folds(
     Raises
     ------
     ParameterError
-        When a fold is not there, the data set has none, or a side or a class of the training side is empty.
+        When a fold is not there, the data set has none, or a side is empty.
     """
     present = sorted(int(fold) for fold in np.unique(dataset.folds[task.keep]) if fold > 0)
     if len(present) < 2:
@@ -192,7 +192,7 @@ def _check_patients(dataset: LabelledECGs, some: Rows, others: Rows) -> None:
     both = np.intersect1d(dataset.patients[some], dataset.patients[others])
     if len(both):
         raise ParameterError(
-            f"Got {len(both)} patients on two sides of the split of {dataset.name!r} (the first is {both[0]!r}), "
+            f"Got {len(both)} patients on two sides of the split of {dataset.name!r} (the first is {str(both[0])!r}), "
             "expected each on one. Its folds or its patients are not what they should be."
         )
 

@@ -24,7 +24,7 @@ from skecg.finetuning.loop import TrainingConfig
 from skecg.finetuning.serialization import CLASSIFIER, Layout, classes_from_json, classes_to_json
 from skecg.finetuning.stages import ClassifierTraining
 from skecg.linear_model.logistic import Targets, read_targets
-from skecg.validation import check_choice, is_number
+from skecg.validation import check_choice, check_unmasked, is_number
 from skecg.weights import WeightsInfo
 
 __all__ = ["FineTunedClassifier", "read_labels"]
@@ -360,6 +360,7 @@ def read_labels(y: Any, n_records: int) -> Targets:
     """
     if y is None:
         raise InputError("This classifier requires y to be passed, but the target y is None. Pass y, a label a record.")
+    check_unmasked("y", y)
     try:
         # dtype=None: classes may be text, which a conversion to numbers would refuse.
         y = check_array(y, accept_sparse="csr", dtype=None, ensure_2d=False, ensure_min_samples=0, input_name="y")

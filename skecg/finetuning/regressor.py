@@ -22,7 +22,7 @@ from skecg.finetuning.heads import HEADS, Head, build_head
 from skecg.finetuning.losses import Numbers
 from skecg.finetuning.serialization import REGRESSOR, Layout
 from skecg.finetuning.stages import RegressorTraining
-from skecg.validation import check_choice, check_number
+from skecg.validation import check_choice, check_number, check_unmasked
 from skecg.weights import WeightsInfo
 
 __all__ = ["FineTunedRegressor"]
@@ -310,6 +310,7 @@ def read_numbers(y: Any, n_records: int) -> NDArray[np.float64]:
             "Got y of dates or durations, expected numbers. Convert them to numbers of one unit, such as days: "
             "(y - start) / np.timedelta64(1, 'D')."
         )
+    check_unmasked("y", y)
     try:
         values: NDArray[np.float64] = check_array(
             y, dtype=np.float64, ensure_2d=False, ensure_min_samples=0, input_name="y"

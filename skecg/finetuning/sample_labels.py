@@ -98,7 +98,7 @@ def read_sample_labels(item: Any, record: ECGRecord, target: str, row: int) -> N
     Parameters
     ----------
     item : array-like, Waves, WaveAnnotations, object with ``sample`` and ``symbol``, or path
-        Labels (n_samples,) or (n_leads, n_samples), or marks of waves.
+        Labels (n_samples,) or (n_leads, n_samples), unknown where they are masked, or marks of waves.
     record : ECGRecord
     target : str
         What becomes of the labels of several leads: ``"majority"``, or the name of the lead that counts.
@@ -156,6 +156,8 @@ def _of_table(table: NDArray[np.int64], record: ECGRecord, where: str) -> NDArra
 
 def _of_array(item: Any, record: ECGRecord, where: str) -> NDArray[np.int8]:
     try:
+        if np.ma.is_masked(item):
+            item = np.ma.filled(item.astype(np.result_type(item.dtype, np.int8)), OUTSIDE)
         array = np.asarray(item)
     except ValueError as error:
         raise ShapeError(f"Got {where} ragged, expected labels (n_samples,) or (n_leads, n_samples).") from error

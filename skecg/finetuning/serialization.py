@@ -24,7 +24,7 @@ from skecg.io.files import replacing, sha256_of
 from skecg.spec import InputSpec
 from skecg.validation import is_integer
 from skecg.weights import WeightsInfo, read_info, save_encoder
-from skecg.weights.folder import load_tensors, read_json, save_tensors
+from skecg.weights.folder import json_bytes, load_tensors, read_json, save_tensors
 
 __all__ = [
     "CLASSIFIER",
@@ -157,6 +157,7 @@ def write_fitted(
     """
     folder = Path(folder)
     parameters = _parameters_to_json(estimator)
+    json_bytes({**described, "parameters": parameters}, folder / layout.description)
     # What the user says goes last, and so before what is known here.
     known = {**_provenance(layout, estimator, folder), **provenance}
     save_encoder(folder, estimator.network_.encoder, estimator.spec_, pooling=estimator.pooling_, **known)
@@ -174,7 +175,7 @@ def write_fitted(
     }
     # Last: should this be interrupted, an older description does not fit the tensors that lie beside it, and says so.
     with replacing(folder / layout.description) as file:
-        file.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+        file.write(json_bytes(values, folder / layout.description))
 
 
 def _provenance(layout: Layout, estimator: Fitted, folder: Path) -> dict[str, Any]:

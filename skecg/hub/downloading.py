@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from skecg.errors import ParameterError
 from skecg.hub.cards import card_pictures
-from skecg.io.files import sha256_of
+from skecg.io.files import make_folder, sha256_of
 from skecg.weights.fetching import fetch_optional
 from skecg.weights.folder import CONFIG_NAME, MODEL_NAME, OPTIONAL_FILES, read_state
 from skecg.weights.registry import find_weights, repository_of
@@ -127,7 +127,7 @@ def _sources(model: str, info: WeightsInfo) -> dict[str, Path]:
 
 def _copy(sources: dict[str, Path], folder: Path) -> None:
     """Copy all files, then put them into their places: a folder is not left with half a model."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # Inside the folder, so that moving is a rename on one disk.
     draft = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
     try:

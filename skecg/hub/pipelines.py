@@ -32,7 +32,7 @@ from skecg.hub.licences import read_licence
 from skecg.hub.uploading import Publication, plan, upload
 from skecg.weights import list_models
 from skecg.weights.fetching import fetch_file, resolve_commit
-from skecg.weights.folder import CONFIG_NAME, read_json
+from skecg.weights.folder import CONFIG_NAME, json_bytes, read_json
 
 __all__ = [
     "canonical",
@@ -340,7 +340,7 @@ def push_pipeline(
         )
     config = _configuration(pipeline, weights, content, strange)
     files = {
-        CONFIG_NAME: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
+        CONFIG_NAME: json_bytes(config, Path(CONFIG_NAME)),
         _PIPELINE: content,
         "README.md": pipeline_card(pipeline, repository, config, description, licence).encode(),
     }

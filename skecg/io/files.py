@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from skecg.errors import DamagedRecordError
+from skecg.errors import DamagedRecordError, ParameterError
 
-__all__ = ["beginning_of", "check_inflated", "largest_inflated", "replacing", "sha256_of"]
+__all__ = ["beginning_of", "check_inflated", "largest_inflated", "make_folder", "replacing", "sha256_of"]
 
 # A recording is seldom compressed to a tenth. Deflate makes a thousandth of nothing but zeros, and so of a bomb.
 _MOST_INFLATED, _ALWAYS_ALLOWED = 100, 2**26
@@ -39,6 +39,23 @@ def check_inflated(n_bytes: int, n_packed: int, path: Path) -> None:
             f"{path} inflates {n_packed:,} compressed bytes to more than {largest_inflated(n_packed):,}, expected a "
             "recording, which compresses less. Do not open it by other means; export the recording again uncompressed."
         )
+
+
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """Return a folder to write into, made where it is absent.
+
+    Raises
+    ------
+    ParameterError
+        When it is no path, or a file, or cannot be made.
+    """
+    try:
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, TypeError, ValueError) as error:
+        why = "is a file" if isinstance(error, FileExistsError) else f"cannot be made ({type(error).__name__})"
+        raise ParameterError(f"Got {str(folder)!r} as a folder to write into, which {why}. Name another.") from error
+    return path
 
 
 @contextlib.contextmanager

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skecg.errors import ParameterError, ShapeError
+from skecg.linear_model.logistic import read_features
 from skecg.validation import check_flag, check_integer, check_number
 
 __all__ = ["Neighbours", "NoveltyScore", "nearest_rows", "similar", "standardization"]
@@ -107,7 +108,7 @@ class NoveltyScore(OutlierMixin, BaseEstimator):
         check_integer("n_components", self.n_components, 1)
         check_number("contamination", self.contamination, 0, 0.5, closed="right")
         check_flag("standardize", self.standardize)
-        features: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        features: NDArray[Any] = read_features(self, X, ensure_min_samples=2)
         self.mean_, self.scale_ = standardization(features, standardize=self.standardize)
         _, lengths, axes = np.linalg.svd((features - self.mean_) / self.scale_, full_matrices=False)
         if not lengths[0]:
@@ -137,7 +138,7 @@ class NoveltyScore(OutlierMixin, BaseEstimator):
         ndarray of shape (n_records,), float64
         """
         check_is_fitted(self)
-        features: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        features: NDArray[Any] = read_features(self, X, reset=False)
         return self._distances(features)
 
     def score_samples(self, X: ArrayLike) -> FloatArray:

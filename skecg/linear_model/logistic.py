@@ -21,9 +21,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skecg.errors import InputError, ParameterError, user_stacklevel
 from skecg.linear_model.newton import Design, Sigmoid, Softmax, Solution, minimize, whiten
-from skecg.validation import is_integer, is_number
+from skecg.validation import check_unmasked, is_integer, is_number
 
-__all__ = ["LogisticProbe", "Targets", "read_targets", "read_weights"]
+__all__ = ["LogisticProbe", "Targets", "read_features", "read_targets", "read_weights"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +101,30 @@ def _factors(class_weight: Any, classes: NDArray[Any], totals: NDArray[np.float6
     return factors
 
 
+def read_features(estimator: BaseEstimator, X: Any, y: Any = "no_validation", **options: Any) -> Any:
+    """Check features, and `y` if it is given, as :func:`sklearn.utils.validation.validate_data` does and returns them.
+
+    Raises
+    ------
+    InputError
+        When it does, or values are masked.
+    """
+    for name, values in (("X", X), ("y", y)):
+        check_unmasked(name, values)
+    try:
+        return validate_data(estimator, X, y, dtype=[np.float64, np.float32], **options)
+    except ValueError as error:
+        hint = " A recording that could not be embedded has a row of NaN." if "X contains NaN" in str(error) else ""
+        raise InputError(f"{str(error)[:_LONGEST_MESSAGE]}{hint}") from error
+
+
 def read_weights(sample_weight: ArrayLike | None, n_records: int) -> NDArray[np.float64]:
     """Return the weights of records, (N,), none of them negative and not all 0."""
-    weight = np.ones(n_records) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+    check_unmasked("sample_weight", sample_weight)
+    try:
+        weight = np.ones(n_records) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Got sample_weight that is no number for each record ({error}), expected numbers.") from error
     if weight.shape not in {(), (n_records,)}:
         raise InputError(f"Got sample_weight.shape == {weight.shape}, expected {(n_records,)}, one number a record.")
     weight = np.broadcast_to(weight, (n_records,))
@@ -120,6 +141,7 @@ def read_targets(y: Any) -> Targets:
     InputError
         When there is one class only, or when several columns are not of 0 and 1.
     """
+    check_unmasked("y", y)
     y = cast(Any, y).toarray() if sparse.issparse(y) else np.asarray(y)
     if y.ndim == 2 and y.shape[1] == 1:
         message = "A column-vector y was passed when a 1d array was expected. Pass y.ravel()."
@@ -145,6 +167,7 @@ def _read_indicator(y: NDArray[Any]) -> Targets:
     return Targets(y.astype(np.bool_), [np.array([0, 1])] * y.shape[1], multilabel=True)
 
 
+_LONGEST_MESSAGE = 400  # some of scikit-learn's end in the whole array
 CONSTANT_LOGIT = 50.0  # of a label that all records have, or none: a probability of 1, or of 2e-22
 
 
@@ -302,7 +325,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
             When features are so large that the log-odds are not finite.
         """
         check_is_fitted(self)
-        features: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        features: NDArray[Any] = read_features(self, X, reset=False)
         with np.errstate(over="ignore", invalid="ignore"):  # said below, in words
             logits: NDArray[np.float64] = features @ self.coef_.T + self.intercept_
         if not np.isfinite(logits).all():
@@ -415,7 +438,7 @@ def _fit_in_turn(probes: Sequence[LogisticProbe], X: Any, y: Any, sample_weight:
     if len(probes) == 0:
         return
     first = probes[0]
-    X, y = validate_data(first, X, y, dtype=[np.float64, np.float32], multi_output=True)
+    X, y = read_features(first, X, y, multi_output=True)
     weight = read_weights(sample_weight, len(X))
     present = weight > 0
     if not present.all():

@@ -11,9 +11,10 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skecg.errors import ParameterError
+from skecg.linear_model.logistic import read_features
 from skecg.splits import patient_folds
 from skecg.validation import check_flag, check_integer, check_number
 
@@ -101,7 +102,7 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
             When X or y holds what is no finite number.
         """
         self._check_parameters()
-        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=[np.float64, np.float32])
+        X, y = read_features(self, X, y, multi_output=True, y_numeric=True)
         if y.dtype.kind not in "fiub":
             raise ParameterError(f"Got y of dtype {y.dtype}, expected numbers. Convert them to one unit, such as days.")
         who = np.arange(len(X)) if groups is None else np.asarray(groups)
@@ -132,7 +133,7 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
         ndarray of shape (n_records,) or (n_records, n_targets)
         """
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        X = read_features(self, X, reset=False)
         predicted: NDArray[np.floating] = (X - self.mean_) / self.scale_ @ self.coef_.T + self.intercept_
         return predicted
 

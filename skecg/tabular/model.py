@@ -6,7 +6,6 @@ with the digest of its weights; one that was fine-tuned lies in the folder itsel
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +20,14 @@ from skecg.evaluation.protocols import PooledProbe
 from skecg.finetuning.classifier import FineTunedClassifier
 from skecg.finetuning.regressor import FineTunedRegressor
 from skecg.inference.inputs import RecordSource
-from skecg.io.files import replacing, sha256_of
+from skecg.io.files import make_folder, replacing, sha256_of
 from skecg.linear_model.distances import NoveltyScore
 from skecg.preprocessing.units import STANDARDIZED
 from skecg.records import ECGRecord
 from skecg.tabular.table import CLASSES, LABELS, NUMBERS
 from skecg.validation import is_integer
 from skecg.weights import list_models
-from skecg.weights.folder import load_tensors, read_json, save_tensors
+from skecg.weights.folder import json_bytes, load_tensors, read_json, save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -224,14 +223,22 @@ class FittedModel:
         """
         import torch
 
-        if folder.exists() and not folder.is_dir():
-            raise ParameterError(f"Got {str(folder)!r}, which is a file; expected the name of a folder.")
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
+        json_bytes(self._described(), folder / _DESCRIPTION)  # before anything of an older model is replaced
         fitted = {name: getattr(self.novelty, name) for name in _NOVELTY}
         arrays = {**{f"probe.{k}": v for k, v in self.probe.items()}, **{f"novelty.{k}": v for k, v in fitted.items()}}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         save_tensors(folder / _TENSORS, tensors, {"format": "pt"})
-        values = {
+        values = self._described() | {"probe_sha256": sha256_of(folder / _TENSORS), "notice": _NOTICE}
+        if self.network is not None:
+            self.network.save(folder)
+        # Last: should this be interrupted, an older description does not fit the tensors beside it, and says so.
+        with replacing(folder / _DESCRIPTION) as file:
+            file.write(json_bytes(values, folder / _DESCRIPTION))
+
+    def _described(self) -> dict[str, Any]:
+        """Return what JSON holds of the model, but for what was written beside it."""
+        return {
             "skecg_model": _VERSION,
             "method": self.method,
             "kind": self.kind,
@@ -244,14 +251,7 @@ class FittedModel:
             "novelty": {**self.novelty.get_params(), "offset": self.novelty.offset_},
             "score": self.score,
             "provenance": self.provenance,
-            "probe_sha256": sha256_of(folder / _TENSORS),
-            "notice": _NOTICE,
         }
-        if self.network is not None:
-            self.network.save(folder)
-        # Last: should this be interrupted, an older description does not fit the tensors beside it, and says so.
-        with replacing(folder / _DESCRIPTION) as file:
-            file.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 @dataclass(frozen=True)

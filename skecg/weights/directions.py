@@ -21,7 +21,15 @@ from sklearn.preprocessing import StandardScaler
 from skecg.encoders.pooling import n_encoder_features
 from skecg.errors import DamagedWeightsError, ParameterError
 from skecg.io.files import replacing, sha256_of
-from skecg.weights.folder import CONFIG_NAME, DIRECTIONS_NAME, WeightsInfo, load_tensors, read_info, save_tensors
+from skecg.weights.folder import (
+    CONFIG_NAME,
+    DIRECTIONS_NAME,
+    WeightsInfo,
+    json_bytes,
+    load_tensors,
+    read_info,
+    save_tensors,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,7 +140,7 @@ def write_directions(folder: str | Path, features: ArrayLike) -> WeightsInfo:
     config["directions_sha256"] = digest = sha256_of(info.folder / DIRECTIONS_NAME)
     # Last, and whole: should this be interrupted, the former configuration names another digest, and reading says so.
     with replacing(path) as file:
-        file.write((json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+        file.write(json_bytes(config, path))
     return dataclasses.replace(info, directions_sha256=digest)
 
 

@@ -4,9 +4,7 @@ Nothing here opens a pickle or runs code from a folder. Encoders that were read 
 who ask; whoever wants to change one loads their own.
 
 Reading a ``config.json`` that anybody may have written: refused before it costs memory or time.
-
 What a configuration says is checked here for its size alone; what it means is checked by the values made from it.
-
 Files of tensors: the only door to safetensors.
 """
 
@@ -53,6 +51,7 @@ __all__ = [
     "check_tensors",
     "forget_encoders",
     "load_tensors",
+    "json_bytes",
     "loaded_encoder",
     "read_info",
     "read_json",
@@ -61,32 +60,20 @@ __all__ = [
     "stored_state",
 ]
 
-
 #: A configuration is a few kilobytes; with a long account of its provenance perhaps a hundred.
 LARGEST_CONFIG_BYTES = 1_000_000
 
-
 DEEPEST = 20
-
 MOST_VALUES = 10_000
-
 
 #: Far beyond any encoder of electrocardiograms, far below what would fill a machine's memory.
 _LARGEST_INPUT = {"sampling_rate": 100_000, "window_samples": 2**22, "filter_order": 16, "baseline_samples": 2**16}
-
-
-_LARGEST_ENCODER = {
-    "dim": 2**14,
-    "depth": 256,
-    "num_heads": 256,
-    "n_patches": 2**16,
-    "patch_samples": 2**16,
-    "mlp_ratio": 64,
-    "num_registers": 1024,
-}
-
-
+_LARGEST_ENCODER = {"dim": 2**14, "depth": 256, "num_heads": 256, "n_patches": 2**16, "patch_samples": 2**16}
+_LARGEST_ENCODER |= {"mlp_ratio": 64, "num_registers": 1024}
 _MOST_POSITIONS = 2**26
+
+# What a terminal obeys, halves of a character, and what turns the order of letters around; all scripts' blanks pass.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 def read_json(path: Path) -> Any:
@@ -108,9 +95,31 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         raise WeightsFormatError(f"{path} is not valid JSON ({error}). Fetch or export the weights again.") from error
     for text in _texts(path, values):
-        if not text.replace("\n", " ").replace("\t", " ").isprintable():
+        if _CONTROL.search(text):
             raise WeightsFormatError(f"{path} holds control characters in {text[:40]!r}, expected plain text.")
     return values
+
+
+def json_bytes(values: Mapping[str, Any], path: Path) -> bytes:
+    """Return what is written into a JSON file that :func:`read_json` reads.
+
+    Raises
+    ------
+    ParameterError
+        When it would refuse a text, or all of it.
+    """
+    strange = next((text for text in _texts(path, values) if _CONTROL.search(text)), None)
+    if strange is not None:
+        raise ParameterError(
+            f"Got {strange[:40]!r} to be written into {path}, expected text without control characters. Rename it."
+        )
+    content = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+    if len(content) > LARGEST_CONFIG_BYTES:
+        raise ParameterError(
+            f"Got {len(content):,} bytes to be written into {path}, expected at most {LARGEST_CONFIG_BYTES:,}: shorten "
+            "names, or the account of where it comes from."
+        )
+    return content
 
 
 def _texts(path: Path, values: Any) -> Iterator[str]:
@@ -127,7 +136,7 @@ def _texts(path: Path, values: Any) -> Iterator[str]:
                 yield value
             elif isinstance(value, dict):
                 nested += [*value, *value.values()]
-            elif isinstance(value, list):
+            elif isinstance(value, list | tuple):
                 nested += value
         level = nested
     if level:
@@ -213,12 +222,10 @@ _FIELDS = (
     *("weights_sha256", "directions_sha256", "provenance"),
 )
 
-
 _SMALL = 2**22  # parameters; 16 MB, which any machine can make room for
 
 
 _SHA256 = re.compile("[0-9a-f]{64}")
-
 
 # Files of tensors whose bytes were found to be those of a digest, by what changes when they do.
 _checked: set[tuple[str, int, int, int, int] | None] = set()

@@ -10,7 +10,7 @@ from typing import Any
 from skecg.encoders import Encoder, provider_of
 from skecg.encoders.pooling import POOLINGS, AttentionPooling, check_pooling, n_registers
 from skecg.errors import DamagedWeightsError, ParameterError
-from skecg.io.files import sha256_of
+from skecg.io.files import make_folder, sha256_of
 from skecg.spec import EncoderConfig, InputSpec
 from skecg.weights.card import write_card
 from skecg.weights.folder import (
@@ -20,6 +20,7 @@ from skecg.weights.folder import (
     WeightsInfo,
     check_consistent,
     check_tensors,
+    json_bytes,
     load_tensors,
     read_info,
     read_json,
@@ -138,14 +139,13 @@ def _write_weights(
     check_consistent(encoder.config, spec)
     check_pooling(pooling, encoder.num_registers)
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ParameterError(f"Got folder={str(folder)!r}, which is a file; expected a folder to write weights into.")
     state = stored_state(encoder)
     # Against itself: what is left to be found is values that are not finite.
     check_tensors(folder / MODEL_NAME, state, state)
-    _check_json("provenance", provenance)
-    _check_json("a configuration of the encoder", encoder.config.to_dict())
-    folder.mkdir(parents=True, exist_ok=True)
+    for what, values in (("provenance", provenance), ("a configuration of the encoder", encoder.config.to_dict())):
+        _check_json(what, values)
+        json_bytes(values, folder / CONFIG_NAME)
+    make_folder(folder)
     save_tensors(folder / MODEL_NAME, state, _header(encoder.config, spec))
     provider = provider_of(encoder.config)
     config = {
@@ -157,9 +157,8 @@ def _write_weights(
         "weights_sha256": sha256_of(folder / MODEL_NAME),
         "provenance": dict(provenance) | ({"plugin": provider} if provider else {}),
     }
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     # Last: should this be interrupted, an older configuration names another digest, and loading says so.
-    (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+    (folder / CONFIG_NAME).write_bytes(json_bytes(config, folder / CONFIG_NAME))
     # Read back as everybody else will read it.
     return read_info(folder)
 

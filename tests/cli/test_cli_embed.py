@@ -12,6 +12,7 @@ import pytest
 from command_line import Run
 
 from skecg import JEPAEmbedder
+from skecg.archives import run_folders
 from skecg.archives.files import spreadsheet_cell
 from skecg.datasets import make_ecg
 from skecg.errors import HeaderRepairWarning
@@ -325,3 +326,17 @@ def test_checksums_are_compared_when_that_is_asked_for(embed: Run, archive: Path
     Path("r00.dat").write_bytes((archive / "r00.dat").read_bytes())
     assert embed("r00.hea", "--out", "f.npz") == 0
     assert embed("r00.hea", "--out", "g.npz", "--verify-checksums") == 1
+
+
+def test_a_file_that_another_run_wrote_meanwhile_is_left_alone(embed, sound, monkeypatch, tmp_path, capsys) -> None:
+    began = run_folders.UnfinishedRun.__enter__
+
+    def enter(unfinished: run_folders.UnfinishedRun) -> run_folders.UnfinishedRun:
+        (tmp_path / "out.npz").write_text("of another run")
+        return began(unfinished)
+
+    monkeypatch.setattr(run_folders.UnfinishedRun, "__enter__", enter)
+    assert embed(sound, "--out", "out.npz") == 2
+    assert "'out.npz' exists" in capsys.readouterr().err
+    assert (tmp_path / "out.npz").read_text() == "of another run"
+    assert not (tmp_path / "out.npz.partial").exists()

@@ -407,10 +407,12 @@ def test_classes_that_nothing_can_be_learned_of_are_said_before_anything_is_embe
         embed_table(table, JEPAEmbedder(TINY, on_bad_record="nan", cache=None))
 
 
-def test_a_folder_of_something_else_is_left_alone(fit: Run, capsys: Capture) -> None:
+@pytest.mark.parametrize("spelling", ["model", "model/new/..", "model/."])
+def test_a_folder_of_something_else_is_left_alone(fit: Run, capsys: Capture, spelling: str) -> None:
     Path("model").mkdir()
     Path("model/thesis.txt").write_text("mine")
 
-    assert fit("--label-column", "beat", "--force") == 2
+    assert fit("--label-column", "beat", "--force", "--out", spelling) == 2
 
     assert "holds something else" in capsys.readouterr().err
+    assert [path.name for path in Path("model").iterdir()] == ["thesis.txt"]

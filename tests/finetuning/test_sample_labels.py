@@ -143,3 +143,11 @@ def test_synthetic_waves_lie_within_their_records(hearts: SyntheticWaves) -> Non
         # The sample of the greatest change is part of a QRS complex.
         steepest = np.square(np.diff(record.signal, axis=1)).sum(axis=0)
         assert track[np.where(track[:-1] >= 0, steepest, 0).argmax()] == 2
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64])
+def test_labels_that_are_masked_are_not_known(dtype: type) -> None:
+    labels, unknown = lead_labels(TABLE, 300), np.arange(300) > 120
+    masked = np.ma.masked_array(np.where(labels < 0, 0, labels).astype(dtype), mask=unknown)
+    found = read_sample_labels(masked, record_of(), "majority", 0)
+    np.testing.assert_array_equal(found, np.where(unknown, -1, np.where(labels < 0, 0, labels)))

@@ -55,6 +55,7 @@ HOSTILE = {
     "a number of many digits": changed("encoder", dim=0).replace(b'"dim": 0', b'"dim": ' + b"9" * 5000),
     "a large file": changed(provenance={"story": "x" * 2_000_000}),
     "control characters": changed(provenance={"name": "\x1b[2J\x1b]0;owned\x07"}),
+    "letters in another order than they seem": changed(provenance={"name": "\u202egnp.exe"}),
     "control characters in a key": changed(provenance={"\x1b[2J": 1}),
     "bytes that are no text": b"\xff\xfe\x00",
     "nothing": b"",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from skecg.io.files import beginning_of, replacing, sha256_of
+from skecg.errors import ParameterError
+from skecg.io.files import beginning_of, make_folder, replacing, sha256_of
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -73,3 +74,11 @@ def test_of_a_file_that_cannot_be_read_nothing_is_the_beginning(tmp_path: Path) 
     (tmp_path / "a").write_bytes(b"abcdef")
     assert beginning_of(tmp_path / "a", 4) == b"abcd"
     assert beginning_of(tmp_path / "gone", 4) == b""
+
+
+@pytest.mark.parametrize(("name", "why"), [("file", "is a file"), ("file/in", "cannot be"), ("a\0b", "cannot be")])
+def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path, name, why):
+    (tmp_path / "file").write_text("mine")
+    assert make_folder(str(tmp_path / "new" / "folder")).is_dir()
+    with pytest.raises(ParameterError, match=f"which {why}"):
+        make_folder(tmp_path / name)

@@ -8,8 +8,8 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skecg import RidgeProbe
-from skecg.errors import ParameterError
+from skecg import LogisticProbe, NoveltyScore, RidgeProbe
+from skecg.errors import InputError, ParameterError
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 8)) * 10.0 ** np.arange(-4, 4)
@@ -73,3 +73,34 @@ def test_targets_that_are_no_numbers_are_refused(kind: str) -> None:
 def test_what_is_not_allowed_is_named(parameters, groups, named) -> None:
     with pytest.raises(ParameterError, match=named):
         RidgeProbe(**parameters).fit(X, Y, groups=groups)
+
+
+HOLE = np.where(np.arange(60)[:, None] == 3, np.nan, X)
+MASKED = np.ma.masked_array(X, mask=np.isnan(HOLE))
+
+
+@pytest.mark.parametrize(
+    ("features", "y", "weight", "message"),
+    [
+        (HOLE, Y[:, 0] > 0, None, "X contains NaN.* A recording that could not be embedded has a row of NaN"),
+        (MASKED, Y[:, 0] > 0, None, "Got X with values that are masked"),
+        (X, np.where(np.arange(60) == 3, np.nan, 1.0), None, "y contains NaN"),
+        (X, np.ma.masked_array(Y[:, 0] > 0, mask=HOLE[:, 0] != HOLE[:, 0]), None, "Got y with values that are masked"),
+        (X, Y[:, 0] > 0, "a", "Got sample_weight that is no number"),
+        (
+            X,
+            Y[:, 0] > 0,
+            np.ma.masked_array(np.ones(60), mask=np.arange(60) == 3),
+            "Got sample_weight with values that",
+        ),
+    ],
+)
+@pytest.mark.parametrize("probe", [RidgeProbe(), LogisticProbe(), NoveltyScore()])
+def test_what_is_not_known_is_an_error_of_ours(probe, features, y, weight, message) -> None:
+    is_of_labels = features is X
+    if (is_of_labels and isinstance(probe, NoveltyScore)) or (
+        weight is not None and not isinstance(probe, LogisticProbe)
+    ):
+        pytest.skip("it takes none")
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        probe.fit(features, y, **({} if weight is None else {"sample_weight": weight}))

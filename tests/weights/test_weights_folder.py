@@ -314,3 +314,20 @@ def test_what_is_no_encoder_is_not_saved(tmp_path: Path, swapped: bool) -> None:
     with pytest.raises(ParameterError, match=said):
         save_encoder(tmp_path / "weights", *given)
     assert not (tmp_path / "weights").exists()
+
+
+@pytest.mark.parametrize("name", ["bloc\u00a0gauche", "clinic\u202fAM", "می\u200cشود", "👩\u200d⚕️"])
+def test_blanks_and_marks_of_all_scripts_come_back(tmp_path, name):
+    encoder, spec = skecg.load_encoder(FIXTURES / "tiny-temporal")
+    save_encoder(tmp_path / "w", encoder, spec, name=name)
+    assert read_info(tmp_path / "w").provenance["name"] == name
+
+
+@pytest.mark.parametrize("name", ["a\x07b", "a\ud800", "\u202ea", "x" * 1_000_000])
+def test_what_could_not_be_read_is_not_written(temporal, name):
+    encoder, spec = skecg.load_encoder(temporal)
+    before = (temporal / "config.json").read_bytes()
+    with pytest.raises(ParameterError, match=r"to be written into .*config\.json, expected"):
+        save_encoder(temporal, encoder, spec, name=name)
+    assert (temporal / "config.json").read_bytes() == before
+    assert read_info(temporal)
