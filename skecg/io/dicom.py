@@ -45,7 +45,8 @@ _FILE_ID = re.compile(r"[A-Z0-9_]{1,16}", re.IGNORECASE)
 # What a sample is worth, and what pydicom takes where it is not said.
 _SCALING = {"ChannelSensitivity": 1, "ChannelSensitivityCorrectionFactor": 1, "ChannelBaseline": 0}
 
-# CID 3001: the last number of an MDC ("2:61") or SCPECG ("5.6.3-9-61") lead code.
+# CID 3001: an MDC ("2:61") or SCPECG ("5.6.3-9-61") code, whose last number says which lead; some name no scheme.
+_LEAD_CODE, _LEAD_SCHEMES = re.compile(r"(?:2:|5\.6\.3-9-)(\d+)", re.ASCII), ("MDC", "SCPECG", "")
 _LEAD_OF_CODE = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF", 65: "-aVR"}
 _LEAD_OF_CODE |= {n + 2: f"V{n}" for n in range(1, 7)}
 
@@ -287,13 +288,14 @@ def _label(definition: Any, number: int) -> str:
     label = str(definition.get("ChannelLabel", ""))
     if "NEG" in f"{meaning} {code}".upper():
         return code if "NEG" in code.upper() else "-aVR"
-    for name in (meaning, _decoded(code), code, label):
+    for name in (meaning, _decoded(source), code, label):
         if name and canonical_lead(name.removeprefix("-")) in CANONICAL_LEADS:
             return name
     return label or meaning or code or f"CH {number + 1}"
 
 
-def _decoded(code: str) -> str:
-    """Return the lead of a numeric lead code, an empty name for any other code."""
-    _, separator, last = code.replace("-", ":").rpartition(":")
-    return _LEAD_OF_CODE.get(int(last), "") if separator and last.isdigit() else ""
+def _decoded(source: Any) -> str:
+    """Return the lead of a standard's numeric lead code, an empty name for any other code."""
+    number = _LEAD_CODE.fullmatch(str(source.get("CodeValue", "")))
+    is_standard = str(source.get("CodingSchemeDesignator", "")).strip() in _LEAD_SCHEMES
+    return _LEAD_OF_CODE.get(int(number[1]), "") if number and is_standard else ""
