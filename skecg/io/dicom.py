@@ -50,6 +50,9 @@ _LEAD_CODE, _LEAD_SCHEMES = re.compile(r"(?:2:|5\.6\.3-9-)(\d+)", re.ASCII), ("M
 _LEAD_OF_CODE = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF", 65: "-aVR"}
 _LEAD_OF_CODE |= {n + 2: f"V{n}" for n in range(1, 7)}
 
+# Samples that are no steps of a line, which pydicom takes for such.
+_COMPANDED = {"MB": "µ-law", "AB": "A-law"}
+
 # A converter that samples channels one after the other skews them by less.
 _MOST_SKEW_SAMPLES = 1.0
 
@@ -215,6 +218,7 @@ def _channels(dataset: Any, index: int, path: Path) -> list[Channel]:
             f"Got {len(definitions)} definitions of {group.NumberOfWaveformChannels} channels in {path}, expected one "
             "each."
         )
+    _check_linear(group, path)
     _check_skew(definitions, float(group.SamplingFrequency), path)
     physical = multiplex_array(dataset, index, as_raw=False)  # (n_samples, n_channels)
     padding = _padding(group)
@@ -227,6 +231,16 @@ def _channels(dataset: Any, index: int, path: Path) -> list[Channel]:
         )
         for number, definition in enumerate(definitions)
     ]
+
+
+def _check_linear(group: Any, path: Path) -> None:
+    """Raise for samples that are companded, as those of sound are."""
+    law = _COMPANDED.get(str(group.WaveformSampleInterpretation))
+    if law is not None:
+        raise UnsupportedFormatError(
+            f"Got samples companded by {law} in {path}, expected linear ones. Expand them, and pass them as an "
+            "ECGRecord; or export the recording with 16 bits."
+        )
 
 
 def _check_skew(definitions: Any, rate: float, path: Path) -> None:
