@@ -284,7 +284,8 @@ def _padding(group: Any) -> int | None:
     if not isinstance(value, bytes):
         return int(value)
     width = int(group.WaveformBitsAllocated) // 8
-    return int.from_bytes(value[:width], "little", signed=str(group.WaveformSampleInterpretation) in ("SB", "SS", "SL"))
+    is_signed = str(group.WaveformSampleInterpretation).startswith("S")
+    return int.from_bytes(value[:width], "little", signed=is_signed)
 
 
 def _unit(definition: Any) -> str:

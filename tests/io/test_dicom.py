@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from test_formats import counts, multiplex_group, write_dicom
+from test_formats import MEANINGS, counts, multiplex_group, write_dicom
 
 from skecg.errors import UnsupportedFormatError
 from skecg.io.formats import read_format
@@ -42,3 +42,16 @@ def test_dicom_samples_that_are_companded_are_refused(tmp_path: Path, interpreta
     group.WaveformData = counts(1, 100).astype(np.uint8).tobytes()
     with pytest.raises(UnsupportedFormatError, match=law):
         read_format(write_dicom(tmp_path / "a.dcm", [group]))
+
+
+@pytest.mark.parametrize(("bits", "interpretation"), [(8, "SB"), (16, "SS"), (32, "SL"), (64, "SV")])
+def test_dicom_padding_has_the_sign_of_the_samples(tmp_path: Path, bits: int, interpretation: str) -> None:
+    raw = counts(2, 100, scale=100)
+    raw[1, 7] = -128
+    group = multiplex_group(raw, MEANINGS[:2])
+    group.WaveformBitsAllocated, group.WaveformSampleInterpretation = bits, interpretation
+    group.WaveformData = raw.T.astype(f"<i{bits // 8}").tobytes()
+    group.WaveformPaddingValue = np.array([-128], f"<i{bits // 8}").tobytes()
+    group["WaveformPaddingValue"].VR = group["WaveformData"].VR = "OB" if bits == 8 else "OW"
+    signal = read_format(write_dicom(tmp_path / "a.dcm", [group])).signal
+    assert np.argwhere(np.isnan(signal)).tolist() == [[1, 7]]
