@@ -219,6 +219,7 @@ def _channels(dataset: Any, index: int, path: Path) -> list[Channel]:
             "each."
         )
     _check_linear(group, path)
+    _check_size(group, path)
     _check_skew(definitions, float(group.SamplingFrequency), path)
     physical = multiplex_array(dataset, index, as_raw=False)  # (n_samples, n_channels)
     padding = _padding(group)
@@ -240,6 +241,18 @@ def _check_linear(group: Any, path: Path) -> None:
         raise UnsupportedFormatError(
             f"Got samples companded by {law} in {path}, expected linear ones. Expand them, and pass them as an "
             "ECGRecord; or export the recording with 16 bits."
+        )
+
+
+def _check_size(group: Any, path: Path) -> None:
+    """Raise for samples that are more or fewer than declared: they would be cut, or read in steps of another width."""
+    n_channels, n_samples = int(group.NumberOfWaveformChannels), int(group.NumberOfWaveformSamples)
+    bits, found = int(group.WaveformBitsAllocated), len(group.WaveformData)
+    n_bytes = n_channels * n_samples * bits // 8
+    if found not in (n_bytes, n_bytes + n_bytes % 2):
+        raise DamagedRecordError(
+            f"Got {found:,} bytes of samples in {path}, expected {n_bytes:,} for {n_channels} channels of {n_samples} "
+            f"samples of {bits} bits: which of the numbers is wrong is not known. Export or copy it again."
         )
 
 

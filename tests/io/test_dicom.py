@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_formats import MEANINGS, counts, multiplex_group, write_dicom
 
-from skecg.errors import UnsupportedFormatError
+from skecg.errors import DamagedRecordError, UnsupportedFormatError
 from skecg.io.formats import read_format
 
 if TYPE_CHECKING:
@@ -55,3 +55,25 @@ def test_dicom_padding_has_the_sign_of_the_samples(tmp_path: Path, bits: int, in
     group["WaveformPaddingValue"].VR = group["WaveformData"].VR = "OB" if bits == 8 else "OW"
     signal = read_format(write_dicom(tmp_path / "a.dcm", [group])).signal
     assert np.argwhere(np.isnan(signal)).tolist() == [[1, 7]]
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [{"NumberOfWaveformSamples": 40}, {"NumberOfWaveformSamples": 101}, {"WaveformBitsAllocated": 32}],
+    ids=str,
+)
+def test_dicom_samples_that_are_more_or_fewer_than_declared_are_damaged(
+    tmp_path: Path, declared: dict[str, int]
+) -> None:
+    group = multiplex_group(counts(2, 100), MEANINGS[:2])
+    for keyword, value in declared.items():
+        setattr(group, keyword, value)
+    with pytest.raises(DamagedRecordError, match="Got 400 bytes of samples"):
+        read_format(write_dicom(tmp_path / "a.dcm", [group]))
+
+
+def test_dicom_samples_of_an_odd_number_of_bytes_are_followed_by_one(tmp_path: Path) -> None:
+    group = multiplex_group(counts(1, 101), MEANINGS[:1])
+    group.WaveformBitsAllocated, group.WaveformSampleInterpretation = 8, "SB"
+    group.WaveformData = bytes(102)
+    assert read_format(write_dicom(tmp_path / "a.dcm", [group])).n_samples == 101
