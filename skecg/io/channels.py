@@ -50,6 +50,7 @@ __all__ = [
     "assemble",
     "caught_warnings",
     "ecg_rows",
+    "is_ecg",
     "join_parts",
     "lead_names",
     "shared_rate",
@@ -190,7 +191,7 @@ def assemble(channels: Sequence[Channel], path: Path) -> ECGRecord:
 
 def _ecg_leads(channels: Sequence[Channel], path: Path) -> list[Channel]:
     """Choose the ECG leads, refusing a file without any and one that hides their unit."""
-    known = [channel for channel in channels if _is_ecg(channel, channels)]
+    known = [channel for channel in channels if is_ecg(channel, channels)]
     unscaled = [c.lead for c in known if c.lead in CANONICAL_LEADS and voltage_unit(c.unit) is None]
     if unscaled:
         raise UnsupportedFormatError(
@@ -207,7 +208,7 @@ def _ecg_leads(channels: Sequence[Channel], path: Path) -> list[Channel]:
     return leads
 
 
-def _is_ecg(channel: Channel, channels: Sequence[Channel]) -> bool:
+def is_ecg(channel: Channel, channels: Sequence[Channel]) -> bool:
     """Report an ECG lead by its name, among the names of its neighbours."""
     if _CENTRAL_ELECTRODE.fullmatch(channel.label.strip()):
         # C3 beside other electrodes of the head is the head's, alone among leads the chest's.

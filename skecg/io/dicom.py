@@ -9,6 +9,7 @@ References
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 import zlib
@@ -19,7 +20,7 @@ from warnings import warn
 import numpy as np
 
 from skecg.errors import DamagedRecordError, MissingDependencyError, SignalWarning, UnsupportedFormatError
-from skecg.io.channels import Channel, caught_warnings, strict_number
+from skecg.io.channels import Channel, caught_warnings, is_ecg, strict_number, voltage_unit
 from skecg.io.files import beginning_of, check_inflated, largest_inflated
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 
@@ -173,8 +174,14 @@ def _check_inflated(stream: mmap.mmap, path: Path) -> None:
 
 
 def _rhythm(groups: Any, path: Path) -> list[int]:
-    """Choose the groups that are the recording itself: not beats averaged from it, all at the same time."""
-    original = [i for i, group in enumerate(groups) if not _is_derived(group)] or list(range(len(groups)))
+    """Choose the groups that are the recording itself: an ECG, not beats averaged from it, all at the same time."""
+    named = [_named(group) for group in groups]
+    neighbours = [channel for channels in named for channel in channels]
+    of_heart = [i for i, channels in enumerate(named) if any(_is_lead(channel, neighbours) for channel in channels)]
+    candidates = of_heart or list(range(len(groups)))
+    original = [i for i in candidates if not _is_derived(groups[i])] or candidates
+    for i in original:
+        _check_times(groups[i], path)
     spans = {_span(groups[i]) for i in original}
     if len(spans) == 1:
         return original
@@ -191,6 +198,31 @@ def _rhythm(groups: Any, path: Path) -> list[int]:
         stacklevel=2,
     )
     return longest
+
+
+def _named(group: Any) -> list[Channel]:
+    """List the channels of a group by name and unit alone."""
+    return [
+        Channel(_label(definition, number), _unit(definition), math.nan, partial(np.empty, 0))
+        for number, definition in enumerate(group.ChannelDefinitionSequence)
+    ]
+
+
+def _is_lead(channel: Channel, neighbours: list[Channel]) -> bool:
+    """Report a lead of the heart; one of the twelve by its name alone, so that a unit left out is told."""
+    is_voltage = voltage_unit(channel.unit) is not None
+    return is_ecg(channel, neighbours) and (is_voltage or channel.lead in CANONICAL_LEADS)
+
+
+def _check_times(group: Any, path: Path) -> None:
+    """Raise for a group at no rate, or of which it is not known when it starts."""
+    rate, start = _number(group, "SamplingFrequency", 0), _number(group, "MultiplexGroupTimeOffset", 0)
+    if not rate or rate < 0 or start is None:
+        raise DamagedRecordError(
+            f"Got SamplingFrequency={str(group.get('SamplingFrequency'))!r} (Hz) and MultiplexGroupTimeOffset="
+            f"{str(group.get('MultiplexGroupTimeOffset'))!r} (ms) in {path}, expected a number above 0 and a number: "
+            "when its samples were taken is not known. Export it again."
+        )
 
 
 def _is_derived(group: Any) -> bool:

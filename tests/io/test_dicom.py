@@ -14,6 +14,8 @@ from skecg.io.formats import read_format
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pydicom.dataset import Dataset
+
 
 @pytest.mark.parametrize(
     ("code", "scheme", "lead"),
@@ -55,6 +57,36 @@ def test_dicom_padding_has_the_sign_of_the_samples(tmp_path: Path, bits: int, in
     group["WaveformPaddingValue"].VR = group["WaveformData"].VR = "OB" if bits == 8 else "OW"
     signal = read_format(write_dicom(tmp_path / "a.dcm", [group])).signal
     assert np.argwhere(np.isnan(signal)).tolist() == [[1, 7]]
+
+
+def pressure(n_samples: int, rate: float) -> Dataset:
+    return multiplex_group(counts(1, n_samples), [("109006", "Blood pressure")], rate=rate, unit="mm[Hg]")
+
+
+@pytest.mark.parametrize(
+    ("beside", "originality"),
+    [(pressure(2004, 1000), "ORIGINAL"), (pressure(2000, 1000), "ORIGINAL"), (pressure(1000, 500), "DERIVED")],
+    ids=["longer", "as long, at another rate", "original"],
+)
+def test_dicom_pressures_are_not_taken_for_the_rhythm(tmp_path: Path, beside: Dataset, originality: str) -> None:
+    raw = counts(2, 1000)
+    group = multiplex_group(raw, MEANINGS[:2], originality=originality)
+    record = read_format(write_dicom(tmp_path / "a.dcm", [beside, group]))
+    assert (record.leads, record.sampling_rate) == (("I", "II"), 500)
+    np.testing.assert_allclose(record.signal, raw * 4.88e-3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("SamplingFrequency", "nan"), ("SamplingFrequency", "-5"), ("MultiplexGroupTimeOffset", "inf")],
+)
+def test_dicom_at_no_rate_or_time_is_damaged(tmp_path: Path, keyword: str, value: str) -> None:
+    group = multiplex_group(counts(2, 100), MEANINGS[:2])
+    setattr(group, keyword, "7.77")
+    path = write_dicom(tmp_path / "a.dcm", [group])
+    path.write_bytes(path.read_bytes().replace(b"7.77", value.encode().ljust(4)))
+    with pytest.raises(DamagedRecordError, match=f"{keyword}='{value} *'"):
+        read_format(path)
 
 
 @pytest.mark.parametrize(

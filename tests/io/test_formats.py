@@ -414,7 +414,7 @@ def test_a_truncated_dicom_is_refused(tmp_path: Path, keep: int) -> None:
 
 def test_dicom_at_no_rate_is_damaged(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "a.dcm", [multiplex_group(counts(2, 1000), MEANINGS[:2], rate=0)])
-    with pytest.raises(DamagedRecordError, match=re.escape(f"{path} does not hold a usable recording")):
+    with pytest.raises(DamagedRecordError, match=r"SamplingFrequency='0.*a\.dcm, expected a number above 0"):
         read_format(path)
 
 
