@@ -258,12 +258,35 @@ def _channels(dataset: Any, index: int, path: Path) -> list[Channel]:
     if padding is not None:
         physical[multiplex_array(dataset, index, as_raw=True) == padding] = np.nan
     rate = float(group.SamplingFrequency)
-    return [
+    channels = [
         Channel(
             _label(definition, number), _unit(definition), rate, partial(_column, physical, number, definition, path)
         )
         for number, definition in enumerate(definitions)
     ]
+    _warn_of_status(channels, definitions, path)
+    return channels
+
+
+def _warn_of_status(channels: list[Channel], definitions: Any, path: Path) -> None:
+    """Warn of leads that the recorder itself did not trust: disconnected, uncalibrated, test data."""
+    marked = [
+        f"{channel.label} ({', '.join(statuses)})"
+        for channel, definition in zip(channels, definitions, strict=True)
+        if is_ecg(channel, channels) and (statuses := _statuses(definition))
+    ]
+    if marked:
+        warn(
+            f"Read {path}, which marks lead(s) {', '.join(marked)}. Leave out what is no signal of the heart.",
+            SignalWarning,
+            stacklevel=2,
+        )
+
+
+def _statuses(definition: Any) -> list[str]:
+    """List what is said of the state of a channel, but that it is sound."""
+    stated = definition.get("ChannelStatus") or ()
+    return [status for status in ([stated] if isinstance(stated, str) else map(str, stated)) if status not in ("OK", "")]
 
 
 def _check_linear(group: Any, path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_formats import MEANINGS, counts, multiplex_group, write_dicom
 
-from skecg.errors import DamagedRecordError, UnsupportedFormatError
+from skecg.errors import DamagedRecordError, SignalWarning, UnsupportedFormatError
 from skecg.io.formats import read_format
 
 if TYPE_CHECKING:
@@ -109,3 +109,16 @@ def test_dicom_samples_of_an_odd_number_of_bytes_are_followed_by_one(tmp_path: P
     group.WaveformBitsAllocated, group.WaveformSampleInterpretation = 8, "SB"
     group.WaveformData = bytes(102)
     assert read_format(write_dicom(tmp_path / "a.dcm", [group])).n_samples == 101
+
+
+def test_dicom_leads_that_the_recorder_marks_are_named(tmp_path: Path) -> None:
+    group = multiplex_group(counts(4, 100), [*MEANINGS[:3], ("109006", "Blood pressure")])
+    definitions = group.ChannelDefinitionSequence
+    definitions[0].ChannelStatus = "OK"
+    definitions[1].ChannelStatus = "DISCONNECTED"
+    definitions[2].ChannelStatus = ["UNCALIBRATED", "TEST DATA"]
+    definitions[3].ChannelStatus = "UNZEROED"
+    with pytest.warns(SignalWarning) as caught:
+        record = read_format(write_dicom(tmp_path / "a.dcm", [group]))
+    assert record.leads == ("I", "II", "III")
+    assert "marks lead(s) Lead II (DISCONNECTED), Lead III (UNCALIBRATED, TEST DATA)." in str(caught[0].message)
