@@ -286,7 +286,9 @@ def _warn_of_status(channels: list[Channel], definitions: Any, path: Path) -> No
 def _statuses(definition: Any) -> list[str]:
     """List what is said of the state of a channel, but that it is sound."""
     stated = definition.get("ChannelStatus") or ()
-    return [status for status in ([stated] if isinstance(stated, str) else map(str, stated)) if status not in ("OK", "")]
+    return [
+        status for status in ([stated] if isinstance(stated, str) else map(str, stated)) if status not in ("OK", "")
+    ]
 
 
 def _check_linear(group: Any, path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from skecg.errors import DamagedRecordError, SignalWarning, UnsupportedFormatError
 from skecg.io.channels import Channel, strict_number
+from skecg.leads import CANONICAL_LEADS, canonical_lead
 from skecg.records import millivolts_per_unit
 
 if TYPE_CHECKING:
@@ -101,9 +102,10 @@ def read_vendor_channels(path: Path) -> list[Channel]:
     for lead in parsed.leads:
         _check_scale(lead, path)
     rates = _exact_rates(parsed)
+    labels = _labels([lead.label for lead in parsed.leads], path)
     return [
-        Channel(_label(lead.label), _unit(lead), rate, partial(_physical, lead, found["parser"]))
-        for lead, rate in zip(parsed.leads, rates, strict=True)
+        Channel(label, _unit(lead), rate, partial(_physical, lead, found["parser"]))
+        for label, lead, rate in zip(labels, parsed.leads, rates, strict=True)
     ]
 
 
@@ -208,10 +210,24 @@ def _exact_rates(parsed: Any) -> list[float]:
     return [rate if abs(rate - e) < 1e-4 * rate else float(e) for rate, e in zip(rates, exact, strict=True)]
 
 
-def _label(label: str) -> str:
-    """Keep ISHNE's "Lead 1", a lead of unknown name stored first, from being taken for lead I; drop "_2" of repeats."""
-    numbered = re.fullmatch(r"Lead (\d+)", label)
-    return f"CH{numbered[1]}" if numbered else re.sub(r"_\d+$", "", label)
+def _labels(labels: Sequence[str], path: Path) -> list[str]:
+    """Return the names of leads as the file has them, without the "_2" by which ecgdatakit tells repeated ones apart.
+
+    Also keeps ISHNE's "Lead 1", a lead of unknown name stored first, from being taken for lead I.
+    """
+    bare = []
+    for label in labels:
+        numbered, repeated = re.fullmatch(r"Lead (\d+)", label), re.fullmatch(r"(.+)_\d+", label)
+        if repeated is None or repeated[1] not in labels:
+            bare.append(f"CH{numbered[1]}" if numbered else label)
+        elif canonical_lead(label) in CANONICAL_LEADS:
+            raise UnsupportedFormatError(
+                f"Got leads {repeated[1]} and {label} in {path}: whether the second is {canonical_lead(label)}, or "
+                f"{repeated[1]} once more, cannot be told. Export the recording with other names."
+            )
+        else:
+            bare.append(repeated[1])
+    return bare
 
 
 def _unit(lead: Any) -> str:
