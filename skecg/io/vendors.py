@@ -45,7 +45,7 @@ _FIELDS = {
     "HL7aECGParser": {"scale": "step", "origin": "number", "increment": "step"},
     "GEMuseXMLParser": {
         "LeadAmplitudeUnitsPerBit": "step",
-        "LeadSampleSize": "step",
+        "LeadSampleSize": "whole step",
         "LeadTimeOffset": "number",
         "SampleBase": "step",
         "SampleExponent": "number",
@@ -53,12 +53,20 @@ _FIELDS = {
     "SierraXMLParser": {
         "resolution": "step",
         "signalresolution": "step",
-        "samplespersecond": "step",
-        "samplingrate": "step",
-        "signaloffset": "number",
+        "samplespersecond": "whole step",
+        "samplingrate": "whole step",
+        "signaloffset": "whole number",
         "signalsigned": "flag",
     },
     "MortaraEL250Parser": {"UNITS_PER_MV": "step", "SAMPLE_FREQ": "step", "OFFSET": "number", "BITS": "step"},
+}
+
+_WANTED_OF = {
+    "step": "a number above 0 with a decimal point",
+    "number": "a number with a decimal point",
+    "whole step": "a whole number above 0",  # ecgdatakit rounds it
+    "whole number": "a whole number",
+    "flag": "true or false",
 }
 
 _ISHNE_FAULT = -32768  # a sample at which the lead was off
@@ -93,31 +101,33 @@ def read_vendor_channels(path: Path) -> list[Channel]:
                 f"Got {path}, a {found['name']} file of a kind that ecgdatakit does not read. Export it in another "
                 "form."
             ) from error
-    if found["parser"] in _FIELDS:
-        _check_numbers(path, found["parser"])
-    if found["parser"] == "AliveCorKardiaParser":
+    parser = found["parser"]
+    # After ecgdatakit, which refuses entities.
+    root = ElementTree.parse(path).getroot() if parser in _FIELDS else ElementTree.Element("none")
+    _check_numbers(root, parser, path)
+    if parser == "AliveCorKardiaParser":
         _check_kardia(path)
     _repeat([str(warning.message) for warning in caught], path)
     _check_starts(parsed.leads, path)
     for lead in parsed.leads:
         _check_scale(lead, path)
-    rates = _exact_rates(parsed)
+    rates = _exact_rates(parsed, parser, root)
     labels = _labels([lead.label for lead in parsed.leads], path)
     return [
-        Channel(label, _unit(lead), rate, partial(_physical, lead, found["parser"]))
+        Channel(label, _unit(lead), rate, partial(_physical, lead, parser))
         for label, lead, rate in zip(labels, parsed.leads, rates, strict=True)
     ]
 
 
-def _check_numbers(path: Path, parser: str) -> None:
+def _check_numbers(root: ElementTree.Element, parser: str, path: Path) -> None:
     """Raise where a field that scales the signal is no number: ecgdatakit takes 1 or 0 in its place, and says nothing.
 
     Also for a number that it understands by a rule of its own (a decimal comma, 1_000) and for one that cannot be: a
     step below zero.
     """
-    fields = _FIELDS[parser]
+    fields = _FIELDS.get(parser, {})
     shifts = set()
-    for _, element in ElementTree.iterparse(path):
+    for element in root.iter():
         name = _bare_tag(element)
         own = element.get("value", "") if parser == "HL7aECGParser" else element.text or ""
         stated = {**element.attrib, name: own}
@@ -147,16 +157,16 @@ def _bare_tag(element: ElementTree.Element) -> str:
 def _check_field(field: str, text: str, kind: str, path: Path) -> None:
     """Raise for a field that is not of its kind."""
     number = strict_number(text)
-    is_sound = {
-        "step": number is not None and number > 0,
-        "number": number is not None,
-        "flag": text.lower() in ("true", "false"),
-    }
-    if not is_sound[kind]:
-        wanted = {"step": "a number above 0 with a decimal point", "number": "a number with a decimal point"}
+    if kind == "flag":
+        is_sound = text.lower() in ("true", "false")
+    else:
+        is_sound = (
+            number is not None and ("step" not in kind or number > 0) and ("whole" not in kind or number % 1 == 0)
+        )
+    if not is_sound:
         raise DamagedRecordError(
-            f"Got {field}={text!r} in {path}, expected {wanted.get(kind, 'true or false')}: what its samples are in is "
-            "not known. Export it again, or correct the file."
+            f"Got {field}={text!r} in {path}, expected {_WANTED_OF[kind]}: what its samples are in is not known. "
+            "Export it again, or correct the file."
         )
 
 
@@ -199,15 +209,40 @@ def _check_starts(leads: Sequence[Any], path: Path) -> None:
         )
 
 
-def _exact_rates(parsed: Any) -> list[float]:
-    """Return each lead's rate, of which ecgdatakit keeps whole Hz in its leads and the exact value elsewhere."""
-    rates = [float(lead.sampling_rate) for lead in parsed.leads]
-    exact = parsed.raw_metadata.get("sampling_rates")
-    if exact is None:
-        only = parsed.raw_metadata.get("rhythm_time", {}).get("sampling_rate_exact")
-        exact = rates if only is None else [only] * len(rates)
-    # An increment is written with few digits (0.003906 s at 256 Hz): a whole number this near is what was meant.
-    return [rate if abs(rate - e) < 1e-4 * rate else float(e) for rate, e in zip(rates, exact, strict=True)]
+def _exact_rates(parsed: Any, parser: str, root: ElementTree.Element) -> list[float]:
+    """Return each lead's rate in Hz: ecgdatakit keeps whole numbers in its leads, and the exact ones elsewhere or not.
+
+    Sierra's and ISHNE's are whole numbers.
+    """
+    facts, n_leads = parsed.raw_metadata, len(parsed.leads)
+    match parser:
+        case "HL7aECGParser":
+            return [_rate_meant(facts["rhythm_time"]["sampling_rate_exact"])] * n_leads
+        case "SCPECGParser":
+            return [_rate_meant(1e6 / facts["rhythm_sample_interval_us"])] * n_leads
+        case "MFERParser":
+            return [_rate_meant(rate) for rate in facts.get("sampling_rates", [])]
+        case "AliveCorKardiaParser":
+            return [float(facts["raw"]["frequency"])] * n_leads
+        case "GEMuseXMLParser":
+            waves = root.findall("{*}Waveform")
+            rhythm = next(wave for wave in waves if _text(wave, "WaveformType").lower() in ("", "rhythm"))
+            return [float(_text(rhythm, "SampleBase")) * 10 ** float(_text(rhythm, "SampleExponent") or 0)] * n_leads
+        case "MortaraEL250Parser":
+            return [float(channel.get("SAMPLE_FREQ", "")) for channel in root.findall("{*}CHANNEL")]
+        case _:
+            return [float(lead.sampling_rate) for lead in parsed.leads]
+
+
+def _rate_meant(rate: float) -> float:
+    """Return a rate made of an interval of few digits (0.003906 s at 256 Hz): a whole number this near was meant."""
+    return float(round(rate)) if abs(rate - round(rate)) < 1e-4 * rate else rate
+
+
+def _text(element: ElementTree.Element, name: str) -> str:
+    """Return what stands in a child of an element, an empty text where there is none; case is free, as in MUSE's."""
+    texts = (child.text or "" for child in element if _bare_tag(child).lower() == name.lower())
+    return next(texts, "").strip()
 
 
 def _labels(labels: Sequence[str], path: Path) -> list[str]:

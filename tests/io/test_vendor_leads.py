@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from test_vendors import aecg, counts, muse
+from test_vendors import FILES, aecg, counts, muse
 
-from skecg.errors import UnsupportedFormatError
+from skecg.errors import DamagedRecordError, UnsupportedFormatError
 from skecg.io.formats import read_format
 
 if TYPE_CHECKING:
@@ -37,4 +39,40 @@ def test_a_lead_twice_is_known_for_one(tmp_path: Path, write: Callable[..., byte
     assert read_format(path).leads == ("II",)
     path.write_bytes(write(counts(3), ("I", "V", "V")))
     with pytest.raises(UnsupportedFormatError, match="Got leads V and V_2"):
+        read_format(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "other", "rate"),
+    [
+        ("muse.xml", b"<SampleBase>500</SampleBase>", b"<SampleBase>128.5</SampleBase>", 128.5),
+        ("muse.xml", b"500</SampleBase><SampleExponent>0", b"24999</SampleBase><SampleExponent>-2", 249.99),
+        ("mortara.xml", b'SAMPLE_FREQ="500"', b'SAMPLE_FREQ="299.5"', 299.5),
+        ("kardia.json", b'"frequency": 300', b'"frequency": 128.4', 128.4),
+        ("plain.scp", struct.pack("<HH", 5000, 2000), struct.pack("<HH", 5000, 3900), 1e6 / 3900),
+        ("plain.scp", struct.pack("<HH", 5000, 2000), struct.pack("<HH", 5000, 3906), 256),
+    ],
+)
+def test_rates_are_not_rounded(tmp_path: Path, name: str, stated: bytes, other: bytes, rate: float) -> None:
+    path, sound = tmp_path / name, FILES[name][0]()
+    assert stated in sound
+    path.write_bytes(sound.replace(stated, other))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*checksum")
+        assert read_format(path).sampling_rate == pytest.approx(rate, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "other"),
+    [
+        ("sierra.xml", b'samplespersecond="500"', b'samplespersecond="500.5"'),
+        ("sierra.xml", b"<signaloffset>0<", b"<signaloffset>0.4<"),
+        ("muse.xml", b"<LeadSampleSize>2<", b"<LeadSampleSize>2.5<"),
+    ],
+)
+def test_numbers_that_would_be_rounded_are_refused(tmp_path: Path, name: str, stated: bytes, other: bytes) -> None:
+    path, sound = tmp_path / name, FILES[name][0]()
+    assert stated in sound
+    path.write_bytes(sound.replace(stated, other))
+    with pytest.raises(DamagedRecordError, match="expected a whole number"):
         read_format(path)
