@@ -69,6 +69,8 @@ _WANTED_OF = {
     "flag": "true or false",
 }
 
+_NO_DIGITS = re.compile(r"[^\d\s.eE+-]+", re.ASCII)
+
 _ISHNE_FAULT = -32768  # a sample at which the lead was off
 
 # What ecgdatakit warns of and users must know, in words of ours: its own may quote the file.
@@ -135,6 +137,8 @@ def _check_numbers(root: ElementTree.Element, parser: str, path: Path) -> None:
             _check_field(field, stated[field].strip(), fields[field], path)
         if name == "value":
             _check_origin(element, path)
+        if name == "digits" or element.get("dataencoding") == "Plain":
+            _check_digits(element.text or "", path)
         shifts |= {stated[name]} if name == "LeadTimeOffset" else set()
     if len(shifts) > 1:
         raise UnsupportedFormatError(
@@ -142,11 +146,23 @@ def _check_numbers(root: ElementTree.Element, parser: str, path: Path) -> None:
         )
 
 
+def _check_digits(text: str, path: Path) -> None:
+    """Raise for samples that are numbers by Python's rules alone: 1_0, inf."""
+    odd = _NO_DIGITS.search(text)
+    if odd is not None:
+        raise DamagedRecordError(
+            f"Got a sample with {odd[0][:20]!r} in {path}, expected numbers with a decimal point. Export it again, or "
+            "correct the file."
+        )
+
+
 def _check_kardia(path: Path) -> None:
-    """Raise where a Kardia file states a step as text of which ecgdatakit makes a number by Python's rules (1_0)."""
+    """Raise where a Kardia file has text of which ecgdatakit makes a number by Python's rules (1_0)."""
     block = json.loads(path.read_bytes())["data"]["raw"]
     for field in ("frequency", "amplitudeResolution"):
         _check_field(field, str(block.get(field, "")), "step", path)
+    if not {type(sample) for samples in block["samples"].values() for sample in samples} <= {int, float, type(None)}:
+        raise DamagedRecordError(f"Got samples in {path} that are no numbers, expected numbers. Export it again.")
 
 
 def _bare_tag(element: ElementTree.Element) -> str:
@@ -184,12 +200,17 @@ def _check_origin(element: ElementTree.Element, path: Path) -> None:
 
 
 def _check_scale(lead: Any, path: Path) -> None:
-    """Raise for a lead without a scale: a step that is none, or so small that nothing would be left of the samples."""
+    """Raise for a lead without a scale: a step that is none, or so small that nothing would be left of the samples.
+
+    Also for samples so large (1e400) that they are none.
+    """
     if lead.is_raw and not (0 < lead.resolution < math.inf and math.isfinite(lead.offset)):
         raise DamagedRecordError(
             f"Got a step of {lead.resolution:g} for lead {lead.label} in {path}, expected a number above 0: its "
             "samples have no scale. Export it again."
         )
+    if np.isinf(lead.samples).any():
+        raise DamagedRecordError(f"Got an infinite sample of lead {lead.label} in {path}, expected finite numbers. Export it again.")
 
 
 def _repeat(messages: Sequence[str], path: Path) -> None:

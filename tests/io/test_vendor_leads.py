@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from test_vendors import FILES, aecg, counts, muse
+from test_vendors import FILES, aecg, base64_text, counts, muse, sierra
 
 from skecg.errors import DamagedRecordError, UnsupportedFormatError
 from skecg.io.formats import read_format
@@ -76,3 +76,30 @@ def test_numbers_that_would_be_rounded_are_refused(tmp_path: Path, name: str, st
     path.write_bytes(sound.replace(stated, other))
     with pytest.raises(DamagedRecordError, match="expected a whole number"):
         read_format(path)
+
+
+@pytest.mark.parametrize("sample", ["inf", "-inf", "nan", "1_0", "1e400", "２"])
+def test_an_aecg_s_samples_are_numbers_or_the_file_is_refused(tmp_path: Path, sample: str) -> None:
+    path, sound = tmp_path / "a.xml", FILES["aecg.xml"][0]()
+    path.write_bytes(sound.replace(b"<digits>", f"<digits>{sample} ".encode()))
+    with pytest.raises(DamagedRecordError, match=r"sample.*a\.xml"):
+        read_format(path)
+
+
+def test_samples_in_plain_text_are_numbers_or_the_file_is_refused(tmp_path: Path) -> None:
+    path, raw = tmp_path / "a.xml", counts(2)
+    text = " ".join(map(str, raw.ravel()))
+    sound = sierra(raw, ("I", "II")).decode().replace(base64_text(raw), text).replace("Base64", "Plain")
+    path.write_text(sound)
+    np.testing.assert_allclose(read_format(path).signal, raw * 5e-3, rtol=1e-6)
+    path.write_text(sound.replace(text, f"1_0 {text}"))
+    with pytest.raises(DamagedRecordError, match="Got a sample with '_'"):
+        read_format(path)
+
+
+def test_kardia_s_samples_are_numbers_or_the_file_is_refused(tmp_path: Path) -> None:
+    path, sound = tmp_path / "a.json", FILES["kardia.json"][0]()
+    for sample, found in ((b'"1_0"', "samples"), (b"true", "samples"), (b"Infinity", "an infinite sample of lead I")):
+        path.write_bytes(sound.replace(b'"leadI": [', b'"leadI": [' + sample + b", ", 1))
+        with pytest.raises(DamagedRecordError, match=f"Got {found}"):
+            read_format(path)
