@@ -12,13 +12,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from skecg.errors import DamagedRecordError, SignalWarning, UnsupportedFormatError
+from skecg.errors import DamagedRecordError, LeadWarning, SignalWarning, UnsupportedFormatError
 from skecg.io.channels import Channel, strict_number
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 from skecg.records import millivolts_per_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -77,9 +77,12 @@ _ISHNE_FAULT = -32768  # a sample at which the lead was off
 _TRUNCATED = re.compile(
     r"file may be truncated|waveform data shorter than the frame|with no waveform data", re.IGNORECASE
 )
+_UNREAD = re.compile(r"sequences ignored in the rhythm series: \[(.*)\]")
 _NOTES = {
     r"CRC|[Cc]hecksum": "its checksum does not match its content",
-    r"only the first is read|ignored in|not loaded": "it holds more than one recording, and only the first was read",
+    r"rhythm series found|in the rhythm series; only|Additional rhythm|not loaded": (
+        "it holds more than one recording, and only the first was read"
+    ),
     r"without a gap": "its pieces, between which time passed, were joined",
     r"not applied \(undocumented\)": "it states an offset of its samples that is undocumented and was not applied",
     r"no sampling interval": "it states no sampling rate, and the format's default of 1000 Hz was taken",
@@ -109,6 +112,7 @@ def read_vendor_channels(path: Path) -> list[Channel]:
     _check_numbers(root, parser, path)
     if parser == "AliveCorKardiaParser":
         _check_kardia(path)
+    _check_sets(root, path)
     _repeat([str(warning.message) for warning in caught], path)
     _check_starts(parsed.leads, path)
     for lead in parsed.leads:
@@ -154,6 +158,40 @@ def _check_digits(text: str, path: Path) -> None:
             f"Got a sample with {odd[0][:20]!r} in {path}, expected numbers with a decimal point. Export it again, or "
             "correct the file."
         )
+
+
+def _check_sets(root: ElementTree.Element, path: Path) -> None:
+    """Raise for leads in several sets, as of a print of four columns: ecgdatakit reads the first set alone."""
+    first, *others = _lead_sets(root) or [set()]
+    lost = sorted(set().union(*others) - first, key=CANONICAL_LEADS.index)
+    if lost:
+        raise UnsupportedFormatError(
+            f"Got lead(s) {', '.join(lost)} in another set than the first in {path}, expected one set, of leads "
+            "recorded at once. Export all of them so."
+        )
+
+
+def _lead_sets(root: ElementTree.Element) -> list[set[str]]:
+    """List the sets of standard leads that an aECG or MUSE file holds, averaged beats left out."""
+    series = root.findall("{*}component/{*}series")
+    codes = [(one.find("{*}code"), one.findall("{*}component/{*}sequenceSet")) for one in series]
+    return [
+        _standard_leads(code.get("code", "") for code in one.findall("{*}component/{*}sequence/{*}code"))
+        for kind, sets in codes
+        if kind is None or kind.get("code", "").upper() != "REPRESENTATIVE_BEAT"
+        for one in sets
+    ] + [_standard_leads(_text(lead, "LeadID") for lead in wave) for wave in _rhythms(root)]
+
+
+def _rhythms(root: ElementTree.Element) -> list[ElementTree.Element]:
+    """List the rhythms of a MUSE file."""
+    waves = root.findall("{*}Waveform")
+    return [wave for wave in waves if _text(wave, "WaveformType").lower() in ("", "rhythm")]
+
+
+def _standard_leads(names: Iterable[str]) -> set[str]:
+    """Return those of the twelve leads that are named."""
+    return set(CANONICAL_LEADS).intersection(map(canonical_lead, names))
 
 
 def _check_kardia(path: Path) -> None:
@@ -210,13 +248,19 @@ def _check_scale(lead: Any, path: Path) -> None:
             "samples have no scale. Export it again."
         )
     if np.isinf(lead.samples).any():
-        raise DamagedRecordError(f"Got an infinite sample of lead {lead.label} in {path}, expected finite numbers. Export it again.")
+        raise DamagedRecordError(
+            f"Got an infinite sample of lead {lead.label} in {path}, expected finite numbers. Export it again."
+        )
 
 
 def _repeat(messages: Sequence[str], path: Path) -> None:
     """Raise for a truncated file, and say in our own words what else concerns the signal."""
     if any(_TRUNCATED.search(message) for message in messages):
         raise DamagedRecordError(f"{path} ends in the middle of its samples: it is truncated. Copy or export it again.")
+    for unread in filter(None, map(_UNREAD.search, messages)):
+        warnings.warn(
+            f"Left out what {path} codes as {unread[1]}: no lead of ECGs has such a code.", LeadWarning, stacklevel=3
+        )
     for pattern, note in _NOTES.items():
         if any(re.search(pattern, message) for message in messages):
             warnings.warn(f"Read {path}, but {note}.", SignalWarning, stacklevel=3)
@@ -246,8 +290,7 @@ def _exact_rates(parsed: Any, parser: str, root: ElementTree.Element) -> list[fl
         case "AliveCorKardiaParser":
             return [float(facts["raw"]["frequency"])] * n_leads
         case "GEMuseXMLParser":
-            waves = root.findall("{*}Waveform")
-            rhythm = next(wave for wave in waves if _text(wave, "WaveformType").lower() in ("", "rhythm"))
+            rhythm = _rhythms(root)[0]
             return [float(_text(rhythm, "SampleBase")) * 10 ** float(_text(rhythm, "SampleExponent") or 0)] * n_leads
         case "MortaraEL250Parser":
             return [float(channel.get("SAMPLE_FREQ", "")) for channel in root.findall("{*}CHANNEL")]

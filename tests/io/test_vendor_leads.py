@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 from typing import TYPE_CHECKING
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from test_vendors import FILES, aecg, base64_text, counts, muse, sierra
 
-from skecg.errors import DamagedRecordError, UnsupportedFormatError
+from skecg.errors import DamagedRecordError, LeadWarning, SignalWarning, UnsupportedFormatError
 from skecg.io.formats import read_format
+from skecg.leads import CANONICAL_LEADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,3 +105,30 @@ def test_kardia_s_samples_are_numbers_or_the_file_is_refused(tmp_path: Path) -> 
         path.write_bytes(sound.replace(b'"leadI": [', b'"leadI": [' + sample + b", ", 1))
         with pytest.raises(DamagedRecordError, match=f"Got {found}"):
             read_format(path)
+
+
+def in_sets(write: Callable[..., bytes], parts: list[tuple[str, ...]], around: str) -> bytes:
+    """A file with a set of leads after the other, each between the tags named."""
+    files = [write(counts(len(part)), part).decode("latin-1") for part in parts]
+    bodies = [re.search(f"<{around}>.*</{around}>", file, re.DOTALL)[0] for file in files]
+    return files[0].replace(bodies[0], "".join(bodies)).encode("latin-1")
+
+
+@pytest.mark.parametrize(("write", "around"), [(aecg, "sequenceSet"), (aecg, "series"), (muse, "Waveform")])
+def test_leads_in_turn_are_refused_and_the_same_ones_again_are_said(
+    tmp_path: Path, write: Callable[..., bytes], around: str
+) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(in_sets(write, [CANONICAL_LEADS[i : i + 3] for i in (0, 3, 6, 9)], around))
+    with pytest.raises(UnsupportedFormatError, match=r"aVR, aVL, aVF, V1, V2, V3, V4, V5, V6 in another set"):
+        read_format(path)
+    path.write_bytes(in_sets(write, [("I", "II"), ("I", "II")], around))
+    with pytest.warns(SignalWarning, match="more than one recording"):
+        assert read_format(path).leads == ("I", "II")
+
+
+def test_a_sequence_of_an_aecg_that_is_not_read_is_named(tmp_path: Path) -> None:
+    path, sound = tmp_path / "a.xml", aecg(counts(3), ("I", "II", "III"))
+    path.write_bytes(sound.replace(b"MDC_ECG_LEAD_III", b"III"))
+    with pytest.warns(LeadWarning, match="codes as 'III'"):
+        assert read_format(path).leads == ("I", "II")
