@@ -77,6 +77,7 @@ _ISHNE_FAULT = -32768  # a sample at which the lead was off
 _TRUNCATED = re.compile(
     r"file may be truncated|waveform data shorter than the frame|with no waveform data", re.IGNORECASE
 )
+_ODD_INCREMENT = re.compile(r"time increment unit (.*) is missing or not supported")
 _UNREAD = re.compile(r"sequences ignored in the rhythm series: \[(.*)\]")
 _NOTES = {
     r"CRC|[Cc]hecksum": "its checksum does not match its content",
@@ -92,6 +93,7 @@ _NOTES = {
 def read_vendor_channels(path: Path) -> list[Channel]:
     """List the rhythm leads of a file."""
     from ecgdatakit import FileParser
+    from ecgdatakit.exceptions import CorruptedFileError as Corrupted
     from ecgdatakit.exceptions import UnsupportedFormatError as Unknown
 
     found = FileParser.detect_format(path)
@@ -105,6 +107,14 @@ def read_vendor_channels(path: Path) -> list[Channel]:
             raise UnsupportedFormatError(
                 f"Got {path}, a {found['name']} file of a kind that ecgdatakit does not read. Export it in another "
                 "form."
+            ) from error
+        except Corrupted as error:
+            odd = _ODD_INCREMENT.search(str(error))
+            if odd is None:
+                raise
+            raise DamagedRecordError(
+                f"Got {odd[1]} as the unit of the increment of time in {path}, expected s, ms or us: its sampling rate "
+                "is not known. Export it again, or write the increment in seconds."
             ) from error
     parser = found["parser"]
     # After ecgdatakit, which refuses entities.

@@ -132,3 +132,11 @@ def test_a_sequence_of_an_aecg_that_is_not_read_is_named(tmp_path: Path) -> None
     path.write_bytes(sound.replace(b"MDC_ECG_LEAD_III", b"III"))
     with pytest.warns(LeadWarning, match="codes as 'III'"):
         assert read_format(path).leads == ("I", "II")
+
+
+@pytest.mark.parametrize("unit", ["ns", "min", ""])
+def test_an_aecg_s_increment_in_another_unit_is_told(tmp_path: Path, unit: str) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(aecg(counts(2), ("I", "II"), increment=f'2" unit="{unit}'))
+    with pytest.raises(DamagedRecordError, match=f"Got '{unit}' as the unit of the increment of time"):
+        read_format(path)
