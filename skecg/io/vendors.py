@@ -72,6 +72,7 @@ _WANTED_OF = {
 _NO_DIGITS = re.compile(r"[^\d\s.eE+-]+", re.ASCII)
 
 _ISHNE_FAULT = -32768  # a sample at which the lead was off
+_ISHNE_OFF = {4: "intermittent disconnection", 5: "frequent disconnection"}  # of the levels of a lead's quality
 
 # What ecgdatakit warns of and users must know, in words of ours: its own may quote the file.
 _TRUNCATED = re.compile(
@@ -129,6 +130,7 @@ def read_vendor_channels(path: Path) -> list[Channel]:
         _check_scale(lead, path)
     rates = _exact_rates(parsed, parser, root)
     labels = _labels([lead.label for lead in parsed.leads], path)
+    _warn_of_marks(labels, parsed.leads, path)
     return [
         Channel(label, _unit(lead), rate, partial(_physical, lead, parser))
         for label, lead, rate in zip(labels, parsed.leads, rates, strict=True)
@@ -317,6 +319,21 @@ def _text(element: ElementTree.Element, name: str) -> str:
     """Return what stands in a child of an element, an empty text where there is none; case is free, as in MUSE's."""
     texts = (child.text or "" for child in element if _bare_tag(child).lower() == name.lower())
     return next(texts, "").strip()
+
+
+def _warn_of_marks(labels: Sequence[str], leads: Sequence[Any], path: Path) -> None:
+    """Warn of leads that the file itself says were off."""
+    marked = [
+        f"{label} ({mark})"
+        for label, lead in zip(labels, leads, strict=True)
+        if (mark := "off" if "LeadOff" in lead.annotations else _ISHNE_OFF.get(lead.quality))
+    ]
+    if marked:
+        warnings.warn(
+            f"Read {path}, which marks lead(s) {', '.join(marked)}. Leave out what is no signal of the heart.",
+            SignalWarning,
+            stacklevel=2,
+        )
 
 
 def _labels(labels: Sequence[str], path: Path) -> list[str]:

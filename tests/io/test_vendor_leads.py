@@ -140,3 +140,21 @@ def test_an_aecg_s_increment_in_another_unit_is_told(tmp_path: Path, unit: str) 
     path.write_bytes(aecg(counts(2), ("I", "II"), increment=f'2" unit="{unit}'))
     with pytest.raises(DamagedRecordError, match=f"Got '{unit}' as the unit of the increment of time"):
         read_format(path)
+
+
+def patched(content: bytes, place: int, value: bytes) -> bytes:
+    """An ISHNE file with other bytes at a place of its header, and no checksum."""
+    content = content[:8] + b"\0\0" + content[10:]
+    return content[:place] + value + content[place + len(value) :]
+
+
+def test_leads_that_were_off_are_named(tmp_path: Path) -> None:
+    path, sound = tmp_path / "a.xml", muse(counts(3), ("I", "II", "V1")).decode()
+    for lead, state in (("I", "FALSE"), ("II", "TRUE")):
+        sound = sound.replace(f"<LeadID>{lead}</LeadID>", f"<LeadID>{lead}</LeadID><LeadOff>{state}</LeadOff>")
+    path.write_text(sound)
+    with pytest.warns(SignalWarning, match=r"marks lead\(s\) II \(off\)\."):
+        assert read_format(path).n_leads == 3
+    path.write_bytes(patched(FILES["holter.ecg"][0](), 182, struct.pack("<3h", 3, 5, 0)))
+    with pytest.warns(SignalWarning, match=r"marks lead\(s\) V1 \(frequent disconnection\)\."):
+        assert read_format(path).n_leads == 3
