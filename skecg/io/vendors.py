@@ -131,6 +131,7 @@ def read_vendor_channels(path: Path) -> list[Channel]:
     rates = _exact_rates(parsed, parser, root)
     labels = _labels([lead.label for lead in parsed.leads], path)
     _warn_of_marks(labels, parsed.leads, path)
+    _check_skew(parsed.raw_metadata, rates, path)
     return [
         Channel(label, _unit(lead), rate, partial(_physical, lead, parser))
         for label, lead, rate in zip(labels, parsed.leads, rates, strict=True)
@@ -283,6 +284,16 @@ def _check_starts(leads: Sequence[Any], path: Path) -> None:
     if len({lead.annotations.get("start_sample", "1") for lead in leads}) > 1:
         raise UnsupportedFormatError(
             f"Got leads that start at different times in {path}, expected leads recorded at once. Export all of them."
+        )
+
+
+def _check_skew(facts: dict[str, Any], rates: Sequence[float], path: Path) -> None:
+    """Raise for channels that were sampled at different times (MFER), by more than one converter needs for all."""
+    skew = max(facts.get("sample_skew_ns", [0])) * 1e-9 * max(rates, default=0.0)
+    if skew >= 1:
+        raise UnsupportedFormatError(
+            f"Got channels that are skewed by up to {skew:g} samples in {path}, expected leads recorded at once. Align "
+            "them, and pass them as an ECGRecord."
         )
 
 

@@ -158,3 +158,15 @@ def test_leads_that_were_off_are_named(tmp_path: Path) -> None:
     path.write_bytes(patched(FILES["holter.ecg"][0](), 182, struct.pack("<3h", 3, 5, 0)))
     with pytest.warns(SignalWarning, match=r"marks lead\(s\) V1 \(frequent disconnection\)\."):
         assert read_format(path).n_leads == 3
+
+
+@pytest.mark.parametrize(("nanoseconds", "n_samples"), [(20_000_000, 10), (2_000_000, 1), (1_900_000, 0)])
+def test_mfer_channels_of_different_times_are_refused(tmp_path: Path, nanoseconds: int, n_samples: int) -> None:
+    path, lead_2 = tmp_path / "a.mwf", bytes([3, 0x09, 1, 2])
+    skewed = bytes([9, *lead_2[1:], 0x43, 4]) + struct.pack("<i", nanoseconds)
+    path.write_bytes(FILES["a.mwf"][0]().replace(bytes([0x3F, 1]) + lead_2, bytes([0x3F, 1]) + skewed))
+    if n_samples == 0:
+        assert read_format(path).n_leads == 12
+        return
+    with pytest.raises(UnsupportedFormatError, match=f"skewed by up to {n_samples} samples"):
+        read_format(path)
