@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import struct
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,10 @@ def read_vendor_channels(path: Path) -> list[Channel]:
     _check_numbers(root, parser, path)
     if parser == "AliveCorKardiaParser":
         _check_kardia(path)
+    if parser == "SCPECGParser":
+        _check_scp_sizes(path, parsed.raw_metadata["sections_found"])
+    if parser == "ISHNEHolterParser":
+        _check_ishne_size(parsed, path)
     _check_sets(root, path)
     _repeat([str(warning.message) for warning in caught], path)
     _check_starts(parsed.leads, path)
@@ -214,6 +219,37 @@ def _check_kardia(path: Path) -> None:
         _check_field(field, str(block.get(field, "")), "step", path)
     if not {type(sample) for samples in block["samples"].values() for sample in samples} <= {int, float, type(None)}:
         raise DamagedRecordError(f"Got samples in {path} that are no numbers, expected numbers. Export it again.")
+
+
+def _check_scp_sizes(path: Path, sections: Sequence[int]) -> None:
+    """Raise for leads with more samples than declared, which ecgdatakit cuts; coded ones (section 2) do not tell."""
+    if 2 in sections:
+        return
+    content = path.read_bytes()
+    (length,) = struct.unpack_from("<I", content, 10)  # of section 0, a list of the others: number, length, place
+    pointers = struct.iter_unpack("<HII", content[22 : 22 + (length - 16) // 10 * 10])
+    places = {number: place - 1 + 16 for number, n_bytes, place in pointers if n_bytes}  # past each section's own head
+    n_leads, ranges, sizes = content[places[3]], places[3] + 2, places[6] + 6
+    for first, last, _ in struct.iter_unpack("<IIB", content[ranges : ranges + 9 * n_leads]):
+        (n_bytes,) = struct.unpack_from("<H", content, sizes)
+        sizes += 2
+        if n_bytes // 2 > last - first + 1:
+            raise DamagedRecordError(
+                f"Got a lead of {n_bytes // 2} samples in {path}, expected {last - first + 1} as its section 3 says: "
+                "which is wrong is not known. Export or copy it again."
+            )
+
+
+def _check_ishne_size(parsed: Any, path: Path) -> None:
+    """Warn of a length that is not the declared one; some recorders declare nothing, or the samples of all leads."""
+    declared, found = parsed.raw_metadata["ecg_size"], parsed.raw_metadata["samples_per_lead"]
+    if declared > 0 and declared not in (found, found * len(parsed.leads)):
+        warnings.warn(
+            f"Read {found:,} samples a lead from {path}, which declares {declared:,}: it may be cut. Copy it again, "
+            "unless its recorder declares the same for all files.",
+            SignalWarning,
+            stacklevel=2,
+        )
 
 
 def _bare_tag(element: ElementTree.Element) -> str:

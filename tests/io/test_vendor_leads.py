@@ -170,3 +170,23 @@ def test_mfer_channels_of_different_times_are_refused(tmp_path: Path, nanosecond
         return
     with pytest.raises(UnsupportedFormatError, match=f"skewed by up to {n_samples} samples"):
         read_format(path)
+
+
+@pytest.mark.parametrize("name", ["plain.scp", "first.scp"])
+def test_scp_leads_longer_than_declared_are_damaged(tmp_path: Path, name: str) -> None:
+    path, sound = tmp_path / name, FILES[name][0]()
+    lead_1 = struct.pack("<IIB", 1, 1000, 1)
+    assert lead_1 in sound
+    path.write_bytes(sound.replace(lead_1, struct.pack("<IIB", 1, 50, 1)))
+    with pytest.raises(DamagedRecordError, match=r"Got a lead of 1000 samples.*expected 50"):
+        read_format(path)
+
+
+def test_an_ishne_file_of_another_length_than_declared_is_said(tmp_path: Path) -> None:
+    path, sound = tmp_path / "a.ecg", FILES["holter.ecg"][0]()
+    for declared in (1000, 3000, 0, -9):
+        path.write_bytes(patched(sound, 14, struct.pack("<i", declared)))
+        assert read_format(path).n_samples == 1000
+    path.write_bytes(patched(sound, 14, struct.pack("<i", 100_000)))
+    with pytest.warns(SignalWarning, match="Read 1,000 samples a lead from .* which declares 100,000"):
+        assert read_format(path).n_samples == 1000
