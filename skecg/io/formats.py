@@ -10,7 +10,10 @@ EDF, EDF+, BDF and BDF+ by edfio.
 from __future__ import annotations
 
 import math
+import re
 import warnings
+from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +53,12 @@ _SIGNAL_COUNT = slice(252, 256)
 _NUMBERS_FROM, _NUMBERS_UNTIL = 104, 136
 
 
+_LABEL_WIDTH, _COUNTS_FROM = 16, 216  # … and where their labels end and their samples of a data record begin
+
+
+_TIMEKEEPING, _ONSET = (b"EDF Annotations", b"BDF Annotations"), re.compile(rb"([+-]\d+(?:\.\d*)?)\x14\x14")
+
+
 _UNKNOWN_COUNT = -1  # written while a recording goes on, and left there when it is broken off
 
 
@@ -70,12 +79,44 @@ def read_edf_channels(path: Path) -> list[Channel]:
         raise DamagedRecordError(
             f"Got {file.num_data_records} of {declared} data records in {path}: the file is truncated. Copy it again."
         )
-    if file.reserved.startswith(("EDF+D", "BDF+D")) and not file.is_continuous:
+    says_interrupted = file.reserved.strip().startswith(("EDF+D", "BDF+D"))
+    if not file.is_continuous if says_interrupted else _tells_gap(file, n_signals, path):
         raise UnsupportedFormatError(
-            f"Got an interrupted recording in {path} (EDF+D with gaps), expected a continuous one. Read its pieces "
-            "with edfio and pass each as an ECGRecord."
+            f"Got an interrupted recording in {path} (its annotations of time tell of gaps), expected a continuous "
+            "one. Read its pieces with edfio and pass each as an ECGRecord."
         )
     return [_channel(signal, path) for signal in file.signals]
+
+
+def _tells_gap(file: Any, n_signals: int, path: Path) -> bool:
+    """Whether a file that does not say so (EDF+D) has data records that begin later than the one before ends."""
+    head = _first_bytes(path, 256 * (n_signals + 1))
+    labels, counts = (
+        [head[start : start + width].strip() for start in range(place, place + width * n_signals, width)]
+        for place, width in ((256, _LABEL_WIDTH), (256 + _COUNTS_FROM * n_signals, 8))
+    )
+    kept = next((number for number, label in enumerate(labels) if label in _TIMEKEEPING), None)
+    if kept is None or not file.signals:
+        return False
+    n_bytes = [int(count) * (3 if head[:1] == b"\xff" else 2) for count in counts]
+    records = np.memmap(path, np.uint8, "r", len(head), (file.num_data_records, sum(n_bytes)))
+    first = sum(n_bytes[:kept])
+    found = [_ONSET.match(record.tobytes()) for record in records[:, first : first + n_bytes[kept]]]
+    onsets = [Decimal(onset[1].decode()) for onset in found if onset]
+    return len(onsets) == len(found) and _longest_step(onsets) > _longest_record(file, onsets)
+
+
+def _longest_step(onsets: list[Decimal]) -> float:
+    """Return the longest time from one data record's beginning to the next one's (s)."""
+    return float(max((later - earlier for earlier, later in pairwise(onsets)), default=0))
+
+
+def _longest_record(file: Any, onsets: list[Decimal]) -> float:
+    """Return how long a data record may last (s): a sample longer than stated, and what rounding makes of onsets."""
+    step = Decimal(1).scaleb(min(int(onset.as_tuple().exponent) for onset in onsets))
+    duration = Decimal(str(file.data_record_duration))
+    fastest = max(signal.sampling_frequency for signal in file.signals)
+    return float(duration + (step if duration % step else 0)) + 1 / fastest
 
 
 def _first_bytes(path: Path, count: int) -> bytes:

@@ -1,0 +1,52 @@
+"""What an EDF file says of its samples and its time is obeyed, or the file refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from test_formats import counts, edf_signal, write_edf
+
+from skecg.errors import UnsupportedFormatError
+from skecg.io.formats import read_format
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def with_onsets(path: Path, onsets: list[str], reserved: bytes = b"EDF+C", duration: bytes = b"1") -> Path:
+    """Write seconds of a lead, with other times of their beginnings and another length of each in the header."""
+    write_edf(path, [edf_signal(counts(1, 500 * len(onsets))[0], "II")])
+    content = bytearray(path.read_bytes().replace(b"EDF+C ", reserved.ljust(6), 1))
+    content[244:252] = duration.ljust(8)
+    for number, onset in enumerate(onsets):
+        place = 3 * 256 + (number + 1) * (2 * 500 + 16) - 16  # the annotations stand last in each data record
+        content[place : place + 16] = f"{onset}\x14\x14".encode().ljust(16, b"\0")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("reserved", [b"EDF+C", b" EDF+D", b""])
+def test_gaps_that_the_annotations_of_time_tell_are_refused(tmp_path: Path, reserved: bytes) -> None:
+    path = with_onsets(tmp_path / "a.edf", ["+0", "+1", "+5", "+6"], reserved)
+    with pytest.raises(UnsupportedFormatError, match="interrupted"):
+        read_format(path)
+
+
+@pytest.mark.parametrize(
+    ("onsets", "duration"),
+    [
+        (["+0", "+1", "+2"], b"1"),
+        (["+0"], b"1"),
+        (["+7.5", "+8.5", "+9.5"], b"1"),
+        (["+0", "+0.33", "+0.67", "+1.00"], b"0.3333"),
+        (["+0", "+1.0001", "+2.0002"], b"1"),
+        (["+0", "+0", "+0"], b"1"),
+        (["+0", "nothing", "+5"], b"1"),
+    ],
+    ids=str,
+)
+def test_rounding_drift_and_times_that_nobody_kept_are_no_gaps(
+    tmp_path: Path, onsets: list[str], duration: bytes
+) -> None:
+    assert read_format(with_onsets(tmp_path / "a.edf", onsets, duration=duration)).n_samples == 500 * len(onsets)
