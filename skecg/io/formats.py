@@ -28,7 +28,7 @@ from skecg.errors import (
     SkecgWarning,
     UnsupportedFormatError,
 )
-from skecg.io.channels import Channel, assemble, caught_warnings
+from skecg.io.channels import Channel, assemble, caught_warnings, strict_number
 from skecg.io.dicom import read_dicom_channels
 from skecg.io.vendors import read_vendor_channels
 
@@ -46,17 +46,17 @@ __all__ = ["FORMAT_SUFFIXES", "read_edf_channels", "read_format"]
 _RECORD_COUNT = slice(236, 244)  # where the header says how many data records follow
 
 
-_SIGNAL_COUNT = slice(252, 256)
+_DURATION, _SIGNAL_COUNT = slice(244, 252), slice(252, 256)
 
 
 # Of each signal's part of the header, where the least and greatest physical and digital value lie, and a unit ends.
 _NUMBERS_FROM, _NUMBERS_UNTIL = 104, 136
 
 
-_LABEL_WIDTH, _COUNTS_FROM = 16, 216  # … and where their labels end and their samples of a data record begin
+_LABELS, _COUNTS = (0, 16), (216, 8)  # … and where labels and numbers of samples a data record begin, and their width
 
 
-_TIMEKEEPING, _ONSET = (b"EDF Annotations", b"BDF Annotations"), re.compile(rb"([+-]\d+(?:\.\d*)?)\x14\x14")
+_TIMEKEEPING, _ONSET = {b"EDF Annotations", b"BDF Annotations"}, re.compile(rb"([+-]\d+(?:\.\d*)?)\x14\x14")
 
 
 _UNKNOWN_COUNT = -1  # written while a recording goes on, and left there when it is broken off
@@ -71,13 +71,17 @@ def read_edf_channels(path: Path) -> list[Channel]:
     numbers = _first_bytes(path, 256 + _NUMBERS_UNTIL * n_signals)[256 + _NUMBERS_FROM * n_signals :]
     if b"_" in head[_RECORD_COUNT.start :] + numbers:  # Python, and so edfio, takes 1_0 for ten
         raise DamagedRecordError(f"Got '_' in a number of the header of {path}. Export or copy it again.")
+    _check_duration(head, path)
     # Headers should be ASCII, but recorders write names and µV in Latin-1.
     read = read_bdf if head[:1] == b"\xff" else read_edf
     file = read(path, header_encoding="latin-1")
     declared = int(head[_RECORD_COUNT])
     if declared not in (_UNKNOWN_COUNT, file.num_data_records):
+        is_short = file.num_data_records < declared
         raise DamagedRecordError(
-            f"Got {file.num_data_records} of {declared} data records in {path}: the file is truncated. Copy it again."
+            f"Got {file.num_data_records} data records in {path}, expected {declared} as its header says: "
+            f"{'the file is truncated. Copy' if is_short else 'which are of the recording is not known. Export'} it "
+            "again."
         )
     says_interrupted = file.reserved.strip().startswith(("EDF+D", "BDF+D"))
     if not file.is_continuous if says_interrupted else _tells_gap(file, n_signals, path):
@@ -88,18 +92,33 @@ def read_edf_channels(path: Path) -> list[Channel]:
     return [_channel(signal, path) for signal in file.signals]
 
 
+def _check_duration(head: bytes, path: Path) -> None:
+    """Raise for data records that last no time; in files of annotations alone they do not."""
+    stated = head[_DURATION].decode("latin-1").strip()
+    duration = strict_number(stated)
+    is_sampled = not set(_fields(path, int(head[_SIGNAL_COUNT]), *_LABELS)) <= _TIMEKEEPING
+    if duration is None or duration < 0 or (duration == 0 and is_sampled):
+        raise DamagedRecordError(
+            f"Got {stated!r} as the seconds of a data record in {path}, expected a number above 0: its sampling rate "
+            "is not known. Export it again."
+        )
+
+
+def _fields(path: Path, n_signals: int, before: int, width: int) -> list[bytes]:
+    """Return a field of each signal from the header, where so many bytes a signal stand before it."""
+    text = _first_bytes(path, 256 + (before + width) * n_signals)[256 + before * n_signals :]
+    return [text[start : start + width].strip() for start in range(0, width * n_signals, width)]
+
+
 def _tells_gap(file: Any, n_signals: int, path: Path) -> bool:
     """Whether a file that does not say so (EDF+D) has data records that begin later than the one before ends."""
-    head = _first_bytes(path, 256 * (n_signals + 1))
-    labels, counts = (
-        [head[start : start + width].strip() for start in range(place, place + width * n_signals, width)]
-        for place, width in ((256, _LABEL_WIDTH), (256 + _COUNTS_FROM * n_signals, 8))
-    )
+    labels = _fields(path, n_signals, *_LABELS)
     kept = next((number for number, label in enumerate(labels) if label in _TIMEKEEPING), None)
     if kept is None or not file.signals:
         return False
-    n_bytes = [int(count) * (3 if head[:1] == b"\xff" else 2) for count in counts]
-    records = np.memmap(path, np.uint8, "r", len(head), (file.num_data_records, sum(n_bytes)))
+    width = 3 if _first_bytes(path, 1) == b"\xff" else 2
+    n_bytes = [int(count) * width for count in _fields(path, n_signals, *_COUNTS)]
+    records = np.memmap(path, np.uint8, "r", 256 * (n_signals + 1), (file.num_data_records, sum(n_bytes)))
     first = sum(n_bytes[:kept])
     found = [_ONSET.match(record.tobytes()) for record in records[:, first : first + n_bytes[kept]]]
     onsets = [Decimal(onset[1].decode()) for onset in found if onset]
@@ -132,8 +151,9 @@ def _channel(signal: Any, path: Path) -> Channel:
         limits = signal.physical_min, signal.physical_max
         if signal.digital_min >= signal.digital_max or not 0 < abs(limits[1] - limits[0]) < math.inf:
             raise DamagedRecordError(
-                f"Got an empty digital or physical range for {signal.label!r} in {path}, expected numbers that differ "
-                "for minimum and maximum: its samples have no scale. Export it again."
+                f"Got a digital range of {signal.digital_min} to {signal.digital_max} and a physical one of "
+                f"{limits[0]:g} to {limits[1]:g} for {signal.label!r} in {path}, expected the first to ascend and the "
+                "second to be two numbers that differ: its samples have no scale. Export it again."
             )
         return np.asarray(signal.data, dtype=np.float64)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from edfio import Edf, EdfAnnotation
 from test_formats import counts, edf_signal, write_edf
 
-from skecg.errors import UnsupportedFormatError
+from skecg.errors import DamagedRecordError, UnsupportedFormatError
 from skecg.io.formats import read_format
 
 if TYPE_CHECKING:
@@ -50,3 +51,47 @@ def test_rounding_drift_and_times_that_nobody_kept_are_no_gaps(
     tmp_path: Path, onsets: list[str], duration: bytes
 ) -> None:
     assert read_format(with_onsets(tmp_path / "a.edf", onsets, duration=duration)).n_samples == 500 * len(onsets)
+
+
+def with_field(path: Path, place: int, value: bytes) -> Path:
+    """Write two seconds of a lead, with another number in the header."""
+    content = bytearray(write_edf(path, [edf_signal(counts(1, 1000)[0], "II")]).read_bytes())
+    content[place : place + 8] = value.ljust(8)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (
+            236,
+            b"1",
+            r"Got 2 data records in .*, expected 1 as its header says: which are of the recording is not known",
+        ),
+        (236, b"3", r"Got 2 data records in .*, expected 3 as its header says: the file is truncated"),
+        (244, b"0", "Got '0' as the seconds of a data record"),
+        (244, b"-1", "Got '-1' as the seconds of a data record"),
+        (244, b"nan", "Got 'nan' as the seconds of a data record"),
+        (
+            256 + 2 * 120,
+            b"32767",
+            "Got a digital range of 32767 to 32767 and a physical one of -81920 to 81917.5 for 'II'",
+        ),
+        (256 + 2 * 120, b"40000", "Got a digital range of 40000 to 32767"),
+    ],
+)
+def test_a_number_of_the_header_that_cannot_be_is_told(tmp_path: Path, place: int, value: bytes, message: str) -> None:
+    with pytest.raises(DamagedRecordError, match=message):
+        read_format(with_field(tmp_path / "a.edf", place, value))
+
+
+def test_edf_annotations_alone_last_no_time_and_a_lead_alone_does(tmp_path: Path) -> None:
+    path = tmp_path / "a.edf"
+    Edf([], annotations=[EdfAnnotation(1, None, "noise")]).write(path)
+    with pytest.raises(UnsupportedFormatError, match="no ECG lead"):
+        read_format(path)
+    Edf([edf_signal(counts(1, 500)[0], "II")], data_record_duration=1).write(path)
+    path.write_bytes(path.read_bytes()[:244] + b"0       " + path.read_bytes()[252:])
+    with pytest.raises(DamagedRecordError, match="Got '0' as the seconds"):
+        read_format(path)
