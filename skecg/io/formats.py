@@ -157,7 +157,15 @@ def _channel(signal: Any, path: Path) -> Channel:
             )
         return np.asarray(signal.data, dtype=np.float64)
 
-    return Channel(signal.label, signal.physical_dimension, signal.sampling_frequency, values)
+    return Channel(_as_utf8(signal.label), _as_utf8(signal.physical_dimension), signal.sampling_frequency, values)
+
+
+def _as_utf8(text: str) -> str:
+    """Return text that was read as Latin-1 as it was meant, if it is UTF-8: the µ of µV has two bytes there."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        return text
 
 
 #: Suffixes of the files that :func:`read_format` may be able to read, in lower case.

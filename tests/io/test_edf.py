@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from edfio import Edf, EdfAnnotation
 from test_formats import counts, edf_signal, write_edf
@@ -95,3 +96,11 @@ def test_edf_annotations_alone_last_no_time_and_a_lead_alone_does(tmp_path: Path
     path.write_bytes(path.read_bytes()[:244] + b"0       " + path.read_bytes()[252:])
     with pytest.raises(DamagedRecordError, match="Got '0' as the seconds"):
         read_format(path)
+
+
+@pytest.mark.parametrize("unit", ["µV", "μV", "мкВ"])
+def test_units_in_utf_8_are_understood(tmp_path: Path, unit: str) -> None:
+    raw = counts(1, 500)
+    path = write_edf(tmp_path / "a.edf", [edf_signal(raw[0], "ECG1", unit="uV")])
+    path.write_bytes(path.read_bytes().replace(b"uV      ", unit.encode().ljust(8)))
+    np.testing.assert_allclose(read_format(path).signal, raw * 2.5e-3, atol=1e-6)
