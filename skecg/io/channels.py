@@ -76,6 +76,10 @@ _HEAD_ELECTRODE = re.compile(
 _CENTRAL_ELECTRODE = re.compile(r"C[1-6]", re.IGNORECASE)
 
 
+# Of channels that may be named as leads are: ECG HR, an acceleration along X, CH 3.
+_OTHER_UNITS = frozenset("bpm /min 1/min rpm s ms hz % ohm kohm g mg m/s2 m/s^2 mmhg mm[hg] cmh2o l/s l/min °c".split())
+
+
 _NUMBERED = re.compile(r"(?:ECG|EKG|)[ _.-]*(\d+)", re.IGNORECASE)
 
 
@@ -204,6 +208,14 @@ def _ecg_leads(channels: Sequence[Channel], path: Path) -> list[Channel]:
         raise UnsupportedFormatError(
             f"Got no ECG lead among the channels of {path}, expected names such as I, aVR, V1 or ECG and a unit of "
             f"voltage. Its channels: {found}."
+        )
+    unknown = [c for c in known if c not in leads and c.unit.strip().lower() not in _OTHER_UNITS]
+    if unknown:
+        listed = ", ".join(f"{c.label.strip()} [{c.unit.strip() or 'no unit'}]" for c in unknown)
+        warn(
+            f"Left out {listed} of {path}, expected V, mV, uV or nV. Export all leads with their unit.",
+            LeadWarning,
+            stacklevel=4,
         )
     return leads
 

@@ -9,7 +9,7 @@ import pytest
 from edfio import Edf, EdfAnnotation
 from test_formats import counts, edf_signal, write_edf
 
-from skecg.errors import DamagedRecordError, UnsupportedFormatError
+from skecg.errors import DamagedRecordError, LeadWarning, UnsupportedFormatError
 from skecg.io.formats import read_format
 
 if TYPE_CHECKING:
@@ -104,3 +104,15 @@ def test_units_in_utf_8_are_understood(tmp_path: Path, unit: str) -> None:
     path = write_edf(tmp_path / "a.edf", [edf_signal(raw[0], "ECG1", unit="uV")])
     path.write_bytes(path.read_bytes().replace(b"uV      ", unit.encode().ljust(8)))
     np.testing.assert_allclose(read_format(path).signal, raw * 2.5e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("unit", "shown"), [("", "no unit"), ("LSB", "LSB")])
+def test_a_lead_without_a_known_unit_is_named(tmp_path: Path, unit: str, shown: str) -> None:
+    raw = counts(3, 500)
+    signals = [
+        edf_signal(raw[0], "ECG1", unit=unit),
+        edf_signal(raw[1], "ECG2"),
+        edf_signal(raw[2], "ECG HR", unit="bpm"),
+    ]
+    with pytest.warns(LeadWarning, match=rf"Left out ECG1 \[{shown}\] of"):
+        assert read_format(write_edf(tmp_path / "a.edf", signals)).leads == ("ECG2",)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from test_vendors import FILES, aecg, base64_text, counts, muse, sierra
+from test_vendors import FILES, aecg, base64_text, counts, ishne, muse, sierra
 
 from skecg.errors import DamagedRecordError, LeadWarning, SignalWarning, UnsupportedFormatError
 from skecg.io.formats import read_format
@@ -190,3 +190,10 @@ def test_an_ishne_file_of_another_length_than_declared_is_said(tmp_path: Path) -
     path.write_bytes(patched(sound, 14, struct.pack("<i", 100_000)))
     with pytest.warns(SignalWarning, match="Read 1,000 samples a lead from .* which declares 100,000"):
         assert read_format(path).n_samples == 1000
+
+
+def test_an_ishne_lead_without_a_step_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.ecg"
+    path.write_bytes(patched(ishne(counts(2), [0, 6]), 206, struct.pack("<h", 0)))
+    with pytest.warns(LeadWarning, match=r"Left out CH1 \[no unit\] of"):
+        assert read_format(path).leads == ("II",)
