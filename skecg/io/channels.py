@@ -77,7 +77,7 @@ _CENTRAL_ELECTRODE = re.compile(r"C[1-6]", re.IGNORECASE)
 
 
 # Of channels that may be named as leads are: ECG HR, an acceleration along X, CH 3.
-_OTHER_UNITS = frozenset("bpm /min 1/min rpm s ms hz % ohm kohm g mg m/s2 m/s^2 mmhg mm[hg] cmh2o l/s l/min °c".split())
+_OTHER_UNITS = re.compile(r"bpm|1?/min|rpm|m?s|hz|%|k?ohm|m?g|m/s\^?2|mmhg|mm\[hg]|cmh2o|l/(s|min)|°c", re.IGNORECASE)
 
 
 _NUMBERED = re.compile(r"(?:ECG|EKG|)[ _.-]*(\d+)", re.IGNORECASE)
@@ -209,7 +209,7 @@ def _ecg_leads(channels: Sequence[Channel], path: Path) -> list[Channel]:
             f"Got no ECG lead among the channels of {path}, expected names such as I, aVR, V1 or ECG and a unit of "
             f"voltage. Its channels: {found}."
         )
-    unknown = [c for c in known if c not in leads and c.unit.strip().lower() not in _OTHER_UNITS]
+    unknown = [c for c in known if c not in leads and not _OTHER_UNITS.fullmatch(c.unit.strip())]
     if unknown:
         listed = ", ".join(f"{c.label.strip()} [{c.unit.strip() or 'no unit'}]" for c in unknown)
         warn(

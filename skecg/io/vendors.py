@@ -308,7 +308,9 @@ def _repeat(messages: Sequence[str], path: Path) -> None:
         raise DamagedRecordError(f"{path} ends in the middle of its samples: it is truncated. Copy or export it again.")
     for unread in filter(None, map(_UNREAD.search, messages)):
         warnings.warn(
-            f"Left out what {path} codes as {unread[1]}: no lead of ECGs has such a code.", LeadWarning, stacklevel=3
+            f"Left out what {path} codes as {unread[1]}, expected codes such as MDC_ECG_LEAD_II. Correct leads' codes.",
+            LeadWarning,
+            stacklevel=3,
         )
     for pattern, note in _NOTES.items():
         if any(re.search(pattern, message) for message in messages):

@@ -122,3 +122,9 @@ def test_dicom_leads_that_the_recorder_marks_are_named(tmp_path: Path) -> None:
         record = read_format(write_dicom(tmp_path / "a.dcm", [group]))
     assert record.leads == ("I", "II", "III")
     assert "marks lead(s) Lead II (DISCONNECTED), Lead III (UNCALIBRATED, TEST DATA)." in str(caught[0].message)
+
+
+def test_dicom_whose_channels_lie_where_samples_should_is_damaged(tmp_path: Path) -> None:
+    group = multiplex_group(counts(70, 40), [(f"CH{n}", "") for n in range(1, 71)])
+    with pytest.raises(DamagedRecordError, match=r"a\.dcm does not hold a usable recording"):
+        read_format(write_dicom(tmp_path / "a.dcm", [group]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from test_vendors import FILES, aecg, base64_text, counts, ishne, muse, sierra
+from test_vendors import FILES, aecg, base64_text, counts, ishne, muse, scp_file, scp_section, sierra
 
 from skecg.errors import DamagedRecordError, LeadWarning, SignalWarning, UnsupportedFormatError
 from skecg.io.formats import read_format
@@ -180,6 +180,19 @@ def test_scp_leads_longer_than_declared_are_damaged(tmp_path: Path, name: str) -
     path.write_bytes(sound.replace(lead_1, struct.pack("<IIB", 1, 50, 1)))
     with pytest.raises(DamagedRecordError, match=r"Got a lead of 1000 samples.*expected 50"):
         read_format(path)
+
+
+def test_coded_scp_leads_are_read(tmp_path: Path) -> None:
+    path, zeros = tmp_path / "a.scp", np.zeros((2, 80), np.int16)
+    coded = bytes(10)  # a bit a sample by the standard's own table
+    lead_table = b"".join(struct.pack("<IIB", 1, 80, code) for code in (1, 2))
+    sections = {
+        2: scp_section(2, struct.pack("<H", 19999)),
+        3: scp_section(3, struct.pack("<BB", 2, 4 | 2 << 3) + lead_table),
+        6: scp_section(6, struct.pack("<HHBBHH", 5000, 2000, 0, 0, len(coded), len(coded)) + coded * 2),
+    }
+    path.write_bytes(scp_file(sections))
+    np.testing.assert_array_equal(read_format(path).signal, zeros)
 
 
 def test_an_ishne_file_of_another_length_than_declared_is_said(tmp_path: Path) -> None:
