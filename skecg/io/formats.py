@@ -24,6 +24,7 @@ from skecg.errors import (
     MissingDependencyError,
     RecordNotFoundError,
     RecordReadError,
+    SignalWarning,
     SkecgError,
     SkecgWarning,
     UnsupportedFormatError,
@@ -84,6 +85,13 @@ def read_edf_channels(path: Path) -> list[Channel]:
             "again."
         )
     says_interrupted = file.reserved.strip().startswith(("EDF+D", "BDF+D"))
+    if says_interrupted and _TIMEKEEPING.isdisjoint(_fields(path, n_signals, *_LABELS)):
+        warnings.warn(
+            f"Read {path} as one piece, which says that it is interrupted (EDF+D) and has no annotations of time, "
+            "expected those to tell where. Look for gaps, or export it again.",
+            SignalWarning,
+            stacklevel=2,
+        )
     if not file.is_continuous if says_interrupted else _tells_gap(file, n_signals, path):
         raise UnsupportedFormatError(
             f"Got an interrupted recording in {path} (its annotations of time tell of gaps), expected a continuous "

@@ -9,7 +9,7 @@ import pytest
 from edfio import Edf, EdfAnnotation
 from test_formats import counts, edf_signal, write_edf
 
-from skecg.errors import DamagedRecordError, LeadWarning, UnsupportedFormatError
+from skecg.errors import DamagedRecordError, LeadWarning, SignalWarning, UnsupportedFormatError
 from skecg.io.formats import read_format
 
 if TYPE_CHECKING:
@@ -52,6 +52,14 @@ def test_rounding_drift_and_times_that_nobody_kept_are_no_gaps(
     tmp_path: Path, onsets: list[str], duration: bytes
 ) -> None:
     assert read_format(with_onsets(tmp_path / "a.edf", onsets, duration=duration)).n_samples == 500 * len(onsets)
+
+
+def test_an_interruption_without_annotations_of_time_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.edf"
+    Edf([edf_signal(counts(1, 1000)[0], "II")], data_record_duration=1).write(path)
+    path.write_bytes(path.read_bytes()[:192] + b"EDF+D" + path.read_bytes()[197:])
+    with pytest.warns(SignalWarning, match="says that it is interrupted"):
+        assert read_format(path).n_samples == 1000
 
 
 def with_field(path: Path, place: int, value: bytes) -> Path:
