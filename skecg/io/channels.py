@@ -50,6 +50,7 @@ __all__ = [
     "assemble",
     "caught_warnings",
     "ecg_rows",
+    "is_ecg",
     "join_parts",
     "lead_names",
     "shared_rate",
@@ -73,6 +74,10 @@ _HEAD_ELECTRODE = re.compile(
 
 
 _CENTRAL_ELECTRODE = re.compile(r"C[1-6]", re.IGNORECASE)
+
+
+# Of channels that may be named as leads are: ECG HR, an acceleration along X, CH 3.
+_OTHER_UNITS = re.compile(r"bpm|1?/min|rpm|m?s|hz|%|k?ohm|m?g|m/s\^?2|mmhg|mm\[hg]|cmh2o|l/(s|min)|°c", re.IGNORECASE)
 
 
 _NUMBERED = re.compile(r"(?:ECG|EKG|)[ _.-]*(\d+)", re.IGNORECASE)
@@ -185,7 +190,7 @@ def assemble(channels: Sequence[Channel], path: Path) -> ECGRecord:
 
 def _ecg_leads(channels: Sequence[Channel], path: Path) -> list[Channel]:
     """Choose the ECG leads, refusing a file without any and one that hides their unit."""
-    known = [channel for channel in channels if _is_ecg(channel, channels)]
+    known = [channel for channel in channels if is_ecg(channel, channels)]
     unscaled = [c.lead for c in known if c.lead in CANONICAL_LEADS and voltage_unit(c.unit) is None]
     if unscaled:
         raise UnsupportedFormatError(
@@ -193,25 +198,24 @@ def _ecg_leads(channels: Sequence[Channel], path: Path) -> list[Channel]:
             "recording with its scale, or pass the samples as an array with units=."
         )
     leads = [channel for channel in known if voltage_unit(channel.unit) is not None]
-    without = [channel.label.strip() for channel in known if _may_be_voltage(channel.unit)]
-    if leads and without:
-        message = f"Left out {', '.join(without)} of {path}, which states no known unit for them."
-        warn(message, LeadWarning, stacklevel=3)
     if not leads:
         found = ", ".join(f"{c.label.strip() or '?'} [{c.unit.strip() or 'no unit'}]" for c in channels) or "none"
         raise UnsupportedFormatError(
             f"Got no ECG lead among the channels of {path}, expected names such as I, aVR, V1 or ECG and a unit of "
             f"voltage. Its channels: {found}."
         )
+    unknown = [c for c in known if c not in leads and not _OTHER_UNITS.fullmatch(c.unit.strip())]
+    if unknown:
+        listed = ", ".join(f"{c.label.strip()} [{c.unit.strip() or 'no unit'}]" for c in unknown)
+        warn(
+            f"Left out {listed} of {path}, expected V, mV, uV or nV. Export all leads with their unit.",
+            LeadWarning,
+            stacklevel=4,
+        )
     return leads
 
 
-def _may_be_voltage(unit: str) -> bool:
-    """Report a unit that is absent, or of volts in a spelling that is not known: a pressure or a rate is none."""
-    return voltage_unit(unit) is None and unit.strip()[-1:] in ("", "v", "V")
-
-
-def _is_ecg(channel: Channel, channels: Sequence[Channel]) -> bool:
+def is_ecg(channel: Channel, channels: Sequence[Channel]) -> bool:
     """Report an ECG lead by its name, among the names of its neighbours."""
     if _CENTRAL_ELECTRODE.fullmatch(channel.label.strip()):
         # C3 beside other electrodes of the head is the head's, alone among leads the chest's.

@@ -9,6 +9,7 @@ References
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 import zlib
@@ -19,7 +20,7 @@ from warnings import warn
 import numpy as np
 
 from skecg.errors import DamagedRecordError, MissingDependencyError, SignalWarning, UnsupportedFormatError
-from skecg.io.channels import Channel, caught_warnings, strict_number
+from skecg.io.channels import Channel, caught_warnings, is_ecg, strict_number, voltage_unit
 from skecg.io.files import beginning_of, check_inflated, largest_inflated
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 
@@ -45,9 +46,13 @@ _FILE_ID = re.compile(r"[A-Z0-9_]{1,16}", re.IGNORECASE)
 # What a sample is worth, and what pydicom takes where it is not said.
 _SCALING = {"ChannelSensitivity": 1, "ChannelSensitivityCorrectionFactor": 1, "ChannelBaseline": 0}
 
-# CID 3001: the last number of an MDC ("2:61") or SCPECG ("5.6.3-9-61") lead code.
+# CID 3001: an MDC ("2:61") or SCPECG ("5.6.3-9-61") code, whose last number says which lead; some name no scheme.
+_LEAD_CODE, _LEAD_SCHEMES = re.compile(r"(?:2:|5\.6\.3-9-)(\d+)", re.ASCII), ("MDC", "SCPECG", "")
 _LEAD_OF_CODE = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF", 65: "-aVR"}
 _LEAD_OF_CODE |= {n + 2: f"V{n}" for n in range(1, 7)}
+
+# Samples that are no steps of a line, which pydicom takes for such.
+_COMPANDED = {"MB": "µ-law", "AB": "A-law"}
 
 # A converter that samples channels one after the other skews them by less.
 _MOST_SKEW_SAMPLES = 1.0
@@ -169,8 +174,14 @@ def _check_inflated(stream: mmap.mmap, path: Path) -> None:
 
 
 def _rhythm(groups: Any, path: Path) -> list[int]:
-    """Choose the groups that are the recording itself: not beats averaged from it, all at the same time."""
-    original = [i for i, group in enumerate(groups) if not _is_derived(group)] or list(range(len(groups)))
+    """Choose the groups that are the recording itself: an ECG, not beats averaged from it, all at the same time."""
+    named = [_named(group) for group in groups]
+    neighbours = [channel for channels in named for channel in channels]
+    of_heart = [i for i, channels in enumerate(named) if any(_is_lead(channel, neighbours) for channel in channels)]
+    candidates = of_heart or list(range(len(groups)))
+    original = [i for i in candidates if not _is_derived(groups[i])] or candidates
+    for i in original:
+        _check_times(groups[i], path)
     spans = {_span(groups[i]) for i in original}
     if len(spans) == 1:
         return original
@@ -187,6 +198,31 @@ def _rhythm(groups: Any, path: Path) -> list[int]:
         stacklevel=2,
     )
     return longest
+
+
+def _named(group: Any) -> list[Channel]:
+    """List the channels of a group by name and unit alone."""
+    return [
+        Channel(_label(definition, number), _unit(definition), math.nan, partial(np.empty, 0))
+        for number, definition in enumerate(group.ChannelDefinitionSequence)
+    ]
+
+
+def _is_lead(channel: Channel, neighbours: list[Channel]) -> bool:
+    """Report a lead of the heart; one of the twelve by its name alone, so that a unit left out is told."""
+    is_voltage = voltage_unit(channel.unit) is not None
+    return is_ecg(channel, neighbours) and (is_voltage or channel.lead in CANONICAL_LEADS)
+
+
+def _check_times(group: Any, path: Path) -> None:
+    """Raise for a group at no rate, or of which it is not known when it starts."""
+    rate, start = _number(group, "SamplingFrequency", 0), _number(group, "MultiplexGroupTimeOffset", 0)
+    if not rate or rate < 0 or start is None:
+        raise DamagedRecordError(
+            f"Got SamplingFrequency={str(group.get('SamplingFrequency'))!r} (Hz) and MultiplexGroupTimeOffset="
+            f"{str(group.get('MultiplexGroupTimeOffset'))!r} (ms) in {path}, expected a number above 0 and a number: "
+            "when its samples were taken is not known. Export it again."
+        )
 
 
 def _is_derived(group: Any) -> bool:
@@ -214,18 +250,67 @@ def _channels(dataset: Any, index: int, path: Path) -> list[Channel]:
             f"Got {len(definitions)} definitions of {group.NumberOfWaveformChannels} channels in {path}, expected one "
             "each."
         )
+    _check_linear(group, path)
+    _check_size(group, path)
     _check_skew(definitions, float(group.SamplingFrequency), path)
     physical = multiplex_array(dataset, index, as_raw=False)  # (n_samples, n_channels)
     padding = _padding(group)
     if padding is not None:
         physical[multiplex_array(dataset, index, as_raw=True) == padding] = np.nan
     rate = float(group.SamplingFrequency)
-    return [
+    channels = [
         Channel(
             _label(definition, number), _unit(definition), rate, partial(_column, physical, number, definition, path)
         )
         for number, definition in enumerate(definitions)
     ]
+    _warn_of_status(channels, definitions, path)
+    return channels
+
+
+def _warn_of_status(channels: list[Channel], definitions: Any, path: Path) -> None:
+    """Warn of leads that the recorder itself did not trust: disconnected, uncalibrated, test data."""
+    marked = [
+        f"{channel.label} ({', '.join(statuses)})"
+        for channel, definition in zip(channels, definitions, strict=True)
+        if is_ecg(channel, channels) and (statuses := _statuses(definition))
+    ]
+    if marked:
+        warn(
+            f"Read {path}, which marks lead(s) {', '.join(marked)}. Leave out what is no signal of the heart.",
+            SignalWarning,
+            stacklevel=2,
+        )
+
+
+def _statuses(definition: Any) -> list[str]:
+    """List what is said of the state of a channel, but that it is sound."""
+    stated = definition.get("ChannelStatus") or ()
+    return [
+        status for status in ([stated] if isinstance(stated, str) else map(str, stated)) if status not in ("OK", "")
+    ]
+
+
+def _check_linear(group: Any, path: Path) -> None:
+    """Raise for samples that are companded, as those of sound are."""
+    law = _COMPANDED.get(str(group.WaveformSampleInterpretation))
+    if law is not None:
+        raise UnsupportedFormatError(
+            f"Got samples companded by {law} in {path}, expected linear ones. Expand them, and pass them as an "
+            "ECGRecord; or export the recording with 16 bits."
+        )
+
+
+def _check_size(group: Any, path: Path) -> None:
+    """Raise for samples that are more or fewer than declared: they would be cut, or read in steps of another width."""
+    n_channels, n_samples = int(group.NumberOfWaveformChannels), int(group.NumberOfWaveformSamples)
+    bits, found = int(group.WaveformBitsAllocated), len(group.WaveformData)
+    n_bytes = n_channels * n_samples * bits // 8
+    if found not in (n_bytes, n_bytes + n_bytes % 2):
+        raise DamagedRecordError(
+            f"Got {found:,} bytes of samples in {path}, expected {n_bytes:,} for {n_channels} channels of {n_samples} "
+            f"samples of {bits} bits: which of the numbers is wrong is not known. Export or copy it again."
+        )
 
 
 def _check_skew(definitions: Any, rate: float, path: Path) -> None:
@@ -269,7 +354,8 @@ def _padding(group: Any) -> int | None:
     if not isinstance(value, bytes):
         return int(value)
     width = int(group.WaveformBitsAllocated) // 8
-    return int.from_bytes(value[:width], "little", signed=str(group.WaveformSampleInterpretation) in ("SB", "SS", "SL"))
+    is_signed = str(group.WaveformSampleInterpretation).startswith("S")
+    return int.from_bytes(value[:width], "little", signed=is_signed)
 
 
 def _unit(definition: Any) -> str:
@@ -287,13 +373,14 @@ def _label(definition: Any, number: int) -> str:
     label = str(definition.get("ChannelLabel", ""))
     if "NEG" in f"{meaning} {code}".upper():
         return code if "NEG" in code.upper() else "-aVR"
-    for name in (meaning, _decoded(code), code, label):
+    for name in (meaning, _decoded(source), code, label):
         if name and canonical_lead(name.removeprefix("-")) in CANONICAL_LEADS:
             return name
     return label or meaning or code or f"CH {number + 1}"
 
 
-def _decoded(code: str) -> str:
-    """Return the lead of a numeric lead code, an empty name for any other code."""
-    _, separator, last = code.replace("-", ":").rpartition(":")
-    return _LEAD_OF_CODE.get(int(last), "") if separator and last.isdigit() else ""
+def _decoded(source: Any) -> str:
+    """Return the lead of a standard's numeric lead code, an empty name for any other code."""
+    number = _LEAD_CODE.fullmatch(str(source.get("CodeValue", "")))
+    is_standard = str(source.get("CodingSchemeDesignator", "")).strip() in _LEAD_SCHEMES
+    return _LEAD_OF_CODE.get(int(number[1]), "") if number and is_standard else ""

@@ -10,7 +10,10 @@ EDF, EDF+, BDF and BDF+ by edfio.
 from __future__ import annotations
 
 import math
+import re
 import warnings
+from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +24,12 @@ from skecg.errors import (
     MissingDependencyError,
     RecordNotFoundError,
     RecordReadError,
+    SignalWarning,
     SkecgError,
     SkecgWarning,
     UnsupportedFormatError,
 )
-from skecg.io.channels import Channel, assemble, caught_warnings
+from skecg.io.channels import Channel, assemble, caught_warnings, strict_number
 from skecg.io.dicom import read_dicom_channels
 from skecg.io.vendors import read_vendor_channels
 
@@ -43,11 +47,17 @@ __all__ = ["FORMAT_SUFFIXES", "read_edf_channels", "read_format"]
 _RECORD_COUNT = slice(236, 244)  # where the header says how many data records follow
 
 
-_SIGNAL_COUNT = slice(252, 256)
+_DURATION, _SIGNAL_COUNT = slice(244, 252), slice(252, 256)
 
 
 # Of each signal's part of the header, where the least and greatest physical and digital value lie, and a unit ends.
 _NUMBERS_FROM, _NUMBERS_UNTIL = 104, 136
+
+
+_LABELS, _COUNTS = (0, 16), (216, 8)  # … and where labels and numbers of samples a data record begin, and their width
+
+
+_TIMEKEEPING, _ONSET = {b"EDF Annotations", b"BDF Annotations"}, re.compile(rb"([+-]\d+(?:\.\d*)?)\x14\x14")
 
 
 _UNKNOWN_COUNT = -1  # written while a recording goes on, and left there when it is broken off
@@ -62,20 +72,78 @@ def read_edf_channels(path: Path) -> list[Channel]:
     numbers = _first_bytes(path, 256 + _NUMBERS_UNTIL * n_signals)[256 + _NUMBERS_FROM * n_signals :]
     if b"_" in head[_RECORD_COUNT.start :] + numbers:  # Python, and so edfio, takes 1_0 for ten
         raise DamagedRecordError(f"Got '_' in a number of the header of {path}. Export or copy it again.")
+    _check_duration(head, path)
     # Headers should be ASCII, but recorders write names and µV in Latin-1.
     read = read_bdf if head[:1] == b"\xff" else read_edf
     file = read(path, header_encoding="latin-1")
     declared = int(head[_RECORD_COUNT])
     if declared not in (_UNKNOWN_COUNT, file.num_data_records):
+        is_short = file.num_data_records < declared
         raise DamagedRecordError(
-            f"Got {file.num_data_records} of {declared} data records in {path}: the file is truncated. Copy it again."
+            f"Got {file.num_data_records} data records in {path}, expected {declared} as its header says: "
+            f"{'the file is truncated. Copy' if is_short else 'which are of the recording is not known. Export'} it "
+            "again."
         )
-    if file.reserved.startswith(("EDF+D", "BDF+D")) and not file.is_continuous:
+    says_interrupted = file.reserved.strip().startswith(("EDF+D", "BDF+D"))
+    if says_interrupted and _TIMEKEEPING.isdisjoint(_fields(path, n_signals, *_LABELS)):
+        warnings.warn(
+            f"Read {path} as one piece, which says that it is interrupted (EDF+D) and has no annotations of time, "
+            "expected those to tell where. Look for gaps, or export it again.",
+            SignalWarning,
+            stacklevel=2,
+        )
+    if not file.is_continuous if says_interrupted else _tells_gap(file, n_signals, path):
         raise UnsupportedFormatError(
-            f"Got an interrupted recording in {path} (EDF+D with gaps), expected a continuous one. Read its pieces "
-            "with edfio and pass each as an ECGRecord."
+            f"Got an interrupted recording in {path} (its annotations of time tell of gaps), expected a continuous "
+            "one. Read its pieces with edfio and pass each as an ECGRecord."
         )
     return [_channel(signal, path) for signal in file.signals]
+
+
+def _check_duration(head: bytes, path: Path) -> None:
+    """Raise for data records that last no time; in files of annotations alone they do not."""
+    stated = head[_DURATION].decode("latin-1").strip()
+    duration = strict_number(stated)
+    is_sampled = not set(_fields(path, int(head[_SIGNAL_COUNT]), *_LABELS)) <= _TIMEKEEPING
+    if duration is None or duration < 0 or (duration == 0 and is_sampled):
+        raise DamagedRecordError(
+            f"Got {stated!r} as the seconds of a data record in {path}, expected a number above 0: its sampling rate "
+            "is not known. Export it again."
+        )
+
+
+def _fields(path: Path, n_signals: int, before: int, width: int) -> list[bytes]:
+    """Return a field of each signal from the header, where so many bytes a signal stand before it."""
+    text = _first_bytes(path, 256 + (before + width) * n_signals)[256 + before * n_signals :]
+    return [text[start : start + width].strip() for start in range(0, width * n_signals, width)]
+
+
+def _tells_gap(file: Any, n_signals: int, path: Path) -> bool:
+    """Whether a file that does not say so (EDF+D) has data records that begin later than the one before ends."""
+    labels = _fields(path, n_signals, *_LABELS)
+    kept = next((number for number, label in enumerate(labels) if label in _TIMEKEEPING), None)
+    if kept is None or not file.signals:
+        return False
+    width = 3 if _first_bytes(path, 1) == b"\xff" else 2
+    n_bytes = [int(count) * width for count in _fields(path, n_signals, *_COUNTS)]
+    records = np.memmap(path, np.uint8, "r", 256 * (n_signals + 1), (file.num_data_records, sum(n_bytes)))
+    first = sum(n_bytes[:kept])
+    found = [_ONSET.match(record.tobytes()) for record in records[:, first : first + n_bytes[kept]]]
+    onsets = [Decimal(onset[1].decode()) for onset in found if onset]
+    return len(onsets) == len(found) and _longest_step(onsets) > _longest_record(file, onsets)
+
+
+def _longest_step(onsets: list[Decimal]) -> float:
+    """Return the longest time from one data record's beginning to the next one's (s)."""
+    return float(max((later - earlier for earlier, later in pairwise(onsets)), default=0))
+
+
+def _longest_record(file: Any, onsets: list[Decimal]) -> float:
+    """Return how long a data record may last (s): a sample longer than stated, and what rounding makes of onsets."""
+    step = Decimal(1).scaleb(min(int(onset.as_tuple().exponent) for onset in onsets))
+    duration = Decimal(str(file.data_record_duration))
+    fastest = max(signal.sampling_frequency for signal in file.signals)
+    return float(duration + (step if duration % step else 0)) + 1 / fastest
 
 
 def _first_bytes(path: Path, count: int) -> bytes:
@@ -91,12 +159,21 @@ def _channel(signal: Any, path: Path) -> Channel:
         limits = signal.physical_min, signal.physical_max
         if signal.digital_min >= signal.digital_max or not 0 < abs(limits[1] - limits[0]) < math.inf:
             raise DamagedRecordError(
-                f"Got an empty digital or physical range for {signal.label!r} in {path}, expected numbers that differ "
-                "for minimum and maximum: its samples have no scale. Export it again."
+                f"Got a digital range of {signal.digital_min} to {signal.digital_max} and a physical one of "
+                f"{limits[0]:g} to {limits[1]:g} for {signal.label!r} in {path}, expected the first to ascend and the "
+                "second to be two numbers that differ: its samples have no scale. Export it again."
             )
         return np.asarray(signal.data, dtype=np.float64)
 
-    return Channel(signal.label, signal.physical_dimension, signal.sampling_frequency, values)
+    return Channel(_as_utf8(signal.label), _as_utf8(signal.physical_dimension), signal.sampling_frequency, values)
+
+
+def _as_utf8(text: str) -> str:
+    """Return text that was read as Latin-1 as it was meant, if it is UTF-8: the µ of µV has two bytes there."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        return text
 
 
 #: Suffixes of the files that :func:`read_format` may be able to read, in lower case.

@@ -63,16 +63,6 @@ def write_edf(path: Path, signals: list[EdfSignal]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("unit", ["", "?V"])
-def test_an_ecg_channel_without_a_known_unit_is_not_left_out_in_silence(tmp_path: Path, unit: str) -> None:
-    signals = [
-        edf_signal(row, name, unit=u)
-        for row, name, u in zip(counts(2, 1000), ("ECG1", "ECG2"), (unit, "mV"), strict=True)
-    ]
-    with pytest.warns(LeadWarning, match="Left out ECG1 of .*a.edf, which states no known unit for them"):
-        assert read_format(write_edf(tmp_path / "a.edf", signals)).leads == ("ECG2",)
-
-
 def test_edf_samples_come_back_to_the_step(tmp_path: Path) -> None:
     digital = counts(12, 1000)
     labels = [f"ECG {lead}" if lead != "aVR" else "AVR" for lead in CANONICAL_LEADS]
@@ -424,7 +414,7 @@ def test_a_truncated_dicom_is_refused(tmp_path: Path, keep: int) -> None:
 
 def test_dicom_at_no_rate_is_damaged(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "a.dcm", [multiplex_group(counts(2, 1000), MEANINGS[:2], rate=0)])
-    with pytest.raises(DamagedRecordError, match=re.escape(f"{path} does not hold a usable recording")):
+    with pytest.raises(DamagedRecordError, match=r"SamplingFrequency='0.*a\.dcm, expected a number above 0"):
         read_format(path)
 
 

@@ -144,6 +144,10 @@ def scp(raw: np.ndarray, leads: tuple[str, ...], differences: int = 0, starts: d
             + b"".join(chunks),
         ),
     }
+    return scp_file(sections)
+
+
+def scp_file(sections: dict[int, bytes]) -> bytes:
     position = 6 + 16 + 10 * 12  # the record's head, section 0's head, and its 12 pointers
     pointers = struct.pack("<HII", 0, position - 6, 7)
     for number in range(1, 12):

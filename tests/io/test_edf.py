@@ -1,0 +1,126 @@
+"""What an EDF file says of its samples and its time is obeyed, or the file refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from edfio import Edf, EdfAnnotation
+from test_formats import counts, edf_signal, write_edf
+
+from skecg.errors import DamagedRecordError, LeadWarning, SignalWarning, UnsupportedFormatError
+from skecg.io.formats import read_format
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def with_onsets(path: Path, onsets: list[str], reserved: bytes = b"EDF+C", duration: bytes = b"1") -> Path:
+    """Write seconds of a lead, with other times of their beginnings and another length of each in the header."""
+    write_edf(path, [edf_signal(counts(1, 500 * len(onsets))[0], "II")])
+    content = bytearray(path.read_bytes().replace(b"EDF+C ", reserved.ljust(6), 1))
+    content[244:252] = duration.ljust(8)
+    for number, onset in enumerate(onsets):
+        place = 3 * 256 + (number + 1) * (2 * 500 + 16) - 16  # the annotations stand last in each data record
+        content[place : place + 16] = f"{onset}\x14\x14".encode().ljust(16, b"\0")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("reserved", [b"EDF+C", b" EDF+D", b""])
+def test_gaps_that_the_annotations_of_time_tell_are_refused(tmp_path: Path, reserved: bytes) -> None:
+    path = with_onsets(tmp_path / "a.edf", ["+0", "+1", "+5", "+6"], reserved)
+    with pytest.raises(UnsupportedFormatError, match="interrupted"):
+        read_format(path)
+
+
+@pytest.mark.parametrize(
+    ("onsets", "duration"),
+    [
+        (["+0", "+1", "+2"], b"1"),
+        (["+0"], b"1"),
+        (["+7.5", "+8.5", "+9.5"], b"1"),
+        (["+0", "+0.33", "+0.67", "+1.00"], b"0.3333"),
+        (["+0", "+1.0001", "+2.0002"], b"1"),
+        (["+0", "+0", "+0"], b"1"),
+        (["+0", "nothing", "+5"], b"1"),
+    ],
+    ids=str,
+)
+def test_rounding_drift_and_times_that_nobody_kept_are_no_gaps(
+    tmp_path: Path, onsets: list[str], duration: bytes
+) -> None:
+    assert read_format(with_onsets(tmp_path / "a.edf", onsets, duration=duration)).n_samples == 500 * len(onsets)
+
+
+def test_an_interruption_without_annotations_of_time_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.edf"
+    Edf([edf_signal(counts(1, 1000)[0], "II")], data_record_duration=1).write(path)
+    path.write_bytes(path.read_bytes()[:192] + b"EDF+D" + path.read_bytes()[197:])
+    with pytest.warns(SignalWarning, match="says that it is interrupted"):
+        assert read_format(path).n_samples == 1000
+
+
+def with_field(path: Path, place: int, value: bytes) -> Path:
+    """Write two seconds of a lead, with another number in the header."""
+    content = bytearray(write_edf(path, [edf_signal(counts(1, 1000)[0], "II")]).read_bytes())
+    content[place : place + 8] = value.ljust(8)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (
+            236,
+            b"1",
+            r"Got 2 data records in .*, expected 1 as its header says: which are of the recording is not known",
+        ),
+        (236, b"3", r"Got 2 data records in .*, expected 3 as its header says: the file is truncated"),
+        (244, b"0", "Got '0' as the seconds of a data record"),
+        (244, b"-1", "Got '-1' as the seconds of a data record"),
+        (244, b"nan", "Got 'nan' as the seconds of a data record"),
+        (
+            256 + 2 * 120,
+            b"32767",
+            "Got a digital range of 32767 to 32767 and a physical one of -81920 to 81917.5 for 'II'",
+        ),
+        (256 + 2 * 120, b"40000", "Got a digital range of 40000 to 32767"),
+    ],
+)
+def test_a_number_of_the_header_that_cannot_be_is_told(tmp_path: Path, place: int, value: bytes, message: str) -> None:
+    with pytest.raises(DamagedRecordError, match=message):
+        read_format(with_field(tmp_path / "a.edf", place, value))
+
+
+def test_edf_annotations_alone_last_no_time_and_a_lead_alone_does(tmp_path: Path) -> None:
+    path = tmp_path / "a.edf"
+    Edf([], annotations=[EdfAnnotation(1, None, "noise")]).write(path)
+    with pytest.raises(UnsupportedFormatError, match="no ECG lead"):
+        read_format(path)
+    Edf([edf_signal(counts(1, 500)[0], "II")], data_record_duration=1).write(path)
+    path.write_bytes(path.read_bytes()[:244] + b"0       " + path.read_bytes()[252:])
+    with pytest.raises(DamagedRecordError, match="Got '0' as the seconds"):
+        read_format(path)
+
+
+@pytest.mark.parametrize("unit", ["µV", "μV", "мкВ"])
+def test_units_in_utf_8_are_understood(tmp_path: Path, unit: str) -> None:
+    raw = counts(1, 500)
+    path = write_edf(tmp_path / "a.edf", [edf_signal(raw[0], "ECG1", unit="uV")])
+    path.write_bytes(path.read_bytes().replace(b"uV      ", unit.encode().ljust(8)))
+    np.testing.assert_allclose(read_format(path).signal, raw * 2.5e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("unit", "shown"), [("", "no unit"), ("LSB", "LSB")])
+def test_a_lead_without_a_known_unit_is_named(tmp_path: Path, unit: str, shown: str) -> None:
+    raw = counts(3, 500)
+    signals = [
+        edf_signal(raw[0], "ECG1", unit=unit),
+        edf_signal(raw[1], "ECG2"),
+        edf_signal(raw[2], "ECG HR", unit="bpm"),
+    ]
+    with pytest.warns(LeadWarning, match=rf"Left out ECG1 \[{shown}\] of"):
+        assert read_format(write_edf(tmp_path / "a.edf", signals)).leads == ("ECG2",)

@@ -1,0 +1,212 @@
+"""What vendors' files say of their leads is obeyed, or the files refused."""
+
+from __future__ import annotations
+
+import re
+import struct
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from test_vendors import FILES, aecg, base64_text, counts, ishne, muse, scp_file, scp_section, sierra
+
+from skecg.errors import DamagedRecordError, LeadWarning, SignalWarning, UnsupportedFormatError
+from skecg.io.formats import read_format
+from skecg.leads import CANONICAL_LEADS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("write", [aecg, muse])
+@pytest.mark.parametrize(
+    ("names", "leads"),
+    [(("I", "V_1", "V_2"), ("I", "V1", "V2")), (("I", "CH_1", "CH_2"), ("I", "CH_1", "CH_2"))],
+    ids=["chest leads", "numbered channels"],
+)
+def test_a_number_that_belongs_to_a_lead_s_name_stays(
+    tmp_path: Path, write: Callable[..., bytes], names: tuple[str, ...], leads: tuple[str, ...]
+) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(write(counts(3), names))
+    assert read_format(path).leads == leads
+
+
+@pytest.mark.parametrize("write", [aecg, muse])
+def test_a_lead_twice_is_known_for_one(tmp_path: Path, write: Callable[..., bytes]) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(write(np.repeat(counts(1), 2, axis=0), ("II", "II")))
+    assert read_format(path).leads == ("II",)
+    path.write_bytes(write(counts(3), ("I", "V", "V")))
+    with pytest.raises(UnsupportedFormatError, match="Got leads V and V_2"):
+        read_format(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "other", "rate"),
+    [
+        ("muse.xml", b"<SampleBase>500</SampleBase>", b"<SampleBase>128.5</SampleBase>", 128.5),
+        ("muse.xml", b"500</SampleBase><SampleExponent>0", b"24999</SampleBase><SampleExponent>-2", 249.99),
+        ("mortara.xml", b'SAMPLE_FREQ="500"', b'SAMPLE_FREQ="299.5"', 299.5),
+        ("kardia.json", b'"frequency": 300', b'"frequency": 128.4', 128.4),
+        ("plain.scp", struct.pack("<HH", 5000, 2000), struct.pack("<HH", 5000, 3900), 1e6 / 3900),
+        ("plain.scp", struct.pack("<HH", 5000, 2000), struct.pack("<HH", 5000, 3906), 256),
+    ],
+)
+def test_rates_are_not_rounded(tmp_path: Path, name: str, stated: bytes, other: bytes, rate: float) -> None:
+    path, sound = tmp_path / name, FILES[name][0]()
+    assert stated in sound
+    path.write_bytes(sound.replace(stated, other))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*checksum")
+        assert read_format(path).sampling_rate == pytest.approx(rate, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "other"),
+    [
+        ("sierra.xml", b'samplespersecond="500"', b'samplespersecond="500.5"'),
+        ("sierra.xml", b"<signaloffset>0<", b"<signaloffset>0.4<"),
+        ("muse.xml", b"<LeadSampleSize>2<", b"<LeadSampleSize>2.5<"),
+    ],
+)
+def test_numbers_that_would_be_rounded_are_refused(tmp_path: Path, name: str, stated: bytes, other: bytes) -> None:
+    path, sound = tmp_path / name, FILES[name][0]()
+    assert stated in sound
+    path.write_bytes(sound.replace(stated, other))
+    with pytest.raises(DamagedRecordError, match="expected a whole number"):
+        read_format(path)
+
+
+@pytest.mark.parametrize("sample", ["inf", "-inf", "nan", "1_0", "1e400", "２"])
+def test_an_aecg_s_samples_are_numbers_or_the_file_is_refused(tmp_path: Path, sample: str) -> None:
+    path, sound = tmp_path / "a.xml", FILES["aecg.xml"][0]()
+    path.write_bytes(sound.replace(b"<digits>", f"<digits>{sample} ".encode()))
+    with pytest.raises(DamagedRecordError, match=r"sample.*a\.xml"):
+        read_format(path)
+
+
+def test_samples_in_plain_text_are_numbers_or_the_file_is_refused(tmp_path: Path) -> None:
+    path, raw = tmp_path / "a.xml", counts(2)
+    text = " ".join(map(str, raw.ravel()))
+    sound = sierra(raw, ("I", "II")).decode().replace(base64_text(raw), text).replace("Base64", "Plain")
+    path.write_text(sound)
+    np.testing.assert_allclose(read_format(path).signal, raw * 5e-3, rtol=1e-6)
+    path.write_text(sound.replace(text, f"1_0 {text}"))
+    with pytest.raises(DamagedRecordError, match="Got a sample with '_'"):
+        read_format(path)
+
+
+def test_kardia_s_samples_are_numbers_or_the_file_is_refused(tmp_path: Path) -> None:
+    path, sound = tmp_path / "a.json", FILES["kardia.json"][0]()
+    for sample, found in ((b'"1_0"', "samples"), (b"true", "samples"), (b"Infinity", "an infinite sample of lead I")):
+        path.write_bytes(sound.replace(b'"leadI": [', b'"leadI": [' + sample + b", ", 1))
+        with pytest.raises(DamagedRecordError, match=f"Got {found}"):
+            read_format(path)
+
+
+def in_sets(write: Callable[..., bytes], parts: list[tuple[str, ...]], around: str) -> bytes:
+    """A file with a set of leads after the other, each between the tags named."""
+    files = [write(counts(len(part)), part).decode("latin-1") for part in parts]
+    bodies = [re.search(f"<{around}>.*</{around}>", file, re.DOTALL)[0] for file in files]
+    return files[0].replace(bodies[0], "".join(bodies)).encode("latin-1")
+
+
+@pytest.mark.parametrize(("write", "around"), [(aecg, "sequenceSet"), (aecg, "series"), (muse, "Waveform")])
+def test_leads_in_turn_are_refused_and_the_same_ones_again_are_said(
+    tmp_path: Path, write: Callable[..., bytes], around: str
+) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(in_sets(write, [CANONICAL_LEADS[i : i + 3] for i in (0, 3, 6, 9)], around))
+    with pytest.raises(UnsupportedFormatError, match=r"aVR, aVL, aVF, V1, V2, V3, V4, V5, V6 in another set"):
+        read_format(path)
+    path.write_bytes(in_sets(write, [("I", "II"), ("I", "II")], around))
+    with pytest.warns(SignalWarning, match="more than one recording"):
+        assert read_format(path).leads == ("I", "II")
+
+
+def test_a_sequence_of_an_aecg_that_is_not_read_is_named(tmp_path: Path) -> None:
+    path, sound = tmp_path / "a.xml", aecg(counts(3), ("I", "II", "III"))
+    path.write_bytes(sound.replace(b"MDC_ECG_LEAD_III", b"III"))
+    with pytest.warns(LeadWarning, match="codes as 'III'"):
+        assert read_format(path).leads == ("I", "II")
+
+
+@pytest.mark.parametrize("unit", ["ns", "min", ""])
+def test_an_aecg_s_increment_in_another_unit_is_told(tmp_path: Path, unit: str) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(aecg(counts(2), ("I", "II"), increment=f'2" unit="{unit}'))
+    with pytest.raises(DamagedRecordError, match=f"Got '{unit}' as the unit of the increment of time"):
+        read_format(path)
+
+
+def patched(content: bytes, place: int, value: bytes) -> bytes:
+    """An ISHNE file with other bytes at a place of its header, and no checksum."""
+    content = content[:8] + b"\0\0" + content[10:]
+    return content[:place] + value + content[place + len(value) :]
+
+
+def test_leads_that_were_off_are_named(tmp_path: Path) -> None:
+    path, sound = tmp_path / "a.xml", muse(counts(3), ("I", "II", "V1")).decode()
+    for lead, state in (("I", "FALSE"), ("II", "TRUE")):
+        sound = sound.replace(f"<LeadID>{lead}</LeadID>", f"<LeadID>{lead}</LeadID><LeadOff>{state}</LeadOff>")
+    path.write_text(sound)
+    with pytest.warns(SignalWarning, match=r"marks lead\(s\) II \(off\)\."):
+        assert read_format(path).n_leads == 3
+    path.write_bytes(patched(FILES["holter.ecg"][0](), 182, struct.pack("<3h", 3, 5, 0)))
+    with pytest.warns(SignalWarning, match=r"marks lead\(s\) V1 \(frequent disconnection\)\."):
+        assert read_format(path).n_leads == 3
+
+
+@pytest.mark.parametrize(("nanoseconds", "n_samples"), [(20_000_000, 10), (2_000_000, 1), (1_900_000, 0)])
+def test_mfer_channels_of_different_times_are_refused(tmp_path: Path, nanoseconds: int, n_samples: int) -> None:
+    path, lead_2 = tmp_path / "a.mwf", bytes([3, 0x09, 1, 2])
+    skewed = bytes([9, *lead_2[1:], 0x43, 4]) + struct.pack("<i", nanoseconds)
+    path.write_bytes(FILES["a.mwf"][0]().replace(bytes([0x3F, 1]) + lead_2, bytes([0x3F, 1]) + skewed))
+    if n_samples == 0:
+        assert read_format(path).n_leads == 12
+        return
+    with pytest.raises(UnsupportedFormatError, match=f"skewed by up to {n_samples} samples"):
+        read_format(path)
+
+
+@pytest.mark.parametrize("name", ["plain.scp", "first.scp"])
+def test_scp_leads_longer_than_declared_are_damaged(tmp_path: Path, name: str) -> None:
+    path, sound = tmp_path / name, FILES[name][0]()
+    lead_1 = struct.pack("<IIB", 1, 1000, 1)
+    assert lead_1 in sound
+    path.write_bytes(sound.replace(lead_1, struct.pack("<IIB", 1, 50, 1)))
+    with pytest.raises(DamagedRecordError, match=r"Got a lead of 1000 samples.*expected 50"):
+        read_format(path)
+
+
+def test_coded_scp_leads_are_read(tmp_path: Path) -> None:
+    path, zeros = tmp_path / "a.scp", np.zeros((2, 80), np.int16)
+    coded = bytes(10)  # a bit a sample by the standard's own table
+    lead_table = b"".join(struct.pack("<IIB", 1, 80, code) for code in (1, 2))
+    sections = {
+        2: scp_section(2, struct.pack("<H", 19999)),
+        3: scp_section(3, struct.pack("<BB", 2, 4 | 2 << 3) + lead_table),
+        6: scp_section(6, struct.pack("<HHBBHH", 5000, 2000, 0, 0, len(coded), len(coded)) + coded * 2),
+    }
+    path.write_bytes(scp_file(sections))
+    np.testing.assert_array_equal(read_format(path).signal, zeros)
+
+
+def test_an_ishne_file_of_another_length_than_declared_is_said(tmp_path: Path) -> None:
+    path, sound = tmp_path / "a.ecg", FILES["holter.ecg"][0]()
+    for declared in (1000, 3000, 0, -9):
+        path.write_bytes(patched(sound, 14, struct.pack("<i", declared)))
+        assert read_format(path).n_samples == 1000
+    path.write_bytes(patched(sound, 14, struct.pack("<i", 100_000)))
+    with pytest.warns(SignalWarning, match="Read 1,000 samples a lead from .* which declares 100,000"):
+        assert read_format(path).n_samples == 1000
+
+
+def test_an_ishne_lead_without_a_step_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.ecg"
+    path.write_bytes(patched(ishne(counts(2), [0, 6]), 206, struct.pack("<h", 0)))
+    with pytest.warns(LeadWarning, match=r"Left out CH1 \[no unit\] of"):
+        assert read_format(path).leads == ("II",)
