@@ -10,7 +10,7 @@ NEWEST_PYTHON ?= $(shell for python in python3.13 $(wildcard $(HOME)/.pyenv/vers
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test coverage fuzz test-oldest test-newest which-newest lint types docs look dist figures weights clean
+.PHONY: demo test test-all coverage fuzz test-oldest test-newest which-newest lint types docs look dist figures weights clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
@@ -18,14 +18,19 @@ demo: $(VENV)/installed
 test: $(VENV)/test-installed
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-# The same tests, with the branches they take counted, their subprocesses' too; that costs a third more time. What reads
-# files and weights that strangers made is tested whole; the least of the rest stands in pyproject.toml. ROOMS=few counts in
-# the former alone, for half of that time.
+# Those that take seconds each too: more graphs, benchmarks, runs and processes of the kinds that `make test` has one of.
+ALL = -m "not network"
+test-all: $(VENV)/test-installed
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ALL)
+
+# All tests, with the branches they take counted, their subprocesses' too; that costs a third more time. What reads files and
+# weights that strangers made is tested whole; the least of the rest stands in pyproject.toml. ROOMS=few counts in the former
+# alone, for half of that time, with the tests of `make test`.
 coverage: export COVERED = $(if $(filter few,$(ROOMS)),skecg.io,skecg)
 coverage: export AND_COVERED = $(if $(filter few,$(ROOMS)),skecg.weights,pretraining)
 coverage: $(VENV)/test-installed
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n auto --dist worksteal
+	$(BIN)/coverage run -m pytest -n auto --dist worksteal $(if $(filter few,$(ROOMS)),,$(ALL))
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --include='skecg/io/*,skecg/weights/*' --fail-under=100
 	$(BIN)/coverage report
@@ -40,7 +45,7 @@ fuzz: $(VENV)/test-installed
 BY_OTHERS = --ignore=tests/attacks --ignore=tests/examples --ignore=tests/test_fuzz.py
 FEW = tests/test_embedder.py tests/io tests/linear_model tests/hub tests/weights tests/inference tests/embedding_cache \
 	--ignore=tests/embedding_cache/test_cache_processes.py
-OF_ROOMS = $(if $(filter few,$(ROOMS)),$(FEW))
+OF_ROOMS = $(if $(filter few,$(ROOMS)),$(FEW),$(ALL))
 test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider $(BY_OTHERS) \
 		--ignore=tests/test_architecture.py --ignore=tests/test_docs.py $(OF_ROOMS)

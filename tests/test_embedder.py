@@ -66,6 +66,7 @@ def test_scikit_learns_whole_check_passes(estimator, check) -> None:
     check(estimator)
 
 
+@pytest.mark.slow
 def test_all_of_scikit_learns_checks_run_with_the_array_api_one() -> None:
     code = (
         "from collections import Counter\n"

@@ -71,6 +71,7 @@ def growth_mib(code: str, listing: Path, out: Path) -> float:
     return float(done.stdout.split()[-1])
 
 
+@pytest.mark.slow
 def test_thousands_of_records_through_python_stay_within_a_bound(listing: Path, tmp_path: Path) -> None:
     assert growth_mib(EMBEDDER, listing, tmp_path / "none") < API_BOUND_MIB
 

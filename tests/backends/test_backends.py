@@ -29,7 +29,8 @@ from skecg.spec import LeadwiseConfig, TemporalConfig
 from skecg.weights import find_weights, loaded_encoder, read_info
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-MODELS = ["tiny-temporal", "tiny-leadwise"]
+# An export takes seconds for each.
+MODELS = ["tiny-temporal", pytest.param("tiny-leadwise", marks=pytest.mark.slow)]
 CPU = torch.device("cpu")
 
 # How far features may be from torch's, as a share of their root mean square: float32's rounding, not more.
@@ -193,6 +194,7 @@ def unusual(number: int) -> Encoder:
     return build_encoder(UNUSUAL[number]).eval().requires_grad_(False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(3), ids=["one token", "registers and biases", "one lead"])
 def test_encoders_of_unusual_shapes_are_those_of_torch(backend, number) -> None:
     source, config = unusual(number), UNUSUAL[number]

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 
 # A token for all leads is in the graph of the dual encoder, tests/encoders/test_dual.py.
+@pytest.mark.slow
 def test_the_graph_gives_the_encoders_tokens_for_any_windows_and_leads() -> None:
     import onnxruntime
 

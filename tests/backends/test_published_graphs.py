@@ -40,7 +40,10 @@ class Graph(NamedTuple):
     content: bytes
 
 
-@pytest.fixture(scope="module", params=sorted(SMALL))
+@pytest.fixture(
+    scope="module",
+    params=["merl", *[pytest.param(name, marks=pytest.mark.slow) for name in sorted(set(SMALL) - {"merl"})]],
+)
 def graph(request: pytest.FixtureRequest) -> Graph:
     with torch.random.fork_rng():
         torch.manual_seed(0)

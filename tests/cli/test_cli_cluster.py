@@ -163,6 +163,7 @@ def test_a_scheduler_that_cannot_be_reached_is_said_before_any_work(
     assert not Path("parts").exists()
 
 
+@pytest.mark.slow
 def test_what_a_cluster_began_is_continued_without_it_when_its_scheduler_dies(
     to_archive: Run, embed: Run, cluster: DaskProcesses, sound: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,6 +132,7 @@ def test_exporting_a_graph_again_is_refused(folder: Path, tmp_path: Path) -> Non
         export_onnx(folder, tmp_path / "again.onnx")
 
 
+@pytest.mark.slow
 def test_our_own_export_comes_back_as_weights(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     from skecg.backends import export_onnx

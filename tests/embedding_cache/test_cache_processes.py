@@ -156,6 +156,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_search_in_processes_shares_a_folder_but_no_memory(tmp_path):
     script = tmp_path / "search.py"
     script.write_text(SEARCH, encoding="utf-8")

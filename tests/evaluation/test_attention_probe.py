@@ -200,6 +200,7 @@ def test_tokens_of_crops_are_those_of_the_cut_records_whatever_the_input_is() ->
     assert half[0].dtype == np.float16
 
 
+@pytest.mark.slow
 def test_rhythms_are_told_apart_from_tokens_of_a_real_encoder() -> None:
     records, labels = make_ecg(96, rhythm=["sinus", "af"], noise=0.02, sampling_rate=250, random_state=3)
     embedder = JEPAEmbedder().fit(records)

@@ -63,6 +63,7 @@ def test_the_benchmark_from_file_to_feature_prints_its_ratios(benchmark, capsys,
     assert "core hours for a million records" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 def test_the_benchmark_of_precision_shows_that_bfloat16_and_int8_change_little(benchmark, capsys):
     benchmark("precision").main(["--tiny"])
@@ -116,6 +117,7 @@ def test_the_benchmark_of_searches_sets_them_against_embedding_once(benchmark, c
         assert len(re.findall(rf"^{row}$", printed, re.M)) == 2
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_starting_up_starts_processes(benchmark, capsys):
     benchmark("start_up").main(["--tiny"])
     printed = capsys.readouterr().out
@@ -123,6 +125,7 @@ def test_the_benchmark_of_starting_up_starts_processes(benchmark, capsys):
         assert re.search(rf"^{row} +\d+\.\d+ +\d+\.\d+ ", printed, re.M)
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_memory_gives_peaks_of_both_ways(benchmark, capsys):
     benchmark("memory").main(["--records", "3", "--model", str(TINY)])
     printed = capsys.readouterr().out

@@ -19,6 +19,7 @@ TINY = Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal"
 
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("threads_as_before"),
     # Noise and wander stand in for recordings; what is odd about them is tested elsewhere.
     pytest.mark.filterwarnings("ignore::skecg.errors.SignalWarning", "ignore::skecg.errors.UnitsWarning"),

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.usefixtures("threads_as_before")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("threads_as_before")]
 
 
 @pytest.fixture

@@ -134,6 +134,7 @@ def test_the_phase_that_makes_the_difference_is_worth_the_most(tmp_path: Path) -
     assert "ST elevation: ST is worth the most" in output
 
 
+@pytest.mark.slow
 def test_waves_are_found_in_hearts_that_were_not_learned_from(tmp_path: Path) -> None:
     output = output_of("segment", tmp_path)
     assert number_after("F1 of unseen hearts:", output) > 0.9
@@ -141,6 +142,7 @@ def test_waves_are_found_in_hearts_that_were_not_learned_from(tmp_path: Path) ->
     assert 40 < number_after("heart rate:", output) < 110
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_what_the_frozen_encoder_hardly_shows(tmp_path: Path) -> None:
     output = output_of("fine_tune", tmp_path)
     frozen, tuned = (number_after(f"{stage}: AUROC", output) for stage in ("frozen", "fine-tuned"))
@@ -152,6 +154,7 @@ def test_fine_tuning_learns_what_the_frozen_encoder_hardly_shows(tmp_path: Path)
     assert "features of the trained encoder: (48, 1188)" in output
 
 
+@pytest.mark.slow
 def test_a_short_run_of_training_lowers_the_loss_and_exports_what_it_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -292,6 +292,7 @@ def test_a_revision_of_a_folder_or_of_bundled_weights_is_refused(tmp_path, tiny)
             find_weights(model, revision="v1")
 
 
+@pytest.mark.slow
 def test_two_processes_may_download_at_once(published, environment, tmp_path, tiny):
     code = "from skecg.weights import find_weights\nprint(find_weights('someone/tiny').sha256)"
     processes = [start(environment, code) for _ in range(2)]

@@ -194,6 +194,7 @@ def test_axes_given_are_drawn_on_and_given_back() -> None:
     assert width == pytest.approx(height, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_no_window_and_no_open_figure_is_left() -> None:
     code = (
         "import io, sys, numpy as np; from skecg.datasets import make_ecg; from skecg.plotting import *;"

@@ -165,6 +165,7 @@ def test_help_answers_without_torch() -> None:
     assert done.stdout.splitlines()[-1] == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX")
 def test_a_run_that_is_asked_to_stop_saves_and_leaves_with_code_0(shards: Path, tmp_path: Path) -> None:
     arguments = ["--recipe", "tiny", "--data", str(shards), "--out", str(tmp_path / "run"), "run.steps=100000"]

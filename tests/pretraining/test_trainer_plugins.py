@@ -58,7 +58,9 @@ def elsewhere(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("trained", ["dilated_convolutions", "lejepa"], indirect=True)
+@pytest.mark.parametrize(
+    "trained", [pytest.param("dilated_convolutions", marks=pytest.mark.slow), "lejepa"], indirect=True
+)
 def test_a_plugin_of_one_file_is_trained_exported_verified_and_embeds(trained: tuple[str, str], tmp_path: Path) -> None:
     (plugin, run), weights = trained, str(tmp_path / "weights")
     records, _ = make_ecg(2, sampling_rate=100.0, random_state=1)

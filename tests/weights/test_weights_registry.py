@@ -91,6 +91,7 @@ def test_something_that_is_no_name_is_refused(model):
         find_weights(model)
 
 
+@pytest.mark.slow
 def test_offline_mode_of_the_hub_is_respected(tmp_path):
     code = (
         "import skecg\n"

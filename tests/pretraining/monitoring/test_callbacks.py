@@ -167,6 +167,7 @@ def test_mlflow_in_a_folder(shards: ShardSet, tmp_path: Path) -> None:
     assert json.loads(written.read_text())["name"] == "small"
 
 
+@pytest.mark.slow
 def test_every_second_checkpoint_goes_to_the_hub(shards: ShardSet, tmp_path: Path) -> None:
     hub, server = serve()
     place = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "hf")}

@@ -86,6 +86,7 @@ def test_a_collapse_is_told_from_the_gauges_or_from_what_was_announced(tmp_path)
     assert "step 1,500: stop: asked to" in story
 
 
+@pytest.mark.slow
 def test_the_picture_grows_with_what_was_measured(tmp_path, capsys):
     whole = inspect_run(write_run(tmp_path / "whole"))
     assert whole == tmp_path / "whole" / "curves.png"

@@ -235,6 +235,7 @@ def test_a_batch_taken_in_parts_is_the_same_step(shards: ShardSet, tmp_path: Pat
         torch.testing.assert_close(apart["model"][name], weight, rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_learns_and_becomes_weights_that_embed_any_leads_and_lengths(
     shards: ShardSet, tmp_path: Path, kind: str

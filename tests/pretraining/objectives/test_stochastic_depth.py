@@ -115,6 +115,7 @@ def test_torchs_generator_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.parametrize("kind", ["temporal", "leadwise"])
 def test_blocks_that_are_left_out_of_are_one_graph_each(kind: str) -> None:
