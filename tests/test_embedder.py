@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import sklearn
 import torch
 from sklearn.base import clone
@@ -784,6 +785,12 @@ def test_wrong_parameters_are_named_with_what_is_allowed(parameters: dict, error
         (X.astype(complex), {"sampling_rate": 500}, ShapeError, r"Complex data not supported$"),
         ([X[0], None], {"sampling_rate": 500}, ShapeError, r"element of type NoneType in X\[1\]"),
         (torch.tensor(X[0]).to_sparse(), {"sampling_rate": 500}, ShapeError, r"tensor\.to_dense\(\)"),
+        (
+            scipy.sparse.csr_matrix(X[:, 0]),
+            {"sampling_rate": 500, "leads": ["II"]},
+            ShapeError,
+            "Sparse data was passed",
+        ),
     ],
     ids=[
         "no rate",
@@ -806,6 +813,7 @@ def test_wrong_parameters_are_named_with_what_is_allowed(parameters: dict, error
         "complex numbers",
         "None in a list",
         "a sparse tensor",
+        "a sparse matrix",
     ],
 )
 def test_wrong_input_is_named_with_the_way_out(data, parameters: dict, error: type, message: str) -> None:

@@ -434,7 +434,7 @@ def _paths_of(X: Any, path_column: str | None) -> Any:
 
 
 def _check_array(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:
-    """Check one array of numbers as scikit-learn does, making its ValueErrors ours."""
+    """Check one array of numbers as scikit-learn does, making its errors ours."""
     try:
         # NaN passes here, for it is a gap that is bridged later (docs/decisions/0004-nan-tag.md).
         X = validate_data(
@@ -442,7 +442,7 @@ def _check_array(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:
         )
         if X.ndim in (2, 3):
             _check_n_features(estimator, X, reset=reset)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # sparse matrices are the former
         # Some messages end in the whole array.
         raise ShapeError(str(error).partition("\n[")[0]) from error
     if X.ndim not in (2, 3):
