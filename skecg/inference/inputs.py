@@ -442,7 +442,9 @@ def _check_array(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:
         )
         if X.ndim in (2, 3):
             _check_n_features(estimator, X, reset=reset)
-    except (TypeError, ValueError) as error:  # sparse matrices are the former
+    except (TypeError, ValueError) as error:
+        if isinstance(error, TypeError) and "Sparse" not in str(error):  # that of objects, as scikit-learn wants it
+            raise
         # Some messages end in the whole array.
         raise ShapeError(str(error).partition("\n[")[0]) from error
     if X.ndim not in (2, 3):
