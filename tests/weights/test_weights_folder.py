@@ -336,8 +336,8 @@ def test_what_could_not_be_read_is_not_written(temporal, name):
 
 def test_the_card_says_how_records_are_prepared(tmp_path):
     encoder, spec = skecg.load_encoder(FIXTURES / "tiny-temporal")
-    prepared = dataclasses.replace(spec, notch_hz=50.0, highpass_hz=0.5, lowpass_hz=40.0, baseline_samples=51)
+    prepared = dataclasses.replace(spec, notch_hz=45.0, highpass_hz=0.5, lowpass_hz=40.0, baseline_samples=51)
     save_encoder(tmp_path / "w", encoder, prepared, trained=False)
     card = (tmp_path / "w" / "README.md").read_text()
-    for step in ("notch 50 Hz", "high-pass 0.5 Hz", "low-pass 40 Hz", "running median of 51 samples taken away"):
+    for step in ("notch 45 Hz", "high-pass 0.5 Hz", "low-pass 40 Hz", "running median of 51 samples taken away"):
         assert step in card
