@@ -90,6 +90,14 @@ def test_a_time_may_be_missing_but_no_text_stands_for_it(tmp_path: Path) -> None
         read_table(path, sampling_rate=RATE)
 
 
+def test_times_of_five_digits_are_rounded_more_and_more(tmp_path: Path) -> None:
+    rows = [f"{number / 250:.5g},{number % 7}" for number in range(50_000)]  # as MATLAB's csvwrite writes them
+    (tmp_path / "a.csv").write_text("\n".join(["time,II", *rows]))
+    assert read_table(tmp_path / "a.csv", sampling_rate=250).n_samples == len(rows)
+    with pytest.raises(SamplingRateError, match="times that advance"):
+        read_table(tmp_path / "a.csv", sampling_rate=500)
+
+
 def test_one_row_tells_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("clock,II\n0:00.000,0.5\n")
     assert read_table(tmp_path / "a.csv", sampling_rate=RATE).n_samples == 1
