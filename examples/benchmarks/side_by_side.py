@@ -24,7 +24,7 @@ from statistics import mean, median, stdev
 
 import numpy as np
 import torch
-from side_by_side_methods import METHODS, STUDIES, UNTRAINED, method_config
+from side_by_side_methods import INPUT, METHODS, STUDIES, UNTRAINED, method_config
 
 from pretraining.config import PretrainConfig
 from pretraining.data.corpora import parse_corpus
@@ -47,7 +47,6 @@ from skecg.evaluation.features import MODEL, EncoderFeatures, FeatureSource, ran
 from skecg.splits import patient_folds
 
 CORPORA = {
-    "ptbxl-raw": "ptbxl_raw_250hz.npz",
     "ptbxl": "ptbxl_full_folds1-8_100hz.npz",
     "cinc2020-2021": "cinc2020_2021_mix_250hz.npz",
     "code15-samitrop": "code15_samitrop_250hz.npz",
@@ -88,7 +87,13 @@ def packed(arguments: argparse.Namespace) -> ShardSet:
     if (folder / "manifest.json").is_file():
         return open_shards(folder)
     corpora = [parse_corpus(f"{name}={arguments.data / file}") for name, file in CORPORA.items()]
-    return pack(corpora, folder, sampling_rate=250.0)
+    return pack(
+        corpora,
+        folder,
+        sampling_rate=INPUT.sampling_rate,
+        highpass_hz=INPUT.highpass_hz,
+        lowpass_hz=INPUT.lowpass_hz,
+    )
 
 
 def run_method(name: str, seed: int, shards: ShardSet, arguments: argparse.Namespace) -> None:
@@ -106,7 +111,7 @@ def run_method(name: str, seed: int, shards: ShardSet, arguments: argparse.Names
         save_encoder(weights, build_encoder(config.encoder), config.input, pooling=config.pooling)
     found = cost | classify(weights, arguments)
     # A head on twelve leads' tokens is fitted for the first seed only.
-    if seed == 0 or config.encoder.architecture == "temporal":
+    if seed == 0 or not config.encoder.token_per_lead:
         found |= find_waves(weights, arguments)
     write_scores(path, found)
 
