@@ -21,8 +21,6 @@ from skecg.evaluation.delineation_scores import PredictedTrace
 from skecg.evaluation.features import MODEL, EncoderFeatures
 from skecg.weights import read_directions, read_info
 
-pytestmark = pytest.mark.slow
-
 TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
 SOURCES = ["hand-crafted", "random convolutions", "untrained, shape of tiny-temporal", "tiny-temporal"]
 BOUNDARIES = [f"{kind} {edge}" for kind in ("P", "QRS", "T") for edge in ("onset", "offset")]
@@ -38,6 +36,7 @@ AREA = r"([\d.]+) \(([\d.]+) to ([\d.]+)\)"
 
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("threads_as_before"),
     # Noise and wander stand in for recordings; what is odd about them is tested elsewhere.
     pytest.mark.filterwarnings("ignore::skecg.errors.SignalWarning", "ignore::skecg.errors.UnitsWarning"),
