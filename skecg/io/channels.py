@@ -204,7 +204,7 @@ def _ecg_leads(channels: Sequence[Channel], path: Path) -> list[Channel]:
             f"Got no ECG lead among the channels of {path}, expected names such as I, aVR, V1 or ECG and a unit of "
             f"voltage. Its channels: {found}."
         )
-    unknown = [c for c in known if c not in leads and not _OTHER_UNITS.fullmatch(c.unit.strip())]
+    unknown = [c for c in known if voltage_unit(c.unit) is None and not _OTHER_UNITS.fullmatch(c.unit.strip())]
     if unknown:
         listed = ", ".join(f"{c.label.strip()} [{c.unit.strip() or 'no unit'}]" for c in unknown)
         warn(

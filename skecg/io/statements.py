@@ -77,7 +77,10 @@ _LEAD_KEY = re.compile(
 
 
 # What a digitizer's step is called and worth, but not the millimetres of paper for a millivolt, nor a depth in bits.
-_STEP_KEY = re.compile(r"gain|lsb|\badc\b|\badu\b|scal(e|ing)\b|resolution|auflösung|résolution", re.IGNORECASE)
+_RESOLUTION = r"resolution|auflösung|résolution"
+_STEP_KEY = re.compile(rf"gain|lsb|\badc\b|\badu\b|scal(e|ing)\b|{_RESOLUTION}", re.IGNORECASE)
+_NO_STEP_KEY = re.compile(r"\bmm\b", re.IGNORECASE)
+_RESOLUTION_KEY = re.compile(_RESOLUTION, re.IGNORECASE)
 _STEP = r"adu|adc|lsb|bit|count|digit|step|(?:adc )?unit"
 _STEP_VALUE = re.compile(
     rf"([\d.,]+(?:e[+-]?\d+)?)\s*(?:(?:{_STEP})s?\s*(?:/|per)\s*)?([mnuµμ]?v|)(?:\s*(?:/|per)\s*(?:{_STEP})s?)?",
@@ -166,8 +169,9 @@ def _is_step(key: str, value: str) -> bool:
     """Report what a step of a digitizer is worth, unless it is a millivolt, and a unit that is such a step."""
     if _UNIT_KEY.search(key) and _STEP_UNIT.fullmatch(value):
         return True
-    worth = _STEP_VALUE.fullmatch(value) if _STEP_KEY.search(key) else None
-    if worth is None or ("sol" in key.lower() and not worth[2]):
+    is_step = _STEP_KEY.search(key) and not _NO_STEP_KEY.search(key)
+    worth = _STEP_VALUE.fullmatch(value) if is_step else None
+    if worth is None or (_RESOLUTION_KEY.search(key) and not worth[2]):
         return False
     return plain_number(worth[1]) != 1.0 or worth[2].lower() not in ("", "mv")
 

@@ -81,6 +81,7 @@ _PER_SECOND = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanose
 _FEW_HERTZ, _MANY_HERTZ = 10, 1e5  # beyond which times are in another unit
 _FEW_TIMES = 50  # whose mean step could be off by their rounding
 _NEARLY_WHOLE = 2e-3  # a clock's error
+_FEW_JUMPS = 0.05  # of all steps; more are rounded
 _JUMP = 1.5  # steps that a gap is longer than
 _NOMINAL = 0.02  # by which a recorder's true rate may differ from what it is called
 
@@ -164,8 +165,8 @@ def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, un
     """Read a text table."""
     table = parse_text_table(path)
     rate = _rate_of(table, sampling_rate, path)
-    if table.times is not None and _seconds_of_times(table) is None:
-        _check_times(table.times, rate, path, ["seconds"])
+    if table.times is not None and _seconds_in(table.first_name) is None:
+        _check_times(table.times, rate, path, 1.0)
     table, of_columns = _voltages(_named_columns(table, rate, path), units, rate, path)
     n_rows, n_columns = table.values.shape
     if leads is not None and n_rows == len(leads) and n_columns > n_rows + 1:
@@ -202,31 +203,31 @@ def _rate_of(table: TextTable, given: Any, path: Path) -> float:
 
 def _rate_of_times(table: TextTable) -> float | None:
     """Return the rate that evenly spaced times tell, with a unit or of a clock, whole where it nearly is."""
-    seconds, times = _seconds_of_times(table), table.values[:, 0]
+    seconds, times = _seconds_in(table.first_name), table.values[:, 0]
     if seconds is None and table.times is not None:
         seconds, times = 1.0, table.times
     if seconds is None or len(times) < _FEW_TIMES or not _is_ramp(times):
         return None
     steps = np.diff(times)
     step = (times[-1] - times[0]) / len(steps)
-    if np.abs(steps - step).max() > max(step / 2, 1e-9 / seconds):
-        return None
     rate = 1 / (float(step) * seconds)
+    # Whole milliseconds at 800 Hz are one or two apart, and a few of them tell another rate as well.
+    if np.abs(steps - step).max() > max(step / 2, steps.min()) or rate * np.ptp(steps) > (times[-1] - times[0]) / 2:
+        return None
     # Recorders have whole rates; clocks and rounded times make 499.7 of 500.
     return float(round(rate)) if abs(round(rate) / rate - 1) < _NEARLY_WHOLE else rate
 
 
-def _seconds_of_times(table: TextTable) -> float | None:
-    """Return the unit of the times in a first column, in seconds; a recorder's own times, unlike a telephone's."""
-    name = table.header[0] if table.header is not None and len(table.header) == table.values.shape[1] else ""
+def _seconds_in(name: str) -> float | None:
+    """Return the unit of time that a column's name ends in, in seconds: of a recorder's own times."""
     unit = _UNIT_IN_NAME.search(name)
     return _SECONDS_PER_UNIT.get(unit[1].lower()) if unit is not None else None
 
 
 def _named_columns(table: TextTable, rate: float, path: Path) -> TextTable:
     """Drop the columns that a first row marks as no leads: times, and the nothing after a last delimiter."""
-    values, header = table.values, table.header
-    if header is None or len(header) != values.shape[1]:
+    values, header = table.values, table.names
+    if header is None:
         return table
     # Rows that end with a separator have one more column, of nothing.
     if len(header) > 1 and header[-1] == "" and _is_empty(values[:, -1]):
@@ -241,17 +242,16 @@ def _named_columns(table: TextTable, rate: float, path: Path) -> TextTable:
     if len(indices) == len(header):
         return TextTable(values, header, table.stated)
     for j in indices:
-        _check_times(values[:, j], rate, path)
+        _check_times(values[:, j], rate, path, _seconds_in(header[j]))
     kept = [j for j in range(len(header)) if j not in indices]
     return TextTable(values[:, kept], tuple([header[j] for j in kept]), table.stated)
 
 
 def _voltages(table: TextTable, units: str | None, rate: float, path: Path) -> tuple[TextTable, str | list[str]]:
     """Keep the columns that are voltages of the heart where a first row states units; return them and their units."""
-    header = table.header
+    header = table.names
     by_itself = _agreed_unit(units, table.stated.units, path)
-    is_named = header is not None and len(header) == table.values.shape[1]
-    stated = [_UNIT_IN_NAME.search(name) for name in header or ()] if is_named else []
+    stated = [_UNIT_IN_NAME.search(name) for name in header or ()]
     if units is None and not any(stated) and not table.stated.units:
         check_no_steps(table.stated, path)
     if header is None or not any(stated):
@@ -263,7 +263,7 @@ def _voltages(table: TextTable, units: str | None, rate: float, path: Path) -> t
     except UnitsError as error:
         raise UnitsError(f"{path}: {error} Leave units out of the first row to pass them as units=.") from error
     if 0 not in rows and _is_ramp(table.values[:, 0]):
-        _check_times(table.values[:, 0], rate, path)
+        _check_times(table.values[:, 0], rate, path, _seconds_in(header[0]))
     kept = [of_columns[row] for row in rows]
     if units is not None:
         _agreed_unit(units, kept, path)
@@ -298,10 +298,8 @@ def _is_rising(column: NDArray[np.float64]) -> bool:
     return len(column) > 1 and bool(np.all(column[1:] >= column[:-1]) and column[-1] > column[0])
 
 
-def _check_times(
-    column: NDArray[np.float64], rate: float, path: Path, units: Sequence[str] = tuple(_PER_SECOND)
-) -> None:
-    """Raise for times in one of some units, or sample numbers, that contradict the rate; warn where they jump."""
+def _check_times(column: NDArray[np.float64], rate: float, path: Path, seconds: float | None = None) -> None:
+    """Raise for times in a unit, or any of them or sample numbers, that contradict the rate; warn where they jump."""
     steps = np.diff(column)
     if not np.any(steps > 0):
         return
@@ -309,24 +307,29 @@ def _check_times(
     usual = _JUMP * max(np.nanmedian(steps), np.min(steps[steps > 0]))
     regular = steps[(steps >= 0) & (steps <= usual)]
     step, spread, mean = float(np.mean(regular)), float(np.ptp(regular)), float(np.nanmean(steps))
-    wanted = {unit: _PER_SECOND[unit] / rate for unit in units} | ({"samples": 1.0} if len(units) > 1 else {})
+    odd = np.flatnonzero((steps < 0) | (steps > usual + spread))
+    is_rounded = len(odd) >= _FEW_JUMPS * len(steps)
+    units = {unit: count for unit, count in _PER_SECOND.items() if seconds is None or round(1 / seconds) == count}
+    wanted = {unit: count / rate for unit, count in units.items()} | ({"samples": 1.0} if seconds is None else {})
     near = 0.05 + spread / regular.sum()
-    period = next((p for found in (step, mean) for p in wanted.values() if abs(found / p - 1) <= near), None)
+    # The mean is right whatever the rounding, the regular steps whatever is missing.
+    likely = (mean,) if is_rounded else (mean, step)
+    period = next((p for found in likely for p in wanted.values() if abs(found / p - 1) <= near), None)
     if period is None:
-        rates = {unit: _PER_SECOND[unit] / step for unit in units}
+        shown = likely[-1]
+        rates = {unit: count / shown for unit, count in units.items()}
         told = [f"{told:g} Hz if they are {unit}" for unit, told in rates.items() if _FEW_HERTZ < told < _MANY_HERTZ]
         raise SamplingRateError(
-            f"Got sampling_rate={rate:g} and times that advance by {step:g} a row in {path}, expected steps of "
+            f"Got sampling_rate={rate:g} and times that advance by {shown:g} a row in {path}, expected steps of "
             f"{', '.join(f'{length:g} ({unit})' for unit, length in wanted.items())}. Pass the rate that the times tell"
             f"{': ' if told else ''}{', '.join(told)}."
         )
-    odd = np.flatnonzero((steps < 0) | (steps > usual + spread))
     # What rounding adds at one place it takes away at others; what is missing stays missing.
     missing = np.nansum(steps - period) > np.sum(steps[odd] - period) / 2
     if len(odd) and (missing or np.any(steps < 0)):
         warnings.warn(
-            f"The times in {path} jump by {steps[odd[0]]:g} after row {odd[0] + 1}, where steps are {step:g}: samples "
-            "are missing there, and were not put in. Cut the table there, or pass its parts as records.",
+            f"The times in {path} jump by {steps[odd[0]]:g} after row {odd[0] + 1}, where steps are {period:g}: "
+            "samples are missing there, and were not put in. Cut the table there, or pass its parts as records.",
             SignalWarning,
             stacklevel=5,
         )

@@ -82,6 +82,16 @@ class TextTable:
     stated: Statements = NOTHING_STATED
     times: NDArray[np.float64] | None = None
 
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The header where it has a name for each column."""
+        return self.header if self.header is not None and len(self.header) == self.values.shape[1] else None
+
+    @property
+    def first_name(self) -> str:
+        """The name of the first column, empty where there is none."""
+        return "" if self.names is None else self.names[0]
+
 
 @dataclass(frozen=True)
 class _Lines:
@@ -380,6 +390,8 @@ def _parse_cells(
     _check_lengths(rows, table)
     decimal_commas = _has_decimal_commas(table, "".join(cell for row in rows for cell in row))
     kept = [j for j in range(len(rows[0])) if _number(rows[0][j]) is not None or _time(rows[0][j]) is None]
+    if not kept:
+        raise DamagedRecordError(f"{table.path} holds times alone, expected a column of samples too. Export it again.")
     values = np.empty((len(rows), len(kept)), dtype=np.float64)
     for i, row in enumerate(rows):
         for place, j in enumerate(kept):

@@ -141,7 +141,6 @@ def read_targets(y: Any) -> Targets:
     InputError
         When there is one class only, or when several columns are not of 0 and 1.
     """
-    check_unmasked("y", y)
     y = cast(Any, y).toarray() if sparse.issparse(y) else np.asarray(y)
     if y.ndim == 2 and y.shape[1] == 1:
         message = "A column-vector y was passed when a 1d array was expected. Pass y.ravel()."

@@ -223,8 +223,8 @@ class FittedModel:
         """
         import torch
 
-        make_folder(folder)
         json_bytes(self._described(), folder / _DESCRIPTION)  # before anything of an older model is replaced
+        make_folder(folder)
         fitted = {name: getattr(self.novelty, name) for name in _NOVELTY}
         arrays = {**{f"probe.{k}": v for k, v in self.probe.items()}, **{f"novelty.{k}": v for k, v in fitted.items()}}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

@@ -105,7 +105,7 @@ def json_bytes(values: Mapping[str, Any], path: Path) -> bytes:
 
     Raises
     ------
-    ParameterError
+    ParameterError, WeightsFormatError
         When it would refuse a text, or all of it.
     """
     strange = next((text for text in _texts(path, values) if _CONTROL.search(text)), None)

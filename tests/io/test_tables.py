@@ -423,7 +423,18 @@ def test_steps_of_a_digitizer_are_no_millivolts(table, line: str) -> None:
     assert read_table(path, sampling_rate=500, units="mV").signal.tolist() == pytest.approx(np.array(TWO_SIGNAL))
 
 
-@pytest.mark.parametrize("line", ["Gain: 10 mm/mV", "Resolution: 16 bit", "Resolution,16", "Gain: 1", "scale: 1 mV"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Gain: 10 mm/mV",
+        "Gain (mm/mV): 10",
+        "Resolution: 16 bit",
+        "Resolution,16",
+        "Auflösung;16",
+        "Gain: 1",
+        "scale: 1 mV",
+    ],
+)
 def test_paper_and_bits_scale_nothing(table, line: str) -> None:
     record = read_table(table(f"# {line}\nI,II\n{TWO}"), sampling_rate=500)
     np.testing.assert_allclose(record.signal, TWO_SIGNAL, rtol=1e-6)

@@ -65,6 +65,19 @@ def test_clock_times_tell_the_rate_where_nothing_else_does(tmp_path: Path, name:
     assert read_table(written(tmp_path, FORMS[name], np.arange(N) / RATE)).sampling_rate == RATE
 
 
+def test_whole_milliseconds_tell_a_rate_that_they_do_not_hit(tmp_path: Path) -> None:
+    rows = [f"{number * 1000 // 800},{number % 7}" for number in range(4000)]
+    (tmp_path / "a.csv").write_text("\n".join(["t [ms],II", *rows]))
+    assert read_table(tmp_path / "a.csv").sampling_rate == 800
+    with pytest.raises(
+        SamplingRateError, match=r"advance by 1\.24\d* a row .* tell: 800.* Hz if they are milliseconds"
+    ):
+        read_table(tmp_path / "a.csv", sampling_rate=333)
+    (tmp_path / "b.csv").write_text("\n".join(["t [ms],II", *rows[:400]]))  # may be 801 as well
+    with pytest.raises(SamplingRateError, match="Pass sampling_rate="):
+        read_table(tmp_path / "b.csv")
+
+
 def test_a_clock_begins_again_at_midnight(tmp_path: Path) -> None:
     seconds = (86_398 + np.arange(N) / 100) % 86_400
     clock = [
@@ -96,6 +109,13 @@ def test_times_of_five_digits_are_rounded_more_and_more(tmp_path: Path) -> None:
     assert read_table(tmp_path / "a.csv", sampling_rate=250).n_samples == len(rows)
     with pytest.raises(SamplingRateError, match="times that advance"):
         read_table(tmp_path / "a.csv", sampling_rate=500)
+
+
+@pytest.mark.parametrize("header", ["clock\n", ""])
+def test_times_without_samples_are_no_recording(tmp_path: Path, header: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{header}0:00.000\n0:00.004\n0:00.008\n")
+    with pytest.raises(DamagedRecordError, match="holds times alone, expected a column of samples too"):
+        read_table(tmp_path / "a.csv", sampling_rate=RATE, leads=["I"])
 
 
 def test_one_row_tells_nothing(tmp_path: Path) -> None:
