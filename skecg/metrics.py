@@ -19,6 +19,7 @@ from scipy import optimize, special
 
 from skecg.errors import InputError, ShapeError
 from skecg.linear_model.newton import Sigmoid, minimize, whiten
+from skecg.validation import as_numbers, check_unmasked
 
 __all__ = [
     "FEW_POSITIVES",
@@ -198,7 +199,7 @@ def f1_scores(labels: ArrayLike, scores: ArrayLike, thresholds: ArrayLike) -> Fl
         NaN for a label without positives or without a threshold.
     """
     y, s = as_labels_and_scores(labels, scores)
-    limits = np.asarray(thresholds, dtype=np.float64)
+    limits = as_numbers("thresholds", thresholds)
     called = s >= limits
     values = 2 * (called & y).sum(axis=0) / np.maximum(called.sum(axis=0) + y.sum(axis=0), 1)
     return np.where(y.any(axis=0) & np.isfinite(np.atleast_2d(limits)).any(axis=0), values, np.nan)
@@ -220,7 +221,8 @@ def macro(values: ArrayLike, counted: ArrayLike | None = None) -> float:
 
 def as_labels_and_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], FloatArray]:
     """Check labels and scores, and return both as tables with one column a label."""
-    y, s = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    check_unmasked("labels", labels)
+    y, s = np.asarray(labels), as_numbers("scores", scores)
     if y.shape != s.shape or y.ndim not in (1, 2) or len(y) == 0:
         raise ShapeError(
             f"Got labels of shape {y.shape} and scores of shape {s.shape}, expected the same: (n_records, n_labels)."

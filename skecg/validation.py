@@ -12,13 +12,18 @@ import math
 import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard
 
 from skecg.errors import InputError, ParameterError, WeightsFormatError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "PlainFields",
     "Value",
+    "as_numbers",
     "check_choice",
     "check_flag",
     "check_integer",
@@ -147,6 +152,23 @@ def check_choice(name: str, value: Any, allowed: Iterable[str], *, error: type[E
     if not isinstance(value, str) or value not in words:
         raise error(f"Got {name}={value!r}, expected one of {', '.join(map(repr, words))}.{suggestion(value, words)}")
     return value
+
+
+def as_numbers(name: str, values: Any) -> NDArray[np.float64]:
+    """Return values as an array of float64, or raise InputError where they are masked, or no array of numbers.
+
+    The message quotes no value: a table may hold what concerns nobody but its patients.
+    """
+    import numpy as np
+
+    check_unmasked(name, values)
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"Got {name} of type {type(values).__name__} with values that are no numbers, or rows of several lengths; "
+            "expected numbers alone, and rows of one length. Leave out columns of text."
+        ) from error
 
 
 def check_unmasked(name: str, values: object) -> None:

@@ -109,6 +109,10 @@ def test_what_cannot_be_scored_is_refused() -> None:
         area_under_roc([0, 2], [0.1, 0.2])
     with pytest.raises(InputError, match="1 scores that are not finite"):
         area_under_roc([0, 1], [0.1, np.nan])
+    with pytest.raises(InputError, match="scores of type list with values that are no numbers"):
+        area_under_roc([0, 1], ["a", "b"])
+    with pytest.raises(InputError, match="labels with values that are masked"):
+        area_under_roc(np.ma.masked_equal([0, 1, 9], 9), [0.1, 0.2, 0.3])
     with pytest.raises(ShapeError, match="weights"):
         weighted_area_under_roc([0, 1], [0.1, 0.2], np.ones((3, 5)))
 

@@ -5,8 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from skecg.errors import ParameterError
-from skecg.validation import check_choice, check_flag, check_integer, check_jobs, check_number, is_integer, is_number
+from skecg.errors import InputError, ParameterError
+from skecg.validation import (
+    as_numbers,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_jobs,
+    check_number,
+    is_integer,
+    is_number,
+)
 
 
 @pytest.mark.parametrize("value", [True, 1.0, "1", None, np.float32(1), math.nan])
@@ -73,3 +82,18 @@ def test_what_is_neither_true_nor_false_is_refused(value: object) -> None:
 @pytest.mark.parametrize("value", [True, False, np.True_, np.False_])
 def test_flags_of_numpy_are_as_good(value: object) -> None:
     assert check_flag("flag", value) is bool(value)
+
+
+@pytest.mark.parametrize(
+    "values", [[["Smith"]], "Smith", [[1.0], [1.0, 2.0]], [[object()]], np.ma.masked_equal([1.0, 9.0], 9.0)]
+)
+def test_what_is_no_array_of_numbers_is_refused_without_quoting_it(values: object) -> None:
+    with pytest.raises(InputError, match="Got features ") as caught:
+        as_numbers("features", values)
+    assert "Smith" not in str(caught.value)
+
+
+def test_numbers_of_any_kind_become_float64() -> None:
+    found = as_numbers("features", [np.float32(0.5), 2, True])
+    assert found.dtype == np.float64
+    assert found.tolist() == [0.5, 2.0, 1.0]

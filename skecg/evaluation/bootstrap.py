@@ -37,7 +37,7 @@ from scipy.special import stdtrit
 
 from skecg.errors import ShapeError
 from skecg.metrics import macro, weighted_area_under_roc
-from skecg.validation import check_integer, check_number
+from skecg.validation import as_numbers, check_integer, check_number
 
 __all__ = ["Bootstrap", "Interval", "bootstrap_auroc", "bootstrap_mean", "patient_draws"]
 
@@ -232,7 +232,7 @@ def bootstrap_mean(
     weights = patient_draws(who, len(who), n_draws, seed).astype(np.float64)
     n_patients = np.array([max(2, len(np.unique(who)))])
     widening = np.sqrt(n_patients / (n_patients - 1))
-    tables = {name: np.asarray(table, dtype=np.float64) for name, table in values.items()}
+    tables = {name: as_numbers(name, table) for name, table in values.items()}
     point = {name: table.mean(keepdims=True) for name, table in tables.items()}
     draws = {name: (weights @ table / weights.sum(axis=1))[:, None] for name, table in tables.items()}
     return Bootstrap(

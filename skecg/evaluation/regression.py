@@ -28,6 +28,7 @@ from skecg.evaluation.features import FeatureSource
 from skecg.evaluation.report import aligned
 from skecg.linear_model.ridge import ALPHAS, RidgeProbe
 from skecg.splits import patient_folds
+from skecg.validation import as_numbers
 
 __all__ = [
     "RegressionScores",
@@ -146,7 +147,7 @@ def predict_by_ridge(
     ndarray of shape (n_records,), float64
         NaN where the target is.
     """
-    X, y, who = np.asarray(features), np.asarray(target, dtype=np.float64), np.asarray(patients)
+    X, y, who = np.asarray(features), as_numbers("target", target), np.asarray(patients)
     if X.ndim != 2 or not len(X) == len(y) == len(who):
         raise ShapeError(
             f"Got features {X.shape}, target {y.shape}, patients {who.shape}; expected a row for each record."
@@ -182,7 +183,7 @@ def score_regression(
     -------
     RegressionScores
     """
-    y, guess, who = np.asarray(target, dtype=np.float64), np.asarray(predicted, dtype=np.float64), np.asarray(patients)
+    y, guess, who = as_numbers("target", target), as_numbers("predicted", predicted), np.asarray(patients)
     known = np.isfinite(y) & np.isfinite(guess)
     if not known.any():
         raise ShapeError(f"Got no record of {len(y)} with a target and a prediction, expected at least one.")

@@ -66,22 +66,17 @@ _OTHER_LEADS = re.compile(
     re.IGNORECASE,
 )
 
-
 # Electrodes of the 10-20 system of the head. Their C3 and C4 are also an old spelling of V3 and V4.
 _HEAD_ELECTRODE = re.compile(
     r"EEG.*|(FP|AF|F|FC|FT|T|TP|P|PO|O|CP)(\d{1,2}|Z)([ :-].*)?|[CFP]Z([ :-].*)?|[AM][12]", re.IGNORECASE
 )
 
-
 _CENTRAL_ELECTRODE = re.compile(r"C[1-6]", re.IGNORECASE)
-
 
 # Of channels that may be named as leads are: ECG HR, an acceleration along X, CH 3.
 _OTHER_UNITS = re.compile(r"bpm|1?/min|rpm|m?s|hz|%|k?ohm|m?g|m/s\^?2|mmhg|mm\[hg]|cmh2o|l/(s|min)|°c", re.IGNORECASE)
 
-
 _NUMBERED = re.compile(r"(?:ECG|EKG|)[ _.-]*(\d+)", re.IGNORECASE)
-
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
@@ -267,9 +262,8 @@ _ANOTHER_ORGAN = re.compile(
 _NUMBERED_LEAD = re.compile(r"(?:(?:ECG|EKG)[ _.-]*)?(\d+)", re.IGNORECASE)
 
 
-@lru_cache(maxsize=1024)
 def ecg_rows(names: tuple[str, ...], units: tuple[str, ...]) -> tuple[int, ...]:
-    """Return which signals are voltages of the heart.
+    """Return which signals are voltages of the heart, warning of ECG channels that have no unit of voltage.
 
     Parameters
     ----------
@@ -282,28 +276,37 @@ def ecg_rows(names: tuple[str, ...], units: tuple[str, ...]) -> tuple[int, ...]:
         When none is, or when a signal with a standard lead's name is no voltage: without it, the lead would vanish in
         silence.
     """
-    odd = [
-        f"{name} [{unit}]"
-        for name, unit in zip(names, units, strict=True)
-        if millivolts_per_unit(unit) is None and canonical_lead(name) in CANONICAL_LEADS
-    ]
+    rows, unscaled = _ecg_rows(names, units)
+    if unscaled:
+        warn(
+            f"Left out {', '.join(unscaled)}, expected V, mV, uV or nV for an ECG channel. Correct the units in the "
+            "header, or pass the samples as an array with units=.",
+            LeadWarning,
+            stacklevel=3,
+        )
+    return rows
+
+
+@lru_cache(maxsize=1024)
+def _ecg_rows(names: tuple[str, ...], units: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return which signals are voltages of the heart, and those that would be but for their unit."""
+    listed = [f"{name or '?'} [{unit}]" for name, unit in zip(names, units, strict=True)]
+    scaled = [millivolts_per_unit(unit) is not None for unit in units]
+    others = [(row, canonical_lead(name)) for row, name in enumerate(names) if not scaled[row]]
+    odd = [listed[row] for row, lead in others if lead in CANONICAL_LEADS]
     if odd:
         raise UnitsError(
             f"Got no unit of voltage for {', '.join(odd)}, expected V, mV, uV or nV for a standard lead. Correct the "
             "units in the header, or pass the samples as an array with units=."
         )
-    rows = tuple(
-        row
-        for row, (name, unit) in enumerate(zip(names, units, strict=True))
-        if millivolts_per_unit(unit) is not None and _ANOTHER_ORGAN.fullmatch(name) is None
-    )
+    rows = tuple([row for row, name in enumerate(names) if scaled[row] and _ANOTHER_ORGAN.fullmatch(name) is None])
     if not rows:
-        found = ", ".join(f"{name or '?'} [{unit}]" for name, unit in zip(names, units, strict=True)) or "none"
         raise UnitsError(
-            f"Got no signal that is a voltage of the heart (found: {found}), expected leads in V, mV, uV or nV. "
-            "Choose another record, or correct the units in its header."
+            f"Got no signal that is a voltage of the heart (found: {', '.join(listed) or 'none'}), expected leads in "
+            "V, mV, uV or nV. Choose another record, or correct the units in its header."
         )
-    return rows
+    unscaled = [row for row, lead in others if _OTHER_LEADS.fullmatch(lead) or _NUMBERED_LEAD.fullmatch(lead)]
+    return rows, tuple([listed[row] for row in unscaled if _OTHER_UNITS.fullmatch(units[row].strip()) is None])
 
 
 @lru_cache(maxsize=1024)

@@ -14,7 +14,7 @@ from pathlib import Path
 from skecg.errors import ParameterError, RecordNotFoundError, RecordReadError
 from skecg.io.dicom import DICOM_SUFFIXES, holds_no_waveform, is_dicom, list_dicom_directory
 from skecg.io.files import beginning_of
-from skecg.io.reading import PathLike, check_no_address
+from skecg.io.reading import PathLike, as_path
 from skecg.io.wfdb import read_wfdb_header
 from skecg.io.wfdb_header import SIGNAL_SUFFIXES, find_header, similar_names
 
@@ -65,6 +65,8 @@ def find_records(paths: PathLike | Iterable[PathLike], *, recursive: bool = True
     ------
     RecordNotFoundError
         When one of `paths` stands for nothing; the message lists similar names.
+    RecordReadError
+        When a folder cannot be listed.
     ParameterError
         When `paths` holds anything but paths.
     """
@@ -74,10 +76,7 @@ def find_records(paths: PathLike | Iterable[PathLike], *, recursive: bool = True
         raise ParameterError(f"Got paths={paths!r}, expected a path or a list of paths.")
     found: set[Path] = set()
     for path in paths:
-        if not isinstance(path, (str, os.PathLike)):
-            raise ParameterError(f"Got a path of type {type(path).__name__}, expected str or Path.")
-        check_no_address(path)
-        found.update(_expand(Path(path), recursive))
+        found.update(_expand(as_path(path), recursive))
     return sorted(found)
 
 
@@ -87,8 +86,7 @@ def _expand(path: Path, recursive: bool) -> set[Path]:
     if header is not None:
         return {header}
     if path.is_dir():
-        files = _files_below(path) if recursive else path.iterdir()
-        return _records_among(files, _format_suffixes() - _SELDOM_ECG, f"The folder {str(path)!r}")
+        return _records_among(_files_in(path, recursive), _format_suffixes() - _SELDOM_ECG, f"The folder {str(path)!r}")
     if path.is_file():
         return _directory_entries(path) if path.name.upper() == "DICOMDIR" else {path}
     if _WILDCARDS & set(str(path)):
@@ -97,16 +95,26 @@ def _expand(path: Path, recursive: bool) -> set[Path]:
     raise RecordNotFoundError(f"Nothing answers to {str(path)!r}. {similar_names(path)}")
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def _files_in(folder: Path, recursive: bool) -> Iterator[Path]:
     """Yield all files in a folder and those in it, linked ones too; a link back to where it came from ends there."""
     seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise_unlisted):
         target = os.path.realpath(place)
         if target in seen:
             folders.clear()
             continue
         seen.add(target)
         yield from (Path(place, name) for name in names)
+        if not recursive:
+            return
+
+
+def _raise_unlisted(error: OSError) -> None:
+    """Raise for a folder whose files cannot be listed: its recordings would be lost in silence."""
+    raise RecordReadError(
+        f"The folder {error.filename!r} cannot be listed ({type(error).__name__}: {error.strerror}). Check its "
+        "permissions, or name the folders beside it."
+    ) from error
 
 
 def _directory_entries(path: Path) -> set[Path]:

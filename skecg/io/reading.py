@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from skecg.records import ECGRecord
 
-__all__ = ["check_no_address", "iter_records", "read_digitized", "read_record", "read_records"]
+__all__ = ["iter_records", "read_digitized", "read_record", "read_records"]
 
 
 PathLike = str | os.PathLike[str]
@@ -96,7 +96,7 @@ def read_record(
     given = {"sampling_rate": sampling_rate, "leads": leads, "units": units}
     with _system_errors_as_ours(path):
         return _read(
-            _as_path(path), {name: value for name, value in given.items() if value is not None}, verify_checksums
+            as_path(path), {name: value for name, value in given.items() if value is not None}, verify_checksums
         )
 
 
@@ -113,7 +113,7 @@ def read_digitized(path: PathLike, *, verify_checksums: bool = False) -> ECGReco
     DigitizedRecord or ECGRecord
     """
     with _system_errors_as_ours(path):
-        return _read(_as_path(path), {}, verify_checksums, keep_steps=True)
+        return _read(as_path(path), {}, verify_checksums, keep_steps=True)
 
 
 @contextlib.contextmanager
@@ -260,24 +260,20 @@ def _read_or_error(path: PathLike, *, verify_checksums: bool) -> ECGRecord | Rec
         return unread
 
 
-def _as_path(path: Any) -> Path:
-    """Check what was passed as a path."""
+def as_path(path: Any) -> Path:
+    """Check what was passed as a path on this machine, and return it."""
     name = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(name, str):
         raise ParameterError(f"Got a path of type {type(path).__name__}, expected str or Path.")
     if not name.strip() or "\0" in name:
-        raise ParameterError(f"Got path={name!r}, expected the name of a file.")
-    check_no_address(name)
-    return Path(name)
-
-
-def check_no_address(path: PathLike) -> None:
-    """Raise for an address on a network, also one that a Path has taken a slash from."""
-    if _ADDRESS.match(os.fspath(path)) and not os.path.lexists(path):
+        raise ParameterError(f"Got path={name!r}, expected the name of a file or folder.")
+    # Also an address that a Path has taken a slash from.
+    if _ADDRESS.match(name) and not os.path.lexists(name):
         raise RecordNotFoundError(
-            f"Got {os.fspath(path)!r}, an address, expected a file on this machine. Download the record first, all of "
-            "its files (header and signals), and pass where it lies."
+            f"Got {name!r}, an address, expected a file on this machine. Download the record first, all of its files "
+            "(header and signals), and pass where it lies."
         )
+    return Path(name)
 
 
 def _read(path: Path, given: dict[str, Any], verify_checksums: bool, *, keep_steps: bool = False) -> ECGRecord:

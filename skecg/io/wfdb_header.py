@@ -327,6 +327,8 @@ def find_header(path: Path) -> Path | None:
     """Return the header of the record that a path names, with or without a suffix; None where there is none."""
     if path.suffix.lower() == ".hea" and path.is_file():
         return path
+    if not path.name:  # "." and "/" are folders
+        return None
     beside = path.with_name(path.name + ".hea")
     if beside.is_file():
         return beside

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skecg.errors import ParameterError, ShapeError
 from skecg.linear_model.logistic import read_features
-from skecg.validation import check_flag, check_integer, check_number
+from skecg.validation import as_numbers, check_flag, check_integer, check_number
 
 __all__ = ["Neighbours", "NoveltyScore", "nearest_rows", "similar", "standardization"]
 
@@ -211,7 +211,7 @@ def similar(query: ArrayLike, features: ArrayLike, k: int = 10, *, standardize: 
                 f"Got a query with the column {name!r} where features have {wanted!r}, expected the same columns in "
                 "the same order. Pass query[features.columns]."
             )
-    known, asked = _numbers("features", features), _numbers("query", query)
+    known, asked = as_numbers("features", features), as_numbers("query", query)
     table = np.atleast_2d(asked)
     if known.ndim != 2 or table.ndim != 2 or table.shape[1] != known.shape[1] or not np.isfinite(table).all():
         raise ShapeError(
@@ -229,15 +229,6 @@ def similar(query: ArrayLike, features: ArrayLike, k: int = 10, *, standardize: 
     gaps = np.linalg.norm(standard[found] - others[:, None], axis=2)
     rows = complete[found].astype(np.int64)
     return Neighbours(rows, gaps) if asked.ndim == 2 else Neighbours(rows[0], gaps[0])
-
-
-def _numbers(name: str, table: ArrayLike) -> FloatArray:
-    try:
-        return np.asarray(table, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ShapeError(
-            f"Got {name} of type {type(table).__name__} that NumPy cannot take ({error}), expected a table of numbers."
-        ) from error
 
 
 def nearest_rows(known: FloatArray, asked: FloatArray, k: int) -> Iterator[NDArray[np.int64]]:

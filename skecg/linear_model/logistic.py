@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skecg.errors import InputError, ParameterError, user_stacklevel
 from skecg.linear_model.newton import Design, Sigmoid, Softmax, Solution, minimize, whiten
-from skecg.validation import check_unmasked, is_integer, is_number
+from skecg.validation import as_numbers, check_unmasked, is_integer, is_number
 
 __all__ = ["LogisticProbe", "Targets", "read_features", "read_targets", "read_weights"]
 
@@ -120,11 +120,7 @@ def read_features(estimator: BaseEstimator, X: Any, y: Any = "no_validation", **
 
 def read_weights(sample_weight: ArrayLike | None, n_records: int) -> NDArray[np.float64]:
     """Return the weights of records, (N,), none of them negative and not all 0."""
-    check_unmasked("sample_weight", sample_weight)
-    try:
-        weight = np.ones(n_records) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"Got sample_weight that is no number for each record ({error}), expected numbers.") from error
+    weight = np.ones(n_records) if sample_weight is None else as_numbers("sample_weight", sample_weight)
     if weight.shape not in {(), (n_records,)}:
         raise InputError(f"Got sample_weight.shape == {weight.shape}, expected {(n_records,)}, one number a record.")
     weight = np.broadcast_to(weight, (n_records,))

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from skecg.errors import ParameterError
 from skecg.leads import CANONICAL_LEADS
 from skecg.plotting.axes import import_matplotlib, new_boxes
+from skecg.records import ECGRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from skecg.records import ECGRecord
 
 __all__ = ["Paper", "Strip", "arrange_strips", "lay_paper", "plot_ecg", "plot_ecgs", "plot_explanation"]
 
@@ -309,6 +308,8 @@ def plot_ecgs(
     ParameterError
         When there is no recording, or there are not as many titles.
     """
+    if isinstance(records, ECGRecord):
+        raise ParameterError("Got a single record, expected a list of them. Draw one with plot_ecg.")
     if not records or (titles is not None and len(titles) != len(records)):
         n_titles = "no" if titles is None else len(titles)
         raise ParameterError(f"Got {len(records)} records and {n_titles} titles, expected some and a title for each.")
@@ -332,6 +333,11 @@ def _laid(
     record: ECGRecord, layout: str, speed_mm_per_second: float, gain_mm_per_mv: float
 ) -> tuple[list[list[Strip]], list[list[NDArray[np.float32]]], Paper]:
     """Return the strips of a recording, their voltages, and the paper that they are drawn on."""
+    if not isinstance(record, ECGRecord):
+        raise ParameterError(
+            f"Got a record of type {type(record).__name__}, expected an ECGRecord. skecg.io.read_record(path) reads "
+            "one from a file, ECGRecord(signal, sampling_rate, leads) makes one of an array."
+        )
     for name, value in (("speed_mm_per_second", speed_mm_per_second), ("gain_mm_per_mv", gain_mm_per_mv)):
         if not 0 < value < np.inf:
             raise ParameterError(f"Got {name}={value!r}, expected a positive number of millimetres.")

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from skecg.errors import ShapeError
 from skecg.linear_model.distances import standardization
 from skecg.plotting.axes import new_axes
-from skecg.validation import check_flag
+from skecg.validation import as_numbers, check_flag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ def plot_embedding_map(
     >>> axes.get_xlabel()
     'Component 1 (33 % of variance)'
     """
-    table = np.asarray(features, dtype=np.float64)
+    table = as_numbers("features", features)
     if table.ndim != 2 or table.shape[1] == 0:
         raise ShapeError(f"Got features of shape {table.shape}, expected (n_records, n_features).")
     values = None if labels is None else np.asarray(labels)

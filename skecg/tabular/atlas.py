@@ -27,7 +27,7 @@ from skecg.records import ECGRecord
 from skecg.tabular.features import read_as_embedded
 from skecg.tabular.page import policy_for, thinned
 from skecg.tabular.table import is_number
-from skecg.validation import check_choice, check_flag, check_integer
+from skecg.validation import as_numbers, check_choice, check_flag, check_integer
 
 __all__ = ["PROJECTIONS", "Atlas", "make_atlas"]
 
@@ -176,7 +176,7 @@ def make_atlas(
     for projection in projections:
         check_choice("projection", projection, PROJECTIONS)
     check_integer("n_neighbours", n_neighbours, 1)
-    table = np.asarray(features, dtype=np.float64)
+    table = as_numbers("features", features)
     cells = _as_columns(columns)
     if table.ndim != 2 or any(len(given) != len(table) for given in (records, *cells.values())):
         lengths = sorted({len(records), *map(len, cells.values())})

@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from skecg.encoders.pooling import n_encoder_features
 from skecg.errors import DamagedWeightsError, ParameterError
 from skecg.io.files import replacing, sha256_of
+from skecg.validation import as_numbers
 from skecg.weights.folder import (
     CONFIG_NAME,
     DIRECTIONS_NAME,
@@ -121,7 +122,7 @@ def write_directions(folder: str | Path, features: ArrayLike) -> WeightsInfo:
     import torch
 
     info = read_info(folder)
-    table = np.asarray(features, dtype=np.float64)
+    table = as_numbers("features", features)
     n_features = n_encoder_features(info.pooling, info.encoder)
     if table.ndim != 2 or table.shape[1] != n_features or len(table) < 2 or not np.isfinite(table).all():
         raise ParameterError(

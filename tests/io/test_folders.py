@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
@@ -17,6 +18,7 @@ from skecg.errors import (
     MissingDependencyError,
     ParameterError,
     RecordNotFoundError,
+    RecordReadError,
     UnsupportedFormatError,
 )
 from skecg.io import find_records, read_record
@@ -38,6 +40,35 @@ def test_a_folder_gives_its_recordings_sorted_and_each_once(archive):
     folder, records = archive
     assert find_records(folder) == records
     assert find_records(str(folder), recursive=False) == records[:3]
+
+
+def test_the_folder_one_is_in_has_no_name_and_lists_its_records(archive, monkeypatch):
+    folder, records = archive
+    monkeypatch.chdir(folder)
+    assert find_records(".") == [path.relative_to(folder) for path in records]
+    assert find_records(folder / "sub" / "..", recursive=False) == [folder / "sub" / ".." / r.name for r in records[:3]]
+    for name in (".", "/"):
+        with pytest.raises(RecordNotFoundError, match="is a directory"):
+            read_record(name)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\0b"])
+def test_no_name_is_no_folder(name):
+    with pytest.raises(ParameterError, match="expected the name of a file or folder"):
+        find_records(name)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(archive):
+    folder, _ = archive
+    place = os.open(folder, os.O_RDONLY)
+    for _ in range(20):  # beyond what the system takes as one path
+        os.mkdir("x" * 250, dir_fd=place)
+        above, place = place, os.open("x" * 250, os.O_RDONLY, dir_fd=place)
+        os.close(above)
+    os.close(place)
+    with pytest.raises(RecordReadError, match="cannot be listed"):
+        find_records(folder)
+    assert find_records(folder, recursive=False)
 
 
 def test_files_names_and_patterns_lead_to_the_same_record(archive):

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import tracemalloc
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,14 @@ import pytest
 from wfdb_writing import write_wfdb
 
 from skecg.convert.checkpoint import open_checkpoint
-from skecg.errors import DamagedRecordError, ForeignCheckpointError, RecordReadError, SamplingRateError, UnitsError
+from skecg.errors import (
+    DamagedRecordError,
+    ForeignCheckpointError,
+    LeadWarning,
+    RecordReadError,
+    SamplingRateError,
+    UnitsError,
+)
 from skecg.io import find_records, read_record
 from skecg.io.channels import ecg_rows
 from skecg.leads import CANONICAL_LEADS
@@ -127,11 +135,36 @@ def table(path: Path, header: str, *columns: np.ndarray) -> Path:
 BEAT = 0.3 * np.sin(np.arange(1000) / 9)
 
 
-@pytest.mark.parametrize("other", ["SpO2 (%)", "RESP (mV)", "MLII (adu)", "event (n)"])
+@pytest.mark.parametrize("other", ["SpO2 (%)", "RESP (mV)", "event (n)", "X (g)", "ECG HR (bpm)"])
 def test_columns_of_a_table_that_are_no_voltages_of_the_heart_are_left_out(tmp_path: Path, other: str) -> None:
     record = read_record(table(tmp_path / "a.csv", f"I (mV),{other}", BEAT, BEAT * 7), sampling_rate=500)
     assert record.leads == ("I",)
     np.testing.assert_allclose(record.signal[0], BEAT, rtol=1e-6)
+
+
+@pytest.mark.parametrize("other", ["MLII (adu)", "ECG 2 (NU)", "7 (NU)", "V7 (mW)"])
+def test_a_channel_of_the_heart_without_a_unit_of_voltage_is_named_when_it_is_left_out(
+    tmp_path: Path, other: str
+) -> None:
+    path = table(tmp_path / "a.csv", f"I (mV),{other}", BEAT, BEAT * 7)
+    name, unit = other[:-1].split(" (")
+    with pytest.warns(LeadWarning, match=rf"Left out {name} \[{unit}\]"):
+        assert read_record(path, sampling_rate=500).leads == ("I",)
+
+
+@pytest.mark.parametrize(("other", "is_named"), [("ECG [NU]", True), ("PLETH [NU]", False), ("X [g]", False)])
+def test_a_wfdb_channel_of_the_heart_without_a_unit_of_voltage_is_named(
+    tmp_path: Path, other: str, is_named: bool
+) -> None:
+    name, unit = other[:-1].split(" [")
+    np.arange(200, dtype="<i2").tofile(tmp_path / "a.dat")
+    (tmp_path / "a.hea").write_text(
+        f"a 2 100 100\na.dat 16 200/mV 16 0 0 0 0 II\na.dat 16 200/{unit} 16 0 0 0 0 {name}\n"
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert read_record(tmp_path / "a.hea").leads == ("II",)
+    assert [str(w.message).startswith(f"Left out {other}") for w in caught] == [True] * is_named
 
 
 def test_a_time_is_known_by_its_unit_whatever_it_is_called(tmp_path: Path) -> None:

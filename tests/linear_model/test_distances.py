@@ -9,7 +9,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skecg
 from skecg import NoveltyScore, similar
-from skecg.errors import ParameterError, ShapeError
+from skecg.errors import InputError, ParameterError, ShapeError
 
 RNG = np.random.default_rng(0)
 USUAL = RNG.normal(size=(300, 6)) @ RNG.normal(size=(6, 6)) + 3.0
@@ -84,7 +84,7 @@ def test_columns_of_a_query_in_another_order_are_refused() -> None:
 
 @pytest.mark.parametrize("query", [[["a", "b"]], [[1.0], [1.0, 2.0]]])
 def test_a_query_that_holds_no_numbers_is_refused(query: object) -> None:
-    with pytest.raises(ShapeError, match="query of type list that NumPy cannot take"):
+    with pytest.raises(InputError, match="query of type list with values that are no numbers"):
         similar(query, np.eye(2), k=1)
 
 

@@ -4,7 +4,7 @@ import io
 import itertools
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -308,3 +308,14 @@ def test_recordings_below_each_other_leave_no_blank_between_their_papers() -> No
 def test_records_and_titles_have_to_be_as_many(titles: list[str] | None) -> None:
     with pytest.raises(ParameterError, match="a title for each"):
         plot_ecgs([] if titles is None else make_ecg(1, random_state=0).records, titles=titles)
+
+
+@pytest.mark.parametrize("record", ["a.hea", np.zeros((12, 5000)), None])
+def test_what_is_no_record_is_refused_with_the_way_to_one(record: Any) -> None:
+    with pytest.raises(ParameterError, match=r"expected an ECGRecord\. skecg\.io\.read_record"):
+        plot_ecg(record)
+
+
+def test_a_single_record_is_no_list_of_them() -> None:
+    with pytest.raises(ParameterError, match="expected a list of them"):
+        plot_ecgs(record_of())  # type: ignore[arg-type]
