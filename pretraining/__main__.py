@@ -116,7 +116,7 @@ def _add_pack(verbs: _Verbs) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="SHARDS", help="folder of the shards")
     parser.add_argument("--recipe", metavar="RECIPE", help="prepare as this recipe's encoder expects")
-    parser.add_argument("--from", dest="weights", metavar="WEIGHTS", help="prepare as the encoder of these expects")
+    parser.add_argument("--from", dest="weights", metavar="WEIGHTS", help="prepare as these weights' encoder expects")
     group = parser.add_argument_group("preparation", "in place of --recipe")
     group.add_argument("--sampling-rate", type=float, metavar="HZ", help="samples a second (default: 500)")
     group.add_argument("--resampling", choices=("polyphase", "fourier"), help="default: polyphase")
@@ -239,8 +239,8 @@ def _add_train(verbs: _Verbs) -> None:
         "--from",
         dest="weights",
         metavar="WEIGHTS",
-        help="begin from these: name, weights folder or owner/name; the recipe's encoder and input become theirs (an "
-        "encoder of which theirs is a part stays)",
+        help="weights to begin with: a name, a weights folder or owner/name. Their encoder and input take the place of "
+        "the recipe's; a recipe's encoder that contains theirs stays",
     )
     parser.add_argument("--data", metavar="SHARDS", help="what pack has written: a folder or an address")
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run")
@@ -330,16 +330,13 @@ def _starting_from(model: str, recipe: str | None) -> PretrainConfig:
 
 def _begun(run: Path | None, resume: bool) -> PretrainConfig:
     """Read the configuration that lies in a run's folder."""
-    import json
+    from pretraining.runs import read_config
 
-    from pretraining.config import PretrainConfig
-
-    path = None if run is None else run / "config.json"
-    if not resume or path is None or not path.is_file():
+    if not resume or run is None or not (run / "config.json").is_file():
         raise ParameterError(
             "Got no --recipe, expected the name of one. python -m pretraining train --list prints them."
         )
-    return PretrainConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    return read_config(run)
 
 
 def _open_probe(source: str, shards: ShardSet) -> OnlineProbe:

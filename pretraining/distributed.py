@@ -45,6 +45,7 @@ __all__ = [
     "resolve_training_precision",
     "shard_",
     "whole",
+    "whole_tensor",
 ]
 
 
@@ -102,10 +103,13 @@ def whole(tree: Any) -> Any:
         return {key: whole(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return [whole(value) for value in tree]
-    if isinstance(tree, Tensor):
-        gather = getattr(tree, "full_tensor", None)
-        return (tree if gather is None else gather()).detach().cpu().clone()
-    return tree
+    return whole_tensor(tree).cpu().clone() if isinstance(tree, Tensor) else tree
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """Return a tensor's values, gathered from all processes where it is spread over them."""
+    gather = getattr(tensor, "full_tensor", None)
+    return (tensor if gather is None else gather()).detach()
 
 
 def load_optimizer_(optimizer: Optimizer, state: dict[str, Any]) -> None:
@@ -244,7 +248,8 @@ class Engine:
     ----------
     device : torch.device
     precision : {"fp32", "bf16", "fp16"}
-        Weights, sums and norms are float32 in all; the others are for matrix products (autocast).
+        Weights, gradients and losses are float32 in all; the others are for matrix products (autocast), and for what
+        passes between blocks.
     run : RunConfig
     rank, world_size : int
         Which of how many processes this is.
@@ -344,10 +349,6 @@ class Engine:
         """Run passes that are no training without compiling them: each shape would take one of the few compilations."""
         eager = self.run.compile and hasattr(torch.compiler, "set_stance")
         return torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
-
-    def gather(self, values: Tensor) -> list[list[float]]:
-        """Return the values (n,) of each process, by rank; this waits for the device."""
-        return self.send(values).read()
 
     def send(self, values: Tensor) -> Readback:
         """Send for the values (n,) of each process, by rank, without waiting for the device."""

@@ -18,7 +18,7 @@ from pretraining.config import PretrainConfig
 from pretraining.monitoring.journal import read_journal
 from pretraining.monitoring.report import inspect_run
 from pretraining.objectives.base import exported_encoder
-from pretraining.runs import load_checkpoint, read_code, saved_steps, write_json
+from pretraining.runs import checkpoints_of, load_checkpoint, read_code, saved_steps, write_json
 from skecg._version import __version__
 from skecg.errors import ParameterError
 from skecg.hub.licences import data_licences
@@ -107,7 +107,7 @@ def export(
 def _load(run: Path, which: str) -> dict[str, Any]:
     """Load the checkpoint asked for."""
     check_choice("which", which, ("last", "best"))
-    folder = run / "checkpoints"
+    folder = checkpoints_of(run)
     steps = saved_steps(folder)
     if not steps:
         raise ParameterError(
@@ -132,7 +132,7 @@ def _load(run: Path, which: str) -> dict[str, Any]:
 
 
 def _best_step(state: Mapping[str, Any]) -> int | None:
-    best = (state.get("probe") or {}).get("best_step")
+    best = state["probe"].get("best_step")
     return None if best is None else int(best)
 
 
@@ -170,7 +170,7 @@ def _watched(run: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the run itself has measured of the encoder that it names for export."""
     gauges = _gauges_of(run, int(state["step"]))
     known: dict[str, Any] = {"gauges": gauges} if gauges else {}
-    scores = (state.get("probe") or {}).get("history")
+    scores = state["probe"].get("history")
     if scores:
         at, score = scores[-1]
         known["probe"] = {"step": int(at), "macro_auroc": round(float(score), 4)}
@@ -184,8 +184,7 @@ def _data(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         corpora = json.loads(path.read_text(encoding="utf-8")).get("corpora")
         if isinstance(corpora, Mapping) and corpora:
             known["data"] = ", ".join(f"{name} ({int(count):,} records)" for name, count in corpora.items())
-    fingerprint = state.get("fingerprint", state.get("data_fingerprint"))
-    return known | ({"data_fingerprint": str(fingerprint)} if fingerprint else {})
+    return known | {"data_fingerprint": str(state["fingerprint"])}
 
 
 def _gauges_of(run: Path, step: int) -> dict[str, float]:

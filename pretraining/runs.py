@@ -325,7 +325,7 @@ def check_same_run(state: Mapping[str, Any], config: PretrainConfig, shards: Sha
     # Read as a configuration, so that fields that came later are compared by their defaults.
     began = PretrainConfig.from_dict(state["config"])
     if differences(_lasting(began), _lasting(config)) or config.run.steps < began.run.steps:
-        changed = differences(began.to_dict(), config.to_dict())
+        changed = differences(_ordered(began), _ordered(config))
         passing = ", ".join(f"run.{name}" for name in _PASSING if name != "steps")
         raise CheckpointError(
             f"The run began with another configuration: {'; '.join(changed)}. Resume it as it was, or begin another; "
@@ -344,10 +344,17 @@ _PASSING = ("steps", "prefetch", "readers", "timeout_minutes")
 
 def _lasting(config: PretrainConfig) -> dict[str, Any]:
     """Return what of a configuration stays for the whole of a run."""
-    values = config.to_dict()
+    values = _ordered(config)
     del values["watch"]
     for name in _PASSING:
         del values["run"][name]
+    return values
+
+
+def _ordered(config: PretrainConfig) -> dict[str, Any]:
+    """Return plain values in which the order of corpora counts: rows are drawn by it."""
+    values = config.to_dict()
+    values["data"]["weights"] = [list(item) for item in values["data"]["weights"].items()]
     return values
 
 

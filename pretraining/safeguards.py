@@ -97,8 +97,8 @@ def check_finite(
     broken = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
     if not broken and math.isfinite(gradient_norm):
         return
-    # A loss that compares the records of all processes is broken in all of them.
-    ranks = broken or [engine.rank]
+    # A loss that compares the records of all processes is broken in all of them, and gradients are sums over them.
+    ranks = broken or range(engine.world_size)
     what = f"The loss is {losses[ranks[0]]}" if broken else f"The gradient's norm is {gradient_norm}"
     process = f"process {', '.join(map(str, ranks))} of {engine.world_size}"
     where = f"at step {step + 1} of {config.run.steps}, {process}"

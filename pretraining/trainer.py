@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pretraining.config import PretrainConfig
 from pretraining.config.parts import MASK_LAW
 from pretraining.data.batches import check_shards, to_values
-from pretraining.distributed import Readback, load_optimizer_, open_engine, whole
+from pretraining.distributed import Readback, load_optimizer_, open_engine, whole, whole_tensor
 from pretraining.loader import BatchLoader, TrainingBatch
 from pretraining.monitoring.callbacks import Callback, TensorBoard, new_callbacks
 from pretraining.monitoring.journal import Journal
@@ -94,7 +94,7 @@ class Trainer:
     Notes
     -----
     What is drawn for a step does not depend on the number of processes or of parts (``run.accumulation``) that it is
-    stats in. Nor does its loss, but for what compares recordings with each other: target normalization "centre" and
+    taken in. Nor does its loss, but for what compares recordings with each other: target normalization "centre" and
     SIGReg see those that one process takes at once, Beat-SSL those that all processes take at once.
     """
 
@@ -135,7 +135,9 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, config)
         if self.resumed is not None:
             load_optimizer_(self.optimizer, state["optimizer"])
-            self.engine.scaler.load_state_dict(state["optimizer"].get("scaler", {}))
+            # Empty where losses were not scaled: with another precision than before they may be now.
+            if scaler := state["optimizer"].get("scaler"):
+                self.engine.scaler.load_state_dict(scaler)
         self.step: int = state["step"]
         self.last_loss: float | None = state["last_loss"]
         self._late: _Launched | None = None
@@ -154,7 +156,7 @@ class Trainer:
         Raises
         ------
         NonFiniteLossError
-            When a loss or gradient is infinite or NaN; the step is not stats.
+            When a loss or gradient is infinite or NaN; the step is not taken.
         Collapse
             When the run has collapsed and ``watch.stop_on_collapse`` is set; everything is saved before.
         """
@@ -202,7 +204,7 @@ class Trainer:
         else:
             event, more = "resume", what_changed(resumed, self.config, self.engine.world_size)
         if self.engine.is_first:
-            at = 0 if resumed is None else self.step  # a run killed before its first checkpoint is written anew
+            at = None if resumed is None else self.step  # a run killed before its first checkpoint is written anew
             journal = Journal(self.out, total_steps=self.config.run.steps, resume_step=at)
             self.monitor.begin(journal, self.out, self.step)
         self.monitor.note(self.step, event, "; ".join([text, *more]))
@@ -355,6 +357,4 @@ def clip_gradients_(model: nn.Module, largest: float) -> Tensor:
     """Scale gradients down to a norm of at most `largest` (0 for any) and give the norm that they had."""
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
     # With no limit, too: the norm is what the journal shows.
-    norm = torch.nn.utils.clip_grad_norm_(trained, largest or float("inf"))
-    gather = getattr(norm, "full_tensor", None)
-    return norm if gather is None else gather()
+    return whole_tensor(torch.nn.utils.clip_grad_norm_(trained, largest or float("inf")))

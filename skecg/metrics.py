@@ -12,6 +12,7 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +29,7 @@ __all__ = [
     "area_under_roc",
     "best_thresholds",
     "calibration",
+    "class_f1",
     "f1_scores",
     "macro",
     "weighted_area_under_roc",
@@ -217,6 +219,20 @@ def macro(values: ArrayLike, counted: ArrayLike | None = None) -> float:
     each = np.asarray(values, dtype=np.float64)
     used = np.isfinite(each) if counted is None else np.isfinite(each) & np.asarray(counted)
     return float(each[used].mean()) if used.any() else float("nan")
+
+
+def class_f1(confusion: NDArray[Any]) -> FloatArray:
+    """Compute each class's F1 from matrices of confusion (..., n_classes, n_classes), true classes in rows.
+
+    Returns
+    -------
+    ndarray of shape (..., n_classes), float64
+        NaN for a class that is neither there nor predicted: atrial fibrillation has no P wave, and to find none is no
+        error.
+    """
+    either = confusion.sum(axis=-1) + confusion.sum(axis=-2)
+    right = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return np.where(either > 0, 2 * right / np.maximum(either, 1), np.nan)
 
 
 def as_labels_and_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], FloatArray]:

@@ -279,7 +279,8 @@ def _typed(text: str, old: Any, name: str) -> Any:
         if isinstance(old, float):
             return float(text)
         if isinstance(old, tuple):
-            return tuple(type(old[0])(part) if old else json.loads(part) for part in text.strip("()[]").split(","))
+            parts = [part for part in text.strip("()[]").split(",") if part.strip()]
+            return tuple(type(old[0])(part) if old else json.loads(part) for part in parts)
         if isinstance(old, dict):
             return dict(json.loads(text))
         if old is None:

@@ -146,6 +146,10 @@ class OptimConfig(PlainFields):
 
     def __post_init__(self) -> None:
         check_number("optim.lr", self.lr, 0)
+        for name in ("warmup_lr", "final_lr", "weight_decay", "final_weight_decay", "eps", "gradient_clip"):
+            check_number(f"optim.{name}", getattr(self, name), 0, closed="left")
+        fits = len(self.betas) == 2 and all(is_number(beta) and 0 <= beta < 1 for beta in self.betas)
+        require(fits, "optim.betas", self.betas, "two numbers from 0 to below 1")
         check_choice("optim.schedule", self.schedule, ("cosine", "constant"))
         for name in ("warmup_steps", "cooldown_steps"):
             value = getattr(self, name)
@@ -207,7 +211,8 @@ class DataConfig(PlainFields):
 
     def __post_init__(self) -> None:
         require(all(w > 0 for w in self.weights.values()), "data.weights", self.weights, "positive shares")
-        require(0 < self.gain[0] <= self.gain[1], "data.gain", self.gain, "0 < low <= high")
+        fits = len(self.gain) == 2 and 0 < self.gain[0] <= self.gain[1]
+        require(fits, "data.gain", self.gain, "two numbers, 0 < low <= high")
         for name in ("lead_dropout", "drop_path"):
             check_number(f"data.{name}", getattr(self, name), 0, 1, closed="left")
 
@@ -260,6 +265,7 @@ class RunConfig(PlainFields):
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "prefetch", "readers"):
             check_integer(f"run.{name}", getattr(self, name), 1)
+        check_integer("run.seed", self.seed, 0)
         check_choice("run.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         check_choice("run.parallel", self.parallel, ("ddp", "fsdp2"))
         check_number("run.timeout_minutes", self.timeout_minutes, 0)
@@ -278,3 +284,7 @@ class WatchConfig(PlainFields):
     keep_last: int = 2
     keep_every: int = 0
     stop_on_collapse: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "gauge_every", "probe_every", "checkpoint_every", "keep_last", "keep_every"):
+            check_integer(f"watch.{name}", getattr(self, name), 0)

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretraining.data.corpus import Item, LeftOut, Reader
+from pretraining.data.shards import digest_of
 from skecg.errors import BadSignalError, HeaderRepairWarning, InputError, ShortRecordError, SkecgError
 from skecg.io.files import replacing
 from skecg.preprocessing.quality import Policies, Screening, screen
@@ -34,7 +35,6 @@ __all__ = [
     "REFUSABLE",
     "Preparation",
     "ShardPlan",
-    "digest_of",
     "is_complete",
     "plan_shards",
     "quantize",
@@ -329,12 +329,3 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
     header = {"descr": "<i2", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, header)
     return stream.getvalue()
-
-
-def digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 over the values of several arrays."""
-    digest = hashlib.sha256()
-    for name, values in arrays.items():
-        digest.update(f"{name} {values.dtype.str} {values.shape};".encode())
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()

@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ __all__ = [
     "FORMAT_VERSION",
     "MANIFEST",
     "ShardSet",
+    "digest_of",
     "fetch_shards",
     "open_shards",
 ]
@@ -179,6 +180,7 @@ class ShardSet:
         readers : Executor of threads, optional
             Reads in as many parts as `n_readers` says, so that a disk has several requests at a time; the caller reads
             all when not given.
+        n_readers : int, default=1
 
         Returns
         -------
@@ -217,13 +219,33 @@ class ShardSet:
         """The rows of each corpus."""
         return [np.flatnonzero(self.corpus_of == number) for number in range(len(self.corpora))]
 
+    @cached_property
+    def _indices(self) -> list[Path]:
+        """The index of each shard, compared with the manifest's checksum: another scale would be another signal."""
+        paths = [self.folder / f"{number:05d}.npz" for number in range(len(self._signals))]
+        for path, shard in zip(paths, self.manifest["shards"], strict=True):
+            with np.load(path, allow_pickle=False) as index:
+                is_intact = digest_of(index) == shard["index_sha256"]
+            if not is_intact:
+                raise DamagedRecordError(f"Got other values in {path} than its manifest says. Copy or pack it again.")
+        return paths
+
     def _column(self, name: str) -> NDArray[Any]:
         """Read one column of the index of all shards."""
         columns = []
-        for number in range(len(self._signals)):
-            with np.load(self.folder / f"{number:05d}.npz", allow_pickle=False) as index:
+        for path in self._indices:
+            with np.load(path, allow_pickle=False) as index:
                 columns.append(index[name])
         return np.concatenate(columns)
+
+
+def digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over the values of several arrays."""
+    digest = hashlib.sha256()
+    for name, values in arrays.items():
+        digest.update(f"{name} {values.dtype.str} {values.shape};".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def open_shards(folder: str | Path) -> ShardSet:

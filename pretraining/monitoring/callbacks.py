@@ -84,7 +84,7 @@ class TensorBoard(Callback):
         except ImportError:
             self._board = None
             return
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else 0)
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Write values down."""

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pretraining.distributed import whole_tensor
 from skecg.encoders.pooling import pool_tokens
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ __all__ = [
     "Gauges",
     "collapse_reason",
     "effective_rank",
-    "gradient_norm",
     "identity_ratio",
     "lidar",
     "memory_gib",
@@ -220,16 +220,10 @@ def relative_distance(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float
     """Compute the norm of the difference of two lists of tensors over the norm of the second."""
     difference = reference = 0.0
     for a, b in zip(ours, theirs, strict=True):
-        x, y = _whole(a), _whole(b)
+        x, y = whole_tensor(a), whole_tensor(b)
         difference += float((x - y).square().sum())
         reference += float(y.square().sum())
     return math.sqrt(difference / max(reference, 1e-30))
-
-
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
-    """Compute the norm of all gradients together."""
-    squares = [float(_whole(p.grad).square().sum()) for p in parameters if p.grad is not None]
-    return math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.nan
 
 
 def memory_gib(device: torch.device) -> float:
@@ -336,7 +330,7 @@ class Gauges:
         return {"lidar": lidar(views), "lidar_shuffled": lidar(shuffled), "identity": identity_ratio(views)}
 
     def _measure_drift(self, model: Objective) -> dict[str, float]:
-        target = [_whole(p) for p in model.target_encoder.parameters()]
+        target = [whole_tensor(p) for p in model.target_encoder.parameters()]
         found = {}
         if model.target_encoder is not model.context_encoder:
             found["drift"] = relative_distance(model.context_encoder.parameters(), target)
@@ -380,12 +374,6 @@ def _crop(values_nLT: Tensor, starts_n: Tensor, n_samples: int) -> Tensor:
     """Cut (n, L, n_samples) out of windows, each at its own start."""
     index = starts_n[:, None] + torch.arange(n_samples)
     return values_nLT.gather(2, index[:, None].expand(-1, values_nLT.shape[1], -1).to(values_nLT.device))
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """Return a tensor's values, gathered from all processes where it is spread over them."""
-    gather = getattr(tensor, "full_tensor", None)
-    return (tensor if gather is None else gather()).detach()
 
 
 @contextlib.contextmanager

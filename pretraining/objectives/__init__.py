@@ -80,7 +80,6 @@ def build_model(config: PretrainConfig, weights: Mapping[str, Tensor] | None = N
 
 def gather_model(model: Objective, config: PretrainConfig, engine: Engine) -> Objective | None:
     """Return a model that the first process can use by itself, None elsewhere; all processes have to call this."""
-    # All processes have to call it: gathering spread weights waits for every one of them.
     weights = whole(model.state_dict()) if engine.is_sharded else None
     if not engine.is_first:
         return None

@@ -329,7 +329,6 @@ class BeatSsl(WithoutTarget):
     @classmethod
     def flops(cls, config: PretrainConfig, drawn: BeatDraw) -> float:
         """Count two views, forward and backward; the projectors are next to nothing."""
-        # Two views; backward costs twice the forward pass.
         return 2 * 3 * config.encoder.flops(config.encoder.n_patches)
 
     @classmethod

@@ -425,17 +425,13 @@ class Jepa(Objective):
             return F.l1_loss(predicted.float(), wanted.float())
         return F.smooth_l1_loss(predicted.float(), wanted.float(), beta=1.0)
 
-    def _token_numbers(self, slices_BM: Tensor, n_patches: int | None = None) -> Tensor:
-        """Return the numbers of the tokens of slices of time: themselves, or once for every lead.
-
-        A window has `n_patches` slices, those of the longest when not given.
-        """
+    def _token_numbers(self, slices_BM: Tensor, n_patches: int) -> Tensor:
+        """Return the numbers of the tokens of slices of time, of `n_patches`: themselves, or once for every lead."""
         if not self.target_encoder.token_per_lead:
             return slices_BM
-        encoder = self.config.encoder
-        leads = torch.arange(encoder.n_leads, device=slices_BM.device)
+        leads = torch.arange(self.config.encoder.n_leads, device=slices_BM.device)
         # Tokens of a leadwise encoder lie lead after lead, and all leads of a record share its mask.
-        return (leads[None, :, None] * (n_patches or encoder.n_patches) + slices_BM[:, None]).flatten(1)
+        return (leads[None, :, None] * n_patches + slices_BM[:, None]).flatten(1)
 
     def _sigreg(self, pooled: list[Tensor], seed: int | None, like: Tensor) -> Tensor:
         if self.weights.sigreg_weight == 0:

@@ -95,9 +95,7 @@ def register_mask(kind: str, draw: MaskDraw) -> None:
         MASK_KINDS.append(kind)
 
 
-def draw_masks(
-    config: MaskConfig, n_patches: int, positions: range, *, seed: int, step: int, device: torch.device | None = None
-) -> list[Masks]:
+def draw_masks(config: MaskConfig, n_patches: int, positions: range, *, seed: int, step: int) -> list[Masks]:
     """Draw the masks of some records of a step's batch.
 
     Parameters
@@ -108,15 +106,12 @@ def draw_masks(
     positions : range
         Places of the records in the batch of the whole step.
     seed, step : int
-    device : torch.device, optional
-        Where the masks go.
 
     Returns
     -------
     list of Masks, of length ``config.masks_per_target``
     """
-    drawn = [_draw(config, n_patches, positions, (seed, step, number)) for number in range(config.masks_per_target)]
-    return [masks.to(device) for masks in drawn] if device is not None else drawn
+    return [_draw(config, n_patches, positions, (seed, step, number)) for number in range(config.masks_per_target)]
 
 
 def draw_seen(n_patches: int, share: float, positions: range, *, seed: int, step: int) -> torch.Tensor:
@@ -148,7 +143,7 @@ def _draw(config: MaskConfig, n_patches: int, positions: range, key: tuple[int, 
     if config.kind in ("blocks", "crop"):
         shared = np.random.default_rng([*key, 0])
         # Shared by the batch, as published: rows with as many tokens make one tensor without padding.
-        num_keep = math.ceil(shared.uniform(config.low, config.high) * n_patches)
+        num_keep = min(math.ceil(shared.uniform(config.low, config.high) * n_patches), n_patches - 1)
         if config.kind == "crop":
             return _as_masks(_draw_crops(n_patches, num_keep, positions, key))
         return _as_masks(_draw_blocks(n_patches, num_keep, config.min_block, positions, key))
@@ -157,9 +152,12 @@ def _draw(config: MaskConfig, n_patches: int, positions: range, key: tuple[int, 
     if config.kind == "random":
         masked = kim_random_mask(generator, n_patches, config.low, config.high)
     else:
-        masked = kim_multiblock_mask(
-            generator, n_patches, config.low, config.high, n_blocks=config.n_blocks, last_slice=config.last_slice
-        )
+        masked = np.ones(n_patches, dtype=np.bool_)
+        # Large blocks may cover a window, which the published code has no answer for: they are drawn again.
+        while masked.all():
+            masked = kim_multiblock_mask(
+                generator, n_patches, config.low, config.high, n_blocks=config.n_blocks, last_slice=config.last_slice
+            )
     # Kim draws one mask for the whole batch.
     return _as_masks(np.broadcast_to(~masked, (len(positions), n_patches)))
 
@@ -189,7 +187,9 @@ def kim_random_mask(generator: torch.Generator | None, n_patches: int, low: floa
     """
     ratio = low + (high - low) * torch.rand(1, generator=generator).item()
     masked = np.zeros(n_patches, dtype=np.bool_)
-    masked[torch.randperm(n_patches, generator=generator)[: int(n_patches * ratio)].numpy()] = True
+    # Of few slices a small share is none, and nothing would be left to predict.
+    n_masked = max(1, int(n_patches * ratio))
+    masked[torch.randperm(n_patches, generator=generator)[:n_masked].numpy()] = True
     return masked
 
 

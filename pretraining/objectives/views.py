@@ -29,6 +29,8 @@ __all__ = ["ViewMaker", "ViewRanges", "Views", "draw_views", "is_seen", "rotatio
 _STREAM = 0x71E35
 _AXES = 3
 
+_N_VIEWS = 2
+
 
 class ViewRanges(NamedTuple):
     """Between what the numbers of views are drawn, uniformly.
@@ -77,15 +79,13 @@ class Views(NamedTuple):
         return Views(self.radians[rows], self.scale[rows], self.mask_start[rows], self.masked_samples)
 
 
-def draw_views(
-    ranges: ViewRanges, n_samples: int, positions: range, *, seed: int, step: int, n_views: int = 2
-) -> Views:
-    """Draw views of windows of so many samples, for some places of a step's batch.
+def draw_views(ranges: ViewRanges, n_samples: int, positions: range, *, seed: int, step: int) -> Views:
+    """Draw two views of windows of so many samples, for some places of a step's batch.
 
     The same for a place whatever other places are drawn with it.
     """
-    drawn = uniforms(seed, step, positions, n_views * (2 * _AXES + 1), stream=_STREAM)
-    drawn = drawn.reshape(len(positions), n_views, 2 * _AXES + 1)
+    drawn = uniforms(seed, step, positions, _N_VIEWS * (2 * _AXES + 1), stream=_STREAM)
+    drawn = drawn.reshape(len(positions), _N_VIEWS, 2 * _AXES + 1)
     masked = round(ranges.masked_share * n_samples)
     radians = np.deg2rad(ranges.degrees) * (2 * drawn[:, :, :_AXES] - 1)
     low, high = ranges.scale

@@ -3,8 +3,6 @@
 An engine runs the transformer alone. Reading, preparation, pooling and the cache are those of every embedding, so that
 whatever works with torch works here: all poolings and layers, short records, absent leads, tokens.
 
-An encoder whose tokens another engine computes.
-
 Shapes: B windows, L leads, T samples, N tokens, R registers, D width of a token.
 """
 

@@ -1,13 +1,7 @@
-"""Weights to an ONNX file that other programs can run: windows in, features out.
-
-Encoders to ONNX graphs, by torch's exporter.
+"""Encoders as ONNX graphs, made by torch's exporter: for onnxruntime here, in eight bits too, and for other programs.
 
 The number of windows, their length in whole patches and, where asked, the leads are left open, so that one graph serves
 all records. Shapes: B windows, L leads, T samples, N tokens, R registers, D width of a token, C leads present.
-
-Graphs whose linear layers multiply in eight bits.
-
-The one door to onnxruntime.
 """
 
 from __future__ import annotations

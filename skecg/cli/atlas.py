@@ -43,11 +43,11 @@ def add_parser(verbs: Verbs) -> None:
         "--projection",
         action="append",
         metavar="P",
-        help="pca (default), tsne, or umap (needs umap-learn); again for several maps in one page",
+        help="pca (default), tsne, or umap (needs umap-learn); may be repeated, for several maps in one page",
     )
-    parser.add_argument("--neighbours", type=int, default=8, metavar="N", help="of each record (default: 8)")
+    parser.add_argument("--neighbours", type=int, default=8, metavar="N", help="neighbours of each record (default: 8)")
     parser.add_argument(
-        "--keep-scales", action="store_true", help="of features of --truncate-dim: not to standardize each of them"
+        "--keep-scales", action="store_true", help="do not standardize features that --truncate-dim made"
     )
     parser.add_argument("--title", metavar="TEXT", help="of the page (default: the name of FEATURES)")
     parser.add_argument("--no-ecgs", action="store_true", help="leave the recordings out; they are not read then")

@@ -153,7 +153,7 @@ def add_table_options(parser: argparse.ArgumentParser, *, labels: bool = True) -
         action="append",
         required=True,
         metavar="NAME",
-        help="classes, numbers, or labels with semicolons between them; again for several labels of 0 and 1",
+        help="classes, numbers, or labels with semicolons between them; may be repeated, for several labels of 0 and 1",
     )
     group.add_argument("--group-column", metavar="NAME", help="whose recordings they are: patients are kept together")
     group.add_argument("--kind", metavar="K", help="classes, labels or numbers, where the cells leave it open")

@@ -93,7 +93,9 @@ def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False)
     group = parser.add_argument_group("features")
     what = "name, weights folder or owner/name"
     if several:
-        group.add_argument("--model", "-m", action="append", required=True, metavar="M", help=f"{what}; again")
+        group.add_argument(
+            "--model", "-m", action="append", required=True, metavar="M", help=f"{what}; may be repeated"
+        )
     else:
         group.add_argument("--model", "-m", default="default", metavar="M", help=what)
     add_hub_options(parser)

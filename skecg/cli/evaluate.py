@@ -43,7 +43,8 @@ def add_parser(verbs: Verbs) -> None:
         action="append",
         required=True,
         metavar="M",
-        help="name, weights folder, owner/name, or module:attribute of an object with transform(records); again",
+        help="name, weights folder, owner/name, or module:attribute of an object with transform(records); may be "
+        "repeated",
     )
     parser.add_argument("--task", "-t", required=True, metavar="T", help=_TASKS)
     parser.add_argument(
@@ -53,7 +54,7 @@ def add_parser(verbs: Verbs) -> None:
         action="append",
         required=True,
         metavar="DIR",
-        help="where the data set lies; again for each packed file of one that lies in several",
+        help="where the data set lies; may be repeated, for each packed file of one that lies in several",
     )
     parser.add_argument("--out", "-o", type=Path, metavar="DIR", help="folder for report.json, report.md, report.png")
     parser.add_argument("--no-figure", action="store_true", help="write no report.png")
@@ -78,9 +79,11 @@ def _add_protocol_options(parser: argparse.ArgumentParser) -> None:
         metavar="F,F,...",
         help="shares of the training patients, numbers of records above 1 (default: 0.01,0.05,0.1,1)",
     )
-    group.add_argument("--draws", type=int, default=5, metavar="N", help="draws of all but 1 (default: 5)")
+    group.add_argument("--draws", type=int, default=5, metavar="N", help="draws of each share below 1 (default: 5)")
     group.add_argument("--kernels", type=int, default=5, metavar="N", help="draws of random convolutions (default: 5)")
-    group.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the test patients (default: 1000)")
+    group.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="resamples of the test patients (default: 1000)"
+    )
     group.add_argument("--seed", type=as_seed, default=0, metavar="N", help="of resamples and untrained weights")
     group.add_argument("--test-fold", type=int, metavar="N", help="instead of the last there is")
     group.add_argument(

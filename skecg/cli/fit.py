@@ -41,7 +41,9 @@ def add_parser(verbs: Verbs) -> None:
     group = parser.add_argument_group("fitting")
     group.add_argument("--method", default="probe", metavar="M", help="probe (default: frozen encoder) or finetune")
     group.add_argument("--folds", type=int, default=5, metavar="N", help="parts of the patients (default: 5)")
-    group.add_argument("--resamples", type=int, default=1000, metavar="N", help="for the intervals (default: 1000)")
+    group.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="resamples for the intervals (default: 1000)"
+    )
     group.add_argument("--seed", type=as_seed, default=0, metavar="N", help="of folds, resamples and fine-tuning")
     group.add_argument("--epochs", type=int, metavar="N", help="of fine-tuning, at most (default: 10)")
     add_model_options(parser)

@@ -35,7 +35,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--path-column", default="path", metavar="NAME", help="of that table (default: path)")
     parser.add_argument("--label-column", default="label", metavar="NAME", help="of that table (default: label)")
     parser.add_argument(
-        "--keep-scales", action="store_true", help="of a map of --truncate-dim: not to standardize each feature"
+        "--keep-scales", action="store_true", help="do not standardize features that --truncate-dim made"
     )
     add_signal_options(parser)
     parser.set_defaults(run=run)

@@ -31,7 +31,11 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--private", action="store_true", help="nobody else may see it")
     parser.add_argument("--tag", metavar="TAG", help="another name of the commit, such as v1; tags never move")
     parser.add_argument(
-        "--evaluation", action="append", default=[], metavar="REPORT", help="report.json of skecg evaluate; again"
+        "--evaluation",
+        action="append",
+        default=[],
+        metavar="REPORT",
+        help="report.json of skecg evaluate; may be repeated",
     )
     parser.add_argument(
         "--hub-dataset",
@@ -39,7 +43,7 @@ def add_parser(verbs: Verbs) -> None:
         default=[],
         type=_pair,
         metavar="NAME=OWNER/NAME",
-        help="where the Hub has a data set of the reports, for its own list of results; again",
+        help="where the Hub has a data set of the reports, for its own list of results; may be repeated",
     )
     parser.add_argument(
         "--data-licence",
@@ -47,9 +51,11 @@ def add_parser(verbs: Verbs) -> None:
         default=[],
         type=_pair,
         metavar="ARCHIVE=LICENCE",
-        help="licence of an archive that the weights were trained on, where skecg does not know it; again",
+        help="licence of an archive that the weights were trained on, where skecg does not know it; may be repeated",
     )
-    parser.add_argument("--allow", action="append", default=[], metavar="REASON", help="publish all the same; again")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="REASON", help="publish all the same; may be repeated"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would be published, send nothing")
     parser.add_argument("--stage", metavar="DIR", help="write the files into a folder as well, to look at them")
     parser.set_defaults(run=run)

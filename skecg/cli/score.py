@@ -53,9 +53,11 @@ def add_parser(verbs: Verbs) -> None:
         help="shares of the training patients, numbers of records above 1 (default: 1, and 0.1 and 0.3 where they "
         "leave 20 patients)",
     )
-    group.add_argument("--draws", type=int, default=5, metavar="N", help="draws of all but 1 (default: 5)")
+    group.add_argument("--draws", type=int, default=5, metavar="N", help="draws of each share below 1 (default: 5)")
     group.add_argument("--kernels", type=int, default=5, metavar="N", help="draws of random convolutions (default: 5)")
-    group.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the patients (default: 1000)")
+    group.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="resamples of the test patients (default: 1000)"
+    )
     group.add_argument("--seed", type=as_seed, default=0, metavar="N", help="of folds, resamples and untrained weights")
     add_model_options(parser, several=True)
     add_signal_options(parser)

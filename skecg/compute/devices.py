@@ -165,7 +165,7 @@ def resolve_precision(precision: str, known: Sequence[str] = PRECISIONS) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """Run matrix products in bfloat16 when asked; sums, norms and the residual stream stay in float32."""
+    """Run matrix products in bfloat16 when asked; so is what passes between blocks. Weights stay in float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 

@@ -332,7 +332,6 @@ class AttentionProbe(ClassifierMixin, BaseEstimator):
 
 def _decayed_groups(head: AttentionHead, weight_decay: float) -> list[dict[str, Any]]:
     """Return the optimizer's groups: matrices are decayed, the query and the bias are not."""
-    # Biases and the query are left alone by weight decay.
     matrices = [p for p in head.parameters() if p.ndim > 1]
     vectors = [p for p in head.parameters() if p.ndim == 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -8,6 +8,7 @@ convolutions) is scored by protocol (a) in the same table, as a floor.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from skecg.errors import ParameterError, SkecgError
 from skecg.evaluation.attention_probe import AttentionProbe
 from skecg.evaluation.features import EncoderFeatures
 from skecg.evaluation.protocols import LabelDraw, PooledProtocol, ProbeFit
-from skecg.inference.inputs import RecordSource, as_items, as_plain, is_numeric_array
+from skecg.inference.inputs import RecordSource, record_source
 from skecg.metrics import area_under_roc, best_thresholds, macro
 from skecg.records import ECGRecord
 
@@ -37,7 +38,6 @@ __all__ = [
     "EncoderTokens",
     "crop_record",
     "crop_tokens",
-    "source_of",
     "with_tokens",
 ]
 
@@ -129,12 +129,15 @@ def crop_tokens(
     """
     if dtype not in ("float32", "float16"):
         raise ParameterError(f"Got dtype={dtype!r}, expected 'float32' or 'float16'.")
-    source = source_of(embedder, X, sampling_rate)
+    source = record_source(embedder, X, sampling_rate, reset=False)
+    # Crops come as records, whatever X was.
+    of_records = copy.copy(embedder)
+    of_records.path_column = None
     found: list[NDArray[np.floating]] = []
     for records in _chunks(source):
         crops = [crop_record(record, crop_seconds, stride_seconds) for record in records]
         # Crops of many records in one call, so that the encoder's batches are full.
-        tokens = iter(embedder.transform_tokens([crop for some in crops for crop in some]))
+        tokens = iter(of_records.transform_tokens([crop for some in crops for crop in some]))
         found += [np.stack([_counted_only(next(tokens)) for _ in some]).astype(dtype) for some in crops]
     return found
 
@@ -144,17 +147,6 @@ def _counted_only(tokens: RecordTokens) -> NDArray[np.float32]:
     if tokens.counted is None or tokens.counted.all():
         return tokens.values
     return np.where(tokens.counted[:, None], tokens.values, np.float32(np.nan))
-
-
-def source_of(embedder: JEPAEmbedder, X: Any, sampling_rate: ArrayLike | None = None) -> RecordSource:
-    """Return the records that an embedder makes of X, for what has to cut or count them before they are embedded."""
-    X = as_plain(X)
-    return RecordSource(
-        X if is_numeric_array(X) else as_items(X),
-        sampling_rate=embedder.sampling_rate if sampling_rate is None else sampling_rate,
-        leads=embedder.leads,
-        units=embedder.units,
-    )
 
 
 def _chunks(source: RecordSource) -> Iterator[Sequence[ECGRecord]]:

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from skecg.annotations import WAVE_CLASSES, Trace, boundaries
 from skecg.errors import ShapeError
 from skecg.evaluation.bootstrap import Interval, patient_draws
+from skecg.metrics import class_f1, macro
 
 __all__ = [
     "BoundaryScores",
@@ -63,11 +64,6 @@ class PredictedTrace:
     grid_hz: float
     truth: Trace
 
-    @property
-    def true_labels(self) -> NDArray[np.int8]:
-        """The annotations at the instants predicted."""
-        return self.truth.at(np.arange(len(self.labels)) / self.grid_hz)
-
 
 @dataclass(frozen=True)
 class BoundaryScores:
@@ -96,7 +92,7 @@ class WaveScores:
     Parameters
     ----------
     f1, dice : mapping of str to float
-        By kind of wave.
+        By kind of wave; NaN of one that is neither annotated nor predicted, which has no part in the means.
     macro_f1 : Interval
         With the 95 % bootstrap interval over patients.
     mean_iou : float
@@ -141,18 +137,19 @@ def score_waves(
     for trace in predictions:
         confusion[trace.record] += _confusion(trace)
     kinds = WAVE_CLASSES[1:]
-    f1, dice = _f1(confusion.sum(axis=0)), _mean_where(_f1(confusion), _occurrences(confusion) > 0)
+    f1, dice = class_f1(confusion.sum(axis=0)), _mean(class_f1(confusion), axis=0)
     draws = patient_draws(who, len(who), n_draws, seed).astype(np.float64)
     # Confusions are added before F1 is taken: a mean of ratios would not be the F1 of the draw.
-    macros = _f1(np.tensordot(draws, confusion, axes=1))[:, 1:].mean(axis=1)
-    low, high = np.quantile(macros, [0.025, 0.975])
+    macros = _mean(class_f1(np.tensordot(draws, confusion, axes=1))[:, 1:], axis=1)
+    known = macros[np.isfinite(macros)]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
     # IoU as a function of F1: one follows from the other.
     union = f1 / (2 - f1)
     return WaveScores(
         f1={kind: float(f1[number]) for number, kind in enumerate(kinds, 1)},
         dice={kind: float(dice[number]) for number, kind in enumerate(kinds, 1)},
-        macro_f1=Interval(float(f1[1:].mean()), float(low), float(high)),
-        mean_iou=float(union.mean()),
+        macro_f1=Interval(macro(f1[1:]), float(low), float(high)),
+        mean_iou=macro(union),
         boundaries={
             (kind, edge): _boundary_scores(predictions, number, edge)
             for number, kind in enumerate(kinds, 1)
@@ -174,20 +171,11 @@ def _confusion(trace: PredictedTrace) -> NDArray[np.float64]:
     return np.bincount(truth[known] * n + predicted[known], minlength=n * n).reshape(n, n).astype(np.float64)
 
 
-def _occurrences(confusion: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Count instants of each class, annotated and predicted."""
-    return confusion.sum(axis=-1) + confusion.sum(axis=-2)
-
-
-def _f1(confusion: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute each class's F1, 0 where it is neither annotated nor predicted."""
-    right = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return 2 * right / np.maximum(_occurrences(confusion), 1)
-
-
-def _mean_where(values: NDArray[np.float64], counted: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Average the rows that count, column by column; 0 of none."""
-    return np.where(counted, values, 0.0).sum(axis=0) / np.maximum(counted.sum(axis=0), 1)
+def _mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Average what is not NaN along an axis; NaN of nothing."""
+    known = np.isfinite(values)
+    n_known = known.sum(axis=axis)
+    return np.where(n_known > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(n_known, 1), np.nan)
 
 
 def match_boundaries(
@@ -254,7 +242,7 @@ def wave_table(scores: Mapping[str, WaveScores]) -> str:
     lines = ["".join([*head, f"{'Dice':>8}", f"{'mIoU':>8}"])]
     for name, score in scores.items():
         row = [f"{name:<{width}}", *(f"{score.f1[kind]:>7.3f}" for kind in kinds), f"{score.macro_f1!s:>24}"]
-        dice = sum(score.dice.values()) / len(kinds)
+        dice = macro(list(score.dice.values()))
         lines.append("".join([*row, f"{dice:>8.3f}", f"{score.mean_iou:>8.3f}"]))
     return "\n".join(lines)
 

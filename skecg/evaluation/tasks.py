@@ -1,4 +1,4 @@
-"""Tasks: which labels a recording has, by the rules of the literature.
+"""Tasks: which labels a recording has, by the rules of the literature; and the data sets that have them.
 
 PTB-XL's tasks are those of its benchmark: a recording has every statement that its annotation names, whatever its
 likelihood (0, which stands for "not given", included); statements are kept by the flags of PTB-XL's table
@@ -12,8 +12,6 @@ References
        Biomedical and Health Informatics 25:1519.
 .. [3] Liu F. et al. (2018). An open access database for evaluating the algorithms of electrocardiogram rhythm and
        morphology abnormality detection. Journal of Medical Imaging and Health Informatics 8:1368.
-
-From a path to a labelled data set, whatever it is that lies there.
 """
 
 from __future__ import annotations

@@ -9,8 +9,7 @@ one-hot targets would be quicker still but is a poor classifier of waves that ar
 untrained encoder it found no P wave (F1 0.005 where this has 0.46).
 
 The solver is that of :class:`skecg.LogisticProbe`, :mod:`skecg.linear_model.newton`, with all instants side by side.
-
-Tokens in the order of time, beside their neighbours, with the labels of the instants they cover.
+Tokens stand in the order of time, beside their neighbours.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from scipy import special
 from skecg.annotations import Trace
 from skecg.embedder import JEPAEmbedder
 from skecg.errors import ShapeError
-from skecg.evaluation.attention_protocol import source_of
+from skecg.inference.inputs import record_source
 from skecg.inference.pipeline import RecordTokens
 from skecg.linear_model.newton import Softmax, minimize, whiten
 from skecg.preprocessing.windows import Windows, prepare
@@ -195,7 +194,7 @@ def raw_tokens(embedder: JEPAEmbedder, X: Any) -> list[RecordTokens]:
     list of RecordTokens
         At the times and leads of the encoder's own, with as many values as samples.
     """
-    source, config = source_of(embedder, X), embedder.embedding_config()
+    source, config = record_source(embedder, X, None, reset=False), embedder.embedding_config()
     shape = config.info.encoder
     found = []
     for row in range(len(source)):

@@ -10,7 +10,7 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -43,6 +43,9 @@ from skecg.weights import WeightsInfo, find_weights, load_encoder
 __all__ = ["Examples", "FineTunedEstimator"]
 
 Rows = NDArray[np.intp]
+
+# What is published for a head that is trained on a frozen encoder.
+_HEAD_EPOCHS, _HEAD_RATE, _HEAD_DECAY = 30, 1e-3, 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +186,8 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
 
     def _head_config(self, seed: int) -> TrainingConfig:
         """Return how the head alone is trained."""
-        return self._config(seed)
+        config = self._config(seed)
+        return replace(config, epochs=_HEAD_EPOCHS, learning_rate=_HEAD_RATE, weight_decay=_HEAD_DECAY, warmup_epochs=0)
 
     # --- training
 
@@ -287,12 +291,14 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
             title=self._predicting,
             verbose=self.verbose,
         )
-        # Changed in place: scikit-learn wants an estimator's attributes to stay what they were through ``predict``.
-        self._leads_used.clear()
+        used: list[tuple[str, ...]] = []
         for records, windows in chunks:
-            self._leads_used += [leads_used(record, self.spec_) for record in records]
+            used += [leads_used(record, self.spec_) for record in records]
             inputs = WindowInputs(PreparedWindows([windows], network.encoder.config.length_step), device)
             yield records, self._logits_of(network, inputs, records, precision)
+        # Changed in place: scikit-learn wants an estimator's attributes to stay what they were through ``predict``.
+        # All at once, for threads may predict at the same time.
+        self._leads_used[:] = used
 
     @property
     def leads_used_(self) -> list[tuple[str, ...]]:

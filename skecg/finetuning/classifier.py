@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,7 +19,6 @@ from skecg.encoders.pooling import check_pooling
 from skecg.errors import InputError, ParameterError
 from skecg.finetuning.base import Examples, FineTunedEstimator
 from skecg.finetuning.heads import HEADS, Head, build_head
-from skecg.finetuning.loop import TrainingConfig
 from skecg.finetuning.serialization import CLASSIFIER, Layout, classes_from_json, classes_to_json
 from skecg.finetuning.stages import ClassifierTraining
 from skecg.linear_model.logistic import Targets, read_targets
@@ -28,9 +26,6 @@ from skecg.validation import check_choice, check_unmasked, is_number
 from skecg.weights import WeightsInfo
 
 __all__ = ["FineTunedClassifier", "read_labels"]
-
-# What is published for a head that is trained on a frozen encoder.
-_HEAD_EPOCHS, _HEAD_RATE, _HEAD_DECAY = 30, 1e-3, 0.1
 
 
 class FineTunedClassifier(ClassifierMixin, FineTunedEstimator):
@@ -307,10 +302,6 @@ class FineTunedClassifier(ClassifierMixin, FineTunedEstimator):
         check_choice("head", self.head, HEADS)
         if self.C is not None and not (is_number(self.C) and self.C > 0):
             raise ParameterError(f"Got C={self.C!r}, expected a positive number, or None to have it chosen.")
-
-    def _head_config(self, seed: int) -> TrainingConfig:
-        config = self._config(seed)
-        return replace(config, epochs=_HEAD_EPOCHS, learning_rate=_HEAD_RATE, weight_decay=_HEAD_DECAY, warmup_epochs=0)
 
     def _read_y(self, y: Any, n_records: int) -> Targets:
         targets = read_labels(y, n_records)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from skecg.annotations import OUTSIDE, WAVE_CLASSES
-from skecg.metrics import area_under_roc, macro
+from skecg.metrics import area_under_roc, class_f1, macro
 
 __all__ = [
     "ClassLabels",
@@ -144,10 +144,6 @@ def confusion_of(truth: NDArray[np.int8], predicted: NDArray[np.integer]) -> NDA
 
 
 def mean_f1(confusion: NDArray[np.int64]) -> float:
-    """Compute the mean F1 of those of P, QRS and T that are annotated or predicted; 1 where none is.
-
-    A wave that is neither has no F1: atrial fibrillation has no P wave, and to find none is no error.
-    """
-    either = (confusion.sum(axis=0) + confusion.sum(axis=1))[1:]
-    there = either > 0
-    return float(np.mean(2 * np.diagonal(confusion)[1:][there] / either[there])) if there.any() else 1.0
+    """Compute the mean F1 of those of P, QRS and T that are annotated or predicted; 1 where none is."""
+    found = macro(class_f1(confusion)[1:])
+    return 1.0 if np.isnan(found) else found

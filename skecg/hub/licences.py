@@ -101,7 +101,8 @@ _ARCHIVES = {
 def read_licence(text: object) -> Licence | None:
     """Find a licence by its identifier; None when it is not known here."""
     wanted = re.sub(r"[\s_]+", "-", str(text).strip().lower())
-    return next((one for one in LICENCES if wanted in (one.name.lower(), one.hub_id)), None)
+    # The Hub calls "other" whatever it has no word for.
+    return next((one for one in LICENCES if wanted in {one.name.lower(), one.hub_id} - {"other"}), None)
 
 
 def data_licences(provenance: Mapping[str, Any], told: Mapping[str, str] | None = None) -> dict[str, str | None]:

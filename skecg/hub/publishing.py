@@ -1,8 +1,6 @@
 """Publish weights: one commit with everything that a stranger needs to use, judge and verify them.
 
-What keeps weights from being published: each reason has a name, and can be waived by it.
-
-What an estimator needs to publish the weights it uses.
+What keeps weights from being published has a name for each reason, and can be waived by it.
 """
 
 from __future__ import annotations

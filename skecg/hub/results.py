@@ -1,6 +1,6 @@
 """Scores in the Hub's own forms: the model index of a card, and entries of ``.eval_results``.
 
-The entry of ``registry.json`` that freezes published weights for a release of skecg.
+Beside them the entry of ``registry.json`` that freezes published weights for a release of skecg.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""Whatever a user passes as X, as a sequence of records that are made one at a time.
+"""Whatever a user passes as X: checked as scikit-learn checks it, and made a sequence of records.
 
-Arrays are never copied whole, files are never all open: a record comes into being when it is asked for.
-
-What a user passes to an estimator as X, checked as scikit-learn checks and made a source of records.
+Arrays are never copied whole, and files are never all open. A record is made when it is asked for.
 """
 
 from __future__ import annotations

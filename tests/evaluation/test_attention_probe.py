@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -197,6 +198,9 @@ def test_tokens_of_crops_are_those_of_the_cut_records_whatever_the_input_is() ->
     third = ECGRecord(records[1].signal[:, 625:1250], 250, records[1].leads)
     np.testing.assert_allclose(found[1][2], embedder.transform_tokens([third])[0].values, atol=1e-5)
     np.testing.assert_array_equal(found, arrays)
+    frame = pandas.DataFrame({"age": [50, 60, 70], "ecg": records})
+    in_frame = JEPAEmbedder(sampling_rate=250, path_column="ecg").fit(frame)
+    np.testing.assert_array_equal(crop_tokens(in_frame, frame), found)
     assert half[0].dtype == np.float16
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -264,7 +265,15 @@ def test_f1_counts_by_hand() -> None:
     # Three right of four annotated and four predicted; what is outside or unclear counts nowhere.
     assert found.f1["QRS"] == pytest.approx(0.75)
     assert found.n_instants == 6
-    assert found.f1["P"] == 0.0
+    # A wave that nobody annotated and nobody predicted has no score, and no part in the mean.
+    assert math.isnan(found.f1["P"])
+    assert math.isnan(found.dice["P"])
+    assert found.macro_f1.estimate == pytest.approx(0.75)
+    assert math.isfinite(found.macro_f1.low)
+
+    nothing = Trace(np.full(8, -1, dtype=np.int8), 250.0, "II")
+    empty = score_waves([PredictedTrace(0, predicted, 250.0, nothing)], ["a"]).macro_f1
+    assert all(map(math.isnan, (empty.estimate, empty.low, empty.high)))
 
 
 def test_dice_is_the_mean_over_records_and_f1_over_instants() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -19,4 +20,8 @@ def test_a_prediction_tells_the_leads_of_each_record() -> None:
     assert model.leads_used_ == []
     model.predict([records[0], single])
     assert model.leads_used_ == [records[0].leads, ("I",)]
+    # Threads may predict at once: the list is of one of the predictions, never of both.
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(model.predict, [records, records]))
+    assert len(model.leads_used_) == 4
     assert pickle.loads(pickle.dumps(model)).leads_used_ == []

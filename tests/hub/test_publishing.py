@@ -14,6 +14,7 @@ from skecg.convert import convert_onnx
 from skecg.errors import HubAccessError, HubUnreachableError, ParameterError, PublishError, WeightsError
 from skecg.hub import publish, registry_entry
 from skecg.hub.downloading import download
+from skecg.hub.licences import read_licence
 from skecg.weights import (
     check_signature,
     find_weights,
@@ -357,6 +358,11 @@ def test_a_licence_that_the_hub_does_not_know_is_named_beside_other(hub, tmp_pat
     done = publish(folder, REPO)
     front = yaml.safe_load(hub.repositories[REPO].commits[done.commit]["README.md"].decode().split("---")[1])
     assert (front["license"], front["license_name"], front["license_link"]) == ("other", "Our own 1.0", "LICENSE")
+
+
+def test_other_is_the_name_of_no_licence():
+    assert read_licence("other") is None
+    assert read_licence("CC BY 4.0").hub_id == "cc-by-4.0"
 
 
 def test_a_licence_of_the_folder_is_kept(hub, weights):

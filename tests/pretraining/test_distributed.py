@@ -256,6 +256,8 @@ def test_a_loss_that_is_broken_in_all_processes_names_the_records_of_all(shards:
     known: dict[str, Any] = {"config": BEAT_SSL, "shards": shards, "engine": engine, "step": 0, "last_loss": None}
     with pytest.raises(NonFiniteLossError, match=r"process 0, 1 of 2.*Of its 8 records"):
         check_finite([math.nan, math.nan], 1.0, **known)
+    with pytest.raises(NonFiniteLossError, match=r"norm is inf at step 1 of \d+, process 0, 1 of 2.*its 8 records"):
+        check_finite([1.0, 1.0], math.inf, **known)
 
 
 def test_both_stop_when_one_is_asked_to_and_go_on_where_they_were(ran: Path) -> None:

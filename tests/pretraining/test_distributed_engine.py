@@ -51,7 +51,7 @@ def test_several_processes_need_a_device_that_they_can_talk_from(monkeypatch: py
 def test_one_process_opens_no_group_and_gathers_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with open_engine(RunConfig(1, 8), "cpu") as engine:
-        assert engine.gather(torch.tensor([1.0, 2.0])) == [[1.0, 2.0]]
+        assert engine.send(torch.tensor([1.0, 2.0])).read() == [[1.0, 2.0]]
         assert engine.on_first(lambda: 3) == 3
         with pytest.raises(FileNotFoundError):
             engine.on_first(lambda: Path("nowhere").read_text())

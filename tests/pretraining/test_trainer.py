@@ -21,12 +21,12 @@ from pretraining.data.batches import Batch, to_values
 from pretraining.data.shards import ShardSet
 from pretraining.export import export
 from pretraining.monitoring import monitor as watching
-from pretraining.monitoring.journal import read_events, read_journal
+from pretraining.monitoring.journal import Journal, read_events, read_journal
 from pretraining.objectives import build_model
 from pretraining.objectives.jepa import Jepa
 from pretraining.objectives.stochastic_depth import StochasticDepth
 from pretraining.optim import build_optimizer, learning_rate, momentum, set_schedule_
-from pretraining.runs import CheckpointError, load_checkpoint, saved_steps
+from pretraining.runs import CheckpointError, check_same_run, load_checkpoint, saved_steps
 from pretraining.safeguards import NonFiniteLossError
 from pretraining.trainer import Collapse, Trainer, clip_gradients_
 from skecg.encoders.dual import DualConfig
@@ -246,10 +246,15 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(shards: ShardSet,
     config = small_config()
     Trainer(config, shards, tmp_path / "run", device="cpu")
 
+    with Journal(tmp_path / "run", print_every=0) as journal:  # as far as the first run came
+        journal.note(0, "start", "the first try")
+        journal.write(1, {"loss": 3.0})
+
     again = train(config, shards, tmp_path / "run", resume=True)
 
     assert again["step"] == 6
     assert len(losses(tmp_path / "run")) == 6
+    assert [event["event"] for event in read_events(tmp_path / "run")] == ["start", "end"]
 
 
 def test_a_folder_that_is_not_empty_is_refused_without_resume(shards: ShardSet, tmp_path: Path) -> None:
@@ -269,6 +274,28 @@ def test_resuming_with_another_configuration_or_other_data_says_what_differs(sha
     others = small_shards(tmp_path / "others", seed=1)
     with pytest.raises(CheckpointError, match="other data"):
         Trainer(small_config(run__steps=1), others, tmp_path / "run", resume=True, device="cpu")
+
+
+def test_the_order_of_weights_is_part_of_the_configuration(shards: ShardSet) -> None:
+    began = small_config(data__weights={"a": 0.5, "b": 0.5})
+    state = {"config": began.to_dict(), "fingerprint": shards.fingerprint}
+    check_same_run(state, began, shards)
+    # The same weights in another order draw other rows.
+    with pytest.raises(CheckpointError, match=r"data.weights was \[\['a', 0.5\], \['b', 0.5\]\], is \[\['b', 0.5\]"):
+        check_same_run(state, small_config(data__weights={"b": 0.5, "a": 0.5}), shards)
+
+
+def test_a_run_goes_on_where_losses_are_scaled_though_they_were_not(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(small_config(run__steps=1), shards, tmp_path / "run")
+    # What "auto" is on a device without bfloat16.
+    monkeypatch.setattr("pretraining.distributed.resolve_training_precision", lambda *_: "fp16")
+
+    run = Trainer(small_config(run__steps=1), shards, tmp_path / "run", resume=True, device="cpu")
+
+    assert run.engine.precision == "fp16"
+    assert run.engine.scaler.state_dict()["scale"] == torch.amp.GradScaler("cpu").get_scale()
 
 
 def test_resuming_where_something_else_differs_says_so(shards: ShardSet, tmp_path: Path) -> None:

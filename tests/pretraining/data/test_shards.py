@@ -324,6 +324,12 @@ def test_damage_is_found_when_shards_are_opened(tmp_path: Path) -> None:
     (tmp_path / "00000.npy").write_bytes(whole[:-1000])
     with pytest.raises(DamagedRecordError, match=r"00000\.npy"):
         open_shards(tmp_path)
+    (tmp_path / "00000.npy").write_bytes(whole)
+    with np.load(tmp_path / "00000.npz") as index:
+        columns = dict(index)
+    np.savez(tmp_path / "00000.npz", **columns | {"scale_uv": 2 * columns["scale_uv"]})
+    with pytest.raises(DamagedRecordError, match=r"other values in .*00000\.npz"):
+        open_shards(tmp_path).valid_samples.any()
     np.save(tmp_path / "00000.npy", np.zeros((1, 12, 2500), np.int16))
     with pytest.raises(DamagedRecordError, match="expected int16"):
         open_shards(tmp_path)

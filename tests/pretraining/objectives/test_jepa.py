@@ -67,7 +67,7 @@ def test_only_the_context_encoder_and_the_predictor_are_trained(kind: str) -> No
 def test_predictions_pair_with_the_targets_of_their_own_lead_and_slice(kind: str) -> None:
     model, values, (masks,) = a_model(small(kind))
     targets = model.targets(values)
-    wanted = targets.gather(1, model._token_numbers(masks.target)[..., None].expand(-1, -1, 16))
+    wanted = targets.gather(1, model._token_numbers(masks.target, 20)[..., None].expand(-1, -1, 16))
 
     n_leads = 3 if kind == "leadwise" else 1
     grid = targets.unflatten(1, (n_leads, 20))

@@ -144,7 +144,28 @@ def test_masks_of_a_whole_batch_keep_as_many_as_asked(n_patches: int, keep: floa
     config = MaskConfig("blocks", keep, keep, min_block=min_block)
     (masks,) = draw_masks(config, n_patches, range(5, 9), seed=3, step=step)
 
-    assert masks.context.shape == (4, min(n_patches, math.ceil(keep * n_patches)))
+    # Something is always left to predict.
+    assert masks.context.shape == (4, min(n_patches - 1, math.ceil(keep * n_patches)))
+    assert masks.target.shape == (4, n_patches - masks.context.shape[1])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    kind=st.sampled_from(["random", "multiblock", "blocks", "crop"]),
+    n_patches=st.integers(2, 60),
+    low=st.floats(0.01, 0.99),
+    high=st.floats(0.01, 0.99),
+    step=st.integers(0, 2**31),
+)
+def test_whatever_is_drawn_leaves_something_to_see_and_something_to_predict(
+    kind: str, n_patches: int, low: float, high: float, step: int
+) -> None:
+    config = MaskConfig(kind, min(low, high), max(low, high), min_block=1)
+    (masks,) = draw_masks(config, n_patches, range(3), seed=0, step=step)
+
+    assert masks.context.shape[1] >= 1
+    assert masks.target.shape[1] >= 1
+    assert torch.cat([masks.context, masks.target], dim=1).sort(dim=1).values.tolist() == [[*range(n_patches)]] * 3
 
 
 def test_blocks_of_a_whole_batch_are_no_shorter_than_the_shortest() -> None:
