@@ -38,6 +38,7 @@ __all__ = [
     "check_fraction",
     "digest_of_patients",
     "draw_patients",
+    "equal_rows",
     "hold_out",
     "patient_folds",
     "stratified_patient_folds",
@@ -290,6 +291,16 @@ def stratified_patient_folds(patients: ArrayLike, labels: ArrayLike, n_folds: in
         folds[left[drawn]] = fold
         left = left[~drawn]
     return folds[index]
+
+
+def equal_rows(features: NDArray[Any]) -> list[tuple[int, int]]:
+    """Return each row that equals an earlier one to the bit, behind that one: equal recordings have equal features."""
+    first: dict[bytes, int] = {}
+    return [
+        (other, row)
+        for row, content in enumerate(map(bytes, np.ascontiguousarray(features)))
+        if (other := first.setdefault(content, row)) != row
+    ]
 
 
 def warn_of_shared_patients(cv: Any, X: Any, y: ArrayLike | None, patients: ArrayLike) -> int:

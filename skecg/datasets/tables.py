@@ -313,8 +313,11 @@ def _folds(path: Path, rows: list[dict[str, str]], patients: NDArray[np.str_]) -
     """Read the folds, or spread patients over ten by their names."""
     if "fold" in rows[0]:
         for row in rows:
-            if not row["fold"].strip().isdigit():
-                raise DamagedRecordError(f"Got fold={row['fold']!r} in line {row[_LINE]} of {path}, expected a number.")
+            if not row["fold"].strip().isdigit() or int(row["fold"]) == 0:
+                # 0 says "no fold" everywhere else, and such rows would be on no side of a split.
+                raise DamagedRecordError(
+                    f"Got fold={row['fold']!r} in line {row[_LINE]} of {path}, expected a number from 1 on."
+                )
         return np.array([int(row["fold"]) for row in rows], dtype=np.int64)
     # Not Python's hash(), which differs from process to process.
     digests = [hashlib.sha256(patient.encode()).digest() for patient in patients.tolist()]

@@ -5,8 +5,13 @@ Shapes: B windows, L leads, T samples, N tokens, R registers, K visible slices o
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import os
+import sys
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -246,6 +251,9 @@ C = TypeVar("C", bound=EncoderConfig)
 # By architecture: its configuration and what builds an encoder of one.
 _ARCHITECTURES: dict[str, tuple[type[EncoderConfig], Callable[[Any], Encoder]]] = {}
 
+# Digests of the code of those from outside: the same tensors may mean something else after a change of it.
+_CODE: dict[str, str] = {}
+
 
 def register_encoder(config: type[C], build: Callable[[C], Encoder]) -> None:
     """Make an architecture known, by the name that its configuration bears.
@@ -268,6 +276,9 @@ def register_encoder(config: type[C], build: Callable[[C], Encoder]) -> None:
     if known is not None and (known[0].__module__, known[0].__qualname__) != (config.__module__, config.__qualname__):
         raise ParameterError(f"Got architecture {name!r} of {config.__module__}, which {known[0].__module__} has.")
     _ARCHITECTURES[name] = config, build
+    code = _digest_of_code(config, build)
+    if code is not None:
+        _CODE[name] = code
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:
@@ -289,6 +300,29 @@ def read_encoder_config(architecture: str, values: Mapping[str, Any], provider: 
             f"{needed_plugin(provider)}"
         )
     return _ARCHITECTURES[architecture][0].from_dict(values)
+
+
+def code_of(config: EncoderConfig) -> str | None:
+    """Return the digest of the code of an architecture from outside, as it was when it was registered.
+
+    None for skecg's own, whose versions have their say in the keys of embeddings by themselves.
+    """
+    return _CODE.get(config.architecture)
+
+
+def _digest_of_code(*parts: Any) -> str | None:
+    """Return the digest of the files that define classes or functions, or of what a notebook's cell says."""
+    sources = []
+    for part in parts:
+        module = sys.modules.get(part.__module__)
+        if part.__module__.partition(".")[0] == "skecg":
+            continue
+        path = getattr(module, "__file__", None)
+        try:
+            sources.append(Path(path).read_bytes() if path else inspect.getsource(part).encode())
+        except (OSError, TypeError):
+            sources.append(os.urandom(16))  # written nowhere: what this process computes is for nobody else
+    return hashlib.sha256(b"\0".join(sources)).hexdigest() if sources else None
 
 
 def provider_of(part: EncoderConfig | Encoder) -> str | None:

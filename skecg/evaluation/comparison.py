@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,16 +19,16 @@ from numpy.typing import NDArray
 from skecg.compute.progress import count_progress
 from skecg.datasets.base import LabelledECGs
 from skecg.embedding_cache import EmbeddingCache, open_cache
-from skecg.errors import CacheUnavailableError, ParameterError
+from skecg.errors import CacheUnavailableError, LeakageWarning, ParameterError, user_stacklevel
 from skecg.evaluation.bootstrap import Bootstrap, bootstrap_auroc
-from skecg.evaluation.features import FeatureSource
+from skecg.evaluation.features import EncoderFeatures, FeatureSource
 from skecg.evaluation.geometry import Geometry, geometry_of, join_geometries, score_geometry
 from skecg.evaluation.protocols import LabelDraw, PooledProtocol, ProbeFit, label_draws
 from skecg.evaluation.report import FractionScores, LabelScores, Report, Row, Tested
 from skecg.evaluation.splitting import Split, split_by_folds
 from skecg.evaluation.tasks import Task, task_labels
 from skecg.metrics import FEW_POSITIVES, area_under_precision_recall, area_under_roc, calibration, f1_scores, macro
-from skecg.splits import FRACTIONS, N_DRAWS
+from skecg.splits import FRACTIONS, N_DRAWS, equal_rows
 
 __all__ = ["Cost", "FittingProtocol", "compare", "measured"]
 
@@ -107,6 +108,7 @@ class _Work:
     fits: list[ProbeFit]
     geometry: Geometry | None
     costs: dict[str, float]
+    twins: list[tuple[int, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +189,7 @@ def compare(
     chosen_splits = list(splits) or [
         split_by_folds(dataset, labelled, test_fold=test_fold, selection_fold=selection_fold)
     ]
+    _check_scorable(labelled, chosen_splits)
     sides = [
         _Side(split, label_draws(dataset.patients, labelled.labels, split, fractions, n_draws))
         for split in chosen_splits
@@ -202,6 +205,9 @@ def compare(
     for number, (kind, source) in enumerate(sources, start=1):
         say(f"[{number}/{len(sources)}] {source.name}: {source.note}")
         works.append(_work(kind, source, part, inner_task, inner_sides, chosen, cache, verbose))
+        # Of splits that somebody else made, that one knows what is in them.
+        if not splits and isinstance(source, EncoderFeatures):
+            _warn_of_copies(part, works[-1].twins, inner_sides[0].split)
     tested = np.concatenate([split.test for split in chosen_splits])
     say(f"resampling {len(np.unique(dataset.patients[tested]))} test patients {n_resamples} times")
     return _report(dataset, labelled, sides, chosen, works, n_resamples, seed)
@@ -254,7 +260,37 @@ def _work(
         "peak_megabytes": float(np.fmax(embedding.peak_megabytes, probing.peak_megabytes)),
     }
     geometries = [geometry_of(features, task, side.split, standardize=standardize) for side in sides]
-    return _Work(kind, source, fits, join_geometries(geometries), costs)
+    twins = equal_rows(features) if isinstance(features, np.ndarray) else []
+    return _Work(kind, source, fits, join_geometries(geometries), costs, twins)
+
+
+def _check_scorable(task: Task, splits: Sequence[Split]) -> None:
+    """Raise where no label tells any test records apart, as where all have the same one."""
+    tested = task.labels[np.concatenate([split.test for split in splits])]
+    if not (tested.any(axis=0) & ~tested.all(axis=0)).any():
+        raise ParameterError(
+            f"Got no label that some of the {len(tested)} test records have and others lack (of "
+            f"{', '.join(task.classes[:5])}), expected one or more: nothing could be scored. Correct the labels, or "
+            "test another fold."
+        )
+
+
+def _warn_of_copies(dataset: LabelledECGs, twins: Sequence[tuple[int, int]], split: Split) -> None:
+    """Warn of test records that equal records learned from, under the name of another patient."""
+    is_tested, is_learned = (np.isin(np.arange(len(dataset)), rows) for rows in (split.test, split.train))
+    copies = [
+        (one, another)
+        for one, another in twins
+        if (is_tested[one] and is_learned[another]) or (is_learned[one] and is_tested[another])
+    ]
+    if copies:
+        one, another = (dataset.record_ids[row] for row in copies[0])
+        warnings.warn(
+            f"Got {len(copies)} test records that equal records of other patients that are learned from ({one} and "
+            f"{another} are the first), so scores will be too good. Remove copies, or give them the same patient.",
+            LeakageWarning,
+            stacklevel=user_stacklevel(),
+        )
 
 
 def _joined_fit(fits: Sequence[ProbeFit]) -> ProbeFit:

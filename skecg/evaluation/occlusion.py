@@ -55,7 +55,7 @@ class Explanation:
     pieces : ndarray of shape (n_leads, n_pieces), float64
         How far the log-odds fall without a piece of a lead; below 0 where they rise.
     leads : ndarray of shape (n_leads,), float64
-        Without a whole lead.
+        Without a whole lead; NaN where the record has a single one.
     moments : ndarray of shape (n_pieces,), float64
         Without all leads of a piece of time.
     phases : ndarray of shape (4,), float64
@@ -85,12 +85,16 @@ class Explanation:
         Raises
         ------
         ParameterError
-            For phases of a record in which no beat was found.
+            For leads of a record that has a single one, and for phases of one in which no beat was found.
         """
         from skecg.plotting import plot_explanation
 
         check_choice("of", of, ("leads", "pieces", "phases"))
         if of == "leads":
+            if len(self.leads) == 1:
+                raise ParameterError(
+                    f"Got of='leads' for {self.record.name!r}, which has a single lead. Draw pieces or phases."
+                )
             return plot_explanation(self.record, self.leads[:, None], self.edges[[0, -1]], **options)
         if of == "pieces":
             return plot_explanation(self.record, self.pieces, self.edges, **options)
@@ -174,14 +178,15 @@ def explain(
         )
     column, name = _column_of(pipeline, odds[0], target)
     falls = odds[0, column] - odds[1:, column]
-    pieces, leads, moments, phases = np.split(falls, np.cumsum([n_leads * (len(cuts) - 1), n_leads, len(cuts) - 1]))
+    n_hidden = n_leads if n_leads > 1 else 0
+    pieces, leads, moments, phases = np.split(falls, np.cumsum([n_leads * (len(cuts) - 1), n_hidden, len(cuts) - 1]))
     return Explanation(
         whole,
         name,
         float(1 / (1 + np.exp(-odds[0, column]))),
         cuts / whole.sampling_rate,
         pieces.reshape(n_leads, -1),
-        leads,
+        leads if len(leads) else np.full(n_leads, np.nan),
         moments,
         phases if len(phases) else np.full(len(PHASES), np.nan),
     )
@@ -193,7 +198,9 @@ def _hidden(record: ECGRecord, cuts: NDArray[np.int64]) -> Iterator[ECGRecord]:
     spans = [slice(first, last) for first, last in pairwise(cuts)]
     rows = [slice(row, row + 1) for row in range(len(record.leads))]
     places = [(row, span) for row in rows for span in spans]
-    places += [(row, slice(0, record.signal.shape[1])) for row in rows] + [(every, span) for span in spans]
+    # Without its only lead nothing would be left of a record.
+    whole = [(row, slice(0, record.signal.shape[1])) for row in rows if len(rows) > 1]
+    places += whole + [(every, span) for span in spans]
     for row, span in places:
         signal = record.signal.copy()
         signal[row, span] = _line_through(signal[row], span)
@@ -211,7 +218,7 @@ def _without_phases(record: ECGRecord) -> Iterator[ECGRecord]:
             if phase == hidden:
                 stop = max(1, peak + round(PHASES["QRS"][0] * record.sampling_rate))
                 level = record.signal[:, max(0, stop - before) : stop]
-                signal[:, span] = np.median(level, axis=1, keepdims=True)
+                signal[:, span] = _medians(level)
         yield ECGRecord(signal, record.sampling_rate, record.leads, record.name)
 
 
@@ -230,16 +237,34 @@ def _phase_spans(record: ECGRecord) -> list[tuple[int, int, slice]]:
 
 
 def _line_through(signal: NDArray[np.float32], span: slice) -> NDArray[np.float32]:
-    """Return the line between the ends of a piece; a whole lead's is level, at its median."""
+    """Return the line between the ends of a piece, but for gaps there; a whole lead's is level, at its median."""
     piece = signal[:, span]
     if piece.shape[1] == signal.shape[1]:
-        return np.broadcast_to(np.median(piece, axis=1, keepdims=True), piece.shape)
-    return np.linspace(piece[:, 0], piece[:, -1], piece.shape[1], axis=1, dtype=np.float32)
+        return np.broadcast_to(_medians(piece), piece.shape)
+    known, rows = np.isfinite(piece), np.arange(len(piece))
+    first, last = known.argmax(axis=1), piece.shape[1] - 1 - known[:, ::-1].argmax(axis=1)
+    return np.linspace(piece[rows, first], piece[rows, last], piece.shape[1], axis=1, dtype=np.float32)
+
+
+def _medians(signal: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the median of each lead (n_leads, 1), gaps left out; NaN of a lead that is all gap."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanmedian(signal, axis=1, keepdims=True)
 
 
 def _log_odds(pipeline: Any, records: list[ECGRecord]) -> FloatArray:
-    found = np.asarray(pipeline.predict_proba(records), dtype=np.float64)
-    found = np.clip(found, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+    """Return log-odds (n_records, n_classes or n_labels)."""
+    found = pipeline.predict_proba(records)
+    if isinstance(found, list):  # a table for each label, as scikit-learn's MultiOutputClassifier has them
+        shapes = {table.shape[1] for table in found}
+        if shapes != {2}:
+            raise ParameterError(
+                f"Got labels of {', '.join(map(str, sorted(shapes)))} classes, expected two of each. Explain a "
+                "classifier of one label at a time."
+            )
+        found = np.stack([table[:, 1] for table in found], axis=1)
+    found = np.clip(np.asarray(found, dtype=np.float64), _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
     return np.log(found) - np.log1p(-found)
 
 

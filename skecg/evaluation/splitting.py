@@ -97,8 +97,9 @@ def split_by_folds(
     selecting = usual if selection_fold is None else _existing("selection fold", selection_fold, present)
     if selecting == tested:
         raise ParameterError(f"Got fold {tested} for selection and for the test, expected two different folds.")
-    # Fold 10 stays what it is for, even where another is tested while a system is being built.
-    training = [fold for fold in present if fold not in (selecting, tested, _PTBXL_TEST)]
+    # Fold 10 of ten stays what it is for, even where another is tested while a system is being built.
+    kept = _PTBXL_TEST if present[-1] == _PTBXL_TEST else None
+    training = [fold for fold in present if fold not in (selecting, tested, kept)]
     if not training:
         raise ParameterError(f"Got folds {_ranges(present)} and none of them to train on, expected three or more.")
     return _split(dataset, task, training, selecting, tested)

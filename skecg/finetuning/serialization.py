@@ -189,6 +189,8 @@ def _provenance(layout: Layout, estimator: Fitted, folder: Path) -> dict[str, An
         "fine_tuned_from": start,
         "fine_tuned_from_sha256": origin.sha256,
         "fine_tuned_stages": estimator.stages,
+        # Whoever fetches the encoder from the Hub learns by it that a head may lie there, too.
+        **({"fine_tuned_head": kind} if (kind := getattr(estimator.network_.head, "kind", None)) else {}),
         **{name: value for name, value in origin.provenance.items() if name in _KEPT_PROVENANCE},
     }
 

@@ -13,7 +13,7 @@ from skecg.errors import ParameterError
 from skecg.hub.cards import card_pictures
 from skecg.io.files import make_folder, sha256_of
 from skecg.weights.fetching import fetch_optional
-from skecg.weights.folder import CONFIG_NAME, MODEL_NAME, OPTIONAL_FILES, read_state
+from skecg.weights.folder import CONFIG_NAME, HEAD_FILES, MODEL_NAME, OPTIONAL_FILES, read_state
 from skecg.weights.registry import find_weights, repository_of
 
 if TYPE_CHECKING:
@@ -93,12 +93,12 @@ def _check_folder(folder: Path) -> Path:
     return folder
 
 
-def copy_weights(model: str, info: WeightsInfo, folder: Path) -> Download:
-    """Put the files of weights that were found into a folder, checked first."""
+def copy_weights(model: str, info: WeightsInfo, folder: Path, *, with_head: bool = False) -> Download:
+    """Put the files of weights that were found into a folder, checked first; those of a fine-tuned head if asked."""
     _check_folder(folder)
     # Reads and checks every tensor: a damaged file is found here and not on the machine without a network.
     read_state(info)
-    sources = _sources(model, info)
+    sources = _sources(model, info, (*_WANTED, *(HEAD_FILES if with_head else ())))
     _copy(sources, folder)
     files = tuple((name, path.stat().st_size, sha256_of(folder / name)) for name, path in sources.items())
     at = f"{model} at commit {info.revision}" if info.revision else model
@@ -106,7 +106,7 @@ def copy_weights(model: str, info: WeightsInfo, folder: Path) -> Download:
     return Download(folder, at, files, licence, data)
 
 
-def _sources(model: str, info: WeightsInfo) -> dict[str, Path]:
+def _sources(model: str, info: WeightsInfo, wanted: Iterable[str]) -> dict[str, Path]:
     """Find the files, fetching those that are not needed for loading."""
     repository = repository_of(model) if info.revision else None
 
@@ -121,7 +121,7 @@ def _sources(model: str, info: WeightsInfo) -> dict[str, Path]:
                 found[name] = path
         return found
 
-    files = find(_WANTED)
+    files = find(wanted)
     return files | (find(card_pictures(files["README.md"])) if "README.md" in files else {})
 
 

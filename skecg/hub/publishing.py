@@ -18,6 +18,7 @@ from skecg.hub.uploading import Publication, plan, upload
 from skecg.weights.folder import (
     CONFIG_NAME,
     GOLDEN_NAME,
+    HEAD_FILES,
     MODEL_NAME,
     OPTIONAL_FILES,
     TRAINING_CONFIG,
@@ -147,6 +148,7 @@ def publish(
     hub_datasets: Mapping[str, str] | None = None,
     data_licence: Mapping[str, str] | None = None,
     allow: Iterable[str] = (),
+    with_head: bool = False,
     dry_run: bool = False,
     stage: str | Path | None = None,
 ) -> Publication:
@@ -175,6 +177,9 @@ def publish(
         Archive of the training data to its licence, where skecg does not know it or is wrong.
     allow : iterable of {"untrained", "unverified", "incomplete", "dirty", "licence"}, optional
         What does not keep the weights from being published.
+    with_head : bool, default=False
+        Whether the head of a fine-tuned model goes with its encoder, for ``JEPAEmbedder(..., pooling="attention")``.
+        Its description names the classes.
     dry_run : bool, default=False
         Whether to say what would be published and send nothing.
     stage : path-like, optional
@@ -201,7 +206,7 @@ def publish(
     licences = data_licences(info.provenance, data_licence)
     scores = read_scores(evaluations, info)
     waived = tuple(check_publishable(info, licences, allow))
-    files = _files(info, repository, licences, scores, hub_datasets or {})
+    files = _files(info, repository, licences, scores, hub_datasets or {}, with_head)
     # Written before anything is sent, so that a dry run can be looked at.
     if stage is not None:
         _write(Path(stage), files)
@@ -226,10 +231,12 @@ def _files(
     licences: Mapping[str, str | None],
     scores: Sequence[EvaluatedScore],
     hub_datasets: Mapping[str, str],
+    with_head: bool,
 ) -> dict[str, bytes]:
     """Return every file of the commit, by its path there."""
     files = {name: (info.folder / name).read_bytes() for name in (CONFIG_NAME, MODEL_NAME)}
-    for name in (*OPTIONAL_FILES, *card_pictures(info.folder / "README.md")):
+    head = HEAD_FILES if with_head else ()
+    for name in (*OPTIONAL_FILES, *head, *card_pictures(info.folder / "README.md")):
         if (info.folder / name).is_file():
             files[name] = (info.folder / name).read_bytes()
     # Somebody's own text goes before ours.
@@ -248,11 +255,12 @@ class PushMixin:
     """Add ``push_to_hub``, ``save_pretrained`` and ``from_pretrained`` to an embedder."""
 
     model: str | Path
+    pooling: str | None
     revision: str | None
     local_files_only: bool
 
     def push_to_hub(self, repository: str, **choices: Any) -> Publication:
-        """Publish the weights of this embedder.
+        """Publish the weights of this embedder, with the head that it pools by if ``pooling="attention"``.
 
         Parameters
         ----------
@@ -270,12 +278,13 @@ class PushMixin:
         PublishError
             When the weights should not be published as they are.
         """
-        return publish(self._own_weights().folder, repository, **choices)
+        return publish(self._own_weights().folder, repository, **{"with_head": self.pooling == "attention"} | choices)
 
     def save_pretrained(self, folder: str | Path) -> Download:
         """Write the weights of this embedder into a folder, which :meth:`from_pretrained` and the constructor take.
 
-        The weights alone: what else this embedder was told (leads, units, pooling, …) is its parameters'.
+        The weights alone, with the head that it pools by if ``pooling="attention"``: what else this embedder was told
+        (leads, units, pooling, …) is its parameters'.
 
         Parameters
         ----------
@@ -287,7 +296,8 @@ class PushMixin:
         Download
             Prints as the list of the files.
         """
-        return copy_weights(str(self.model), self._own_weights(), Path(folder))
+        with_head = self.pooling == "attention"
+        return copy_weights(str(self.model), self._own_weights(), Path(folder), with_head=with_head)
 
     @classmethod
     def from_pretrained(cls, model: str | Path, **parameters: Any) -> Self:

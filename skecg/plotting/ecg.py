@@ -419,6 +419,7 @@ def _write_name(ax: Axes, paper: Paper, strip: Strip, beneath: NDArray[np.float3
     height_mm = float(np.clip(_extent(beneath)[1] / paper.mm_y + 1.5, 4.5, 15.0))
     place = (strip.start_seconds + 1.2 * paper.mm_x, baseline + height_mm * paper.mm_y)
     name = ax.text(*place, strip.lead, color=_INK, fontsize=9, fontweight="bold", va="bottom", zorder=4, clip_on=True)
+    name.set_parse_math(False)
     # A rim in the paper's colour, so that a lead's name is read over grid and trace.
     name.set_path_effects([import_matplotlib("patheffects").withStroke(linewidth=2.5, foreground=_PAPER)])
 
@@ -433,6 +434,7 @@ def _finish_paper(ax: Axes, paper: Paper, record: ECGRecord, title: str | None) 
     heading = [title if title is not None else record.name]
     if record.duration_seconds > _SECONDS_SHOWN:
         heading.append(f"(first {_SECONDS_SHOWN:g} s of {record.duration_seconds:.4g} s)")
-    ax.set_title(" ".join(heading).strip(), loc="left", fontsize=11, fontweight="bold", color=_INK)
+    heading_text = ax.set_title(" ".join(heading).strip(), loc="left", fontsize=11, fontweight="bold", color=_INK)
+    heading_text.set_parse_math(False)  # a name with dollars is no formula
     note = f"{1 / paper.mm_x:g} mm/s    {1 / paper.mm_y:g} mm/mV    {record.sampling_rate:g} Hz"
     ax.annotate(note, (0, 0), (0, -5), "axes fraction", "offset points", va="top", fontsize=8, color=_INK)

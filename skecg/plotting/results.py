@@ -6,7 +6,7 @@ Scores with their intervals, line below line.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,7 +103,7 @@ def plot_embedding_map(
     if not complete.all():
         note = f"{(~complete).sum()} of {len(table)} rows without values"
         ax.text(0.99, 0.01, note, transform=ax.transAxes, ha="right", va="bottom", fontsize=8, color="0.4")
-    ax.set_title(title or "", loc="left", fontweight="bold")
+    ax.set_title(title or "", loc="left", fontweight="bold").set_parse_math(False)
     ax.spines[["top", "right"]].set_visible(False)
     ax.margins(0.06)
     return ax
@@ -135,6 +135,7 @@ def _scatter(ax: Axes, points: NDArray[np.float64], labels: NDArray[Any] | None)
         counts = Counter(names.tolist())
         # The largest classes get colours, in the order of their names, so that two maps agree.
         apart = sorted(sorted(counts, key=lambda name: (-counts[name], name))[:MOST_CLASSES])
+        series: list[tuple[str, Any]] = []
         for i, name in enumerate(apart):
             chosen = points[names == name]
             look: dict[str, Any] = {
@@ -142,12 +143,21 @@ def _scatter(ax: Axes, points: NDArray[np.float64], labels: NDArray[Any] | None)
                 # Shapes as well as colours: maps are printed in grey, too.
                 "marker": MARKERS[(i // len(PALETTE) + i) % len(MARKERS)],
             }
-            ax.scatter(chosen[:, 0], chosen[:, 1], label=f"{_short(name)} ({len(chosen)})", **look, **style)
+            mark = ax.scatter(chosen[:, 0], chosen[:, 1], **look, **style)
+            series.append((f"{_short(name)} ({len(chosen)})", mark))
         if len(counts) > len(apart):
             rest = points[~np.isin(names, apart)]
             label = f"{len(counts) - len(apart)} others ({len(rest)})"
-            ax.scatter(rest[:, 0], rest[:, 1], label=label, color="0.75", zorder=0.9, **style)
-        ax.legend(frameon=False, fontsize=9, loc="best", markerscale=(40.0 / size) ** 0.5)
+            series.append((label, ax.scatter(rest[:, 0], rest[:, 1], color="0.75", zorder=0.9, **style)))
+        _write_legend(ax, series, fontsize=9, loc="best", markerscale=(40.0 / size) ** 0.5)
+
+
+def _write_legend(ax: Axes, series: Sequence[tuple[str, Any]], **options: Any) -> None:
+    """Write a legend in which names are text: matplotlib would typeset dollars, and leave out what begins with _."""
+    legend = ax.legend([mark for _, mark in series], ["name"] * len(series), frameon=False, **options)
+    for text, (name, _) in zip(legend.get_texts(), series, strict=True):
+        text.set_text(name)
+        text.set_parse_math(False)
 
 
 def _short(name: str) -> str:
@@ -211,6 +221,7 @@ def plot_scores(
         raise ShapeError("Got no scores to draw, expected at least one row with one estimate.")
     height = 30.0 + _MM_PER_LINE * len(scores) * max(len(series), 1.5)
     ax = new_axes(180.0, height) if ax is None else ax
+    marks: dict[str, Any] = {}
     offsets = np.linspace(-_SPREAD / 2, _SPREAD / 2, len(series)) if len(series) > 1 else np.zeros(1)
     for number, name in enumerate(series):
         # Without points of its own a series would have no mark in the legend; those of baselines have none there.
@@ -219,27 +230,29 @@ def plot_scores(
             points = [(y, row[name]) for y, row in rows if name in row]
             named = len(series) > 1 and (not hollow or all(key in baselines for key in scores))
             if points or named:
-                _draw(ax, points, float(offsets[number]), number, name if named else None, hollow=hollow)
+                drawn = _draw(ax, points, float(offsets[number]), number, hollow=hollow)
+                if named:
+                    marks[name] = drawn
     ax.set_yticks(range(len(scores)), list(scores))
     for text in ax.get_yticklabels():
         text.set_color(_OF_BASELINES if text.get_text() in baselines else "black")
+        text.set_parse_math(False)
     # Upside down, for the first row is to stand on top.
     ax.set_ylim(len(scores) - 0.4, -0.6)
-    ax.set_xlabel(label or "")
-    ax.set_title(title or "", loc="right", fontweight="bold", fontsize=10)  # the names of rows leave no room at left
+    ax.set_xlabel(label or "").set_parse_math(False)
+    # The names of rows leave no room at left.
+    ax.set_title(title or "", loc="right", fontweight="bold", fontsize=10).set_parse_math(False)
     ax.grid(axis="x", color="0.9")
     ax.set_axisbelow(True)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
     if len(series) > 1:
-        ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
+        _write_legend(ax, [*marks.items()], fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
     return ax
 
 
-def _draw(
-    ax: Axes, points: list[tuple[int, Estimate]], offset: float, number: int, name: str | None, *, hollow: bool
-) -> None:
-    """Draw one series."""
+def _draw(ax: Axes, points: list[tuple[int, Estimate]], offset: float, number: int, *, hollow: bool) -> Any:
+    """Draw one series, and return what it is drawn with."""
     places = np.array([y + offset for y, _ in points])
     values = np.array([estimate for _, estimate in points], dtype=np.float64).reshape(-1, 3)
     # A score without an interval is a point: its widths are 0.
@@ -247,4 +260,4 @@ def _draw(
     style: dict[str, Any] = {"color": PALETTE[number % len(PALETTE)], "marker": MARKERS[number % len(MARKERS)]}
     if hollow:
         style["markerfacecolor"] = "white"
-    ax.errorbar(values[:, 0], places, xerr=widths, linestyle="", markersize=5, elinewidth=1.2, label=name, **style)
+    return ax.errorbar(values[:, 0], places, xerr=widths, linestyle="", markersize=5, elinewidth=1.2, **style)

@@ -13,6 +13,7 @@ from skecg.embedder import JEPAEmbedder
 from skecg.errors import LeakageWarning, ParameterError, SkecgWarning, user_stacklevel
 from skecg.inference.inputs import RecordSource
 from skecg.records import ECGRecord
+from skecg.splits import equal_rows
 from skecg.tabular.table import RecordTable
 
 __all__ = ["embed_table", "read_as_embedded"]
@@ -66,13 +67,8 @@ def embed_table(table: RecordTable, embedder: JEPAEmbedder) -> tuple[RecordTable
 
 def _warn_of_equal_recordings(table: RecordTable, features: NDArray[np.float32]) -> None:
     """Warn where a recording is there again: of another patient, so on both sides of a split, or with another label."""
-    first: dict[bytes, int] = {}
     # By features, which are at hand: equal samples have equal ones, whatever the files are called.
-    twins = [
-        (other, row)
-        for row, content in enumerate(map(bytes, np.ascontiguousarray(features)))
-        if (other := first.setdefault(content, row)) != row
-    ]
+    twins = equal_rows(features)
     y = None if table.target is None else table.target.y
     _warn_of_twins(
         table,

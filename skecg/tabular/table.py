@@ -289,6 +289,15 @@ def read_record_table(
     return RecordTable(used.name, used.paths, used.rows, used.groups, target, used.columns, used.left_out, used.grouped)
 
 
+def _check_same(others: Columns, first: int, row: int, name: str) -> None:
+    """Raise where a second row of a recording says something else, which would be lost."""
+    if differing := [column for column, cells in others.items() if cells[first] != cells[row]]:
+        raise ParameterError(
+            f"Got rows {first + 1} and {row + 1} of {name!r} about one recording with other cells in {differing[0]!r}; "
+            f"expected one row for each. Several labels go into one cell, with {LABEL_SEPARATOR!r} between them."
+        )
+
+
 def columns_of(
     paths: Sequence[str], table: Any, path_column: str = "path", *, named: Sequence[str] = ()
 ) -> tuple[Columns, NDArray[np.bool_]]:
@@ -313,17 +322,18 @@ def columns_of(
     Raises
     ------
     ParameterError
-        When there is no such table or column, or it names none of the recordings.
+        When there is no such table or column, it names none of the recordings, or one of them twice with other cells.
     """
     columns, folder, name = read_columns(table)
     written = _column(columns, path_column, "--path-column")
     for label in named:
         _column(columns, label, "--label-column")
+    others = {column: _without_missing(cells) for column, cells in columns.items() if column != path_column}
     rows: dict[str, int] = {}
     for row, cell in enumerate(written):
         if cell is not None:
             for key in (_bare(cell), _bare(os.path.abspath(_resolved(cell, folder)))):  # noqa: PTH100 (links stay links)
-                rows.setdefault(key, row)
+                _check_same(others, rows.setdefault(key, row), row, name)
     found = [rows.get(_bare(path), rows.get(_bare(os.path.abspath(path)))) for path in paths]  # noqa: PTH100
     known = np.array([row is not None for row in found], dtype=np.bool_)
     if not known.any():
@@ -332,7 +342,6 @@ def columns_of(
             f"first is {paths[0] if paths else ''!r}). Paths have to be written as in the file of features, or "
             "relative to the table."
         )
-    others = {column: _without_missing(cells) for column, cells in columns.items() if column != path_column}
     return {c: [None if row is None else cells[row] for row in found] for c, cells in others.items()}, known
 
 
@@ -352,8 +361,7 @@ def _check_names(names: Sequence[str]) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ParameterError(
-            f"Got the column {twice[0]!r} as two of --path-column, --label-column and --group-column, "
-            "expected a column of its own for each."
+            f"Got {twice[0]!r} as two of --path-column, --label-column and --group-column, expected a column for each."
         )
 
 
@@ -402,9 +410,7 @@ def _read_target(names: list[str], cells: list[list[str | None]], kind: str | No
         check_choice("--kind", kind, KINDS)
     if len(names) > 1:
         if kind not in (None, LABELS):
-            raise ParameterError(
-                f"Got {len(names)} columns of labels for kind {kind!r}, expected one column, or labels."
-            )
+            raise ParameterError(f"Got {len(names)} label columns for kind {kind!r}, expected one column, or labels.")
         columns = [_yes_or_no(name, column) for name, column in zip(names, cells, strict=True)]
         return Target(LABELS, ", ".join(names), tuple(names), np.stack(columns, axis=1))
     texts = [str(cell) for cell in cells[0]]
@@ -482,8 +488,7 @@ def _read_numbers(name: str, texts: list[str]) -> Target:
     strange = [text for text in texts if not is_number(text)]
     if strange:
         raise ParameterError(
-            f"Got the column {name!r} with {strange[0]!r}, expected numbers such as 60.5. Correct it, or leave --kind "
-            "out."
+            f"Got the column {name!r} with {strange[0]!r}, expected numbers such as 60.5. Correct it, or omit --kind."
         )
     y = np.array([float(text) for text in texts])
     if np.ptp(y) == 0:

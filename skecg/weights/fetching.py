@@ -31,6 +31,7 @@ from skecg.weights.folder import (
     CONFIG_NAME,
     DIRECTIONS_NAME,
     GOLDEN_NAME,
+    HEAD_FILES,
     MODEL_NAME,
     SIGNATURE_NAME,
     WeightsInfo,
@@ -296,7 +297,9 @@ def fetch_weights(repository: str, revision: str | None = None, *, local_files_o
     # After the configuration was read: what cannot be used is not fetched.
     fetch_file(repository, MODEL_NAME, commit, local_files_only=local_files_only)
     # With the weights, so that they can be verified later without a network.
-    for name in (GOLDEN_NAME, SIGNATURE_NAME, *([DIRECTIONS_NAME] if info.directions_sha256 else [])):
+    more = [DIRECTIONS_NAME] if info.directions_sha256 else []
+    more += HEAD_FILES if info.provenance.get("fine_tuned_head") == "attention" else []
+    for name in (GOLDEN_NAME, SIGNATURE_NAME, *more):
         fetch_optional(repository, name, commit, local_files_only=local_files_only)
     return info
 

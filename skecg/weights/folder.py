@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from skecg.encoders import Encoder, build_encoder, read_encoder_config
+from skecg.encoders import Encoder, build_encoder, code_of, read_encoder_config
 from skecg.encoders.convolution import pack_convolutions_
 from skecg.encoders.linear import pack_linear_layers_
 from skecg.encoders.pooling import check_pooling, n_registers
@@ -41,6 +41,7 @@ __all__ = [
     "FORMAT_VERSION",
     "GOLDEN_NAME",
     "MODEL_NAME",
+    "HEAD_FILES",
     "OPTIONAL_FILES",
     "SIGNATURE_NAME",
     "TRAINING_CONFIG",
@@ -65,7 +66,6 @@ LARGEST_CONFIG_BYTES = 1_000_000
 
 DEEPEST = 20
 MOST_VALUES = 10_000
-
 #: Far beyond any encoder of electrocardiograms, far below what would fill a machine's memory.
 _LARGEST_INPUT = {"sampling_rate": 100_000, "window_samples": 2**22, "filter_order": 16, "baseline_samples": 2**16}
 _LARGEST_ENCODER = {"dim": 2**14, "depth": 256, "num_heads": 256, "n_patches": 2**16, "patch_samples": 2**16}
@@ -212,8 +212,9 @@ CONFIG_NAME, MODEL_NAME, GOLDEN_NAME = "config.json", "model.safetensors", "gold
 DIRECTIONS_NAME = "directions.safetensors"
 # The configuration of the run, where skecg's own trainer made the weights.
 TRAINING_CONFIG = "training_config.json"
-
 SIGNATURE_NAME = "model.sig"
+#: What describes a fine-tuned model, and the head that it may pool by.
+HEAD_FILES = ("classifier.json", "regressor.json", "head.safetensors")
 #: Files that a folder may have beside its configuration and its tensors, and that go where it goes.
 OPTIONAL_FILES = (DIRECTIONS_NAME, GOLDEN_NAME, TRAINING_CONFIG, SIGNATURE_NAME, "LICENSE")
 
@@ -223,8 +224,6 @@ _FIELDS = (
 )
 
 _SMALL = 2**22  # parameters; 16 MB, which any machine can make room for
-
-
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 # Files of tensors whose bytes were found to be those of a digest, by what changes when they do.
@@ -266,8 +265,9 @@ class WeightsInfo:
 
     @property
     def digest(self) -> str:
-        """Digest of everything that shapes an embedding: tensors, configuration, input."""
+        """Digest of everything that shapes an embedding: tensors, configuration, input, code from outside."""
         parts = [self.sha256, self.encoder.architecture, self.encoder.to_dict(), self.spec.to_dict()]
+        parts += [code] if (code := code_of(self.encoder)) else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -16,6 +16,7 @@ from skecg.weights.card import write_card
 from skecg.weights.folder import (
     CONFIG_NAME,
     FORMAT_VERSION,
+    HEAD_FILES,
     MODEL_NAME,
     WeightsInfo,
     check_consistent,
@@ -186,10 +187,6 @@ def _check_json(what: str, values: Mapping[str, Any]) -> None:
         ) from error
 
 
-# What a saved fine-tuned model describes itself in.
-_FINE_TUNED = ("classifier.json", "regressor.json")
-
-
 def read_attention(info: WeightsInfo) -> AttentionPooling:
     """Read what pools an encoder's tokens by attention: the head of a fine-tuned model that lies in its folder.
 
@@ -200,7 +197,7 @@ def read_attention(info: WeightsInfo) -> AttentionPooling:
     DamagedWeightsError
         When it is missing, altered, or was trained with other weights.
     """
-    described = [read_json(path) for name in _FINE_TUNED if (path := info.folder / name).is_file()]
+    described = [read_json(path) for name in HEAD_FILES[:2] if (path := info.folder / name).is_file()]
     values = next((v for v in described if isinstance(v, dict) and v.get("head") == "attention"), None)
     if values is None:
         poolings = [pooling for pooling in POOLINGS if pooling != "cls" or n_registers(info.encoder)]

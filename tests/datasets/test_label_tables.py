@@ -68,6 +68,7 @@ def test_patients_fall_into_the_same_folds_whatever_the_order(tmp_path: Path) ->
         ("path,label_AF,label_MI\na,1,0\nb,1,\n", "label_MI='' in line 3 .* Write 0 where it is known to be absent"),
         ("path,target\na,1\nb,much\n", "line 3 of .* without a number"),
         ("path,label,fold\na,AF,one\n", "fold='one' in line 2"),
+        ("path,label,fold\na,AF,1\nb,AF,0\n", "fold='0' in line 3 of .*, expected a number from 1 on"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, message: str) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from skecg import JEPAEmbedder
 from skecg.datasets import make_ecg
-from skecg.encoders import build_encoder, plugins, register_encoder
+from skecg.encoders import build_encoder, code_of, plugins, register_encoder
 from skecg.errors import ParameterError, SkecgError, WeightsFormatError
 from skecg.spec import InputSpec, TemporalConfig
 from skecg.weights import read_info, save_encoder
@@ -46,6 +48,7 @@ SPEC = InputSpec(("I", "II", "V1"), 100.0, 200)
 SHAPE = (3, 10, 20, 16, 2, 2)
 EMBED = """
 import sys
+import types
 from skecg import JEPAEmbedder
 from skecg.datasets import make_ecg
 records, _ = make_ecg(2, duration_seconds=2.0, sampling_rate=100.0, leads=("I", "II", "V1"), random_state=0)
@@ -73,6 +76,36 @@ def embed_elsewhere(weights: Path, path: str = "") -> subprocess.CompletedProces
         text=True,
         check=False,
     )
+
+
+def test_features_of_changed_code_are_not_those_in_the_cache(tmp_path: Path) -> None:
+    file = tmp_path / "outside_encoder.py"
+    records, _ = make_ecg(2, duration_seconds=2.0, sampling_rate=100.0, leads=("I", "II", "V1"), random_state=0)
+    found, codes = [], []
+    doubled = "    def read_out(self, tokens):\n        return 2 * super().read_out(tokens)"
+    for body in ("    pass", doubled, "    pass"):
+        file.write_text(SOURCE.replace("    pass", body))
+        module = plugins.load_plugin(str(file))
+        torch.manual_seed(0)
+        save_encoder(tmp_path / "weights", build_encoder(module.OutsideConfig(*SHAPE)).eval(), SPEC, name="outside")
+        found.append(JEPAEmbedder(tmp_path / "weights", cache=str(tmp_path / "cache")).fit_transform(records))
+        codes.append(code_of(module.OutsideConfig(*SHAPE)))
+        del sys.modules["outside_encoder"]
+    np.testing.assert_allclose(found[1], 2 * found[0], rtol=1e-5)
+    np.testing.assert_array_equal(found[2], found[0])
+    assert codes[0] == codes[2] != codes[1]
+    assert code_of(TemporalConfig(*SHAPE)) is None
+
+
+def test_code_that_is_written_nowhere_is_known_to_nobody_else() -> None:
+    codes = []
+    for _ in range(2):
+        module = sys.modules["nowhere"] = types.ModuleType("nowhere")
+        exec(SOURCE.replace('"outside"', '"nowhere"'), module.__dict__)
+        codes.append(code_of(module.OutsideConfig(*SHAPE)))
+        del sys.modules["nowhere"]
+    assert len(codes[0]) == 64
+    assert codes[0] != codes[1]
 
 
 def test_weights_of_an_architecture_from_outside_embed_like_any_other(weights: Path) -> None:

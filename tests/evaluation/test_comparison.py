@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from evaluation_set import TINY, small_set
 
 from skecg.embedding_cache import MemoryCache
-from skecg.errors import ParameterError
+from skecg.errors import LeakageWarning, ParameterError
 from skecg.evaluation import Report, compare, standard_sources
 from skecg.evaluation.features import BASELINE, MODEL, EncoderFeatures, MajorityFeatures
 from skecg.evaluation.protocols import PooledProtocol
@@ -170,6 +171,29 @@ def test_one_row_alone_is_compared_with_nothing_and_none_is_refused() -> None:
         compare(small_set(), "rhythm", [])
     with pytest.raises(ParameterError, match="expected each name once"):
         compare(small_set(), "rhythm", [(MODEL, knowing(1.0)), (BASELINE, knowing(1.0))])
+
+
+def test_copies_of_other_patients_records_among_the_test_records_are_warned_of(tmp_path: Path) -> None:
+    dataset = small_set()
+    split = split_by_folds(dataset, task_labels(dataset, "superdiagnostic"))
+    records = list(dataset.records)
+    records[split.test[3]] = records[split.train[5]]
+    encoder = [s for s in standard_sources([TINY], tmp_path) if isinstance(s[1], EncoderFeatures)]
+    options = {"fractions": (1.0,), "n_resamples": 10}
+
+    names = f"{dataset.record_ids[split.train[5]]} and {dataset.record_ids[split.test[3]]}"
+    with pytest.warns(LeakageWarning, match=rf"Got 1 test records .*{names} are the first"):
+        compare(replace(dataset, records=records), "superdiagnostic", encoder, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LeakageWarning)
+        compare(dataset, "superdiagnostic", encoder, **options)
+
+
+def test_where_all_test_records_have_the_same_labels_nothing_can_be_scored() -> None:
+    task = task_labels(small_set(), "superdiagnostic")
+    alike = replace(task, labels=np.ones_like(task.labels))
+    with pytest.raises(ParameterError, match=r"Got no label that some of the .* nothing could be scored"):
+        compare(small_set(), alike, [(MODEL, knowing(1.0))])
 
 
 def test_coordinates_along_directions_keep_their_scales() -> None:

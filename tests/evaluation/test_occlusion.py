@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 
 from skecg import ECGRecord, JEPAEmbedder, explain
@@ -29,6 +30,15 @@ class Peaks:
         return 1 / (1 + np.exp(np.stack([odds, -odds], axis=1)))
 
 
+class NanPeaks(Peaks):
+    """The same, deaf to gaps."""
+
+    def predict_proba(self, records: list[ECGRecord]) -> np.ndarray:
+        return super().predict_proba(
+            [ECGRecord(np.nan_to_num(r.signal, nan=-9), r.sampling_rate, r.leads) for r in records]
+        )
+
+
 def record(where: int = 170) -> ECGRecord:
     signal = np.zeros((12, 400), dtype=np.float32)
     signal[:, where] = 3.0
@@ -46,6 +56,55 @@ def test_only_what_the_answer_rests_on_is_worth_anything() -> None:
     np.testing.assert_allclose(found.edges, np.arange(9) / 2)
     assert found.probability == pytest.approx(1 / (1 + np.exp(-2.0)))
     assert (found.target, found.record.name) == ("yes", record().name)
+
+
+def test_a_gap_hides_nothing_but_itself() -> None:
+    whole = record()
+    signal = whole.signal.copy()
+    signal[6, 80:110] = np.nan  # the end of one piece and the beginning of another
+    found = explain(NanPeaks(), ECGRecord(signal, 100, whole.leads), "yes", piece_seconds=0.5)
+
+    expected = np.zeros((12, 8))
+    expected[6, 3] = 3.0
+    np.testing.assert_allclose(found.pieces, expected, atol=1e-5)
+    np.testing.assert_allclose(found.leads, expected.sum(axis=1), atol=1e-5)
+    embedder = make_pipeline(JEPAEmbedder(TINY), LogisticRegression())
+    records, labels = make_ecg(8, conduction=["normal", "lbbb"], sampling_rate=250, random_state=0)
+    embedder.fit(records, labels["conduction"])
+    gap = records[0].signal.copy()
+    gap[6, 100:110] = np.nan
+    worth = explain(embedder, ECGRecord(gap, 250, records[0].leads), piece_seconds=5).leads
+    assert np.isfinite(worth).all()
+    assert worth[6] != 0
+
+
+def test_a_single_lead_is_explained_in_time() -> None:
+    records, labels = make_ecg(8, conduction=["normal", "lbbb"], sampling_rate=250, leads=["II"], random_state=0)
+    pipeline = make_pipeline(JEPAEmbedder(sampling_rate=250), LogisticRegression()).fit(records, labels["conduction"])
+
+    found = explain(pipeline, records[0], piece_seconds=2)
+
+    assert np.isfinite(found.pieces).all()
+    np.testing.assert_allclose(found.moments, found.pieces[0], atol=1e-6)
+    assert np.isnan(found.leads).all()
+    with pytest.raises(ParameterError, match=r"a single lead\. Draw pieces or phases"):
+        found.plot()
+    found.plot("pieces")
+
+
+def test_labels_of_a_classifier_for_each_are_explained_by_their_number() -> None:
+    records, labels = make_ecg(8, conduction=["normal", "lbbb"], sampling_rate=250, random_state=0)
+    y = np.stack([np.array(labels["conduction"]) == "lbbb", np.arange(8) % 2 == 0], axis=1).astype(int)
+    pipeline = make_pipeline(JEPAEmbedder(TINY), MultiOutputClassifier(LogisticRegression())).fit(records, y)
+
+    found = explain(pipeline, records[0], 1, piece_seconds=5)
+
+    assert found.probability == pytest.approx(pipeline.predict_proba(records[:1])[1][0, 1], abs=1e-6)
+    three = make_pipeline(JEPAEmbedder(TINY), MultiOutputClassifier(LogisticRegression())).fit(
+        records, np.arange(16).reshape(8, 2) % 3
+    )
+    with pytest.raises(ParameterError, match="Got labels of 3 classes, expected two of each"):
+        explain(three, records[0], piece_seconds=5)
 
 
 def test_what_speaks_for_one_class_speaks_against_the_other() -> None:

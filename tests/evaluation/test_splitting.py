@@ -58,6 +58,16 @@ def test_fold_ten_is_left_alone_when_another_is_tested() -> None:
     assert folds_of(split.test, 10) == {9}
 
 
+def test_only_the_tenth_of_ten_is_left_alone() -> None:
+    later = small_set(n_folds=5)
+    later = replace(later, folds=later.folds + 8)  # 9 to 13
+
+    split = split_by_folds(later, task_of(5))
+
+    assert set(later.folds[split.train].tolist()) == {9, 10, 11, 12}
+    assert set(later.folds[split.test].tolist()) == {13}
+
+
 def test_a_fold_may_be_named_to_select() -> None:
     split = split_by_folds(small_set(n_folds=9), task_of(9), selection_fold=8)
 

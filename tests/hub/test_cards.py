@@ -7,12 +7,14 @@ import json
 import shutil
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import yaml
-from hub_weights import TRAINED, make_weights, report_of, start
+from hub_weights import FIXTURES, TRAINED, make_weights, report_of, start
 
-from skecg import JEPAEmbedder
+from skecg import FineTunedClassifier, JEPAEmbedder
 from skecg.cli import main
+from skecg.datasets import make_ecg
 from skecg.errors import ParameterError, PublishError, WeightsNotFoundError
 from skecg.hub import applied_model_card, publish
 from skecg.hub.downloading import download
@@ -183,6 +185,26 @@ def test_saving_and_loading_go_by_the_names_of_other_libraries_too(tmp_path, tin
         JEPAEmbedder.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(ParameterError, match="is a file"):
         embedder.save_pretrained(tiny / "config.json")
+
+
+def test_the_head_that_an_embedder_pools_by_goes_with_its_weights(hub, tmp_path):
+    records, labels = make_ecg(8, duration_seconds=4.0, conduction=["normal", "lbbb"], random_state=0)
+    tuned = FineTunedClassifier(FIXTURES / "tiny-temporal", head="attention", epochs=1, stages="head", random_state=0)
+    tuned.fit(records, labels["conduction"]).save(tmp_path / "tuned")
+    embedder = JEPAEmbedder(tmp_path / "tuned", pooling="attention", cache=None).fit(records)
+    wanted = embedder.transform(records)
+
+    embedder.save_pretrained(tmp_path / "saved")
+    saved = JEPAEmbedder.from_pretrained(tmp_path / "saved", pooling="attention", cache=None)
+    np.testing.assert_array_equal(saved.fit_transform(records), wanted)
+
+    embedder.push_to_hub("someone/tuned", allow=["incomplete", "unverified", "licence"])
+    fetched = JEPAEmbedder.from_pretrained("someone/tuned", pooling="attention", cache=None)
+    np.testing.assert_array_equal(fetched.fit_transform(records), wanted)
+
+    # Names of classes go nowhere unasked.
+    JEPAEmbedder(tmp_path / "tuned", cache=None).fit(records).save_pretrained(tmp_path / "encoder")
+    assert not (tmp_path / "encoder" / "classifier.json").exists()
 
 
 @pytest.mark.parametrize("model", ["default", "untrained-temporal"])

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
 import pytest
 
+from skecg.datasets import make_ecg
 from skecg.errors import ParameterError, ShapeError
-from skecg.plotting import plot_embedding_map, plot_scores
+from skecg.plotting import plot_ecg, plot_embedding_map, plot_scores
+from skecg.records import ECGRecord
 
 pytest.importorskip("matplotlib")
 
@@ -21,6 +24,18 @@ def test_every_row_has_its_name_and_every_series_its_points() -> None:
     points = sorted(x for container in axes.containers for x in container[0].get_xdata())
     assert points == [0.6, 0.8, 0.9]
     assert (axes.get_title(loc="right"), axes.get_xlabel()) == ("title", "scale")
+
+
+@pytest.mark.parametrize("name", ["$5 to $\\10", "_none", "ST $>$ 1 mm \\, $\\x$", "$"])
+def test_a_name_is_text_and_no_formula_and_never_left_out(name: str) -> None:
+    points = plot_embedding_map(np.random.default_rng(0).normal(size=(6, 4)), [name, "b"] * 3, title=name)
+    assert f"{name} (3)" in [text.get_text() for text in points.get_legend().get_texts()]
+    scores = plot_scores({name: {name: (0.5, 0.4, 0.6), "b": (0.6, 0.5, 0.7)}}, title=name, label=name)
+    assert [text.get_text() for text in scores.get_legend().get_texts()] == [name, "b"]
+    record = make_ecg(1, random_state=0).records[0]
+    paper = plot_ecg(ECGRecord(record.signal, record.sampling_rate, record.leads, name))
+    for axes in (points, scores, paper):
+        axes.figure.savefig(io.BytesIO(), format="svg")
 
 
 def test_limits_are_drawn_where_they_are_known() -> None:

@@ -286,6 +286,13 @@ def test_what_spreadsheets_and_pandas_write_for_missing_is_missing(cell: str) ->
     assert columns_of(["ecg/r2.edf"], frame)[0]["x"] == [None]
 
 
+def test_a_recording_has_one_row_unless_its_rows_say_the_same() -> None:
+    rows = {"path": ["r0.hea", "r1", "r0.hea", "r1.hea"], "x": ["a", "b", "a", "b"]}
+    assert columns_of(["r1.hea", "r0.hea"], rows)[0]["x"] == ["b", "a"]
+    with pytest.raises(ParameterError, match=r"rows 2 and 4 of .* with other cells in 'x'; expected one row for each"):
+        columns_of(["r0.hea"], rows | {"x": ["a", "b", "a", "c"]})
+
+
 def test_the_none_of_python_is_missing_and_said_to_be() -> None:
     frame = frame_of(x=["a", "none", "None", "a", "none", "None"])
 
