@@ -40,6 +40,7 @@ __all__ = [
     "draw_patients",
     "equal_rows",
     "hold_out",
+    "number_patients",
     "patient_folds",
     "stratified_patient_folds",
     "warn_of_shared_patients",
@@ -88,7 +89,7 @@ def hold_out(
             "groups=patients, in the order of the records."
         )
     check_fraction(fraction)
-    _, member = _patients(who)
+    _, member = number_patients(who)
     # Having a label and going without it are stratified alike, so that training keeps both.
     sides = _labels_of_patients(np.concatenate([has, ~has], axis=1), member)
     order = rng.permutation(len(sides))
@@ -127,7 +128,7 @@ def draw_patients(patients: ArrayLike, labels: ArrayLike, fraction: float, draw:
     Raises
     ------
     ParameterError
-        When `fraction` is not a share, or `draw` negative.
+        When `fraction` is not a share, `draw` negative, or a record without a patient.
     ShapeError
         When patients and labels do not belong together.
 
@@ -138,9 +139,11 @@ def draw_patients(patients: ArrayLike, labels: ArrayLike, fraction: float, draw:
     >>> draw_patients(patients, np.eye(2, dtype=int)[[0, 1] * 5], 0.4, draw=0).size
     4
     """
-    who, y = np.asarray(patients).astype(str), np.asarray(labels)
+    who, y = np.asarray(patients), np.asarray(labels)
     if y.ndim != 2 or who.shape != (len(y),) or len(y) == 0:
         raise ShapeError(f"Got patients of shape {who.shape} and labels of shape {y.shape}, expected (n,) and (n, L).")
+    number_patients(who, "patients")  # raises where a record has none: all of these would be one
+    who = who.astype(str)
     check_number("fraction", fraction, 0, 1, closed="right")
     check_integer("draw", draw, 0)
     names, index = np.unique(who, return_inverse=True)
@@ -194,19 +197,22 @@ def _stratify(
     ndarray of shape (n_patients,), bool
     """
     drawn, missing, left = np.zeros(len(has), dtype=np.bool_), wanted.copy(), has.sum(axis=0)
+    n_so_far = 0
 
     def take(candidates: Rows, label: int | None) -> None:
+        nonlocal n_so_far
         overfull = (has[candidates] & (missing <= 0)).sum(axis=1)
         if label is None and not keep_one:
             # Who fills up the number: draws of PTB-XL are published, and were made with one full label as bad as many.
             overfull = np.minimum(overfull, 1)
         # Stable: of those who overfill as many labels, the order that was drawn decides.
         for patient in candidates[np.argsort(overfull, kind="stable")]:
-            if drawn.sum() >= n_drawn or (label is not None and missing[label] <= 0):
+            if n_so_far >= n_drawn or (label is not None and missing[label] <= 0):
                 return
             # The last with a label stays for training, which could not learn it otherwise.
             if not keep_one or (left[has[patient]] > 1).all():
                 drawn[patient] = True
+                n_so_far += 1
                 left[has[patient]] -= 1
                 missing[has[patient]] -= 1
 
@@ -216,18 +222,25 @@ def _stratify(
     return drawn
 
 
-def _patients(who: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """Return the patients' names, and each record's place among them, or raise where a record has none."""
+def number_patients(who: NDArray[Any], what: str = "groups") -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return the patients' names, and each record's place among them, or raise where a record has none.
+
+    Parameters
+    ----------
+    who : ndarray of shape (n_records,)
+    what : str
+        The caller's word for them.
+    """
     try:
         missing = [row for row, name in enumerate(who.tolist()) if name is None or name != name]
         names, member = np.unique(who[:0] if missing else who, return_inverse=True)
     except TypeError as error:
         raise ParameterError(
-            f"Got groups that cannot be compared ({error}), expected text or numbers, of one kind and none missing."
+            f"Got {what} that cannot be compared ({error}), expected text or numbers, of one kind and none missing."
         ) from error
     if missing:
         raise ParameterError(
-            f"Got groups without a patient for {len(missing)} of {len(who)} records (record {missing[0]} first), "
+            f"Got {what} without a patient for {len(missing)} of {len(who)} records (record {missing[0]} first), "
             "expected one for each. Give each such record a name of its own, or leave it out."
         )
     return names, member
@@ -248,7 +261,7 @@ def patient_folds(patients: NDArray[np.generic], n_folds: int, seed: int) -> NDA
 
 def _names_for_folds(patients: ArrayLike, n_folds: int) -> tuple[NDArray[Any], NDArray[np.intp]]:
     """Return the patients' names, and each record's place among them, or raise where they are fewer than the folds."""
-    names, index = _patients(np.asarray(patients))
+    names, index = number_patients(np.asarray(patients), "patients")
     if len(names) < n_folds:
         raise ParameterError(
             f"Got {len(names)} patients for {n_folds} folds, expected a patient for each. Take fewer folds or more "
@@ -338,6 +351,7 @@ def warn_of_shared_patients(cv: Any, X: Any, y: ArrayLike | None, patients: Arra
     who = np.asarray(patients)
     if who.shape != (len(X),):
         raise ParameterError(f"Got patients of shape {who.shape} for {len(X)} records, expected one name for each.")
+    number_patients(who, "patients")
     splitter = check_cv(cv, y, classifier=True)
     # Splitters ask for the number of records only, and the records may be files that nobody wants to read here.
     rows = np.zeros((len(X), 1))

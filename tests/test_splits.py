@@ -177,6 +177,14 @@ def test_patients_without_a_label_are_drawn_too() -> None:
     assert len(draw_patients(patients, labels, 0.1, 0)) == 10
 
 
+def test_nobody_is_no_patient_to_draw() -> None:
+    patients = np.array(["a", "b", np.nan, "c"], dtype=object)
+    with pytest.raises(ParameterError, match="Got patients without a patient for 1 of 4"):
+        draw_patients(patients, np.ones((4, 1)), 0.5, 0)
+    with pytest.raises(ParameterError, match="Got patients without a patient for 1 of 4"):
+        warn_of_shared_patients(3, range(4), None, patients)
+
+
 def test_what_is_no_share_is_refused() -> None:
     patients, labels = cohort(10)
 

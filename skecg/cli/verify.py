@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from skecg.cli.console import Verbs, add_hub_options, say
-from skecg.errors import WeightsError
+from skecg.errors import ParameterError, WeightsError
 
 __all__ = ["add_parser", "run"]
 
@@ -32,6 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Verify each model and print the outcome; a model that cannot be read does not keep the others from it."""
     from skecg.weights import check_signature, find_weights, list_models, verify_weights
 
+    if arguments.signature and not arguments.public_key:
+        raise ParameterError("Got --signature without --public-key, expected both: it is the key that says who signed.")
     names = [*arguments.models, *(list_models() if arguments.all else [])] or ["default"]
     options = {"revision": arguments.revision, "local_files_only": arguments.local_files_only}
     codes = []

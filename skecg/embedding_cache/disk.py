@@ -239,7 +239,14 @@ class DiskCache:
 
     def clear(self) -> None:
         """Forget everything, damaged files that were set aside included; the counts of hits and misses stay."""
-        self._remove("DELETE FROM embeddings")
+        try:
+            self._remove("DELETE FROM embeddings")
+        except CacheError as error:
+            if not sqlite.is_full(error.__cause__):
+                raise
+            # Deleting rows takes room. The file goes whole, as a damaged one does, which other processes notice.
+            self._store.close()
+            sqlite.set_aside(self._store.path)
         for path in self.folder.glob(f"{sqlite.DATABASE_NAME}.damaged-*"):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 

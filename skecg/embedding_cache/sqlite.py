@@ -230,12 +230,18 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Report that the disk had no room left."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == errno.ENOSPC
+
+
 def worded(error: Trouble, path: Path) -> CacheError:
     """Return what is the matter with the store and what to do."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     kind: type[CacheError] = CacheUnavailableError
-    if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == errno.ENOSPC:
-        advice = "The disk is full: free some space, run prune() or clear(), or use cache='memory'."
+    if is_full(error):
+        advice = "The disk is full: free some space, run clear() (skecg cache clear), or use cache='memory'."
     elif code == sqlite3.SQLITE_BUSY:
         advice = f"Another process kept it busy for {_BUSY_SECONDS:.0f} s: let it finish, or name another folder."
     elif any(folder.exists() and not folder.is_dir() for folder in path.parents):

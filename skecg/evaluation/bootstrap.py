@@ -37,6 +37,7 @@ from scipy.special import stdtrit
 
 from skecg.errors import ShapeError
 from skecg.metrics import macro, weighted_area_under_roc
+from skecg.splits import number_patients
 from skecg.validation import as_numbers, check_integer, check_number
 
 __all__ = ["Bootstrap", "Interval", "bootstrap_auroc", "bootstrap_mean", "patient_draws"]
@@ -187,7 +188,7 @@ def bootstrap_auroc(
     Raises
     ------
     ParameterError
-        When there are no draws, or `level` is not a share.
+        When there are no draws, `level` is not a share, or a record has no patient.
     ShapeError
         When labels, scores and patients do not belong together.
     """
@@ -199,7 +200,7 @@ def bootstrap_auroc(
     positives, negatives = (weights.astype(np.float64) @ part for part in (y == 1, y == 0))
     shown = ((positives > 0) & (negatives > 0))[1:]
     donors, n_patients = _donors(shown, seed), _patients_of_rarer_side(y, np.asarray(patients))
-    widening = np.sqrt(n_patients / (n_patients - 1))
+    widening = _widening(n_patients, np.asarray(patients))
     draws = {name: np.take_along_axis(values[1:], donors, axis=0) for name, values in areas.items()}
     return Bootstrap(
         point={name: values[0] for name, values in areas.items()},
@@ -231,7 +232,7 @@ def bootstrap_mean(
     who = np.asarray(patients)
     weights = patient_draws(who, len(who), n_draws, seed).astype(np.float64)
     n_patients = np.array([max(2, len(np.unique(who)))])
-    widening = np.sqrt(n_patients / (n_patients - 1))
+    widening = _widening(n_patients, who)
     tables = {name: as_numbers(name, table) for name, table in values.items()}
     point = {name: table.mean(keepdims=True) for name, table in tables.items()}
     draws = {name: (weights @ table / weights.sum(axis=1))[:, None] for name, table in tables.items()}
@@ -242,6 +243,12 @@ def bootstrap_mean(
         n_patients=n_patients,
         level=level,
     )
+
+
+def _widening(n_patients: NDArray[np.int64], patients: NDArray[np.generic]) -> FloatArray:
+    """Return what draws are spread by; NaN, so that there is no interval, where all records are of one patient."""
+    is_single = (patients == patients[:1]).all()
+    return np.full(n_patients.shape, np.nan) if is_single else np.sqrt(n_patients / (n_patients - 1))
 
 
 def _check_draws(n_draws: int, level: float) -> None:
@@ -265,7 +272,7 @@ def patient_draws(patients: ArrayLike, n_records: int, n_draws: int, seed: int =
     who = np.asarray(patients)
     if who.shape != (n_records,):
         raise ShapeError(f"Got patients of shape {who.shape} for {n_records} records, expected one name for each.")
-    names, index = np.unique(who, return_inverse=True)
+    names, index = number_patients(who, "patients")
     generator = np.random.default_rng(seed)
     # Small integers: a thousand draws of twenty thousand records would take 160 MB in float64.
     counts = np.empty((n_draws, len(names)), dtype=np.uint16)

@@ -141,7 +141,8 @@ def score_waves(
     draws = patient_draws(who, len(who), n_draws, seed).astype(np.float64)
     # Confusions are added before F1 is taken: a mean of ratios would not be the F1 of the draw.
     macros = _mean(class_f1(np.tensordot(draws, confusion, axes=1))[:, 1:], axis=1)
-    known = macros[np.isfinite(macros)]
+    # All of one patient say nothing of others.
+    known = macros[np.isfinite(macros) & (len(np.unique(who)) > 1)]
     low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
     # IoU as a function of F1: one follows from the other.
     union = f1 / (2 - f1)

@@ -195,7 +195,9 @@ def score_regression(
     total = np.einsum("dn,dn->d", weights, (y - centre[:, None]) ** 2)
     # A draw of equal targets has no variance to explain.
     unexplained = np.divide(weights @ (guess - y) ** 2, total, out=np.full(len(total), np.nan), where=total > 0)
-    return RegressionScores(_interval(1 - unexplained), _interval(absolute), len(y))
+    # Draws of a single patient say nothing of others.
+    shown = slice(None) if len(np.unique(who)) > 1 else slice(1)
+    return RegressionScores(_interval((1 - unexplained)[shown]), _interval(absolute[shown]), len(y))
 
 
 def _interval(values: NDArray[np.float64]) -> Interval:

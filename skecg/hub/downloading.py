@@ -88,7 +88,11 @@ def download(model: str, folder: str | Path, *, revision: str | None = None) -> 
 
 
 def _check_folder(folder: Path) -> Path:
-    if folder.exists() and not folder.is_dir():
+    try:
+        is_file = folder.exists() and not folder.is_dir()
+    except (OSError, ValueError) as error:  # too long a name, or one with a zero
+        raise ParameterError(f"Got {str(folder)[:80]!r}, which cannot be the name of a folder ({error}).") from error
+    if is_file:
         raise ParameterError(f"Got {str(folder)!r}, which is a file; expected a folder to put weights into.")
     return folder
 

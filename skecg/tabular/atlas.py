@@ -41,6 +41,8 @@ _MOST_BYTES = 3450
 _FEW_VALUES = 10
 _NEIGHBOURS_BEFORE = 50  # components that t-SNE and UMAP start from
 
+_SAME = 1e-9  # of standardized features: no distance at all
+
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
@@ -221,7 +223,10 @@ def _tsne(features: NDArray[np.float64]) -> NDArray[np.float64]:
 
     # Its neighbourhoods have to be smaller than what there is.
     perplexity = min(30.0, (len(features) - 1) / 3)
-    return np.asarray(TSNE(perplexity=perplexity, random_state=0).fit_transform(_leading(features)), dtype=np.float64)
+    leading = _leading(features)
+    if np.ptp(leading, axis=0).max() < _SAME:  # nothing to lay out, which scikit-learn's trees do not survive
+        return np.zeros((len(features), 2))
+    return np.asarray(TSNE(perplexity=perplexity, random_state=0).fit_transform(leading), dtype=np.float64)
 
 
 def _umap(features: NDArray[np.float64]) -> NDArray[np.float64]:

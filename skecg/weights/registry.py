@@ -116,6 +116,8 @@ def find_weights(model: str | Path, *, revision: str | None = None, local_files_
     """
     from skecg.weights.folder import check_bytes
 
+    if revision is not None and not (isinstance(revision, str) and revision.strip()):
+        raise ParameterError(f"Got revision={revision!r}, expected the name of a branch or tag, a commit, or None.")
     info = _find(model, revision=revision, local_files_only=local_files_only)
     check_bytes(info)
     return info

@@ -54,7 +54,7 @@ def sign_weights(
     WeightsError
         When the folder holds no sound weights, or the key cannot be read.
     """
-    folder = read_info(Path(folder)).folder
+    folder = read_info(Path(folder)).folder.absolute()
     library, path = _model_signing(), _signature_of(folder, signature)
     key, secret = _existing(private_key, "a private key"), password.encode() if password else None
     try:
@@ -92,7 +92,7 @@ def check_signature(
     WeightsNotFoundError
         When there is no such signature or key.
     """
-    folder = read_info(Path(folder)).folder
+    folder = read_info(Path(folder)).folder.absolute()
     path, key = _existing(_signature_of(folder, signature), "a signature"), _existing(public_key, "a public key")
     library = _model_signing()
     try:
@@ -131,7 +131,8 @@ def _is_signed(path: Path) -> bool:
 
 
 def _signature_of(folder: Path, signature: str | PathLike[str] | None) -> Path:
-    return folder / SIGNATURE_NAME if signature is None else Path(signature)
+    # The library takes what is not absolute for a place in the folder.
+    return folder / SIGNATURE_NAME if signature is None else Path(signature).absolute()
 
 
 def _existing(path: str | PathLike[str], what: str) -> Path:

@@ -4,6 +4,8 @@ import os
 import pickle
 import sqlite3
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -128,3 +130,45 @@ def test_a_full_disk_is_an_error_that_says_so_and_keeps_what_was_there(disk):
 def test_a_folder_is_a_path(wrong):
     with pytest.raises(ParameterError, match="folder"):
         DiskCache(wrong)
+
+
+FULL = """
+import sys
+from pathlib import Path
+import numpy as np
+from skecg.embedding_cache import DiskCache
+from skecg.errors import CacheError
+
+folder = Path(sys.argv[1])
+cache, other = DiskCache(folder / "cache"), DiskCache(folder / "cache")
+for first in range(0, 200, 5):
+    try:
+        cache.put({bytes([number]) * 32: np.full(1188, number, np.float32) for number in range(first, first + 5)})
+    except CacheError as error:
+        assert "The disk is full" in str(error), error
+        break
+else:
+    raise AssertionError("never full")
+try:
+    (folder / "others").write_bytes(bytes(10**6))
+except OSError:
+    pass
+assert other.info().entries > 0
+cache.clear()
+# Who has the file open lets go of it, and so of its room, at the next use.
+assert (other.info().entries, cache.info().entries) == (0, 0)
+other.put({b"a" * 32: np.ones(8, np.float32)})
+assert cache.info().entries == 1
+"""
+
+
+def test_a_full_disk_can_be_cleared(tmp_path):
+    # A file system of its own, which nobody else sees and which goes with the process.
+    mounted = f'mount -t tmpfs -o size=400k tmpfs {tmp_path} && exec {sys.executable} -c "$0" {tmp_path}'
+    apart = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    try:
+        subprocess.run([*apart, f"mount -t tmpfs -o size=400k tmpfs {tmp_path}"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"needs a file system of its own: {error}")
+    done = subprocess.run([*apart, mounted, FULL], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from skecg.errors import ParameterError, ShapeError
-from skecg.evaluation.bootstrap import Interval, bootstrap_auroc, patient_draws
+from skecg.evaluation.bootstrap import Interval, bootstrap_auroc, bootstrap_mean, patient_draws
+from skecg.evaluation.regression import score_regression
 from skecg.metrics import area_under_roc, weighted_area_under_roc
 
 N_SIMULATIONS = 250
@@ -189,6 +190,25 @@ def test_limits_stay_between_zero_and_one_and_a_perfect_score_has_none() -> None
     assert 0 < high.low < high.estimate < high.high < 1
     assert perfect.estimate == 1
     assert np.isnan(perfect.low)
+
+
+@pytest.mark.parametrize("nobody", [np.nan, None])
+def test_records_without_a_patient_are_not_all_of_one(nobody: object) -> None:
+    patients = np.array(["a", "b", nobody, nobody], dtype=object)
+    with pytest.raises(ParameterError, match=r"Got patients without a patient for 2 of 4 records \(record 2 first\)"):
+        bootstrap_auroc([0, 1, 0, 1], {"x": [0.1, 0.2, 0.3, 0.4]}, patients)
+
+
+def test_one_patient_says_nothing_of_others() -> None:
+    found = bootstrap_auroc([0, 1, 0, 1], {"x": [0.1, 0.2, 0.3, 0.2]}, ["a"] * 4, n_draws=50).macro("x")
+    assert found.estimate == 0.5
+    assert np.isnan([found.low, found.high]).all()
+    mean = bootstrap_mean({"x": [0.1, 0.2, 0.6]}, ["a"] * 3, n_draws=50).macro("x")
+    assert mean.estimate == pytest.approx(0.3)
+    assert np.isnan([mean.low, mean.high]).all()
+    error = score_regression([1.0, 2.0, 4.0], [1.0, 2.0, 3.0], ["a"] * 3, n_draws=50).mean_absolute_error
+    assert error.estimate == pytest.approx(1 / 3)
+    assert np.isnan([error.low, error.high]).all()
 
 
 def test_what_does_not_belong_together_is_refused() -> None:

@@ -147,6 +147,9 @@ def test_few_records_have_as_many_neighbours_as_there_are() -> None:
 
 def test_a_map_tells_groups_apart(atlas: Atlas) -> None:
     assert list(atlas.maps) == ["pca", "tsne"]
+    # Copies of one recording lie at one place.
+    alike = make_atlas(np.ones((5, 6)), list("abcde"), projections=["tsne"])
+    assert not alike.maps["tsne"].any()
     for points in atlas.maps.values():
         centres = points[: N // 2].mean(axis=0), points[N // 2 :].mean(axis=0)
         assert points.shape == (N, 2)

@@ -51,6 +51,26 @@ def test_what_was_signed_verifies_wherever_it_lies(signed: Path, keys: tuple[Pat
     check_signature(shutil.copytree(signed, tmp_path / "elsewhere"), keys[1])
 
 
+def test_a_folder_may_be_named_from_where_one_is(
+    folder: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert main(["sign", "./weights", "--key", keys[0].name]) == 0
+    assert main(["verify", "weights", "--public-key", str(keys[1])]) == 0
+    check_signature(folder, keys[1])
+    monkeypatch.chdir(folder)
+    check_signature(".", keys[1])
+    sign_weights(".", keys[0], signature="../apart.sig")
+    check_signature(folder, keys[1], signature="../apart.sig")
+
+
+def test_a_signature_without_the_key_that_it_is_of_is_not_passed_over(
+    signed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(signed), "--signature", str(signed / "model.sig")]) == 2
+    assert "Got --signature without --public-key" in capsys.readouterr().err
+
+
 def test_what_decides_no_number_may_change(signed: Path, keys: tuple[Path, Path]) -> None:
     for name in ("README.md", "LICENSE", "curves.png", ".gitattributes", "training_config.json"):
         (signed / name).write_text("of the Hub")
