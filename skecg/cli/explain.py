@@ -70,9 +70,12 @@ def _in_words(found: Explanation) -> str:
     from skecg.evaluation.occlusion import PHASES
 
     lines = [f"{found.record.name}: {found.target}, probability {found.probability:.3f}"]
-    for title, names, falls in (("phase", PHASES, found.phases), ("lead", found.record.leads, found.leads)):
+    for title, names, falls, why in (
+        ("phase", PHASES, found.phases, "No beat was found, so that no phase could be hidden."),
+        ("lead", found.record.leads, found.leads, "The recording has a single lead, without which nothing is left."),
+    ):
         if math.isnan(falls[0]):
-            lines.append("No beat was found, so that no phase could be hidden.")
+            lines.append(why)
             continue
         lines.append(f"{title:<8}log-odds fall by")
         lines += [f"{name:<8}{fall:+.2f}" for name, fall in zip(names, falls, strict=True)]

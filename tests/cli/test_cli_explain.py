@@ -86,3 +86,22 @@ def test_what_the_embedder_does_to_every_record_is_done_once(made: Any, as_wfdb:
 
     features = model.embedder(**told).fit_transform([str(clinic / "odd.hea")])
     np.testing.assert_allclose(found, model.predict(features).probabilities, rtol=1e-6)
+
+
+def test_a_recording_of_one_lead_is_explained_by_its_phases(
+    run: Run, made: Any, as_wfdb: Write, tmp_path: Path, capsys: Capture
+) -> None:
+    lines = ["path,beat"]
+    for number, record in enumerate(made.records):
+        as_wfdb(tmp_path, ECGRecord(record.signal[1:2], RATE, ("II",)), f"one{number:02d}")
+        lines.append(f"one{number:02d}.hea,{made.labels['conduction'][number]}")
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    told = ["--cache", "none", "--quiet", "--folds", "2", "--resamples", "10", "--label-column", "beat"]
+    assert run("fit", tmp_path / "table.csv", "--out", tmp_path / "model", *told) == 0
+    capsys.readouterr()
+
+    assert run("explain", tmp_path / "model", tmp_path / "one03.hea") == 0
+
+    out = capsys.readouterr().out
+    assert out.endswith("The recording has a single lead, without which nothing is left.\n")
+    assert "QRS" in out
