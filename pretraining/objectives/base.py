@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
@@ -23,14 +23,33 @@ if TYPE_CHECKING:
 __all__ = ["Drawn", "Loss", "Objective", "WithoutTarget", "exported_encoder"]
 
 
-class Drawn(Protocol):
-    """What goes with the windows of a batch: masks, views, what is known of the recordings."""
+class Drawn:
+    """What goes with the windows of a batch (masks, views, what is known of the recordings): a dataclass.
 
-    def to(self, device: torch.device) -> Self:
+    Its tensors have a row for each window; so have those of its own parts.
+    """
+
+    def to(self, device: torch.device | str) -> Self:
         """Move all."""
+        moved: Self = _mapped(self, lambda tensor: tensor.to(device, non_blocking=True))
+        return moved
 
     def take(self, rows: slice) -> Self:
         """Take what belongs to some of the windows."""
+        taken: Self = _mapped(self, lambda tensor: tensor[rows])
+        return taken
+
+
+def _mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to the tensors in lists and dataclasses; all else stays."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, list):
+        return [_mapped(part, function) for part in tree]
+    if not dataclasses.is_dataclass(tree) or isinstance(tree, type):
+        return tree
+    parts = {field.name: _mapped(getattr(tree, field.name), function) for field in dataclasses.fields(tree)}
+    return dataclasses.replace(tree, **parts)
 
 
 class Loss(Protocol):

@@ -32,6 +32,7 @@ V views, P width of what is contrasted.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -44,7 +45,7 @@ from pretraining.config.objectives import BeatSslConfig
 from pretraining.data.batches import uniforms
 from pretraining.data.feature_tables import BeatTable, read_beats, write_beats
 from pretraining.distributed import gather_rows
-from pretraining.objectives.base import WithoutTarget
+from pretraining.objectives.base import Drawn, WithoutTarget
 from pretraining.objectives.contrast import build_projector, guess, same_class, similarity, soft_contrast, targets
 from pretraining.objectives.views import ViewMaker, ViewRanges, Views, draw_views, is_seen
 from skecg.encoders import build_encoder
@@ -137,9 +138,6 @@ _BEFORE_SECONDS, _AFTER_SECONDS = 0.25, 0.45  # from a P wave's beginning to a T
 _BINS = 4
 
 
-_OF_WINDOWS = ("views", "rows", "records", "samples", "is_beat", "features", "classes")
-
-
 class BeatSslLoss(NamedTuple):
     """What a step minimizes, the two parts that it is the sum of, and by how many nats each is less than a guess."""
 
@@ -150,10 +148,11 @@ class BeatSslLoss(NamedTuple):
     beat_gain: Tensor
 
 
-class BeatDraw(NamedTuple):
+@dataclass(frozen=True)
+class BeatDraw(Drawn):
     """What goes with the windows of a batch.
 
-    Attributes
+    Parameters
     ----------
     views : Views
         Two of each window.
@@ -181,15 +180,6 @@ class BeatDraw(NamedTuple):
     classes: Tensor
     record_scale: float
     beat_scale: float
-
-    def to(self, device: torch.device) -> BeatDraw:
-        """Move all."""
-        return self._replace(**{name: getattr(self, name).to(device) for name in _OF_WINDOWS})
-
-    def take(self, rows: slice) -> BeatDraw:
-        """Take what belongs to some of the windows."""
-        parts = {name: getattr(self, name)[rows] for name in _OF_WINDOWS if name != "views"}
-        return self._replace(views=self.views.take(rows), **parts)
 
 
 class BeatSsl(WithoutTarget):

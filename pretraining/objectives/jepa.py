@@ -31,7 +31,7 @@ from pretraining.config import MaskConfig, ObjectiveConfig, PredictorConfig, Pre
 from pretraining.data.batches import draw_shown_leads
 from pretraining.data.feature_tables import N_DESCRIPTORS, Descriptors, read_descriptors, write_descriptors
 from pretraining.distributed import gather_rows
-from pretraining.objectives.base import Objective
+from pretraining.objectives.base import Drawn, Objective
 from pretraining.objectives.contrast import build_projector, same_class, soft_contrast, targets
 from pretraining.objectives.masks import Masks, draw_masks, draw_seen
 from pretraining.objectives.predictors import build_predictor, predictor_flops
@@ -61,10 +61,11 @@ __all__ = [
 ]
 
 
-class Described(NamedTuple):
+@dataclass(frozen=True)
+class Described(Drawn):
     """Descriptors of the windows of a batch.
 
-    Attributes
+    Parameters
     ----------
     values : Tensor of shape (B, N)
     weights : Tensor of shape (B, N)
@@ -76,15 +77,6 @@ class Described(NamedTuple):
     values: Tensor
     weights: Tensor
     seen: Tensor | None = None
-
-    def to(self, device: torch.device | str) -> Described:
-        """Move all."""
-        seen = None if self.seen is None else self.seen.to(device)
-        return Described(self.values.to(device), self.weights.to(device), seen)
-
-    def take(self, rows: slice) -> Described:
-        """Take some of the windows."""
-        return Described(self.values[rows], self.weights[rows], None if self.seen is None else self.seen[rows])
 
 
 def describe(descriptors: Descriptors, rows: NDArray[np.int64]) -> Described:
@@ -202,7 +194,7 @@ T = TypeVar("T", Tensor, float)
 
 
 @dataclass(frozen=True)
-class JepaDraw:
+class JepaDraw(Drawn):
     """What goes with the windows of a batch.
 
     Parameters
@@ -221,19 +213,6 @@ class JepaDraw:
     described: Described | None = None
     directions_seed: int | None = None
     rows: Tensor | None = None
-
-    def to(self, device: torch.device) -> JepaDraw:
-        """Move all."""
-        described = None if self.described is None else self.described.to(device)
-        rows = None if self.rows is None else self.rows.to(device)
-        return JepaDraw([mask.to(device) for mask in self.masks], described, self.directions_seed, rows)
-
-    def take(self, rows: slice) -> JepaDraw:
-        """Take what belongs to some of the windows."""
-        described = None if self.described is None else self.described.take(rows)
-        taken = None if self.rows is None else self.rows[rows]
-        masks = [mask.take(rows) for mask in self.masks]
-        return dataclasses.replace(self, masks=masks, described=described, rows=taken)
 
 
 class JepaLoss(NamedTuple, Generic[T]):
@@ -371,7 +350,7 @@ class Jepa(Objective):
         described = None if tables is None else describe(tables, batch.rows)
         if described is not None and weights.describe_share:
             seen = draw_seen(n_patches, weights.describe_share, positions, seed=seed, step=step)
-            described = described._replace(seen=seen)
+            described = dataclasses.replace(described, seen=seen)
         # The same directions in every process, and drawn on the host: a loss does not depend on how a batch is split.
         directions = int(np.random.default_rng([seed, step]).integers(2**63)) if weights.sigreg_weight else None
         rows = torch.from_numpy(batch.rows) if weights.contrast_weight else None

@@ -23,6 +23,7 @@ from torch import Tensor
 from pretraining.config import MaskConfig
 from pretraining.config.parts import MASK_KINDS
 from pretraining.data.batches import below, uniforms
+from pretraining.objectives.base import Drawn
 from skecg.errors import ParameterError
 
 __all__ = [
@@ -46,7 +47,7 @@ _SEEN_STREAM = 0x5EE7  # its own, so that switching descriptions on leaves the m
 
 
 @dataclass(frozen=True)
-class Masks:
+class Masks(Drawn):
     """What is visible and what is to be predicted, as slices of time.
 
     Parameters
@@ -62,15 +63,6 @@ class Masks:
     context: Tensor
     target: Tensor
     leads: Tensor | None = None
-
-    def to(self, device: torch.device) -> Masks:
-        """Return the masks on a device."""
-        leads = None if self.leads is None else self.leads.to(device, non_blocking=True)
-        return Masks(self.context.to(device, non_blocking=True), self.target.to(device, non_blocking=True), leads)
-
-    def take(self, rows: slice) -> Masks:
-        """Return the masks of some of the records."""
-        return Masks(self.context[rows], self.target[rows], None if self.leads is None else self.leads[rows])
 
 
 #: Draws, of a configuration, the number of slices, places in a batch and a key (seed, step, number of the mask), which
@@ -357,7 +349,7 @@ _STREAM = 0x3A5C
 
 
 @dataclass(frozen=True)
-class TokenMasks:
+class TokenMasks(Drawn):
     """What is seen, as tokens, and what is to be reconstructed, as patches.
 
     Parameters
@@ -370,14 +362,6 @@ class TokenMasks:
 
     visible: Tensor
     asked: Tensor
-
-    def to(self, device: torch.device) -> TokenMasks:
-        """Return the masks on a device."""
-        return TokenMasks(self.visible.to(device, non_blocking=True), self.asked.to(device, non_blocking=True))
-
-    def take(self, rows: slice) -> TokenMasks:
-        """Return the masks of some of the records."""
-        return TokenMasks(self.visible[rows], self.asked[rows])
 
 
 def n_visible(n: int | NDArray[np.int64], ratio: float) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ Shapes: B windows, V views of each, L leads, T samples.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from pretraining.data.batches import uniforms
 from pretraining.data.vectorcardiogram import from_vcg, to_vcg
+from pretraining.objectives.base import Drawn
 
 __all__ = ["ViewMaker", "ViewRanges", "Views", "draw_views", "is_seen", "rotation"]
 
@@ -50,10 +52,11 @@ class ViewRanges(NamedTuple):
     masked_share: float = 0.5
 
 
-class Views(NamedTuple):
+@dataclass(frozen=True)
+class Views(Drawn):
     """What was drawn for views.
 
-    Attributes
+    Parameters
     ----------
     radians : Tensor of shape (B, V, 3)
         Rotations about X, then Y, then Z.
@@ -68,15 +71,6 @@ class Views(NamedTuple):
     scale: Tensor
     mask_start: Tensor
     masked_samples: int
-
-    def to(self, device: torch.device | str) -> Views:
-        """Move all."""
-        moved = [part.to(device) for part in (self.radians, self.scale, self.mask_start)]
-        return Views(moved[0], moved[1], moved[2], self.masked_samples)
-
-    def take(self, rows: slice) -> Views:
-        """Take those of some of the windows."""
-        return Views(self.radians[rows], self.scale[rows], self.mask_start[rows], self.masked_samples)
 
 
 def draw_views(ranges: ViewRanges, n_samples: int, positions: range, *, seed: int, step: int) -> Views:

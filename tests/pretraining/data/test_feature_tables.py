@@ -276,7 +276,7 @@ def test_a_description_can_be_made_from_slices_of_its_own(shards: ShardSet) -> N
     ours = model(values, part.drawn).description
     tokens = model.context_encoder(values, visible_BK=seen)[:, model.context_encoder.num_registers :]
     torch.testing.assert_close(ours, description_loss(model.describer(tokens), part.drawn.described))
-    blind = dataclasses.replace(part.drawn, described=part.drawn.described._replace(seen=None))
+    blind = dataclasses.replace(part.drawn, described=dataclasses.replace(part.drawn.described, seen=None))
     assert not torch.isclose(ours, model(values, blind).description)
 
 

@@ -190,9 +190,10 @@ def test_what_is_drawn_for_a_place_depends_on_nothing_else(shards: ShardSet, tab
     config = small()
     _, whole = drawn_for(config, shards, tables)
     rest = BeatSsl.draw(config, tables, draw_batch(shards, config, 0, range(4, 8)), 0, range(4, 8))
-    for ours, theirs in zip(whole.take(slice(4, 8))[1:7], rest[1:7], strict=True):
-        assert torch.equal(ours, theirs)
-    assert torch.equal(whole.views.take(slice(4, 8)).radians, rest.views.radians)
+    taken = whole.take(slice(4, 8))
+    for name in ("rows", "records", "samples", "is_beat", "features", "classes"):
+        assert torch.equal(getattr(taken, name), getattr(rest, name))
+    assert torch.equal(taken.views.radians, rest.views.radians)
 
 
 def test_a_bin_of_a_beat_is_the_mean_of_the_slices_that_it_overlaps() -> None:
@@ -229,8 +230,10 @@ def test_recordings_without_beats_take_part_at_the_level_of_the_rhythm_only(
     batch, drawn = drawn_for(config, shards, tables)
     values = to_values(batch, config, "cpu")
     one = torch.arange(8)[:, None] != 2
-    with_all = model(values, drawn._replace(is_beat=drawn.is_beat & one))
-    changed = model(values + torch.randn(8, 1, 1) * ~one[:, :, None], drawn._replace(is_beat=drawn.is_beat & one))
+    with_all = model(values, dataclasses.replace(drawn, is_beat=drawn.is_beat & one))
+    changed = model(
+        values + torch.randn(8, 1, 1) * ~one[:, :, None], dataclasses.replace(drawn, is_beat=drawn.is_beat & one)
+    )
     assert changed.beat == with_all.beat
     assert changed.rhythm != with_all.rhythm
 
@@ -241,7 +244,7 @@ def test_a_batch_without_beats_has_a_finite_loss_and_a_gradient_for_every_weight
     config = small()
     model = build_model(config)
     batch, drawn = drawn_for(config, shards, tables)
-    loss = model(to_values(batch, config, "cpu"), drawn._replace(is_beat=torch.zeros_like(drawn.is_beat)))
+    loss = model(to_values(batch, config, "cpu"), dataclasses.replace(drawn, is_beat=torch.zeros_like(drawn.is_beat)))
     loss.total.backward()
     assert loss.beat == 0
     assert torch.isfinite(loss.total)
@@ -258,7 +261,7 @@ def test_a_recording_that_is_drawn_twice_is_not_told_apart_from_itself(shards: S
         projected = model.rhythm_projector(model.context_encoder(views_of(model, values, drawn))[:, 1:].mean(dim=1))
         wanted = targets(same_class(rows), 1.0)
         expected = soft_contrast(torch.stack(projected.chunk(2)), wanted, config.objective.temperature)
-        torch.testing.assert_close(model(values, drawn._replace(rows=rows)).rhythm, expected)
+        torch.testing.assert_close(model(values, dataclasses.replace(drawn, rows=rows)).rhythm, expected)
         assert (wanted[0] > 0).sum() == (1 if rows[-1] else 3)
 
 

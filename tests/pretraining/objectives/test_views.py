@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -48,7 +50,7 @@ def test_views_obey_einthoven_whatever_is_drawn() -> None:
 
 @pytest.mark.parametrize("matrix", ["dower", "kors"])
 def test_the_heart_is_turned_about_x_then_y_then_z_and_then_stretched(matrix: str) -> None:
-    values, views = windows(), drawn()._replace(masked_samples=0)
+    values, views = windows(), dataclasses.replace(drawn(), masked_samples=0)
     heart = torch.from_numpy(to_vcg(CANONICAL_LEADS, matrix)).float()
     before, after = heart @ values, heart @ ViewMaker(CANONICAL_LEADS, matrix)(values, views)
     for view in range(2):
@@ -82,8 +84,8 @@ def test_what_is_drawn_lies_between_its_limits_and_fills_them() -> None:
 
 def test_what_is_drawn_for_a_place_depends_on_nothing_else() -> None:
     whole, rest = drawn(8), drawn(4, start=4)
-    for a, b in zip(whole.take(slice(4, 8))[:3], rest[:3], strict=True):
-        assert torch.equal(a, b)
+    for name in ("radians", "scale", "mask_start"):
+        assert torch.equal(getattr(whole.take(slice(4, 8)), name), getattr(rest, name))
     assert not torch.equal(whole.radians, drawn(8, step=1).radians)
     assert not torch.equal(whole.radians[:, 0], whole.radians[:, 1])
 
