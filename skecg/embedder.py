@@ -445,7 +445,8 @@ class JEPAEmbedder(
         if info.sha256 != self.weights_sha256_:
             raise DamagedWeightsError(
                 f"The weights of {str(self.model)!r} are not those this embedder was fitted with (sha256 "
-                f"{info.sha256[:16]}…, expected {self.weights_sha256_[:16]}…). Restore them, or fit again."
+                f"{info.sha256[:16]}…, expected {self.weights_sha256_[:16]}…). Fit again if you changed model=, else "
+                "restore them."
             )
         if self._settings_of(info) != self._settings:
             raise DamagedWeightsError(

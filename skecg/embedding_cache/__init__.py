@@ -176,6 +176,6 @@ def _looks_misspelt(cache: str | os.PathLike[str]) -> bool:
     """Raise for ``"Memory"`` or ``"disc"``, which would silently become folders."""
     if not isinstance(cache, str):
         return False
-    is_path = "/" in cache or os.sep in cache or Path(cache).is_dir()
+    is_path = "/" in cache or os.sep in cache or os.path.isdir(cache)  # noqa: PTH112 (a name that cannot be one is none)
     close = difflib.get_close_matches(cache.strip().lower(), _NAMES, cutoff=0.75)
     return not cache.strip() or bool(close and not is_path)

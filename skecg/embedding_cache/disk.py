@@ -375,7 +375,16 @@ def _as_folder(folder: Any) -> Path:
     """Check a path and make it absolute, so that it stays the same when the working directory changes."""
     if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
         raise ParameterError(f"Got folder={folder!r}, expected the path of a folder.")
-    return Path(folder).expanduser().absolute()
+    path = Path(folder).expanduser().absolute()
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # whoever uses it says so
+    except (OSError, ValueError) as error:  # too long a name, or one with a zero
+        raise ParameterError(
+            f"Got {str(folder)[:80]!r} as the folder of a cache, which no folder can be called ({error})."
+        ) from error
+    return path
 
 
 def _note_uses(connection: sqlite3.Connection, uses_ns: Mapping[bytes, int]) -> None:

@@ -139,5 +139,9 @@ def _copy(sources: dict[str, Path], folder: Path) -> None:
             shutil.copyfile(path, draft / name)
         for name in sources:
             (draft / name).replace(folder / name)
+    except OSError as error:
+        raise ParameterError(
+            f"The weights cannot be written into {str(folder)!r} ({error}). Name another folder."
+        ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)

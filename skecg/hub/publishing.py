@@ -15,6 +15,7 @@ from skecg.hub.downloading import Download, copy_weights
 from skecg.hub.licences import data_licences, licence_problems, licence_text
 from skecg.hub.results import EvaluatedScore, read_scores, result_files
 from skecg.hub.uploading import Publication, plan, upload
+from skecg.io.files import make_folder
 from skecg.weights.folder import (
     CONFIG_NAME,
     GOLDEN_NAME,
@@ -209,7 +210,7 @@ def publish(
     files = _files(info, repository, licences, scores, hub_datasets or {}, with_head)
     # Written before anything is sent, so that a dry run can be looked at.
     if stage is not None:
-        _write(Path(stage), files)
+        _write(make_folder(stage), files)
     if dry_run:
         states = plan(repository, files, _RESULTS)
         return Publication(repository, None, tag, tuple(states), waived)

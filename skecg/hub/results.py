@@ -6,6 +6,7 @@ Beside them the entry of ``registry.json`` that freezes published weights for a 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ def read_scores(reports: Iterable[str | Path], info: WeightsInfo) -> list[Evalua
         When a file is no report, or has no row of these weights.
     """
     scores: list[EvaluatedScore] = []
-    for report in reports:
+    # One path is a list of one, not of its letters.
+    for report in [reports] if isinstance(reports, str | os.PathLike) else reports:
         path = Path(report)
         path = path / "report.json" if path.is_dir() else path
         try:

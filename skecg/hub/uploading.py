@@ -139,7 +139,7 @@ def upload(
             "login`, or set HF_TOKEN."
         )
     api = HfApi(library_name="skecg")
-    with hub_errors(repository):
+    with hub_errors(repository, sending=True):
         api.create_repo(repository, private=private, exist_ok=True)
     remote = _look(api, repository)
     # exist_ok leaves a repository that is there as it is, public ones too.
@@ -154,7 +154,7 @@ def upload(
     _check_tag(repository, tag, remote, changed=changed)
     commit = _commit(api, repository, files, states, remote, message) if changed else str(remote.commit)
     if tag is not None and tag not in remote.tags:
-        with hub_errors(repository, commit), _refusals(repository):
+        with hub_errors(repository, commit, sending=True), _refusals(repository):
             api.create_tag(repository, tag=tag, revision=commit)
     return Publication(repository, commit, tag, tuple(states))
 
@@ -162,7 +162,7 @@ def upload(
 def _look(api: HfApi, repository: str) -> _Remote:
     from huggingface_hub.hf_api import RepoFile
 
-    with hub_errors(repository):
+    with hub_errors(repository, sending=True):
         info = api.model_info(repository)
         # At the commit just read, not at the branch, which may move in between.
         rows = list(api.list_repo_tree(repository, recursive=True, revision=info.sha))
@@ -214,7 +214,7 @@ def _commit(
             operations.append(CommitOperationDelete(file.name))
         elif file.state != "unchanged":
             operations.append(CommitOperationAdd(file.name, files[file.name]))
-    with hub_errors(repository), _refusals(repository):
+    with hub_errors(repository, sending=True), _refusals(repository):
         # With the commit that was looked at as parent: the Hub refuses if another came in between (409 or 412).
         done = api.create_commit(repository, operations, commit_message=message, parent_commit=remote.commit)
     return str(done.oid)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skecg.datasets.tables import Columns, read_columns
-from skecg.errors import MissingDependencyError, ShapeError, SkecgError
+from skecg.errors import MissingDependencyError, ParameterError, ShapeError, SkecgError
 from skecg.leads import CANONICAL_LEADS
 from skecg.linear_model.distances import Neighbours, similar, standardization
 from skecg.plotting.results import principal_plane
@@ -104,6 +104,11 @@ class Atlas:
         """Return the columns of a table that Apple's Embedding Atlas reads: points, neighbours, and all that is known.
 
         Of the first map. Rows of ``neighbors`` are numbers of rows, from 0.
+
+        Raises
+        ------
+        ParameterError
+            When a column bears the name of one that is needed for the map.
         """
         points = next(iter(self.maps.values()))
         own = {
@@ -115,7 +120,12 @@ class Atlas:
                 for rows, gaps in zip(self.neighbours.rows.tolist(), self.neighbours.distances.tolist(), strict=True)
             ],
         }
-        return {**{name: _typed(cells) for name, cells in self.columns.items() if name not in own}, **own}
+        if taken := [name for name in self.columns if name in own]:
+            raise ParameterError(
+                f"Got the column {taken[0]!r}, a name that Embedding Atlas needs for its own ({', '.join(own)}). "
+                "Rename it."
+            )
+        return {**{name: _typed(cells) for name, cells in self.columns.items()}, **own}
 
     def _about(self) -> str:
         left_out = f" Left out, for they have no features: {self.n_left_out:,}." if self.n_left_out else ""
@@ -191,10 +201,12 @@ def make_atlas(
         raise ShapeError(f"Got {len(complete)} records with features, expected at least 3 for a map.")
     mean, scale = standardization(table[complete], standardize=check_flag("standardize", standardize))
     known = (table[complete] - mean) / scale
+    # Of equal records there is nothing to lay out, which scikit-learn's trees do not survive.
+    is_spread, at_one = np.abs(known).max(initial=0.0) > _SAME, np.zeros((len(known), 2))
     return Atlas(
         [records[row] for row in complete.tolist()],
         {name: [column[row] for row in complete] for name, column in cells.items()},
-        {name: _PROJECTED[name](known) for name in dict.fromkeys(projections)},
+        {name: _PROJECTED[name](known) if is_spread else at_one for name in dict.fromkeys(projections)},
         _others(known, min(n_neighbours, len(known) - 1)),
         len(table) - len(complete),
     )
@@ -223,10 +235,7 @@ def _tsne(features: NDArray[np.float64]) -> NDArray[np.float64]:
 
     # Its neighbourhoods have to be smaller than what there is.
     perplexity = min(30.0, (len(features) - 1) / 3)
-    leading = _leading(features)
-    if np.ptp(leading, axis=0).max() < _SAME:  # nothing to lay out, which scikit-learn's trees do not survive
-        return np.zeros((len(features), 2))
-    return np.asarray(TSNE(perplexity=perplexity, random_state=0).fit_transform(leading), dtype=np.float64)
+    return np.asarray(TSNE(perplexity=perplexity, random_state=0).fit_transform(_leading(features)), dtype=np.float64)
 
 
 def _umap(features: NDArray[np.float64]) -> NDArray[np.float64]:

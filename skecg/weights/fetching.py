@@ -131,7 +131,9 @@ _LOGIN = "run `hf auth login`, or set HF_TOKEN"
 
 
 @contextlib.contextmanager
-def hub_errors(repository: str, revision: str | None = None, file: str | None = None) -> Iterator[None]:
+def hub_errors(
+    repository: str, revision: str | None = None, file: str | None = None, *, sending: bool = False
+) -> Iterator[None]:
     """Turn whatever the Hub's client raises within into one of our errors, with the way out."""
     from huggingface_hub import errors
 
@@ -150,7 +152,7 @@ def hub_errors(repository: str, revision: str | None = None, file: str | None = 
         errors.OfflineModeIsEnabled,
         OSError,
     ) as error:
-        raise _as_ours(error, repository, revision, file) from error
+        raise _as_ours(error, repository, revision, file, sending=sending) from error
     except _FOREIGN_ANSWERS as error:
         raise HubUnreachableError(_not_the_hub(repository, revision, error)) from error
 
@@ -172,7 +174,9 @@ def _not_the_hub(repository: str, revision: str | None, error: BaseException) ->
     )
 
 
-def _as_ours(error: BaseException, repository: str, revision: str | None, file: str | None) -> SkecgError:
+def _as_ours(
+    error: BaseException, repository: str, revision: str | None, file: str | None, *, sending: bool
+) -> SkecgError:
     from huggingface_hub import errors
 
     reasons = list(_chain(error))
@@ -202,11 +206,11 @@ def _as_ours(error: BaseException, repository: str, revision: str | None, file: 
             f"The Hub forbids this user what was asked of {repository}. Use a token with the right to do so "
             f"({_LOGIN}), or ask the repository's owner."
         )
-    return HubUnreachableError(_unreachable(at, repository, revision, reasons))
+    return HubUnreachableError(_unreachable(at, repository, revision, reasons, sending=sending))
 
 
-def _unreachable(at: str, repository: str, revision: str | None, reasons: list[BaseException]) -> str:
-    """Return where was looked, why nothing could be fetched, and how to come by it all the same."""
+def _unreachable(at: str, repository: str, revision: str | None, reasons: list[BaseException], *, sending: bool) -> str:
+    """Return where was looked, why nothing could be fetched or sent, and how to come by it all the same."""
     from huggingface_hub import errors
 
     # Without a cause, it is the caller who does not want the network to be asked.
@@ -214,7 +218,13 @@ def _unreachable(at: str, repository: str, revision: str | None, reasons: list[B
     if forbidden or any(isinstance(reason, errors.OfflineModeIsEnabled) for reason in reasons):
         why = "the network may not be used (local_files_only or HF_HUB_OFFLINE)"
     else:
-        why = f"it could not be fetched ({type(reasons[-1]).__name__}: {' '.join(str(reasons[-1]).split())[:200]})"
+        done = "reached" if sending else "fetched"
+        why = f"it could not be {done} ({type(reasons[-1]).__name__}: {' '.join(str(reasons[-1]).split())[:200]})"
+    if sending:
+        return (
+            f"Nothing was sent to {repository}: {why}. Publish from a machine with a network, or look at the files "
+            "first with `skecg publish ... --stage FOLDER`."
+        )
     pinned = f" --revision {revision}" if revision else ""
     return (
         f"{at} is not in the local cache ({cache_folder(repository)}), and {why}. On a machine with a network run "

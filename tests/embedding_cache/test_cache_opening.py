@@ -22,6 +22,12 @@ def own_environment(monkeypatch, tmp_path):
     monkeypatch.setattr(opening, "_memory", {})
 
 
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "./" + "y" * 300])
+def test_a_name_that_no_folder_can_have_is_refused(name: str) -> None:
+    with pytest.raises(ParameterError, match="which no folder can be called"):
+        open_cache(name)
+
+
 @pytest.mark.parametrize("none", [None, False])
 def test_none_and_false_mean_no_cache(none):
     assert open_cache(none) is None

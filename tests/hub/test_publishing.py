@@ -360,6 +360,19 @@ def test_a_licence_that_the_hub_does_not_know_is_named_beside_other(hub, tmp_pat
     assert (front["license"], front["license_name"], front["license_link"]) == ("other", "Our own 1.0", "LICENSE")
 
 
+def test_where_nothing_can_be_sent_the_message_is_not_that_of_a_download(hub, weights, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(HubUnreachableError, match=f"Nothing was sent to {REPO}: the network may not be used") as caught:
+        publish(weights, REPO)
+    assert "skecg download" not in str(caught.value)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ParameterError, match="which is a file"):
+        publish(weights, REPO, stage=tmp_path / "file")
+    with pytest.raises(ParameterError, match=r"nowhere\.json"):
+        publish(weights, REPO, evaluations=str(tmp_path / "nowhere.json"))
+
+
 def test_other_is_the_name_of_no_licence():
     assert read_licence("other") is None
     assert read_licence("CC BY 4.0").hub_id == "cc-by-4.0"

@@ -147,6 +147,9 @@ def test_few_records_have_as_many_neighbours_as_there_are() -> None:
 
 def test_a_map_tells_groups_apart(atlas: Atlas) -> None:
     assert list(atlas.maps) == ["pca", "tsne"]
+    taken = make_atlas(np.eye(4), list("abcd"), {"neighbors": list("efgh")})
+    with pytest.raises(ParameterError, match="Got the column 'neighbors', a name that Embedding Atlas needs"):
+        taken.embedding_atlas()
     # Copies of one recording lie at one place.
     alike = make_atlas(np.ones((5, 6)), list("abcde"), projections=["tsne"])
     assert not alike.maps["tsne"].any()
