@@ -56,6 +56,9 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--allow", action="append", default=[], metavar="REASON", help="publish all the same; may be repeated"
     )
+    parser.add_argument(
+        "--with-head", action="store_true", help="the head of a fine-tuned model as well, for pooling='attention'"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would be published, send nothing")
     parser.add_argument("--stage", metavar="DIR", help="write the files into a folder as well, to look at them")
     parser.set_defaults(run=run)
@@ -81,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         hub_datasets=dict(arguments.hub_dataset),
         data_licence=dict(arguments.data_licence),
         allow=arguments.allow,
+        with_head=arguments.with_head,
         dry_run=arguments.dry_run,
         stage=arguments.stage,
     )

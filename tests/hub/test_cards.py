@@ -187,7 +187,7 @@ def test_saving_and_loading_go_by_the_names_of_other_libraries_too(tmp_path, tin
         embedder.save_pretrained(tiny / "config.json")
 
 
-def test_the_head_that_an_embedder_pools_by_goes_with_its_weights(hub, tmp_path):
+def test_the_head_that_an_embedder_pools_by_goes_with_its_weights(hub, tmp_path, capsys):
     records, labels = make_ecg(8, duration_seconds=4.0, conduction=["normal", "lbbb"], random_state=0)
     tuned = FineTunedClassifier(FIXTURES / "tiny-temporal", head="attention", epochs=1, stages="head", random_state=0)
     tuned.fit(records, labels["conduction"]).save(tmp_path / "tuned")
@@ -201,6 +201,13 @@ def test_the_head_that_an_embedder_pools_by_goes_with_its_weights(hub, tmp_path)
     embedder.push_to_hub("someone/tuned", allow=["incomplete", "unverified", "licence"])
     fetched = JEPAEmbedder.from_pretrained("someone/tuned", pooling="attention", cache=None)
     np.testing.assert_array_equal(fetched.fit_transform(records), wanted)
+
+    command = ["publish", str(tmp_path / "tuned"), "--repo", "someone/else", "--dry-run", "--allow", "incomplete"]
+    command += ["--allow", "unverified", "--allow", "licence"]
+    assert main([*command, "--with-head"]) == 0
+    assert "head.safetensors" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "head.safetensors" not in capsys.readouterr().out
 
     # Names of classes go nowhere unasked.
     JEPAEmbedder(tmp_path / "tuned", cache=None).fit(records).save_pretrained(tmp_path / "encoder")
