@@ -85,6 +85,7 @@ def test_a_file_that_is_named_is_listed_as_it_is(archive):
     for name in ("labels.csv", "notes.md", "settings.json"):
         assert find_records(folder / name) == [folder / name]
     assert find_records(folder / "*.csv") == [folder / "labels.csv"]
+    assert folder / "sub" not in find_records(folder / "*")  # a folder is no recording
 
 
 def test_the_parts_of_a_record_are_not_listed_beside_it(tmp_path):

@@ -91,13 +91,13 @@ def test_something_that_is_no_name_is_refused(model):
         find_weights(model)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("revision", [5, "", "  "])
 def test_a_revision_is_a_name(revision):
     with pytest.raises(ParameterError, match="expected the name of a branch or tag, a commit, or None"):
         find_weights("someone/weights", revision=revision)
 
 
+@pytest.mark.slow
 def test_offline_mode_of_the_hub_is_respected(tmp_path):
     code = (
         "import skecg\n"
