@@ -261,7 +261,7 @@ def patient_folds(patients: NDArray[np.generic], n_folds: int, seed: int) -> NDA
 
 def _names_for_folds(patients: ArrayLike, n_folds: int) -> tuple[NDArray[Any], NDArray[np.intp]]:
     """Return the patients' names, and each record's place among them, or raise where they are fewer than the folds."""
-    names, index = number_patients(np.asarray(patients), "patients")
+    names, index = number_patients(np.asarray(patients))
     if len(names) < n_folds:
         raise ParameterError(
             f"Got {len(names)} patients for {n_folds} folds, expected a patient for each. Take fewer folds or more "

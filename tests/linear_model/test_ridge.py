@@ -86,7 +86,7 @@ MASKED = np.ma.masked_array(X, mask=np.isnan(HOLE))
         (MASKED, Y[:, 0] > 0, None, "Got X with values that are masked"),
         (X, np.where(np.arange(60) == 3, np.nan, 1.0), None, "y contains NaN"),
         (X, np.ma.masked_array(Y[:, 0] > 0, mask=HOLE[:, 0] != HOLE[:, 0]), None, "Got y with values that are masked"),
-        (X, Y[:, 0] > 0, "a", "Got sample_weight that is no number"),
+        (X, Y[:, 0] > 0, "a", "Got sample_weight of type str with values that are no numbers"),
         (
             X,
             Y[:, 0] > 0,
