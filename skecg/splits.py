@@ -36,6 +36,7 @@ __all__ = [
     "FRACTIONS",
     "N_DRAWS",
     "check_fraction",
+    "check_patients",
     "digest_of_patients",
     "draw_patients",
     "equal_rows",
@@ -142,7 +143,7 @@ def draw_patients(patients: ArrayLike, labels: ArrayLike, fraction: float, draw:
     who, y = np.asarray(patients), np.asarray(labels)
     if y.ndim != 2 or who.shape != (len(y),) or len(y) == 0:
         raise ShapeError(f"Got patients of shape {who.shape} and labels of shape {y.shape}, expected (n,) and (n, L).")
-    number_patients(who, "patients")  # raises where a record has none: all of these would be one
+    check_patients(who, "patients")  # all without one would be one
     who = who.astype(str)
     check_number("fraction", fraction, 0, 1, closed="right")
     check_integer("draw", draw, 0)
@@ -222,28 +223,32 @@ def _stratify(
     return drawn
 
 
-def number_patients(who: NDArray[Any], what: str = "groups") -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """Return the patients' names, and each record's place among them, or raise where a record has none.
-
-    Parameters
-    ----------
-    who : ndarray of shape (n_records,)
-    what : str
-        The caller's word for them.
-    """
+def check_patients(who: NDArray[Any], what: str = "groups") -> None:
+    """Raise where a record has no patient; `what` is the caller's word for them."""
     try:
         missing = [row for row, name in enumerate(who.tolist()) if name is None or name != name]
-        names, member = np.unique(who[:0] if missing else who, return_inverse=True)
-    except TypeError as error:
-        raise ParameterError(
-            f"Got {what} that cannot be compared ({error}), expected text or numbers, of one kind and none missing."
-        ) from error
+    except TypeError as error:  # pandas' NA is neither itself nor another
+        raise _incomparable(what, error) from error
     if missing:
         raise ParameterError(
             f"Got {what} without a patient for {len(missing)} of {len(who)} records (record {missing[0]} first), "
             "expected one for each. Give each such record a name of its own, or leave it out."
         )
-    return names, member
+
+
+def number_patients(who: NDArray[Any], what: str = "groups") -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return the patients' names, and each record's place among them, or raise where a record has none."""
+    check_patients(who, what)
+    try:
+        return np.unique(who, return_inverse=True)
+    except TypeError as error:
+        raise _incomparable(what, error) from error
+
+
+def _incomparable(what: str, error: TypeError) -> ParameterError:
+    return ParameterError(
+        f"Got {what} that cannot be compared ({error}), expected text or numbers, of one kind and none missing."
+    )
 
 
 def _labels_of_patients(has: NDArray[np.bool_], member: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -351,7 +356,7 @@ def warn_of_shared_patients(cv: Any, X: Any, y: ArrayLike | None, patients: Arra
     who = np.asarray(patients)
     if who.shape != (len(X),):
         raise ParameterError(f"Got patients of shape {who.shape} for {len(X)} records, expected one name for each.")
-    number_patients(who, "patients")
+    check_patients(who, "patients")
     splitter = check_cv(cv, y, classifier=True)
     # Splitters ask for the number of records only, and the records may be files that nobody wants to read here.
     rows = np.zeros((len(X), 1))

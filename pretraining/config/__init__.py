@@ -106,6 +106,8 @@ class PretrainConfig:
         # Both say it, because weights carry both: an encoder must not be trained on what its spec does not make.
         same = (self.encoder.n_leads, self.encoder.window_samples) == (self.input.n_leads, self.input.window_samples)
         require(same, "encoder", self.encoder, f"{self.input.n_leads} leads of {self.input.window_samples} samples")
+        if self.masks is not None:
+            require(self.encoder.n_patches >= 2, "encoder.n_patches", self.encoder.n_patches, "2 or more with masks")
         if self.masks is not None and self.masks.kind == "blocks":
             fits = self.masks.min_block <= self.encoder.n_patches
             require(fits, "masks.min_block", self.masks.min_block, f"at most {self.encoder.n_patches}")

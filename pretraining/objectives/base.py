@@ -41,15 +41,17 @@ class Drawn:
 
 
 def _mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Apply a function to the tensors in lists and dataclasses; all else stays."""
+    """Apply a function to the tensors in lists, tuples and dataclasses; all else stays."""
     if isinstance(tree, Tensor):
         return function(tree)
-    if isinstance(tree, list):
-        return [_mapped(part, function) for part in tree]
+    if isinstance(tree, list | tuple):
+        parts = [_mapped(part, function) for part in tree]
+        # A named tuple takes its parts one by one.
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
     if not dataclasses.is_dataclass(tree) or isinstance(tree, type):
         return tree
-    parts = {field.name: _mapped(getattr(tree, field.name), function) for field in dataclasses.fields(tree)}
-    return dataclasses.replace(tree, **parts)
+    changed = {field.name: _mapped(getattr(tree, field.name), function) for field in dataclasses.fields(tree)}
+    return dataclasses.replace(tree, **changed)
 
 
 class Loss(Protocol):

@@ -43,6 +43,8 @@ __all__ = [
 BoolArray = NDArray[np.bool_]
 
 
+_TRIES = 100  # draws of blocks, before they are said to cover every window
+
 _SEEN_STREAM = 0x5EE7  # its own, so that switching descriptions on leaves the masks as they were
 
 
@@ -144,14 +146,23 @@ def _draw(config: MaskConfig, n_patches: int, positions: range, key: tuple[int, 
     if config.kind == "random":
         masked = kim_random_mask(generator, n_patches, config.low, config.high)
     else:
-        masked = np.ones(n_patches, dtype=np.bool_)
-        # Large blocks may cover a window, which the published code has no answer for: they are drawn again.
-        while masked.all():
-            masked = kim_multiblock_mask(
-                generator, n_patches, config.low, config.high, n_blocks=config.n_blocks, last_slice=config.last_slice
-            )
+        masked = _draw_multiblock(config, n_patches, generator)
     # Kim draws one mask for the whole batch.
     return _as_masks(np.broadcast_to(~masked, (len(positions), n_patches)))
+
+
+def _draw_multiblock(config: MaskConfig, n_patches: int, generator: torch.Generator) -> BoolArray:
+    """Draw blocks that leave something to see; those that cover a window the published code has no answer for."""
+    for _ in range(_TRIES):
+        masked = kim_multiblock_mask(
+            generator, n_patches, config.low, config.high, n_blocks=config.n_blocks, last_slice=config.last_slice
+        )
+        if not masked.all():
+            return masked
+    raise ParameterError(
+        f"Got masks.n_blocks={config.n_blocks}, masks.low={config.low:g} and masks.high={config.high:g}, which cover "
+        f"all {n_patches} slices in each of {_TRIES} draws, expected to leave some. Take fewer or shorter blocks."
+    )
 
 
 def _as_masks(keep: BoolArray) -> Masks:

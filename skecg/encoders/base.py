@@ -314,10 +314,10 @@ def _digest_of_code(*parts: Any) -> str | None:
     """Return the digest of the files that define classes or functions, or of what a notebook's cell says."""
     sources = []
     for part in parts:
-        module = sys.modules.get(part.__module__)
-        if part.__module__.partition(".")[0] == "skecg":
+        name = str(part.__module__)  # None of some builtins
+        if name.partition(".")[0] == "skecg":
             continue
-        path = getattr(module, "__file__", None)
+        path = getattr(sys.modules.get(name), "__file__", None)
         try:
             sources.append(Path(path).read_bytes() if path else inspect.getsource(part).encode())
         except (OSError, TypeError):

@@ -206,7 +206,7 @@ def compare(
         say(f"[{number}/{len(sources)}] {source.name}: {source.note}")
         works.append(_work(kind, source, part, inner_task, inner_sides, chosen, cache, verbose))
         # Of splits that somebody else made, that one knows what is in them.
-        if not splits and isinstance(source, EncoderFeatures):
+        if not splits:
             _warn_of_copies(part, works[-1].twins, inner_sides[0].split)
     tested = np.concatenate([split.test for split in chosen_splits])
     say(f"resampling {len(np.unique(dataset.patients[tested]))} test patients {n_resamples} times")
@@ -260,7 +260,8 @@ def _work(
         "peak_megabytes": float(np.fmax(embedding.peak_megabytes, probing.peak_megabytes)),
     }
     geometries = [geometry_of(features, task, side.split, standardize=standardize) for side in sides]
-    twins = equal_rows(features) if isinstance(features, np.ndarray) else []
+    # Equal recordings have equal features of an encoder; those of the majority are equal for all.
+    twins = equal_rows(features) if isinstance(source, EncoderFeatures) else []
     return _Work(kind, source, fits, join_geometries(geometries), costs, twins)
 
 

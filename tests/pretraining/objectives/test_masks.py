@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretraining.config import MaskConfig
-from pretraining.objectives.masks import draw_masks, kim_multiblock_mask, kim_random_mask, weimann_keep_mask
+from pretraining.objectives.base import Drawn
+from pretraining.objectives.masks import Masks, draw_masks, kim_multiblock_mask, kim_random_mask, weimann_keep_mask
+from skecg.errors import ParameterError
 
 KINDS = [
     MaskConfig("random", 0.6, 0.7),
@@ -166,6 +169,31 @@ def test_whatever_is_drawn_leaves_something_to_see_and_something_to_predict(
     assert masks.context.shape[1] >= 1
     assert masks.target.shape[1] >= 1
     assert torch.cat([masks.context, masks.target], dim=1).sort(dim=1).values.tolist() == [[*range(n_patches)]] * 3
+
+
+def test_blocks_that_cover_every_window_are_an_error_and_no_endless_search() -> None:
+    config = MaskConfig("multiblock", 0.97, 0.98, n_blocks=40)
+    with pytest.raises(ParameterError, match=r"masks\.n_blocks=40, .* cover all 100 slices in each of 100 draws"):
+        draw_masks(config, 100, range(2), seed=0, step=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested(Drawn):
+    """What a plug-in might draw."""
+
+    pair: tuple[torch.Tensor, int]
+    masks: list[Masks]
+    name: str = "mine"
+
+
+def test_what_a_plugin_draws_is_taken_whatever_holds_its_tensors() -> None:
+    masks = draw_masks(MaskConfig("crop", 0.5, 0.5), 10, range(4), seed=0, step=0)
+    taken = Nested((torch.arange(4), 7), masks).take(slice(1, 3))
+
+    assert taken.pair[0].tolist() == [1, 2]
+    assert (taken.pair[1], taken.name) == (7, "mine")
+    assert torch.equal(taken.masks[0].target, masks[0].target[1:3])
+    assert taken.masks[0].leads is None
 
 
 def test_blocks_of_a_whole_batch_are_no_shorter_than_the_shortest() -> None:
