@@ -196,6 +196,8 @@ def similar(query: ArrayLike, features: ArrayLike, k: int = 10, *, standardize: 
     ------
     ShapeError
         When the two do not have the same features, or a query has none.
+    InputError
+        When one of them holds what is no number.
     ParameterError
         When `k` is not a number of records that there are, or `standardize` is neither True nor False.
 

@@ -113,6 +113,8 @@ def write_directions(folder: str | Path, features: ArrayLike) -> WeightsInfo:
     ------
     ParameterError
         When the features are not finite, not those of these weights, or the same for all records.
+    InputError
+        When they are no numbers.
 
     Examples
     --------
