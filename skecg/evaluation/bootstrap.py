@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from skecg.errors import ShapeError
+from skecg.errors import ParameterError, ShapeError
 from skecg.metrics import macro, weighted_area_under_roc
 from skecg.splits import number_patients
 from skecg.validation import as_numbers, check_integer, check_number
@@ -107,12 +107,19 @@ class Bootstrap:
             Which scores.
         labels : array-like of shape (n_labels,), bool, optional
             Labels that count; all that have a value when not given.
+
+        Raises
+        ------
+        ParameterError
+            When there are no scores of that name, or ``labels`` has another length.
         """
+        self._check_names(name)
         used = self._used(labels)
         return self._of_score(macro(self.point[name], used), self.draws[name], used)
 
     def difference(self, name: str, other: str, labels: ArrayLike | None = None) -> Interval:
         """Return how much the mean over labels of one is above that of another, and the interval of that difference."""
+        self._check_names(name, other)
         used = self._used(labels)
         estimate = macro(self.point[name], used) - macro(self.point[other], used)
         # Of the differences draw by draw: both scores are of the same patients, and most of their spread is common.
@@ -121,13 +128,29 @@ class Bootstrap:
 
     def label(self, name: str, label: int) -> Interval:
         """Return one label's area and its interval."""
+        self._check_names(name)
+        if not 0 <= label < len(self.vanished):
+            raise ParameterError(f"Got label {label}, expected the number of one of {len(self.vanished)} labels.")
         used = np.arange(len(self.vanished)) == label
         return self._of_score(float(self.point[name][label]), self.draws[name], used)
 
     def _used(self, labels: ArrayLike | None) -> NDArray[np.bool_]:
         # Whether a label has both classes among the test records does not depend on who predicts it.
         defined = np.isfinite(next(iter(self.point.values())))
-        return defined if labels is None else defined & np.asarray(labels, dtype=bool)
+        if labels is None:
+            return defined
+        chosen = np.asarray(labels, dtype=bool)
+        if chosen.shape != defined.shape:
+            raise ParameterError(
+                f"Got labels of shape {chosen.shape}, expected a truth value for each of {len(defined)}."
+            )
+        return defined & chosen
+
+    def _check_names(self, *names: str) -> None:
+        if unknown := [name for name in names if name not in self.point]:
+            raise ParameterError(
+                f"Got {unknown[0]!r}, of which there are no scores; those are of {', '.join(self.point)}."
+            )
 
     def _half_width(self, draws: FloatArray, used: NDArray[np.bool_]) -> float:
         """Compute half the width of the interval of a mean over labels, from (n_draws, n_labels)."""

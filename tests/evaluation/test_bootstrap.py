@@ -220,3 +220,17 @@ def test_what_does_not_belong_together_is_refused() -> None:
         bootstrap_auroc(labels, {"a": scores[:7]}, np.arange(80))
     with pytest.raises(ParameterError, match="n_draws=0"):
         bootstrap_auroc(labels, {"a": scores}, np.arange(80), n_draws=0)
+
+
+def test_scores_of_other_names_labels_and_lengths_are_refused() -> None:
+    labels, scores = simulated(5, 80, [0.3, 0.4], [1.0, 1.0])
+    boot = bootstrap_auroc(labels, {"a": scores}, np.arange(80), n_draws=20)
+
+    for ask in (lambda: boot.macro("b"), lambda: boot.difference("a", "b"), lambda: boot.label("b", 0)):
+        with pytest.raises(ParameterError, match="'b', of which there are no scores; those are of a"):
+            ask()
+    for label in (-1, 2):
+        with pytest.raises(ParameterError, match=f"label {label}, expected the number of one of 2 labels"):
+            boot.label("a", label)
+    with pytest.raises(ParameterError, match=r"shape \(3,\), expected a truth value for each of 2"):
+        boot.macro("a", [True, False, True])
