@@ -157,8 +157,7 @@ def _read_one(
     per_frame = [signal.samples_per_frame for signal in header.signals]
     # A respiration signal of another rate must not cost the leads their own.
     same_rate = len({per_frame[row] for row in rows}) == 1
-    decoded = _decode_with_wfdb(header, signal_paths, smooth=not same_rate)
-    signals = list(decoded.e_p_signal if same_rate else decoded.p_signal.T)
+    signals = _signals_by_wfdb(header, signal_paths, smooth=not same_rate)
     rate = header.sampling_rate * (one_rate(per_frame, names, units) if same_rate else 1)
     return record_of_signals(signals, rate, names, units, header_path.stem)
 
@@ -180,11 +179,9 @@ def _check_checksums(header: WFDBHeader, paths: list[Path], header_path: Path) -
 
 def _sums_by_wfdb(header: WFDBHeader, paths: list[Path]) -> list[int]:
     """Sum the steps of each signal as they lie in the file, decoded by wfdb, whose voltages at a gain of 1 they are."""
-    signals = [signal._replace(skew_frames=0, gain=1.0, baseline=0) for signal in header.signals]
-    record = _decode_with_wfdb(header._replace(signals=tuple(signals)), paths, smooth=False)
     return [
         int(np.nansum(steps)) + int(np.isnan(steps).sum()) * _NO_VALUE.get(signal.storage_format, 0)
-        for steps, signal in zip(record.e_p_signal, signals, strict=True)
+        for steps, signal in zip(_steps_by_wfdb(header, paths), header.signals, strict=True)
     ]
 
 
@@ -193,8 +190,22 @@ def _names_and_units(header: WFDBHeader) -> tuple[tuple[str, ...], tuple[str, ..
     return tuple([signal.name for signal in header.signals]), tuple([signal.units for signal in header.signals])
 
 
-def _decode_with_wfdb(header: WFDBHeader, paths: list[Path], *, smooth: bool) -> Any:
-    """Decode the signals by wfdb, in their units, from a plain header in a folder of its own."""
+def _signals_by_wfdb(header: WFDBHeader, paths: list[Path], *, smooth: bool) -> list[NDArray[np.float64]]:
+    """Decode the signals by wfdb, in their units: all samples of each, or their means over frames."""
+    signals = []
+    for steps, signal in zip(_steps_by_wfdb(header, paths), header.signals, strict=True):
+        # Not left to wfdb, which shifts by samples where frames are meant, does not take several skews in a file, and
+        # takes the code for "no value" for one when it computes means. Those are cut to whole steps, as by wfdb.
+        late = signal.skew_frames * signal.samples_per_frame
+        values = np.concatenate([steps[late:], np.full(late, np.nan)])
+        if smooth:
+            values = np.trunc(values.reshape(-1, signal.samples_per_frame).mean(axis=1))
+        signals.append((values - signal.baseline) / signal.gain)
+    return signals
+
+
+def _steps_by_wfdb(header: WFDBHeader, paths: list[Path]) -> list[NDArray[np.float64]]:
+    """Decode the steps of each signal by wfdb as they lie in the file, NaN for no value, from a header of our own."""
     # Names of files may hold what wfdb does not read: it is shown plain ones.
     aliases = {path: f"file{number}.dat" for number, path in enumerate(dict.fromkeys(paths))}
     with tempfile.TemporaryDirectory(prefix="skecg-") as folder:
@@ -202,7 +213,8 @@ def _decode_with_wfdb(header: WFDBHeader, paths: list[Path], *, smooth: bool) ->
             _make_visible(path.resolve(), Path(folder) / alias)
         text = plain_header("record", header, [aliases[path] for path in paths])
         (Path(folder) / "record.hea").write_text(text, encoding="ascii")
-        return _rdrecord(Path(folder) / "record", paths[0], smooth=smooth)
+        # Voltages at a gain of 1 are steps.
+        return list(_rdrecord(Path(folder) / "record", paths[0]).e_p_signal)
 
 
 def _make_visible(path: Path, alias: Path) -> None:
@@ -224,11 +236,11 @@ def import_wfdb() -> Any:
     return importlib.import_module("wfdb")
 
 
-def _rdrecord(record: Path, where: Path, *, smooth: bool) -> Any:
+def _rdrecord(record: Path, where: Path) -> Any:
     """Call wfdb, whose errors are of many kinds, and turn them into one of ours."""
     wfdb = import_wfdb()
     try:
-        return wfdb.rdrecord(str(record), smooth_frames=smooth)
+        return wfdb.rdrecord(str(record), smooth_frames=False)
     except Warning:  # raised because somebody asked for warnings as errors
         raise
     except Exception as error:
@@ -307,8 +319,7 @@ def _read_columns(header: WFDBHeader, paths: list[Path], columns: Sequence[int],
     """Read some signals of a segment in mV."""
     if can_read_fast(header):
         return read_fast(header, paths, columns)
-    decoded = _decode_with_wfdb(header, paths, smooth=smooth)
-    signals = decoded.p_signal.T if smooth else decoded.e_p_signal
+    signals = _signals_by_wfdb(header, paths, smooth=smooth)
     units = [header.signals[column].units for column in columns]
     return as_millivolts(np.stack([signals[column] for column in columns]), units)
 

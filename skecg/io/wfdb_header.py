@@ -161,13 +161,12 @@ def parse_header(content: bytes, where: str) -> WFDBHeader:
 def plain_header(name: str, header: WFDBHeader, file_names: list[str]) -> str:
     """Write a header of one segment so that any reader understands it: every field there, nothing optional.
 
-    Units and rate are those of a bare number, since whoever asks for this text has the true ones already.
+    Rate, skews, gains and baselines are those of bare steps: whoever asks for this text has the true ones already.
     """
     lines = [f"{name} {len(header.signals)} 1 {header.n_frames}"]
     for row, (signal, file_name) in enumerate(zip(header.signals, file_names, strict=True)):
-        storage = f"{signal.storage_format}x{signal.samples_per_frame}:{signal.skew_frames}+{signal.byte_offset}"
-        scale = f"{signal.gain!r}({signal.baseline})/mV"
-        lines.append(f"{file_name} {storage} {scale} 0 0 {signal.initial_value} 0 0 signal{row}")
+        storage = f"{signal.storage_format}x{signal.samples_per_frame}:0+{signal.byte_offset}"
+        lines.append(f"{file_name} {storage} 1(0)/mV 0 0 {signal.initial_value} 0 0 signal{row}")
     return "\n".join(lines) + "\n"
 
 

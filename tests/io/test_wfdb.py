@@ -105,6 +105,63 @@ def test_leads_of_several_rates_are_averaged_to_the_rate_of_frames(tmp_path):
     assert same_bits(record.signal, wfdb_millivolts(header))
 
 
+def half_a_millivolt(folder, *signals, missing=None):
+    """500 frames of half a millivolt, in leads of these formats and baselines; the first may lack a sample."""
+    lines = [f"half {len(signals)} 125 500"]
+    for row, (storage, baseline) in enumerate(signals):
+        per_frame = int(storage.partition("x")[2].partition(":")[0] or 1)
+        steps = np.full(500 * per_frame, baseline + 100, "<i2")
+        if row == 0 and missing is not None:
+            steps[missing] = -(2**15)
+        (folder / f"{row}.dat").write_bytes(steps.tobytes())
+        lines.append(f"{row}.dat {storage} 200({baseline})/mV 16 0 0 0 0 {('I', 'II', 'V1')[row]}")
+    (folder / "half.hea").write_text("\n".join(lines) + "\n")
+    return read_record(folder / "half.hea")
+
+
+@pytest.mark.parametrize(
+    ("signals", "rate", "late"),
+    [
+        ([("16x2", 1024), ("16x2:3", 1024)], 250, [0, 6]),
+        ([("16x4:3", 0), ("16", 0)], 125, [3, 0]),
+        ([("16x4:3", 7), ("16:5", 7), ("16x2:1", -20)], 125, [3, 5, 1]),
+    ],
+)
+def test_a_skew_is_one_of_frames_and_what_it_leaves_open_is_a_gap(tmp_path, signals, rate, late):
+    record = half_a_millivolt(tmp_path, *signals)
+    assert record.sampling_rate == rate
+    for values, n_missing in zip(record.signal, late, strict=True):
+        end = len(values) - n_missing
+        assert (values[:end] == 0.5).all()
+        assert np.isnan(values[end:]).all()
+
+
+def test_a_frame_with_a_sample_missing_has_no_mean(tmp_path):
+    signal = half_a_millivolt(tmp_path, ("16x4", 0), ("16", 0), missing=401).signal
+    assert np.flatnonzero(np.isnan(signal[0])).tolist() == [100]
+    assert (np.delete(signal[0], 100) == 0.5).all()
+    assert (signal[1] == 0.5).all()
+
+
+def test_signals_of_one_file_may_have_skews_of_their_own(tmp_path):
+    steps = np.arange(1000, dtype="<i2").reshape(500, 2)
+    (tmp_path / "two.dat").write_bytes(steps.tobytes())
+    header = tmp_path / "two.hea"
+    lines = [f"two.dat 16:{late} 200(0)/mV 16 0 0 0 0 {lead}" for late, lead in ((2, "I"), (5, "II"))]
+    header.write_text("\n".join(["two 2 125 500", *lines]) + "\n")
+    found = read_record(header).signal
+    for values, column, late in zip(found, steps.T, (2, 5), strict=True):
+        assert np.array_equal(values[:-late], np.float32(column[late:] / 200))
+        assert np.isnan(values[-late:]).all()
+
+
+def test_differences_can_be_skewed_too(tmp_path):
+    (tmp_path / "d.dat").write_bytes(np.ones(500, np.int8).tobytes())
+    (tmp_path / "d.hea").write_text("d 1 125 500\nd.dat 8:2 200(0)/mV 8 0 99 0 0 II\n")
+    [found] = read_record(tmp_path / "d.hea").signal
+    assert np.array_equal(found[:-2], np.float32(np.arange(102, 600) / 200))
+
+
 def test_a_micro_sign_is_not_lost(tmp_path):
     """A reader that drops what is not ASCII makes volts of microvolts."""
     plain = read_record(write_wfdb(tmp_path, "plain", scales=["1/uV"])).signal

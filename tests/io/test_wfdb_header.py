@@ -159,11 +159,12 @@ def test_a_message_never_quotes_the_header():
         assert "Doe" not in str(caught.value)
 
 
-def test_a_plain_header_says_the_same_in_plain_words():
+def test_a_plain_header_says_where_the_steps_are_in_plain_words():
     header = parse("r.1 2 500 10 1 1\nä.b.dat 24x2:1+8 1e-3(7)/µV 9 9 -4 0 0 II\nä.b.dat 24x2:1+8 0.3/V 9 9 5 0 0 V1")
     again = parse(plain_header("record", header, ["s0.dat", "s0.dat"]))
     for ours, plain in zip(header.signals, again.signals, strict=True):
-        assert plain == ours._replace(file_name="s0.dat", units="mV", name=plain.name)
+        bare = {"skew_frames": 0, "gain": 1.0, "baseline": 0, "units": "mV"}
+        assert plain == ours._replace(file_name="s0.dat", name=plain.name, **bare)
 
 
 def test_a_gain_with_a_capital_e_is_refused_for_wfdb_reads_it_otherwise() -> None:
