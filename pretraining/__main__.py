@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from skecg._version import __version__
-from skecg.cli.console import add_plugin_option, in_words, load_plugins, say, short_warnings
+from skecg.cli.console import (
+    add_plugin_option,
+    in_words,
+    let_any_name_be_printed,
+    load_plugins,
+    print_to_nobody,
+    say,
+    short_warnings,
+)
 from skecg.errors import ParameterError, SkecgError
 
 if TYPE_CHECKING:
@@ -48,12 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         With code 2 for arguments that make no sense, 3 when features collapsed and ``watch.stop_on_collapse`` is set.
     """
+    let_any_name_be_printed()
     arguments = _parse(argv)
     try:
         with short_warnings():
             load_plugins(arguments)
             arguments.run(arguments)
             sys.stdout.flush()
+        return 0
+    except BrokenPipeError:
+        # Whoever read the output (head, less) has left.
+        print_to_nobody()
         return 0
     except (SkecgError, OSError) as error:
         say(f"{_place()}error: {in_words(error)}")

@@ -67,10 +67,11 @@ _ALIASES |= {"L1": "I", "L2": "II", "L3": "III"}
 _ALIASES |= {"VR": "aVR", "VL": "aVL", "VF": "aVF"}
 _ALIASES |= {f"C{n}": f"V{n}" for n in range(1, 7)}
 
-# What recorders write around a lead's name: "Lead I (Einthoven)", "MDC_ECG_LEAD_AVR", "ECG II", "V1-REF". A hyphen that
-# stands apart from what is before it, and not from the name, is the name's sign: "Lead -aVR".
+# What recorders write around a lead's name: "Lead I (Einthoven)", "MDC_ECG_LEAD_AVR", "ECG II", "V1-REF", "Abl. I". A
+# hyphen that stands apart from what is before it, and not from the name, is the name's sign: "Lead -aVR".
 _GAP = r"(?:-|[ _:]*- +|[ _:]+)"
-_PREFIX = re.compile(rf"^(MDC[_ ]ECG[_ ]LEAD[_ ]|ECG{_GAP}?LEAD{_GAP}?|ECG{_GAP}|LEAD{_GAP}?|ABL{_GAP})", re.IGNORECASE)
+_WORD = rf"(ABL\.?|ABLEITUNG|D[ÉE]RIVATION|DERIVACI[ÓO]N|DERIVAÇÃO|DERIVAZIONE|AFLEIDING|AVLEDNING|ODPROWADZENIE){_GAP}"
+_PREFIX = re.compile(rf"^(MDC[_ ]ECG[_ ]LEAD[_ ]|ECG{_GAP}?LEAD{_GAP}?|ECG{_GAP}|LEAD{_GAP}?|{_WORD})", re.IGNORECASE)
 # Of what stands in brackets only words that change nothing: "aVR (inverted)" and "V4 (R)" are other leads.
 _SAME_LEAD = (
     r"einthoven|goldberger|wilson|limb|chest|precordial|frontal|augmented|unipolar|bipolar|standard|lead|ecg|raw|ref"

@@ -469,6 +469,18 @@ def test_tokens_say_when_and_where_they_look() -> None:
     assert set(tokens.leads) == {"all"}
 
 
+def test_tokens_of_an_odd_rate_do_not_drift_in_time() -> None:
+    """A rate of 499.98 Hz is resampled as 500 is, so that the same samples give the same tokens a little later."""
+    signal = make_ecg(1, duration_seconds=60, random_state=0).records[0].signal
+    found = [
+        JEPAEmbedder(TINY, cache=None).fit([record]).transform_tokens([record])[0]
+        for record in (ECGRecord(signal, rate, CANONICAL_LEADS) for rate in (500, 499.98))
+    ]
+    np.testing.assert_array_equal(found[0].values, found[1].values)
+    for name in ("start_seconds", "stop_seconds"):
+        np.testing.assert_allclose(getattr(found[1], name), getattr(found[0], name) * 500 / 499.98, rtol=1e-9)
+
+
 def test_tokens_of_a_leadwise_encoder_name_their_lead() -> None:
     fixture = Path(__file__).parent / "fixtures" / "tiny-leadwise"
     tokens = JEPAEmbedder(fixture, cache=None).fit(RECORDS).transform_tokens(RECORDS[:1])[0]

@@ -64,6 +64,11 @@ def test_every_common_spelling_is_understood(lead, spelling):
         "_V1",
         "Lead_I_(mV)",
         "V1_Ref",
+        "Abl. aVR",
+        "Ableitung II",
+        "Dérivation V1",
+        "Derivación I",
+        "Derivazione aVL",
     ],
 )
 def test_words_that_change_nothing_may_stand_around_a_name(spelling):
@@ -112,7 +117,7 @@ def test_a_sign_stays_whatever_stands_before_it(spelling, lead):
     assert canonical_lead(spelling) == lead
 
 
-@pytest.mark.parametrize("spelling", ["ECG-aVR", "Lead-aVR", "ECG - aVR", "Lead - aVR", "ECG-LEAD-aVR"])
+@pytest.mark.parametrize("spelling", ["ECG-aVR", "Lead-aVR", "ECG - aVR", "Lead - aVR", "ECG-LEAD-aVR", "Abl-aVR"])
 def test_a_hyphen_between_a_word_and_a_name_is_no_sign(spelling):
     assert canonical_lead(spelling) == "aVR"
 

@@ -7,7 +7,6 @@ answers at once. Results go to standard output or into files, everything said al
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -31,7 +30,15 @@ from skecg.cli import (
     sign,
     verify,
 )
-from skecg.cli.console import add_plugin_option, in_words, load_plugins, say, short_warnings
+from skecg.cli.console import (
+    add_plugin_option,
+    in_words,
+    let_any_name_be_printed,
+    load_plugins,
+    print_to_nobody,
+    say,
+    short_warnings,
+)
 from skecg.errors import SkecgError
 
 __all__ = ["main"]
@@ -60,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         As argparse does: with code 2 for arguments that make no sense, 0 after ``--help`` and ``--version``.
     """
+    let_any_name_be_printed()
     arguments = _parser().parse_args(argv)
     try:
         with short_warnings():
@@ -69,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return code
     except BrokenPipeError:
-        # Whoever read the output (head, less) has left; what Python still holds back for it has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output (head, less) has left.
+        print_to_nobody()
         return 0
     except (SkecgError, OSError) as error:
         say(f"error: {in_words(error)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skecg.archives.files import check_parquet, read_features, write_columns
-from skecg.cli.console import Verbs, add_signal_options, say
+from skecg.cli.console import Verbs, add_signal_options, check_overwrites_nothing, say
 from skecg.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def _check_files(arguments: argparse.Namespace) -> None:
             raise ParameterError(f"Got {option} {str(path)!r}, expected a name that ends in {', '.join(suffixes)}.")
         if not path.parent.is_dir():
             raise ParameterError(f"Got {option} {str(path)!r}, but {str(path.parent)!r} is no folder. Make it first.")
+        check_overwrites_nothing(option, path, arguments.features, arguments.labels)
     if arguments.parquet is not None:
         check_parquet("Parquet files need pyarrow", ", or leave --parquet out")
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import io
+import os
 import sys
 import warnings
 from collections import Counter
@@ -15,9 +17,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from skecg.archives.files import visible
-from skecg.errors import SkecgWarning
+from skecg.errors import ParameterError, SkecgWarning
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from skecg.preprocessing.units import Amplitude
     from skecg.spec import InputSpec
 
@@ -30,9 +34,12 @@ __all__ = [
     "as_batch_size",
     "as_layer",
     "as_seed",
+    "check_overwrites_nothing",
     "embedding_progress",
     "in_words",
+    "let_any_name_be_printed",
     "load_plugins",
+    "print_to_nobody",
     "say",
     "short_warnings",
 ]
@@ -51,6 +58,23 @@ def say(message: object) -> None:
         print(line, file=sys.stderr, flush=True)
     else:
         bars.tqdm.write(line, file=sys.stderr)
+
+
+def let_any_name_be_printed() -> None:
+    """Escape what standard output cannot encode: a label in Chinese is no reason to lose a model where it is cp1252."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def print_to_nobody() -> None:
+    """Drop what is printed from now on, and what Python still holds back for a reader that has left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_overwrites_nothing(option: str, out: Path | None, *read: Path | None) -> None:
+    """Raise where a file would be written over one that the same command reads."""
+    if out is not None and any(path is not None and path.resolve() == out.resolve() for path in read):
+        raise ParameterError(f"Got {option} {str(out)!r}, which is read by this command. Name another file.")
 
 
 def in_words(error: Exception) -> str:

@@ -18,6 +18,7 @@ from skecg.cli.console import (
     add_signal_options,
     as_batch_size,
     as_layer,
+    check_overwrites_nothing,
     embedding_progress,
     say,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "add_parser",
     "check_cache",
     "embed_into",
+    "find_others",
     "make_embedder",
     "manifest_of",
     "run",
@@ -201,19 +203,25 @@ def check_cache(cache: str | None) -> None:
 
 
 def _find(arguments: argparse.Namespace) -> list[str]:
-    """List the records, without the files that this run writes itself."""
+    """List the records, by name or from a file."""
     if bool(arguments.paths) == (arguments.paths_from is not None):
         raise ParameterError("Expected either PATHS or --paths-from FILE. Name recordings by one of them.")
     if arguments.paths_from is not None:
+        check_overwrites_nothing("--out", arguments.out, arguments.paths_from)
         return _listed(arguments.paths_from)
+    return find_others(arguments.paths, arguments.out, recursive=not arguments.no_recursive)
 
+
+def find_others(named: Sequence[str], out: Path, *, recursive: bool = True) -> list[str]:
+    """List the records named, without the files that a run to `out` writes itself."""
     from skecg.io import find_records
 
-    check_tables(arguments.paths)
+    check_tables(named)
     # Results of an earlier run lie where recordings are looked for, and a .csv would pass for one.
-    out = os.path.abspath(arguments.out)  # noqa: PTH100 (like the paths below: links stay links)
-    own, folders = (out, f"{out}.failures.csv", f"{out}.registry.csv"), (f"{out}.partial{os.sep}", f"{out}{os.sep}")
-    found = [str(path) for path in find_records(arguments.paths, recursive=not arguments.no_recursive)]
+    place = os.path.abspath(out)  # noqa: PTH100 (like the paths below: links stay links)
+    own = (place, f"{place}.failures.csv", f"{place}.registry.csv")
+    folders = (f"{place}.partial{os.sep}", f"{place}{os.sep}")
+    found = [str(path) for path in find_records(named, recursive=recursive)]
     paths = [path for path in found if not _is_own(os.path.abspath(path), own, folders)]  # noqa: PTH100
     if not paths:
         raise RecordNotFoundError("Got no recording besides the files that this command writes. Check PATHS.")

@@ -166,10 +166,11 @@ def run(arguments: argparse.Namespace) -> int:
             say=_silent if arguments.quiet else say,
         )
     report.run.update(_provenance(arguments))
+    # Saved first: whoever reads what is printed may leave before the end.
+    files = [] if arguments.out is None else report.save(arguments.out, figure=figure)
     print(report.to_text())
-    if arguments.out is not None:
-        for file in report.save(arguments.out, figure=figure):
-            say(f"wrote {str(file)!r}")
+    for file in files:
+        say(f"wrote {str(file)!r}")
     return 0
 
 

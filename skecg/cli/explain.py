@@ -60,9 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
     # Pieces are most of the work; where none are drawn, they are as long as can be.
     seconds = _PIECE_SECONDS if arguments.of == "pieces" else record.n_samples / record.sampling_rate
     found = explain(classifier, record, arguments.target, piece_seconds=seconds)
-    print(_in_words(found))
     if out is not None:
         found.plot(arguments.of).figure.savefig(out)
+    print(_in_words(found))
     return 0
 
 

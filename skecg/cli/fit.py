@@ -82,8 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
         verbose=0 if arguments.quiet else 1,
         say=say,
     )
-    print(fitting.text, end="")
+    # Saved first: whoever reads what is printed may leave before the end.
     fitting.model.save(arguments.out)
+    print(fitting.text, end="")
     say(f"fitted on all {fitting.model.provenance['n_records']} records: {str(arguments.out)!r}")
     return 0
 

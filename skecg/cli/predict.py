@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skecg.archives.files import as_text, spreadsheet_cell
-from skecg.cli.console import Verbs, add_table_options, say
-from skecg.cli.embed import add_computing_options, check_cache, check_tables, embed_into, manifest_of
+from skecg.cli.console import Verbs, add_table_options, check_overwrites_nothing, say
+from skecg.cli.embed import add_computing_options, check_cache, embed_into, find_others, manifest_of
 from skecg.errors import ParameterError
 from skecg.io.files import replacing
 
@@ -98,6 +98,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ParameterError(f"Got --out {str(out)!r}, but {str(out.parent)!r} is no folder. Make it first.")
     if out.exists() and not arguments.force:
         raise ParameterError(f"{str(out)!r} exists. Name another file, or pass --force to replace it.")
+    check_overwrites_nothing("--out", out, arguments.table)
     if bool(arguments.paths) == (arguments.table is not None):
         raise ParameterError("Expected either PATHS or --table TABLE. Name recordings by one of them.")
 
@@ -108,10 +109,7 @@ def _paths(arguments: argparse.Namespace) -> list[str]:
         from skecg.tabular.table import read_record_table
 
         return read_record_table(arguments.table, arguments.path_column, check_files=False).paths
-    from skecg.io import find_records
-
-    check_tables(arguments.paths)
-    return [str(path) for path in find_records(arguments.paths)]
+    return find_others(arguments.paths, arguments.out)
 
 
 def _digest(folder: Path) -> str:

@@ -88,9 +88,9 @@ def run(arguments: argparse.Namespace) -> int:
         dry_run=arguments.dry_run,
         stage=arguments.stage,
     )
-    print(done)
     if arguments.stage:
         say(f"the files are in {arguments.stage}")
+    print(done)
     if done.commit is not None:
         entry = registry_entry(arguments.weights, arguments.repo, done.commit, evaluations=arguments.evaluation)
         print(f"entry for the registry: {json.dumps(entry, ensure_ascii=False)}")

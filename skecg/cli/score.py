@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,14 +145,13 @@ def _score_labels(table: RecordTable, sources: list[Any], arguments: argparse.Na
         say=_silent if arguments.quiet else say,
     )
     report.run.update({"table": str(arguments.table), "version": __version__})
-    print(report.to_text())
+    files = []
     if arguments.out is not None:
         files = report.save(arguments.out, figure=False)
         files.append(arguments.out / "report.html")
         with replacing(files[-1], private=True) as page:  # recordings of patients are in it
             page.write(report_page(report, table.paths, **_reading(arguments)).encode())
-        for file in files:
-            say(f"wrote {str(file)!r}")
+    _show(report.to_text(), files)
     return 0
 
 
@@ -183,7 +183,7 @@ def _score_numbers(table: RecordTable, sources: list[Any], arguments: argparse.N
         verbose=0 if arguments.quiet else 1,
     )[name]
     text = regression_table(scores, "in the unit of the table")
-    print(text)
+    written = []
     if arguments.out is not None:
         make_folder(arguments.out)
         plain = {source: asdict(replace(score, predicted=None)) for source, score in scores.items()}
@@ -193,10 +193,18 @@ def _score_numbers(table: RecordTable, sources: list[Any], arguments: argparse.N
             "report.html": regression_page(name, scores, table.target.y, table.paths, **_reading(arguments)),
         }
         for file, content in contents.items():
-            with replacing(arguments.out / file, private=file.endswith(".html")) as written:
-                written.write(content.encode())
-            say(f"wrote {str(arguments.out / file)!r}")
+            written.append(arguments.out / file)
+            with replacing(written[-1], private=file.endswith(".html")) as page:
+                page.write(content.encode())
+    _show(text, written)
     return 0
+
+
+def _show(text: str, files: Sequence[Path]) -> None:
+    """Print a report, after its files were written: whoever reads it may leave before the end."""
+    print(text)
+    for file in files:
+        say(f"wrote {str(file)!r}")
 
 
 def _silent(message: str) -> None:

@@ -92,10 +92,10 @@ def _read_text(path: Path) -> Columns:
             text = text[said.end() :]
         # By counting: Excel writes semicolons where the comma is the decimal mark.
         delimiter = said[1] if said else max(",\t;", key=text.partition("\n")[0].count)
-        lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if line]
+        lines = _cells(text, delimiter)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ParameterError(
-            f"Got the table {str(path)!r}, which is no text table in UTF-8 ({error}). Save it as CSV UTF-8."
+            f"Got the table {str(path)!r}, which is no text table in UTF-8 ({error}). Mend it, or save it as CSV UTF-8."
         ) from error
     if not lines:
         raise ParameterError(f"Got the table {str(path)!r}, which is empty; expected a line of names and rows.")
@@ -112,6 +112,24 @@ def _read_text(path: Path) -> Columns:
         twice = next(name for name in names if names.count(name) > 1)
         raise ParameterError(f"Got the table {str(path)!r} with several columns {twice!r}, expected each name once.")
     return {name: [_text(row[k]) if k < len(row) else None for row in rows] for k, name in enumerate(names)}
+
+
+def _cells(text: str, delimiter: str) -> list[list[str]]:
+    """Split a text into lines and cells, refusing a quote that would swallow the lines after it."""
+    for strict in (True, False):
+        lines, reader, begun = [], csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict), 1
+        try:
+            for line in reader:
+                # What stands behind a closing quote harms nothing, but in a cell of several lines.
+                if not strict and reader.line_num > begun:
+                    raise csv.Error("unexpected end of data")
+                lines.append(line)
+                begun = reader.line_num + 1
+            break
+        except csv.Error as error:
+            if not strict or reader.line_num > begun or "end of data" in str(error):
+                raise csv.Error(f"line {begun} opens a quote that does not end there") from error
+    return [line for line in lines if line]
 
 
 def _read_parquet(path: Path) -> Columns:

@@ -30,7 +30,7 @@ from skecg.annotations import (
 )
 from skecg.errors import InputError, LeadError, ShapeError
 from skecg.leads import canonical_lead
-from skecg.preprocessing.windows import Windows
+from skecg.preprocessing.windows import Windows, prepared_rate
 from skecg.records import ECGRecord
 
 __all__ = [
@@ -278,10 +278,11 @@ def label_windows(
     """
     spec = windows.spec
     of_records = [read_sample_labels(item, records[i], target, first_row + i) for i, item in enumerate(items)]
+    rates = [prepared_rate(record, spec) for record in records]
     return np.stack(
         [
             window_labels(
-                of_records[owner], records[owner].sampling_rate, spec.sampling_rate, start, n_valid, spec.window_samples
+                of_records[owner], records[owner].sampling_rate, rates[owner], start, n_valid, spec.window_samples
             )
             for owner, start, n_valid in zip(
                 windows.owner.tolist(), windows.start_samples.tolist(), windows.valid_samples.tolist(), strict=True

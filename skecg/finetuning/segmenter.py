@@ -32,7 +32,7 @@ from skecg.finetuning.serialization import SEGMENTER, Layout
 from skecg.finetuning.stages import SegmenterTraining
 from skecg.inference.inputs import record_source
 from skecg.leads import canonical_lead
-from skecg.preprocessing.windows import Windows
+from skecg.preprocessing.windows import Windows, prepared_rate
 from skecg.records import ECGRecord
 from skecg.validation import check_flag, check_integer, check_number
 from skecg.weights import WeightsInfo
@@ -383,7 +383,7 @@ class Segmenter(FineTunedEstimator):
     def _logits_of(
         self, network: Network, inputs: WindowInputs, records: list[ECGRecord], precision: str
     ) -> list[NDArray[np.float32]]:
-        windows, rate = inputs.windows, self.spec_.sampling_rate
+        windows = inputs.windows
         of_windows = dict(
             window_logits(network, inputs, np.arange(len(windows)), precision=precision, n_jobs=self.n_jobs)
         )
@@ -393,6 +393,7 @@ class Segmenter(FineTunedEstimator):
             # Without the padding of short windows, which belongs to no sample.
             signals = [of_windows[row][:, : windows.valid_samples[row]] for row in own]
             whole = stitch(signals, windows.start_samples[own].tolist())
+            rate = prepared_rate(record, self.spec_)
             logits.append(at_own_rate(whole, rate, record.sampling_rate, record.n_samples))
         return logits
 

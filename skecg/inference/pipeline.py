@@ -23,7 +23,7 @@ from skecg.inference.inputs import RecordSource
 from skecg.preprocessing.on_device import WindowsOnDevice
 from skecg.preprocessing.quality import Policies, leads_used, warn_once_a_kind
 from skecg.preprocessing.units import Amplitude, warn_about_units
-from skecg.preprocessing.windows import Windows, prepare_screened
+from skecg.preprocessing.windows import Windows, prepare_screened, prepared_rate
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
 from skecg.weights import read_directions
@@ -329,7 +329,10 @@ def embed_tokens(source: RecordSource, config: EmbeddingConfig) -> list[RecordTo
             for windows in batch.windows_on(config.devices[0]):
                 tokens = encode_tokens(encoders, windows, config.encoding)
                 for i in np.unique(windows.owner).tolist():
-                    part = _join(encoders[0], windows, tokens, np.flatnonzero(windows.owner == i), token_samples)
+                    record = batch.records[i]
+                    assert not isinstance(record, SkecgError), "raised above"
+                    rate = prepared_rate(record, windows.spec)
+                    part = _join(encoders[0], windows, tokens, np.flatnonzero(windows.owner == i), token_samples, rate)
                     parts.setdefault(i, []).append(part)
             found += [_one_after_the_other(parts[i]) for i in range(len(batch.rows))]
             notes |= {row: batch.notes[name] for row, name in batch.keys.items()}
@@ -359,9 +362,10 @@ def _join(
     tokens: list[NDArray[np.float32]],
     rows: NDArray[np.intp],
     token_samples: int,
+    rate: float,
 ) -> RecordTokens:
-    """Put the tokens of a record's windows together, with their places."""
-    rate, leads = windows.spec.sampling_rate, list[str]()
+    """Put the tokens of a record's windows together, with their places in time, at the rate of the windows."""
+    leads = list[str]()
     starts: list[NDArray[np.float64]] = []
     for row in rows:
         names, slices = token_grid(encoder, windows, int(row), len(tokens[row]))

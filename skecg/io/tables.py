@@ -33,7 +33,7 @@ from skecg.io.channels import ecg_rows
 from skecg.io.files import check_inflated
 from skecg.io.statements import check_no_steps, read_members
 from skecg.io.text_tables import TextTable, parse_text_table
-from skecg.leads import canonical_leads
+from skecg.leads import CANONICAL_LEADS, canonical_lead, canonical_leads
 from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, millivolts_per_unit
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ _LARGEST_HEADER = 2**16
 # What a column of times or sample numbers is called, before its unit.
 _INDEX_NAMES = frozenset(
     {"", "time", "t", "timestamp", "index", "idx", "sample", "samples", "n", "unnamed: 0", "seconds", "ms", "s"}
-    | {"sensor timestamp", "phone timestamp"}
+    | {"sensor timestamp", "phone timestamp", "zeit", "temps", "tiempo", "tempo", "tijd", "tid", "czas", "čas", "zaman"}
 )
 _SECONDS_PER_UNIT = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
 # What a column of numbers may count.
@@ -233,18 +233,20 @@ def _named_columns(table: TextTable, rate: float, path: Path) -> TextTable:
     if len(header) > 1 and header[-1] == "" and _is_empty(values[:, -1]):
         values, header = values[:, :-1], header[:-1]
     names = [_UNIT_IN_NAME.sub("", name).lower() for name in header]
-    # Rounded times repeat. A column without a name counts rows where it is the first.
-    indices = [
-        j
-        for j, name in enumerate(names)
-        if name in _INDEX_NAMES and (_is_rising(values[:, j]) if name else j == 0 and _is_ramp(values[:, j]))
-    ]
+    indices = [j for j, name in enumerate(names) if _is_index(name, j, values[:, j])]
     if len(indices) == len(header):
         return TextTable(values, header, table.stated)
     for j in indices:
         _check_times(values[:, j], rate, path, _seconds_in(header[j]))
     kept = [j for j in range(len(header)) if j not in indices]
     return TextTable(values[:, kept], tuple([header[j] for j in kept]), table.stated)
+
+
+def _is_index(name: str, place: int, column: NDArray[np.float64]) -> bool:
+    """Whether a column is no lead: times, which repeat where they are rounded, or a first one that only increases."""
+    if name and name in _INDEX_NAMES:
+        return _is_rising(column)
+    return place == 0 and canonical_lead(name) not in CANONICAL_LEADS and _is_ramp(column)
 
 
 def _voltages(table: TextTable, units: str | None, rate: float, path: Path) -> tuple[TextTable, str | list[str]]:

@@ -34,6 +34,7 @@ _SNIFFED_LINES = 20
 _SNIFFED_BYTES = 2**14
 _MANY_COLUMNS = 64
 _MANY_NUMBERS = 8
+_CHEST_LEADS = 6
 _SHOWN = 30  # characters of a cell quoted in a message
 _MANY_TEXTS = 5  # rows that are looked at to tell a table about recordings from samples with a slip
 _DAY = 86_400.0  # seconds
@@ -142,7 +143,7 @@ def parse_text_table(path: Path) -> TextTable:
     if values is None:
         _check_samples(table, header)
         values, header, times = _parse_cells(table, header)
-    if header is not None and _is_numbering(header):
+    if header is not None and (_is_numbering(header) or _is_numbering_of_r(header, values)):
         header = None
     return TextTable(values, header, stated, times)
 
@@ -238,13 +239,18 @@ def _decoded(content: bytes, path: Path) -> str:
     wide = _wide_encoding(content[:_SNIFFED_BYTES])
     if wide is not None:
         with contextlib.suppress(UnicodeDecodeError):
-            return content.decode(wide).removeprefix("\ufeff")
+            return _plain_signs(content.decode(wide).removeprefix("\ufeff"))
     if b"\0" in content or content.startswith(b"%PDF"):
         raise DamagedRecordError(f"{path} is a binary file, expected a text table with one row a sample.")
     try:
-        return content.decode("utf-8-sig")
+        return _plain_signs(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
         return content.decode("latin-1")
+
+
+def _plain_signs(text: str) -> str:
+    """Return a text with hyphens where typesetting put minus signs."""
+    return text.replace("\N{MINUS SIGN}", "-")
 
 
 def _wide_encoding(head: bytes) -> str | None:
@@ -305,9 +311,18 @@ def _name_cells(table: _Lines, n_columns: int, line: int = 0) -> tuple[str, ...]
 
 
 def _is_numbering(cells: Sequence[str]) -> bool:
-    """Report 0, 1, 2, ... after an empty corner, or so many of them that they cannot be the voltages of an instant."""
+    """Report 0, 1, 2, ... (1, 2, 3, ...) after an empty corner, or more of them than voltages of an instant."""
     numbers = list(cells[1:] if cells[0] == "" else cells)
-    return len(numbers) >= (2 if cells[0] == "" else _MANY_NUMBERS) and numbers == [str(i) for i in range(len(numbers))]
+    runs = [[str(i + first) for i in range(len(numbers))] for first in (0, 1)]
+    return len(numbers) >= (2 if cells[0] == "" else _MANY_NUMBERS) and numbers in runs
+
+
+def _is_numbering_of_r(header: Sequence[str], values: NDArray[np.float64]) -> bool:
+    """Report V1, V2, ... as R names the columns of a matrix: beyond V6, or after a corner above rows from 1."""
+    has_corner = header[0] == "" and values[0, 0] == 1
+    names = list(header[1:] if header[0] == "" else header)
+    numbered = names == [f"V{i}" for i in range(1, len(names) + 1)]
+    return numbered and (len(names) > _CHEST_LEADS or has_corner)
 
 
 def _number(cell: str) -> float | None:

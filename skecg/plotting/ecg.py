@@ -434,7 +434,9 @@ def _finish_paper(ax: Axes, paper: Paper, record: ECGRecord, title: str | None) 
     heading = [title if title is not None else record.name]
     if record.duration_seconds > _SECONDS_SHOWN:
         heading.append(f"(first {_SECONDS_SHOWN:g} s of {record.duration_seconds:.4g} s)")
-    heading_text = ax.set_title(" ".join(heading).strip(), loc="left", fontsize=11, fontweight="bold", color=_INK)
+    # Names of files need not be Unicode.
+    words = " ".join(heading).strip().encode(errors="backslashreplace").decode()
+    heading_text = ax.set_title(words, loc="left", fontsize=11, fontweight="bold", color=_INK)
     heading_text.set_parse_math(False)  # a name with dollars is no formula
     note = f"{1 / paper.mm_x:g} mm/s    {1 / paper.mm_y:g} mm/mV    {record.sampling_rate:g} Hz"
     ax.annotate(note, (0, 0), (0, -5), "axes fraction", "offset points", va="top", fontsize=8, color=_INK)

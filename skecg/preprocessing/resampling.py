@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from skecg.errors import ParameterError, SamplingRateError
 
-__all__ = ["METHODS", "frame_layout", "frame_matrix", "line_places", "rate_ratio", "resample", "resampled_samples"]
+__all__ = [
+    "METHODS",
+    "frame_layout",
+    "frame_matrix",
+    "line_places",
+    "rate_ratio",
+    "resample",
+    "resampled_rate",
+    "resampled_samples",
+]
 
 FloatArray = NDArray[np.float32]
 
@@ -56,6 +65,22 @@ def resampled_samples(n_samples: int, rate_in: float, rate_out: float, method: s
         return max(1, round(n_samples * rate_out / rate_in))
     # The small addition undoes the rounding of quotients such as 250 / 970, which would otherwise cost a sample.
     return max(1, int(rate_out / rate_in * n_samples * (1 + 1e-12)))
+
+
+def resampled_rate(n_samples: int, rate_in: float, rate_out: float, method: str = "polyphase") -> float:
+    """Return the rate in Hz of what :func:`resample` makes of a signal; the arguments are those of its length.
+
+    It is near `rate_out`, and not always equal: ratios are fractions of small numbers, and lengths whole ones. Hours
+    of a recorder at 499.98 Hz are resampled as if it had 500, so that times have to be told by the rate they came to.
+    """
+    n_out = resampled_samples(n_samples, rate_in, rate_out, method)
+    if method == "polyphase":
+        ratio = float(rate_ratio(rate_in, rate_out))
+    elif method == "linear":  # the last sample is put onto the last
+        ratio = (n_out - 1) / (n_samples - 1) if min(n_samples, n_out) > 1 else rate_out / rate_in
+    else:
+        ratio = n_out / n_samples
+    return rate_out if math.isclose(rate_in * ratio, rate_out, rel_tol=1e-12) else rate_in * ratio
 
 
 def resample(

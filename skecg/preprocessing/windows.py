@@ -21,7 +21,7 @@ from skecg.compute.devices import in_order
 from skecg.compute.notebook import html_facts
 from skecg.errors import InputError, ParameterError
 from skecg.preprocessing.quality import Policies, Screening, record_label, screen, warn_once_a_kind
-from skecg.preprocessing.resampling import resampled_samples
+from skecg.preprocessing.resampling import resampled_rate, resampled_samples
 from skecg.preprocessing.signals import fill_gaps, filter_leads, mix_leads, normalize, resample
 from skecg.preprocessing.stretches import STRETCH_BYTES, LongRecord
 from skecg.preprocessing.units import warn_about_units
@@ -49,6 +49,7 @@ __all__ = [
     "place_windows",
     "prepare",
     "prepare_screened",
+    "prepared_rate",
     "prepared_samples",
 ]
 
@@ -118,6 +119,11 @@ def check_stride(stride: float | None, spec: InputSpec) -> int:
 def prepared_samples(record: ECGRecord, spec: InputSpec) -> int:
     """Return the length of a record at the encoder's rate."""
     return resampled_samples(record.n_samples, record.sampling_rate, spec.sampling_rate, spec.resampling)
+
+
+def prepared_rate(record: ECGRecord, spec: InputSpec) -> float:
+    """Return the rate that a record comes to: the encoder's, but for what fractions and whole lengths leave over."""
+    return resampled_rate(record.n_samples, record.sampling_rate, spec.sampling_rate, spec.resampling)
 
 
 def count_windows(record: ECGRecord, spec: InputSpec, *, stride: float | None) -> int:

@@ -99,6 +99,7 @@ def test_features_are_read_in_every_format_that_they_are_written_in(run: Run, su
         (["--out", "a.html", "--projection", "mds"], "mds"),
         (["--out", "a.html", "--labels", "no.csv"], "no.csv"),
         (["--out", "a.html", "--neighbours", "0"], "n_neighbours"),
+        (["--out", "a.html", "--parquet", "t.parquet", "--labels", "./t.parquet"], "is read by this command"),
     ],
 )
 def test_what_cannot_be_made_is_said_in_one_line(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +291,41 @@ def test_a_table_is_no_recording(fit: Run, run: Run, rows: Any, capsys: Capture)
 
     assert run("predict", "model", rows[0] / "table.csv", "--out", "p.csv") == 2
     assert "looks like a table about recordings" in capsys.readouterr().err
+
+
+def test_a_model_is_saved_even_if_nobody_reads_the_scores_or_they_cannot_be_written(
+    fit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1, encoding="utf-8") as pipe, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", pipe)
+        assert fit("--label-column", "beat") == 0
+    assert read_model("model").provenance["n_records"] > 0
+
+    with Path("text").open("w", encoding="cp1252") as text, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", text)
+        patch.setattr("skecg.tabular.fitting.Fitting.text", "房颤")
+        assert fit("--label-column", "beat", "--force") == 0
+    assert Path("text").read_text() == "\\u623f\\u98a4"
+
+
+def test_predictions_of_a_pattern_leave_out_the_file_they_are_written_to(fit: Run, run: Run, rows: Any) -> None:
+    fit("--label-column", "beat")
+    shutil.copy(rows[0] / "r00.npz", "a.npz")
+    for _ in range(2):
+        assert run("predict", "model", "*.*", "--out", "p.csv", "--quiet", "--force") == 0
+        with Path("p.csv").open(newline="") as file:
+            assert [row["path"] for row in csv.DictReader(file)] == ["a.npz"]
+
+
+def test_a_table_is_not_replaced_by_its_predictions(fit: Run, run: Run, rows: Any, capsys: Capture) -> None:
+    fit("--label-column", "beat")
+    table = write_table(Path(), rows[1])
+    before = table.read_bytes()
+    assert run("predict", "model", "--table", table, "--out", table, "--force") == 2
+    assert "is read by this command" in capsys.readouterr().err
+    assert table.read_bytes() == before
 
 
 def test_a_model_that_was_altered_is_refused(fit: Run, run: Run, rows: Any, capsys: Capture) -> None:

@@ -134,9 +134,12 @@ def test_common_dialects_mean_the_same(table: Callable[..., Path], content: str 
     np.testing.assert_allclose(record.signal, np.array(TWO_SIGNAL), rtol=1e-6)
 
 
-def test_a_row_of_column_numbers_is_no_sample(table: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_row_of_column_numbers_is_no_sample(table: Callable[..., Path], first: int) -> None:
     rows = np.random.default_rng(0).normal(size=(20, 12))
-    numbered = ",".join(map(str, range(12))) + "\n" + "\n".join(",".join(f"{v}" for v in row) for row in rows)
+    numbered = (
+        ",".join(map(str, range(first, first + 12))) + "\n" + "\n".join(",".join(f"{v}" for v in row) for row in rows)
+    )
     np.testing.assert_allclose(read_table(table(numbered), sampling_rate=500, leads=LEADS).signal, rows.T, rtol=1e-6)
     assert read_table(table("0,1\n1,1\n2,1\n"), sampling_rate=500, leads=["I", "II"]).n_samples == 3
 
@@ -454,3 +457,42 @@ def test_paper_and_bits_scale_nothing(table, line: str) -> None:
 def test_text_among_the_first_samples_is_no_preamble(table, content: str, fault: str) -> None:
     with pytest.raises(DamagedRecordError, match=fault):
         read_table(table(content), sampling_rate=500, leads=["I"] if content.startswith("I\n") else None)
+
+
+@pytest.mark.parametrize("n_columns", [7, 8, 12])
+@pytest.mark.parametrize("corner", ["", '"",'])
+def test_columns_that_r_numbers_are_no_chest_leads(table: Callable[..., Path], corner: str, n_columns: int) -> None:
+    names = corner + ",".join(f'"V{k + 1}"' for k in range(n_columns))
+    rows = [",".join([*([f'"{i + 1}"'] if corner else []), *["0.5"] * n_columns]) for i in range(9)]
+    path = table("\n".join([names, *rows]))
+    with pytest.raises(LeadError, match="Pass leads="):
+        read_table(path, sampling_rate=500)
+    leads = CANONICAL_LEADS[:n_columns]
+    assert read_table(path, sampling_rate=500, leads=leads).leads == leads
+
+
+def test_a_single_column_of_r_is_no_chest_lead_and_six_chest_leads_are(table: Callable[..., Path]) -> None:
+    with pytest.raises(LeadError, match="Pass leads="):
+        read_table(table('"","V1"\n"1",0.5\n"2",0.25\n'), sampling_rate=500)
+    for content in ("V1,V2,V3,V4,V5,V6\n", ",V1,V2,V3,V4,V5,V6\n"):
+        rows = [("" if content[0] == "V" else f"{i},") + "0,0,0,0,0,0.5" for i in range(4)]
+        found = read_table(table(content + "\n".join(rows)), sampling_rate=500)
+        assert found.leads == ("V1", "V2", "V3", "V4", "V5", "V6")
+
+
+@pytest.mark.parametrize("name", ["Zeit", "Temps", "whatever"])
+def test_a_first_column_that_only_increases_is_a_time_whatever_its_name(table: Callable[..., Path], name: str) -> None:
+    rows = [f"{0.004 * i:.3f};{i % 3}".replace(".", ",") for i in range(100)]
+    path = table("\n".join([f"{name};II", *rows]))
+    found = read_table(path, sampling_rate=250)
+    assert (found.leads, found.n_samples) == (("II",), 100)
+    with pytest.raises(SamplingRateError, match=r"advance by 0\.004 a row"):
+        read_table(path, sampling_rate=500)
+
+
+def test_a_lead_that_only_increases_is_a_lead(table: Callable[..., Path]) -> None:
+    assert read_table(table("II,V1\n0.1,0\n0.2,0\n0.3,0\n"), sampling_rate=500).leads == ("II", "V1")
+
+
+def test_minus_signs_as_typesetting_has_them_are_read(table: Callable[..., Path]) -> None:
+    assert read_table(table("II\n\u22120.5\n0.5\n"), sampling_rate=500).signal.tolist() == [[-0.5, 0.5]]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from skecg.errors import ParameterError, SamplingRateError
 from skecg.leads import CANONICAL_LEADS
-from skecg.preprocessing.resampling import METHODS
+from skecg.preprocessing.resampling import METHODS, resampled_rate
 from skecg.preprocessing.signals import (
     butterworth,
     fill_gaps,
@@ -152,6 +152,28 @@ def test_the_length_announced_is_the_length_made(n_samples: int, rates: tuple[fl
 def test_whole_seconds_stay_whole_seconds(rate_in: int) -> None:
     for method in METHODS:
         assert resampled_samples(10 * rate_in, rate_in, 250, method) == 2500
+
+
+@pytest.mark.parametrize("method", ["polyphase", "fourier"])
+@pytest.mark.parametrize(("rate_in", "rate_out"), [(499.98, 100), (500.01, 100), (360.05, 250), (977, 250)])
+def test_times_follow_from_the_rate_that_resampling_came_to(rate_in: float, rate_out: float, method: str) -> None:
+    n_samples = int(3600 * rate_in) + 3
+    slow = 2 * np.pi * np.arange(n_samples) / rate_in / 60
+    made = resample(np.sin(slow)[None].astype(np.float32), rate_in, rate_out, method)[0]
+    rate = resampled_rate(n_samples, rate_in, rate_out, method)
+    seconds = np.arange(len(made)) / rate
+    inside = (seconds > 60) & (seconds < 3540)  # Fourier takes the end to be the beginning
+    # A hundredth of a second too late would be 1e-3.
+    np.testing.assert_allclose(made[inside], np.sin(2 * np.pi * seconds / 60)[inside], atol=2e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rate_in", [100, 128, 257, 360, 500, 1000])
+def test_whole_seconds_come_to_the_rate_itself(rate_in: int, method: str) -> None:
+    rate = resampled_rate(10 * rate_in, rate_in, 250, method)
+    assert rate == (250 if method != "linear" or rate_in == 250 else pytest.approx(250, rel=1e-3))
+    assert resampled_rate(1, rate_in, rate_in, method) == rate_in
+    assert resampled_rate(1, rate_in, 250, method) > 0
 
 
 def test_frequencies_beyond_the_new_nyquist_are_removed() -> None:

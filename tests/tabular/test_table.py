@@ -260,6 +260,28 @@ def test_spreadsheets_with_semicolons_and_a_byte_order_mark_are_read(folder: Pat
     assert len(table) == 2
 
 
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        (['r0,a,"a note', "r1,b,x", "r2,a,x"], 2),
+        (['r0,a,"a note', "r1,b,x", 'r2,a,"another'], 2),
+        (["r0,a,x", 'r1,b,"one" more', 'r2,a,"a note', 'r3,b,"x"'], 4),
+        (["r0,a,x", 'r1,b,"a note'], 3),
+    ],
+)
+def test_a_quote_that_does_not_end_swallows_no_recording(tmp_path: Path, lines: list[str], line: int) -> None:
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,note", *lines]) + "\n")
+    with pytest.raises(ParameterError, match=f"line {line} opens a quote that does not end there"):
+        read_record_table(tmp_path / "t.csv", check_files=False)
+
+
+def test_cells_in_quotes_may_have_lines_or_words_after_them(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('path,note\nr0,"two\nlines"\nr1,x\n')
+    assert read_columns(tmp_path / "t.csv")[0] == {"path": ["r0", "r1"], "note": ["two\nlines", "x"]}
+    (tmp_path / "t.csv").write_text('path,note\nr0,"one" more\nr1,x\n')
+    assert read_columns(tmp_path / "t.csv")[0] == {"path": ["r0", "r1"], "note": ["one more", "x"]}
+
+
 def test_whole_numbers_that_were_written_beside_missing_ones_are_whole(folder: Path) -> None:
     frame = frame_of(af=["1.0", "0.0", "1.0", "", "0.0", "1.0"])
     target = read_record_table(frame, label_columns=["af"], check_files=False).target
