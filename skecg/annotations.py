@@ -13,7 +13,8 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.errors import DamagedRecordError, LeadError, RecordNotFoundError, ShapeError
+from skecg.errors import DamagedRecordError, InputError, LeadError, RecordNotFoundError, ShapeError
 from skecg.records import ECGRecord
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "WaveAnnotations",
     "Waves",
     "boundaries",
+    "check_one_channel",
     "lead_labels",
     "majority_labels",
     "pair_marks",
@@ -70,8 +72,10 @@ _KIND_OF_PEAK = {24: 0, **dict.fromkeys(_BEATS.values(), 1), 27: 2}
 
 #: What marks waves: the symbols of wfdb and their codes in files.
 MARK_CODES = {"(": _ONSET, ")": _OFFSET, "p": 24, "t": 27, **_BEATS}
+_WAVE_CODES = frozenset(MARK_CODES.values())
 
 _SKIP, _NUMBER, _SUBTYPE, _CHANNEL, _TEXT = 59, 60, 61, 62, 63
+_RATE_SAID = re.compile(rb"## time resolution: (\d+\.?\d*)\0*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +106,7 @@ class WaveAnnotations:
     ----------
     table : ndarray of shape (n_waves, 4), int64
         By onset: onset, peak and offset as sample numbers of the record from 0 (the last sample of the wave is its
-        offset), and the kind of wave, an index into :data:`skecg.datasets.WAVE_KINDS`.
+        offset; -1 where not marked), and the kind of wave, an index into :data:`skecg.datasets.WAVE_KINDS`.
     sampling_rate : float
         Of the record (Hz).
     record_name : str, default=""
@@ -131,13 +135,15 @@ class WaveAnnotations:
 
     @property
     def sample(self) -> NDArray[np.int64]:
-        """Sample numbers of onsets, peaks and offsets, wave after wave."""
-        return self.table[:, :3].ravel()
+        """Sample numbers of onsets, peaks and offsets, wave after wave, without what is not marked."""
+        return self.table[:, :3][self.table[:, :3] >= 0]
 
     @property
     def symbol(self) -> list[str]:
-        """WFDB's symbols: ``"("``, ``"p"``, ``"N"`` (QRS) or ``"t"``, and ``")"`` of each wave."""
-        return [symbol for kind in self.table[:, 3] for symbol in ("(", _PEAKS[WAVE_KINDS[kind]], ")")]
+        """WFDB's symbols: ``"("``, ``"p"``, ``"N"`` (QRS) or ``"t"``, and ``")"``, as far as they are marked."""
+        symbols = np.array([("(", _PEAKS[WAVE_KINDS[kind]], ")") for kind in self.table[:, 3]]).reshape(-1, 3)
+        marked: list[str] = symbols[self.table[:, :3] >= 0].tolist()
+        return marked
 
     @property
     def fs(self) -> float:
@@ -145,8 +151,9 @@ class WaveAnnotations:
         return self.sampling_rate
 
     def seconds(self) -> NDArray[np.float64]:
-        """Return onset, peak and offset of each wave in seconds, (n_waves, 3)."""
-        return self.table[:, :3] / self.sampling_rate
+        """Return onset, peak and offset of each wave in seconds, (n_waves, 3); NaN where not marked."""
+        samples = self.table[:, :3]
+        return np.where(samples >= 0, samples, np.nan) / self.sampling_rate
 
     def to_wfdb(self, annotator: str = "waves") -> Any:
         """Build a ``wfdb.Annotation``."""
@@ -167,7 +174,7 @@ class WaveAnnotations:
         Raises
         ------
         ParameterError
-            When WFDB allows no such name, or there are no waves.
+            When WFDB allows no such name, there are no waves, or they overlap.
         """
         from skecg.io.wfdb import write_annotation
 
@@ -285,8 +292,10 @@ def wave_traces(waves: Waves, target: str) -> list[Trace]:
     Raises
     ------
     LeadError
-        When the lead is not among those annotated.
+        When the lead is not among those annotated, or there are none.
     """
+    if not waves.leads:
+        raise LeadError("Got waves of no lead, expected those of one or more.")
     if target not in ("majority", "each", *waves.leads):
         raise LeadError(f"Got target={target!r}, expected 'majority', 'each' or one of {', '.join(waves.leads)}.")
     n_samples = max((int(table[:, :3].max(initial=-1)) + 1 for table in waves.tables), default=0)
@@ -345,11 +354,10 @@ def waves_of(labels: NDArray[np.int8], record: ECGRecord) -> WaveAnnotations:
     WaveAnnotations
     """
     shortest = SHORTEST_WAVE_SECONDS * record.sampling_rate
-    signal = np.nan_to_num(record.signal)
     long_enough = [run for run in _joined(_runs(labels), shortest) if run[1] - run[0] + 1 >= shortest]
     # Joined once more, for a false wave between two halves of a true one is gone by now.
     runs = _joined(long_enough, shortest)
-    rows = [[first, _peak(signal, first, last), last, label - 1] for first, last, label in runs]
+    rows = [[first, _peak(record.signal, first, last), last, label - 1] for first, last, label in runs]
     return WaveAnnotations(np.array(rows, dtype=np.int64), record.sampling_rate, record.name)
 
 
@@ -377,19 +385,30 @@ def _joined(runs: list[tuple[int, int, int]], shortest: float) -> list[tuple[int
 
 def _peak(signal: NDArray[np.float32], first: int, last: int) -> int:
     """Find where a stretch of a signal (n_leads, n_samples) is farthest from the line between its ends."""
-    wave = signal[:, first : last + 1]
+    wave = _bridged(signal[:, first : last + 1])
     # From a line and not from zero: a wave on a wandering baseline has its peak where it should be.
     line = np.linspace(wave[:, 0], wave[:, -1], wave.shape[1], axis=1)
     return first + int(np.square(wave - line).sum(axis=0).argmax())
 
 
-def read_wave_marks(path: Path) -> NDArray[np.int64]:
+def _bridged(wave: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Put lines into gaps, on which no peak can lie; a lead without a sample is level."""
+    if not np.isnan(wave).any():
+        return wave
+    place, kept = np.arange(wave.shape[1]), ~np.isnan(wave)
+    whole = [np.interp(place, place[k], lead[k]) if k.any() else 0 * place for lead, k in zip(wave, kept, strict=True)]
+    return np.array(whole, dtype=np.float32)
+
+
+def read_wave_marks(path: Path, sampling_rate: float | None = None) -> NDArray[np.int64]:
     """Read the waves of one lead.
 
     Parameters
     ----------
     path : Path
         A file of annotations.
+    sampling_rate : float, optional
+        The rate (Hz) that its sample numbers are to count.
 
     Returns
     -------
@@ -402,6 +421,8 @@ def read_wave_marks(path: Path) -> NDArray[np.int64]:
         When there is no such file.
     DamagedRecordError
         When it ends in the middle of an annotation.
+    InputError
+        When it says another rate, or has waves in several channels.
     """
     try:
         content = path.read_bytes()
@@ -409,7 +430,24 @@ def read_wave_marks(path: Path) -> NDArray[np.int64]:
         raise RecordNotFoundError(f"There is no file of annotations {str(path)!r}. Download the data set again.") from (
             error
         )
-    return pair_marks(list(_marks(content, path)))
+    marks, channels, stated = _marks(content, path)
+    # 1e-6, for headers write rates with few digits.
+    if sampling_rate is not None and stated is not None and abs(stated / sampling_rate - 1) > 1e-6:
+        raise InputError(
+            f"Got {path}, whose sample numbers are at {stated:g} Hz, for a record at {sampling_rate:g} Hz; expected "
+            "sample numbers at the record's own rate."
+        )
+    check_one_channel([channels[place] for place, (_, code) in enumerate(marks) if code in _WAVE_CODES], path)
+    return pair_marks(marks)
+
+
+def check_one_channel(channels: Iterable[int], where: object) -> None:
+    """Raise for marks of several channels: of each by itself, their edges lie among each other's waves."""
+    if len(found := sorted(set(channels))) > 1:
+        raise InputError(
+            f"Got waves of the channels {', '.join(map(str, found))} in {where}, expected those of one. Pass the marks "
+            "of one channel, or a Waves with a table for each lead."
+        )
 
 
 def pair_marks(marks: list[tuple[int, int]]) -> NDArray[np.int64]:
@@ -417,8 +455,7 @@ def pair_marks(marks: list[tuple[int, int]]) -> NDArray[np.int64]:
 
     Marks of anything but waves, such as of rhythm or noise, are passed over.
     """
-    waves, codes = [], set(MARK_CODES.values())
-    marks = [mark for mark in marks if mark[1] in codes]
+    waves, marks = [], [mark for mark in marks if mark[1] in _WAVE_CODES]
     for position, (sample, code) in enumerate(marks):
         if code in _KIND_OF_PEAK:
             before = marks[position - 1] if position else (-1, -1)
@@ -430,8 +467,9 @@ def pair_marks(marks: list[tuple[int, int]]) -> NDArray[np.int64]:
     return np.array(waves, dtype=np.int64).reshape(-1, 4)
 
 
-def _marks(content: bytes, path: Path) -> Iterator[tuple[int, int]]:
-    """Yield the marks of a file as (sample, code)."""
+def _marks(content: bytes, path: Path) -> tuple[list[tuple[int, int]], list[int], float | None]:
+    """Return the marks of a file as (sample, code), their channels, and the rate (Hz) that it states."""
+    marks, channels, rate = list[tuple[int, int]](), list[int](), None
     # A word is a code in the upper six bits and the samples since the last mark in the lower ten.
     sample, place = 0, 0
     while place + 2 <= len(content):
@@ -439,7 +477,7 @@ def _marks(content: bytes, path: Path) -> Iterator[tuple[int, int]]:
         code, value = word >> 10, word & 0x3FF
         place += 2
         if word == 0:
-            return
+            return marks, channels, rate
         if code == _SKIP:  # four bytes of distance, the upper half first
             if place + 4 > len(content):
                 break
@@ -448,11 +486,16 @@ def _marks(content: bytes, path: Path) -> Iterator[tuple[int, int]]:
             sample += (high << 16 | low) - (1 << 32 if high & 0x8000 else 0)
             place += 4
         elif code == _TEXT:
+            if said := _RATE_SAID.fullmatch(content[place : place + value]):
+                rate = float(said[1])
             # Texts are padded to whole words.
             place += value + value % 2
+        elif code == _CHANNEL and channels:
+            channels[-1] = value  # of the mark before it, and of those to come
         elif code not in (_NUMBER, _SUBTYPE, _CHANNEL):
             sample += value
-            yield sample, code
+            marks.append((sample, code))
+            channels.append(channels[-1] if channels else 0)
     raise DamagedRecordError(
         f"Got {path} without the end of its annotations, expected a whole file. Download the data set again."
     )

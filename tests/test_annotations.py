@@ -9,9 +9,10 @@ import pytest
 import wfdb
 
 from skecg import ECGRecord
-from skecg.annotations import lead_labels, read_wave_marks
-from skecg.errors import ParameterError
+from skecg.annotations import Waves, lead_labels, read_wave_marks, wave_traces
+from skecg.errors import InputError, LeadError, ParameterError
 from skecg.finetuning import WaveAnnotations, waves_of
+from skecg.finetuning.sample_labels import read_sample_labels
 
 TABLE = np.array([[50, 60, 80, 0], [100, 110, 130, 1], [160, 190, 220, 2], [400, 420, 440, 1]])
 
@@ -105,3 +106,64 @@ def test_nothing_cannot_be_written(tmp_path: Path) -> None:
 
 def test_seconds_are_samples_over_the_rate() -> None:
     np.testing.assert_array_equal(WaveAnnotations(TABLE, 500.0).seconds(), TABLE[:, :3] / 500.0)
+
+
+def test_a_peak_is_no_sample_that_was_lost() -> None:
+    labels = np.maximum(lead_labels(TABLE, 600), 0).astype(np.int8)
+    whole = record_with_peaks(TABLE)
+    signal = np.array(whole.signal) + 1.5  # far from 0, as recordings come
+    signal[:, TABLE[:, 0] + 5] = np.nan
+    signal[0, 400:441] = np.nan
+
+    found = waves_of(labels, ECGRecord(signal, 500.0, whole.leads)).table
+
+    np.testing.assert_array_equal(found, TABLE)
+    signal[:] = np.nan
+    assert len(waves_of(labels, ECGRecord(signal, 500.0, whole.leads))) == len(TABLE)
+
+
+def test_edges_that_are_not_marked_are_left_out_of_files_and_have_no_time(tmp_path: Path) -> None:
+    table = np.array([[50, 60, -1, 0], [-1, 110, 130, 1], [-1, 190, -1, 2]])
+    waves = WaveAnnotations(table, 500.0)
+
+    waves.write(tmp_path / "r.waves")
+
+    assert wfdb.rdann(str(tmp_path / "r"), "waves").symbol == waves.symbol == ["(", "p", "N", ")", "t"]
+    np.testing.assert_array_equal(read_wave_marks(tmp_path / "r.waves"), table)
+    np.testing.assert_array_equal(waves.seconds(), [[0.1, 0.12, np.nan], [np.nan, 0.22, 0.26], [np.nan, 0.38, np.nan]])
+
+
+def test_waves_that_overlap_cannot_be_written(tmp_path: Path) -> None:
+    waves = WaveAnnotations([[100, 150, 210, 2], [200, 215, 230, 0]], 500.0)
+    for way in (waves.to_wfdb, lambda: waves.write(tmp_path / "r.waves")):
+        with pytest.raises(ParameterError, match="a mark at sample 200 after one at 210"):
+            way()
+
+
+def test_a_file_of_another_rate_is_not_one_of_this_record(tmp_path: Path) -> None:
+    WaveAnnotations(TABLE, 1000.0).write(tmp_path / "r.waves")
+
+    np.testing.assert_array_equal(read_wave_marks(tmp_path / "r.waves", 1000.0), TABLE)
+    with pytest.raises(InputError, match="at 1000 Hz, for a record at 500 Hz"):
+        read_wave_marks(tmp_path / "r.waves", 500.0)
+    with pytest.raises(InputError, match="at 1000 Hz, for a record at 500 Hz"):
+        read_sample_labels(str(tmp_path / "r.waves"), record_with_peaks(TABLE), "majority", 0)
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_waves_of_several_channels_are_not_mixed(tmp_path: Path, as_file: bool) -> None:
+    samples, symbols = np.array([100, 102, 110, 112, 120, 122]), ["(", "(", "N", "N", ")", ")"]
+
+    def read(channels: list[int]) -> np.ndarray:
+        wfdb.wrann("r", "atr", samples, symbols, chan=np.array(channels), fs=500, write_dir=str(tmp_path))
+        item = tmp_path / "r.atr" if as_file else wfdb.rdann(str(tmp_path / "r"), "atr")
+        return read_sample_labels(item, record_with_peaks(TABLE), "majority", 0)
+
+    with pytest.raises(InputError, match=r"channels 0, 1 in .*expected those of one"):
+        read([0, 1, 0, 1, 0, 1])
+    assert np.flatnonzero(read([1] * 6) == 2)[[0, -1]].tolist() == [102, 120]
+
+
+def test_waves_of_no_lead_have_no_traces() -> None:
+    with pytest.raises(LeadError, match="of no lead"):
+        wave_traces(Waves(500.0, (), ()), "majority")

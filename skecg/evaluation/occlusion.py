@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from skecg.errors import ParameterError, SignalWarning
 from skecg.io import read_record
 from skecg.preprocessing.r_peaks import find_r_peaks
+from skecg.preprocessing.signals import fill_gaps
 from skecg.records import ECGRecord
 from skecg.validation import check_choice, check_integer, is_number
 
@@ -225,7 +226,7 @@ def _without_phases(record: ECGRecord) -> Iterator[ECGRecord]:
 def _phase_spans(record: ECGRecord) -> list[tuple[int, int, slice]]:
     """Return phases of beats, their R peaks, and where they are; none reaches into the next beat's P wave."""
     rate, n_samples = record.sampling_rate, record.n_samples
-    peaks = find_r_peaks(np.nan_to_num(record.signal), rate)
+    peaks = find_r_peaks(np.nan_to_num(fill_gaps(record.signal)), rate)
     ends = np.append(peaks[1:] + round(PHASES["P"][0] * rate), n_samples)[: len(peaks)]
     spans = []
     for peak, last in zip(peaks.tolist(), ends.tolist(), strict=True):

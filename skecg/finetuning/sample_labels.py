@@ -23,6 +23,7 @@ from skecg.annotations import (
     WAVE_CLASSES,
     WaveAnnotations,
     Waves,
+    check_one_channel,
     lead_labels,
     majority_labels,
     pair_marks,
@@ -124,11 +125,13 @@ def read_sample_labels(item: Any, record: ECGRecord, target: str, row: int) -> N
         _check_rate(item.sampling_rate, record, where)
         return _of_table(item.table, record, where)
     if isinstance(item, str | Path):
-        return _of_table(read_wave_marks(Path(item)), record, where)
+        return _of_table(read_wave_marks(Path(item), record.sampling_rate), record, where)
     if hasattr(item, "sample") and hasattr(item, "symbol"):
         if getattr(item, "fs", None):
             _check_rate(float(item.fs), record, where)
-        return _of_table(pair_marks(_marks(item)), record, where)
+        marks, channels = _marks(item)
+        check_one_channel(channels, where)
+        return _of_table(pair_marks(marks), record, where)
     labels = _of_array(item, record, where)
     return labels if labels.ndim == 1 else _one_of_leads(labels, record.leads, target, where)
 
@@ -138,10 +141,16 @@ def _of_waves(waves: Waves, record: ECGRecord, where: str) -> tuple[NDArray[np.i
     return np.stack([_of_table(table, record, where) for table in waves.tables]), waves.leads
 
 
-def _marks(annotation: Any) -> list[tuple[int, int]]:
-    """Return (sample, code) of what marks waves, leaving other annotations out."""
-    pairs = zip(annotation.sample, annotation.symbol, strict=True)
-    return [(int(sample), MARK_CODES[symbol]) for sample, symbol in pairs if symbol in MARK_CODES]
+def _marks(annotation: Any) -> tuple[list[tuple[int, int]], list[int]]:
+    """Return (sample, code) of what marks waves, leaving other annotations out, and their channels."""
+    chan = getattr(annotation, "chan", None)
+    channels = [0] * len(annotation.sample) if chan is None else list(chan)
+    found = [
+        (int(sample), MARK_CODES[symbol], int(channel))
+        for sample, symbol, channel in zip(annotation.sample, annotation.symbol, channels, strict=True)
+        if symbol in MARK_CODES
+    ]
+    return [mark[:2] for mark in found], [channel for *_, channel in found]
 
 
 def _of_table(table: NDArray[np.int64], record: ECGRecord, where: str) -> NDArray[np.int8]:

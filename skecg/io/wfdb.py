@@ -337,12 +337,18 @@ def make_annotation(
     name, annotator : str
         The record, and the suffix of the file.
     samples : ndarray of shape (n_annotations,), int64
-        Ascending.
+        Not descending.
     symbols : sequence of str
         One for each.
     sampling_rate : float
         Of the record (Hz).
+
+    Raises
+    ------
+    ParameterError
+        When a sample number is below the one before it.
     """
+    _check_order(samples)
     return import_wfdb().Annotation(
         record_name=name, extension=annotator, sample=samples, symbol=list(symbols), fs=_plain_rate(sampling_rate)
     )
@@ -361,7 +367,7 @@ def write_annotation(path: Path, samples: NDArray[np.int64], symbols: Sequence[s
     Raises
     ------
     ParameterError
-        When WFDB allows no such name, or there is nothing to write.
+        When WFDB allows no such name, there is nothing to write, or a sample number is below the one before it.
     """
     annotator = path.suffix[1:]
     if not _RECORD_NAME.fullmatch(path.stem) or not _ANNOTATOR.fullmatch(annotator):
@@ -371,10 +377,21 @@ def write_annotation(path: Path, samples: NDArray[np.int64], symbols: Sequence[s
         )
     if not len(samples):
         raise ParameterError(f"Got no annotations for {str(path)!r}, expected one or more: WFDB has no empty file.")
+    _check_order(samples)
     path.parent.mkdir(parents=True, exist_ok=True)
     import_wfdb().wrann(
         path.stem, annotator, samples, list(symbols), fs=_plain_rate(sampling_rate), write_dir=str(path.parent)
     )
+
+
+def _check_order(samples: NDArray[np.int64]) -> None:
+    """Raise for marks that step back in time, which wfdb writes only in part or not at all."""
+    back = np.flatnonzero(np.diff(samples) < 0)
+    if len(back):
+        raise ParameterError(
+            f"Got a mark at sample {samples[back[0] + 1]} after one at {samples[back[0]]}, expected waves in the order "
+            "of time that do not overlap. Sort them, or cut one where the other begins."
+        )
 
 
 def _plain_rate(sampling_rate: float) -> float | int:

@@ -25,7 +25,7 @@ __all__ = [
     "FLAT",
     "butterworth",
     "fill_gaps",
-    "fill_gaps_between",
+    "GapFiller",
     "filter_leads",
     "filter_memory_samples",
     "limits_of",
@@ -67,44 +67,79 @@ def fill_gaps(signal: FloatArray) -> FloatArray:
     return filled
 
 
-def fill_gaps_between(signal: FloatArray, start: int, stop: int) -> FloatArray:
-    """Return samples `start` to `stop` of a signal as :func:`fill_gaps` leaves them, looking no further than it must.
-
-    Parameters
-    ----------
-    signal : ndarray of shape (n_leads, n_samples), float32
-    start, stop : int
-    """
-    piece = signal[:, start:stop]
-    missing = np.isnan(piece)
-    if not missing.any():
-        return piece
-    filled = np.array(piece)
-    for row in np.flatnonzero(missing.any(axis=1)):
-        lost, kept = np.flatnonzero(missing[row]), np.flatnonzero(~missing[row]) + start
-        kept = np.concatenate([_last_kept(signal[row], start), kept, _first_kept(signal[row], stop)])
-        if len(kept):
-            filled[row, lost] = np.interp(lost + start, kept, signal[row, kept])
-    return filled
-
-
 # A gap ends soon as a rule: a search through a day's recording stops after the first piece that holds a sample.
 _LOOKED_AT = 2**16
 
 
-def _first_kept(lead: FloatArray, start: int) -> NDArray[np.intp]:
-    """Return the place of the first sample from `start` on that is not missing, none where all are."""
-    for first in range(start, len(lead), _LOOKED_AT):
-        kept = np.flatnonzero(~np.isnan(lead[first : first + _LOOKED_AT]))
-        if len(kept):
-            return first + kept[:1]
-    return np.empty(0, dtype=np.intp)
+class GapFiller:
+    """Fills gaps of stretches of a signal as :func:`fill_gaps` does of the whole, looking no further than it must.
 
+    Parameters
+    ----------
+    signal : ndarray of shape (n_leads, n_samples), float32
+    rows : sequence of int
+        The leads whose gaps are to be filled.
+    """
 
-def _last_kept(lead: FloatArray, stop: int) -> NDArray[np.intp]:
-    """Return the place of the last sample before `stop` that is not missing, none where all are."""
-    # A reversed view, not a copy: the same search serves both directions.
-    return stop - 1 - _first_kept(lead[:stop][::-1], 0)
+    def __init__(self, signal: FloatArray, rows: Sequence[int]) -> None:
+        self._signal = signal
+        # By lead, where nothing was found so far: a lead that is off for hours is searched through once.
+        self._empty = dict.fromkeys(rows, (0, 0))
+
+    def fill(self, start: int, stop: int) -> FloatArray:
+        """Return samples `start` to `stop`; a view of the signal where nothing is missing."""
+        piece = self._signal[:, start:stop]
+        missing = np.isnan(piece)
+        if not missing.any():
+            return piece
+        filled = np.array(piece)
+        for row in self._empty:
+            if not missing[row].any():
+                continue
+            lost, kept = np.flatnonzero(missing[row]), np.flatnonzero(~missing[row]) + start
+            kept = np.concatenate([self._last_kept(row, start), kept, self._first_kept(row, stop)])
+            if len(kept):
+                filled[row, lost] = np.interp(lost + start, kept, self._signal[row, kept])
+        return filled
+
+    def _first_kept(self, row: int, start: int) -> NDArray[np.intp]:
+        """Return the place of the first sample from `start` on that is not missing, none where all are."""
+        lead, place = self._signal[row], start
+        while place < len(lead):
+            low, high = self._empty[row]
+            if low <= place < high:
+                place = high
+                continue
+            kept = np.flatnonzero(~np.isnan(lead[place : place + _LOOKED_AT]))
+            if len(kept):
+                place += int(kept[0])
+                break
+            place = min(place + _LOOKED_AT, len(lead))
+        self._note(row, start, place)
+        return np.arange(place, min(place + 1, len(lead)))
+
+    def _last_kept(self, row: int, stop: int) -> NDArray[np.intp]:
+        """Return the place of the last sample before `stop` that is not missing, none where all are."""
+        lead, place = self._signal[row], stop
+        while place > 0:
+            low, high = self._empty[row]
+            if low < place <= high:
+                place = low
+                continue
+            first = max(0, place - _LOOKED_AT)
+            kept = np.flatnonzero(~np.isnan(lead[first:place]))
+            if len(kept):
+                place = first + int(kept[-1]) + 1
+                break
+            place = first
+        self._note(row, place, stop)
+        return np.arange(max(place - 1, 0), place)
+
+    def _note(self, row: int, start: int, stop: int) -> None:
+        """Remember that nothing is there, together with what is known of the samples beside."""
+        low, high = self._empty[row]
+        touches = start <= high and low <= stop
+        self._empty[row] = (min(low, start), max(high, stop)) if touches else (start, stop)
 
 
 def filter_leads(signal: FloatArray, spec: InputSpec) -> FloatArray:

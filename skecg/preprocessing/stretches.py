@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from skecg.preprocessing.resampling import frame_layout, rate_ratio, resample, resampled_samples
 from skecg.preprocessing.signals import (
-    fill_gaps_between,
+    GapFiller,
+    fill_gaps,
     filter_leads,
     filter_memory_samples,
     limits_of,
@@ -63,6 +64,7 @@ class LongRecord:
         self._signal, self._rate, self._sources = record.signal, record.sampling_rate, sources
         if spec.resampling != "polyphase" and self._rate != spec.sampling_rate:
             self._signal, self._rate, self._sources = self._resampled_whole()
+        self._gaps = GapFiller(self._signal, _rows_of(self._sources))
         self._moments: tuple[FloatArray, FloatArray] | None = None
         if spec.normalization not in ("none", "statistics"):
             measure = limits_of if spec.normalization == "minmax" else moments_of
@@ -106,15 +108,20 @@ class LongRecord:
     def _mixed(self, start: int, stop: int) -> FloatArray:
         """Return a stretch of the encoder's leads as they were recorded, without gaps."""
         leads = np.zeros((len(self._sources), stop - start), dtype=np.float32)
-        mix_leads(fill_gaps_between(self._signal, start, stop), self._sources, leads)
+        mix_leads(self._gaps.fill(start, stop), self._sources, leads)
         return leads
 
     def _resampled_whole(self) -> tuple[FloatArray, float, list[list[tuple[int, float]]]]:
         """Resample the rows that are used, each as a whole, as spectra and lines from end to end want it."""
-        rows = sorted({row for source in self._sources for row, _ in source})
+        rows = _rows_of(self._sources)
         signal = np.empty((len(rows), self.n_out), dtype=np.float32)
         for out, row in zip(signal, rows, strict=True):
-            whole = fill_gaps_between(self._signal[row : row + 1], 0, self._signal.shape[1])
+            whole = fill_gaps(self._signal[row : row + 1])
             out[:] = resample(whole, self._rate, self.spec.sampling_rate, self.spec.resampling)[0]
         sources = [[(rows.index(row), weight) for row, weight in source] for source in self._sources]
         return signal, self.spec.sampling_rate, sources
+
+
+def _rows_of(sources: Sequence[Sequence[tuple[int, float]]]) -> list[int]:
+    """Return the rows of a record that leads of the encoder are made of."""
+    return sorted({row for source in sources for row, _ in source})

@@ -86,7 +86,7 @@ def test_annotations_are_those_that_wfdb_reads(tmp_path: Path) -> None:
     (tmp_path / "x.hea").write_text("x 1 500 5000\nx.dat 16 1000/mV 16 0 0 0 0 I\n")
     (tmp_path / "x.i").write_bytes(marks([*LUDB_MARKS, (400_000, "("), (400_001, "N")]))
     # Words that mark no sample stand between: a subtype, a channel, a number, a text of three letters.
-    extra = b"".join((code << 10 | value).to_bytes(2, "little") for code, value in ((61, 2), (62, 1), (60, 4), (63, 3)))
+    extra = b"".join((code << 10 | value).to_bytes(2, "little") for code, value in ((61, 2), (62, 0), (60, 4), (63, 3)))
     (tmp_path / "y.i").write_bytes((tmp_path / "x.i").read_bytes()[:-2] + extra + b"abc\0" + marks([(7, "t")]))
     (tmp_path / "y.hea").write_text("y 1 500 5000\ny.dat 16 1000/mV 16 0 0 0 0 I\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from skecg import ECGRecord, JEPAEmbedder
 from skecg.io import read_record
 from skecg.preprocessing import stretches
 from skecg.preprocessing.quality import Policies, Screening, screen
-from skecg.preprocessing.signals import fill_gaps, fill_gaps_between, filter_leads, normalize, resample
+from skecg.preprocessing.signals import GapFiller, fill_gaps, filter_leads, normalize, resample
 from skecg.preprocessing.stretches import LongRecord
 from skecg.preprocessing.windows import WindowStream, _signal, prepare_screened
 from skecg.spec import InputSpec
@@ -92,11 +93,46 @@ def test_what_comes_in_blocks_is_to_the_bit_what_comes_at_once() -> None:
     np.testing.assert_array_equal(alone.values, together.values[together.owner == 3])
 
 
-@pytest.mark.parametrize(("start", "stop"), [(0, 10), (10, 20), (95, 100), (0, 100), (30, 31)])
-def test_gaps_of_a_part_are_filled_from_what_lies_around_it(start: int, stop: int) -> None:
-    signal = np.random.default_rng(1).normal(size=(4, 100)).astype(np.float32)
-    signal[0, 5:96], signal[1, :50], signal[2] = np.nan, np.nan, np.nan
-    np.testing.assert_array_equal(fill_gaps_between(signal, start, stop), fill_gaps(signal)[:, start:stop])
+@pytest.mark.parametrize("looked_at", [7, 2**16])
+def test_gaps_of_parts_are_filled_from_what_lies_around_them(looked_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skecg.preprocessing.signals._LOOKED_AT", looked_at)
+    rng = np.random.default_rng(1)
+    signal = rng.normal(size=(6, 200)).astype(np.float32)
+    signal[0, 5:196], signal[1, :50], signal[2], signal[3, 20:], signal[4, rng.random(200) < 0.8] = [np.nan] * 5
+    whole, gaps = fill_gaps(signal), GapFiller(signal, range(6))
+    parts = [(first, first + 20) for first in range(0, 200, 20)]
+    parts += [sorted(rng.choice(200, 2, replace=False)) for _ in range(200)]
+    for start, stop in parts:
+        np.testing.assert_array_equal(gaps.fill(start, stop), whole[:, start:stop])
+
+
+def test_leads_that_are_not_used_keep_their_gaps() -> None:
+    signal = np.array([[0, np.nan, 2], [0, np.nan, 4]], dtype=np.float32)
+    np.testing.assert_array_equal(GapFiller(signal, [1]).fill(0, 3), [[0, np.nan, 2], [0, 2, 4]])
+
+
+class Counted(np.ndarray):
+    """Counts the samples that are looked at."""
+
+    looked_at = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        if self.ndim == 1:
+            Counted.looked_at += np.size(found)
+        return found
+
+
+@pytest.mark.parametrize("lost", [slice(0, None), slice(500, None), slice(0, 80_000)])
+def test_a_lead_that_is_off_for_hours_is_searched_through_once(lost: slice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skecg.preprocessing.signals._LOOKED_AT", 100)
+    monkeypatch.setattr(Counted, "looked_at", 0)
+    signal = np.zeros((1, 100_000), dtype=np.float32)
+    signal[0, lost] = np.nan
+    gaps = GapFiller(signal.view(Counted), [0])
+    for start in range(0, 100_000, 200):
+        gaps.fill(start, start + 200)
+    assert Counted.looked_at < 3 * signal.size
 
 
 def write_long(folder: Path, storage: str, minutes: float) -> tuple[Path, int]:
