@@ -427,9 +427,7 @@ def read_wave_marks(path: Path, sampling_rate: float | None = None) -> NDArray[n
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise RecordNotFoundError(f"There is no file of annotations {str(path)!r}. Download the data set again.") from (
-            error
-        )
+        raise RecordNotFoundError(f"There is no file of annotations {str(path)!r}. Download it again.") from error
     marks, channels, stated = _marks(content, path)
     # 1e-6, for headers write rates with few digits.
     if sampling_rate is not None and stated is not None and abs(stated / sampling_rate - 1) > 1e-6:
