@@ -70,7 +70,7 @@ class JEPAEmbedder(
         Unit of arrays, and of files that do not carry theirs. ``"per-lead standard deviation"`` is for records, of any
         kind, whose leads were each divided by their own: each gets the amplitude back that is typical of it.
     path_column : str, default=None
-        Column of paths of a data frame; its other columns are not looked at.
+        Column of paths of a data frame; its other columns are not looked at. Lists of paths or records are taken too.
     pooling : {"mean", "max", "mean+std", "mean+std+max", "cls", "attention"}, default=None
         How a window's tokens become one vector; None leaves it to the weights. A record's vector is the mean over its
         windows. ``"attention"`` is for weights that bring it: folders that a fine-tuned model with an attention head

@@ -1003,8 +1003,11 @@ def test_a_whole_frame_can_be_passed_with_the_name_of_its_paths(tmp_path: Path) 
     np.testing.assert_array_equal(features, JEPAEmbedder().fit_transform([str(path)]))
     with pytest.raises(ParameterError, match=r"path_column='fil'.*Did you mean 'file'"):
         JEPAEmbedder(path_column="fil").fit(frame)
-    with pytest.raises(ParameterError, match="type list and path_column='file'"):
-        JEPAEmbedder(path_column="file").fit([str(path)])
+    with pytest.raises(ParameterError, match="type ndarray and path_column='file'"):
+        JEPAEmbedder(path_column="file").fit(X)
+    of_frame = JEPAEmbedder(path_column="file").fit(frame)
+    for items in ([str(path)], (path,), [RECORDS[0]]):
+        np.testing.assert_array_equal(of_frame.transform(items), features)
 
 
 def test_parameters_that_change_the_number_of_features_need_another_fit() -> None:

@@ -15,7 +15,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -36,6 +36,7 @@ __all__ = [
     "PartFormat",
     "as_text",
     "check_feature_file",
+    "check_output",
     "check_parquet",
     "read_features",
     "spreadsheet_cell",
@@ -110,22 +111,33 @@ class FeatureTable:
             yield self.paths[start : start + _BLOCK_ROWS], self.features[start : start + _BLOCK_ROWS]
 
 
+def check_output(option: str, path: Path, suffixes: Collection[str]) -> None:
+    """Raise for a file that could not be written in the end, before any work is done.
+
+    Raises
+    ------
+    ParameterError
+        When the suffix is another, the folder is not there, or the file is one.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise ParameterError(f"Got {option} {str(path)!r}, expected a name that ends in {', '.join(suffixes)}.")
+    if not path.parent.is_dir():
+        raise ParameterError(f"Got {option} {str(path)!r}, but {str(path.parent)!r} is no folder. Make it first.")
+    if path.is_dir():
+        raise ParameterError(f"Got {option} {str(path)!r}, which is a folder; expected the name of a file.")
+
+
 def check_feature_file(path: Path) -> None:
     """Raise for a file that :func:`write_features` could not write in the end, before any work is done.
 
     Raises
     ------
     ParameterError
-        When the suffix is unknown or the folder is not there.
+        See :func:`check_output`.
     MissingDependencyError
         When the package that writes the format is not installed.
     """
-    if path.suffix.lower() not in _WRITERS:
-        raise ParameterError(f"Got --out {str(path)!r}, expected a name that ends in {', '.join(_WRITERS)}.")
-    if not path.parent.is_dir():
-        raise ParameterError(f"Got --out {str(path)!r}, but {str(path.parent)!r} is no folder. Make it first.")
-    if path.is_dir():
-        raise ParameterError(f"Got --out {str(path)!r}, which is a folder; expected the name of a file.")
+    check_output("--out", path, _WRITERS)
     if path.suffix.lower() == ".parquet":
         check_parquet("Parquet files need pyarrow", ", or name a .csv or .npz file")
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skecg.archives.files import check_parquet, read_features, write_columns
+from skecg.archives.files import check_output, check_parquet, read_features, write_columns
 from skecg.cli.console import Verbs, add_signal_options, check_overwrites_nothing, say
 from skecg.errors import ParameterError
 
@@ -94,13 +94,9 @@ def _check_files(arguments: argparse.Namespace) -> None:
         raise ParameterError("Got neither --out nor --parquet. Name a page, a table, or both.")
     wanted = (("--out", arguments.out, (".html", ".htm")), ("--parquet", arguments.parquet, (".parquet",)))
     for option, path, suffixes in wanted:
-        if path is None:
-            continue
-        if path.suffix.lower() not in suffixes:
-            raise ParameterError(f"Got {option} {str(path)!r}, expected a name that ends in {', '.join(suffixes)}.")
-        if not path.parent.is_dir():
-            raise ParameterError(f"Got {option} {str(path)!r}, but {str(path.parent)!r} is no folder. Make it first.")
-        check_overwrites_nothing(option, path, arguments.features, arguments.labels)
+        if path is not None:
+            check_output(option, path, suffixes)
+            check_overwrites_nothing(option, path, arguments.features, arguments.labels)
     if arguments.parquet is not None:
         check_parquet("Parquet files need pyarrow", ", or leave --parquet out")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,7 @@ def run_prune(arguments: argparse.Namespace) -> int:
         )
     cache = _existing(arguments)
     if cache is not None:
-        max_bytes = None if arguments.max_mb is None else int(arguments.max_mb * _BYTES_PER_MB)
+        max_bytes = None if arguments.max_mb is None else int(min(arguments.max_mb * _BYTES_PER_MB, sys.maxsize))
         removed = cache.prune(max_bytes=max_bytes, older_than_days=arguments.older_than_days)
         print(f"{cache.folder}: {removed} embeddings forgotten, {cache.info().entries} left")
     return 0
@@ -79,9 +80,12 @@ def run_prune(arguments: argparse.Namespace) -> int:
 def _existing(arguments: argparse.Namespace) -> DiskCache | None:
     """Open the cache, or say that there is none: asking must not make one."""
     from skecg.embedding_cache import DiskCache, default_cache_folder
+    from skecg.embedding_cache.sqlite import DATABASE_NAME
 
     folder = default_cache_folder() if arguments.folder is None else arguments.folder.expanduser().absolute()
-    if not folder.exists():
+    # A name may be longer: what was damaged is set aside, and has to be cleared, too.
+    empty = folder.is_dir() and not any(path.name.startswith(DATABASE_NAME) for path in folder.iterdir())
+    if empty or not folder.exists():
         print(f"{folder}: no cache, nothing has been kept here")
         return None
     return DiskCache(folder)

@@ -80,7 +80,7 @@ def check_overwrites_nothing(option: str, out: Path | None, *read: Path | None) 
 def in_words(error: Exception) -> str:
     """Return what went wrong; what the system says of a full disk leaves open what to do about it."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error}. Make room and run the same command again: what was finished is kept."
+        return f"{error}. Make room and run the same command again; embed and predict go on where they stopped."
     return str(error)
 
 

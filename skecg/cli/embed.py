@@ -49,6 +49,9 @@ __all__ = [
     "run",
 ]
 
+# No system opens a longer one, and each row of an .npz file is as wide as the longest path.
+_LONGEST_PATH = 4096
+
 _DESCRIPTION = """\
 Embed recordings: one row of features each, in one file. PATHS are files, WFDB record names, folders (with all that
 is in them) and patterns ("data/**/*.hea"); tables (.csv, .npy) have to be named or matched by a pattern.
@@ -242,14 +245,33 @@ def _listed(file: Path) -> list[str]:
     """Read a list of records; nothing is looked up, which for millions of files takes longer than some encoders do."""
     if not file.is_file():
         raise ParameterError(f"Got --paths-from {str(file)!r}, which is no file; expected one with a record a line.")
-    # Names of files that are no valid Unicode are kept as the bytes they are.
-    lines = os.fsdecode(file.read_bytes().removeprefix(codecs.BOM_UTF8)).split("\n")
-    paths = [path for path in map(_listed_path, lines) if path]
+    lines = [_listed_path(line) for line in _text_of(file).split("\n")]
+    for number, path in enumerate(lines, start=1):
+        if len(path) > _LONGEST_PATH:
+            raise ParameterError(
+                f"Got {len(path):,} characters in line {number} of --paths-from {str(file)!r}, expected a path, of at "
+                f"most {_LONGEST_PATH:,}. Mend the line."
+            )
+    paths = [path for path in lines if path]
     if file.name == "RECORDS":  # PhysioNet's lists are relative to themselves
         paths = [os.path.join(file.parent, path) for path in paths]  # noqa: PTH118 (paths stay text)
     if not paths:
         raise RecordNotFoundError(f"Got --paths-from {str(file)!r}, which names no recording; expected one a line.")
     return paths
+
+
+def _text_of(file: Path) -> str:
+    """Read a list in UTF-8, or in UTF-16 with a mark in front, as Windows has it."""
+    content = file.read_bytes()
+    if not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        # Names of files that are no valid Unicode are kept as the bytes they are.
+        return os.fsdecode(content.removeprefix(codecs.BOM_UTF8))
+    try:
+        return content.decode("utf-16")
+    except UnicodeDecodeError as error:
+        raise ParameterError(
+            f"Got --paths-from {str(file)!r}, which begins as UTF-16 and is none ({error}). Save it as UTF-8."
+        ) from error
 
 
 def _listed_path(line: str) -> str:

@@ -44,15 +44,10 @@ COLUMNS = (
 )
 _IDS = ("waveform_occurrence_id", "waveform_registry_id", "waveform_channel_metadata_id")
 # These come from skecg; all others a table of ids may fill.
-_OURS = {
-    "waveform_feature_id",
-    "algorithm_source_value",
-    "is_feature_overflow",
-    "value_as_number",
-    "value_as_concept_id",
-    "value_as_string",
-    "value_is_a_registry_file",
-}
+_OURS = (
+    *("waveform_feature_id", "algorithm_source_value"),
+    *("is_feature_overflow", "value_as_number", "value_is_a_registry_file"),
+)
 _NO_CONCEPT = "0"  # OMOP's number for what has no standard concept
 
 
@@ -84,13 +79,19 @@ def read_ids(table: Path | None, paths: Sequence[str]) -> Columns | None:
     Raises
     ------
     ParameterError
-        When a column or a recording is missing.
+        When a column or a recording is missing, or a column is one that is written here.
     """
     if table is None:
         return None
     from skecg.tabular.table import columns_of
 
     columns, _ = columns_of(paths, table)
+    # A column without a value, as forms have it, contradicts nothing.
+    if ours := [name for name in _OURS if any(columns.get(name, []))]:
+        raise ParameterError(
+            f"Got --omop-ids {str(table)!r} with {', '.join(ours)}, which skecg writes itself; expected other columns "
+            "of waveform_feature. Leave them out."
+        )
     for name in _IDS:
         cells = columns.get(name, [])
         n_missing = sum(cell is None for cell in cells) if cells else len(paths)

@@ -7,8 +7,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from skecg.archives.files import check_output
 from skecg.cli.console import Verbs
-from skecg.errors import ParameterError
+from skecg.io.files import replacing
 
 if TYPE_CHECKING:
     from skecg.evaluation.occlusion import Explanation
@@ -52,8 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     from skecg.validation import check_choice
 
     out: Path | None = arguments.out
-    if out is not None and out.suffix.lower() not in _SUFFIXES:
-        raise ParameterError(f"Got --out {str(out)!r}, expected a name that ends in {', '.join(_SUFFIXES)}.")
+    if out is not None:
+        check_output("--out", out, _SUFFIXES)
     check_choice("of", arguments.of, ("phases", "leads", "pieces"))
     classifier = read_model(arguments.model).classifier(device=arguments.device)
     record = classifier.read(arguments.record)
@@ -61,7 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
     seconds = _PIECE_SECONDS if arguments.of == "pieces" else record.n_samples / record.sampling_rate
     found = explain(classifier, record, arguments.target, piece_seconds=seconds)
     if out is not None:
-        found.plot(arguments.of).figure.savefig(out)
+        with replacing(out) as file:
+            found.plot(arguments.of).figure.savefig(file, format=out.suffix[1:].lower())
     print(_in_words(found))
     return 0
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from skecg.archives.files import check_output
 from skecg.cli.console import Verbs, add_hub_options, as_layer, say
 from skecg.errors import ParameterError
+from skecg.io.files import replacing
 
 __all__ = ["add_parser", "run"]
 
@@ -44,10 +46,7 @@ def add_parser(verbs: Verbs) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the file."""
     path: Path = arguments.to
-    if path.suffix.lower() != arguments.suffix or path.is_dir():
-        raise ParameterError(f"Got --to {str(path)!r}, expected the name of a file that ends in {arguments.suffix}.")
-    if not path.parent.is_dir():
-        raise ParameterError(f"Got --to {str(path)!r}, but {str(path.parent)!r} is no folder. Make it first.")
+    check_output("--to", path, [arguments.suffix])
     if path.exists() and not arguments.force:
         raise ParameterError(f"{str(path)!r} exists. Name another file, or pass --force to replace it.")
     return _write_card(path, arguments) if arguments.suffix == ".xml" else _write_encoder(path, arguments)
@@ -63,7 +62,8 @@ def _write_card(path: Path, arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         local_files_only=arguments.local_files_only,
     )
-    path.write_text(card, encoding="utf-8")
+    with replacing(path) as file:
+        file.write(card.encode())
     say(f"applied model card, version 0.2: {str(path)!r}")
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from skecg.cli.console import Verbs, add_signal_options, add_table_options, as_seed, say
 from skecg.cli.embed import add_computing_options, add_model_options, check_cache, make_embedder
@@ -89,13 +88,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check_model_folder(folder: Path, *, force: bool) -> Any:
+def check_model_folder(folder: Path, *, force: bool) -> None:
     """Raise for a folder that is something else, before any work is done."""
+    from skecg.tabular.model import is_unfinished
+
     folder = folder.resolve()  # "new/.." is no folder yet, and will be another than it seems
     if folder.is_file():
         raise ParameterError(f"Got --out {str(folder)!r}, which is a file; expected the name of a folder.")
+    is_model = (folder / "model.json").is_file()
     # --force replaces a model only: no option should delete a folder of something else.
-    if folder.is_dir() and any(folder.iterdir()) and not (force and (folder / "model.json").is_file()):
-        what = "a model" if (folder / "model.json").is_file() else "something else"
-        way = "Pass --force to replace it, or name another folder." if what == "a model" else "Name another folder."
+    if folder.is_dir() and any(folder.iterdir()) and not (force if is_model else is_unfinished(folder)):
+        what = "a model" if is_model else "something else"
+        way = "Pass --force to replace it, or name another folder." if is_model else "Name another folder."
         raise ParameterError(f"Got --out {str(folder)!r}, which holds {what}. {way}")

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from skecg.archives.files import read_features
+from skecg.archives.files import check_output, read_features
 from skecg.cli.console import Verbs, add_signal_options
 from skecg.errors import ParameterError
+from skecg.io.files import replacing
 
 __all__ = ["add_parser", "run"]
 
@@ -44,10 +45,10 @@ def add_parser(verbs: Verbs) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Draw and save the picture."""
     out: Path = arguments.out
-    if out.suffix.lower() not in _SUFFIXES:
-        raise ParameterError(f"Got --out {str(out)!r}, expected a name that ends in {', '.join(_SUFFIXES)}.")
+    check_output("--out", out, _SUFFIXES)
     axes = _draw_record(arguments) if arguments.map is None else _draw_map(arguments)
-    axes.figure.savefig(out)
+    with replacing(out) as file:
+        axes.figure.savefig(file, format=out.suffix[1:].lower())
     return 0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skecg.archives.files import as_text, spreadsheet_cell
+from skecg.archives.files import as_text, check_output, spreadsheet_cell
 from skecg.cli.console import Verbs, add_table_options, check_overwrites_nothing, say
 from skecg.cli.embed import add_computing_options, check_cache, embed_into, find_others, manifest_of
 from skecg.errors import ParameterError
@@ -92,10 +92,7 @@ def _check(arguments: argparse.Namespace) -> None:
     """Raise for what cannot be written in the end, before any work is done."""
     out: Path = arguments.out
     check_cache(arguments.cache)
-    if out.suffix.lower() != ".csv":
-        raise ParameterError(f"Got --out {str(out)!r}, expected a name that ends in .csv.")
-    if not out.parent.is_dir():
-        raise ParameterError(f"Got --out {str(out)!r}, but {str(out.parent)!r} is no folder. Make it first.")
+    check_output("--out", out, [".csv"])
     if out.exists() and not arguments.force:
         raise ParameterError(f"{str(out)!r} exists. Name another file, or pass --force to replace it.")
     check_overwrites_nothing("--out", out, arguments.table)

@@ -276,7 +276,9 @@ class DiskCache:
         self._write_uses()
         removed = 0
         if age_days is not None:
-            oldest_ns = time.time_ns() - int(age_days * _NS_PER_DAY)
+            now_ns = time.time_ns()
+            # Nothing is older than the clock, and the database holds no larger number.
+            oldest_ns = now_ns - int(min(age_days * _NS_PER_DAY, now_ns))
             removed += self._remove("DELETE FROM embeddings WHERE last_used < ?", oldest_ns)
         if bound is not None:
             removed += self._store.run(lambda connection: _shrink(connection, bound))

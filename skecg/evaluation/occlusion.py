@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.errors import ParameterError, SignalWarning
+from skecg.inference.inputs import read_as
 from skecg.io import read_record
 from skecg.preprocessing.r_peaks import find_r_peaks
 from skecg.preprocessing.signals import fill_gaps
@@ -131,6 +132,7 @@ def explain(
         Fitted, with ``predict_proba`` of records: a pipeline that begins with :class:`skecg.JEPAEmbedder`, whose cache
         makes a second look free; or a :class:`skecg.FineTunedClassifier`.
     record : ECGRecord, str or Path
+        A file is read with the rate, leads and unit that the embedder was told.
     target : object, optional
         Class to explain; of several labels the number of the column. None takes the most probable.
     piece_seconds : float, default=0.4
@@ -164,7 +166,7 @@ def explain(
     check_integer("batch_records", batch_records, 1)
     if not (is_number(piece_seconds) and piece_seconds > 0):
         raise ParameterError(f"Got piece_seconds={piece_seconds!r}, expected a positive number of seconds.")
-    whole = record if isinstance(record, ECGRecord) else read_record(record)
+    whole = record if isinstance(record, ECGRecord) else _read(pipeline, record)
     n_leads, n_samples = whole.signal.shape
     # Pieces of equal length as near to the wanted one as divides the record: a short rest would look worthless. Of one
     # piece nothing would be left, and what is flat in all leads is no recording.
@@ -191,6 +193,16 @@ def explain(
         moments,
         phases if len(phases) else np.full(len(PHASES), np.nan),
     )
+
+
+def _read(pipeline: Any, path: str | Path) -> ECGRecord:
+    """Read a file as what reads in a pipeline does, however it is wrapped; plainly where nothing is seen to read."""
+    reader = pipeline
+    while reader is not None and not all(hasattr(reader, name) for name in ("sampling_rate", "leads", "units")):
+        steps = getattr(reader, "steps", None)
+        inner = (getattr(reader, name, None) for name in ("best_estimator_", "estimator_", "estimator", "embedder"))
+        reader = steps[0][1] if steps else next((one for one in inner if one is not None), None)
+    return read_record(path) if reader is None else read_as(reader, path)
 
 
 def _hidden(record: ECGRecord, cuts: NDArray[np.int64]) -> Iterator[ECGRecord]:

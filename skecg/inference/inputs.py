@@ -33,7 +33,7 @@ from skecg.preprocessing.units import STANDARDIZED, with_typical_amplitudes
 from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, check_not_transposed, masked_to_nan
 from skecg.validation import suggestion
 
-__all__ = ["RecordSource", "as_items", "as_plain", "is_numeric_array", "record_source"]
+__all__ = ["RecordSource", "as_items", "as_plain", "is_numeric_array", "read_as", "record_source"]
 
 
 def is_numeric_array(X: Any) -> bool:
@@ -416,9 +416,24 @@ def record_source(
     )
 
 
+def read_as(estimator: Any, path: str | Path) -> ECGRecord:
+    """Read a file as an estimator does: the rate, leads and unit that it was told are those of tables.
+
+    What it does to every record, such as naming leads anew, it will do to this one too, and is not done here.
+    """
+    return RecordSource(
+        [path],
+        sampling_rate=estimator.sampling_rate,
+        leads=None if isinstance(estimator.leads, Mapping) else estimator.leads,
+        units="mV" if estimator.units == STANDARDIZED else estimator.units,
+        verify_checksums=getattr(estimator, "verify_checksums", False),
+    )[0]
+
+
 def _paths_of(X: Any, path_column: str | None) -> Any:
     """Return the column of paths of a data frame; anything else as it is where no column is named."""
-    if path_column is None:
+    # Whoever has a frame to learn from may have a list to predict: records and paths say what they are.
+    if path_column is None or (isinstance(X, list | tuple) and all(isinstance(x, str | Path | ECGRecord) for x in X)):
         return X
     if not _is_frame(X):
         raise ParameterError(

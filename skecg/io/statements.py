@@ -31,8 +31,12 @@ __all__ = [
     "NOTHING_STATED",
     "Members",
     "Statements",
+    "agreed_rate",
+    "agreed_unit",
     "check_no_steps",
+    "check_same_leads",
     "count_lines_above",
+    "known_rate",
     "plain_number",
     "read_members",
     "read_statements",
@@ -331,3 +335,51 @@ def _check_scales(scales: Mapping[str, NDArray[Any]], path: Path) -> None:
     for name, value in scales.items():
         if np.any(value != _SCALES[_plain(name)]):
             raise _steps_beside(name, path)
+
+
+def agreed_unit(given: str | None, stated: Sequence[str], path: Path) -> str:
+    """Return the unit that the caller names, else the file, else millivolts; raise when the first two contradict."""
+    factors = {millivolts_per_unit(unit) for unit in stated}
+    if given is not None:
+        if len(factors) == 1 and factors != {millivolts_per_unit(given)}:
+            raise UnitsError(
+                f"Got values in {stated[0]} in {path} and units={given!r}. Pass units={stated[0]!r} or none, or "
+                "correct the file."
+            )
+        return given
+    if len(factors) > 1:
+        raise UnitsError(
+            f"Got values in {' and in '.join(stated)} in {path}, expected one unit for all. Pass units=, for example "
+            "units='uV'."
+        )
+    return stated[0] if stated else "mV"
+
+
+def known_rate(value: Any, path: Path) -> float:
+    """Check the rate, which a table without one must be given."""
+    if value is None:
+        raise SamplingRateError(
+            f"Got no sampling rate for {path}, which does not carry one. Pass sampling_rate=, for example 500."
+        )
+    return as_sampling_rate(value, f" for {path}")
+
+
+def agreed_rate(given: Any, stored: float | None, path: Path) -> float:
+    """Return the rate that the caller, the file or both name."""
+    if stored is None:
+        return known_rate(given, path)
+    if given is not None and as_sampling_rate(given) != stored:
+        raise SamplingRateError(
+            f"Got sampling_rate={given!r} for {path}, which says {stored:g} Hz. Leave the argument out."
+        )
+    return stored
+
+
+def check_same_leads(given: tuple[str, ...] | None, named: tuple[str, ...] | None, path: Path) -> None:
+    """Raise for leads that the file has in another order: one of the two orders is wrong. Other names may be better."""
+    for said, own in zip(given or (), named or (), strict=False):
+        if said != own and said in (named or ()):
+            raise LeadError(
+                f"Got leads={list(given or ())} for {path}, which names leads in another order: {list(named or ())}. "
+                "Leave the argument out, or correct the file."
+            )

@@ -31,10 +31,17 @@ from skecg.errors import (
 )
 from skecg.io.channels import ecg_rows
 from skecg.io.files import check_inflated
-from skecg.io.statements import check_no_steps, read_members
+from skecg.io.statements import (
+    agreed_rate,
+    agreed_unit,
+    check_no_steps,
+    check_same_leads,
+    known_rate,
+    read_members,
+)
 from skecg.io.text_tables import TextTable, parse_text_table
 from skecg.leads import CANONICAL_LEADS, canonical_lead, canonical_leads
-from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, millivolts_per_unit
+from skecg.records import ECGRecord, as_millivolts, as_sampling_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,7 +129,7 @@ def read_table(
         Names of the leads in the file's order. Needed unless the file says them.
     units : str or None, default=None
         Unit of the values, one of ``"V"``, ``"mV"``, ``"uV"``, ``"nV"``; that of the file, or else millivolts, when
-        not given. Units in an ``.npz`` file take its place.
+        not given.
 
     Returns
     -------
@@ -177,7 +184,7 @@ def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, un
     named = _leads_of_header(table.header, path)
     if named is None and table.stated.lead is not None and n_columns == 1:
         named = (table.stated.lead,)
-    _check_same_leads(leads, named, path)
+    check_same_leads(leads, named, path)
     leads = leads or named
     if leads is None:
         raise LeadError(
@@ -198,7 +205,7 @@ def _rate_of(table: TextTable, given: Any, path: Path) -> float:
         raise SamplingRateError(
             f"Got sampling_rate={given!r} for {path}, which says {stated:g} Hz. Leave the argument out."
         )
-    return _known_rate(_rate_of_times(table) if given is None else given, path)
+    return known_rate(_rate_of_times(table) if given is None else given, path)
 
 
 def _rate_of_times(table: TextTable) -> float | None:
@@ -252,7 +259,7 @@ def _is_index(name: str, place: int, column: NDArray[np.float64]) -> bool:
 def _voltages(table: TextTable, units: str | None, rate: float, path: Path) -> tuple[TextTable, str | list[str]]:
     """Keep the columns that are voltages of the heart where a first row states units; return them and their units."""
     header = table.names
-    by_itself = _agreed_unit(units, table.stated.units, path)
+    by_itself = agreed_unit(units, table.stated.units, path)
     stated = [_UNIT_IN_NAME.search(name) for name in header or ()]
     if units is None and not any(stated) and not table.stated.units:
         check_no_steps(table.stated, path)
@@ -268,26 +275,8 @@ def _voltages(table: TextTable, units: str | None, rate: float, path: Path) -> t
         _check_times(table.values[:, 0], rate, path, _seconds_in(header[0]))
     kept = [of_columns[row] for row in rows]
     if units is not None:
-        _agreed_unit(units, kept, path)
+        agreed_unit(units, kept, path)
     return TextTable(table.values[:, rows], tuple([names[row] for row in rows]), table.stated), kept
-
-
-def _agreed_unit(given: str | None, stated: Sequence[str], path: Path) -> str:
-    """Return the unit that the caller names, else the file, else millivolts; raise when the first two contradict."""
-    factors = {millivolts_per_unit(unit) for unit in stated}
-    if given is not None:
-        if len(factors) == 1 and factors != {millivolts_per_unit(given)}:
-            raise UnitsError(
-                f"Got values in {stated[0]} in {path} and units={given!r}. Pass units={stated[0]!r} or none, or "
-                "correct the file."
-            )
-        return given
-    if len(factors) > 1:
-        raise UnitsError(
-            f"Got values in {' and in '.join(stated)} in {path}, expected one unit for all. Pass units=, for example "
-            "units='uV'."
-        )
-    return stated[0] if stated else "mV"
 
 
 def _is_ramp(column: NDArray[np.float64]) -> bool:
@@ -382,8 +371,8 @@ def _leads_of_header(header: tuple[str, ...] | None, path: Path) -> tuple[str, .
 def _read_arrays(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, units: str | None) -> ECGRecord:
     """Read a ``.npy`` or ``.npz`` file."""
     members = read_members(_load_arrays(path), path, are_voltages=units is not None)
-    signal, rate = members.signal, _agreed_rate(sampling_rate, members.sampling_rate, path)
-    _check_same_leads(leads, members.leads, path)
+    signal, rate = members.signal, agreed_rate(sampling_rate, members.sampling_rate, path)
+    check_same_leads(leads, members.leads, path)
     leads = leads or members.leads
     if leads is None:
         raise LeadError(
@@ -392,9 +381,11 @@ def _read_arrays(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, 
         )
     if signal.dtype.kind not in "fiub" or signal.ndim != 2:
         ECGRecord(signal, rate, leads, path.stem)  # says what is wrong
-    given = "mV" if units is None else units
-    stated = given if members.units is None else members.units
-    return ECGRecord(_millivolts(signal, stated, path), rate, leads, path.stem)
+    stated = [members.units] if isinstance(members.units, str) else members.units or []
+    for unit in stated:
+        agreed_unit(units, [unit], path)
+    of_leads = stated if isinstance(members.units, list) else agreed_unit(units, stated, path)
+    return ECGRecord(_millivolts(signal, of_leads, path), rate, leads, path.stem)
 
 
 def _millivolts(signal: NDArray[Any], units: str | list[str], path: Path) -> NDArray[np.float32]:
@@ -467,33 +458,4 @@ def _check_header(file: IO[bytes], n_bytes: int, path: Path) -> None:
         raise DamagedRecordError(
             f"Got an array of {declared:,} bytes in {path}, where {n_bytes:,} are there; the file is damaged. "
             "Save it again with np.save or np.savez."
-        )
-
-
-def _known_rate(value: Any, path: Path) -> float:
-    """Check the rate, which a table without one must be given."""
-    if value is None:
-        raise SamplingRateError(
-            f"Got no sampling rate for {path}, which does not carry one. Pass sampling_rate=, for example 500."
-        )
-    return as_sampling_rate(value, f" for {path}")
-
-
-def _agreed_rate(given: Any, stored: float | None, path: Path) -> float:
-    """Return the rate that the caller, the file or both name."""
-    if stored is None:
-        return _known_rate(given, path)
-    if given is not None and as_sampling_rate(given) != stored:
-        raise SamplingRateError(
-            f"Got sampling_rate={given!r} for {path}, which says {stored:g} Hz. Leave the argument out."
-        )
-    return stored
-
-
-def _check_same_leads(given: tuple[str, ...] | None, named: tuple[str, ...] | None, path: Path) -> None:
-    """Raise for the file's own leads in another order: one of the two orders is wrong."""
-    if given is not None and named is not None and given != named and set(given) == set(named):
-        raise LeadError(
-            f"Got leads={list(given)} for {path}, which names the same leads in another order: {list(named)}. Leave "
-            "the argument out, or correct the file."
         )

@@ -6,6 +6,7 @@ with the digest of its weights; one that was fine-tuned lies in the folder itsel
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,20 +20,28 @@ from skecg.errors import DamagedWeightsError, InputError, ParameterError, Weight
 from skecg.evaluation.protocols import PooledProbe
 from skecg.finetuning.classifier import FineTunedClassifier
 from skecg.finetuning.regressor import FineTunedRegressor
-from skecg.inference.inputs import RecordSource
+from skecg.inference.inputs import read_as
 from skecg.io.files import make_folder, replacing, sha256_of
 from skecg.linear_model.distances import NoveltyScore
-from skecg.preprocessing.units import STANDARDIZED
 from skecg.records import ECGRecord
 from skecg.tabular.table import CLASSES, LABELS, NUMBERS
 from skecg.validation import is_integer
 from skecg.weights import list_models
-from skecg.weights.folder import json_bytes, load_tensors, read_json, save_tensors
+from skecg.weights.folder import (
+    CONFIG_NAME,
+    GOLDEN_NAME,
+    HEAD_FILES,
+    MODEL_NAME,
+    json_bytes,
+    load_tensors,
+    read_json,
+    save_tensors,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FINETUNE", "METHODS", "PROBE", "FittedModel", "Predictions", "encoder_of", "read_model"]
+__all__ = ["FINETUNE", "METHODS", "PROBE", "FittedModel", "Predictions", "encoder_of", "is_unfinished", "read_model"]
 
 #: How a model is fitted: on features of a frozen encoder, or together with it.
 PROBE, FINETUNE = "probe", "finetune"
@@ -42,6 +51,7 @@ FloatArray = NDArray[np.float64]
 
 _VERSION = 1
 _DESCRIPTION, _TENSORS = "model.json", "probe.safetensors"
+_FILES = {_DESCRIPTION, _TENSORS, CONFIG_NAME, MODEL_NAME, GOLDEN_NAME, "README.md", *HEAD_FILES}
 _FIELDS = [
     "skecg_model",
     "method",
@@ -274,16 +284,8 @@ class RecordClassifier:
         return np.array(self.model.classes)
 
     def read(self, path: str | Path) -> ECGRecord:
-        """Read a file as the model's embedder does; the rate, leads and unit that it was told are those of tables."""
-        embedder = self.embedder
-        # What the embedder does to every record it does to this one when it is predicted: twice would be wrong.
-        return RecordSource(
-            [path],
-            sampling_rate=embedder.sampling_rate,
-            leads=None if isinstance(embedder.leads, Mapping) else embedder.leads,
-            units="mV" if embedder.units == STANDARDIZED else embedder.units,
-            verify_checksums=embedder.verify_checksums,
-        )[0]
+        """Read a file as the model's embedder does."""
+        return read_as(self.embedder, path)
 
     def predict_proba(self, records: Sequence[ECGRecord]) -> FloatArray:
         """Compute the probability of each class, or of each label, (n_records, n_classes)."""
@@ -327,6 +329,14 @@ def encoder_of(embedder: JEPAEmbedder) -> dict[str, Any]:
 def _own_name(model: str) -> str:
     """Return the name of the default, which may be another's tomorrow, and any other name as it is."""
     return next(name for name, entry in list_models().items() if entry["default"]) if model == "default" else model
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Return whether all that a folder holds is what a save that was cut short left in it."""
+    # What a killed process was just writing is hidden, under a longer name.
+    names = {re.sub(r"^\.(.+)\.[0-9a-f]{8}$", r"\1", path.name) for path in folder.iterdir()}
+    # The tensors come first; without them it may be a folder of weights. The description is the end.
+    return _TENSORS in names <= _FILES and not (folder / _DESCRIPTION).exists()
 
 
 def read_model(folder: str | Path) -> FittedModel:

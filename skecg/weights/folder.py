@@ -28,7 +28,7 @@ from skecg.encoders.convolution import pack_convolutions_
 from skecg.encoders.linear import pack_linear_layers_
 from skecg.encoders.pooling import check_pooling, n_registers
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
-from skecg.io.files import sha256_of
+from skecg.io.files import replacing, sha256_of
 from skecg.spec import EncoderConfig, InputSpec, PatchEncoderConfig
 from skecg.validation import is_integer
 
@@ -187,8 +187,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Write a safetensors file; the same tensors and metadata are the same bytes."""
     from safetensors.torch import save
 
-    # Its save_file makes files that only their owner can read.
-    path.write_bytes(_ordered(save(dict(tensors), metadata=dict(metadata))))
+    with replacing(path) as file:  # its save_file makes files that only their owner can read
+        file.write(_ordered(save(dict(tensors), metadata=dict(metadata))))
 
 
 def _ordered(content: bytes) -> bytes:

@@ -340,3 +340,29 @@ def test_a_file_that_another_run_wrote_meanwhile_is_left_alone(embed, sound, mon
     assert "'out.npz' exists" in capsys.readouterr().err
     assert (tmp_path / "out.npz").read_text() == "of another run"
     assert not (tmp_path / "out.npz.partial").exists()
+
+
+@pytest.mark.parametrize("mark", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_list_may_be_in_any_encoding_that_tables_are_read_in(mark: str, embed: Run, archive: Path) -> None:
+    for ending in (".hea", ".dat"):
+        Path(f"é{ending}").write_bytes((archive / f"r00{ending}").read_bytes().replace(b"r00", "é".encode()))
+    Path("l.txt").write_bytes(f"é.hea\r\n{archive}/r01.hea\r\n".encode(mark))
+    assert embed("--paths-from", "l.txt", "--out", "f.npz") == 0
+    with np.load("f.npz", allow_pickle=False) as stored:
+        assert stored["paths"].tolist() == ["é.hea", f"{archive}/r01.hea"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a.hea\n#" + b"x" * 5000 + b"\n" + b"x" * 5000, "Got 5,000 characters in line 3 of --paths-from 'l.txt'"),
+        (codecs.BOM_UTF16_LE + b"a", "which begins as UTF-16 and is none"),
+    ],
+)
+def test_a_list_that_is_none_is_refused_before_anything_is_embedded(
+    content: bytes, message: str, embed: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("l.txt").write_bytes(content)
+    assert embed("--paths-from", "l.txt", "--out", "f.npz") == 2
+    assert message in last_line(capsys)
+    assert [path.name for path in Path().iterdir()] == ["l.txt"]

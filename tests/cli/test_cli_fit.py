@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -453,3 +454,23 @@ def test_a_folder_of_something_else_is_left_alone(fit: Run, capsys: Capture, spe
 
     assert "holds something else" in capsys.readouterr().err
     assert [path.name for path in Path("model").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("n_written", [0, 1])
+def test_after_a_disk_was_full_the_same_command_writes_the_model(
+    fit: Run, capsys: Capture, monkeypatch: pytest.MonkeyPatch, n_written: int
+) -> None:
+    calls = itertools.count()
+
+    def full(_: int) -> None:
+        if next(calls) >= n_written:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        assert fit("--label-column", "beat") == 2
+    assert "Make room and run the same command again" in capsys.readouterr().err
+    assert len(list(Path("model").iterdir())) == n_written
+
+    assert fit("--label-column", "beat") == 0
+    assert read_model("model").classes == ("lbbb", "normal")

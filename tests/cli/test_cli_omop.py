@@ -79,3 +79,23 @@ def test_options_that_do_not_go_together_are_refused_before_anything_is_embedded
     assert run("embed", archive / "r00.hea", "--model", TINY, *arguments) == 2
     assert message in capsys.readouterr().err
     assert not Path("o.csv").exists()
+
+
+def test_what_a_table_of_ids_knows_besides_is_copied_and_what_is_written_here_is_refused(
+    run: Run, archive: Path, capsys: Capture
+) -> None:
+    more = {"value_as_string": "run A", "observation_id": "9", "unit_source_value": "", "is_feature_overflow": ""}
+    embed = ("embed", archive / "r00.hea", "--model", TINY, "--format", "omop", "--omop-ids", "ids.csv", "--out")
+
+    def write_ids(columns: dict[str, str]) -> None:
+        names, cells = ["path", *REQUIRED[1:], *columns], [str(archive / "r00.hea"), "1", "2", "3", *columns.values()]
+        Path("ids.csv").write_text(f"{','.join(names)}\n{','.join(cells)}\n")
+
+    write_ids(more)
+    assert run(*embed, "o.csv") == 0
+    assert {tuple(row[name] for name in more) for row in rows_of("o.csv")} == {("run A", "9", "", "TRUE")}
+
+    write_ids(more | {"is_feature_overflow": "FALSE", "waveform_feature_id": "5000"})
+    assert run(*embed, "p.csv") == 2
+    assert "with waveform_feature_id, is_feature_overflow, which skecg writes itself" in capsys.readouterr().err
+    assert not Path("p.csv").exists()

@@ -139,6 +139,19 @@ def test_asking_for_a_cache_does_not_make_one(action: list[str], run: Run, tmp_p
     assert not (tmp_path / "default-cache").exists()
 
 
+@pytest.mark.parametrize("action", [["info"], ["clear", "--yes"], ["prune", "--max-mb", "1"]])
+def test_a_folder_without_a_cache_is_left_as_it_is(action: list[str], run: Run, capsys: Capture) -> None:
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").touch()
+    assert run("cache", *action, "--folder", "mine") == 0
+    assert ": no cache" in capsys.readouterr().out
+    assert [path.name for path in Path("mine").iterdir()] == ["thesis.txt"]
+
+    Path("mine/embeddings-v1.sqlite.damaged-1").touch()
+    assert run("cache", "clear", "--yes", "--folder", "mine") == 0
+    assert not Path("mine/embeddings-v1.sqlite.damaged-1").exists()
+
+
 def test_clearing_forgets_everything_once_confirmed(run: Run, filled: DiskCache, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as refused:
         run("cache", "clear", "--folder", "store")
@@ -157,6 +170,13 @@ def test_pruning_keeps_what_fits(run: Run, filled: DiskCache, capsys: Capture) -
 
     assert filled.info().entries == 5
     assert "5 embeddings forgotten, 5 left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("limit", ["--max-mb", "--older-than-days"])
+def test_a_limit_beyond_all_numbers_keeps_everything(limit: str, run: Run, filled: DiskCache, capsys: Capture) -> None:
+    for number in ("1e20", "1e308"):
+        assert run("cache", "prune", "--folder", "store", limit, number) == 0
+        assert "0 embeddings forgotten, 10 left" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("limits", [[], ["--max-mb=-1"], ["--older-than-days=nan"], ["--max-mb=inf"]])
@@ -243,6 +263,42 @@ def test_what_cannot_be_drawn_is_said_in_one_line(
     assert message in captured
     assert captured.count("\n") == 1
     assert not Path("x.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["predict", "no-model", "no-record", "--force"], "x.csv"),
+        (["plot", "no-record"], "x.png"),
+        (["explain", "no-model", "no-record"], "x.pdf"),
+        (["atlas", "no-features.npz"], "x.html"),
+        (["export", "no-weights", "--chai", "--force"], "x.xml"),
+    ],
+)
+def test_where_a_result_cannot_go_is_said_before_anything_else(
+    command: list[str], name: str, run: Run, capsys: Capture
+) -> None:
+    option = "--to" if command[0] == "export" else "--out"
+    Path(name).mkdir()
+    assert run(*command, option, name) == 2
+    assert f"Got {option} {name!r}, which is a folder; expected the name of a file." in capsys.readouterr().err
+    assert run(*command, option, f"nowhere/{name}") == 2
+    assert f"{name}', but 'nowhere' is no folder. Make it first." in capsys.readouterr().err
+
+
+def test_what_finds_no_room_is_not_written_by_half(
+    run: Run, archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    pytest.importorskip("matplotlib")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    for command in (["plot", archive / "r00", "--out", "x.png"], ["export", TINY, "--chai", "--to", "x.xml"]):
+        assert run(*command) == 2
+        assert "Make room and run the same command again" in capsys.readouterr().err
+    assert not list(Path().glob("*"))
 
 
 # info

@@ -148,6 +148,14 @@ def test_prune_by_age_counts_from_the_last_use(make_cache, monkeypatch):
     assert cache.prune(older_than_days=0, max_bytes=10**6) >= 1
 
 
+@pytest.mark.parametrize("bound", [{"older_than_days": 1e9}, {"older_than_days": 1e308}, {"max_bytes": 10**400}])
+def test_nothing_is_beyond_a_bound_beyond_all_numbers(make_cache, bound):
+    cache = make_cache()
+    cache.put(rows(1, 2))
+    assert cache.prune(**bound) == 0
+    assert held(cache) == [1, 2]
+
+
 def test_clear_forgets_everything_and_the_cache_goes_on(make_cache):
     cache = make_cache()
     cache.put(rows(1, 2))

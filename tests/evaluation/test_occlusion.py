@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 
 from skecg import ECGRecord, JEPAEmbedder, explain
 from skecg.datasets import make_ecg
-from skecg.errors import ParameterError
+from skecg.errors import ParameterError, SamplingRateError
 from skecg.plotting import plot_explanation
 
 TINY = Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal"
@@ -240,3 +244,23 @@ def test_the_picture_has_a_patch_for_each_piece_that_is_shown() -> None:
 def test_what_cannot_be_explained_is_named(arguments: dict, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         explain(**{"pipeline": Peaks(), "record": record(), **arguments})
+
+
+def test_a_file_is_read_as_the_pipeline_reads_it(tmp_path: Path) -> None:
+    made, paths = make_ecg(6, duration_seconds=4.0, sampling_rate=100, noise=0.05, random_state=0).records, []
+    for number, one in enumerate(made):
+        lines = [",".join(one.leads), *(",".join(f"{1000 * value:.3f}" for value in row) for row in one.signal.T)]
+        paths.append(str(tmp_path / f"{number}.csv"))
+        Path(paths[-1]).write_text("\n".join(lines))
+    frame = pd.DataFrame({"file": paths, "age": 50})
+    embedder = JEPAEmbedder(TINY, units="uV", sampling_rate=100, path_column="file")
+    pipeline = make_pipeline(embedder, LogisticRegression())
+    search = GridSearchCV(pipeline, {"logisticregression__C": [1.0]}, cv=2)
+    wrapped = CalibratedClassifierCV(FrozenEstimator(pipeline.fit(frame, [0, 1] * 3)), cv=2)
+    for model in (pipeline, search, wrapped):
+        model.fit(frame, [0, 1] * 3)
+        found = explain(model, paths[0], 1, piece_seconds=2.0)
+        np.testing.assert_allclose(found.record.signal, made[0].signal, atol=1e-5)
+        assert found.probability == pytest.approx(model.predict_proba(frame[:1])[0, 1], abs=1e-6)
+    with pytest.raises(SamplingRateError):  # nothing in this one reads
+        explain(Peaks(), paths[0])

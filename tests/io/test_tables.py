@@ -306,8 +306,20 @@ def test_arguments_that_contradict_an_npz_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", signal=np.zeros((2, 100)), sampling_rate=250, leads=["I", "II"])
     with pytest.raises(SamplingRateError, match="says 250 Hz"):
         read_table(tmp_path / "a.npz", sampling_rate=500)
-    with pytest.raises(LeadError, match="another order"):
-        read_table(tmp_path / "a.npz", leads=["II", "I"])
+    for leads in (["II", "I"], ["II", "V1"], ["V1", "I"]):
+        with pytest.raises(LeadError, match="another order"):
+            read_table(tmp_path / "a.npz", leads=leads)
+    for leads in (["I", "II"], ["I", "MLII"], ["V1", "V2"]):
+        assert read_table(tmp_path / "a.npz", leads=leads).leads == tuple(leads)
+
+
+@pytest.mark.parametrize("units", ["uV", ["uV", "uV"], ["uV", "mV"]])
+def test_a_unit_that_contradicts_an_npz_is_refused(tmp_path: Path, units: str | list[str]) -> None:
+    np.savez(tmp_path / "a.npz", signal=np.ones((2, 9)), sampling_rate=250, leads=["I", "II"], units=units)
+    with pytest.raises(UnitsError, match=r"Got values in uV .* units='V'"):
+        read_table(tmp_path / "a.npz", units="V")
+    if len(set(units)) < 2 or isinstance(units, str):
+        assert read_table(tmp_path / "a.npz", units="uV").signal[0, 0] == pytest.approx(1e-3)
 
 
 def test_arrays_need_rate_and_leads(tmp_path: Path) -> None:

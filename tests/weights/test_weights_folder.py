@@ -17,7 +17,7 @@ from skecg.encoders import build_encoder
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsError, WeightsFormatError, WeightsNotFoundError
 from skecg.spec import InputSpec, TemporalConfig
 from skecg.weights import FORMAT_VERSION, read_info, save_encoder
-from skecg.weights.folder import read_state
+from skecg.weights.folder import read_state, save_tensors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -341,3 +341,17 @@ def test_the_card_says_how_records_are_prepared(tmp_path):
     card = (tmp_path / "w" / "README.md").read_text()
     for step in ("notch 45 Hz", "high-pass 0.5 Hz", "low-pass 40 Hz", "running median of 51 samples taken away"):
         assert step in card
+
+
+def test_tensors_that_find_no_room_leave_the_file_as_it_was(tmp_path, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"x": torch.zeros(3)}, {"format": "pt"})
+    before = path.read_bytes()
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_tensors(path, {"x": torch.ones(3)}, {"format": "pt"})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
