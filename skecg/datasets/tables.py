@@ -6,7 +6,7 @@ comes from. A table of labels has a line a recording:
 - ``path``: a file that :func:`skecg.read_record` reads, as seen from the table's folder;
 - ``label``: what it is, several with semicolons between them; or ``label_NAME`` columns of 0 and 1; or, for what is a
   number, ``target`` or ``target_NAME``. Lines where all of them are empty are left out;
-- ``patient`` (or ``group``): whose it is, so that nobody is on two sides of a split;
+- ``patient`` (or ``group``, ``patient_id``, ``subject_id``): whose it is, so that nobody is on two sides of a split;
 - ``fold``: 1 to 10. Without it patients are spread over ten folds by their names, the same everywhere.
 """
 
@@ -20,6 +20,7 @@ import math
 import numbers
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +30,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.datasets.base import LabelledECGs, number
-from skecg.errors import DamagedRecordError, MissingDependencyError, ParameterError, RecordNotFoundError
+from skecg.errors import (
+    DamagedRecordError,
+    MissingDependencyError,
+    ParameterError,
+    RecordNotFoundError,
+    SkecgWarning,
+    user_stacklevel,
+)
 
-__all__ = ["LABEL_SEPARATOR", "Columns", "LabelTable", "is_table", "read_columns", "read_label_table"]
+__all__ = [
+    "LABEL_SEPARATOR",
+    "MISSING_IN_PYTHON",
+    "PATIENT_COLUMNS",
+    "Columns",
+    "LabelTable",
+    "is_table",
+    "read_columns",
+    "read_label_table",
+]
 
 #: Columns by name; None where a cell is empty.
 Columns = dict[str, list[str | None]]
 
 #: Between several labels in one cell.
 LABEL_SEPARATOR = ";"
+
+#: What columns of patients are called, in lower case.
+PATIENT_COLUMNS = frozenset({"patient", "patient_id", "patientid", "subject", "subject_id", "person_id"})
+
+#: Missing as Python writes it; "none" may be an answer.
+MISSING_IN_PYTHON = "None"
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 # As pandas, R, spreadsheets and databases write it.
@@ -268,7 +291,7 @@ def read_label_table(path: str | os.PathLike[str]) -> LabelTable:
     if not known.all():
         line = said[int(np.flatnonzero(~known)[0])][_LINE]
         raise DamagedRecordError(f"Got line {line} of {path} without a number for each target, expected one.")
-    who = next((name for name in ("patient", "group") if name in names), None)
+    who = _patient_column(path, names)
     patients = np.array([row[who].strip() if who else "" for row in said], dtype=str)
     # A recording of nobody is a patient of its own.
     patients = np.where(patients == "", np.array(sources, dtype=str), patients)
@@ -284,12 +307,39 @@ def _read(path: Path) -> list[dict[str, str]]:
     """Read the lines of a table by the names of their columns."""
     if not path.is_file():
         raise RecordNotFoundError(f"There is no table {str(path)!r}. Check the path.")
-    columns = {_column(name): cells for name, cells in read_columns(path)[0].items()}
+    read = read_columns(path)[0]
+    columns = {_column(name): cells for name, cells in read.items()}
+    if len(columns) < len(read):
+        twice = next(name for name in read if list(map(_column, read)).count(_column(name)) > 1)
+        raise DamagedRecordError(
+            f"Got the table {path} with columns that differ from {twice!r} in case alone, expected each name once."
+        )
     n_rows = len(next(iter(columns.values()), ()))
     if not n_rows:
         raise DamagedRecordError(f"Got the table {path} without a line below its names, expected one a recording.")
+    n_none = sum(cells.count(MISSING_IN_PYTHON) for cells in columns.values())
+    if n_none:
+        what = f"{n_none} cells {MISSING_IN_PYTHON!r}, taken for missing. If it is a class, write 'none'."
+        warnings.warn(f"Got the table {path} with {what}", SkecgWarning, stacklevel=user_stacklevel())
     # The first line holds the names.
-    return [{name: c[row] or "" for name, c in columns.items()} | {_LINE: str(row + 2)} for row in range(n_rows)]
+    return [{name: _said(c[row]) for name, c in columns.items()} | {_LINE: str(row + 2)} for row in range(n_rows)]
+
+
+def _said(cell: str | None) -> str:
+    """Return a cell, empty where it is missing or as Python writes what is missing."""
+    return "" if cell is None or cell == MISSING_IN_PYTHON else cell
+
+
+def _patient_column(path: Path, names: tuple[str, ...]) -> str | None:
+    """Return the column that says whose a recording is: by the names that are documented, or by one that is usual."""
+    usual = [name for name in names if name.lower() in PATIENT_COLUMNS]
+    documented = [name for name in ("patient", "group") if name in names]
+    if len(usual) > 1 and not documented:
+        raise DamagedRecordError(
+            f"Got the table {path} with the columns {' and '.join(map(repr, usual))}, expected one that says whose a "
+            "recording is. Call it 'patient'."
+        )
+    return next(iter([*documented, *usual]), None)
 
 
 def _column(name: str) -> str:

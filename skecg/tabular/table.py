@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.datasets.base import LabelledECGs
-from skecg.datasets.tables import LABEL_SEPARATOR, Columns, read_columns
+from skecg.datasets.tables import LABEL_SEPARATOR, MISSING_IN_PYTHON, PATIENT_COLUMNS, Columns, read_columns
 from skecg.errors import ParameterError, SkecgWarning, user_stacklevel
 from skecg.evaluation.tasks import Task
 from skecg.validation import check_choice, suggestion
@@ -46,11 +46,8 @@ _YES_NO = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
 _MOST_CODES, _FEW = 10, 0.05
 # More values than this share of the records are names of records, not classes.
 _MOST_CLASSES = 0.8
-# Missing as Python writes it; "none" may be an answer, and so may these, of which the last are a spreadsheet's errors.
-_NONE = "None"
+# What may be an answer, and may be missing; the last are a spreadsheet's errors.
 _DOUBTFUL = frozenset({"-", "--", "?", ".", "#div/0!", "#name?", "#null!", "#num!", "#ref!", "#value!"})
-# What columns of patients are called.
-_WHOSE = frozenset({"patient", "patient_id", "patientid", "subject", "subject_id", "person_id"})
 # Of rows that are left out, so many are named.
 _NAMED = 5
 
@@ -150,7 +147,8 @@ class RecordTable:
             if lonely := self.of_one_patient():
                 yield f"of one patient only, so that no score can be made by patients: {', '.join(lonely[:_NAMED])}"
         if not self.grouped:
-            hint = next((f"; if {c!r} does, pass --group-column {c}" for c in self.columns if c.lower() in _WHOSE), "")
+            whose = (name for name in self.columns if name.lower() in PATIENT_COLUMNS)
+            hint = next((f"; if {name!r} does, pass --group-column {name}" for name in whose), "")
             yield f"no column says whose recordings these are: each is taken for one of a patient of its own{hint}"
 
     def of_one_patient(self) -> list[str]:
@@ -366,14 +364,15 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def _without_missing(cells: list[str | None]) -> list[str | None]:
-    return [None if cell == _NONE else cell for cell in cells]
+    return [None if cell == MISSING_IN_PYTHON else cell for cell in cells]
 
 
 def _warn_of_doubtful(name: str, cells: list[str | None]) -> None:
     """Warn of labels that may or may not mean that there is none."""
     marks = sorted({cell for cell in cells if cell is not None and cell.lower() in _DOUBTFUL})
     found = {
-        f"{cells.count(_NONE)} cells {_NONE!r}, taken for no label. If it is a class, write 'none'.": _NONE in cells,
+        f"{cells.count(MISSING_IN_PYTHON)} cells {MISSING_IN_PYTHON!r}, taken for no label. If it is a class, write 'none'.": MISSING_IN_PYTHON
+        in cells,
         f"the cells {', '.join(map(repr, marks))}, taken for a class. If they say nothing, empty them.": bool(marks),
     }
     for what in (what for what, there in found.items() if there):

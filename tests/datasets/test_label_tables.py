@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skecg.datasets.tables import is_table, read_label_table
-from skecg.errors import DamagedRecordError, ParameterError, RecordNotFoundError
+from skecg.errors import DamagedRecordError, ParameterError, RecordNotFoundError, SkecgWarning
 from skecg.evaluation import open_dataset, task_labels
 
 
@@ -91,3 +91,30 @@ def test_ones_own_labels_are_a_task_of_which_each_is_a_class(tmp_path: Path) -> 
     assert task.labels.tolist() == [[1, 0], [0, 1], [0, 0]]
     assert task.keep.all()
     assert np.array_equal(dataset.folds, [1, 2, 3])
+
+
+@pytest.mark.parametrize("name", ["patient", "group", "Patient", "patient_id", "Subject_ID", "person_id"])
+def test_patients_are_known_by_the_usual_names_of_their_column(tmp_path: Path, name: str) -> None:
+    rows = [f"r{n},AF,p{n // 2}" for n in range(20)]
+    table = read_label_table(write(tmp_path, "\n".join([f"path,label,{name}", *rows])))
+    assert table.patients.tolist() == [f"p{n // 2}" for n in range(20)]
+
+
+def test_two_columns_that_may_say_whose_a_recording_is_are_not_chosen_between(tmp_path: Path) -> None:
+    with pytest.raises(DamagedRecordError, match="'patient_id' and 'subject_id', expected one"):
+        read_label_table(write(tmp_path, "path,label,patient_id,subject_id\na,AF,p,s\n"))
+    named = read_label_table(write(tmp_path, "path,label,patient_id,patient\na,AF,p,q\n"))
+    assert named.patients.tolist() == ["q"]
+
+
+@pytest.mark.parametrize("names", ["path,Label,label", "path,label,PATIENT,Patient", "path,label_AF,LABEL_AF"])
+def test_columns_that_differ_in_case_alone_are_refused(tmp_path: Path, names: str) -> None:
+    with pytest.raises(DamagedRecordError, match="in case alone"):
+        read_label_table(write(tmp_path, f"{names}\na,1{',0' * (names.count(',') - 1)}\n"))
+
+
+def test_the_none_of_python_is_no_patient_and_no_class(tmp_path: Path) -> None:
+    with pytest.warns(SkecgWarning, match="3 cells 'None', taken for missing.*write 'none'"):
+        table = read_label_table(write(tmp_path, "path,label,patient\na,AF,None\nb,SR,None\nc,None,p\n"))
+    assert table.classes == ("AF", "SR")
+    assert table.patients.tolist() == ["a", "b"]
