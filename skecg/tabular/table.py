@@ -370,9 +370,9 @@ def _without_missing(cells: list[str | None]) -> list[str | None]:
 def _warn_of_doubtful(name: str, cells: list[str | None]) -> None:
     """Warn of labels that may or may not mean that there is none."""
     marks = sorted({cell for cell in cells if cell is not None and cell.lower() in _DOUBTFUL})
+    n_none = cells.count(MISSING_IN_PYTHON)
     found = {
-        f"{cells.count(MISSING_IN_PYTHON)} cells {MISSING_IN_PYTHON!r}, taken for no label. If it is a class, write 'none'.": MISSING_IN_PYTHON
-        in cells,
+        f"{n_none} cells {MISSING_IN_PYTHON!r}, taken for no label. If it is a class, write 'none'.": n_none > 0,
         f"the cells {', '.join(map(repr, marks))}, taken for a class. If they say nothing, empty them.": bool(marks),
     }
     for what in (what for what, there in found.items() if there):
