@@ -13,16 +13,16 @@ References
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from skecg.errors import DamagedRecordError, InputError, LeadError, RecordNotFoundError, ShapeError
+from skecg.errors import InputError, LeadError, ParameterError, ShapeError
+from skecg.io.wfdb import read_annotation
 from skecg.records import ECGRecord
 
 __all__ = [
@@ -74,9 +74,6 @@ _KIND_OF_PEAK = {24: 0, **dict.fromkeys(_BEATS.values(), 1), 27: 2}
 MARK_CODES = {"(": _ONSET, ")": _OFFSET, "p": 24, "t": 27, **_BEATS}
 _WAVE_CODES = frozenset(MARK_CODES.values())
 
-_SKIP, _NUMBER, _SUBTYPE, _CHANNEL, _TEXT = 59, 60, 61, 62, 63
-_RATE_SAID = re.compile(rb"## time resolution: (\d+\.?\d*)\0*")
-
 
 @dataclass(frozen=True, eq=False)
 class Waves:
@@ -96,6 +93,27 @@ class Waves:
     sampling_rate: float
     leads: tuple[str, ...]
     tables: tuple[NDArray[np.int64], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tables", tuple(map(_as_wave_table, self.tables)))
+
+
+def _as_wave_table(table: ArrayLike) -> NDArray[np.int64]:
+    """Check waves (n_waves, 4): a table of three columns, of seconds or of labels would mean others in silence."""
+    given = np.asarray(table)
+    if given.size == 0:
+        return np.empty((0, 4), dtype=np.int64)
+    if given.ndim != 2 or given.shape[1] != 4:
+        raise ShapeError(f"Got waves of shape {given.shape}, expected (n_waves, 4): onset, peak, offset and kind.")
+    if given.dtype.kind not in "iuf" or (given != np.floor(given)).any() or given[:, :3].min() < -1:
+        raise ParameterError(
+            "Got waves at other places than whole samples, expected their numbers from 0, -1 for none."
+        )
+    if not np.isin(given[:, 3], range(len(WAVE_KINDS))).all():
+        raise ParameterError(
+            f"Got waves of the kinds {np.unique(given[:, 3]).tolist()}, expected 0 (P), 1 (QRS) and 2 (T)."
+        )
+    return given.astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +141,14 @@ class WaveAnnotations:
     record_name: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "table", np.asarray(self.table, dtype=np.int64).reshape(-1, 4))
+        table = _as_wave_table(self.table)
+        marked = np.where(table[:, :3] < 0, table[:, 1:2], table[:, :3])  # an edge that is not marked breaks no order
+        wrong = np.flatnonzero((np.diff(marked, axis=1) < 0).any(axis=1) & (table[:, 1] >= 0))
+        if len(wrong):
+            raise ParameterError(
+                f"Got the wave {table[wrong[0]].tolist()}, expected onset, peak and offset in this order."
+            )
+        object.__setattr__(self, "table", table)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -424,11 +449,7 @@ def read_wave_marks(path: Path, sampling_rate: float | None = None) -> NDArray[n
     InputError
         When it says another rate, or has waves in several channels.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise RecordNotFoundError(f"There is no file of annotations {str(path)!r}. Download it again.") from error
-    marks, channels, stated = _marks(content, path)
+    marks, channels, stated = read_annotation(path)
     # 1e-6, for headers write rates with few digits.
     if sampling_rate is not None and stated is not None and abs(stated / sampling_rate - 1) > 1e-6:
         raise InputError(
@@ -463,37 +484,3 @@ def pair_marks(marks: list[tuple[int, int]]) -> NDArray[np.int64]:
             offset = after[0] if after[1] == _OFFSET else -1
             waves.append((onset, sample, offset, _KIND_OF_PEAK[code]))
     return np.array(waves, dtype=np.int64).reshape(-1, 4)
-
-
-def _marks(content: bytes, path: Path) -> tuple[list[tuple[int, int]], list[int], float | None]:
-    """Return the marks of a file as (sample, code), their channels, and the rate (Hz) that it states."""
-    marks, channels, rate = list[tuple[int, int]](), list[int](), None
-    # A word is a code in the upper six bits and the samples since the last mark in the lower ten.
-    sample, place = 0, 0
-    while place + 2 <= len(content):
-        word = int.from_bytes(content[place : place + 2], "little")
-        code, value = word >> 10, word & 0x3FF
-        place += 2
-        if word == 0:
-            return marks, channels, rate
-        if code == _SKIP:  # four bytes of distance, the upper half first
-            if place + 4 > len(content):
-                break
-            high, low = (int.from_bytes(content[at : at + 2], "little") for at in (place, place + 2))
-            # A signed number whose halves are in PDP-11 order, as the format has it.
-            sample += (high << 16 | low) - (1 << 32 if high & 0x8000 else 0)
-            place += 4
-        elif code == _TEXT:
-            if said := _RATE_SAID.fullmatch(content[place : place + value]):
-                rate = float(said[1])
-            # Texts are padded to whole words.
-            place += value + value % 2
-        elif code == _CHANNEL and channels:
-            channels[-1] = value  # of the mark before it, and of those to come
-        elif code not in (_NUMBER, _SUBTYPE, _CHANNEL):
-            sample += value
-            marks.append((sample, code))
-            channels.append(channels[-1] if channels else 0)
-    raise DamagedRecordError(
-        f"Got {path} without the end of its annotations, expected a whole file. Download the data set again."
-    )

@@ -485,6 +485,7 @@ class JEPAEmbedder(
             features,
             progress,
             config.info.spec,
+            source.label,
             on_bad_record=self.on_bad_record,
         )
         source.warn_of_unmet_leads()

@@ -217,7 +217,7 @@ def macro(values: ArrayLike, counted: ArrayLike | None = None) -> float:
         Labels that count; all when not given.
     """
     each = np.asarray(values, dtype=np.float64)
-    used = np.isfinite(each) if counted is None else np.isfinite(each) & np.asarray(counted)
+    used = np.isfinite(each) if counted is None else np.isfinite(each) & np.asarray(counted, dtype=np.bool_)
     return float(each[used].mean()) if used.any() else float("nan")
 
 

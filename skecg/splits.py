@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -81,8 +82,10 @@ def hold_out(
     ------
     ParameterError
         When groups do not belong to the records, or the fraction is none.
+    ShapeError
+        When labels are no table.
     """
-    has = np.asarray(labels, dtype=np.bool_)
+    has = _label_table(labels)
     who = np.arange(len(has)) if groups is None else np.asarray(groups)
     if who.shape != (len(has),):
         raise ParameterError(
@@ -251,6 +254,18 @@ def _incomparable(what: str, error: TypeError) -> ParameterError:
     )
 
 
+def _label_table(labels: ArrayLike, n_records: int | None = None) -> NDArray[np.bool_]:
+    """Return which labels each record has, refusing what is no table with a row for each."""
+    table = np.asarray(labels)
+    if table.ndim != 2 or (n_records is not None and len(table) != n_records):
+        wanted = "n_records" if n_records is None else str(n_records)
+        raise ShapeError(
+            f"Got labels of shape {table.shape}, expected ({wanted}, n_labels). A single label is one column: "
+            "labels[:, None]."
+        )
+    return table != 0
+
+
 def _labels_of_patients(has: NDArray[np.bool_], member: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Return which labels any recording of a patient has, (n_patients, n_labels)."""
     table = np.zeros((int(member.max(initial=-1)) + 1, has.shape[1]), dtype=np.bool_)
@@ -295,10 +310,13 @@ def stratified_patient_folds(patients: ArrayLike, labels: ArrayLike, n_folds: in
     ------
     ParameterError
         When there are fewer patients than folds, or a record has none.
+    ShapeError
+        When labels are no table, or not as many as patients.
     """
     check_integer("n_folds", n_folds, 2)
+    table = _label_table(labels, len(np.asarray(patients)))
     names, index = _names_for_folds(patients, n_folds)
-    has, rng = _labels_of_patients(np.asarray(labels) != 0, index), np.random.default_rng(seed)
+    has, rng = _labels_of_patients(table, index), np.random.default_rng(seed)
     folds = np.full(len(names), n_folds - 1, dtype=np.int64)
     left = rng.permutation(len(names))
     for fold in range(n_folds - 1):
@@ -356,7 +374,9 @@ def warn_of_shared_patients(cv: Any, X: Any, y: ArrayLike | None, patients: Arra
     who = np.asarray(patients)
     if who.shape != (len(X),):
         raise ParameterError(f"Got patients of shape {who.shape} for {len(X)} records, expected one name for each.")
-    check_patients(who, "patients")
+    number_patients(who, "patients")
+    if isinstance(cv, Iterator):
+        raise ParameterError(f"Got cv of type {type(cv).__name__}, which can be read but once. Pass list(cv).")
     splitter = check_cv(cv, y, classifier=True)
     # Splitters ask for the number of records only, and the records may be files that nobody wants to read here.
     rows = np.zeros((len(X), 1))

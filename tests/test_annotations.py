@@ -10,7 +10,7 @@ import wfdb
 
 from skecg import ECGRecord
 from skecg.annotations import Waves, lead_labels, read_wave_marks, wave_traces
-from skecg.errors import InputError, LeadError, ParameterError
+from skecg.errors import InputError, LeadError, ParameterError, ShapeError
 from skecg.finetuning import WaveAnnotations, waves_of
 from skecg.finetuning.sample_labels import read_sample_labels
 
@@ -167,3 +167,27 @@ def test_waves_of_several_channels_are_not_mixed(tmp_path: Path, as_file: bool) 
 def test_waves_of_no_lead_have_no_traces() -> None:
     with pytest.raises(LeadError, match="of no lead"):
         wave_traces(Waves(500.0, (), ()), "majority")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ([[10, 20, 30], [40, 50, 60], [70, 80, 90], [1, 2, 3]], r"shape \(4, 3\), expected \(n_waves, 4\)"),
+        ([10, 20, 30, 1], r"shape \(4,\)"),
+        ([[0.5, 1.0, 1.5, 1]], "other places than whole samples"),
+        ([[-2, 20, 30, 1]], "other places than whole samples"),
+        ([["a", "b", "c", "d"]], "other places than whole samples"),
+        ([[10, 20, 30, 3]], r"kinds \[3\], expected 0 \(P\), 1 \(QRS\) and 2 \(T\)"),
+    ],
+)
+def test_what_is_no_table_of_waves_is_refused(table: list, message: str) -> None:
+    for make in (lambda: WaveAnnotations(table, 500.0), lambda: Waves(500.0, ("II",), (table,))):
+        with pytest.raises((ParameterError, ShapeError), match=message):
+            make()
+
+
+@pytest.mark.parametrize("wave", [[30, 20, 10, 1], [10, 40, 30, 1], [30, 20, -1, 1], [-1, 20, 10, 1]])
+def test_a_wave_that_ends_before_it_begins_is_refused(wave: list[int]) -> None:
+    with pytest.raises(ParameterError, match="onset, peak and offset in this order"):
+        WaveAnnotations([wave], 500.0)
+    assert len(WaveAnnotations([[10, -1, 30, 1], [10, 20, -1, 1], [5.0, 5.0, 5.0, 0.0]], 500.0)) == 3

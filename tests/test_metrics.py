@@ -76,7 +76,7 @@ def test_a_label_without_positives_has_no_value_and_does_not_count_in_the_mean()
 
     assert np.isnan(areas).tolist() == [False, False, True, False]
     assert macro(areas) == pytest.approx(areas[[0, 1, 3]].mean())
-    assert macro(areas, [True, False, True, False]) == areas[0]
+    assert macro(areas, [True, False, True, False]) == macro(areas, [1, 0, 1, 0]) == areas[0]
     assert np.isnan(area_under_precision_recall(labels, scores)[2])
     assert np.isnan(best_thresholds(labels, scores)[2])
     assert np.isnan(macro([np.nan]))

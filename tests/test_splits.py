@@ -16,7 +16,7 @@ from sklearn.model_selection import GroupKFold, KFold
 import skecg.evaluation
 from skecg.errors import LeakageWarning, ParameterError, ShapeError
 from skecg.evaluation.tasks import make_task
-from skecg.splits import digest_of_patients, draw_patients, hold_out, warn_of_shared_patients
+from skecg.splits import digest_of_patients, draw_patients, hold_out, stratified_patient_folds, warn_of_shared_patients
 
 PATIENTS = np.repeat(["ann", "bob", "cat", "dan"], 3)
 LABELS = np.tile([0, 1], 6)
@@ -107,6 +107,25 @@ def test_wrong_groups_and_shares_are_named() -> None:
         hold_out(np.ones((4, 1), bool), [1, 2, 3], 0.5, np.random.default_rng(0))
     with pytest.raises(ParameterError, match=r"validation_fraction=1, expected a share"):
         hold_out(np.ones((4, 1), bool), None, 1, np.random.default_rng(0))
+
+
+def test_labels_that_are_no_table_are_named() -> None:
+    for labels in ([1, 0, 1, 0], np.zeros((4, 2, 1))):
+        with pytest.raises(ShapeError, match=r"labels\[:, None\]"):
+            hold_out(labels, None, 0.5, np.random.default_rng(0))
+        with pytest.raises(ShapeError, match=r"expected \(4, n_labels\)"):
+            stratified_patient_folds(list("aabb"), labels, 2)
+    with pytest.raises(ShapeError, match=r"labels of shape \(3, 1\), expected \(4, n_labels\)"):
+        stratified_patient_folds(list("aabb"), np.ones((3, 1)), 2)
+
+
+def test_splits_that_can_be_read_but_once_are_left_unread() -> None:
+    splits = iter([([0, 1], [2, 3]), ([2, 3], [0, 1])])
+    with pytest.raises(ParameterError, match=r"Pass list\(cv\)"):
+        warn_of_shared_patients(splits, range(4), None, list("aabb"))
+    assert warn_of_shared_patients(list(splits), range(4), None, list("aabb")) == 0
+    with pytest.raises(ParameterError, match="patients that cannot be compared"):
+        warn_of_shared_patients(2, range(4), [0, 1, 0, 1], np.array(["a", 1, "b", 2], dtype=object))
 
 
 def cohort(n_patients: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -62,7 +62,8 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.estimate:.3f} ({self.low:.3f} to {self.high:.3f})"
+        low, high = ("-" if math.isnan(end) else f"{end + 0.0:.3f}" for end in (self.low, self.high))
+        return f"{self.estimate + 0.0:.3f} ({low} to {high})"
 
     def __neg__(self) -> Interval:
         # The ends change places.
@@ -124,7 +125,8 @@ class Bootstrap:
         estimate = macro(self.point[name], used) - macro(self.point[other], used)
         # Of the differences draw by draw: both scores are of the same patients, and most of their spread is common.
         half_width = self._half_width(self.draws[name] - self.draws[other], used)
-        return Interval(estimate, estimate - half_width, estimate + half_width)
+        # Scores lie between 0 and 1, and so differences between -1 and 1, whatever few patients suggest.
+        return Interval(estimate, max(estimate - half_width, -1.0), min(estimate + half_width, 1.0))
 
     def label(self, name: str, label: int) -> Interval:
         """Return one label's area and its interval."""

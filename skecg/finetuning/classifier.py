@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_array
 from torch import Tensor
@@ -273,6 +274,26 @@ class FineTunedClassifier(ClassifierMixin, FineTunedEstimator):
         if logits.ndim == 1:
             return special.expit(np.stack([-logits, logits], axis=1))
         return special.softmax(logits, axis=1)
+
+    def score(
+        self, X: Any, y: Any, sample_weight: ArrayLike | None = None, *, sampling_rate: ArrayLike | None = None
+    ) -> float:
+        """Compute the share of records whose class, or whose labels all, are predicted right.
+
+        Parameters
+        ----------
+        X, sampling_rate
+            As in :meth:`decision_function`.
+        y : array-like of shape (n_records,) or (n_records, n_labels)
+            True classes, or an indicator.
+        sample_weight : array-like of shape (n_records,), optional
+            How much each record counts.
+
+        Returns
+        -------
+        float
+        """
+        return float(accuracy_score(y, self.predict(X, sampling_rate=sampling_rate), sample_weight=sample_weight))
 
     def predict(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> NDArray[Any]:
         """Return the most probable class, or the labels that are more probable than not.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_array
 from torch import Tensor
@@ -209,6 +210,27 @@ class FineTunedRegressor(RegressorMixin, FineTunedEstimator):
             When the weights cannot be found or are damaged.
         """
         return self._fit(X, y, groups, sampling_rate)
+
+    def score(
+        self, X: Any, y: Any, sample_weight: ArrayLike | None = None, *, sampling_rate: ArrayLike | None = None
+    ) -> float:
+        """Compute R2, the mean over targets where there are several.
+
+        Parameters
+        ----------
+        X, sampling_rate
+            As in :meth:`predict`.
+        y : array-like of shape (n_records,) or (n_records, n_targets)
+            True numbers.
+        sample_weight : array-like of shape (n_records,), optional
+            How much each record counts.
+
+        Returns
+        -------
+        float
+            1 at best; 0 for the mean of `y`.
+        """
+        return float(r2_score(y, self.predict(X, sampling_rate=sampling_rate), sample_weight=sample_weight))
 
     def predict(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> NDArray[np.float64]:
         """Predict numbers: means over the record's windows.

@@ -86,7 +86,8 @@ def as_items(X: Any) -> Sequence[Any] | NDArray[Any]:
         if X.shape[1] != 1:
             raise ShapeError(
                 f"Got a table with columns {list(map(str, X.columns))[:6]}, expected one column of paths. "
-                "Pass the column itself, for example X['path'], or name it: path_column='path'."
+                "Pass the column itself, for example X['path'], or name it to an embedder: "
+                "JEPAEmbedder(path_column='path')."
             )
         X = X[X.columns[0]]
     if _is_series(X):
@@ -159,6 +160,12 @@ class RecordSource:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def label(self, row: int) -> str:
+        """Name a record in a message: its place, which is one of a fold while validating, and what it is called."""
+        item = self.items[row]
+        name = str(item) if isinstance(item, str | Path) else item.name if isinstance(item, ECGRecord) else ""
+        return f"record {row} ({name!r})" if name else f"record {row}"
 
     def read(
         self, rows: Sequence[int], n_jobs: int | None = None, *, keep_steps: bool = False

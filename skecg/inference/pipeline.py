@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -184,7 +184,7 @@ def prepare_chunks(
                 yield usable, prepare_screened(usable, screened, spec, stride=stride_seconds, policies=policies)
                 bar.update(len(rows))
     # At the end and by kinds: a thousand flat leads are one line, not a thousand.
-    warn_once_a_kind(notes, [f"record {row}" for row in range(len(notes))])
+    warn_once_a_kind(notes, list(map(source.label, range(len(notes)))))
     warn_about_units(amplitudes, spec)
     source.warn_of_unmet_leads()
 
@@ -338,7 +338,7 @@ def embed_tokens(source: RecordSource, config: EmbeddingConfig) -> list[RecordTo
             notes |= {row: batch.notes[name] for row, name in batch.keys.items()}
             amplitudes += batch.amplitudes.values()
             del batch, windows, tokens, parts  # they would stay in memory while others are read
-    warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes])
+    warn_once_a_kind(list(notes.values()), list(map(source.label, notes)))
     warn_about_units(amplitudes, config.info.spec)
     source.warn_of_unmet_leads()
     return found
@@ -397,12 +397,13 @@ def fill_features(
     features: NDArray[np.float32],
     progress: Progress,
     spec: InputSpec,
+    label: Callable[[int], str],
     *,
     on_bad_record: str,
 ) -> tuple[dict[int, str], list[tuple[str, ...]]]:
     """Write the features of chunks into a table; return the reasons of its rows of NaN, and the leads of each record.
 
-    The table is of shape (n_records, n_features).
+    The table is of shape (n_records, n_features); `label` names a record in messages.
 
     Warnings come at the end, one a kind; errors at once, unless `on_bad_record` makes rows of NaN of them.
     """
@@ -418,7 +419,7 @@ def fill_features(
                 amplitudes += chunk.amplitudes.values()
                 leads += [chunk.leads.get(row, ()) for row in chunk.rows]
                 features[chunk.rows[0] : chunk.rows[-1] + 1] = chunk.features
-    warn_once_a_kind(list(notes.values()), [f"record {row}" for row in notes])
+    warn_once_a_kind(list(notes.values()), list(map(label, notes)))
     warn_about_units(amplitudes, spec)
     if bad_records and on_bad_record == "warn":
         shown = "; ".join(f"{row}: {reason}" for row, reason in list(bad_records.items())[:_SHOWN])

@@ -173,6 +173,13 @@ class Neighbours(NamedTuple):
     distances: FloatArray
 
 
+def _names_of(table: Any) -> list[Any]:
+    """Return the names of features: columns of a frame, or what a row of one is indexed by."""
+    names = getattr(table, "columns", getattr(table, "index", ()))
+    # Lists have a method of that name, and rows without names are numbered.
+    return [] if callable(names) else [name for name in names if isinstance(name, str)]
+
+
 def similar(query: ArrayLike, features: ArrayLike, k: int = 10, *, standardize: bool = True) -> Neighbours:
     """Find the records that are most like others: those at the least Euclidean distance in standardized features.
 
@@ -207,7 +214,7 @@ def similar(query: ArrayLike, features: ArrayLike, k: int = 10, *, standardize: 
     >>> similar([3.0, 4.0], features, k=2).rows.tolist()
     [2, 1]
     """
-    for wanted, name in zip(*[list(getattr(table, "columns", ())) for table in (features, query)], strict=False):
+    for wanted, name in zip(_names_of(features), _names_of(query), strict=False):
         if wanted != name:
             raise ShapeError(
                 f"Got a query with the column {name!r} where features have {wanted!r}, expected the same columns in "

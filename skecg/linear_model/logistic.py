@@ -74,7 +74,9 @@ class Targets:
             return weight * (members @ factors)[:, None]
         if isinstance(class_weight, str | Mapping):
             class_weight = [class_weight] * n_labels
-        elif len(class_weight) != n_labels:
+        if not isinstance(class_weight, Sequence):
+            raise ParameterError(f"Got class_weight={class_weight!r}, expected None, 'balanced' or dicts.")
+        if len(class_weight) != n_labels:
             raise ParameterError(
                 f"Got class_weight for {len(class_weight)} labels and y of {n_labels}, expected one dict for each."
             )
@@ -114,8 +116,14 @@ def read_features(estimator: BaseEstimator, X: Any, y: Any = "no_validation", **
     try:
         return validate_data(estimator, X, y, dtype=[np.float64, np.float32], **options)
     except ValueError as error:
-        hint = " A recording that could not be embedded has a row of NaN." if "X contains NaN" in str(error) else ""
-        raise InputError(f"{str(error)[:_LONGEST_MESSAGE]}{hint}") from error
+        message = str(error)[:_LONGEST_MESSAGE]
+        if "X contains NaN" in message:  # the lines after it praise estimators that take NaN
+            message = message.partition("\n")[0] + " A recording that could not be embedded has a row of NaN."
+        raise InputError(message) from error
+    except TypeError as error:
+        if "value of NA" not in str(error):
+            raise
+        raise InputError("Got y with pandas.NA among the classes. Leave such records out.") from error
 
 
 def read_weights(sample_weight: ArrayLike | None, n_records: int) -> NDArray[np.float64]:
@@ -135,7 +143,7 @@ def read_targets(y: Any) -> Targets:
     Raises
     ------
     InputError
-        When there is one class only, or when several columns are not of 0 and 1.
+        When there is one class only, classes are of several kinds, or several columns are not of 0 and 1.
     """
     y = cast(Any, y).toarray() if sparse.issparse(y) else np.asarray(y)
     if y.ndim == 2 and y.shape[1] == 1:
@@ -144,8 +152,15 @@ def read_targets(y: Any) -> Targets:
         y = y.ravel()
     if y.ndim == 2:
         return _read_indicator(y)
-    check_classification_targets(y)
-    classes, numbers = np.unique(y, return_inverse=True)
+    try:
+        check_classification_targets(y)
+        classes, numbers = np.unique(y, return_inverse=True)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    except TypeError as error:
+        raise InputError(
+            f"Got y with classes of several kinds ({error}), expected one kind and none missing."
+        ) from error
     if len(classes) < 2:
         raise InputError(f"Got y with one class only, {classes.tolist()}, expected at least two classes.")
     has = numbers[:, None] == np.arange(len(classes))

@@ -141,6 +141,8 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
         """Return the penalty whose mean squared error over the folds is smallest."""
         alphas = np.asarray(self.alphas, dtype=np.float64)
         # All penalties in one fit: each copy of the targets has its own.
+        variances = y.reshape(len(y), -1).var(axis=0)
+        variances[variances == 0] = 1.0
         copies = np.tile(y.reshape(len(y), -1), len(alphas))
         each = np.repeat(alphas, copies.shape[1] // len(alphas))
         errors = []
@@ -150,7 +152,8 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
             scaler = self._scaler(X[train])
             ridge = Ridge(each).fit(scaler.transform(X[train]), copies[train])
             squared = np.square(ridge.predict(scaler.transform(X[test])).reshape(copies[test].shape) - copies[test])
-            errors.append(squared.mean(axis=0).reshape(len(alphas), -1).mean(axis=1))
+            # In variances of each target, whose units must not say which of them decides.
+            errors.append((squared.mean(axis=0).reshape(len(alphas), -1) / variances).mean(axis=1))
         return float(alphas[np.mean(errors, axis=0).argmin()])
 
     def _scaler(self, X: NDArray[Any]) -> StandardScaler:

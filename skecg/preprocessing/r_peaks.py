@@ -25,6 +25,8 @@ _REFRACTORY_SECONDS = 0.3  # two peaks within it are one: up to 200 beats a minu
 _LEAST_ENERGY = 0.25
 # Share of a lead's deviation that lies in that band: above 0.04 in any lead of LUDB, below 0.0002 in a mere drift.
 _LEAST_QUICK = 1e-3
+# What the filter needs: more samples than it pads by, and a rate of which the band is not cut off.
+_LEAST_SAMPLES, _LEAST_RATE = 15, 20.0
 # Recordings filtered by one call: to set up the filter takes as long as to filter one recording.
 _FILTERED_TOGETHER = 4
 
@@ -42,8 +44,8 @@ def find_r_peaks(signal_LT: FloatArray, sampling_rate: float) -> NDArray[np.int6
     Returns
     -------
     ndarray of int64
-        Samples, ascending; empty where there are none, for signals of half a second or less, and for those that
-        do no more than drift.
+        Samples, ascending; empty where there are none, for signals of half a second or less, below 20 Hz, and for those
+        that do no more than drift.
     """
     return r_peaks_of_each(signal_LT[None], sampling_rate)[0]
 
@@ -57,7 +59,7 @@ def r_peaks_of_each(signals_nLT: FloatArray, sampling_rate: float) -> list[NDArr
 
 def _r_peaks_of_each(signals_nLT: FloatArray, sampling_rate: float) -> list[NDArray[np.int64]]:
     """Find the R peaks of some recordings, whose filtered leads should fit a CPU's cache."""
-    if signals_nLT.shape[-1] <= 0.5 * sampling_rate:
+    if signals_nLT.shape[-1] <= max(0.5 * sampling_rate, _LEAST_SAMPLES) or sampling_rate < _LEAST_RATE:
         return [np.zeros(0, np.int64)] * len(signals_nLT)
     quick_nLT = sosfiltfilt(_qrs_filter(sampling_rate), signals_nLT, axis=-1)
     deviation_nL = quick_nLT.std(axis=-1)

@@ -234,3 +234,13 @@ def test_scores_of_other_names_labels_and_lengths_are_refused() -> None:
             boot.label("a", label)
     with pytest.raises(ParameterError, match=r"shape \(3,\), expected a truth value for each of 2"):
         boot.macro("a", [True, False, True])
+
+
+def test_differences_of_few_patients_stay_possible_and_are_shown_without_what_they_lack() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.array([[1], [1], [0], [0], [0]])
+    boot = bootstrap_auroc(labels, {"a": labels + 0.0, "b": rng.random((5, 1))}, np.arange(5), n_draws=50)
+    found = boot.difference("a", "b")
+    assert -1 <= found.low <= found.estimate <= found.high <= 1
+    assert str(boot.macro("a")) == "1.000 (- to -)"
+    assert str(-Interval(0.0, 0.0, 0.0)) == "0.000 (0.000 to 0.000)"

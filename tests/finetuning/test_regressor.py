@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.model_selection import cross_val_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -107,3 +110,19 @@ def test_a_description_of_other_targets_is_refused(fitted: FineTunedRegressor, t
 def test_what_cannot_be_learned_is_named(parameters, y, error, named) -> None:
     with pytest.raises(error, match=named):
         regressor(**parameters).fit(RECORDS, y)
+
+
+@pytest.mark.parametrize("estimator", [FineTunedClassifier, FineTunedRegressor])
+def test_scores_take_a_rate_for_each_record_and_pass_it_on(estimator: type) -> None:
+    X, rates = np.stack([record.signal for record in RECORDS]), np.full(24, 100.0)
+    y = np.arange(24) % 2 if estimator is FineTunedClassifier else RATES
+    model = estimator(TINY, stages="head", epochs=1, random_state=0)
+    with sklearn.config_context(enable_metadata_routing=True):
+        asked = model.set_fit_request(sampling_rate=True).set_score_request(sampling_rate=True)
+        found = cross_val_score(asked, X, y, cv=2, params={"sampling_rate": rates})
+    model = clone(model).fit(X, y, sampling_rate=rates)
+    assert np.isfinite(found).all()
+    weight = np.arange(24.0)
+    metric = accuracy_score if estimator is FineTunedClassifier else r2_score
+    predicted = model.predict(X, sampling_rate=rates)
+    assert model.score(X, y, weight, sampling_rate=rates) == metric(y, predicted, sample_weight=weight)

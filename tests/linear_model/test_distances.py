@@ -82,6 +82,15 @@ def test_columns_of_a_query_in_another_order_are_refused() -> None:
         similar(table[["c", "b", "a"]], table, k=1)
 
 
+def test_a_row_of_a_frame_is_compared_by_its_names_and_a_list_has_none() -> None:
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(np.eye(3), columns=["a", "b", "c"])
+    for query in (table.iloc[1], [0.0, 1.0, 0.0], pandas.Series([0.0, 1.0, 0.0])):
+        assert similar(query, table, k=1).rows.tolist() == [1]
+    with pytest.raises(ShapeError, match="the column 'c' where features have 'a'"):
+        similar(table.iloc[1][["c", "b", "a"]], table, k=1)
+
+
 @pytest.mark.parametrize("query", [[["a", "b"]], [[1.0], [1.0, 2.0]]])
 def test_a_query_that_holds_no_numbers_is_refused(query: object) -> None:
     with pytest.raises(InputError, match="query of type list with values that are no numbers"):

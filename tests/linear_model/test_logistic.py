@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from scipy import sparse
@@ -343,3 +344,21 @@ def test_features_whose_squares_or_log_odds_are_infinite_are_refused() -> None:
         LogisticProbe().fit(huge, y)
     with pytest.raises(InputError, match=r"log-odds are not finite"):
         LogisticProbe().fit(X / 1e5, y, sample_weight=np.full(40, 1e30)).predict_proba(X * 1e307)
+
+
+@pytest.mark.parametrize("missing", [None, pd.NA, 3])
+def test_classes_that_cannot_be_compared_are_named(missing: Any) -> None:
+    y = np.array(["a", "b"] * 5, dtype=object)
+    y[3] = missing
+    with pytest.raises(InputError, match=r"among the classes|classes of several kinds|label type"):
+        LogisticProbe().fit(np.eye(10), y)
+
+
+def test_numbers_are_no_weights_of_classes() -> None:
+    with pytest.raises(ParameterError, match="class_weight=2, expected"):
+        LogisticProbe(class_weight=2).fit(np.eye(4), [[0, 1], [1, 0], [1, 1], [0, 0]])
+
+
+def test_a_message_ends_where_a_line_does() -> None:
+    with pytest.raises(InputError, match=r"contains NaN\. A recording that could not be embedded has a row of NaN\.$"):
+        LogisticProbe().fit([[np.nan], [1.0]], [0, 1])

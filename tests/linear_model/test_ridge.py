@@ -104,3 +104,12 @@ def test_what_is_not_known_is_an_error_of_ours(probe, features, y, weight, messa
         pytest.skip("it takes none")
     with pytest.raises(InputError, match=f"(?s){message}"):
         probe.fit(features, y, **({} if weight is None else {"sample_weight": weight}))
+
+
+def test_the_unit_of_a_target_decides_nothing() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 20))
+    first, second = rng.normal(size=60), features @ rng.normal(size=20)
+    chosen = [RidgeProbe().fit(features, np.stack([first, unit * second], axis=1)).alpha_ for unit in (1e-4, 1, 1e4)]
+    assert len(set(chosen)) == 1
+    assert RidgeProbe().fit(features, np.stack([second, np.ones(60)], axis=1)).alpha_ > 0

@@ -143,3 +143,9 @@ def test_a_description_has_the_numbers_of_its_kinds(heart: np.ndarray) -> None:
         described = describe_recordings(signals, RATE)
         assert described.shape == (1, sum(kind.n_raw for kind in DESCRIPTOR_KINDS))
         assert np.isfinite(described).all()
+
+
+@pytest.mark.parametrize(("rate", "n_samples"), [(8.0, 200), (16.0, 200), (20.0, 14), (20.0, 11), (1000.0, 500)])
+def test_where_no_complex_could_be_seen_there_are_no_peaks(rate: float, n_samples: int) -> None:
+    noise = np.random.default_rng(0).normal(size=(2, n_samples)).astype(np.float32)
+    assert len(find_r_peaks(noise, rate)) == 0
