@@ -324,7 +324,10 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
         folder : str or Path
             Created when absent; files of these names in it are replaced.
         **provenance
-            As of :func:`skecg.save_encoder`; what is known of the weights that training started from is taken over.
+            As of :func:`skecg.save_encoder`. Licence and data of the weights that training started from are taken over;
+            ``data="clinic (40 records)"`` names the recordings of this training, and
+            ``data_licences={"clinic": "CC0-1.0"}`` their licence. Weights with data of no known licence are not
+            published.
 
         Raises
         ------

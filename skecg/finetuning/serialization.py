@@ -24,6 +24,7 @@ from skecg.io.files import replacing, sha256_of
 from skecg.spec import InputSpec
 from skecg.validation import is_integer
 from skecg.weights import WeightsInfo, read_info, save_encoder
+from skecg.weights.card import join_data
 from skecg.weights.folder import json_bytes, load_tensors, read_json, save_tensors
 
 __all__ = [
@@ -45,7 +46,7 @@ __all__ = [
 # What stays on the machine that trained.
 _NOT_SAVED = ("device", "n_jobs", "verbose")
 # What binds whoever has the weights still binds after training them further.
-_KEPT_PROVENANCE = ("licence", "licence_note", "data", "data_licences")
+_KEPT_PROVENANCE = ("licence", "licence_note")
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def write_fitted(
     parameters = _parameters_to_json(estimator)
     json_bytes({**described, "parameters": parameters}, folder / layout.description)
     # What the user says goes last, and so before what is known here.
-    known = {**_provenance(layout, estimator, folder), **provenance}
+    seen = join_data(estimator.origin_.provenance, provenance)
+    known = {**_provenance(layout, estimator, folder), **provenance, **seen}
     save_encoder(folder, estimator.network_.encoder, estimator.spec_, pooling=estimator.pooling_, **known)
     state = estimator.network_.head.state_dict()
     save_tensors(

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skecg.encoders.pooling import n_encoder_features
+from skecg.errors import ParameterError
 
 if TYPE_CHECKING:
     from skecg.weights.folder import WeightsInfo
 
-__all__ = ["PIN", "Score", "card_text", "write_card"]
+__all__ = ["PIN", "UNNAMED_DATA", "Score", "card_text", "join_data", "write_card"]
 
 
 class Score(NamedTuple):
@@ -246,3 +247,42 @@ def _preparation(info: WeightsInfo) -> str:
     if spec.clip is not None:
         steps.append(f"clipped at ±{spec.clip:g}")
     return ", ".join(steps)
+
+
+#: Data of a training on recordings of one's own that were not named.
+UNNAMED_DATA = "recordings that were not named"
+
+
+def join_data(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what weights that were trained further have seen: first what is new, then the data of those before.
+
+    Parameters
+    ----------
+    base : mapping
+        What was recorded of the weights that the training began from.
+    own : mapping
+        What is said of the training itself; ``data`` where it names its recordings.
+
+    Returns
+    -------
+    dict
+        ``data`` and ``data_licences``: what binds whoever has the weights still binds after training them further.
+
+    Raises
+    ------
+    ParameterError
+        When the data of the training are named by anything but text.
+    """
+    before, new = base.get("data"), own.get("data", UNNAMED_DATA)
+    if not isinstance(new, str):
+        raise ParameterError(f"Got data={new!r}, expected text that names the recordings: 'clinic (40 records)'.")
+    # A list in cards of converted weights. What is new stands first: there titles follow the names, after a colon.
+    seen = [new, *(before if isinstance(before, list) else [before] if before else [])]
+    known = {"data": ", ".join(map(str, seen))}
+    licences = {**_licences_of(base), **_licences_of(own)}
+    return known | ({"data_licences": licences} if licences else {})
+
+
+def _licences_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    licences = provenance.get("data_licences")
+    return dict(licences) if isinstance(licences, Mapping) else {}

@@ -15,6 +15,7 @@ from skecg.datasets import make_ecg
 from skecg.encoders.encode import Encoding, encode_windows
 from skecg.errors import DamagedWeightsError, ParameterError, WeightsFormatError, WeightsNotFoundError
 from skecg.finetuning import serialization as fitted_folders
+from skecg.hub.licences import data_licences, licence_problems
 from skecg.preprocessing.windows import prepare
 from skecg.weights import find_weights, read_info, verify_weights
 
@@ -98,6 +99,7 @@ def test_the_folder_says_where_its_weights_come_from(saved: Path) -> None:
     assert known["fine_tuned_from"] == "tiny-temporal"
     assert known["fine_tuned_from_sha256"] == read_info(TINY).sha256
     assert known["licence"] == read_info(TINY).provenance["licence"]
+    assert known["data"].startswith("recordings that were not named")
     assert "fine-tuned from tiny-temporal" in (saved / "README.md").read_text(encoding="utf-8")
 
 
@@ -107,6 +109,25 @@ def test_a_folder_is_written_over_and_says_what_it_is_told(tmp_path: Path) -> No
 
     assert FineTunedClassifier.load(tmp_path).classes_.tolist() == [False, True]
     assert read_info(tmp_path).provenance["name"] == "of mine"
+
+
+def test_data_of_the_start_and_of_the_training_are_both_named(tmp_path: Path) -> None:
+    def known() -> dict:
+        return read_info(tmp_path / "tuned").provenance
+
+    base = FineTunedClassifier(TINY, stages="head", epochs=1, random_state=0).fit(RECORDS, TARGETS["booleans"])
+    base.save(tmp_path / "base", data="closed: the archive (9 records)", data_licences={"closed": "CC-BY-NC-4.0"})
+    model = FineTunedClassifier(tmp_path / "base", stages="head", epochs=1).fit(RECORDS, TARGETS["booleans"])
+
+    model.save(tmp_path / "tuned")
+    assert known()["data"].startswith("recordings that were not named, closed: the archive (9 records)")
+    assert set(data_licences(known())) >= {"recordings that were not named", "closed"}
+
+    model.save(tmp_path / "tuned", data="clinic (40 records)", data_licences={"clinic": "CC0-1.0"})
+    assert known()["data"].startswith("clinic (40 records), closed: ")
+    found = data_licences(known())
+    assert (found["clinic"], found["closed"]) == ("CC0-1.0", "CC-BY-NC-4.0")
+    assert any("closed is under CC-BY-NC-4.0" in line for line in licence_problems({"licence": "CC0-1.0"}, found))
 
 
 def test_there_is_no_pickle_in_the_folder(saved: Path) -> None:
@@ -203,7 +224,9 @@ def test_what_is_refused_leaves_the_classifier_that_was_there(saved: Path, tmp_p
     classifier.save(tmp_path)
 
     with pytest.raises(ParameterError, match="cannot be written as JSON"):
-        classifier.save(tmp_path, data=object())
+        classifier.save(tmp_path, site=object())
+    with pytest.raises(ParameterError, match="expected text that names the recordings"):
+        classifier.save(tmp_path, data={"clinic": 40})
 
     np.testing.assert_array_equal(FineTunedClassifier.load(tmp_path).predict(X), classifier.predict(X))
 
