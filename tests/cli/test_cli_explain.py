@@ -68,6 +68,18 @@ def test_a_class_that_the_model_does_not_know_is_refused(run: Run, clinic: Path,
     assert "'rbbb', expected one of 'lbbb', 'normal'" in capsys.readouterr().err
 
 
+def test_a_drawing_that_finds_no_room_is_not_written_by_half(
+    run: Run, clinic: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert run("explain", clinic / "model", clinic / "r00.hea", "--out", "why.svg") == 2
+    assert "Make room and run the same command again" in capsys.readouterr().err
+    assert not list(Path().iterdir())
+
+
 def test_a_file_that_is_no_recording_is_refused(run: Run, clinic: Path, capsys: Capture) -> None:
     for name, words in (("r99.hea", "r99"), ("table.csv", "looks like a table about recordings")):
         assert run("explain", clinic / "model", clinic / name) == 2

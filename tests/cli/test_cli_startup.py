@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -89,8 +90,11 @@ def test_arguments_that_make_no_sense_exit_with_two(arguments: list[str], capsys
 
 
 def test_output_that_nobody_reads_is_no_error() -> None:
-    code = "import os; from skecg.cli import main; r, w = os.pipe(); os.dup2(w, 1); os.close(r); exit(main(['info']))"
-    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False)
+    code = "from skecg.cli import main; exit(main(['info']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        done = subprocess.run([sys.executable, "-c", code], stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
 
     assert done.returncode == 0
     assert done.stderr == ""
