@@ -392,8 +392,9 @@ def _not_samples(path: Path, columns: Sequence[str]) -> UnsupportedFormatError:
     """Return the error for a table about recordings."""
     return UnsupportedFormatError(
         f"Got {path} with {', '.join(columns)}, which looks like a table about recordings (labels, paths), expected "
-        "the samples of one, a row each. To embed the recordings that it lists, pass its column of paths as X, or "
-        "write them into a file, one a line, and use `skecg embed --paths-from FILE`."
+        "the samples of one, a row each. To embed the recordings that it lists, pass its column of paths as X; on the "
+        "command line write them into a file, one a line, for `skecg embed --paths-from FILE`, or predict them by "
+        "`skecg predict MODEL --table TABLE`."
     )
 
 
