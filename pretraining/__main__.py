@@ -155,7 +155,7 @@ def _add_pack(verbs: _Verbs) -> None:
         default=[],
         type=Path,
         metavar="LIST",
-        help="file of recordings or patients to leave out, one a line",
+        help="file of recordings or patients to leave out, one a line; CORPUS:NAME for those of one corpus",
     )
     parser.add_argument(
         "--patients",
@@ -183,16 +183,14 @@ def _pack(arguments: argparse.Namespace) -> None:
 
 def _chosen(corpora: list[Corpus], arguments: argparse.Namespace) -> list[Corpus]:
     """Name the patients of recordings, and leave out what is listed."""
-    from pretraining.data.corpus import leave_out, name_patients
+    from pretraining.data.corpus import leave_out, name_patients, read_list
     from skecg.datasets.base import read_rows
 
     for table in arguments.patients:
         patients = {row["path"]: row["patient"] for row in read_rows(table, ["path", "patient"])}
         corpora = name_patients(corpora, patients, str(table))
     for path in arguments.leave_out:
-        # utf-8-sig: lists saved by a spreadsheet begin with a byte order mark.
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-        corpora = leave_out(corpora, [line for line in lines if line], str(path))
+        corpora = leave_out(corpora, read_list(path), str(path))
     return corpora
 
 
@@ -320,9 +318,9 @@ def _configuration(arguments: argparse.Namespace) -> PretrainConfig:
     else:
         config = load_recipe(arguments.recipe) if arguments.recipe else _begun(arguments.out, arguments.resume)
     config = config.override(arguments.overrides)
-    # Whoever names a probe wants scores: at checkpoints, where the recipe says nothing.
+    # Whoever names a probe wants scores: at checkpoints, where the recipe says nothing; the last is at the end.
     if arguments.probe and not config.watch.probe_every:
-        config = config.override([f"watch.probe_every={config.watch.checkpoint_every}"])
+        config = config.override([f"watch.probe_every={config.watch.checkpoint_every or config.run.steps}"])
     return config
 
 

@@ -18,7 +18,15 @@ from pretraining.config import PretrainConfig
 from pretraining.monitoring.journal import read_journal
 from pretraining.monitoring.report import inspect_run
 from pretraining.objectives.base import exported_encoder
-from pretraining.runs import checkpoints_of, load_checkpoint, read_code, saved_steps, write_json
+from pretraining.runs import (
+    as_configured,
+    checkpoints_of,
+    load_checkpoint,
+    read_code,
+    read_data,
+    saved_steps,
+    write_json,
+)
 from skecg._version import __version__
 from skecg.errors import ParameterError
 from skecg.hub.licences import data_licences
@@ -78,7 +86,8 @@ def export(
     Raises
     ------
     ParameterError
-        When the run has no checkpoint, none was scored, a choice is unknown, or the folder is not empty.
+        When the run has no checkpoint, none was scored, a file of its folder is torn, a choice is unknown, or the
+        folder to write is not empty.
     CheckpointError
         When the checkpoint is damaged.
     """
@@ -98,7 +107,9 @@ def export(
     if (kind, config.exported_depth) == (watched.export_encoder, watched.exported_depth):
         known |= _watched(run, state)
     known |= {"name": name or config.name, "model": f"./{out.name}"} | ({"licence": licence} if licence else {})
-    save_encoder(out, _encoder(state["model"], config, kind), config.input, pooling=config.pooling, **known)
+    with as_configured(run, state["step"]):
+        trained = _encoder(state["model"], config, kind)
+    save_encoder(out, trained, config.input, pooling=config.pooling, **known)
     # `skecg publish` wants it beside the weights.
     write_json(out / "training_config.json", config.to_dict())
     return read_info(out)
@@ -161,7 +172,10 @@ def _provenance(run: Path, state: Mapping[str, Any], config: PretrainConfig, kin
         known["started_from"] = config.start
     if dropout := config.data.lead_dropout or (config.masks and config.masks.lead_dropout):
         known["lead_dropout"] = dropout
-    known |= _data(run / "data.json", state)
+    # What is drawn, for the licence of the weights goes by it.
+    if corpora := read_data(run, config).get("corpora"):
+        known["data"] = ", ".join(f"{name} ({count:,} records)" for name, count in corpora.items())
+    known["data_fingerprint"] = str(state["fingerprint"])
     code = read_code(run)
     return known | ({"code": code} if code else {})
 
@@ -173,18 +187,10 @@ def _watched(run: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     scores = state["probe"].get("history")
     if scores:
         at, score = scores[-1]
-        known["probe"] = {"step": int(at), "macro_auroc": round(float(score), 4)}
+        # Checkpoints did not name it from the beginning.
+        measure = state["probe"].get("measure", "macro_auroc")
+        known["probe"] = {"step": int(at), measure: round(float(score), 4)}
     return known
-
-
-def _data(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the corpora and how many of their records were there to train on."""
-    known: dict[str, Any] = {}
-    if path.is_file():
-        corpora = json.loads(path.read_text(encoding="utf-8")).get("corpora")
-        if isinstance(corpora, Mapping) and corpora:
-            known["data"] = ", ".join(f"{name} ({int(count):,} records)" for name, count in corpora.items())
-    return known | {"data_fingerprint": str(state["fingerprint"])}
 
 
 def _gauges_of(run: Path, step: int) -> dict[str, float]:

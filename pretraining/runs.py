@@ -12,17 +12,19 @@ import json
 import os
 import pickle
 import re
+import struct
 import subprocess
-from collections.abc import Collection, Mapping
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
 from pretraining.config import PretrainConfig
 from pretraining.config.parts import MASK_LAW
-from pretraining.optim import learning_rate
+from pretraining.optim import learning_rate, warmup_steps
 from skecg._version import __version__
 from skecg.errors import ParameterError, SkecgError
 from skecg.io.files import replacing
@@ -34,6 +36,7 @@ __all__ = [
     "BEST",
     "CheckpointError",
     "STATE_KEYS",
+    "as_configured",
     "checkpoints_of",
     "describe_code",
     "describe_data",
@@ -44,6 +47,7 @@ __all__ = [
     "open_run_folder",
     "read_code",
     "read_config",
+    "read_data",
     "record_code",
     "check_same_run",
     "save_checkpoint",
@@ -53,20 +57,27 @@ __all__ = [
 ]
 
 
-#: What a checkpoint holds, exactly.
-STATE_KEYS = frozenset(
-    (
-        *("model", "optimizer", "step", "config", "fingerprint", "probe", "gauges", "last_loss", "torch"),
-        *("world_size", "mask_law"),
-    )
-)
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("model", "optimizer", "config", "probe"), dict),
+    **dict.fromkeys(("step", "world_size", "mask_law"), int),
+    **dict.fromkeys(("fingerprint", "torch"), str),
+    **dict.fromkeys(("gauges", "losses"), list),
+    "last_loss": (float, type(None)),
+}
 
-# What checkpoints did not hold from the beginning, and what was true before they did.
-_SINCE = {"mask_law": 1}
+
+#: What a checkpoint holds, exactly.
+STATE_KEYS = frozenset(_KINDS)
+
+# What checkpoints did not hold from the beginning, and what was true or not known before they did.
+_SINCE: dict[str, Any] = {"mask_law": 1, "losses": []}
 
 
 #: A second name of the checkpoint with the best probe score.
 BEST = "best.pt"
+
+
+_T = TypeVar("_T")
 
 
 _NAME = re.compile(r"step-(\d{8,})\.pt")
@@ -153,15 +164,47 @@ def load_checkpoint(folder: str | Path, step: int | None = None) -> dict[str, An
     older = [other for other in steps if _path(Path(folder), other) != path]
     way_out = f"Remove it to go on from step {older[-1]}." if older else "Start the run anew."
     try:
+        # torch takes a tensor's bytes as they are, whatever the file's own sums say.
+        with zipfile.ZipFile(path) as archive:
+            if torn := archive.testzip():
+                raise zipfile.BadZipFile(f"other bytes than were written in {torn}")
         # On the CPU, and tensors only: checkpoints travel, between devices and between people.
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+    except (*_UNFIT, zipfile.BadZipFile, pickle.UnpicklingError, struct.error, EOFError, OSError) as error:
         raise CheckpointError(f"Got a damaged checkpoint {str(path)!r} ({_first_line(error)}). {way_out}") from error
-    state = _SINCE | state if isinstance(state, dict) else state
-    if not isinstance(state, dict) or set(state) != STATE_KEYS:
-        odd = sorted(map(str, set(state) ^ STATE_KEYS)) if isinstance(state, dict) else [type(state).__name__]
+    state = _SINCE | state if isinstance(state, dict) else {type(state).__name__: state}
+    if odd := sorted(map(str, set(state) ^ STATE_KEYS)):
         raise CheckpointError(f"Got {str(path)!r}, which lacks or adds {', '.join(odd)}. {way_out}")
+    odd = [name for name, kind in _KINDS.items() if not isinstance(state[name], kind)]
+    if odd or "history" not in state["probe"]:
+        wrong = ", ".join(odd or ["probe without history"])
+        raise CheckpointError(f"Got {str(path)!r} with other content than training writes ({wrong}). {way_out}")
+    with _named(path, "configuration", _SAME_CODE):
+        PretrainConfig.from_dict(state["config"])
     return state
+
+
+# What is raised for content that is not what was written.
+_UNFIT = (RuntimeError, LookupError, ValueError, TypeError, AttributeError)
+
+_SAME_CODE = "Go on with the skecg, and the plug-ins, that wrote it."
+
+
+@contextlib.contextmanager
+def _named(path: Path, part: str, way_out: str, kind: type[SkecgError] = CheckpointError) -> Iterator[None]:
+    """Raise an error of the kind that names the file where a part of it is not what was written."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:  # a RuntimeError that says nothing of the file
+        raise
+    except _UNFIT as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split()).rstrip(".")
+        raise kind(f"Got {str(path)!r}, whose {part} cannot be used ({why}). {way_out}") from error
+
+
+def as_configured(run: str | Path, step: int) -> contextlib.AbstractContextManager[None]:
+    """Raise :class:`CheckpointError` where a checkpoint's tensors do not fit what its configuration builds."""
+    return _named(_path(checkpoints_of(run), step), "tensors", _SAME_CODE)
 
 
 def latest(folder: str | Path) -> int | None:
@@ -220,7 +263,22 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-_FILE = "code.json"
+# The files of a run's folder, and what to do without one.
+_CONFIG, _DATA, _CODE = "config.json", "data.json", "code.json"
+_WITHOUT = {
+    _CONFIG: "remove it and resume with --recipe and the overrides that the run began with, which writes it anew",
+    _DATA: "remove it: cards will not name the data",
+    _CODE: "remove it: cards will not name the code",
+}
+
+
+def _read_json(run: Path, name: str, read: Callable[[Any], _T]) -> _T | None:
+    """Read a file of a run's folder; None where there is none."""
+    path = run / name
+    if not path.is_file():
+        return None
+    with _named(path, "content", f"Restore it from a copy, or {_WITHOUT[name]}.", ParameterError):
+        return read(json.loads(path.read_text(encoding="utf-8")))
 
 
 _PACKAGES = ("skecg", "pretraining")
@@ -243,22 +301,24 @@ def describe_code(root: Path | None = None) -> dict[str, Any]:
 
 def record_code(run: Path) -> None:
     """Add the code that runs now to those that a run was trained with."""
-    path = run / _FILE
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    now = describe_code()
+    known, now = _codes(run), describe_code()
     if now not in known:
-        write_json(path, [*known, now])
+        write_json(run / _CODE, [*known, now])
 
 
 def read_code(run: Path) -> dict[str, Any]:
     """Return the code that a run was last trained with, dirty when any of it was; empty when nothing is known."""
-    path = run / _FILE
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    known = _codes(run)
     if not known:
         return {}
     commits = [str(state["commit"]) for state in known if "commit" in state]
     dirty = any(state.get("dirty") for state in known)
     return dict(known[-1]) | ({"dirty": dirty} if commits else {}) | ({"commits": commits} if len(commits) > 1 else {})
+
+
+def _codes(run: Path) -> list[dict[str, Any]]:
+    """Return each code that a run was trained with, in order."""
+    return _read_json(run, _CODE, lambda states: [dict(state) for state in states]) or []
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -298,23 +358,40 @@ def open_run_folder(out: Path, config: PretrainConfig, shards: ShardSet, *, resu
     step = latest(checkpoints_of(out))
     if step is None:
         checkpoints_of(out).mkdir(parents=True, exist_ok=True)
-        write_json(out / "config.json", config.to_dict())
-        write_json(out / "data.json", describe_data(shards))
+        write_json(out / _CONFIG, config.to_dict())
+        write_json(out / _DATA, describe_data(shards, config))
     record_code(out)
     return step
 
 
-def describe_data(shards: ShardSet) -> dict[str, Any]:
-    """Describe what data a run sees, as plain values."""
-    counts = np.bincount(shards.corpus_of, minlength=len(shards.corpora)).tolist()
+def describe_data(shards: ShardSet, config: PretrainConfig) -> dict[str, Any]:
+    """Describe what data lie before a run, as plain values: recordings by corpus, of those that have its leads."""
+    spec = config.input
+    present = shards.lead_mask[:, [shards.leads.index(lead) for lead in spec.leads]]
+    usable = present.any(axis=1) if spec.any_leads else present.all(axis=1)
+    # A long recording has several rows, of which one is the first.
+    first = shards.corpus_of[usable & (shards.start_samples == 0)]
+    counts = np.bincount(first, minlength=len(shards.corpora)).tolist()
     return {
         "corpora": dict(zip(shards.corpora, counts, strict=True)),
-        "n_records": shards.n_records,
+        "n_records": sum(counts),
+        "n_rows": shards.n_records,
         "sampling_rate": shards.sampling_rate,
         "segment_samples": shards.segment_samples,
         "fingerprint": shards.fingerprint,
         "folder": str(shards.folder.absolute()),
     }
+
+
+def read_data(run: Path, config: PretrainConfig) -> dict[str, Any]:
+    """Return what :func:`describe_data` found, of corpora only those that are drawn; empty when nothing is known."""
+
+    def read(known: Mapping[str, Any]) -> dict[str, Any]:
+        counts = {name: int(count) for name, count in known.get("corpora", {}).items()}
+        drawn = config.data.weights or counts
+        return {**known, "corpora": {name: count for name, count in counts.items() if count and name in drawn}}
+
+    return _read_json(run, _DATA, read) or {}
 
 
 def check_same_run(state: Mapping[str, Any], config: PretrainConfig, shards: ShardSet) -> None:
@@ -365,6 +442,12 @@ def what_changed(state: Mapping[str, Any], config: PretrainConfig, world_size: i
     before, now = learning_rate(began, min(step, began.run.steps - 1)), learning_rate(config, step)
     if began.run.steps != config.run.steps and before != now:
         found.append(f"learning rate at this step: {before:.3g} before, {now:.3g} now")
+    warmups = warmup_steps(began), warmup_steps(config)
+    if step and warmups[0] != warmups[1]:
+        found.append(
+            f"warm-up: {warmups[0]} steps before, {warmups[1]} now (a share of the run: what was learnt before is not "
+            "what a run of this length would have learnt)"
+        )
     if state["world_size"] != world_size:
         found.append(
             f"processes: {state['world_size']} before, {world_size} now (batches are the same; sums are taken in "
@@ -404,8 +487,8 @@ _ABSENT = _Absent()
 
 
 def read_config(folder: Path) -> PretrainConfig:
-    """Read the configuration that a run's folder holds."""
-    path = folder / "config.json"
-    if not path.is_file():
+    """Read the configuration that a run's folder holds; raise :class:`ParameterError` for none, or a torn one."""
+    config = _read_json(folder, _CONFIG, PretrainConfig.from_dict)
+    if config is None:
         raise ParameterError(f"Got {str(folder)!r}, which holds no config.json, expected the folder of a run.")
-    return PretrainConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    return config

@@ -17,12 +17,13 @@ from pretraining.data.batches import check_shards, to_values
 from pretraining.distributed import Readback, load_optimizer_, open_engine, whole, whole_tensor
 from pretraining.loader import BatchLoader, TrainingBatch
 from pretraining.monitoring.callbacks import Callback, TensorBoard, new_callbacks
-from pretraining.monitoring.journal import Journal
+from pretraining.monitoring.journal import ASKED, Journal
 from pretraining.monitoring.monitor import Monitor, StepStats
 from pretraining.objectives import build_model, objective_class
 from pretraining.objectives.stochastic_depth import StochasticDepth
 from pretraining.optim import build_optimizer, momentum, schedule_trouble, set_schedule_, skip_unless_finite_
 from pretraining.runs import (
+    as_configured,
     check_same_run,
     checkpoints_of,
     load_checkpoint,
@@ -123,10 +124,13 @@ class Trainer:
         else:
             self._announce_trouble()
         self.tables = self._tabulate()
-        self.model = build_model(config, state["model"])
-        # A resumed run has its weights in the checkpoint; those it began from may be gone.
         if self.resumed is None:
+            self.model = build_model(config)
             self._start_from(start)
+        else:
+            # A resumed run has its weights in the checkpoint; those it began from may be gone.
+            with as_configured(self.out, state["step"]):
+                self.model = build_model(config, state["model"])
         # Weights are drawn on the CPU, so that a seed gives the same ones on every device.
         self.model.to(self.engine.device)
         self.depth = StochasticDepth(self.model.deep_parts(), config.data.drop_path, config.run.seed)
@@ -134,7 +138,8 @@ class Trainer:
         # After the model was wrapped: sharding puts other parameters in the place of those before.
         self.optimizer = build_optimizer(self.model, config)
         if self.resumed is not None:
-            load_optimizer_(self.optimizer, state["optimizer"])
+            with as_configured(self.out, state["step"]):
+                load_optimizer_(self.optimizer, state["optimizer"])
             # Empty where losses were not scaled: with another precision than before they may be now.
             if scaler := state["optimizer"].get("scaler"):
                 self.engine.scaler.load_state_dict(scaler)
@@ -143,11 +148,13 @@ class Trainer:
         self._late: _Launched | None = None
         self._settled = 0.0
         # Scores of other records or other labels are not to be compared.
-        was_asked = state["probe"].get("key")
-        self.asked: str | None = was_asked if probe is None else getattr(probe, "key", None)
-        begins_anew = None not in (was_asked, self.asked) and was_asked != self.asked
-        gauged, scores = [*state["gauges"]], [] if begins_anew else [*state["probe"]["history"]]
+        was_asked = {name: state["probe"][name] for name in ASKED if name in state["probe"]}
+        is_asked = {name: getattr(probe, name) for name in ASKED if hasattr(probe, name)}
+        self.asked: dict[str, str] = was_asked if probe is None else is_asked
+        keys = {asked["key"] for asked in (was_asked, self.asked) if "key" in asked}
+        gauged, scores = [*state["gauges"]], [] if len(keys) > 1 else [*state["probe"]["history"]]
         self.monitor = Monitor(config, shards, self.engine, None, probe, gauged, scores, self.tables)
+        self.monitor.losses = [*state["losses"]]
         self.monitor.callbacks = [TensorBoard(), *new_callbacks(), *callbacks] if self.engine.is_first else []
 
     def train(self) -> None:
@@ -205,7 +212,7 @@ class Trainer:
             event, more = "resume", what_changed(resumed, self.config, self.engine.world_size)
         if self.engine.is_first:
             at = None if resumed is None else self.step  # a run killed before its first checkpoint is written anew
-            journal = Journal(self.out, total_steps=self.config.run.steps, resume_step=at)
+            journal = Journal(self.out, total_steps=self.config.run.steps, resume_step=at, asked=self.asked)
             self.monitor.begin(journal, self.out, self.step)
         self.monitor.note(self.step, event, "; ".join([text, *more]))
         # Step 0 is the untrained encoder's score, which training has to beat.
@@ -340,9 +347,9 @@ class Trainer:
             "step": self.step,
             "config": self.config.to_dict(),
             "fingerprint": self.shards.fingerprint,
-            "probe": {"history": self.monitor.scores, "best_step": self.monitor.best_step}
-            | ({"key": self.asked} if self.asked else {}),
+            "probe": {"history": self.monitor.scores, "best_step": self.monitor.best_step} | self.asked,
             "gauges": self.monitor.gauged,
+            "losses": self.monitor.losses,
             "last_loss": self.last_loss,
             "torch": str(torch.__version__),
             "world_size": self.engine.world_size,
@@ -350,7 +357,7 @@ class Trainer:
         }
 
 
-_BEGINNING: dict[str, Any] = {"model": None, "step": 0, "last_loss": None, "gauges": [], "probe": {"history": []}}
+_BEGINNING: dict[str, Any] = {"step": 0, "last_loss": None, "gauges": [], "losses": [], "probe": {"history": []}}
 
 
 def clip_gradients_(model: nn.Module, largest: float) -> Tensor:

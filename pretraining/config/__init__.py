@@ -20,6 +20,7 @@ from pretraining.config.parts import (
     PredictorConfig,
     RunConfig,
     WatchConfig,
+    check_kinds,
     require,
 )
 from skecg.encoders import read_encoder_config
@@ -96,6 +97,7 @@ class PretrainConfig:
     start: str = ""
 
     def __post_init__(self) -> None:
+        check_kinds("", self)
         check_choice("export_encoder", self.export_encoder, ("target", "context"))
         check_pooling(self.pooling, n_registers(self.encoder))
         depth = self.encoder.depth
@@ -120,8 +122,9 @@ class PretrainConfig:
         shortest = 2 if self.masks is None or self.masks.kind != "blocks" else self.masks.min_block
         for seconds in self.data.window_seconds:
             n_patches = seconds * self.input.sampling_rate / self.encoder.patch_samples
-            # Equal to the last digit: 2.5 s at 250 Hz is exact, and a length that is not would be rounded in silence.
-            fits = n_patches == int(n_patches) and shortest <= n_patches <= self.encoder.n_patches
+            # Up to rounding: 2.2 s are 22 slices of 0.1 s, though no float is exactly that.
+            is_whole = abs(n_patches - round(n_patches)) < _ROUNDING
+            fits = is_whole and shortest <= round(n_patches) <= self.encoder.n_patches
             longest, patch = self.input.window_seconds, self.encoder.patch_samples / self.input.sampling_rate
             wanted = f"multiples of {patch:g} s from {shortest * patch:g} to {longest:g} s"
             require(fits, "data.window_seconds", self.data.window_seconds, wanted)
@@ -181,6 +184,9 @@ class PretrainConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read everything from plain values, strictly."""
         # Checkpoints of older releases lack parts that came later; their defaults mean the old behaviour.
+        lacking = [name for name in _NEEDED if not isinstance(values, Mapping) or name not in values]
+        if lacking:
+            raise ParameterError(f"Got a configuration without {', '.join(lacking)}, expected {', '.join(_NEEDED)}.")
         parts = dict(values)
         architecture = parts.pop("architecture")
         for key in parts:
@@ -249,6 +255,11 @@ class PretrainConfig:
         return dataclasses.replace(self, **parts, **exported)
 
 
+_ROUNDING = 1e-6  # slices
+
+# What no configuration that was written down lacks.
+_NEEDED = ("name", "architecture", "input", "encoder", "optim", "run")
+
 # Fields that are no parts, and that a run may be given.
 _EXPORTED = ("pooling", "export_encoder", "export_blocks")
 
@@ -266,8 +277,9 @@ _PARTS: dict[str, type[PlainFields]] = {
 def _number(text: str, old: Any, name: str) -> int | float:
     """Read a whole number as one, and any other as a fraction."""
     value = float(_typed(text, 0.0, name))
-    # 1e4 is written for ten thousand steps, and int() does not read it.
-    return int(value) if value >= 1 and value.is_integer() else value
+    # 1e4 is written for ten thousand steps, and int() does not read it; 1.0 may be one step or all of them.
+    is_count = value.is_integer() and (value > 1 or text.strip().isdecimal())
+    return int(value) if is_count else value
 
 
 def _typed(text: str, old: Any, name: str) -> Any:
@@ -283,9 +295,7 @@ def _typed(text: str, old: Any, name: str) -> Any:
         if isinstance(old, tuple):
             parts = [part for part in text.strip("()[]").split(",") if part.strip()]
             return tuple(type(old[0])(part) if old else json.loads(part) for part in parts)
-        if isinstance(old, dict):
-            return dict(json.loads(text))
-        if old is None:
+        if old is None or isinstance(old, dict):
             return json.loads(text)
     except (ValueError, KeyError) as error:
         raise ParameterError(f"Got {name}={text!r}, expected a value like {old!r}.") from error

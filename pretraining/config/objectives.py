@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pretraining.config.parts import DataConfig, PredictorConfig, require
+from pretraining.config.parts import DataConfig, PredictorConfig, check_kinds, require
 from skecg.encoders.plugins import load_installed_plugins, needed_plugin
 from skecg.errors import ParameterError
 from skecg.leads import EIGHT_LEADS
@@ -85,6 +85,7 @@ class ObjectiveConfig(AnyObjectiveConfig):
     contrast_temperature: float = 0.15
 
     def __post_init__(self) -> None:
+        check_kinds("objective.", self)
         check_choice("objective.loss", self.loss, ("l1", "smooth_l1"))
         check_choice("objective.target_norm", self.target_norm, ("none", "layer", "centre"))
         terms = ("predict_weight", "sigreg_weight", "describe_weight", "contrast_weight")
@@ -101,6 +102,10 @@ class ObjectiveConfig(AnyObjectiveConfig):
     ) -> None:
         """Check that there is a predictor."""
         require(predictor is not None, "predictor", None, "its shape, which JEPA needs")
+        assert predictor is not None
+        fits = predictor.dim % 4 == 0 or not encoder.token_per_lead
+        # Half of its positions, sines and cosines again, are those of leads.
+        require(fits, "predictor.dim", predictor.dim, "a multiple of 4 with a token for each lead")
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ class MaeConfig(AnyObjectiveConfig):
     target_eps: float = 1e-6
 
     def __post_init__(self) -> None:
+        check_kinds("objective.", self)
         check_choice("objective.masks", self.masks, ("time", "leads", "both"))
         check_number("objective.ratio", self.ratio, 0, 1)
         check_number("objective.target_eps", self.target_eps, 0)
@@ -189,6 +195,7 @@ class BeatSslConfig(AnyObjectiveConfig):
     projected_dim: int = 128
 
     def __post_init__(self) -> None:
+        check_kinds("objective.", self)
         soft = ("soft_1", "soft_2")
         for name, kinds in (("rhythm", ("hard", *soft)), ("beat", ("none", "hard", *soft)), ("vcg", ("dower", "kors"))):
             check_choice(f"objective.{name}", getattr(self, name), kinds)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from skecg.encoders.plugins import load_installed_plugins
 from skecg.errors import ParameterError
@@ -18,6 +20,7 @@ __all__ = [
     "PredictorConfig",
     "RunConfig",
     "WatchConfig",
+    "check_kinds",
     "require",
 ]
 
@@ -26,6 +29,35 @@ def require(condition: bool, where: str, value: object, wanted: str) -> None:
     """Raise for a value that is not what it has to be."""
     if not condition:
         raise ParameterError(f"Got {where}={value!r}, expected {wanted}.")
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, tuple | list) and all(map(is_number, values))
+
+
+# What a value of each declared type is; fields of other types are checked by themselves.
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "int": (is_integer, "a whole number"),
+    "float": (is_number, "a finite number"),
+    "int | float": (is_number, "a finite number"),
+    "str": (lambda value: isinstance(value, str), "text"),
+    "tuple[float, float]": (lambda value: _are_numbers(value) and len(value) == 2, "two numbers, both finite"),
+    "tuple[float, ...]": (_are_numbers, "finite numbers"),
+    "dict[str, float]": (
+        lambda value: isinstance(value, Mapping) and _are_numbers(list(value.values())),
+        'finite numbers by name, such as {"mine": 0.8}',
+    ),
+}
+
+
+def check_kinds(part: str, value: Any) -> None:
+    """Check that the fields of a part hold what they are declared to, whoever wrote them: a file, or a command line."""
+    for each in fields(value):
+        if str(each.type) in _KINDS:
+            is_one, wanted = _KINDS[str(each.type)]
+            found = getattr(value, each.name)
+            require(is_one(found), f"{part}{each.name}", found, wanted)
 
 
 @dataclass(frozen=True)
@@ -38,8 +70,11 @@ class PredictorConfig(PlainFields):
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
+        check_kinds("predictor.", self)
         for name in ("dim", "depth", "num_heads"):
             check_integer(f"predictor.{name}", getattr(self, name), 1)
+        check_number("predictor.mlp_ratio", self.mlp_ratio, 0, closed="left")
+        require(self.dim % 2 == 0, "predictor.dim", self.dim, "an even number, for positions are sines and cosines")
         require(self.dim % self.num_heads == 0, "predictor.dim", self.dim, "a multiple of num_heads")
 
 
@@ -87,6 +122,7 @@ class MaskConfig(PlainFields):
     lead_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        check_kinds("masks.", self)
         # Plug-ins are imported where one is asked for, so that nobody else pays for them or fails by them.
         if self.kind not in MASK_KINDS:
             load_installed_plugins()
@@ -145,16 +181,17 @@ class OptimConfig(PlainFields):
     frozen_blocks: int = 0
 
     def __post_init__(self) -> None:
+        check_kinds("optim.", self)
         check_number("optim.lr", self.lr, 0)
         for name in ("warmup_lr", "final_lr", "weight_decay", "final_weight_decay", "eps", "gradient_clip"):
             check_number(f"optim.{name}", getattr(self, name), 0, closed="left")
-        fits = len(self.betas) == 2 and all(is_number(beta) and 0 <= beta < 1 for beta in self.betas)
+        fits = all(0 <= beta < 1 for beta in self.betas)
         require(fits, "optim.betas", self.betas, "two numbers from 0 to below 1")
         check_choice("optim.schedule", self.schedule, ("cosine", "constant"))
         for name in ("warmup_steps", "cooldown_steps"):
             value = getattr(self, name)
             # Not 1.0: nobody could tell one step from the whole run.
-            fits = is_integer(value, 0) or (is_number(value) and 0 <= value < 1)
+            fits = is_integer(value, 0) or 0 <= value < 1
             require(fits, f"optim.{name}", value, "a number of steps, or a share of them from 0 to below 1")
         held = self.schedule == "constant" or self.cooldown_steps == 0
         require(held, "optim.cooldown_steps", self.cooldown_steps, "0 with optim.schedule='cosine', which cools down")
@@ -176,6 +213,7 @@ class EmaConfig(PlainFields):
     before_step: bool = False
 
     def __post_init__(self) -> None:
+        check_kinds("ema.", self)
         # 1 is allowed, as Kim's ends there: the target then stands still.
         require(0 <= self.start <= self.end <= 1, "ema.start, end", (self.start, self.end), "0 <= start <= end <= 1")
 
@@ -210,9 +248,9 @@ class DataConfig(PlainFields):
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
+        check_kinds("data.", self)
         require(all(w > 0 for w in self.weights.values()), "data.weights", self.weights, "positive shares")
-        fits = len(self.gain) == 2 and 0 < self.gain[0] <= self.gain[1]
-        require(fits, "data.gain", self.gain, "two numbers, 0 < low <= high")
+        require(0 < self.gain[0] <= self.gain[1], "data.gain", self.gain, "two numbers, 0 < low <= high")
         for name in ("lead_dropout", "drop_path"):
             check_number(f"data.{name}", getattr(self, name), 0, 1, closed="left")
 
@@ -263,9 +301,11 @@ class RunConfig(PlainFields):
     timeout_minutes: float = 30.0
 
     def __post_init__(self) -> None:
+        check_kinds("run.", self)
         for name in ("steps", "batch_size", "accumulation", "prefetch", "readers"):
             check_integer(f"run.{name}", getattr(self, name), 1)
-        check_integer("run.seed", self.seed, 0)
+        # PyTorch's generators take 64 bits.
+        require(0 <= self.seed < 2**64, "run.seed", self.seed, "0 to below 2**64")
         check_choice("run.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         check_choice("run.parallel", self.parallel, ("ddp", "fsdp2"))
         check_number("run.timeout_minutes", self.timeout_minutes, 0)
@@ -286,5 +326,6 @@ class WatchConfig(PlainFields):
     stop_on_collapse: bool = False
 
     def __post_init__(self) -> None:
+        check_kinds("watch.", self)
         for name in ("log_every", "gauge_every", "probe_every", "checkpoint_every", "keep_last", "keep_every"):
             check_integer(f"watch.{name}", getattr(self, name), 0)

@@ -147,7 +147,7 @@ def check_shards(shards: ShardSet, config: PretrainConfig) -> None:
     Warns
     -----
     SignalWarning
-        When records were resampled by the other method.
+        When records were resampled by the other method, or rows are shorter than windows.
     LeadWarning
         When recordings are never drawn for want of leads, or corpora for want of a weight.
     """
@@ -163,8 +163,17 @@ def check_shards(shards: ShardSet, config: PretrainConfig) -> None:
     if n_drawn < shards.n_records:
         warnings.warn(
             f"{shards.n_records - n_drawn} of {shards.n_records} rows are never drawn: they lack leads of the encoder "
-            "(input.any_leads=true takes them), or data.weights names other corpora.",
+            "(input.any_leads=true takes them, unless the objective mixes leads), or data.weights names other corpora.",
             LeadWarning,
+            stacklevel=2,
+        )
+    if shards.segment_samples < config.input.window_samples:
+        row, window = shards.segment_samples / shards.sampling_rate, config.input.window_seconds
+        warnings.warn(
+            f"Got shards with rows of {row:g} s for windows of {window:g} s: each is held at its last value for the "
+            f"rest of the window. Pack with --segment-seconds {window:g}, if recordings are as long, or train on "
+            "shorter windows.",
+            SignalWarning,
             stacklevel=2,
         )
 
@@ -239,7 +248,7 @@ def _pools(
     if not usable.any():
         raise LeadError(
             f"Got shards in which no recording has the encoder's leads ({', '.join(spec.leads)}). Pack others, or set "
-            "input.any_leads=true."
+            "input.any_leads=true, unless the objective mixes leads, as 'beat_ssl' does."
         )
     if not weights:
         return [np.flatnonzero(usable)], np.ones(1)

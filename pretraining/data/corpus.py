@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "keep_folds_out",
     "leave_out",
     "name_patients",
+    "read_list",
 ]
 
 #: Folds of PTB-XL that encoders are evaluated on.
@@ -52,12 +54,13 @@ class Item(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """A recording that is not packed: why in two or three words, and in a sentence."""
+    """A recording that is not packed: why in two or three words, and in a sentence; and whose it is."""
 
     corpus: str
     source: str
     reason: str
     message: str
+    patient: str = ""
 
 
 #: Reads items in their order, giving an error where a recording should be; can be sent to another process.
@@ -109,6 +112,26 @@ class FileReader:
                 yield error
 
 
+def read_list(path: Path) -> list[str]:
+    """Read a list of names, one a line, in UTF-8 or in what Windows calls Unicode.
+
+    Raises
+    ------
+    ParameterError
+        When there is no such file, or it is no text.
+    """
+    try:
+        content = path.read_bytes()
+        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        # utf-8-sig: lists saved by a spreadsheet begin with a byte order mark.
+        lines = content.decode("utf-16" if marked else "utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(
+            f"Got the list {str(path)!r}, which cannot be read ({error}); expected a text in UTF-8, a name a line."
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def leave_out(corpora: Sequence[Corpus], listed: Collection[str], origin: str) -> list[Corpus]:
     """Leave out recordings, or all of a patient.
 
@@ -116,31 +139,36 @@ def leave_out(corpora: Sequence[Corpus], listed: Collection[str], origin: str) -
     ----------
     corpora : sequence of Corpus
     listed : collection of str
-        Sources, with or without their ending, or patients.
+        Sources, with or without their ending, or patients: of all corpora, or of the one that stands before a colon
+        (``mine:15709``). What is left out already may be among them.
     origin : str
         Where they are listed, for the messages.
 
     Raises
     ------
     ParameterError
-        When one of them is of no recording: what should have been kept apart would be trained on.
+        When one of them is of no recording: what should have been kept apart would be trained on. Or when one names a
+        recording and somebody else: only one of the two may be meant.
     """
     listed, found = frozenset(listed), []
-    # A name that matches nothing is an error below: a list that is out of date would leave in what it should keep out.
-    unseen = set(listed)
+    recordings: dict[str, Item | LeftOut] = {}
+    patients: dict[str, Item | LeftOut] = {}
     for corpus in corpora:
-        named = [{*_spellings(item.source), item.patient} - {""} for item in corpus.items]
-        wanted = [not names.isdisjoint(listed) for names in named]
-        unseen -= set().union(*named)
-        why = f"Listed in {origin}."
-        kept = tuple(item for item, out in zip(corpus.items, wanted, strict=True) if not out)
-        gone = tuple(
-            LeftOut(item.corpus, item.source, "left out by list", why)
-            for item, out in zip(corpus.items, wanted, strict=True)
-            if out
-        )
-        found.append(replace(corpus, items=kept, left_out=(*corpus.left_out, *gone)))
-    unseen -= {name for corpus in corpora for row in corpus.left_out for name in _spellings(row.source)}
+        kept, gone = [], list(corpus.left_out)
+        rows: list[Item | LeftOut] = [*corpus.items, *corpus.left_out]
+        for item in rows:
+            named, whose = _named(corpus, item, listed)
+            recordings |= dict.fromkeys(named - whose, item)
+            patients |= dict.fromkeys(whose, item)
+            if isinstance(item, Item) and (named or whose):
+                gone.append(LeftOut(item.corpus, item.source, "left out by list", f"Listed in {origin}.", item.patient))
+            elif isinstance(item, Item):
+                kept.append(item)
+        found.append(replace(corpus, items=tuple(kept), left_out=tuple(gone)))
+    for name in sorted(recordings.keys() & patients.keys()):
+        _refuse_both(name, recordings[name], patients[name], origin)
+    # A name that matches nothing: a list that is out of date would leave in what it should keep out.
+    unseen = listed - recordings.keys() - patients.keys()
     if unseen:
         some = ", ".join(map(repr, sorted(unseen)[:3]))
         raise ParameterError(
@@ -148,6 +176,24 @@ def leave_out(corpora: Sequence[Corpus], listed: Collection[str], origin: str) -
             f"({some}), expected sources as left_out.csv writes them, e.g. {_an_example(corpora)!r}."
         )
     return found
+
+
+def _named(corpus: Corpus, item: Item | LeftOut, listed: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+    """Return which of the listed names are those of a recording, and which are those of its patient."""
+    prefixes = ("", f"{item.corpus}:", f"{corpus.name}:")
+    named = (prefix + name for prefix in prefixes for name in _spellings(item.source) if name)
+    whose = (prefix + item.patient for prefix in prefixes if item.patient)
+    return listed.intersection(named), listed.intersection(whose)
+
+
+def _refuse_both(name: str, recording: Item | LeftOut, patient: Item | LeftOut, origin: str) -> None:
+    """Raise for a name that a recording and another one's patient have."""
+    whose = f"patient {recording.patient!r}" if recording.patient else "a patient that nobody says"
+    raise ParameterError(
+        f"Got {name!r} in {origin}, which is the recording {recording.source!r} of {recording.corpus!r} ({whose}) and "
+        f"the patient of {patient.source!r} of {patient.corpus!r}; expected one of the two. Write the whole sources of "
+        f"the recordings that are meant (e.g. {recording.source!r}), or CORPUS:NAME for one corpus alone."
+    )
 
 
 def name_patients(corpora: Sequence[Corpus], patients: Mapping[str, str], origin: str) -> list[Corpus]:
@@ -192,7 +238,7 @@ def keep_folds_out(items: Iterable[Item], folds: Sequence[int]) -> tuple[tuple[I
         if item.fold in folds:
             reason = f"fold {item.fold}"
             message = f"Fold {item.fold} is kept out of training, encoders are evaluated on it."
-            left_out.append(LeftOut(item.corpus, item.source, reason, message))
+            left_out.append(LeftOut(item.corpus, item.source, reason, message, item.patient))
         else:
             kept.append(item)
     return tuple(kept), tuple(left_out)

@@ -36,7 +36,7 @@ from pretraining.data.features import (
 )
 from pretraining.data.scaling import KindWhitening, fit_kinds
 from pretraining.data.shards import ShardSet, open_shards
-from skecg.errors import ParameterError
+from skecg.errors import DamagedRecordError, ParameterError
 from skecg.io.files import replacing
 from skecg.preprocessing.r_peaks import find_r_peaks
 
@@ -58,6 +58,9 @@ __all__ = [
 FloatArray = NDArray[np.float32]
 Rows = NDArray[np.int64]
 T = TypeVar("T", bound=NamedTuple)
+
+# Whitened numbers are of the order of one, and those of an artefact of some hundreds; beats are numbered by rows.
+_LARGEST = 1e12
 
 # Rows that are read and described together, or that one process takes at a time.
 _CHUNK = 64
@@ -107,9 +110,25 @@ class FeatureTable(Generic[T]):
             ) from error
 
     def read(self, shards: ShardSet) -> T:
-        """Map what was written into memory."""
+        """Map what was written into memory.
+
+        Raises
+        ------
+        DamagedRecordError
+            When the file was cut short or changed, or holds what is no number.
+        """
         content: Any = self.content
-        columns = _map_members(self.path(shards), content._fields)
+        path = self.path(shards)
+        try:
+            columns = _map_members(path, content._fields)
+            strange = [name for name, values in columns.items() if not _are_numbers(values)]
+            if strange:
+                raise ValueError(f"{', '.join(strange)} with values that are no numbers, or far too large")
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise DamagedRecordError(
+                f"Got {path}, the {self.name} of shards, which is damaged ({error}). Delete the file: what it holds is "
+                "computed again."
+            ) from error
         table: T = content(**{name: values if values.ndim else values.item() for name, values in columns.items()})
         return table
 
@@ -118,6 +137,8 @@ def _map_members(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Map arrays of an ``.npz`` file, which lie in it as they are, uncompressed."""
     columns: dict[str, NDArray[Any]] = {}
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        if changed := archive.testzip():
+            raise zipfile.BadZipFile(f"{changed} is not as it was written")
         for name in names:
             # A member's values begin behind its header, whose last two lengths are at bytes 26 and 28.
             file.seek(archive.getinfo(f"{name}.npy").header_offset + 26)
@@ -127,6 +148,12 @@ def _map_members(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
             mapped = np.memmap(path, dtype, "r", file.tell(), shape) if np.prod(shape) else np.zeros(shape, dtype)
             columns[name] = mapped.view(np.ndarray)
     return columns
+
+
+def _are_numbers(values: NDArray[Any]) -> bool:
+    """Return whether values are finite and of a size that whitened numbers have."""
+    # By the ends, which are NaN where one value is: a mask of all would be as large as a quarter of the table.
+    return not values.size or bool(values.min() > -_LARGEST and values.max() < _LARGEST)
 
 
 def _complete_rows(shards: ShardSet, way_out: str) -> Rows:
@@ -158,7 +185,12 @@ class Descriptors(NamedTuple):
     is_known: NDArray[np.bool_]
 
 
-_DESCRIPTORS = FeatureTable("descriptors", 3, Descriptors, ", or set objective.describe_weight=0")
+# Both, for one of the two has to be left.
+_WITHOUT = "Pack others, or set objective.describe_weight=0 objective.predict_weight=1."
+
+_DESCRIPTORS = FeatureTable(
+    "descriptors", 3, Descriptors, ", or set objective.describe_weight=0 objective.predict_weight=1"
+)
 
 _MOST_ROWS_DESCRIBED = 20_000  # raw numbers of so many rows are held at once while components are fitted
 
@@ -181,7 +213,8 @@ def write_descriptors(shards: ShardSet, *, n_jobs: int | None = -1, progress: bo
     Raises
     ------
     ParameterError
-        When fewer than two rows have all leads, or the shards' folder cannot be written to.
+        When fewer than two rows have all leads, or none differs from another, or the shards' folder cannot be written
+        to.
     """
     _DESCRIPTORS.write(shards, lambda: _compute_descriptors(shards, n_jobs, progress))
 
@@ -196,7 +229,7 @@ def _compute_descriptors(shards: ShardSet, n_jobs: int | None, progress: bool) -
     from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
-    rows = _complete_rows(shards, "Set objective.describe_weight=0.")
+    rows = _complete_rows(shards, _WITHOUT)
     # A fixed seed, not the run's: the table belongs to the shards, and all runs on them share it.
     fitted_on = np.sort(np.random.default_rng(0).permutation(rows)[:_MOST_ROWS_DESCRIBED])
     others = np.setdiff1d(rows, fitted_on)
@@ -205,6 +238,11 @@ def _compute_descriptors(shards: ShardSet, n_jobs: int | None, progress: bool) -
         values = _rows_on_disk(shards, N_DESCRIPTORS)
         with threadpool_limits(1):
             whitening = fit_kinds(raw, DESCRIPTOR_KINDS, n_jobs=n_jobs)
+            if not whitening.importance().any():
+                raise ParameterError(
+                    f"Got {len(fitted_on)} rows with all twelve leads that do not differ in any description, expected "
+                    f"recordings that do. {_WITHOUT}"
+                )
             fitted = Parallel(n_jobs, prefer="threads", return_as="generator")(
                 delayed(whitening.components)(numbers) for numbers in _chunks(raw)
             )

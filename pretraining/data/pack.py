@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,11 +29,11 @@ from pretraining.data.shard_writer import (
     write_shard,
 )
 from pretraining.data.shards import FORMAT_VERSION, MANIFEST, ShardSet, open_shards
-from skecg.errors import BadSignalError, ParameterError
+from skecg.errors import BadSignalError, DamagedRecordError, ParameterError, SkecgWarning
 from skecg.io.files import replacing
 from skecg.leads import CANONICAL_LEADS
 from skecg.spec import InputSpec
-from skecg.validation import check_choice, check_integer
+from skecg.validation import check_choice, check_integer, check_number
 
 __all__ = ["LEFT_OUT", "PLAN", "pack"]
 
@@ -62,7 +63,9 @@ def pack(
     """Pack corpora into a folder of shards.
 
     What is done is known by what lies in the folder: a pack that was killed goes on with the shards that are lacking,
-    and a finished one is only opened. The files are the same, byte for byte, however often it was interrupted and
+    and a finished one is only opened, with a warning. A shard of another size than it should have, or with another
+    index, is written anew. Recordings are known by their names: one that has changed since it was packed is not read
+    again. The files are the same, byte for byte, however often it was interrupted and
     whatever `n_jobs` is.
 
     Parameters
@@ -102,6 +105,13 @@ def pack(
         When an argument is not allowed, or the folder holds shards that were packed otherwise.
     BadSignalError
         When nothing was left to pack.
+    DamagedRecordError
+        When the folder does not say how it was begun.
+
+    Warns
+    -----
+    SkecgWarning
+        When all is packed already, so that no recording is read.
     """
     folder = Path(out)
     spec = _segment_spec(sampling_rate, segment_seconds, resampling, highpass_hz, lowpass_hz)
@@ -119,8 +129,8 @@ def _segment_spec(
     sampling_rate: float, segment_seconds: float, resampling: str, highpass_hz: float | None, lowpass_hz: float | None
 ) -> InputSpec:
     """Describe a row as an encoder for any leads without normalization would."""
-    if not segment_seconds >= 1:
-        raise ParameterError(f"Got segment_seconds={segment_seconds!r}, expected 1 or more.")
+    check_number("segment_seconds", segment_seconds, 1, closed="left")
+    check_number("sampling_rate", sampling_rate, 0)
     return InputSpec(
         leads=CANONICAL_LEADS,
         sampling_rate=float(sampling_rate),
@@ -192,7 +202,13 @@ def _agree_on_plan(folder: Path, plan: dict[str, Any]) -> None:
             raise ParameterError(f"Got {folder}, which holds {foreign.name} and no {PLAN}. Name an empty folder.")
         _write_json(path, plan)
         return
-    begun = json.loads(path.read_bytes())
+    try:
+        begun = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DamagedRecordError(
+            f"Got {path}, which is damaged ({error}): how the shards beside it were begun cannot be told. Delete the "
+            "folder, or name another."
+        ) from error
     # Through JSON, which has no tuples, as the other one went.
     plan = json.loads(json.dumps(plan))
     differing = sorted(key for key in plan.keys() | begun.keys() if plan.get(key) != begun.get(key))
@@ -210,7 +226,14 @@ def _write_shards(
 
     for torn in folder.glob(".[0-9]*"):  # what a killed pack left
         torn.unlink()
-    lacking = [shard for shard in planned if not is_complete(folder, shard.number)]
+    lacking = [shard for shard in planned if not is_complete(folder, shard.number, preparation.spec)]
+    if not lacking and (folder / MANIFEST).is_file():
+        warnings.warn(
+            f"{folder} is packed already: no recording was read. If recordings have changed since then, delete the "
+            "folder or name another, and pack again.",
+            SkecgWarning,
+            stacklevel=3,
+        )
     total = sum(len(shard.items) for shard in planned)
     done = total - sum(len(shard.items) for shard in lacking)
     with tqdm(total=total, initial=done, unit="record", desc="packing", disable=not progress) as bar:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,8 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretraining.data.corpus import Item, LeftOut, Reader
-from pretraining.data.shards import digest_of
-from skecg.errors import BadSignalError, HeaderRepairWarning, InputError, ShortRecordError, SkecgError
+from pretraining.data.shards import digest_of, is_whole
+from skecg.errors import (
+    BadSignalError,
+    DamagedRecordError,
+    HeaderRepairWarning,
+    InputError,
+    ShortRecordError,
+    SkecgError,
+)
 from skecg.io.files import replacing
 from skecg.preprocessing.quality import Policies, Screening, screen
 from skecg.preprocessing.windows import Windows, prepare_screened
@@ -145,6 +153,11 @@ class _Findings:
     notes: dict[str, dict[str, int]] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
 
+    def note_(self, corpus: str, what: str) -> None:
+        """Count one more recording of which this is true."""
+        counts = self.notes.setdefault(corpus, {})
+        counts[what] = counts.get(what, 0) + 1
+
 
 def plan_shards(items: Sequence[Item], reader: Reader, first: int, size: int) -> list[ShardPlan]:
     """Share out the items of a corpus into plans of so many, numbered from `first`."""
@@ -182,14 +195,24 @@ def write_shard(plan: ShardPlan, folder: Path, preparation: Preparation) -> int:
     return len(plan.items)
 
 
-def is_complete(folder: Path, number: int) -> bool:
-    """Return whether a shard is there with all its files."""
-    return all((folder / f"{number:05d}{suffix}").is_file() for suffix in (".npy", ".npz", ".json"))
+def is_complete(folder: Path, number: int, spec: InputSpec) -> bool:
+    """Return whether a shard is there with all its files, whole as far as can be told without reading its signals."""
+    try:
+        stated = read_summary(folder, number)
+    except DamagedRecordError:
+        return False
+    # A shard without segments has signals, too, of which only the header is there.
+    has_signals = (folder / f"{number:05d}.npy").is_file()
+    return has_signals and is_whole(folder, number, stated, (spec.n_leads, spec.window_samples))
 
 
 def read_summary(folder: Path, number: int) -> dict[str, Any]:
     """Read what a shard says about itself."""
-    summary: dict[str, Any] = json.loads((folder / f"{number:05d}.json").read_bytes())
+    path = folder / f"{number:05d}.json"
+    try:
+        summary: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DamagedRecordError(f"{path} cannot be read ({error}). Pack again: the shard is written anew.") from error
     return summary
 
 
@@ -210,6 +233,9 @@ def _segments(plan: ShardPlan, preparation: Preparation, findings: _Findings) ->
 def _note_segment(windows: Windows, row: int, item: Item, rate: float, findings: _Findings) -> NDArray[np.int16]:
     """Quantize one segment and enter it into the index and the sums."""
     lead_mask, valid = windows.lead_mask[row], int(windows.valid_samples[row])
+    # A recording that is padded has no other row: those of longer ones are full.
+    if valid < windows.values.shape[-1]:
+        findings.note_(item.corpus, "padded")
     findings.sums[item.corpus].add_(windows.values[row], valid)
     steps, scale = quantize(windows.values[row])
     entry = (*item, int(windows.start_samples[row]), rate, valid, scale, lead_mask)
@@ -225,18 +251,17 @@ def _usable(
     """Read the items of a plan, passing on what can be prepared and noting why the rest cannot."""
     for item, record in zip(plan.items, plan.reader(plan.items), strict=True):
         if isinstance(record, SkecgError):
-            findings.left_out.append(LeftOut(item.corpus, item.source, _reason(record), str(record)))
+            findings.left_out.append(_left_out(item, record))
             continue
         try:
             screening = _screen(record, preparation, item.source)
         except InputError as error:
-            findings.left_out.append(LeftOut(item.corpus, item.source, _reason(error), str(error)))
+            findings.left_out.append(_left_out(item, error))
             continue
-        counts = findings.notes.setdefault(item.corpus, {})
         # Nothing is put above half of a recording's own rate, so whoever packs should know.
         upsampled = ("upsampled",) if record.sampling_rate < preparation.spec.sampling_rate else ()
         for note in (*screening.notes, *upsampled):
-            counts[note] = counts.get(note, 0) + 1
+            findings.note_(item.corpus, note)
         yield item, record, screening
 
 
@@ -260,6 +285,16 @@ def _screen(record: ECGRecord, preparation: Preparation, source: str) -> Screeni
     if refused:
         raise BadSignalError(f"Found to be {', '.join(refused)}, which was to be left out.")
     return screening
+
+
+# What those who embed may pass, where the message says so; packing has no such option.
+_LEADS_PASSED = re.compile(r" (?:Say|Name)\b.*\bleads=.*", re.DOTALL)
+
+
+def _left_out(item: Item, error: SkecgError) -> LeftOut:
+    """Describe a recording that an error stands in the way of."""
+    message = _LEADS_PASSED.sub(" Name its leads so in its file, and pack again.", str(error))
+    return LeftOut(item.corpus, item.source, _reason(error), message, item.patient)
 
 
 def _reason(error: SkecgError) -> str:

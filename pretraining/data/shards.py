@@ -8,6 +8,8 @@ import itertools
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cached_property
@@ -28,6 +30,7 @@ __all__ = [
     "ShardSet",
     "digest_of",
     "fetch_shards",
+    "is_whole",
     "open_shards",
 ]
 
@@ -65,7 +68,7 @@ class ShardSet:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         content = _read_manifest(folder)
-        self.manifest: dict[str, Any] = json.loads(content)
+        self.manifest = _parse_manifest(content, folder)
         if self.manifest.get("format") != FORMAT_VERSION:
             raise DamagedRecordError(
                 f"Got shards of format {self.manifest.get('format')!r} in {folder}, expected {FORMAT_VERSION}. "
@@ -224,10 +227,7 @@ class ShardSet:
         """The index of each shard, compared with the manifest's checksum: another scale would be another signal."""
         paths = [self.folder / f"{number:05d}.npz" for number in range(len(self._signals))]
         for path, shard in zip(paths, self.manifest["shards"], strict=True):
-            with np.load(path, allow_pickle=False) as index:
-                is_intact = digest_of(index) == shard["index_sha256"]
-            if not is_intact:
-                raise DamagedRecordError(f"Got other values in {path} than its manifest says. Copy or pack it again.")
+            _check_index(path, shard["index_sha256"])
         return paths
 
     def _column(self, name: str) -> NDArray[Any]:
@@ -248,8 +248,25 @@ def digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
+def is_whole(folder: Path, number: int, stated: Mapping[str, Any], row_shape: tuple[int, int]) -> bool:
+    """Return whether the files of a shard are there: signals of the size that is stated, an index of its values.
+
+    The values of signals are not looked at: of a large archive they take as long to read as to write.
+    """
+    stem = folder / f"{number:05d}"
+    try:
+        _map_signals(stem.with_suffix(".npy"), (stated["n_segments"], *row_shape))
+        _check_index(stem.with_suffix(".npz"), stated["index_sha256"])
+    except DamagedRecordError:
+        return False
+    return True
+
+
 def open_shards(folder: str | Path) -> ShardSet:
     """Open what :func:`pretraining.data.pack.pack` wrote.
+
+    The signals of a shard are checked for their shape and size; their values are not read before they are used. The
+    values of its index are compared with the manifest's checksum when they are first needed.
 
     Parameters
     ----------
@@ -266,7 +283,8 @@ def open_shards(folder: str | Path) -> ShardSet:
     RecordNotFoundError
         When the folder holds no shards, or packing has not been finished.
     DamagedRecordError
-        When a shard is not as the manifest says.
+        When the manifest cannot be read, the signals of a shard have another shape or size than it says, or what is
+        copied has other values.
     MissingDependencyError
         When the package for a kind of remote storage is not installed.
     """
@@ -276,8 +294,9 @@ def open_shards(folder: str | Path) -> ShardSet:
 def fetch_shards(address: str) -> Path:
     """Copy shards from remote storage to the cache, where that has not been done before, and return their folder.
 
-    The folder is named by what the shards hold. A copy that was interrupted goes on; the values of each shard are
-    compared with the manifest's checksum. Of the processes of a machine one copies, and the others wait for it.
+    The folder is named by what the shards hold. A copy that was interrupted goes on; the values of each shard and of
+    its index are compared with the manifest's checksums, and copied again where they are others. Of the processes of a
+    machine one copies, and the others wait for it.
     """
     from fsspec.core import url_to_fs
     from tqdm import tqdm
@@ -290,17 +309,24 @@ def fetch_shards(address: str) -> Path:
     except FileNotFoundError as error:
         raise RecordNotFoundError(f"There are no shards at {address!r}, or packing was not finished.") from error
     folder = _shard_cache() / hashlib.sha256(content).hexdigest()[:16]
+    manifest = _parse_manifest(content, address)
+    spec = InputSpec.from_dict(manifest["input"])
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder), ThreadPoolExecutor(_COPIES) as threads:
-        if (folder / MANIFEST).is_file():
-            return folder
-        sums = [shard["signals_sha256"] for shard in json.loads(content)["shards"]]
-        copies = [threads.submit(_copy_shard, storage, root, folder, number, sha) for number, sha in enumerate(sums)]
-        for copy in tqdm(copies, unit="shard", desc=f"copying {address}"):
+        # Of a finished copy only what was damaged since then is copied anew.
+        is_copied = (folder / MANIFEST).is_file()
+        lacking = [
+            (number, stated)
+            for number, stated in enumerate(manifest["shards"])
+            if not (is_copied and is_whole(folder, number, stated, (spec.n_leads, spec.window_samples)))
+        ]
+        copies = [threads.submit(_copy_shard, storage, root, folder, number, stated) for number, stated in lacking]
+        for copy in tqdm(copies, unit="shard", desc=f"copying {address}", disable=not copies):
             copy.result()
         # Last: a folder with a manifest is a whole copy.
-        with replacing(folder / MANIFEST) as file:
-            file.write(content)
+        if not is_copied:
+            with replacing(folder / MANIFEST) as file:
+                file.write(content)
     return folder
 
 
@@ -314,25 +340,22 @@ def _shard_cache() -> Path:
     return Path(named).expanduser().absolute() if named else default_cache_folder().with_name("shards")
 
 
-def _copy_shard(storage: Any, root: str, folder: Path, number: int, sha256: str) -> None:
-    """Copy the two files of a shard that are not there yet, and check its values."""
-    for path in (folder / f"{number:05d}.npz", folder / f"{number:05d}.npy"):
+def _copy_shard(storage: Any, root: str, folder: Path, number: int, stated: Mapping[str, Any]) -> None:
+    """Copy the two files of a shard that are not there yet as they are stated, and check their values."""
+    checks = {".npz": (_check_index, "index_sha256"), ".npy": (_check_signals, "signals_sha256")}
+    for suffix, (check, key) in checks.items():
+        path = folder / f"{number:05d}{suffix}"
         if path.is_file():
-            continue
+            with contextlib.suppress(DamagedRecordError):
+                check(path, stated[key])
+                continue
         with replacing(path) as file, storage.open(f"{root}/{path.name}", "rb") as remote:
             shutil.copyfileobj(remote, file, 1 << 24)
-    digest = hashlib.sha256()
-    with path.open("rb") as copied:
-        # The digest is of the values alone, so what stands before them is skipped.
-        np.lib.format.read_magic(copied)
-        np.lib.format.read_array_header_1_0(copied)
-        while part := copied.read(1 << 24):
-            digest.update(part)
-    if digest.hexdigest() != sha256:
-        path.unlink()
-        raise DamagedRecordError(
-            f"Got other values in {root}/{path.name} than its manifest says. Copy or pack it again."
-        )
+        try:
+            check(path, stated[key])
+        except DamagedRecordError as error:
+            path.unlink()
+            raise DamagedRecordError(f"{error} It was copied from {root}/{path.name}, which may be damaged.") from error
 
 
 @contextlib.contextmanager
@@ -359,17 +382,60 @@ def _read_manifest(folder: Path) -> bytes:
         raise RecordNotFoundError(f"There are no shards in {str(folder)!r}. {advice}") from error
 
 
+def _parse_manifest(content: bytes, place: object) -> dict[str, Any]:
+    """Read a manifest, refusing one that was cut short."""
+    try:
+        manifest: dict[str, Any] = json.loads(content)
+    except ValueError as error:
+        raise DamagedRecordError(
+            f"The {MANIFEST} of the shards in {place} is damaged ({error}). Pack again, into the same folder: only it "
+            "is then written anew. Or copy it again."
+        ) from error
+    return manifest
+
+
+def _check_index(path: Path, sha256: str) -> None:
+    """Raise for an index that cannot be read, or holds other values than stated: another scale is another signal."""
+    try:
+        # Opened here, for NumPy leaves a file open that turns out to be none.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as index:
+            is_intact = digest_of(index) == sha256
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedRecordError(f"The index {path} cannot be read ({error}). Pack again, or copy it again.") from error
+    if not is_intact:
+        raise DamagedRecordError(f"Got other values in {path} than its manifest says. Pack again, or copy it again.")
+
+
+def _check_signals(path: Path, sha256: str) -> None:
+    """Raise for signals that cannot be read, or are others than stated."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            # The digest is of the values alone, so what stands before them is skipped.
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            while part := file.read(1 << 24):
+                digest.update(part)
+    except (OSError, ValueError) as error:
+        raise DamagedRecordError(f"The shard {path} cannot be read ({error}). Copy it again.") from error
+    if digest.hexdigest() != sha256:
+        raise DamagedRecordError(f"Got other values in {path} than its manifest says. Pack again, or copy it again.")
+
+
 def _map_signals(path: Path, shape: tuple[int, int, int]) -> NDArray[np.int16]:
     """Map a shard's values into memory, refusing one of another size."""
     if shape[0] == 0:
         return np.empty(shape, dtype=np.int16)
     try:
         signals = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise DamagedRecordError(
             f"The shard {path} cannot be opened ({error}). Pack again, or copy it again."
         ) from error
     if signals.shape != shape or signals.dtype != np.int16:
-        raise DamagedRecordError(f"Got {signals.dtype} of shape {signals.shape} in {path}, expected int16 of {shape}.")
+        raise DamagedRecordError(
+            f"Got {signals.dtype} of shape {signals.shape} in {path}, expected int16 of {shape}. "
+            "Pack again, or copy it again."
+        )
     # The plain view of the same memory: np.memmap makes a Python object of every row that is read.
     return signals.view(np.ndarray)

@@ -19,10 +19,13 @@ from pretraining.monitoring.callbacks import Callback
 from skecg.cli.console import print_to_nobody
 from skecg.io.files import replacing
 
-__all__ = ["JOURNAL", "Journal", "duration", "read_events", "read_journal"]
+__all__ = ["ASKED", "JOURNAL", "Journal", "duration", "read_events", "read_journal"]
 
 #: Name of the file in the run's folder.
 JOURNAL = "journal.jsonl"
+
+#: What a probe says of its scores: a digest of what it asks, and what they measure (``"macro_auroc"``, ``"r2"``).
+ASKED = ("key", "measure")
 
 # Of the last so many lines the speed is taken that the time left is guessed from.
 _RECENT = 20
@@ -43,6 +46,8 @@ class Journal(Callback):
         A line for people at multiples of so many steps, and at the last; 0 for none.
     stream : file-like, optional
         Where lines for people go; standard output when not given.
+    asked : mapping of str to str, optional
+        Some of :data:`ASKED`, written beside each score.
     """
 
     def __init__(
@@ -53,12 +58,14 @@ class Journal(Callback):
         resume_step: int | None = None,
         print_every: int = 1,
         stream: TextIO | None = None,
+        asked: Mapping[str, str] | None = None,
     ) -> None:
         self.path = Path(folder) / JOURNAL
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.total_steps = total_steps
         self.print_every = print_every
         self._stream = stream
+        self._asked = dict(asked or {})
         kept = [] if resume_step is None else _keep_until(self.path, resume_step)
         self._elapsed_before = max((line.get("elapsed_seconds", 0.0) for line in kept), default=0.0)
         self._latest = {k: (v, line["step"]) for line in kept for k, v in line.items() if isinstance(v, int | float)}
@@ -85,7 +92,8 @@ class Journal(Callback):
         """
         plain = {name: float(value) for name, value in values.items()}
         self._latest |= {name: (value, step) for name, value in plain.items()}
-        self._append({"step": step, "elapsed_seconds": round(self.elapsed_seconds, 3)} | plain)
+        asked = {"asked": self._asked} if "probe" in plain and self._asked else {}
+        self._append({"step": step, "elapsed_seconds": round(self.elapsed_seconds, 3)} | plain | asked)
         if "loss" in plain:
             self._recent.append((step, time.monotonic()))
             if self.print_every and (step % self.print_every == 0 or step == self.total_steps):

@@ -89,6 +89,8 @@ class Monitor:
         What the objective knows of the rows of the shards.
     callbacks : list of Callback
         Who else hears of the run, in the first process; those that fail are dropped.
+    losses : list of dict
+        Loss and parts of each step since the journal's last line, in the first process.
     """
 
     config: PretrainConfig
@@ -100,6 +102,7 @@ class Monitor:
     scores: list[list[float]]
     tables: Any = None
     callbacks: list[Callback] = field(default_factory=list)
+    losses: list[dict[str, float]] = field(default_factory=list)
     _recent: list[StepStats] = field(default_factory=list)
     _gauges: Gauges = field(default_factory=Gauges)
     _fixed: tuple[Tensor, Drawn] | None = None
@@ -134,23 +137,29 @@ class Monitor:
 
     def note_step(self, stats: StepStats) -> None:
         """Write the journal's line every ``log_every`` steps, and of the first and last."""
-        if self.journal is None:
+        every = self.config.watch.log_every
+        # Without further lines nothing is gathered for them.
+        if self.journal is None or (every == 0 and stats.step > 1):
             return
         self._recent.append(stats)
-        if stats.step == 1 or self._is_due(stats.step, self.config.watch.log_every):
+        self.losses.append(stats.loss)
+        if stats.step == 1 or self._is_due(stats.step, every):
             line = self._line(stats)
             self._tell(lambda callback: callback.step(stats.step, line))
             self._recent.clear()
+            self.losses.clear()
 
     def _line(self, stats: StepStats) -> dict[str, float]:
-        """Return the journal's line of a step; the loss is the mean since the last line."""
+        """Return the journal's line of a step; the loss and its parts are means since the last line."""
+        # Losses are of all steps since then, times only of those that this process has seen.
         config, recent = self.config, self._recent
         seconds = sum(step.seconds for step in recent)
         flops = sum(step.flops for step in recent) / len(recent)
         share = config.run.batch_size // self.engine.world_size
         speed = pace(share * len(recent), seconds, flops, self.engine.device, self.engine.precision)
+        losses = {name: self._mean_loss(name) for name in stats.loss}
         line = {
-            "loss": sum(step.loss["total"] for step in recent) / len(recent),
+            "loss": losses.pop("total"),
             "gradient_norm": stats.gradient_norm,
             # A journal counts steps done, a schedule from 0.
             "lr": learning_rate(config, stats.step - 1),
@@ -160,7 +169,12 @@ class Monitor:
         if config.objective.has_target:
             line["momentum"] = momentum(config, stats.step - 1)
         speed["records_per_second"] *= self.engine.world_size
-        return line | {name: value for name, value in stats.loss.items() if name != "total"} | speed
+        return line | losses | speed
+
+    def _mean_loss(self, name: str) -> float:
+        """Return the mean of a part of the loss since the last line."""
+        values = [loss[name] for loss in self.losses if name in loss]
+        return sum(values) / len(values)
 
     def measure(self, step: int, model: Objective) -> Evaluation:
         """Measure the gauges every ``gauge_every`` steps and score every ``probe_every``.

@@ -7,6 +7,7 @@ and keep a further set, never looked at, for what is reported at the end.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Sequence
@@ -39,6 +40,9 @@ _TRAIN_FOLDS, _TEST_FOLDS = (1, 2, 3, 4, 5, 6, 7), (8,)
 # Strong enough for twice the width of an encoder on some hundred records; features are standardized before.
 _INVERSE_STRENGTH = 0.01
 
+# What rows of shards have been through: a run's shards are filtered as its encoder wants it.
+_UNFILTERED: dict[str, Any] = {"highpass_hz": None, "lowpass_hz": None, "notch_hz": None, "baseline_samples": None}
+
 
 class Labelled(NamedTuple):
     """Labelled records and their split.
@@ -50,6 +54,8 @@ class Labelled(NamedTuple):
     train, test : ndarray of int
         Rows to fit on and to judge by.
     classes : tuple of str
+    is_filtered : bool
+        Whether the records have been filtered already, as an encoder's input says.
     """
 
     records: list[ECGRecord]
@@ -57,6 +63,7 @@ class Labelled(NamedTuple):
     train: NDArray[np.int64]
     test: NDArray[np.int64]
     classes: tuple[str, ...]
+    is_filtered: bool = False
 
 
 class OnlineProbe:
@@ -71,6 +78,8 @@ class OnlineProbe:
         Rows to fit on and to judge by; they share no record.
     classes : sequence of str, optional
         Names of the columns; their numbers when not given.
+    is_filtered : bool, default=False
+        Whether the records have been filtered already, so that this is not done again.
     max_records : int, optional
         At most so many records are used, of both parts in proportion, always the same ones.
 
@@ -89,6 +98,7 @@ class OnlineProbe:
         train: ArrayLike,
         test: ArrayLike,
         classes: Sequence[str] | None = None,
+        is_filtered: bool = False,
         *,
         max_records: int | None = None,
     ) -> None:
@@ -118,6 +128,7 @@ class OnlineProbe:
                 f"No class has both values among the {len(parts[0])} records to fit on and the {len(parts[1])} to "
                 "judge by. Take more records, or other classes."
             )
+        self.is_filtered = is_filtered
         self._windows: tuple[InputSpec, Windows] | None = None
 
     def score(self, encoder: Encoder, spec: InputSpec, pooling: str = "mean+std") -> dict[str, float]:
@@ -152,7 +163,13 @@ class OnlineProbe:
         shapes = [record.signal.shape for record in self.records]
         # Labels and shapes and not samples: enough to tell two questions apart, and quick.
         asked = [self.labels.tolist(), list(self.classes), self.n_train, shapes]
+        asked += ["filtered"] if self.is_filtered else []
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+    @property
+    def measure(self) -> str:
+        """What scores are: ``"macro_auroc"``, or ``"r2"`` where numbers are predicted."""
+        return "r2" if self.is_regression else "macro_auroc"
 
     def features(self, encoder: Encoder, spec: InputSpec, pooling: str = "mean+std") -> NDArray[np.float32]:
         """Embed the records, those to fit on first: (n_records, n_features)."""
@@ -171,7 +188,8 @@ class OnlineProbe:
         from skecg.preprocessing.windows import prepare
 
         if self._windows is None or self._windows[0] != spec:
-            self._windows = spec, prepare(self.records, spec, short_records="pad")
+            made = dataclasses.replace(spec, **_UNFILTERED) if self.is_filtered else spec
+            self._windows = spec, prepare(self.records, made, short_records="pad")
         return self._windows[1]
 
     def _has_both(self, column: int) -> bool:
@@ -256,7 +274,8 @@ def load_label_table(path: str | Path, shards: ShardSet | None = None) -> Labell
     files = [table.files[row] for row in used]
     records = _rows_of(shards, sources, path) if table.by_row else read_records(files)
     labels, names = (table.labels, table.classes) if table.classes else (table.targets, table.target_names)
-    return Labelled(records, labels[used], np.flatnonzero(~is_test), np.flatnonzero(is_test), names)
+    parts = np.flatnonzero(~is_test), np.flatnonzero(is_test)
+    return Labelled(records, labels[used], *parts, names, is_filtered=table.by_row)
 
 
 def _rows_of(shards: ShardSet | None, sources: Sequence[str], path: str | Path) -> list[ECGRecord]:

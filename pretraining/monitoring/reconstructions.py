@@ -6,7 +6,6 @@ Shapes: n recordings, L leads, T samples, P slices of time, S samples of a patch
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +21,7 @@ from pretraining.loader import draw_training_batch
 from pretraining.objectives import build_model
 from pretraining.objectives.mae import Mae, parts_of, patch_moments
 from pretraining.objectives.masks import TokenMasks, draw_token_masks
-from pretraining.runs import checkpoints_of, load_checkpoint, read_config
+from pretraining.runs import as_configured, checkpoints_of, load_checkpoint, read_config, read_data
 from skecg.datasets import make_ecg
 from skecg.errors import ParameterError, SkecgError
 from skecg.plotting import plot_ecg
@@ -98,7 +97,8 @@ def draw_reconstructions(
     if config.objective.kind != MaeConfig.kind:
         raise ParameterError(f"Got a run of {config.objective.kind!r}, expected a masked autoencoder ('mae').")
     state = load_checkpoint(checkpoints_of(folder))
-    model = build_model(config, state["model"])
+    with as_configured(folder, state["step"]):
+        model = build_model(config, state["model"])
     assert isinstance(model, Mae)
     values, masks, origin = _recordings(folder, config, data, n_records)
     found = reconstruct(model, values, masks, config.input)
@@ -155,7 +155,7 @@ def _recordings(
 ) -> tuple[Tensor, TokenMasks, str]:
     """Return windows with all leads, never trained on as such, what is hidden of them, and where they are from."""
     whole = dataclasses.replace(config, data=DataConfig(weights=config.data.weights))
-    place = data if data is not None else _shards_of(folder)
+    place = data if data is not None else _shards_of(folder, config)
     if place is not None:
         shards = open_shards(place)
         # The step after the last: the same data, in a draw that the run never saw.
@@ -171,10 +171,9 @@ def _recordings(
     return values, masks, "synthetic recordings (its data is no longer where it was)"
 
 
-def _shards_of(folder: Path) -> Path | None:
+def _shards_of(folder: Path, config: PretrainConfig) -> Path | None:
     """Find the shards that a run was trained on, if they still are where they were."""
-    path = folder / "data.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = read_data(folder, config)
     if "folder" not in known:
         return None
     try:

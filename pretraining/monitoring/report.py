@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from pretraining.monitoring.journal import duration, read_events, read_journal
 from pretraining.monitoring.reconstructions import draw_reconstructions
 from pretraining.objectives import objective_class
 from pretraining.optim import cooldown_steps, warmup_steps
-from pretraining.runs import checkpoints_of, latest, read_config
+from pretraining.runs import checkpoints_of, latest, read_config, read_data
 from skecg.errors import ParameterError
 from skecg.plotting.axes import import_matplotlib
 
@@ -98,8 +97,7 @@ def _describe_rate(config: PretrainConfig) -> str:
 
 
 def _describe_data(folder: Path, config: PretrainConfig, entries: Entries) -> list[tuple[str, str]]:
-    path = folder / "data.json"
-    corpora = json.loads(path.read_text(encoding="utf-8")).get("corpora", {}) if path.is_file() else {}
+    corpora = read_data(folder, config).get("corpora", {})
     if not corpora:
         return []
     n_records, seen = sum(corpora.values()), entries[-1]["step"] * config.run.batch_size
@@ -127,13 +125,26 @@ def _describe_progress(config: PretrainConfig, entries: Entries) -> list[tuple[s
 
 
 def _describe_probe(entries: Entries) -> list[tuple[str, str]]:
-    curve = values_of(entries, "probe")
+    scored, measure = _scored(entries)
+    curve = values_of(scored, "probe")
     if not curve:
         return [("Probe", "none")]
     step, best = max(curve, key=lambda point: point[1])
     ends = f"first {curve[0][1]:.3f}, last {curve[-1][1]:.3f}"
     when = f"at step {step:,}" if step else "before training"
-    return [("Probe", f"best macro AUROC {best:.3f} {when} ({ends})")]
+    return [("Probe", f"best {_MEASURES.get(measure, measure)} {best:.3f} {when} ({ends})")]
+
+
+_MEASURES = {"macro_auroc": "macro AUROC", "r2": "R²"}
+
+
+def _scored(entries: Entries) -> tuple[Entries, str]:
+    """Return the entries that the last probe scored, and what its scores measure."""
+    scored = [entry for entry in entries if "probe" in entry]
+    # A run may be resumed with another table. Journals did not say from the beginning which one a score is of.
+    asked = scored[-1].get("asked", {}) if scored else {}
+    same = [entry for entry in scored if entry.get("asked", asked) == asked]
+    return same, asked.get("measure", "macro_auroc")
 
 
 def _describe_collapse(entries: Entries, events: Entries) -> list[tuple[str, str]]:
@@ -171,6 +182,8 @@ class _Panel(NamedTuple):
     floor: float | None = None
     #: A line to compare with, and what it means.
     mark: tuple[float, str] | None = None
+    #: For a probe's scores, one curve a class: what they measure.
+    measure: str = ""
 
 
 _PANELS = (
@@ -194,7 +207,8 @@ _PANELS = (
     _Panel("LiDAR", (("lidar", "of records"), ("lidar_shuffled", "of shuffled records")), floor=0.0),
     _Panel("Drift of the two encoders", (("drift", "context from target"), ("target_change", "target since last"))),
     _Panel("Momentum of the target", (("momentum", "momentum"),)),
-    _Panel("Probe, AUROC", (), mark=(0.5, "chance")),
+    _Panel("Probe, AUROC", (), mark=(0.5, "chance"), measure="macro_auroc"),
+    _Panel("Probe, R²", (), mark=(0.0, "the mean alone"), measure="r2"),
     _Panel("Records a second", (("records_per_second", "records a second"),), noisy=True, floor=0.0),
 )
 
@@ -274,12 +288,12 @@ def _title(folder: Path, entries: Entries) -> str:
 
 def _curves(panel: _Panel, entries: Entries) -> list[tuple[str, list[tuple[int, float]]]]:
     """Return the curves of a panel that have points, by label; the probe's are one for each class."""
-    if panel.curves:
-        found = [(label, values_of(entries, name)) for name, label in panel.curves]
-    else:
-        names = sorted({name for e in entries for name in e if name.startswith("probe_") and name != "probe_seconds"})
-        found = [(name.removeprefix("probe_"), values_of(entries, name)) for name in names]
-        found.append(("macro", values_of(entries, "probe")))
+    found = [(label, values_of(entries, name)) for name, label in panel.curves]
+    scored, measure = _scored(entries)
+    if panel.measure == measure:
+        names = sorted({name for e in scored for name in e if name.startswith("probe_") and name != "probe_seconds"})
+        found += [(name.removeprefix("probe_"), values_of(scored, name)) for name in names]
+        found.append(("macro", values_of(scored, "probe")))
     return [(label, points) for label, points in found if points]
 
 

@@ -385,8 +385,7 @@ def read_labels(y: Any, n_records: int) -> Targets:
         raise
     except TypeError as error:
         raise InputError(
-            f"Got y whose classes cannot be compared ({error}), expected text, numbers or booleans, of one kind and "
-            "none missing."
+            f"Got y whose classes cannot be compared ({error}), expected one kind and none missing."
         ) from error
     except ValueError as error:
         raise InputError(str(error).partition("\n[")[0]) from error

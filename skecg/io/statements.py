@@ -225,9 +225,9 @@ _LEADS = frozenset(
 _UNITS = frozenset(
     {f"{word}{what}" for word in ("", "physical", "sig", "signal", "voltage") for what in ("unit", "units")}
 )
-# Each with what it says where the samples are voltages already.
-_SCALES = dict.fromkeys(("gain", "gains", "adcgain", "lsb", "scale", "scalefactor", "scaling"), 1.0)
-_SCALES |= dict.fromkeys(("baseline", "baselines", "adczero", "offset", "adcoffset"), 0.0)
+# What may say that samples are steps, by a part of its name: where they are none, such a gain is 1 and an offset 0.
+_GAIN = re.compile(r"gain|lsb|scal(e|ing)|resolution|per(bit|lsb|adu|[mu]v)|adu|conversion|factor")
+_OFFSET = re.compile(r"baseline|zero|offset")
 
 
 class Members(NamedTuple):
@@ -275,7 +275,8 @@ def read_members(arrays: Mapping[str, NDArray[Any]], path: Path, *, are_voltages
         if name == "leads" or value.dtype.kind in "US"
     }
     units = {name: _texts(others.pop(name)) for name in _named(others, _UNITS)}
-    scales = {name: others.pop(name) for name in _named(others, _SCALES)}
+    scaling = [name for name in others if _GAIN.search(_plain(name)) or _OFFSET.search(_plain(name))]
+    scales = {name: others.pop(name) for name in scaling}
     if "signal" not in arrays and len(others) != 1:
         raise UnsupportedFormatError(
             f"Got {len(arrays)} arrays ({', '.join(arrays)}) in {path}, expected one, or one named 'signal' (with "
@@ -333,7 +334,7 @@ def _agreed(stated: Mapping[str, _T], compared: Mapping[str, Any], error: type[S
 def _check_scales(scales: Mapping[str, NDArray[Any]], path: Path) -> None:
     """Raise for a gain or an offset that would change the samples."""
     for name, value in scales.items():
-        if np.any(value != _SCALES[_plain(name)]):
+        if np.any(value != (1.0 if _GAIN.search(_plain(name)) else 0.0)):
             raise _steps_beside(name, path)
 
 

@@ -41,7 +41,7 @@ from skecg.io.statements import (
 )
 from skecg.io.text_tables import TextTable, parse_text_table
 from skecg.leads import CANONICAL_LEADS, canonical_lead, canonical_leads
-from skecg.records import ECGRecord, as_millivolts, as_sampling_rate
+from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, millivolts_per_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -381,11 +381,21 @@ def _read_arrays(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, 
         )
     if signal.dtype.kind not in "fiub" or signal.ndim != 2:
         ECGRecord(signal, rate, leads, path.stem)  # says what is wrong
-    stated = [members.units] if isinstance(members.units, str) else members.units or []
-    for unit in stated:
-        agreed_unit(units, [unit], path)
-    of_leads = stated if isinstance(members.units, list) else agreed_unit(units, stated, path)
-    return ECGRecord(_millivolts(signal, of_leads, path), rate, leads, path.stem)
+    return ECGRecord(_millivolts(signal, _stated_units(members.units, units, path), path), rate, leads, path.stem)
+
+
+def _stated_units(stated: str | list[str] | None, given: str | None, path: Path) -> str | list[str]:
+    """Return the unit, or that of each lead, that a file of arrays states, or else the caller, or else millivolts."""
+    if stated is None:
+        return "mV" if given is None else given
+    known = [
+        unit for unit in ([stated] if isinstance(stated, str) else stated) if millivolts_per_unit(unit) is not None
+    ]
+    if given is not None and any(millivolts_per_unit(unit) != millivolts_per_unit(given) for unit in known):
+        raise UnitsError(
+            f"Got values in {', '.join(known)} in {path} and units={given!r}. Leave units out, or correct the file."
+        )
+    return stated
 
 
 def _millivolts(signal: NDArray[Any], units: str | list[str], path: Path) -> NDArray[np.float32]:

@@ -159,7 +159,8 @@ def read_targets(y: Any) -> Targets:
         raise InputError(str(error)) from error
     except TypeError as error:
         raise InputError(
-            f"Got y with classes of several kinds ({error}), expected one kind and none missing."
+            f"Got y whose classes cannot be compared ({error}), expected text, numbers or booleans, of one kind and "
+            "none missing."
         ) from error
     if len(classes) < 2:
         raise InputError(f"Got y with one class only, {classes.tolist()}, expected at least two classes.")

@@ -274,10 +274,13 @@ def join_data(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
         When the data of the training are named by anything but text.
     """
     before, new = base.get("data"), own.get("data", UNNAMED_DATA)
-    if not isinstance(new, str):
+    if not all(isinstance(name, str) for name in (new if isinstance(new, list | tuple) else [new])):
         raise ParameterError(f"Got data={new!r}, expected text that names the recordings: 'clinic (40 records)'.")
     # A list in cards of converted weights. What is new stands first: there titles follow the names, after a colon.
-    seen = [new, *(before if isinstance(before, list) else [before] if before else [])]
+    seen = [
+        *([new] if isinstance(new, str) else new),
+        *(before if isinstance(before, list) else [before] if before else []),
+    ]
     known = {"data": ", ".join(map(str, seen))}
     licences = {**_licences_of(base), **_licences_of(own)}
     return known | ({"data_licences": licences} if licences else {})

@@ -125,6 +125,8 @@ def test_data_of_the_start_and_of_the_training_are_both_named(tmp_path: Path) ->
 
     model.save(tmp_path / "tuned", data="clinic (40 records)", data_licences={"clinic": "CC0-1.0"})
     assert known()["data"].startswith("clinic (40 records), closed: ")
+    FineTunedClassifier.load(tmp_path / "tuned").save(tmp_path / "tuned")
+    assert known()["data"].startswith("clinic (40 records), closed: ")
     found = data_licences(known())
     assert (found["clinic"], found["closed"]) == ("CC0-1.0", "CC-BY-NC-4.0")
     assert any("closed is under CC-BY-NC-4.0" in line for line in licence_problems({"licence": "CC0-1.0"}, found))

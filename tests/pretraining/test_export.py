@@ -7,17 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_runs import small_state
 
 from pretraining.config import DataConfig, MaskConfig, OptimConfig, PredictorConfig, PretrainConfig, RunConfig
 from pretraining.export import export
 from pretraining.monitoring.journal import Journal
 from pretraining.objectives.base import exported_encoder
 from pretraining.objectives.jepa import Jepa
-from pretraining.runs import STATE_KEYS, save_checkpoint
+from pretraining.runs import CheckpointError, save_checkpoint
 from skecg.datasets import make_ecg
 from skecg.embedder import JEPAEmbedder
 from skecg.encoders.pooling import pool_tokens
 from skecg.errors import DamagedWeightsError, ParameterError
+from skecg.hub.licences import data_licences
 from skecg.preprocessing.windows import prepare
 from skecg.spec import EncoderConfig, InputSpec, LeadwiseConfig, TemporalConfig
 from skecg.weights import verify_weights
@@ -53,9 +55,8 @@ def make_model(config: PretrainConfig, seed: int = 0) -> Jepa:
 
 
 def save(run: Path, model: Jepa, step: int, probe: dict | None = None) -> None:
-    state = dict.fromkeys(STATE_KEYS)
-    state |= {"model": model.state_dict(), "step": step, "config": model.config.to_dict(), "probe": probe or {}}
-    save_checkpoint(run / "checkpoints", state | {"fingerprint": "ab12"}, step, keep_last=5)
+    state = small_state(model.config, model=model.state_dict(), step=step, probe=probe or {"history": []})
+    save_checkpoint(run / "checkpoints", state, step, keep_last=5)
 
 
 def own_features(encoder: torch.nn.Module, config: PretrainConfig, records: list) -> np.ndarray:
@@ -128,6 +129,32 @@ def test_the_card_says_where_the_weights_come_from(tmp_path):
     assert "50 steps of 32 records" in card
     assert "license: cc-by-4.0" in card
     assert str(tmp_path) not in card
+
+
+def test_the_card_names_only_corpora_that_were_drawn(tmp_path):
+    run = tmp_path / "run"
+    save(run, make_model(tiny_config(data=DataConfig(weights={"ludb": 1.0}))), 50)
+    (run / "data.json").write_text(json.dumps({"corpora": {"closed": 1625, "ludb": 160}}))
+    known = export(run, tmp_path / "weights").provenance
+    assert known["data"] == "ludb (160 records)"
+    assert data_licences(known) == {"ludb": "ODC-By-1.0"}
+
+
+def test_a_score_is_called_what_it_is(tmp_path):
+    probe = {"history": [[50, 0.31]], "best_step": 50, "measure": "r2"}
+    save(tmp_path / "run", make_model(tiny_config()), 50, probe)
+    assert export(tmp_path / "run", tmp_path / "weights").provenance["probe"] == {"step": 50, "r2": 0.31}
+    assert "- probe: step 50, r2 0.31" in (tmp_path / "weights" / "README.md").read_text()
+
+
+def test_tensors_of_another_encoder_are_refused_by_the_name_of_their_file(tmp_path):
+    model = make_model(tiny_config())
+    foreign = model.state_dict() | {"target_encoder.newer": torch.zeros(2)}
+    model.state_dict = lambda: foreign
+    save(tmp_path / "run", model, 50)
+    with pytest.raises(CheckpointError, match=r"step-00000050\.pt.*tensors cannot be used.*newer"):
+        export(tmp_path / "run", tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
 
 
 def test_gauges_and_score_are_left_off_the_card_of_an_encoder_that_they_were_not_measured_on(tmp_path):

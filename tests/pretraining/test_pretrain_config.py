@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from decimal import Decimal
 
 import pytest
 
@@ -149,11 +150,93 @@ def test_the_last_of_two_overrides_counts(config: PretrainConfig) -> None:
         ("run.seed=-1", "run.seed=-1"),
         ("ema.start=0.9999", "ema.start"),
         ("data.weights=half", "data.weights"),
+        ('data.weights={"raw":"x"}', "data.weights={'raw': 'x'}, expected finite numbers by name"),
+        ('data.weights={"raw":null}', "data.weights={'raw': None}, expected finite numbers by name"),
+        ('data.weights={"raw":Infinity}', "data.weights={'raw': inf}, expected finite numbers by name"),
+        ("data.weights=5", "data.weights=5, expected finite numbers by name"),
+        ("data.weights=null", "data.weights=None, expected finite numbers by name"),
+        ("data.window_seconds=null", "data.window_seconds=(None,), expected finite numbers"),
+        ('data.window_seconds="5"', "data.window_seconds=('5',), expected finite numbers"),
+        ("data.window_seconds=NaN", "data.window_seconds=(nan,), expected finite numbers"),
+        ("data.window_seconds=Infinity", "data.window_seconds=(inf,), expected finite numbers"),
+        ("data.window_seconds=2.25", "data.window_seconds=(2.25,), expected multiples of 0.1 s"),
+        ("data.gain=1,inf", "data.gain=(1.0, inf), expected two numbers"),
+        ("run.seed=18446744073709551616", "run.seed=18446744073709551616, expected 0 to below 2**64"),
+        ("predictor.mlp_ratio=-1", "predictor.mlp_ratio=-1.0, expected a number of at least 0"),
+        ("predictor.mlp_ratio=nan", "predictor.mlp_ratio=nan, expected a finite number"),
+        ("predictor.dim=27", "predictor.dim=27"),
+        ("optim.warmup_steps=1.0", "optim.warmup_steps=1.0, expected a number of steps, or a share"),
+        ("optim.cooldown_steps=1e0", "optim.cooldown_steps=1.0, expected a number of steps, or a share"),
     ],
 )
 def test_an_override_that_makes_no_sense_is_refused(config: PretrainConfig, assignment: str, message: str) -> None:
     with pytest.raises(ParameterError, match=re.escape(message)):
         config.override([assignment])
+
+
+@pytest.mark.parametrize("scale", ["1", "1,1.5,2", "1,inf"])
+def test_a_range_is_two_finite_numbers(scale: str) -> None:
+    with pytest.raises(ParameterError, match=r"Got objective\.scale=.*, expected two numbers, both finite"):
+        load_recipe("beat_ssl_hard_none_1").override([f"objective.scale={scale}"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dim", "wanted"), [("tiny", 27, "an even number"), ("kim_leadwise_b_random", 378, "a multiple of 4")]
+)
+def test_positions_need_a_width_that_they_divide(recipe: str, dim: int, wanted: str) -> None:
+    with pytest.raises(ParameterError, match=f"Got predictor.dim={dim}, expected {wanted}"):
+        load_recipe(recipe).override([f"predictor.dim={dim}", "predictor.num_heads=1"])
+
+
+@pytest.mark.parametrize("text", ["1", "10000", "1e4", "0.1", "0"])
+def test_counts_of_steps_and_shares_of_the_run_are_told_apart(config: PretrainConfig, text: str) -> None:
+    found = config.override([f"optim.warmup_steps={text}"]).optim.warmup_steps
+
+    assert found == float(text)
+    assert isinstance(found, float) is (text == "0.1")
+
+
+@pytest.mark.parametrize("recipe", ["tiny", "skecg_default", "weimann_vit_xs"])
+def test_windows_may_be_any_number_of_whole_slices(recipe: str) -> None:
+    config = load_recipe(recipe)
+    patch = Decimal(config.encoder.patch_samples) / Decimal(config.input.sampling_rate)
+    for n_patches in range(config.masks.min_block if config.masks else 2, config.encoder.n_patches + 1):
+        seconds = float(patch * n_patches)
+        changed = config.override([f"data.window_seconds={seconds}"]).with_window(seconds)
+        assert changed.encoder.n_patches == n_patches
+        assert changed.encoder.window_samples == changed.input.window_samples
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("data", "weights", 5),
+        ("data", "roll", "false"),
+        ("data", "gain", "loud"),
+        ("masks", "low", "0.2"),
+        ("ema", "start", None),
+        ("optim", "warmup_steps", "half"),
+        ("optim", "betas", 0.9),
+        ("objective", "loss", 1),
+        ("watch", "stop_on_collapse", 1),
+        ("predictor", "mlp_ratio", "4"),
+    ],
+)
+def test_a_file_with_a_value_of_another_kind_is_refused_by_name(
+    config: PretrainConfig, part: str, field: str, value: object
+) -> None:
+    written = config.to_dict()
+    written[part][field] = value
+    with pytest.raises(ParameterError, match=re.escape(f"Got {part}.{field}={value!r}, expected ")):
+        PretrainConfig.from_dict(written)
+
+
+@pytest.mark.parametrize("part", ["name", "architecture", "input", "encoder", "optim", "run"])
+def test_a_file_that_lacks_a_part_is_refused_by_name(config: PretrainConfig, part: str) -> None:
+    written = config.to_dict()
+    del written[part]
+    with pytest.raises(ParameterError, match=f"without {part}, expected"):
+        PretrainConfig.from_dict(written)
 
 
 @pytest.mark.parametrize("part", [None, "masks", "optim", "run", "encoder", "input"])

@@ -122,6 +122,11 @@ def test_a_probe_is_scored_at_every_checkpoint_unless_told_otherwise(
     assert main(["train", *arguments, *SHORT]) == 0
     assert json.loads((tmp_path / "run" / "config.json").read_text())["watch"]["probe_every"] == 2
     assert main(["export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "best"), "--which", "best"]) == 0
+    # Where no checkpoints are asked for on the way, at the last one.
+    arguments[arguments.index(str(tmp_path / "run"))] = str(tmp_path / "again")
+    assert main(["train", *arguments, *SHORT, "watch.checkpoint_every=0"]) == 0
+    lines = map(json.loads, (tmp_path / "again" / "journal.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if "probe" in line] == [0, 4]
 
 
 def test_list_prints_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:

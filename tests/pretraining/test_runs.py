@@ -1,30 +1,40 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from small_runs import assert_same_bits
+from small_runs import LEADS, assert_same_bits, small_config, small_state
 
 from pretraining import runs as checkpoints
+from pretraining.data.corpora import open_corpus
+from pretraining.data.pack import pack
 from pretraining.runs import (
-    STATE_KEYS,
     CheckpointError,
+    as_configured,
+    describe_data,
     latest,
     load_checkpoint,
     mark_best,
+    read_code,
+    read_config,
+    read_data,
     save_checkpoint,
     saved_steps,
+    what_changed,
     write_json,
 )
+from skecg.errors import ParameterError
 
 
 def a_state(step: int) -> dict[str, Any]:
-    state: dict[str, Any] = dict.fromkeys(STATE_KEYS)
-    return state | {"step": step, "model": {"weight": torch.full((3,), float(step))}, "probe": {"history": [[0, 0.5]]}}
+    model = {"weight": torch.full((3,), float(step))}
+    return small_state(small_config(), step=step, model=model, probe={"history": [[0, 0.5]]})
 
 
 def save(folder: Path, *steps: int, **keeping: Any) -> None:
@@ -96,6 +106,125 @@ def test_a_damaged_checkpoint_is_named_and_so_is_the_one_before(tmp_path: Path, 
 
     with pytest.raises(CheckpointError, match=r"step-00000002.*go on from step 1"):
         load_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_of_other_bytes_than_were_written_is_refused_wherever_they_lie(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    path = tmp_path / "step-00000002.pt"
+    whole = path.read_bytes()
+    tensor = whole.find(torch.full((3,), 2.0).numpy().tobytes())
+    assert tensor > 0
+    # In a tensor, where nothing but the sums tell; in what names the tensors; in the zip's own directory.
+    for place in (tensor, tensor + 11, whole.find(b"weight"), whole.rfind(b"PK\x01\x02") + 10):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :])
+        with pytest.raises(CheckpointError, match=r"damaged.*step-00000002.*go on from step 1"):
+            load_checkpoint(tmp_path)
+    path.write_text("Notes.\n" * 100)
+    with pytest.raises(CheckpointError, match=r"damaged.*step-00000002"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"config": None}, r"other content.*config"),
+        ({"config": {}}, "configuration cannot be used.*architecture"),
+        ({"config": {"architecture": "temporal", "encoder": None}}, "configuration cannot be used"),
+        ({"config": small_config().to_dict() | {"optim": {"newer": 1}}}, "unknown field 'newer'.*that wrote it"),
+        ({"step": "40"}, r"other content.*\(step\)"),
+        ({"probe": {}}, "probe without history"),
+        ({"model": [], "gauges": None}, r"\(model, gauges\)"),
+    ],
+)
+def test_a_checkpoint_of_other_content_is_refused_by_name(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    torch.save(a_state(1) | change, tmp_path / "step-00000001.pt")
+    with pytest.raises(CheckpointError, match=rf"step-00000001\.pt.*{said}"):
+        load_checkpoint(tmp_path)
+    torch.save([1, 2], tmp_path / "step-00000001.pt")
+    with pytest.raises(CheckpointError, match=r"lacks or adds.*list"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_from_before_losses_were_kept_has_none(tmp_path: Path) -> None:
+    state = a_state(1)
+    del state["losses"], state["mask_law"]
+    torch.save(state, tmp_path / "step-00000001.pt")
+
+    assert_same_bits(load_checkpoint(tmp_path), a_state(1) | {"losses": [], "mask_law": 1})
+
+
+def test_tensors_that_are_not_those_of_the_configuration_are_named_with_their_file() -> None:
+    with (
+        pytest.raises(CheckpointError, match=r"step-00000003\.pt.*tensors cannot be used.*newer"),
+        as_configured("r", 3),
+    ):
+        torch.nn.Linear(1, 1).load_state_dict({"newer": torch.zeros(1)})
+    with pytest.raises(torch.cuda.OutOfMemoryError), as_configured("r", 3):
+        raise torch.cuda.OutOfMemoryError
+
+
+_TORN = {"torn": '{"name": "ti', "empty": "", "a list": "[1]", "text": '"run"', "bytes": "\ud800"}
+
+
+@pytest.mark.parametrize("torn", _TORN.values(), ids=_TORN)
+@pytest.mark.parametrize("name", ["config.json", "data.json", "code.json"])
+def test_a_torn_file_of_a_runs_folder_is_named_with_what_to_do(tmp_path: Path, name: str, torn: str) -> None:
+    (tmp_path / name).write_bytes(torn.encode("utf-8", "surrogatepass"))
+    readers = {
+        "config.json": read_config,
+        "data.json": lambda run: read_data(run, small_config()),
+        "code.json": read_code,
+    }
+
+    with pytest.raises(ParameterError, match=rf"{name}', whose content cannot be used.*Restore it.*or remove it"):
+        readers[name](tmp_path)
+
+
+def test_a_configuration_that_lacks_its_parts_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ParameterError, match=r"config\.json.*architecture.*--recipe"):
+        read_config(tmp_path)
+    (tmp_path / "data.json").write_text('{"corpora": {"a": "many"}}')
+    with pytest.raises(ParameterError, match=r"data\.json.*many"):
+        read_data(tmp_path, small_config())
+
+
+def test_data_are_recordings_of_the_corpora_that_are_drawn(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    # Long ones of several rows, short ones, and some that lack the encoder's leads.
+    kinds = {"long": (2, 700, LEADS), "short": (3, 200, LEADS), "leadless": (4, 200, ("V5", "V6"))}
+    for name, (n, samples, leads) in kinds.items():
+        signals = rng.integers(-500, 500, (n, len(leads), samples)).astype(np.int16)
+        np.savez(tmp_path / f"{name}.npz", signals=signals, lsb=1e-3, units="mV", fs=100.0, leads=list(leads))
+    corpora = [open_corpus(name, tmp_path / f"{name}.npz") for name in kinds]
+    options: dict[str, Any] = {"sampling_rate": 100.0, "segment_seconds": 2.0, "n_jobs": 1, "progress": False}
+    shards = pack(corpora, tmp_path / "shards", **options)
+    config = small_config()
+    assert {name: len(shards.rows_of(name)) for name in kinds} == {"long": 8, "short": 3, "leadless": 4}
+
+    described = describe_data(shards, config)
+
+    packed = {name: entry["n_records"] for name, entry in shards.manifest["corpora"].items()}
+    assert described["corpora"] == packed | {"leadless": 0}
+    assert (described["n_records"], described["n_rows"]) == (5, 15)
+    assert describe_data(shards, small_config(input=dataclasses.replace(config.input, any_leads=True)))[
+        "corpora"
+    ] == packed | {"leadless": 0}
+    write_json(tmp_path / "data.json", described)
+    assert read_data(tmp_path, config)["corpora"] == {"long": 2, "short": 3}
+    assert read_data(tmp_path, small_config(data__weights={"short": 2.0}))["corpora"] == {"short": 3}
+    assert read_data(tmp_path / "shards", config) == {}
+
+
+def test_a_warm_up_that_is_a_share_is_another_one_in_a_longer_run() -> None:
+    def changed(step: int, warmup: float) -> str:
+        began, longer = (small_config(run__steps=n, optim__warmup_steps=warmup) for n in (20, 30))
+        return "; ".join(what_changed(small_state(began, step=step), longer, 1))
+
+    assert "run.steps was 20, is 30" in changed(5, 0.1)
+    assert "warm-up: 2 steps before, 3 now" in changed(5, 0.1)
+    assert "warm-up" not in changed(5, 2)
+    assert "warm-up" not in changed(0, 0.1), "nothing was learnt yet"
 
 
 def test_no_pickled_code_is_run(tmp_path: Path) -> None:

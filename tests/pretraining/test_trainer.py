@@ -81,6 +81,16 @@ def train(config: PretrainConfig, shards: ShardSet, out: Path, **options: Any) -
     return load_checkpoint(out / "checkpoints")
 
 
+class AskingProbe(StubProbe):
+    """One that says what it asks."""
+
+    measure = "r2"
+
+    def __init__(self, key: str, scores: list[float]) -> None:
+        super().__init__(scores)
+        self.key = key
+
+
 def losses(out: Path) -> list[float]:
     return [line["loss"] for line in read_journal(out) if "loss" in line]
 
@@ -198,6 +208,52 @@ def test_a_run_stopped_and_resumed_is_the_same_run_to_the_last_bit(shards: Shard
     assert_same_bits(resumed, whole)
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     assert [event["event"] for event in read_events(tmp_path / "run")] == ["start", "stop", "resume", "end"]
+
+
+def test_the_journal_of_a_resumed_run_is_that_of_the_whole_one_and_a_loss_is_the_sum_of_its_parts(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    config = small_config(objective__sigreg_weight=0.5, watch__log_every=5, watch__checkpoint_every=2)
+    train(config, shards, tmp_path / "run")
+    whole = [line for line in read_journal(tmp_path / "run") if "loss" in line]
+    (tmp_path / "run" / "checkpoints" / "step-00000006.pt").unlink()
+    assert len(load_checkpoint(tmp_path / "run" / "checkpoints")["losses"]) == 3, "of steps 2 to 4"
+
+    state = train(config, shards, tmp_path / "run", resume=True)
+
+    found = [line for line in read_journal(tmp_path / "run") if "loss" in line]
+    assert [line["step"] for line in found] == [1, 5, 6]
+    for name in ("loss", "prediction", "sigreg"):
+        assert [line[name] for line in found] == [line[name] for line in whole]
+    assert [line["prediction"] + 0.5 * line["sigreg"] for line in found] == pytest.approx(losses(tmp_path / "run"))
+    assert state["losses"] == []
+
+
+def test_a_checkpoint_from_before_losses_were_kept_is_resumed(shards: ShardSet, tmp_path: Path) -> None:
+    config = small_config(watch__log_every=4)
+    train(config, shards, tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / "step-00000006.pt").unlink()
+    state = torch.load(checkpoints / "step-00000003.pt", weights_only=True)
+    del state["losses"]
+    torch.save(state, checkpoints / "step-00000003.pt")
+
+    assert train(config, shards, tmp_path / "run", resume=True)["step"] == 6
+
+
+def test_nothing_is_gathered_for_lines_that_never_come(shards: ShardSet, tmp_path: Path) -> None:
+    assert train(small_config(watch__log_every=0), shards, tmp_path / "run")["losses"] == []
+    assert len(losses(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize("part", ["model", "optimizer"])
+def test_a_checkpoint_with_tensors_of_another_model_is_named(shards: ShardSet, tmp_path: Path, part: str) -> None:
+    state = train(small_config(), shards, tmp_path / "run")
+    state["model" if part == "model" else "optimizer"] |= {"newer": torch.zeros(1), "param_groups": []}
+    torch.save(state, tmp_path / "run" / "checkpoints" / "step-00000006.pt")
+
+    with pytest.raises(CheckpointError, match=r"step-00000006\.pt.*whose tensors cannot be used"):
+        Trainer(small_config(), shards, tmp_path / "run", resume=True, device="cpu")
 
 
 KILLED = """
@@ -323,6 +379,21 @@ def test_the_best_scored_checkpoint_stays_and_is_the_one_marked(shards: ShardSet
     assert saved_steps(tmp_path / "run" / "checkpoints") == [2, 6]
     best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
     assert_same_bits(best, load_checkpoint(tmp_path / "run" / "checkpoints", 2))
+
+
+def test_scores_say_what_they_are_of_and_begin_anew_with_other_questions(shards: ShardSet, tmp_path: Path) -> None:
+    config = small_config(run__steps=3, watch__probe_every=3)
+    first = train(config, shards, tmp_path / "run", probe=AskingProbe("a", [0.1, 0.2]))
+    assert first["probe"] == {"history": [[0, 0.1], [3, 0.2]], "best_step": 3, "key": "a", "measure": "r2"}
+
+    longer = small_config(watch__probe_every=3)
+    train(longer, shards, tmp_path / "run", probe=AskingProbe("b", [0.05]), resume=True)
+    last = train(longer, shards, tmp_path / "run", resume=True)
+
+    assert last["probe"] == {"history": [[6, 0.05]], "best_step": 6, "key": "b", "measure": "r2"}
+    scored = [(line["probe"], line["asked"]) for line in read_journal(tmp_path / "run") if "probe" in line]
+    asked = [{"key": key, "measure": "r2"} for key in "aab"]
+    assert scored == list(zip([0.1, 0.2, 0.05], asked, strict=True))
 
 
 @pytest.mark.parametrize("stops", [True, False])

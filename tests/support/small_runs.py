@@ -23,6 +23,7 @@ from pretraining.config import (
     RunConfig,
     WatchConfig,
 )
+from pretraining.config.parts import MASK_LAW
 from pretraining.data.corpora import open_corpus
 from pretraining.data.pack import pack
 from pretraining.data.shards import ShardSet
@@ -64,6 +65,13 @@ def small_shards(folder: Path, n_records: int = 32, seed: int = 0) -> ShardSet:
     np.savez(folder / "small.npz", signals=steps, lsb=1e-3, units="mV", fs=100.0, leads=list(records[0].leads))
     corpus = open_corpus("small", folder / "small.npz")
     return pack([corpus], folder / "shards", sampling_rate=100.0, segment_seconds=2.0, n_jobs=1, progress=False)
+
+
+def small_state(config: PretrainConfig, **changes: Any) -> dict[str, Any]:
+    """What a checkpoint of a run holds, but for its tensors."""
+    state: dict[str, Any] = {"model": {}, "optimizer": {}, "step": 1, "config": config.to_dict(), "fingerprint": "ab12"}
+    state |= {"probe": {"history": []}, "gauges": [], "losses": [], "last_loss": None, "torch": str(torch.__version__)}
+    return state | {"world_size": 1, "mask_law": MASK_LAW} | changes
 
 
 def assert_same_bits(ours: Any, theirs: Any, name: str = "") -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -366,6 +368,21 @@ def test_shards_that_the_encoder_cannot_be_fed_are_refused(shards: ShardSet) -> 
     with pytest.warns(SignalWarning, match="polyphase"):
         check_shards(shards, configure(resampling="fourier"))
     check_shards(shards, configure(filter_order=2))
+
+
+def test_rows_shorter_than_a_window_are_said_with_both_lengths(shards: ShardSet) -> None:
+    with pytest.warns(SignalWarning, match="rows of 10 s for windows of 12 s"):
+        check_shards(shards, configure(window_samples=3000))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_shards(shards, configure(window_samples=2500))
+
+
+def test_shards_without_the_encoders_leads_are_not_said_to_do_for_objectives_that_mix_them(tmp_path: Path) -> None:
+    one = np.ones((2, 1, 2500), np.int16) * np.arange(2500, dtype=np.int16)
+    corpus = open_corpus("one", write_arrays(tmp_path / "one.npz", 2, signals=one, leads=np.array(["V1"])))
+    with pytest.raises(LeadError, match=r"input.any_leads=true, unless the objective mixes leads, as 'beat_ssl'"):
+        check_shards(pack([corpus], tmp_path / "out", sampling_rate=250, progress=False), configure(any_leads=False))
 
 
 def test_the_batch_left_on_the_host_is_not_changed(shards: ShardSet) -> None:

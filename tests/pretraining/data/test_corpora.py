@@ -18,6 +18,7 @@ from skecg.errors import (
     MissingDependencyError,
     ParameterError,
     RecordNotFoundError,
+    RecordReadError,
     SkecgError,
     UnitsError,
 )
@@ -309,13 +310,62 @@ def test_restored_limb_leads_obey_einthoven() -> None:
 
 @pytest.mark.parametrize(
     ("change", "error"),
-    [({"units": "furlongs"}, UnitsError), ({"strat_fold": np.array([1])}, DamagedRecordError)],
+    [
+        ({"units": "furlongs"}, UnitsError),
+        ({"units": np.array(["mV", "uV"])}, DamagedRecordError),
+        ({"lsb": np.full(2, 0.001)}, DamagedRecordError),
+        ({"lsb": 0.0}, DamagedRecordError),
+        ({"fs": np.full(2, 250.0)}, DamagedRecordError),
+        ({"fs": np.nan}, DamagedRecordError),
+        ({"strat_fold": np.array([1])}, DamagedRecordError),
+        ({"strat_fold": np.array([1, np.nan])}, DamagedRecordError),
+        ({"strat_fold": np.array(["1", "train"])}, DamagedRecordError),
+        ({"strat_fold": np.array([1, 100_000])}, DamagedRecordError),
+        ({"valid_len": np.array([9])}, DamagedRecordError),
+        ({"valid_len": np.array([9, np.nan])}, DamagedRecordError),
+        ({"valid_len": np.array([9, -1])}, DamagedRecordError),
+        ({"signals": np.ones((2, 2500), np.int16)}, DamagedRecordError),
+        ({"leads": np.array(CANONICAL_LEADS[:8])}, DamagedRecordError),
+        ({"leads": np.array([CANONICAL_LEADS] * 3)}, DamagedRecordError),
+        ({"limb_sigma_rel": np.ones((1, 6))}, DamagedRecordError),
+    ],
 )
 def test_packed_arrays_that_make_no_sense_are_refused(
     change: dict[str, object], error: type[SkecgError], tmp_path: Path
 ) -> None:
     with pytest.raises(error, match="expected"):
         open_corpus("mine", write_arrays(tmp_path / "a.npz", 2, **change))
+
+
+@pytest.mark.parametrize("key", ["leads", "record_ids"])
+def test_arrays_of_objects_are_refused_saying_how_to_write_them(key: str, tmp_path: Path) -> None:
+    path = write_arrays(tmp_path / "a.npz", 2)
+    content = dict(np.load(path))
+    np.savez(path, **content | {key: content[key].astype(object)})
+
+    with pytest.raises(DamagedRecordError, match=f"of which {key} cannot be read .*dtype=str"):
+        open_corpus("mine", path)
+
+
+def test_an_array_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    path = write_arrays(tmp_path / "a.npz", 2)
+    path.write_bytes(path.read_bytes()[:-500])
+
+    with pytest.raises(RecordReadError, match=r"a\.npz cannot be opened"):
+        open_corpus("mine", path)
+
+
+def test_folds_may_be_whole_numbers_of_any_type_and_single_values_arrays_of_one(tmp_path: Path) -> None:
+    for folds in (np.array([1.0, 9.0]), np.array(["1", "9"]), np.array([1, 9])):
+        path = write_arrays(tmp_path / "a.npz", 2, strat_fold=folds, lsb=np.array([0.001]), units=np.array(["mV"]))
+        assert [item.fold for item in open_corpus("mine", path).items] == [1]
+
+
+@pytest.mark.parametrize("patients", [np.array([7, np.nan, np.nan]), np.array(["7.0", "nan", "None"])])
+def test_recordings_of_nobody_known_are_not_all_of_one_patient(patients: np.ndarray, tmp_path: Path) -> None:
+    corpus = open_corpus("mine", write_arrays(tmp_path / "a.npz", 3, patient_ids=patients))
+
+    assert [item.patient for item in corpus.items] == ["7.0", "", ""]
 
 
 def test_a_corpus_can_be_sent_to_another_process(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from pretraining.objectives.jepa import Described, Describer, Jepa, JepaDraw, de
 from pretraining.runs import load_checkpoint
 from pretraining.trainer import Trainer
 from skecg.datasets import make_ecg
-from skecg.errors import ParameterError
+from skecg.errors import DamagedRecordError, ParameterError
 from skecg.leads import CANONICAL_LEADS
 from skecg.preprocessing.r_peaks import find_r_peaks
 from skecg.spec import InputSpec, TemporalConfig
@@ -161,6 +161,47 @@ def test_a_folder_that_cannot_be_written_to_shows_before_the_work(
     monkeypatch.setattr(feature_tables, "_compute_descriptors", lambda *_: pytest.fail("the work was begun"))
     with pytest.raises(ParameterError, match="Copy the shards"):
         write_descriptors(elsewhere, progress=False)
+
+
+def test_rows_that_do_not_differ_are_said_not_to(tmp_path: Path) -> None:
+    record = make_ecg(1, duration_seconds=2.0, sampling_rate=100.0, random_state=0).records[0]
+    steps = np.stack([np.rint(record.signal * 1e3).astype(np.int16)] * 2)
+    np.savez(tmp_path / "equal.npz", signals=steps, lsb=1e-3, units="mV", fs=100.0, leads=list(record.leads))
+    corpus = open_corpus("equal", tmp_path / "equal.npz")
+    same = pack([corpus], tmp_path / "out", sampling_rate=100.0, segment_seconds=2.0, progress=False)
+
+    with pytest.raises(ParameterError, match=r"2 rows .* that do not differ .* objective\.describe_weight=0"):
+        write_descriptors(same, progress=False)
+    assert not list(same.folder.glob("descriptors-*"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_a_table_of_what_is_no_number_is_refused(value: float, tmp_path: Path) -> None:
+    own = small_shards(tmp_path, n_records=6)
+    write_descriptors(own, progress=False)
+    (path,) = own.folder.glob("descriptors-*.npz")
+    columns = dict(np.load(path))
+    columns["values"][3, 5] = value
+    np.savez(path, **columns)
+
+    with pytest.raises(DamagedRecordError, match=r"damaged \(values with values that are no numbers"):
+        read_descriptors(own)
+
+
+@pytest.mark.parametrize("change", [lambda old: old[: len(old) // 2], lambda old: old[:9000] + b"9999" + old[9004:]])
+def test_a_table_that_was_changed_is_refused_and_computed_again(change: Any, tmp_path: Path) -> None:
+    own = small_shards(tmp_path, n_records=6)
+    write_descriptors(own, progress=False)
+    whole = read_descriptors(own).values.copy()
+    (path,) = own.folder.glob("descriptors-*.npz")
+    path.write_bytes(change(path.read_bytes()))
+
+    with pytest.raises(DamagedRecordError, match=r"descriptors-.*npz.* Delete the file"):
+        read_descriptors(own)
+    path.unlink()
+    write_descriptors(own, progress=False)
+
+    np.testing.assert_array_equal(read_descriptors(own).values, whole)
 
 
 def test_directions_of_many_rows_are_those_of_their_singular_values() -> None:

@@ -3,8 +3,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -13,8 +14,8 @@ from small_corpora import heart, write_arrays, write_wfdb
 from small_runs import small_shards
 
 from pretraining.data import pack as pack_module
-from pretraining.data.corpora import Corpus, Item, open_corpus
-from pretraining.data.corpus import leave_out, name_patients
+from pretraining.data.corpora import Corpus, Item, LeftOut, open_corpus
+from pretraining.data.corpus import leave_out, name_patients, read_list
 from pretraining.data.pack import pack
 from pretraining.data.shard_writer import Preparation, quantize
 from pretraining.data.shards import ShardSet, open_shards
@@ -25,6 +26,7 @@ from skecg.errors import (
     ParameterError,
     RecordNotFoundError,
     SkecgError,
+    SkecgWarning,
 )
 from skecg.leads import CANONICAL_LEADS
 from skecg.preprocessing.windows import prepare
@@ -91,6 +93,7 @@ def test_long_records_are_cut_into_rows_that_cover_them(tmp_path: Path) -> None:
     shards = packed(tmp_path, corpus_of(long))
 
     assert shards.start_samples.tolist() == [0, 2500, 3500]
+    assert not shards.manifest["corpora"]["given"]["notes"], "nothing is padded"
     assert shards.sources.tolist() == ["0"] * 3
     assert shards.manifest["corpora"]["given"]["n_records"] == 1
     last = shards.gather([2])[0]
@@ -102,6 +105,8 @@ def test_short_records_are_padded_with_their_last_value_and_say_so(tmp_path: Pat
     row = shards.gather([0])[0]
 
     assert shards.valid_samples.tolist() == [1750]
+    assert shards.manifest["corpora"]["given"]["notes"] == {"padded": 1}
+    assert "1 padded" in shards.summary
     assert (row[:, 1750:] == row[:, 1749:1750]).all()
 
 
@@ -156,6 +161,10 @@ def test_everything_left_out_is_listed_with_its_reason(tmp_path: Path) -> None:
         ("given", "6", "too short"),
     ]
     assert rows[5]["message"] == str(unread)
+    assert [row["patient"] for row in rows] == ["", *(f"p{number}" for number in range(1, 7))]
+    # What embedding may be passed would be an option that pack does not have.
+    assert not any("leads=" in row["message"] for row in rows)
+    assert all("Name its leads so in its file" in row["message"] for row in rows if row["reason"] == "leads")
     assert shards.n_records == 2
     assert "2 records packed as 2 segments; 7 left out" in shards.summary
     assert "1 fold 9" in shards.summary
@@ -229,9 +238,57 @@ def test_packing_again_changes_nothing_and_reads_nothing(tmp_path: Path) -> None
     first, second = many()
     unreadable = dataclasses.replace(first, reader=Interrupted(first.reader.records))  # type: ignore[attr-defined]
 
-    packed(tmp_path, unreadable, second)
+    with pytest.warns(SkecgWarning, match=r"packed already: no recording was read. .* delete the folder"):
+        packed(tmp_path, unreadable, second)
 
     assert contents(tmp_path) == before
+
+
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def with_other_scales(path: Path) -> None:
+    with np.load(path) as index:
+        columns = dict(index)
+    np.savez(path, **columns | {"scale_uv": 2 * columns["scale_uv"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("00001.npy", cut_in_half),
+        ("00001.npy", Path.unlink),
+        ("00001.npy", lambda path: path.write_bytes(b"")),
+        ("00001.npz", cut_in_half),
+        ("00001.npz", with_other_scales),
+        ("00001.json", cut_in_half),
+        ("manifest.json", cut_in_half),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::skecg.errors.SkecgWarning")
+def test_packing_again_mends_what_is_damaged_and_nothing_else(
+    name: str, damage: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    packed(tmp_path, *many(), records_per_shard=2)
+    before, others = contents(tmp_path), (tmp_path / "00000.npy").stat().st_mtime_ns
+    damage(tmp_path / name)
+    if name != "00001.json":  # which nobody reads but pack
+        with pytest.raises(DamagedRecordError, match=name):
+            open_shards(tmp_path).scale_uv.any()
+
+    packed(tmp_path, *many(), records_per_shard=2)
+
+    assert contents(tmp_path) == before
+    assert (tmp_path / "00000.npy").stat().st_mtime_ns == others
+
+
+def test_a_folder_that_does_not_say_how_it_was_begun_is_refused(tmp_path: Path) -> None:
+    packed(tmp_path, corpus_of(record(0)))
+    cut_in_half(tmp_path / "plan.json")
+
+    with pytest.raises(DamagedRecordError, match=r"plan\.json, which is damaged .* Delete the folder"):
+        packed(tmp_path, corpus_of(record(0)))
 
 
 @pytest.mark.parametrize(
@@ -252,6 +309,11 @@ def test_a_folder_packed_otherwise_is_refused_saying_what_differs(
     "options",
     [
         {"segment_seconds": 0.5},
+        {"segment_seconds": np.inf},
+        {"segment_seconds": np.nan},
+        {"sampling_rate": np.nan},
+        {"sampling_rate": np.inf},
+        {"sampling_rate": 0},
         {"shortest_seconds": 11},
         {"records_per_shard": 0},
         {"refuse": ["ugly"]},
@@ -398,6 +460,71 @@ def test_recordings_and_patients_that_are_listed_are_left_out_and_said(tmp_path:
         leave_out(corpora, ["1", "nobody"], "mine.txt")
 
 
+def numbered(name: str, patients: Sequence[str]) -> Corpus:
+    """Recordings 1, 2, ... of a corpus, and whose they are; the second is kept out by its fold."""
+    rows = [Item(name, f"{number}.hea", patient) for number, patient in enumerate(patients, 1)]
+    gone = [LeftOut(name, row.source, "fold 9", "Evaluated on.", row.patient) for row in rows[1:2]]
+    return Corpus(name, tuple(rows[:1] + rows[2:]), Given(()), tuple(gone))
+
+
+def kept_of(corpora: Sequence[Corpus]) -> list[tuple[str, str]]:
+    return [(item.corpus, item.source) for corpus in corpora for item in corpus.items]
+
+
+def test_a_name_of_a_recording_and_of_somebody_else_is_refused_saying_both() -> None:
+    corpora = [numbered("mine", ["3", "x", "1", "y"]), numbered("theirs", ["a", "b", "c"])]
+    said = r"3' in list, which is the recording '3.hea' of '\w+' \(patient '[1c]'\) and the patient of '1.hea'"
+
+    with pytest.raises(ParameterError, match=said):
+        leave_out(corpora, ["3"], "list")
+    with pytest.raises(ParameterError, match=said):
+        leave_out(corpora[:1], ["mine:3"], "list")
+    assert kept_of(leave_out(corpora, ["3.hea"], "list")) == [("mine", "1.hea"), ("mine", "4.hea"), ("theirs", "1.hea")]
+
+
+def test_a_name_may_be_said_to_be_of_one_corpus() -> None:
+    corpora = [numbered("mine", ["p", "q", "r"]), numbered("theirs", ["p", "q", "3"])]
+
+    assert kept_of(leave_out(corpora, ["p"], "list")) == [("mine", "3.hea"), ("theirs", "3.hea")]
+    assert kept_of(leave_out(corpora, ["theirs:p"], "list")) == [
+        ("mine", "1.hea"),
+        ("mine", "3.hea"),
+        ("theirs", "3.hea"),
+    ]
+    assert kept_of(leave_out(corpora, ["mine:3"], "list"))[0] == ("mine", "1.hea")
+    with pytest.raises(ParameterError, match="1 of 1 names in list that are of no recording"):
+        leave_out(corpora, ["nobody:p"], "list")
+
+
+def test_a_recording_named_after_its_own_patient_is_no_contradiction() -> None:
+    assert kept_of(leave_out([numbered("mine", ["1", "2", "3"])], ["1"], "list")) == [("mine", "3.hea")]
+
+
+def test_whoever_is_out_already_may_be_listed(tmp_path: Path) -> None:
+    corpora = [numbered("mine", ["p", "q", "r", "s"])]
+
+    once = leave_out(corpora, ["p", "q"], "first")
+    twice = leave_out(once, ["mine:p", "q", "s"], "second")
+
+    assert kept_of(twice) == [("mine", "3.hea")]
+    assert [row.reason for row in twice[0].left_out] == ["fold 9", "left out by list", "left out by list"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_list_is_read_as_spreadsheets_save_it(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes("Müller\r\n\r\n 15709 \r\n".encode(encoding))
+
+    assert read_list(path) == ["Müller", "15709"]
+
+
+def test_a_list_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00a\x00")
+    for path in (tmp_path / "list.txt", tmp_path / "nowhere.txt"):
+        with pytest.raises(ParameterError, match=f"{path.name}'.* expected a text in UTF-8"):
+            read_list(path)
+
+
 def test_patients_come_from_a_table_where_a_corpus_does_not_say(tmp_path: Path) -> None:
     corpora = [corpus_of(record(0), record(1))]
 
@@ -450,6 +577,48 @@ def test_a_copy_that_was_interrupted_or_damaged_is_not_taken_for_the_shards(
     (packed.folder / "00000.npy").write_bytes(whole)
 
     np.testing.assert_array_equal(open_shards(address).gather([5]), packed.gather([5]))
+
+
+@pytest.mark.parametrize("damage", [cut_in_half, with_other_scales])
+def test_an_index_that_was_damaged_on_its_way_is_copied_again(
+    damage: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKECG_SHARD_CACHE", str(tmp_path / "cache"))
+    packed = small_shards(tmp_path, n_records=6)
+    whole, address = (packed.folder / "00000.npz").read_bytes(), packed.folder.as_uri()
+    damage(packed.folder / "00000.npz")
+
+    with pytest.raises(DamagedRecordError, match=r"00000\.npz.* It was copied from"):
+        open_shards(address)
+    (packed.folder / "00000.npz").write_bytes(whole)
+
+    np.testing.assert_array_equal(open_shards(address).scale_uv, packed.scale_uv)
+
+
+@pytest.mark.parametrize("name", ["00000.npz", "00000.npy"])
+def test_a_copy_that_was_damaged_since_is_copied_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKECG_SHARD_CACHE", str(tmp_path / "cache"))
+    packed = small_shards(tmp_path, n_records=6)
+    copied = open_shards(packed.folder.as_uri())
+    cut_in_half(copied.folder / name)
+
+    again = open_shards(packed.folder.as_uri())
+
+    np.testing.assert_array_equal(again.gather([5]), packed.gather([5]))
+    np.testing.assert_array_equal(again.scale_uv, packed.scale_uv)
+
+
+def test_a_manifest_that_was_cut_short_on_remote_storage_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKECG_SHARD_CACHE", str(tmp_path / "cache"))
+    packed = small_shards(tmp_path, n_records=6)
+    cut_in_half(packed.folder / "manifest.json")
+
+    with pytest.raises(DamagedRecordError, match="damaged"):
+        open_shards(packed.folder.as_uri())
 
 
 @pytest.mark.parametrize(

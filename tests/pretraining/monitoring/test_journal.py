@@ -47,6 +47,19 @@ def test_values_of_one_step_come_together(tmp_path):
     assert (event["event"], event["text"]) == ("collapse", "no spread")
 
 
+def test_scores_are_written_with_what_they_are_of_and_nothing_else_is(tmp_path):
+    asked = {"key": "ab", "measure": "r2"}
+    with quiet(tmp_path, asked=asked) as journal:
+        journal.write(10, {"loss": 0.5})
+        journal.write(20, {"probe": 0.5, "probe_key": 0.4})
+    with quiet(tmp_path, resume_step=20) as journal:
+        journal.write(30, {"probe": 0.6})
+    first, second, third = read_journal(tmp_path)
+    assert (second["asked"], second["probe_key"]) == (asked, 0.4)
+    assert "asked" not in first
+    assert "asked" not in third
+
+
 def test_lines_are_there_before_the_journal_is_closed(tmp_path):
     journal = quiet(tmp_path)
     journal.write(1, {"loss": 1.0})

@@ -8,6 +8,8 @@ import torch
 from small_corpora import heart, write_wfdb
 from small_runs import small_config, small_shards
 
+from pretraining.data.corpora import open_corpus
+from pretraining.data.pack import pack
 from pretraining.export import export
 from pretraining.monitoring.journal import read_journal
 from pretraining.monitoring.online_probe import (
@@ -19,10 +21,13 @@ from pretraining.monitoring.online_probe import (
     synthetic_labelled,
 )
 from pretraining.trainer import Trainer
+from skecg.datasets import make_ecg
 from skecg.datasets.packed import TYPICAL_MV
 from skecg.embedder import JEPAEmbedder
 from skecg.encoders import build_encoder
 from skecg.errors import ParameterError, ShapeError
+from skecg.preprocessing.windows import prepare
+from skecg.records import ECGRecord
 from skecg.spec import InputSpec, TemporalConfig
 from skecg.weights import load_encoder, save_encoder
 
@@ -114,7 +119,7 @@ def test_a_class_without_both_values_is_left_out(labelled, encoder):
 
 
 def test_what_cannot_be_scored_is_refused(labelled):
-    records, labels, train, test, classes = labelled
+    records, labels, train, test, classes, _ = labelled
     with pytest.raises(ShapeError, match="n_records, n_classes"):
         OnlineProbe(records, labels[:, 0], train, test)
     with pytest.raises(ParameterError, match="40 records in both"):
@@ -203,9 +208,33 @@ def test_rows_of_shards_are_records_in_millivolts_and_numbers_are_predicted(tmp_
     assert np.ptp(found.records[3].signal[1]) == pytest.approx(heights[3], rel=1e-5)
     probe = OnlineProbe(*found)
     assert probe.is_regression
+    assert probe.measure == "r2"
     assert probe.key != OnlineProbe(found.records, found.labels + 1, found.train, found.test).key
     with pytest.raises(ParameterError, match="rows of the run's shards"):
         load_label_table(tmp_path / "mine.csv")
+
+
+def test_rows_of_shards_are_prepared_as_their_recordings_are_and_not_filtered_twice(tmp_path: Path) -> None:
+    spec = InputSpec(("I", "II", "V1"), 100, 500, highpass_hz=0.67, lowpass_hz=30.0, normalization="zscore")
+    records = make_ecg(16, duration_seconds=5.0, sampling_rate=200.0, noise=0.05, random_state=0).records
+    signals = np.stack([np.rint(record.signal * 1e3) for record in records]).astype(np.int16)
+    np.savez(tmp_path / "mine.npz", signals=signals, lsb=1e-3, units="mV", fs=200.0, leads=list(records[0].leads))
+    options = {"sampling_rate": 100.0, "highpass_hz": 0.67, "lowpass_hz": 30.0, "segment_seconds": 5.0}
+    corpus = open_corpus("mine", tmp_path / "mine.npz")
+    shards = pack([corpus], tmp_path / "shards", n_jobs=1, progress=False, **options)
+    rows = [f"{row},{row % 2},{row % 8 + 1}" for row in range(16)]
+    (tmp_path / "mine.csv").write_text("\n".join(["row,label_a,fold", *rows]))
+
+    probe = OnlineProbe(*load_label_table(tmp_path / "mine.csv", shards))
+
+    order = [*range(6), *range(8, 14), 6, 7, 14, 15]  # folds 7 and 8 judge
+    written = [ECGRecord(signals[row] / np.float32(1e3), 200.0, records[0].leads) for row in order]
+    # To what rounding to microvolts leaves; filtered again they would differ by a hundred times as much.
+    np.testing.assert_allclose(probe._prepared(spec).values, prepare(written, spec).values, atol=0.02)
+    again = OnlineProbe(probe.records, probe.labels, range(12), range(12, 16), tuple(probe.classes))
+    assert np.abs(again._prepared(spec).values - probe._prepared(spec).values).max() > 0.1
+    assert again.key != probe.key
+    assert (again.is_filtered, again.measure) == (False, "macro_auroc")
 
 
 def test_a_ridge_regression_explains_what_the_features_hold() -> None:

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pretraining.config import MaskConfig, OptimConfig, PredictorConfig, PretrainConfig, RunConfig
-from pretraining.monitoring.journal import Journal
-from pretraining.monitoring.report import describe_run, inspect_run
+from pretraining.config import DataConfig, MaskConfig, OptimConfig, PredictorConfig, PretrainConfig, RunConfig
+from pretraining.monitoring.journal import Journal, read_journal
+from pretraining.monitoring.report import _PANELS, _curves, describe_run, inspect_run
 from skecg.errors import ParameterError
 from skecg.spec import InputSpec, TemporalConfig
 
@@ -84,6 +85,34 @@ def test_a_collapse_is_told_from_the_gauges_or_from_what_was_announced(tmp_path)
     story = describe_run(run)
     assert "Collapse   announced at step 700: Warning: no spread." in story
     assert "step 1,500: stop: asked to" in story
+
+
+def test_scores_of_another_probe_than_the_last_are_neither_told_nor_drawn(tmp_path):
+    run = write_run(tmp_path / "run", probe=False)
+    for step, score, key in ((500, 0.9, "a"), (1000, 0.1, "b"), (1500, 0.3, "b")):
+        with Journal(run, print_every=0, resume_step=1500, asked={"key": key, "measure": "r2"}) as journal:
+            journal.write(step, {"probe": score, f"probe_{key}": score})
+    assert "best R² 0.300 at step 1,500 (first 0.100, last 0.300)" in describe_run(run)
+    drawn = {p.title: dict(_curves(p, read_journal(run))) for p in _PANELS if p.measure}
+    points = [(1000, 0.1), (1500, 0.3)]
+    assert drawn == {"Probe, AUROC": {}, "Probe, R²": {"b": points, "macro": points}}
+
+
+def test_scores_from_before_they_said_what_they_are_of_are_told_as_they_were(tmp_path):
+    run = write_run(tmp_path / "run")
+    with Journal(run, print_every=0, resume_step=1500, asked={"key": "a", "measure": "macro_auroc"}) as journal:
+        journal.write(1500, {"probe": 0.95})
+    assert "best macro AUROC 0.950 at step 1,500 (first 0.800, last 0.950)" in describe_run(run)
+
+
+def test_data_are_told_as_far_as_they_are_drawn(tmp_path):
+    run = write_run(tmp_path / "run")
+    config = dataclasses.replace(CONFIG, data=DataConfig(weights={"ludb": 1.0}))
+    (run / "config.json").write_text(json.dumps(config.to_dict()))
+    assert "200 records (ludb 200); 48,000 seen, 240.0 times each" in describe_run(run)
+    (run / "data.json").write_text('{"corp')
+    with pytest.raises(ParameterError, match=r"data\.json"):
+        describe_run(run)
 
 
 @pytest.mark.slow
