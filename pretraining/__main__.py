@@ -16,9 +16,8 @@ from skecg._version import __version__
 from skecg.cli.console import (
     add_plugin_option,
     in_words,
-    let_any_name_be_printed,
     load_plugins,
-    print_to_nobody,
+    readers_may_leave,
     say,
     short_warnings,
 )
@@ -56,17 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         With code 2 for arguments that make no sense, 3 when features collapsed and ``watch.stop_on_collapse`` is set.
     """
-    let_any_name_be_printed()
     arguments = _parse(argv)
+    with readers_may_leave():
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run a verb; return its exit code."""
     try:
         with short_warnings():
             load_plugins(arguments)
             arguments.run(arguments)
-            sys.stdout.flush()
-        return 0
-    except BrokenPipeError:
-        # Whoever read the output (head, less) has left.
-        print_to_nobody()
         return 0
     except (SkecgError, OSError) as error:
         say(f"{_place()}error: {in_words(error)}")
@@ -288,7 +287,14 @@ def _train(arguments: argparse.Namespace) -> None:
     start = _start(arguments.weights)
     probe = _open_probe(arguments.probe, shards) if arguments.probe else None
     options = {"resume": arguments.resume, "device": arguments.device}
-    Trainer(config, shards, arguments.out, probe=probe, start=start, **options).train()
+    trainer = Trainer(config, shards, arguments.out, probe=probe, start=start, **options)
+    if arguments.weights is not None and _rank() == 0:
+        from pretraining.export import record_start
+        from skecg.weights import find_weights
+
+        record_start(arguments.out, find_weights(arguments.weights).provenance)
+    trainer.train()
+    del trainer
     collect_garbage()
 
 

@@ -33,14 +33,15 @@ from skecg.hub.licences import data_licences
 from skecg.hub.results import read_scores, registry_entry
 from skecg.validation import check_choice
 from skecg.weights import WeightsInfo, read_info, save_encoder
-from skecg.weights.card import card_text
-from skecg.weights.folder import DIRECTIONS_NAME
+from skecg.weights.card import card_text, join_data
+from skecg.weights.folder import DIRECTIONS_NAME, read_json
 
 if TYPE_CHECKING:
     from skecg.encoders import Encoder
 
-__all__ = ["bundle", "export"]
+__all__ = ["bundle", "export", "record_start"]
 
+_START = "start.json"  # in a run's folder
 
 _GAUGES = ("rank", "rank_uncentred", "record_spread", "token_spread", "position_share", "lidar", "identity", "drift")
 
@@ -175,9 +176,25 @@ def _provenance(run: Path, state: Mapping[str, Any], config: PretrainConfig, kin
     # What is drawn, for the licence of the weights goes by it.
     if corpora := read_data(run, config).get("corpora"):
         known["data"] = ", ".join(f"{name} ({count:,} records)" for name, count in corpora.items())
+    if config.start:
+        known |= join_data(_start_of(run, config), known)
     known["data_fingerprint"] = str(state["fingerprint"])
     code = read_code(run)
     return known | ({"code": code} if code else {})
+
+
+def record_start(run: Path, provenance: Mapping[str, Any]) -> None:
+    """Write down whose data the weights have seen that a run begins from: whoever has what comes of it is bound too."""
+    write_json(
+        run / _START, {name: provenance[name] for name in ("name", "data", "data_licences") if name in provenance}
+    )
+
+
+def _start_of(run: Path, config: PretrainConfig) -> dict[str, Any]:
+    """Return what :func:`record_start` wrote, or that nothing is known of the data before."""
+    path = run / _START
+    known: dict[str, Any] = read_json(path) if path.is_file() else {"data": f"the data of {config.start}"}
+    return known
 
 
 def _watched(run: Path, state: Mapping[str, Any]) -> dict[str, Any]:

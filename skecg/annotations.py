@@ -96,6 +96,8 @@ class Waves:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tables", tuple(map(_as_wave_table, self.tables)))
+        if len(self.tables) != len(self.leads):
+            raise ShapeError(f"Got {len(self.tables)} tables for {len(self.leads)} leads, expected one for each.")
 
 
 def _as_wave_table(table: ArrayLike) -> NDArray[np.int64]:
@@ -105,7 +107,12 @@ def _as_wave_table(table: ArrayLike) -> NDArray[np.int64]:
         return np.empty((0, 4), dtype=np.int64)
     if given.ndim != 2 or given.shape[1] != 4:
         raise ShapeError(f"Got waves of shape {given.shape}, expected (n_waves, 4): onset, peak, offset and kind.")
-    if given.dtype.kind not in "iuf" or (given != np.floor(given)).any() or given[:, :3].min() < -1:
+    if (
+        given.dtype.kind not in "iuf"
+        or not np.isfinite(given).all()
+        or (given % 1 != 0).any()
+        or given[:, :3].min() < -1
+    ):
         raise ParameterError(
             "Got waves at other places than whole samples, expected their numbers from 0, -1 for none."
         )
@@ -143,7 +150,9 @@ class WaveAnnotations:
     def __post_init__(self) -> None:
         table = _as_wave_table(self.table)
         marked = np.where(table[:, :3] < 0, table[:, 1:2], table[:, :3])  # an edge that is not marked breaks no order
-        wrong = np.flatnonzero((np.diff(marked, axis=1) < 0).any(axis=1) & (table[:, 1] >= 0))
+        ends = np.diff(table[:, [0, 2]], axis=1)[:, 0] < 0
+        disorder = np.where(table[:, 1] >= 0, (np.diff(marked, axis=1) < 0).any(axis=1), ends & (table[:, 2] >= 0))
+        wrong = np.flatnonzero(disorder)
         if len(wrong):
             raise ParameterError(
                 f"Got the wave {table[wrong[0]].tolist()}, expected onset, peak and offset in this order."
@@ -199,8 +208,10 @@ class WaveAnnotations:
         Raises
         ------
         ParameterError
-            When WFDB allows no such name, there are no waves, or they overlap.
+            When WFDB allows no such name, there are no waves, they overlap, or one has no peak.
         """
+        if (self.table[:, 1] < 0).any():
+            raise ParameterError("Got a wave without a peak, expected one for each: files of annotations go by peaks.")
         from skecg.io.wfdb import write_annotation
 
         write_annotation(Path(path), self.sample, self.symbol, self.sampling_rate)

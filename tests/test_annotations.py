@@ -164,6 +164,16 @@ def test_waves_of_several_channels_are_not_mixed(tmp_path: Path, as_file: bool) 
     assert np.flatnonzero(read([1] * 6) == 2)[[0, -1]].tolist() == [102, 120]
 
 
+def test_a_wave_without_a_peak_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="a wave without a peak"):
+        WaveAnnotations([[10, 20, 30, 1], [50, -1, 70, 2]], 500.0).write(tmp_path / "r.waves")
+
+
+def test_each_lead_has_a_table_of_its_own() -> None:
+    with pytest.raises(ShapeError, match="1 tables for 2 leads"):
+        Waves(500.0, ("I", "II"), (TABLE,))
+
+
 def test_waves_of_no_lead_have_no_traces() -> None:
     with pytest.raises(LeadError, match="of no lead"):
         wave_traces(Waves(500.0, (), ()), "majority")
@@ -175,6 +185,8 @@ def test_waves_of_no_lead_have_no_traces() -> None:
         ([[10, 20, 30], [40, 50, 60], [70, 80, 90], [1, 2, 3]], r"shape \(4, 3\), expected \(n_waves, 4\)"),
         ([10, 20, 30, 1], r"shape \(4,\)"),
         ([[0.5, 1.0, 1.5, 1]], "other places than whole samples"),
+        ([[1.0, np.inf, 3.0, 1.0]], "other places than whole samples"),
+        ([[1.0, np.nan, 3.0, 1.0]], "other places than whole samples"),
         ([[-2, 20, 30, 1]], "other places than whole samples"),
         ([["a", "b", "c", "d"]], "other places than whole samples"),
         ([[10, 20, 30, 3]], r"kinds \[3\], expected 0 \(P\), 1 \(QRS\) and 2 \(T\)"),
@@ -186,8 +198,9 @@ def test_what_is_no_table_of_waves_is_refused(table: list, message: str) -> None
             make()
 
 
-@pytest.mark.parametrize("wave", [[30, 20, 10, 1], [10, 40, 30, 1], [30, 20, -1, 1], [-1, 20, 10, 1]])
+@pytest.mark.parametrize("wave", [[30, 20, 10, 1], [10, 40, 30, 1], [30, 20, -1, 1], [-1, 20, 10, 1], [30, -1, 20, 1]])
 def test_a_wave_that_ends_before_it_begins_is_refused(wave: list[int]) -> None:
     with pytest.raises(ParameterError, match="onset, peak and offset in this order"):
         WaveAnnotations([wave], 500.0)
-    assert len(WaveAnnotations([[10, -1, 30, 1], [10, 20, -1, 1], [5.0, 5.0, 5.0, 0.0]], 500.0)) == 3
+    sound = [[10, -1, 30, 1], [10, 20, -1, 1], [10, -1, -1, 1], [-1, -1, 30, 1], [5.0, 5.0, 5.0, 0.0]]
+    assert len(WaveAnnotations(sound, 500.0)) == len(sound)

@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from pretraining.monitoring.callbacks import Callback
-from skecg.cli.console import print_to_nobody
 from skecg.io.files import replacing
 
 __all__ = ["ASKED", "JOURNAL", "Journal", "duration", "read_events", "read_journal"]
@@ -135,11 +134,7 @@ class Journal(Callback):
         self._file.flush()
 
     def _print(self, line: str) -> None:
-        try:
-            print(line, file=self._stream or sys.stdout, flush=True)
-        except BrokenPipeError:
-            # Who watched has left; training goes on, and the file has it all.
-            print_to_nobody()
+        print(line, file=self._stream or sys.stdout, flush=True)
 
     def _line(self, step: int) -> str:
         """Describe the latest values in a line, those of an earlier step with its number."""

@@ -7,7 +7,6 @@ answers at once. Results go to standard output or into files, everything said al
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from skecg._version import __version__
@@ -33,9 +32,8 @@ from skecg.cli import (
 from skecg.cli.console import (
     add_plugin_option,
     in_words,
-    let_any_name_be_printed,
     load_plugins,
-    print_to_nobody,
+    readers_may_leave,
     say,
     short_warnings,
 )
@@ -67,19 +65,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         As argparse does: with code 2 for arguments that make no sense, 0 after ``--help`` and ``--version``.
     """
-    let_any_name_be_printed()
     arguments = _parser().parse_args(argv)
+    with readers_may_leave():
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run a verb; return its exit code."""
     try:
         with short_warnings():
             load_plugins(arguments)
-            code = int(arguments.run(arguments))
-            # Here, where a pipe that broke is still caught; at exit Python would print a traceback of its own.
-            sys.stdout.flush()
-            return code
-    except BrokenPipeError:
-        # Whoever read the output (head, less) has left.
-        print_to_nobody()
-        return 0
+            return int(arguments.run(arguments))
     except (SkecgError, OSError) as error:
         say(f"error: {in_words(error)}")
         return 2

@@ -14,14 +14,13 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from skecg.archives.files import visible
 from skecg.errors import ParameterError, SkecgWarning
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from skecg.preprocessing.units import Amplitude
     from skecg.spec import InputSpec
 
@@ -37,9 +36,8 @@ __all__ = [
     "check_overwrites_nothing",
     "embedding_progress",
     "in_words",
-    "let_any_name_be_printed",
     "load_plugins",
-    "print_to_nobody",
+    "readers_may_leave",
     "say",
     "short_warnings",
 ]
@@ -60,15 +58,52 @@ def say(message: object) -> None:
         bars.tqdm.write(line, file=sys.stderr)
 
 
-def let_any_name_be_printed() -> None:
-    """Escape what standard output cannot encode: a label in Chinese is no reason to lose a model where it is cp1252."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+@contextlib.contextmanager
+def readers_may_leave() -> Iterator[None]:
+    """Print and report to whoever reads it, and to nobody once they have left (head, less): work goes on to its end.
+
+    What an encoding lacks is escaped: a label in Chinese is no reason to lose a model where standard output is cp1252.
+    """
+    before = sys.stdout, sys.stderr
+    with Path(os.devnull).open("w") as nobody:  # for daemons, which have neither
+        sys.stdout, sys.stderr = (_Patient(stream or nobody) for stream in before)
+        try:
+            yield
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()  # here, and not at exit, where Python would print a traceback of its own
+        finally:
+            sys.stdout, sys.stderr = before
 
 
-def print_to_nobody() -> None:
-    """Drop what is printed from now on, and what Python still holds back for a reader that has left."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+class _Patient:
+    """A text stream that outlives its reader, and escapes what it cannot encode."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        """Write, or drop what nobody reads."""
+        with self._or_nobody():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand over what was written, or drop it."""
+        with self._or_nobody():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _or_nobody(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            # What is still held back for a reader that has left, and all to come, has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def check_overwrites_nothing(option: str, out: Path | None, *read: Path | None) -> None:

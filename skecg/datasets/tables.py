@@ -56,8 +56,8 @@ Columns = dict[str, list[str | None]]
 #: Between several labels in one cell.
 LABEL_SEPARATOR = ";"
 
-#: What columns of patients are called, in lower case.
-PATIENT_COLUMNS = frozenset({"patient", "patient_id", "patientid", "subject", "subject_id", "person_id"})
+#: What columns of patients are called, in lower case and without what separates words.
+PATIENT_COLUMNS = frozenset({"patient", "patientid", "subject", "subjectid", "personid"})
 
 #: Missing as Python writes it; "none" may be an answer.
 MISSING_IN_PYTHON = "None"
@@ -71,6 +71,7 @@ _MISSING |= {"#n/a", "#n/a n/a", "#na", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qna
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 _SEPARATOR_SAID = re.compile(r"sep=([,;\t])\r?\n")
 _N_FOLDS = 10
+_MEANS_SOMETHING = re.compile(r"(path|row|label|target|patient|group|fold|subject|person)", re.IGNORECASE)
 _YES, _NO = frozenset({"1", "true", "yes"}), frozenset({"0", "false", "no"})
 
 
@@ -139,19 +140,23 @@ def _read_text(path: Path) -> Columns:
 
 def _cells(text: str, delimiter: str) -> list[list[str]]:
     """Split a text into lines and cells, refusing a quote that would swallow the lines after it."""
+    stray = 0
     for strict in (True, False):
         lines, reader, begun = [], csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict), 1
         try:
             for line in reader:
                 # What stands behind a closing quote harms nothing, but in a cell of several lines.
                 if not strict and reader.line_num > begun:
-                    raise csv.Error("unexpected end of data")
+                    raise csv.Error(f"line {stray} has text behind a quote, and other cells have several lines")
                 lines.append(line)
                 begun = reader.line_num + 1
             break
         except csv.Error as error:
-            if not strict or reader.line_num > begun or "end of data" in str(error):
+            if not strict:
+                raise
+            if reader.line_num > begun or "end of data" in str(error):
                 raise csv.Error(f"line {begun} opens a quote that does not end there") from error
+            stray = begun
     return [line for line in lines if line]
 
 
@@ -309,11 +314,12 @@ def _read(path: Path) -> list[dict[str, str]]:
         raise RecordNotFoundError(f"There is no table {str(path)!r}. Check the path.")
     read = read_columns(path)[0]
     columns = {_column(name): cells for name, cells in read.items()}
-    if len(columns) < len(read):
-        twice = next(name for name in read if list(map(_column, read)).count(_column(name)) > 1)
-        raise DamagedRecordError(
-            f"Got the table {path} with columns that differ from {twice!r} in case alone, expected each name once."
-        )
+    known = [_column(name) for name in read]
+    for name in read:
+        if known.count(_column(name)) > 1 and _MEANS_SOMETHING.match(_column(name)):
+            raise DamagedRecordError(
+                f"Got the table {path} with columns that differ from {name!r} in case alone, expected each name once."
+            )
     n_rows = len(next(iter(columns.values()), ()))
     if not n_rows:
         raise DamagedRecordError(f"Got the table {path} without a line below its names, expected one a recording.")
@@ -331,15 +337,14 @@ def _said(cell: str | None) -> str:
 
 
 def _patient_column(path: Path, names: tuple[str, ...]) -> str | None:
-    """Return the column that says whose a recording is: by the names that are documented, or by one that is usual."""
-    usual = [name for name in names if name.lower() in PATIENT_COLUMNS]
-    documented = [name for name in ("patient", "group") if name in names]
-    if len(usual) > 1 and not documented:
+    """Return the column that says whose a recording is, by one of the usual names."""
+    usual = [name for name in names if re.sub(r"[\s_-]", "", name).lower() in PATIENT_COLUMNS | {"group"}]
+    if len(usual) > 1 and "patient" not in usual:
         raise DamagedRecordError(
             f"Got the table {path} with the columns {' and '.join(map(repr, usual))}, expected one that says whose a "
             "recording is. Call it 'patient'."
         )
-    return next(iter([*documented, *usual]), None)
+    return "patient" if "patient" in usual else next(iter(usual), None)
 
 
 def _column(name: str) -> str:

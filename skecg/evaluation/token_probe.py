@@ -28,7 +28,7 @@ from skecg.errors import ShapeError
 from skecg.inference.inputs import record_source
 from skecg.inference.pipeline import RecordTokens
 from skecg.linear_model.newton import Softmax, minimize, whiten
-from skecg.preprocessing.windows import Windows, prepare
+from skecg.preprocessing.windows import Windows, prepare, prepared_rate
 
 __all__ = ["Slices", "TokenHead", "raw_tokens", "slices_of"]
 
@@ -199,14 +199,16 @@ def raw_tokens(embedder: JEPAEmbedder, X: Any) -> list[RecordTokens]:
     found = []
     for row in range(len(source)):
         policies = {"missing_leads": embedder.missing_leads, "short_records": embedder.short_records}
-        windows = prepare([source[row]], config.info.spec, stride=embedder.stride, **policies)
-        found.append(_cut(windows, shape.stages[-1].token_samples, shape.token_per_lead))
+        record = source[row]
+        windows = prepare([record], config.info.spec, stride=embedder.stride, **policies)
+        rate = prepared_rate(record, config.info.spec)
+        found.append(_cut(windows, shape.stages[-1].token_samples, shape.token_per_lead, rate))
     return found
 
 
-def _cut(windows: Windows, patch_samples: int, by_lead: bool) -> RecordTokens:
-    """Cut the windows of one record into slices of time."""
-    rate, n_leads = windows.spec.sampling_rate, len(windows.spec.leads)
+def _cut(windows: Windows, patch_samples: int, by_lead: bool, rate: float) -> RecordTokens:
+    """Cut the windows of one record into slices of time, at the rate that it came to."""
+    n_leads = len(windows.spec.leads)
     parts, starts = [], []
     for values, start, n_valid in zip(windows.values, windows.start_samples, windows.valid_samples, strict=True):
         n_slices = -(-int(n_valid) // patch_samples)

@@ -267,7 +267,7 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
         self.network_ = network.cpu().requires_grad_(False).eval()
         self.spec_, self.pooling_ = info.spec, info.pooling
         self.origin_ = Origin(info.sha256, info.revision, dict(info.provenance))
-        self._seen: dict[str, Any] = {}  # the data that a saved estimator names
+        self._said: dict[str, Any] = {}
         self.validation_rows_ = training.held
         self._leads_used: list[tuple[str, ...]] = []
         self._keep_own(training)
@@ -368,7 +368,8 @@ class FineTunedEstimator(HeldWeights, BaseEstimator, ABC):
             estimator.spec_, estimator.pooling_ = spec, info.pooling
             estimator._leads_used = []
             estimator.origin_ = Origin(**values["origin"])
-            estimator._seen = {k: info.provenance[k] for k in ("data", "data_licences") if k in info.provenance}
+            # What was said of it when it was saved, but for what it was called.
+            estimator._said = {key: value for key, value in info.provenance.items() if key not in ("name", "model")}
             head = estimator._restore(values, encoder, state)
             head.load_state_dict(state, strict=True)
             # Absent where the training records were files, which have no columns.

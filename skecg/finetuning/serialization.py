@@ -160,10 +160,10 @@ def write_fitted(
     parameters = _parameters_to_json(estimator)
     json_bytes({**described, "parameters": parameters}, folder / layout.description)
     # What the user says goes last, and so before what is known here.
-    # Of one that was loaded it was said when it was saved first.
-    said = {} if "data" in provenance else getattr(estimator, "_seen", {})
-    seen = {**join_data(estimator.origin_.provenance, provenance), **said}
-    known = {**_provenance(layout, estimator, folder), **provenance, **seen}
+    # Of one that was loaded the rest was said when it was saved first.
+    said = getattr(estimator, "_said", {})
+    seen = join_data(estimator.origin_.provenance, provenance) if "data" in provenance or not said else {}
+    known = {**_provenance(layout, estimator, folder), **said, **provenance, **seen}
     save_encoder(folder, estimator.network_.encoder, estimator.spec_, pooling=estimator.pooling_, **known)
     state = estimator.network_.head.state_dict()
     save_tensors(

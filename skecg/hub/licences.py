@@ -120,7 +120,7 @@ def data_licences(provenance: Mapping[str, Any], told: Mapping[str, str] | None 
     # What the publisher says goes before what is known here: an archive may be had under terms of one's own.
     by_key = {_key(name): str(licence) for name, licence in said.items()}
     found = {}
-    for name in _archives(str(provenance.get("data", ""))):
+    for name in _archives(provenance.get("data", "")):
         found[name] = by_key.get(_key(name)) or _ARCHIVES.get(_key(name))
     return found
 
@@ -172,12 +172,12 @@ def licence_text(provenance: Mapping[str, Any], data: Mapping[str, str | None]) 
     return "\n".join(lines) + "\n"
 
 
-def _archives(data: str) -> list[str]:
-    """Read the names of archives off a sentence: between commas, without what stands in parentheses."""
-    plain = re.sub(r"\([^)]*\)", "", data)
-    # Numbers of records and titles stand after a colon in cards of converted weights.
-    plain = plain.partition(":")[0]
-    names = [name.strip() for name in re.split(r",|;|\band\b", plain)]
+def _archives(data: object) -> list[str]:
+    """Read the names of archives off a sentence or a list: between commas, without what stands in parentheses."""
+    plain = re.sub(r"\([^)]*\)", "", "; ".join(map(str, data)) if isinstance(data, list) else str(data))
+    # Numbers of records and titles stand after a colon, up to a semicolon, in cards of converted weights.
+    parts = [part.partition(":")[0] for part in plain.split(";")]
+    names = [name.strip() for part in parts for name in re.split(r",|\band\b", part)]
     return [name for name in names if name and name.lower() not in ("none", "synthetic")]
 
 

@@ -369,7 +369,7 @@ def agreed_rate(given: Any, stored: float | None, path: Path) -> float:
     """Return the rate that the caller, the file or both name."""
     if stored is None:
         return known_rate(given, path)
-    if given is not None and as_sampling_rate(given) != stored:
+    if given is not None and not math.isclose(as_sampling_rate(given), stored, rel_tol=1e-6):  # that of float32
         raise SamplingRateError(
             f"Got sampling_rate={given!r} for {path}, which says {stored:g} Hz. Leave the argument out."
         )
@@ -378,9 +378,10 @@ def agreed_rate(given: Any, stored: float | None, path: Path) -> float:
 
 def check_same_leads(given: tuple[str, ...] | None, named: tuple[str, ...] | None, path: Path) -> None:
     """Raise for leads that the file has in another order: one of the two orders is wrong. Other names may be better."""
-    for said, own in zip(given or (), named or (), strict=False):
-        if said != own and said in (named or ()):
-            raise LeadError(
-                f"Got leads={list(given or ())} for {path}, which names leads in another order: {list(named or ())}. "
-                "Leave the argument out, or correct the file."
-            )
+    if given is None or named is None or len(given) != len(named):
+        return  # of another number it is said what there are
+    if any(said != own and said in named for said, own in zip(given, named, strict=True)):
+        raise LeadError(
+            f"Got leads={list(given)} for {path}, which names leads in another order: {list(named)}. Leave the "
+            "argument out, or correct the file."
+        )

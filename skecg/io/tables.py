@@ -90,6 +90,7 @@ _FEW_TIMES = 50  # whose mean step could be off by their rounding
 _NEARLY_WHOLE = 2e-3  # a clock's error
 _FEW_JUMPS = 0.05  # of all steps; more are rounded
 _JUMP = 1.5  # steps that a gap is longer than
+_OFTEN = 0.05  # of the steps of rounded times are none
 _NOMINAL = 0.02  # by which a recorder's true rate may differ from what it is called
 
 # "ecg [uV]", "I_mV".
@@ -253,7 +254,11 @@ def _is_index(name: str, place: int, column: NDArray[np.float64]) -> bool:
     """Whether a column is no lead: times, which repeat where they are rounded, or a first one that only increases."""
     if name and name in _INDEX_NAMES:
         return _is_rising(column)
-    return place == 0 and canonical_lead(name) not in CANONICAL_LEADS and _is_ramp(column)
+    if place > 0 or canonical_lead(name) in CANONICAL_LEADS:
+        return False
+    # No lead goes on increasing, but one that is flat may take a step.
+    often = len(column) >= _FEW_TIMES and np.mean(column[1:] > column[:-1]) > _OFTEN
+    return _is_ramp(column) or (bool(often) and _is_rising(column))
 
 
 def _voltages(table: TextTable, units: str | None, rate: float, path: Path) -> tuple[TextTable, str | list[str]]:
@@ -395,7 +400,8 @@ def _stated_units(stated: str | list[str] | None, given: str | None, path: Path)
         raise UnitsError(
             f"Got values in {', '.join(known)} in {path} and units={given!r}. Leave units out, or correct the file."
         )
-    return stated
+    # Counts and arbitrary units say nothing that would contradict a caller who knows.
+    return stated if given is None or known else given
 
 
 def _millivolts(signal: NDArray[Any], units: str | list[str], path: Path) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -147,7 +148,7 @@ class RecordTable:
             if lonely := self.of_one_patient():
                 yield f"of one patient only, so that no score can be made by patients: {', '.join(lonely[:_NAMED])}"
         if not self.grouped:
-            whose = (name for name in self.columns if name.lower() in PATIENT_COLUMNS)
+            whose = (name for name in self.columns if re.sub(r"[\s_-]", "", name).lower() in PATIENT_COLUMNS)
             hint = next((f"; if {name!r} does, pass --group-column {name}" for name in whose), "")
             yield f"no column says whose recordings these are: each is taken for one of a patient of its own{hint}"
 

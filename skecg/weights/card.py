@@ -271,21 +271,23 @@ def join_data(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
     Raises
     ------
     ParameterError
-        When the data of the training are named by anything but text.
+        When data are named by anything but text, or licences are not told of each.
     """
-    before, new = base.get("data"), own.get("data", UNNAMED_DATA)
-    if not all(isinstance(name, str) for name in (new if isinstance(new, list | tuple) else [new])):
-        raise ParameterError(f"Got data={new!r}, expected text that names the recordings: 'clinic (40 records)'.")
-    # A list in cards of converted weights. What is new stands first: there titles follow the names, after a colon.
-    seen = [
-        *([new] if isinstance(new, str) else new),
-        *(before if isinstance(before, list) else [before] if before else []),
-    ]
-    known = {"data": ", ".join(map(str, seen))}
+    known: list[str] = []
+    for data in (own.get("data", UNNAMED_DATA), base.get("data")):
+        names: Sequence[Any] = data if isinstance(data, list | tuple) else [data]
+        if data is not None and not all(isinstance(name, str) for name in names):
+            raise ParameterError(f"Got data={data!r}, expected text that names the recordings: 'clinic (40 records)'.")
+        known += [", ".join(names)] if data else []
     licences = {**_licences_of(base), **_licences_of(own)}
-    return known | ({"data_licences": licences} if licences else {})
+    # Semicolons: after a colon in one of them stand titles.
+    return {"data": "; ".join(known)} | ({"data_licences": licences} if licences else {})
 
 
 def _licences_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    licences = provenance.get("data_licences")
-    return dict(licences) if isinstance(licences, Mapping) else {}
+    licences = provenance.get("data_licences", {})
+    if not isinstance(licences, Mapping):
+        raise ParameterError(
+            f"Got data_licences={licences!r}, expected each archive with its licence: {{'clinic': 'CC0-1.0'}}."
+        )
+    return dict(licences)

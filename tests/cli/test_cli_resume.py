@@ -298,3 +298,15 @@ def test_two_runs_do_not_write_one_file(
     assert embed(sound, "--out", "f.npz") == 0
     assert set(codes) == {2}
     assert "Another run is under way" in capsys.readouterr().err
+
+
+def test_embedding_goes_on_when_who_watched_it_has_left(run: Run, sound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ``2>&1 | head -1``: the bar, messages and warnings go to a pipe that ends."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as pipe, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", pipe)
+        patch.setattr("sys.stderr", pipe)
+        assert run("embed", sound, "--out", "f.npz", "--model", TINY) == 0
+        assert run("embed", sound, "--out", "f.npz", "--model", TINY) == 2  # it exists, and nobody hears of it
+    assert len(np.load("f.npz")["features"]) == 8

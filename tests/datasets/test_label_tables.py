@@ -93,7 +93,7 @@ def test_ones_own_labels_are_a_task_of_which_each_is_a_class(tmp_path: Path) -> 
     assert np.array_equal(dataset.folds, [1, 2, 3])
 
 
-@pytest.mark.parametrize("name", ["patient", "group", "Patient", "patient_id", "Subject_ID", "person_id"])
+@pytest.mark.parametrize("name", ["patient", "group", "Patient", "patient_id", "Subject_ID", "person_id", "Patient ID"])
 def test_patients_are_known_by_the_usual_names_of_their_column(tmp_path: Path, name: str) -> None:
     rows = [f"r{n},AF,p{n // 2}" for n in range(20)]
     table = read_label_table(write(tmp_path, "\n".join([f"path,label,{name}", *rows])))
@@ -103,6 +103,8 @@ def test_patients_are_known_by_the_usual_names_of_their_column(tmp_path: Path, n
 def test_two_columns_that_may_say_whose_a_recording_is_are_not_chosen_between(tmp_path: Path) -> None:
     with pytest.raises(DamagedRecordError, match="'patient_id' and 'subject_id', expected one"):
         read_label_table(write(tmp_path, "path,label,patient_id,subject_id\na,AF,p,s\n"))
+    with pytest.raises(DamagedRecordError, match="'patient_id' and 'group', expected one"):
+        read_label_table(write(tmp_path, "path,label,patient_id,group\na,AF,p,treated\n"))
     named = read_label_table(write(tmp_path, "path,label,patient_id,patient\na,AF,p,q\n"))
     assert named.patients.tolist() == ["q"]
 
@@ -111,6 +113,11 @@ def test_two_columns_that_may_say_whose_a_recording_is_are_not_chosen_between(tm
 def test_columns_that_differ_in_case_alone_are_refused(tmp_path: Path, names: str) -> None:
     with pytest.raises(DamagedRecordError, match="in case alone"):
         read_label_table(write(tmp_path, f"{names}\na,1{',0' * (names.count(',') - 1)}\n"))
+
+
+def test_columns_that_mean_nothing_here_may_be_called_as_they_like(tmp_path: Path) -> None:
+    table = read_label_table(write(tmp_path, "path,label,Note,note\na,AF,x,y\n"))
+    assert table.sources == ("a",)
 
 
 def test_the_none_of_python_is_no_patient_and_no_class(tmp_path: Path) -> None:

@@ -120,13 +120,15 @@ def test_data_of_the_start_and_of_the_training_are_both_named(tmp_path: Path) ->
     model = FineTunedClassifier(tmp_path / "base", stages="head", epochs=1).fit(RECORDS, TARGETS["booleans"])
 
     model.save(tmp_path / "tuned")
-    assert known()["data"].startswith("recordings that were not named, closed: the archive (9 records)")
+    assert known()["data"].startswith("recordings that were not named; closed: the archive (9 records)")
     assert set(data_licences(known())) >= {"recordings that were not named", "closed"}
 
-    model.save(tmp_path / "tuned", data="clinic (40 records)", data_licences={"clinic": "CC0-1.0"})
-    assert known()["data"].startswith("clinic (40 records), closed: ")
+    told = {"data": "clinic: its title (40 records)", "data_licences": {"clinic": "CC0-1.0"}, "licence": "CC-BY-NC-4.0"}
+    model.save(tmp_path / "tuned", **told, site="here")
+    first = known()
+    assert first["data"].startswith("clinic: its title (40 records); closed: ")
     FineTunedClassifier.load(tmp_path / "tuned").save(tmp_path / "tuned")
-    assert known()["data"].startswith("clinic (40 records), closed: ")
+    assert known() == first
     found = data_licences(known())
     assert (found["clinic"], found["closed"]) == ("CC0-1.0", "CC-BY-NC-4.0")
     assert any("closed is under CC-BY-NC-4.0" in line for line in licence_problems({"licence": "CC0-1.0"}, found))
@@ -229,6 +231,8 @@ def test_what_is_refused_leaves_the_classifier_that_was_there(saved: Path, tmp_p
         classifier.save(tmp_path, site=object())
     with pytest.raises(ParameterError, match="expected text that names the recordings"):
         classifier.save(tmp_path, data={"clinic": 40})
+    with pytest.raises(ParameterError, match="expected each archive with its licence"):
+        classifier.save(tmp_path, data="clinic", data_licences="CC0-1.0")
 
     np.testing.assert_array_equal(FineTunedClassifier.load(tmp_path).predict(X), classifier.predict(X))
 

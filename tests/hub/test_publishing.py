@@ -14,7 +14,7 @@ from skecg.convert import convert_onnx
 from skecg.errors import HubAccessError, HubUnreachableError, ParameterError, PublishError, WeightsError
 from skecg.hub import publish, registry_entry
 from skecg.hub.downloading import download
-from skecg.hub.licences import read_licence
+from skecg.hub.licences import data_licences, read_licence
 from skecg.weights import (
     check_signature,
     find_weights,
@@ -231,6 +231,14 @@ def test_the_user_may_say_what_licence_the_data_have(hub, tmp_path):
     publish(folder, REPO, data_licence={"ours": "CC-BY-4.0"})
     with pytest.raises(PublishError, match="ptb-xl is under CC-BY-ND"):
         publish(folder, REPO, data_licence={"ours": "CC-BY-4.0", "PTB-XL": "CC-BY-ND-4.0"})
+
+
+def test_titles_after_a_colon_hide_no_archive(hub, tmp_path):
+    data = {"data": "ours: a title; closed: another (4 records)", "data_licences": {"ours": "CC0-1.0"}}
+    folder = make_weights(tmp_path / "w", **TRAINED | data)
+    with pytest.raises(PublishError, match="closed, which they were trained on, has no licence"):
+        publish(folder, REPO)
+    assert data_licences({"data": ["PTB-XL", "mine and yours"]}) == {"PTB-XL": "CC-BY-4.0", "mine": None, "yours": None}
 
 
 def test_a_trained_run_without_its_configuration_or_golden_vectors_is_incomplete(hub, tmp_path):

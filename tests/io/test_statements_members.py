@@ -114,7 +114,17 @@ def test_a_lone_array_is_the_samples_whatever_its_name(save: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("gain", 1000), ("adc_gain", [1, 200]), ("lsb", 4.88), ("baseline", [0, 7]), ("offset", -1), ("scale", "mV/bit")],
+    [
+        ("uv_per_lsb", 5.0),
+        ("resolution", 0.005),
+        ("ADU per mV", 200),
+        ("gain", 1000),
+        ("adc_gain", [1, 200]),
+        ("lsb", 4.88),
+        ("baseline", [0, 7]),
+        ("offset", -1),
+        ("scale", "mV/bit"),
+    ],
 )
 def test_a_member_that_says_the_samples_are_no_voltages_is_refused(save: Any, name: str, value: Any) -> None:
     path = save(signal=SIGNAL, **TWO, **{name: value})

@@ -306,6 +306,10 @@ def test_arguments_that_contradict_an_npz_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", signal=np.zeros((2, 100)), sampling_rate=250, leads=["I", "II"])
     with pytest.raises(SamplingRateError, match="says 250 Hz"):
         read_table(tmp_path / "a.npz", sampling_rate=500)
+    np.savez(tmp_path / "f.npz", signal=np.zeros((2, 100)), sampling_rate=np.float32(333.33), leads=["I", "II"])
+    assert read_table(tmp_path / "f.npz", sampling_rate=333.33).n_samples == 100
+    with pytest.raises(LeadError, match=r"2.*3|3.*2"):
+        read_table(tmp_path / "f.npz", leads=["II", "I", "V1"])
     for leads in (["II", "I"], ["II", "V1"], ["V1", "I"]):
         with pytest.raises(LeadError, match="another order"):
             read_table(tmp_path / "a.npz", leads=leads)
@@ -318,6 +322,10 @@ def test_a_unit_that_contradicts_an_npz_is_refused(tmp_path: Path, units: str | 
     np.savez(tmp_path / "a.npz", signal=np.ones((2, 9)), sampling_rate=250, leads=["I", "II"], units=units)
     with pytest.raises(UnitsError, match=r"Got values in uV.* units='V'\. Leave units out"):
         read_table(tmp_path / "a.npz", units="V")
+    np.savez(tmp_path / "b.npz", signal=np.ones((2, 9)), sampling_rate=250, leads=["I", "II"], units="a.u.")
+    assert read_table(tmp_path / "b.npz", units="uV").signal[0, 0] == pytest.approx(1e-3)
+    with pytest.raises(UnitsError, match="units='a"):
+        read_table(tmp_path / "b.npz")
     if len(set(units)) < 2 or isinstance(units, str):
         assert read_table(tmp_path / "a.npz", units="uV").signal[0, 0] == pytest.approx(1e-3)
 
@@ -500,6 +508,15 @@ def test_a_first_column_that_only_increases_is_a_time_whatever_its_name(table: C
     assert (found.leads, found.n_samples) == (("II",), 100)
     with pytest.raises(SamplingRateError, match=r"advance by 0\.004 a row"):
         read_table(path, sampling_rate=500)
+
+
+def test_times_that_are_rounded_are_times_whatever_their_name(table: Callable[..., Path]) -> None:
+    rows = [f"{0.002 * i:.2f},{i % 3}" for i in range(500)]  # five of a kind
+    assert read_table(table("\n".join(["zaehler,II", *rows])), sampling_rate=500).leads == ("II",)
+    with pytest.raises(SamplingRateError):
+        read_table(table("\n".join(["zaehler,II", *rows])), sampling_rate=250)
+    flat = [f"{int(i > 300)},{i % 3}" for i in range(500)]
+    assert read_table(table("\n".join(["probe,II", *flat])), sampling_rate=500).leads == ("probe", "II")
 
 
 def test_a_lead_that_only_increases_is_a_lead(table: Callable[..., Path]) -> None:

@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 
 from pretraining.__main__ import main
+from pretraining.monitoring.journal import read_journal
 from pretraining.recipes import RECIPES
 from skecg import JEPAEmbedder
 from skecg.datasets import make_ecg
+from skecg.hub.licences import data_licences, licence_problems
+from skecg.weights import read_info
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -230,3 +233,39 @@ def test_train_goes_on_from_exported_weights_and_probes_ones_own_rows(
     assert "probe" in (own / "journal.jsonl").read_text()
     wrong = said(capsys, "pack", *pack, "--sampling-rate", "100")
     assert "--from and --sampling-rate" in wrong
+
+
+def test_training_goes_on_when_who_watched_it_has_left(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = ["--recipe", "tiny", "--data", str(shards), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    with os.fdopen(writer, "w", buffering=1) as pipe, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", pipe)
+        patch.setattr("sys.stderr", pipe)
+        assert main(["train", *arguments, *SHORT]) == 0
+    assert max(line["step"] for line in read_journal(tmp_path / "run")) == 4
+
+
+def test_weights_that_went_on_from_others_name_the_data_of_both(run: Path, shards: Path, tmp_path: Path) -> None:
+    weights, own = str(tmp_path / "weights"), tmp_path / "own"
+    assert main(["export", "--run", str(run), "--out", weights]) == 0
+    base = tmp_path / "weights" / "config.json"
+    told = {"data": "closed: the archive (9 records)", "data_licences": {"closed": "CC-BY-NC-4.0"}}
+    values = json.loads(base.read_text())
+    base.write_text(json.dumps(values | {"provenance": values["provenance"] | told}))
+    arguments = ["--from", weights, "--data", str(shards), "--out", str(own), "--device", "cpu", *SHORT]
+    assert main(["train", *arguments]) == 0
+
+    def data_of(folder: str) -> str:
+        assert main(["export", "--run", str(own), "--out", str(tmp_path / folder), "--licence", "CC0-1.0"]) == 0
+        known = read_info(tmp_path / folder).provenance
+        assert any("closed is under" in line for line in licence_problems(known, data_licences(known))) == (
+            folder == "known"
+        )
+        return str(known["data"])
+
+    assert data_of("known").endswith(" records); closed: the archive (9 records)")
+    (own / "start.json").unlink()  # as in runs from before it was written
+    assert data_of("unknown").endswith(" records); the data of tiny (sha256 " + read_info(weights).sha256[:16] + ")")
