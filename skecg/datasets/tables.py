@@ -42,9 +42,9 @@ from skecg.errors import (
 __all__ = [
     "LABEL_SEPARATOR",
     "MISSING_IN_PYTHON",
-    "PATIENT_COLUMNS",
     "Columns",
     "LabelTable",
+    "is_patient_column",
     "is_table",
     "read_columns",
     "read_label_table",
@@ -56,8 +56,8 @@ Columns = dict[str, list[str | None]]
 #: Between several labels in one cell.
 LABEL_SEPARATOR = ";"
 
-#: What columns of patients are called, in lower case and without what separates words.
-PATIENT_COLUMNS = frozenset({"patient", "patientid", "subject", "subjectid", "personid"})
+# What columns of patients are called, in lower case and without what separates words.
+_PATIENTS = frozenset({"patient", "patientid", "subject", "subjectid", "personid"})
 
 #: Missing as Python writes it; "none" may be an answer.
 MISSING_IN_PYTHON = "None"
@@ -336,9 +336,14 @@ def _said(cell: str | None) -> str:
     return "" if cell is None or cell == MISSING_IN_PYTHON else cell
 
 
+def is_patient_column(name: str) -> bool:
+    """Report a usual name of the column that says whose recordings are."""
+    return re.sub(r"[\s_-]", "", name).lower() in _PATIENTS
+
+
 def _patient_column(path: Path, names: tuple[str, ...]) -> str | None:
     """Return the column that says whose a recording is, by one of the usual names."""
-    usual = [name for name in names if re.sub(r"[\s_-]", "", name).lower() in PATIENT_COLUMNS | {"group"}]
+    usual = [name for name in names if name.lower() == "group" or is_patient_column(name)]
     if len(usual) > 1 and "patient" not in usual:
         raise DamagedRecordError(
             f"Got the table {path} with the columns {' and '.join(map(repr, usual))}, expected one that says whose a "

@@ -175,7 +175,7 @@ def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, un
     rate = _rate_of(table, sampling_rate, path)
     if table.times is not None and _seconds_in(table.first_name) is None:
         _check_times(table.times, rate, path, 1.0)
-    table, of_columns = _voltages(_named_columns(table, rate, path), units, rate, path)
+    table, of_columns = _voltages(_named_columns(table, rate, path), units, path)
     n_rows, n_columns = table.values.shape
     if leads is not None and n_rows == len(leads) and n_columns > n_rows + 1:
         raise ShapeError(
@@ -261,7 +261,7 @@ def _is_index(name: str, place: int, column: NDArray[np.float64]) -> bool:
     return _is_ramp(column) or (bool(often) and _is_rising(column))
 
 
-def _voltages(table: TextTable, units: str | None, rate: float, path: Path) -> tuple[TextTable, str | list[str]]:
+def _voltages(table: TextTable, units: str | None, path: Path) -> tuple[TextTable, str | list[str]]:
     """Keep the columns that are voltages of the heart where a first row states units; return them and their units."""
     header = table.names
     by_itself = agreed_unit(units, table.stated.units, path)
@@ -276,8 +276,6 @@ def _voltages(table: TextTable, units: str | None, rate: float, path: Path) -> t
         rows = list(ecg_rows(names, of_columns))
     except UnitsError as error:
         raise UnitsError(f"{path}: {error} Leave units out of the first row to pass them as units=.") from error
-    if 0 not in rows and _is_ramp(table.values[:, 0]):
-        _check_times(table.values[:, 0], rate, path, _seconds_in(header[0]))
     kept = [of_columns[row] for row in rows]
     if units is not None:
         agreed_unit(units, kept, path)

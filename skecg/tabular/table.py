@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.datasets.base import LabelledECGs
-from skecg.datasets.tables import LABEL_SEPARATOR, MISSING_IN_PYTHON, PATIENT_COLUMNS, Columns, read_columns
+from skecg.datasets.tables import LABEL_SEPARATOR, MISSING_IN_PYTHON, Columns, is_patient_column, read_columns
 from skecg.errors import ParameterError, SkecgWarning, user_stacklevel
 from skecg.evaluation.tasks import Task
 from skecg.validation import check_choice, suggestion
@@ -148,7 +147,7 @@ class RecordTable:
             if lonely := self.of_one_patient():
                 yield f"of one patient only, so that no score can be made by patients: {', '.join(lonely[:_NAMED])}"
         if not self.grouped:
-            whose = (name for name in self.columns if re.sub(r"[\s_-]", "", name).lower() in PATIENT_COLUMNS)
+            whose = filter(is_patient_column, self.columns)
             hint = next((f"; if {name!r} does, pass --group-column {name}" for name in whose), "")
             yield f"no column says whose recordings these are: each is taken for one of a patient of its own{hint}"
 

@@ -19,7 +19,7 @@ from skecg.errors import (
     UnsupportedFormatError,
 )
 from skecg.io import from_wfdb, read_record
-from skecg.io.wfdb import import_wfdb
+from skecg.io.wfdb import import_wfdb, read_annotation
 
 N = 120
 BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2, "212": 1.5, "310": 4 / 3, "311": 4 / 3}
@@ -445,3 +445,43 @@ def test_a_segment_that_consists_of_segments_is_damaged(tmp_path):
     (tmp_path / "q.hea").write_text("q/1 1 500 100\nr 100\n")
     with pytest.raises(DamagedRecordError, match="consists of segments itself"):
         read_record(tmp_path / "r.hea")
+
+
+def words(*pairs: tuple[int, int]) -> bytes:
+    return b"".join((code << 10 | value).to_bytes(2, "little") for code, value in pairs)
+
+
+def test_annotations_have_samples_channels_and_a_rate(tmp_path):
+    path = tmp_path / "x.atr"
+    note = b"## time resolution: 360\0"  # wfdb writes it behind a note
+    far = (59 << 10).to_bytes(2, "little") + b"\x01\x00\x00\x00"  # 65,536 samples later
+    content = [
+        words((22, 0), (63, len(note))),
+        note,
+        words((39, 10), (62, 1), (1, 5), (60, 2), (61, 4)),
+        far,
+        words((40, 0), (63, 3)),
+        b"abc\0",
+        words((0, 0)),
+    ]
+    path.write_bytes(b"".join(content))
+    marks, channels, rate = read_annotation(path)
+    assert (marks, rate) == ([(0, 22), (10, 39), (15, 1), (65551, 40)], 360.0)
+    assert channels == [0, 1, 1, 1]
+    theirs = import_wfdb().rdann(str(path.with_suffix("")), "atr")
+    assert theirs.sample.tolist() == [10, 15, 65551]
+    assert theirs.fs == 360
+
+
+def test_a_channel_before_any_mark_is_of_none(tmp_path):
+    (tmp_path / "x.atr").write_bytes(words((62, 3), (1, 5), (0, 0)))
+    assert read_annotation(tmp_path / "x.atr") == ([(5, 1)], [0], None)
+
+
+@pytest.mark.parametrize("content", [b"", words((1, 5)), words((1, 5), (59, 0)), words((1, 5), (63, 9))])
+def test_annotations_without_their_end_are_damaged(tmp_path, content):
+    (tmp_path / "x.atr").write_bytes(content)
+    with pytest.raises(DamagedRecordError, match="without the end of its annotations"):
+        read_annotation(tmp_path / "x.atr")
+    with pytest.raises(RecordNotFoundError, match="no file of annotations"):
+        read_annotation(tmp_path / "none.atr")

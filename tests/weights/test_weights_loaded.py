@@ -16,6 +16,7 @@ from skecg.errors import DamagedWeightsError, ParameterError
 from skecg.io.files import sha256_of
 from skecg.weights import find_weights, forget_encoders, loaded_encoder, read_attention, read_info
 from skecg.weights import folder as loaded
+from skecg.weights.card import join_data
 from skecg.weights.folder import save_tensors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -200,3 +201,27 @@ def test_attention_of_another_shape_is_refused_though_its_checksum_is_right(atte
     write_head(attentive, {"to_query.weight": tensors["to_query.weight"]} if wrong == "lacking" else tensors | wrong)
     with pytest.raises(DamagedWeightsError, match=r"no finite 'query' of shape \(16,\)"):
         read_attention(read_info(attentive))
+
+
+@pytest.mark.parametrize(
+    ("base", "own", "data", "licences"),
+    [
+        ({}, {}, "recordings that were not named", {}),
+        ({"data": "none"}, {"data": "mine (4 records)"}, "mine (4 records); none", {}),
+        ({"data": ["b", "a"]}, {"data": ["c", "d"]}, "c, d; b, a", {}),
+        (
+            {"data": "a: title", "data_licences": {"a": "MIT", "c": "MIT"}},
+            {"data": "c", "data_licences": {"c": "CC0-1.0"}},
+            "c; a: title",
+            {"a": "MIT", "c": "CC0-1.0"},
+        ),
+    ],
+)
+def test_data_of_the_weights_before_stay_with_those_that_come_of_them(base, own, data, licences) -> None:
+    assert join_data(base, own) == {"data": data} | ({"data_licences": licences} if licences else {})
+
+
+@pytest.mark.parametrize("own", [{"data": 4}, {"data": ["a", 4]}, {"data_licences": "CC0-1.0"}])
+def test_data_that_are_named_by_no_text_are_refused(own) -> None:
+    with pytest.raises(ParameterError, match=r"Got data(_licences)?="):
+        join_data({}, own)
