@@ -192,8 +192,11 @@ def _rhythm(groups: Any, path: Path) -> list[int]:
             f"Got {len(original)} groups of channels at different times or rates in {path}, expected one recording. "
             "Read the group wanted with pydicom and pass it as an ECGRecord."
         )
+    taken = {channel.lead for channel in named[longest[0]]}
+    others = dict.fromkeys(channel.lead for i in original for channel in named[i] if channel.lead not in taken)
+    lacking = f" Left out are {', '.join(others)}, which only the others have." if others else ""
     warn(
-        f"Took the longest of {len(original)} groups of channels in {path} ({seconds[longest[0]]:g} s).",
+        f"Took the longest of {len(original)} groups of channels in {path} ({seconds[longest[0]]:g} s).{lacking}",
         SignalWarning,
         stacklevel=2,
     )

@@ -319,8 +319,15 @@ def test_dicom_groups_one_after_the_other_are_refused(tmp_path: Path) -> None:
 
 def test_the_longest_dicom_group_is_taken_aloud(tmp_path: Path) -> None:
     groups = [multiplex_group(counts(2, 300), MEANINGS[:2]), multiplex_group(counts(2, 1000), MEANINGS[:2])]
-    with pytest.warns(SignalWarning, match="longest of 2 groups"):
+    with pytest.warns(SignalWarning, match=r"longest of 2 groups .*\(2 s\)\.$"):
         assert read_format(write_dicom(tmp_path / "a.dcm", groups)).n_samples == 1000
+
+
+def test_leads_of_dicom_that_the_rhythm_strip_has_not_are_named(tmp_path: Path) -> None:
+    groups = [multiplex_group(counts(3, 1250), MEANINGS[3 * i : 3 * i + 3], offset=2500 * i) for i in range(4)]
+    strip = multiplex_group(counts(1, 5000), MEANINGS[1:2])
+    with pytest.warns(SignalWarning, match=r"Left out are I, III, aVR, aVL, aVF, V1.*which only the others have"):
+        assert read_format(write_dicom(tmp_path / "a.dcm", [*groups, strip])).leads == ("II",)
 
 
 def test_negated_avr_of_dicom_is_turned_round(tmp_path: Path) -> None:
