@@ -225,9 +225,13 @@ def _wfdb_millivolts(header: Path, rows: tuple[int, ...]) -> tuple[np.ndarray, f
             warnings.simplefilter("ignore")
             record = import_wfdb().rdrecord(str(header.with_suffix("")), smooth_frames=False)
             per_frame = {record.samps_per_frame[row] or 1 for row in rows}
+            if any(record.skew) and {n or 1 for n in record.samps_per_frame} != {1}:
+                return None  # which wfdb shifts by samples, where frames are meant
             if len(per_frame) > 1:
+                # Of frames with a sample missing wfdb averages the code for it.
+                lost = [np.isnan(v).reshape(record.sig_len, -1).any(axis=1) for v in record.e_p_signal]
                 record = import_wfdb().rdrecord(str(header.with_suffix("")))
-                signals, rate = record.p_signal.T, record.fs
+                signals, rate = np.where(lost, np.nan, record.p_signal.T), record.fs
             else:
                 signals, rate = record.e_p_signal, record.fs * per_frame.pop()
             factors = [millivolts_per_unit(record.units[row]) or 0 for row in rows]
