@@ -96,6 +96,8 @@ class GapFiller:
         for row in self._empty:
             if not missing[row].any():
                 continue
+            if missing[row].all():
+                self._note(row, start, stop)  # which joins what is known before and behind
             lost, kept = np.flatnonzero(missing[row]), np.flatnonzero(~missing[row]) + start
             kept = np.concatenate([self._last_kept(row, start), kept, self._first_kept(row, stop)])
             if len(kept):

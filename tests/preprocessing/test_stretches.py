@@ -123,15 +123,18 @@ class Counted(np.ndarray):
         return found
 
 
+@pytest.mark.parametrize("overlap", [0, 50])
 @pytest.mark.parametrize("lost", [slice(0, None), slice(500, None), slice(0, 80_000)])
-def test_a_lead_that_is_off_for_hours_is_searched_through_once(lost: slice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lead_that_is_off_for_hours_is_searched_through_once(
+    lost: slice, overlap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("skecg.preprocessing.signals._LOOKED_AT", 100)
     monkeypatch.setattr(Counted, "looked_at", 0)
     signal = np.zeros((1, 100_000), dtype=np.float32)
     signal[0, lost] = np.nan
     gaps = GapFiller(signal.view(Counted), [0])
     for start in range(0, 100_000, 200):
-        gaps.fill(start, start + 200)
+        gaps.fill(max(0, start - overlap), start + 200 + overlap)
     assert Counted.looked_at < 3 * signal.size
 
 
