@@ -71,7 +71,7 @@ _MISSING |= {"#n/a", "#n/a n/a", "#na", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qna
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 _SEPARATOR_SAID = re.compile(r"sep=([,;\t])\r?\n")
 _N_FOLDS = 10
-_MEANS_SOMETHING = re.compile(r"(path|row|label|target|patient|group|fold|subject|person)", re.IGNORECASE)
+_MEANS_SOMETHING = re.compile(r"path|row|fold|group|(label|target)(_.*)?")
 _YES, _NO = frozenset({"1", "true", "yes"}), frozenset({"0", "false", "no"})
 
 
@@ -316,7 +316,7 @@ def _read(path: Path) -> list[dict[str, str]]:
     columns = {_column(name): cells for name, cells in read.items()}
     known = [_column(name) for name in read]
     for name in read:
-        if known.count(_column(name)) > 1 and _MEANS_SOMETHING.match(_column(name)):
+        if known.count(_column(name)) > 1 and _means_something(_column(name)):
             raise DamagedRecordError(
                 f"Got the table {path} with columns that differ from {name!r} in case alone, expected each name once."
             )
@@ -329,6 +329,11 @@ def _read(path: Path) -> list[dict[str, str]]:
         warnings.warn(f"Got the table {path} with {what}", SkecgWarning, stacklevel=user_stacklevel())
     # The first line holds the names.
     return [{name: _said(c[row]) for name, c in columns.items()} | {_LINE: str(row + 2)} for row in range(n_rows)]
+
+
+def _means_something(name: str) -> bool:
+    """Report a column that is read here."""
+    return _MEANS_SOMETHING.fullmatch(name) is not None or is_patient_column(name)
 
 
 def _said(cell: str | None) -> str:

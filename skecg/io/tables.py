@@ -90,7 +90,7 @@ _FEW_TIMES = 50  # whose mean step could be off by their rounding
 _NEARLY_WHOLE = 2e-3  # a clock's error
 _FEW_JUMPS = 0.05  # of all steps; more are rounded
 _JUMP = 1.5  # steps that a gap is longer than
-_OFTEN = 0.05  # of the steps of rounded times are none
+_OFTEN = 0.05  # share of steps by which even rounded times advance
 _NOMINAL = 0.02  # by which a recorder's true rate may differ from what it is called
 
 # "ecg [uV]", "I_mV".

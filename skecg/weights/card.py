@@ -13,7 +13,7 @@ from skecg.errors import ParameterError
 if TYPE_CHECKING:
     from skecg.weights.folder import WeightsInfo
 
-__all__ = ["PIN", "UNNAMED_DATA", "Score", "card_text", "join_data", "write_card"]
+__all__ = ["PIN", "Score", "card_text", "join_data", "write_card"]
 
 
 class Score(NamedTuple):
@@ -249,8 +249,8 @@ def _preparation(info: WeightsInfo) -> str:
     return ", ".join(steps)
 
 
-#: Data of a training on recordings of one's own that were not named.
-UNNAMED_DATA = "recordings that were not named"
+# Data of a training whose recordings nobody named.
+_UNNAMED_DATA = "recordings that were not named"
 
 
 def join_data(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,7 +274,7 @@ def join_data(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
         When data are named by anything but text, or licences are not told of each.
     """
     known: list[str] = []
-    for data in (own.get("data", UNNAMED_DATA), base.get("data")):
+    for data in (own.get("data", _UNNAMED_DATA), base.get("data")):
         names: Sequence[Any] = data if isinstance(data, list | tuple) else [data]
         if data is not None and not all(isinstance(name, str) for name in names):
             raise ParameterError(f"Got data={data!r}, expected text that names the recordings: 'clinic (40 records)'.")

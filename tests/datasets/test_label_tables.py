@@ -116,7 +116,7 @@ def test_columns_that_differ_in_case_alone_are_refused(tmp_path: Path, names: st
 
 
 def test_columns_that_mean_nothing_here_may_be_called_as_they_like(tmp_path: Path) -> None:
-    table = read_label_table(write(tmp_path, "path,label,Note,note\na,AF,x,y\n"))
+    table = read_label_table(write(tmp_path, "path,label,Pathology,pathology\na,AF,x,y\n"))
     assert table.sources == ("a",)
 
 
