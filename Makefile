@@ -73,8 +73,7 @@ look: docs
 	$(BIN)/python docs/look.py
 
 # What is published, into dist/, and its bill of materials (SBOM), into build/.
-dist: $(VENV)/created
-	$(PIP) install -c constraints.txt "build>=1.2" "twine>=6.1" "cyclonedx-bom>=7.1"
+dist: $(VENV)/dist-installed
 	bash .ci/dist
 
 # The numbers of the pages, compared with those kept in packaging/ledger.json and, where packaging/figures.toml has what
@@ -132,6 +131,11 @@ $(NEWEST)/installed: pyproject.toml
 	$(NEWEST_PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip --disable-pip-version-check -q install --no-compile --upgrade --upgrade-strategy eager \
 		$(NEWEST_PINS) -e ".[test]"
+	touch $@
+
+# Like what documentation needs, before both are made side by side: pip changes what Python imports from.
+$(VENV)/dist-installed: $(VENV)/created
+	$(PIP) install -c constraints.txt "build>=1.2" "twine>=6.1" "cyclonedx-bom>=7.1"
 	touch $@
 
 $(VENV)/docs-installed: $(VENV)/test-installed

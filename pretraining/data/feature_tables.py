@@ -255,6 +255,9 @@ def _compute_descriptors(shards: ShardSet, n_jobs: int | None, progress: bool) -
 def _rows_on_disk(shards: ShardSet, n_columns: int) -> FloatArray:
     """Make zeros for all rows in a file without a name: of a large archive they are gigabytes."""
     with tempfile.TemporaryFile(dir=shards.folder) as file:
+        # A full disk is an error here; in a map of a file with holes it would be a signal that kills.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, shards.n_records * n_columns * np.dtype(np.float32).itemsize)
         # The map keeps the file alive after its name is gone.
         return np.memmap(file, np.float32, "w+", shape=(shards.n_records, n_columns))
 

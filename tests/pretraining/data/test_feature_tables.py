@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,14 @@ def test_tables_are_mapped_into_memory_not_read(shards: ShardSet) -> None:
     assert isinstance(base, np.memmap)
     with np.load(next(shards.folder.glob("descriptors-*.npz"))) as columns:
         np.testing.assert_array_equal(values, columns["values"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for open files in /proc")
+def test_the_disk_has_room_for_a_table_before_it_is_filled(shards: ShardSet) -> None:
+    values = feature_tables._rows_on_disk(shards, 1000)
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    (table,) = [link for link in links if re.match(rf"{shards.folder}/.*\(deleted\)", str(link.readlink()))]
+    assert table.stat().st_blocks * 512 >= values.nbytes
 
 
 def test_a_folder_that_cannot_be_written_to_shows_before_the_work(
