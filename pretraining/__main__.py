@@ -162,7 +162,7 @@ def _add_pack(verbs: _Verbs) -> None:
         default=[],
         type=Path,
         metavar="TABLE",
-        help="table (.csv) with the columns path and patient, where the corpus does not say whose recordings are",
+        help="table of the columns path and patient, where the corpus does not say whose recordings are",
     )
     parser.add_argument("--n-jobs", type=int, metavar="N", help="processes (default: one; -1 for all cores)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -183,11 +183,16 @@ def _pack(arguments: argparse.Namespace) -> None:
 def _chosen(corpora: list[Corpus], arguments: argparse.Namespace) -> list[Corpus]:
     """Name the patients of recordings, and leave out what is listed."""
     from pretraining.data.corpus import leave_out, name_patients, read_list
-    from skecg.datasets.base import read_rows
+    from skecg.datasets.tables import read_columns
 
     for table in arguments.patients:
-        patients = {row["path"]: row["patient"] for row in read_rows(table, ["path", "patient"])}
-        corpora = name_patients(corpora, patients, str(table))
+        columns, _, _ = read_columns(table)
+        if lacking := [name for name in ("path", "patient") if name not in columns]:
+            raise ParameterError(
+                f"Got --patients {str(table)!r} without the column(s) {', '.join(lacking)}, expected path and patient."
+            )
+        rows = zip(columns["path"], columns["patient"], strict=True)
+        corpora = name_patients(corpora, {path: patient or "" for path, patient in rows if path}, str(table))
     for path in arguments.leave_out:
         corpora = leave_out(corpora, read_list(path), str(path))
     return corpora

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from skecg.archives.files import check_output, read_features
-from skecg.cli.console import Verbs, add_signal_options
-from skecg.errors import ParameterError
+from skecg.cli.console import Verbs, add_signal_options, say
 from skecg.io.files import replacing
 
 __all__ = ["add_parser", "run"]
@@ -80,11 +79,7 @@ def _read_labels(arguments: argparse.Namespace, paths: Sequence[str]) -> Any:
 
     columns, known = columns_of(paths, arguments.labels, arguments.path_column, named=[arguments.label_column])
     if not known.all():
-        first = next(path for path, found in zip(paths, known, strict=True) if not found)
-        raise ParameterError(
-            f"Got --labels {str(arguments.labels)!r} without a row for {(~known).sum()} of {len(paths)} paths (the "
-            f"first is {first!r}). Paths have to be written as in the file of features, or relative to the table."
-        )
+        say(f"{(~known).sum()} of {len(paths)} recordings are not in the table {str(arguments.labels)!r}")
     cells = columns[arguments.label_column]
     if kind_of([cell for cell in cells if cell is not None]) == NUMBERS and len(set(cells)) > _MOST_CLASSES:
         return np.array([np.nan if cell is None else float(cell) for cell in cells])

@@ -53,8 +53,8 @@ def plot_embedding_map(
     ----------
     features : array-like of shape (n_records, n_features)
     labels : array-like of shape (n_records,) or None, default=None
-        Floating-point labels colour the points along a scale, all others by category, with a legend. Of more than ten
-        categories the rarest are one group, in grey and below the others.
+        Floating-point labels colour the points along a scale, and those that are not finite are grey. All others are
+        categories, with a legend; of more than ten the rarest are one group, in grey and below the others.
     standardize : bool, default=True
         Whether each feature is brought to a deviation of 1 first. False leaves their proportions, for features of
         ``truncate_dim``.
@@ -125,11 +125,17 @@ def _scatter(ax: Axes, points: NDArray[np.float64], labels: NDArray[Any] | None)
     # Smaller the more there are, so that clouds of thousands do not merge into one.
     size = float(np.clip(7000.0 / len(points), 9.0, 40.0))
     style: dict[str, Any] = {"s": size, "alpha": 0.8, "linewidths": 0.3, "edgecolors": "white"}
+    legend = {"fontsize": 9, "loc": "best", "markerscale": (40.0 / size) ** 0.5}
     if labels is None:
         ax.scatter(points[:, 0], points[:, 1], color=PALETTE[0], **style)
     elif labels.dtype.kind == "f":
-        scale = ax.scatter(points[:, 0], points[:, 1], c=labels, cmap="cividis", **style)
-        ax.figure.colorbar(scale, ax=ax)
+        known = np.isfinite(labels)
+        scale = ax.scatter(points[known, 0], points[known, 1], c=labels[known], cmap="cividis", **style)
+        if known.any():
+            ax.figure.colorbar(scale, ax=ax)
+        if not known.all():
+            mark = _scatter_rest(ax, points[~known], style)
+            _write_legend(ax, [(f"no number ({(~known).sum()})", mark)], **legend)
     else:
         names = labels.astype(str)
         counts = Counter(names.tolist())
@@ -148,8 +154,13 @@ def _scatter(ax: Axes, points: NDArray[np.float64], labels: NDArray[Any] | None)
         if len(counts) > len(apart):
             rest = points[~np.isin(names, apart)]
             label = f"{len(counts) - len(apart)} others ({len(rest)})"
-            series.append((label, ax.scatter(rest[:, 0], rest[:, 1], color="0.75", zorder=0.9, **style)))
-        _write_legend(ax, series, fontsize=9, loc="best", markerscale=(40.0 / size) ** 0.5)
+            series.append((label, _scatter_rest(ax, rest, style)))
+        _write_legend(ax, series, **legend)
+
+
+def _scatter_rest(ax: Axes, points: NDArray[np.float64], style: dict[str, Any]) -> Any:
+    """Draw what has no colour of its own, in grey and below the others."""
+    return ax.scatter(points[:, 0], points[:, 1], color="0.75", zorder=0.9, **style)
 
 
 def _write_legend(ax: Axes, series: Sequence[tuple[str, Any]], **options: Any) -> None:

@@ -210,16 +210,18 @@ def test_a_map_is_drawn_with_labels(run: Run, embed: Run, sound: str) -> None:
     assert Path("kept.png").read_bytes() != Path("map.png").read_bytes()
 
 
-def test_a_label_that_is_missing_is_named(run: Run, embed: Run, sound: str, capsys: Capture) -> None:
+def test_labels_that_are_missing_are_counted(run: Run, embed: Run, sound: str, capsys: Capture) -> None:
     embed(sound, "--out", "f.npz")
     Path("labels.csv").write_text("path,label\nelsewhere,a\n")
 
     assert run("plot", "--map", "f.npz", "--labels", "labels.csv", "--out", "map.svg") == 2
     assert "names none of the 8 recordings" in capsys.readouterr().err
+    pytest.importorskip("matplotlib")
     paths = np.load("f.npz")["paths"].tolist()
     Path("labels.csv").write_text(f"path,label\n{paths[0]},a\n")
-    assert run("plot", "--map", "f.npz", "--labels", "labels.csv", "--out", "map.svg") == 2
-    assert f"without a row for 7 of 8 paths (the first is {paths[1]!r})" in capsys.readouterr().err
+    assert run("plot", "--map", "f.npz", "--labels", "labels.csv", "--out", "map.svg") == 0
+    assert "7 of 8 recordings are not in the table 'labels.csv'" in capsys.readouterr().err
+    assert "(empty) (7)" in Path("map.svg").read_text()
 
 
 def test_labels_of_a_map_are_found_by_the_name_of_their_column(

@@ -260,6 +260,16 @@ def test_numbers_have_a_scale() -> None:
     assert saved(axes)
 
 
+@pytest.mark.parametrize("missing", [[np.nan], [np.inf, np.nan, np.nan], [np.nan] * 9])
+def test_recordings_without_a_number_are_drawn_in_grey_and_counted(missing: list[float]) -> None:
+    numbers = np.array([*missing, *np.linspace(40.0, 120.0, 9 - len(missing))])
+    axes = plot_embedding_map(np.random.default_rng(3).standard_normal((9, 4)), numbers)
+    assert sum(len(drawn.get_offsets()) for drawn in axes.collections) == 9
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [f"no number ({len(missing)})"]
+    assert len(axes.figure.axes) == (1 if len(missing) == 9 else 2)
+    assert saved(axes)
+
+
 def test_rows_without_values_are_counted_not_drawn() -> None:
     table = np.random.default_rng(4).standard_normal((6, 3))
     table[2] = np.nan

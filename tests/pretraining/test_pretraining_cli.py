@@ -202,7 +202,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_leaves_with_code_0(shards: Path, 
 def test_pack_leaves_out_what_is_listed_and_learns_whose_recordings_are(
     archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "whose.csv").write_text("path,patient\n#0,anna\n#3,anna\n")
+    (tmp_path / "whose.csv").write_text("path;patient\n#0;anna\n#3;anna\n", encoding="utf-16")  # a spreadsheet's
     (tmp_path / "list.txt").write_text("anna\n#1\n")
     lists = ["--patients", str(tmp_path / "whose.csv"), "--leave-out", str(tmp_path / "list.txt")]
     arguments = ["--corpus", f"mine={archive}", "--out", str(tmp_path / "shards"), "--sampling-rate", "100", "--quiet"]
@@ -212,6 +212,8 @@ def test_pack_leaves_out_what_is_listed_and_learns_whose_recordings_are(
     assert "5 records packed" in capsys.readouterr().out
     wrong = said(capsys, "pack", *arguments, "--corpus-highpass", "mine")
     assert "--corpus-highpass 'mine'" in wrong
+    (tmp_path / "whose.csv").write_text("path,name\n#0,anna\n")
+    assert "without the column(s) patient" in said(capsys, "pack", *arguments, *lists)
 
 
 def test_train_goes_on_from_exported_weights_and_probes_ones_own_rows(
