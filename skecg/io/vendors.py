@@ -19,7 +19,7 @@ from skecg.leads import CANONICAL_LEADS, canonical_lead
 from skecg.records import millivolts_per_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -75,6 +75,15 @@ _NO_DIGITS = re.compile(r"[^\d\s.eE+-]+", re.ASCII)
 _ISHNE_FAULT = -32768  # a sample at which the lead was off
 _ISHNE_OFF = {4: "intermittent disconnection", 5: "frequent disconnection"}  # of the levels of a lead's quality
 
+# Of SCP-ECG: the number of the standard's own table of codes, and a code by it.
+_SCP_STANDARD_TABLE = 19999
+_SCP_CODE = re.compile(r"0|1{1,8}0[01]|1{9}0[01]{8}|1{10}[01]{16}")
+
+# Tags of MFER, and bytes that a sample takes by its type.
+_MFER_TYPE, _MFER_WAVES, _MFER_CHANNEL, _MFER_GROUP, _MFER_END = 0x0A, 0x1E, 0x3F, 0x67, 0x80
+_MFER_LEVELS = {0x0D: "an offset", 0x12: "a value that stands for none"}
+_MFER_WIDTHS = {0: 2, 1: 2, 2: 4, 3: 1, 4: 2, 5: 1, 6: 4, 7: 4, 8: 8}
+
 # What ecgdatakit warns of and users must know, in words of ours: its own may quote the file.
 _TRUNCATED = re.compile(
     r"file may be truncated|waveform data shorter than the frame|with no waveform data", re.IGNORECASE
@@ -97,6 +106,7 @@ def read_vendor_channels(path: Path) -> list[Channel]:
     from ecgdatakit import FileParser
     from ecgdatakit.exceptions import CorruptedFileError as Corrupted
     from ecgdatakit.exceptions import UnsupportedFormatError as Unknown
+    from ecgdatakit.parsing.helpers.xml import parse_xml_root
 
     found = FileParser.detect_format(path)
     if found is None or found["parser"] not in _PARSERS:
@@ -119,15 +129,19 @@ def read_vendor_channels(path: Path) -> list[Channel]:
                 "is not known. Export it again, or write the increment in seconds."
             ) from error
     parser = found["parser"]
-    # After ecgdatakit, which refuses entities.
-    root = ElementTree.parse(path).getroot() if parser in _FIELDS else ElementTree.Element("none")
+    root = parse_xml_root(path.read_bytes()) if parser in _FIELDS else ElementTree.Element("none")
     _check_numbers(root, parser, path)
-    if parser == "AliveCorKardiaParser":
-        _check_kardia(path)
-    if parser == "SCPECGParser":
-        _check_scp_sizes(path, parsed.raw_metadata["sections_found"])
-    if parser == "ISHNEHolterParser":
-        _check_ishne_size(parsed, path)
+    match parser:
+        case "AliveCorKardiaParser":
+            _check_kardia(path)
+        case "SCPECGParser":
+            _check_scp_sizes(path, parsed.raw_metadata["sections_found"])
+        case "ISHNEHolterParser":
+            _check_ishne_size(parsed, path)
+        case "MFERParser":
+            _check_mfer(path, parsed.raw_metadata["frames"])
+        case "SierraXMLParser":
+            _check_sierra_size(root, parsed.leads, path)
     _check_sets(root, path)
     _repeat([str(warning.message) for warning in caught], path)
     _check_starts(parsed.leads, path)
@@ -222,22 +236,87 @@ def _check_kardia(path: Path) -> None:
 
 
 def _check_scp_sizes(path: Path, sections: Sequence[int]) -> None:
-    """Raise for leads with more samples than declared, which ecgdatakit cuts; coded ones (section 2) do not tell."""
-    if 2 in sections:
-        return
+    """Raise for leads with more samples than declared, which ecgdatakit cuts; codes of the file's own do not tell."""
     content = path.read_bytes()
     (length,) = struct.unpack_from("<I", content, 10)  # of section 0, a list of the others: number, length, place
     pointers = struct.iter_unpack("<HII", content[22 : 22 + (length - 16) // 10 * 10])
     places = {number: place - 1 + 16 for number, n_bytes, place in pointers if n_bytes}  # past each section's own head
+    coded = 2 in sections
+    if coded and struct.unpack_from("<H", content, places[2]) != (_SCP_STANDARD_TABLE,):
+        return
     n_leads, ranges, sizes = content[places[3]], places[3] + 2, places[6] + 6
-    for first, last, _ in struct.iter_unpack("<IIB", content[ranges : ranges + 9 * n_leads]):
-        (n_bytes,) = struct.unpack_from("<H", content, sizes)
-        sizes += 2
-        if n_bytes // 2 > last - first + 1:
+    start = sizes + 2 * n_leads
+    for number, (first, last, _) in enumerate(struct.iter_unpack("<IIB", content[ranges : ranges + 9 * n_leads])):
+        (n_bytes,) = struct.unpack_from("<H", content, sizes + 2 * number)
+        n_declared = last - first + 1
+        n_found = _scp_codes(content[start : start + n_bytes], n_declared) if coded else n_bytes // 2
+        start += n_bytes
+        if n_found > n_declared:
+            raise _surplus(f"a lead of {n_found} samples", f"{n_declared} as its section 3 says", path)
+
+
+def _scp_codes(content: bytes, n_declared: int) -> int:
+    """Count the samples in codes of the standard's own table, and none of the zeros that fill the last two bytes."""
+    bits = f"{int.from_bytes(content, 'big'):0{8 * len(content)}b}"
+    n_found = len(_SCP_CODE.findall(bits))
+    return n_declared if n_declared < n_found < n_declared + 16 else n_found
+
+
+def _check_sierra_size(root: ElementTree.Element, leads: Sequence[Any], path: Path) -> None:
+    """Raise for more samples than declared: leads follow each other, and the second would begin in the first."""
+    waves = next(root.iter("parsedwaveforms"))
+    if waves.get("dataencoding") == "Plain":
+        n_found = len((waves.text or "").split())
+    elif "XLI" in (waves.get("compression", "") + waves.get("compressmethod", "")).upper():
+        return  # each lead says where it ends
+    else:
+        n_found = len("".join((waves.text or "").split()).rstrip("=")) * 3 // 4 // 2
+    n_declared = sum(len(lead.samples) for lead in leads)
+    if n_found >= n_declared + len(leads):  # fewer fill the last block
+        raise _surplus(f"{n_found} samples", f"{n_declared}, of {len(leads)} leads of the duration stated", path)
+
+
+def _check_mfer(path: Path, frames: Sequence[dict[str, Any]]) -> None:
+    """Raise for more samples than declared, and for levels of other widths than samples: ecgdatakit leaves both out."""
+    fields = list(_mfer_fields(path.read_bytes()))
+    widths = {_MFER_WIDTHS[value[0]] for tag, value in fields if tag == _MFER_TYPE and value} or {2}
+    for tag, name in _MFER_LEVELS.items():
+        odd = next((value for found, value in fields if found == tag and value and len(value) not in widths), None)
+        if odd is not None:
             raise DamagedRecordError(
-                f"Got a lead of {n_bytes // 2} samples in {path}, expected {last - first + 1} as its section 3 says: "
-                "which is wrong is not known. Export or copy it again."
+                f"Got {name} of {len(odd)} byte(s) in {path}, expected {' or '.join(map(str, sorted(widths)))} as its "
+                "samples have: what it means is not known. Export it again."
             )
+    n_found = sum(len(value) for tag, value in fields if tag == _MFER_WAVES) // max(widths)
+    n_channels = max(frame["channels"] for frame in frames)
+    n_declared = sum(frame["channels"] * frame["samples"] for frame in frames)
+    if len(widths) == 1 and n_found >= n_declared + n_channels:
+        raise _surplus(f"{n_found} samples", f"{n_declared} as its blocks and sequences say", path)
+
+
+def _mfer_fields(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the tags of an MFER file and what they hold, those of single channels and groups, too."""
+    place = 0
+    while place < len(content) and content[place] != _MFER_END:
+        tag, place = content[place], place + 1
+        if not tag:  # zeros fill
+            continue
+        if tag == _MFER_CHANNEL:
+            while content[place] & 0x80:
+                place += 1
+            place += 1
+        n_bytes, place = content[place], place + 1
+        if n_bytes >= 0x80:  # 0x80 alone: what follows, up to zeros
+            n_bytes, place = int.from_bytes(content[place : place + n_bytes - 0x80], "big"), place + n_bytes - 0x80
+        value, place = content[place : place + n_bytes], place + n_bytes
+        yield from _mfer_fields(value) if tag in (_MFER_CHANNEL, _MFER_GROUP) else [(tag, value)]
+
+
+def _surplus(found: str, declared: str, path: Path) -> DamagedRecordError:
+    """Return the error for more samples than a file says that it holds."""
+    return DamagedRecordError(
+        f"Got {found} in {path}, expected {declared}: which is wrong is not known. Export or copy it again."
+    )
 
 
 def _check_ishne_size(parsed: Any, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from test_vendors import FILES, aecg, base64_text, counts, ishne, muse, scp_file, scp_section, sierra
+from test_vendors import FILES, PATIENT, aecg, base64_text, counts, ishne, muse, scp_file, scp_section, sierra
 
 from skecg.errors import DamagedRecordError, LeadWarning, SignalWarning, UnsupportedFormatError
 from skecg.io.formats import read_format
@@ -172,6 +172,61 @@ def test_mfer_channels_of_different_times_are_refused(tmp_path: Path, nanosecond
         read_format(path)
 
 
+@pytest.mark.parametrize(
+    ("tag", "value", "said"),
+    [
+        (0x12, b"\x00\x80\xff\xff", r"a value that stands for none of 4 byte\(s\).*expected 2"),
+        (0x12, b"\x80", r"a value that stands for none of 1 byte\(s\)"),
+        (0x0D, b"\x64", r"an offset of 1 byte\(s\)"),
+        (0x06, b"\x01\x00\x00\x00", ""),
+        (0x67, bytes([0x12, 2, 0, 0x80]), ""),
+        (0x67, bytes([0x12, 1, 0x80]), "a value that stands for none"),
+    ],
+)
+def test_what_mfer_says_of_levels_is_as_wide_as_samples(tmp_path: Path, tag: int, value: bytes, said: str) -> None:
+    path, sound = tmp_path / "a.mwf", FILES["a.mwf"][0]()
+    waves = sound.rindex(b"\x1e\x84")
+    path.write_bytes(sound[:waves] + bytes([tag, len(value)]) + value + b"\0" + sound[waves:])
+    if not said:
+        np.testing.assert_allclose(read_format(path).signal, counts(12) * 2.5e-3, rtol=1e-6)
+        return
+    with pytest.raises(DamagedRecordError, match=f"Got {said}"):
+        read_format(path)
+
+
+def test_mfer_with_more_samples_than_declared_is_damaged(tmp_path: Path) -> None:
+    path, sound = tmp_path / "a.mwf", FILES["a.mwf"][0]()
+    n_samples = counts(12).shape[1]
+    declared = bytes([0x04, 2]) + struct.pack("<H", n_samples)
+    assert declared in sound
+    path.write_bytes(sound.replace(declared, bytes([0x04, 2]) + struct.pack("<H", n_samples - 1)))
+    with pytest.raises(DamagedRecordError, match=rf"Got {12 * n_samples} samples.*expected {12 * n_samples - 12} as"):
+        read_format(path)
+    # Channels of several types are not counted: the first is said to be of what it is, the others of the default.
+    path.write_bytes(sound.replace(bytes([0x3F, 0, 3]), bytes([0x3F, 0x80, 0, 6, 0x0A, 1, 0])))
+    assert read_format(path).n_leads == 12
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_sierra_with_more_samples_than_declared_is_damaged(tmp_path: Path, is_plain: bool) -> None:
+    path, raw = tmp_path / "a.xml", counts(2)
+    sound = sierra(raw, ("I", "II")).decode()
+    if is_plain:
+        sound = sound.replace(base64_text(raw), " ".join(map(str, raw.ravel()))).replace("Base64", "Plain")
+    n_ms = raw.shape[1] * 2
+    path.write_text(sound.replace(f'durationperchannel="{n_ms}"', f'durationperchannel="{n_ms - 2}"'))
+    with pytest.raises(DamagedRecordError, match=rf"Got {n_ms} samples.*expected {n_ms - 2}, of 2 leads"):
+        read_format(path)
+
+
+def test_bytes_in_another_encoding_than_declared_do_not_keep_a_file_from_being_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    for name in ("aecg.xml", "sierra.xml"):
+        sound = FILES[name][0]()
+        path.write_bytes(sound.replace(PATIENT.encode(), "M\xfcller".encode("latin-1")))
+        assert read_format(path).n_leads == 12
+
+
 @pytest.mark.parametrize("name", ["plain.scp", "first.scp"])
 def test_scp_leads_longer_than_declared_are_damaged(tmp_path: Path, name: str) -> None:
     path, sound = tmp_path / name, FILES[name][0]()
@@ -193,6 +248,16 @@ def test_coded_scp_leads_are_read(tmp_path: Path) -> None:
     }
     path.write_bytes(scp_file(sections))
     np.testing.assert_array_equal(read_format(path).signal, zeros)
+    sections[3] = scp_section(3, struct.pack("<BB", 2, 4 | 2 << 3) + lead_table.replace(b"\x50", b"\x41"))
+    path.write_bytes(scp_file(sections))
+    assert read_format(path).n_samples == 65  # 15 bits may fill the last bytes
+    sections[3] = scp_section(3, struct.pack("<BB", 2, 4 | 2 << 3) + lead_table.replace(b"\x50", b"\x40"))
+    path.write_bytes(scp_file(sections))
+    with pytest.raises(DamagedRecordError, match=r"Got a lead of 80 samples.*expected 64"):
+        read_format(path)
+    own_table = struct.pack("<HHBBBHI", 1, 1, 1, 1, 1, 0, 0)  # one code, a bit of 0, for 0
+    path.write_bytes(scp_file(sections | {2: scp_section(2, own_table)}))
+    assert read_format(path).n_samples == 64
 
 
 def test_an_ishne_file_of_another_length_than_declared_is_said(tmp_path: Path) -> None:
