@@ -227,7 +227,9 @@ def export_onnx(
     """Write an encoder as one ONNX file.
 
     Its input ``windows`` (n_windows, n_leads, n_samples), float32, is what :func:`skecg.prepare` makes of records: any
-    number of windows, of any number of whole patches up to the longest window. All leads of the input specification are
+    number of windows, of any number of whole patches up to the longest window. Cut a window that ``valid_samples`` says
+    is filled up behind its last patch with signal, as the embedder does; ``step_samples`` in the metadata is the length
+    of a patch. A recording's features are the mean of those of its windows. All leads of the input specification are
     taken as present. Its outputs are ``features`` (n_windows, n_features) and ``tokens`` (n_windows, n_tokens, dim),
     the tokens that they are pooled from. The input specification, pooling, layers and where the weights come from are
     in the file's metadata under ``skecg``, as JSON.
@@ -299,6 +301,7 @@ def _describe(graph: onnx.ModelProto, info: WeightsInfo, encoding: Encoding) -> 
         "architecture": info.encoder.architecture,
         "input": info.spec.to_dict(),
         "encoder": info.encoder.to_dict(),
+        "step_samples": info.encoder.length_step,
         "pooling": encoding.pooling,
         "layers": list(encoding.layers),
         "weights_sha256": info.sha256,

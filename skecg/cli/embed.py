@@ -368,7 +368,8 @@ def _finish(
     unfinished.remove()
     say(f"{len(paths)} records, {len(names)} features each: {str(out)!r}")
     if failures:
-        say(f"{len(failures)} of {len(paths)} records failed and have empty rows; they are listed in {str(listed)!r}")
+        left = "empty rows" if write is write_features else "no rows"
+        say(f"{len(failures)} of {len(paths)} records failed and have {left}; they are listed in {str(listed)!r}")
     return 1 if failures else 0
 
 

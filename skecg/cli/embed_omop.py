@@ -161,7 +161,8 @@ def _rows(table: FeatureTable, ids: Columns | None) -> Iterator[Mapping[str, obj
 def _of_record(row: int, ids: Columns | None) -> dict[str, object]:
     """Return what all rows of a recording share; its features are of all its channels together."""
     numbered = {"waveform_registry_id": str(row + 1)}
-    known = numbered if ids is None else {name: cells[row] or "" for name, cells in ids.items()}
+    # A cell without a number is what a column that is not there is.
+    known = numbered if ids is None else {name: cell for name, cells in ids.items() if (cell := cells[row]) is not None}
     ours = {"is_feature_overflow": "TRUE", "value_is_a_registry_file": "FALSE"}
     return {"algorithm_concept_id": _NO_CONCEPT, **known, **ours}
 

@@ -26,6 +26,10 @@ _PART = "the graph as it is"
 # How far a window's numbers may be from those that it has among others, as a share of their size.
 _TOLERANCE = 1e-3
 _NOTE = "A graph takes windows of one length: a record that is shorter is held at its last value up to it."
+_TOKENS_NOTE = (
+    "A graph does not say where its tokens lie: they are taken to divide a window into equal parts, in their order, "
+    "without one for the whole."
+)
 
 
 def convert_onnx(
@@ -86,9 +90,10 @@ def convert_onnx(
     # The graph as a tensor of bytes, so that the folder is what every other one is: safetensors and a digest.
     graph = torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
     about = {"name": path.stem, "description": "An encoder from an ONNX file, run by onnxruntime.", "trained": True}
-    about |= {"source": path.name, "part": _PART, "ours": _NOTE}
+    notes = (_NOTE, _TOKENS_NOTE) if config.n_tokens > 1 else (_NOTE,)
+    about |= {"source": path.name, "part": _PART, "ours": " ".join(notes)}
     write_folder(folder, checkpoint, config, {"graph": graph}, wanted, about | provenance)
-    return ConversionReport(folder, path, checkpoint.sha256, None, config, wanted, _PART, notes=(_NOTE,))
+    return ConversionReport(folder, path, checkpoint.sha256, None, config, wanted, _PART, notes=notes)
 
 
 def _read_spec(path: Path) -> InputSpec:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.errors import ParameterError, SignalWarning
+from skecg.errors import ParameterError, SignalWarning, SkecgWarning, user_stacklevel
 from skecg.inference.inputs import read_as
 from skecg.io import read_record
 from skecg.preprocessing.r_peaks import find_r_peaks
@@ -39,6 +39,7 @@ _LEVEL_SECONDS = 0.03
 
 # A probability of 0 or 1 has log-odds, too.
 _LEAST_PROBABILITY = 1e-9
+_MOST_LOG_ODDS = 0.999 * float(np.log(1 / _LEAST_PROBABILITY))  # of such a one, whatever rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +181,14 @@ def explain(
             [_log_odds(pipeline, some) for some in iter(lambda: list(islice(copies, batch_records)), [])]
         )
     column, name = _column_of(pipeline, odds[0], target)
+    if abs(odds[0, column]) >= _MOST_LOG_ODDS:
+        warnings.warn(
+            f"Got a probability of {'1' if odds[0, column] > 0 else '0'} for {name!r} to nine digits: what is hidden "
+            "may change nothing that can be seen, and seem to be worth 0. Explain a classifier with a stronger penalty "
+            "or calibrated probabilities.",
+            SkecgWarning,
+            stacklevel=user_stacklevel(),
+        )
     falls = odds[0, column] - odds[1:, column]
     n_hidden = n_leads if n_leads > 1 else 0
     pieces, leads, moments, phases = np.split(falls, np.cumsum([n_leads * (len(cuts) - 1), n_hidden, len(cuts) - 1]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from command_line import Run
 
-from skecg import JEPAEmbedder, prepare
+from skecg import ECGRecord, JEPAEmbedder, prepare
 from skecg.backends import onnx as files
 from skecg.datasets import make_ecg
 from skecg.weights import read_info
@@ -48,6 +48,14 @@ def test_the_file_gives_the_embedders_features_and_says_what_it_is(run: Run, cap
     assert about["input"] == info.spec.to_dict()
     assert (about["pooling"], about["layers"]) == ("mean+std", [0, 1])
     assert "Research use only" in model.doc_string
+    # A record shorter than a window, and no whole number of patches.
+    short = [ECGRecord(record.signal[:, :741], record.sampling_rate, record.leads) for record in RECORDS]
+    windows = prepare(short, info.spec)
+    n_samples = -(-windows.valid_samples[0] // about["step_samples"]) * about["step_samples"]
+    (features,) = session.run(["features"], {"windows": windows.values[:, :, :n_samples]})
+    wanted = JEPAEmbedder(TINY, pooling="mean+std", layer=[0, 1], cache=None).fit_transform(short)
+    assert n_samples < info.spec.window_samples
+    assert np.abs(features - wanted).max() < 1e-5 * np.sqrt(np.mean(wanted**2))
     # Nor where it was made.
     assert b".py" not in Path("tiny.onnx").read_bytes()
     assert str(Path(files.__file__).parents[1]).encode() not in Path("tiny.onnx").read_bytes()

@@ -58,7 +58,9 @@ def test_without_ids_recordings_are_numbered_and_failed_ones_have_no_row(
     assert sorted({row["waveform_registry_id"] for row in rows}) == ["1", "3"]
     assert [row["waveform_source_file_uri"] for row in registry] == [str(path) for path in which]
     assert {row["file_extension_source_value"] for row in registry} == {".hea"}
-    assert "says which is which" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "says which is which" in said
+    assert "1 of 3 records failed and have no rows" in said
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,7 @@ def test_what_a_table_of_ids_knows_besides_is_copied_and_what_is_written_here_is
     run: Run, archive: Path, capsys: Capture
 ) -> None:
     more = {"value_as_string": "run A", "observation_id": "9", "unit_source_value": "", "is_feature_overflow": ""}
+    more["algorithm_concept_id"] = ""
     embed = ("embed", archive / "r00.hea", "--model", TINY, "--format", "omop", "--omop-ids", "ids.csv", "--out")
 
     def write_ids(columns: dict[str, str]) -> None:
@@ -93,7 +96,7 @@ def test_what_a_table_of_ids_knows_besides_is_copied_and_what_is_written_here_is
 
     write_ids(more)
     assert run(*embed, "o.csv") == 0
-    assert {tuple(row[name] for name in more) for row in rows_of("o.csv")} == {("run A", "9", "", "TRUE")}
+    assert {tuple(row[name] for name in more) for row in rows_of("o.csv")} == {("run A", "9", "", "TRUE", "0")}
 
     write_ids(more | {"is_feature_overflow": "FALSE", "waveform_feature_id": "5000"})
     assert run(*embed, "p.csv") == 2

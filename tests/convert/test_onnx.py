@@ -86,6 +86,7 @@ def test_one_vector_for_each_window_is_a_token(tmp_path: Path, folder: Path) -> 
     embedders = JEPAEmbedder(tmp_path / "weights", cache=None), JEPAEmbedder(folder, cache=None)
     one, other = (embedder.fit_transform(RECORDS) for embedder in embedders)
     np.testing.assert_allclose(one, other, atol=1e-6)
+    assert "where its tokens lie" not in (tmp_path / "weights" / "README.md").read_text()
 
 
 def test_a_graph_of_one_window_gives_what_a_graph_of_many_gives(tmp_path: Path, folder: Path) -> None:
@@ -107,6 +108,7 @@ def test_the_folder_is_one_like_any_other(folder: Path) -> None:
     assert info.provenance["licence"] == "mit"
     assert (folder / "model.safetensors").stat().st_size < 2 * info.encoder.graph_bytes + 500
     assert "held at its last value" in (folder / "README.md").read_text()
+    assert "does not say where its tokens lie" in (folder / "README.md").read_text()
 
 
 def test_copies_and_pickles_of_the_encoder_compute_the_same(folder: Path) -> None:

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 
 from skecg import ECGRecord, JEPAEmbedder, explain
 from skecg.datasets import make_ecg
-from skecg.errors import ParameterError, SamplingRateError
+from skecg.errors import ParameterError, SamplingRateError, SkecgWarning
 from skecg.plotting import plot_explanation
 
 TINY = Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal"
@@ -60,6 +60,14 @@ def test_only_what_the_answer_rests_on_is_worth_anything() -> None:
     np.testing.assert_allclose(found.edges, np.arange(9) / 2)
     assert found.probability == pytest.approx(1 / (1 + np.exp(-2.0)))
     assert (found.target, found.record.name) == ("yes", record().name)
+
+
+def test_a_probability_that_nothing_can_move_is_said() -> None:
+    certain = record()
+    certain.signal[6] += 40.0
+    for label, number in (("yes", 1), ("no", 0)):
+        with pytest.warns(SkecgWarning, match=f"a probability of {number} for '{label}' to nine digits"):
+            explain(Peaks(), certain, label)
 
 
 def test_a_gap_hides_nothing_but_itself() -> None:
