@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from skecg.errors import InputError, MissingDependencyError, ParameterError
-from skecg.io.files import replacing
+from skecg.io.files import replacing, resolved, takes_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +37,7 @@ __all__ = [
     "as_text",
     "check_feature_file",
     "check_output",
+    "check_output_folder",
     "check_parquet",
     "read_features",
     "spreadsheet_cell",
@@ -117,14 +118,42 @@ def check_output(option: str, path: Path, suffixes: Collection[str]) -> None:
     Raises
     ------
     ParameterError
-        When the suffix is another, the folder is not there, or the file is one.
+        When the suffix is another, the folder is not there or takes no files, or it is no file that is there.
     """
     if path.suffix.lower() not in suffixes:
         raise ParameterError(f"Got {option} {str(path)!r}, expected a name that ends in {', '.join(suffixes)}.")
-    if not path.parent.is_dir():
-        raise ParameterError(f"Got {option} {str(path)!r}, but {str(path.parent)!r} is no folder. Make it first.")
-    if path.is_dir():
+    target = resolved(path)
+    for folder in (path.parent, target.parent):
+        if not folder.is_dir():
+            raise ParameterError(f"Got {option} {str(path)!r}, but {str(folder)!r} is no folder. Make it first.")
+    if target.is_dir():
         raise ParameterError(f"Got {option} {str(path)!r}, which is a folder; expected the name of a file.")
+    if target.exists() and not target.is_file():
+        raise ParameterError(f"Got {option} {str(path)!r}, which is a device or a pipe; expected the name of a file.")
+    _check_takes_files(option, path, target.parent)
+
+
+def check_output_folder(option: str, folder: Path) -> Path:
+    """Return what a folder is in truth, refusing one that could not be written in the end, before any work is done.
+
+    Raises
+    ------
+    ParameterError
+        When it is a file, or takes no files.
+    """
+    target = resolved(folder)
+    if target.exists() and not target.is_dir():
+        raise ParameterError(f"Got {option} {str(folder)!r}, which is a file; expected the name of a folder.")
+    _check_takes_files(option, folder, target)
+    return target
+
+
+def _check_takes_files(option: str, path: Path, folder: Path) -> None:
+    if not takes_files(folder):
+        raise ParameterError(
+            f"Got {option} {str(path)!r}, but no file can be made there: its permissions, its file system or a full "
+            "disk forbid it. Name another place."
+        )
 
 
 def check_feature_file(path: Path) -> None:

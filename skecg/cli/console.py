@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from skecg.archives.files import visible
 from skecg.errors import ParameterError, SkecgWarning
+from skecg.io.files import resolved
 
 if TYPE_CHECKING:
     from skecg.preprocessing.units import Amplitude
@@ -108,7 +109,7 @@ class _Patient:
 
 def check_overwrites_nothing(option: str, out: Path | None, *read: Path | None) -> None:
     """Raise where a file would be written over one that the same command reads."""
-    if out is not None and any(path is not None and path.resolve() == out.resolve() for path in read):
+    if out is not None and any(path is not None and resolved(path) == resolved(out) for path in read):
         raise ParameterError(f"Got {option} {str(out)!r}, which is read by this command. Name another file.")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from skecg._version import __version__
+from skecg.archives.files import check_output_folder
 from skecg.cli.console import Verbs, add_hub_options, as_batch_size, as_layer, as_seed, say
 from skecg.errors import MissingDependencyError, ParameterError
 from skecg.validation import check_integer
@@ -134,6 +135,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_task(arguments.task)
     protocol, wants_tokens = _protocol(arguments.protocol)
     _check_cache(arguments.cache)
+    if arguments.out is not None:
+        check_output_folder("--out", arguments.out)
     dataset = join_datasets([open_dataset(path, sampling_rate=arguments.data_rate) for path in arguments.data])
     # A figure that cannot be drawn is no reason to compute for nothing.
     figure = _can_draw(arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from skecg.archives.files import check_output_folder
 from skecg.cli.console import Verbs, add_signal_options, add_table_options, as_seed, say
 from skecg.cli.embed import add_computing_options, add_model_options, check_cache, make_embedder
 from skecg.errors import ParameterError
@@ -92,9 +93,7 @@ def check_model_folder(folder: Path, *, force: bool) -> None:
     """Raise for a folder that is something else, before any work is done."""
     from skecg.tabular.model import is_unfinished
 
-    folder = folder.resolve()  # "new/.." is no folder yet, and will be another than it seems
-    if folder.is_file():
-        raise ParameterError(f"Got --out {str(folder)!r}, which is a file; expected the name of a folder.")
+    folder = check_output_folder("--out", folder)  # "new/.." is no folder yet, and will be another than it seems
     is_model = (folder / "model.json").is_file()
     # --force replaces a model only: no option should delete a folder of something else.
     if folder.is_dir() and any(folder.iterdir()) and not (force if is_model else is_unfinished(folder)):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skecg._version import __version__
+from skecg.archives.files import check_output_folder
 from skecg.cli.console import Verbs, add_signal_options, add_table_options, as_seed, say
 from skecg.cli.embed import add_computing_options, add_model_options, check_cache
 from skecg.cli.evaluate import as_fractions
@@ -72,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_cache(arguments.cache)
     check_integer("--folds", arguments.folds, 2)
+    if arguments.out is not None:
+        check_output_folder("--out", arguments.out)
     table = read_record_table(
         arguments.table,
         arguments.path_column,

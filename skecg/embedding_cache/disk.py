@@ -74,6 +74,9 @@ class Store:
                 except (sqlite3.Error, OSError, UnicodeDecodeError) as caught:
                     self._disconnect()
                     error = caught
+                except BaseException:  # an interrupt, after which the connection may be in the middle of anything
+                    self._disconnect()
+                    raise
                 # Only damage is worth another attempt, on a new file; a full disk would be full again.
                 if not sqlite.is_damage(error, self.path):
                     break

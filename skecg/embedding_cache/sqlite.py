@@ -176,9 +176,10 @@ _OURS = (APPLICATION_ID, SCHEMA_VERSION, frozenset(statement.encode() for statem
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All or nothing, with the right to write from the start."""
-    # The lock to write is taken at once: a transaction that begins by reading cannot always get it later.
-    connection.execute("BEGIN IMMEDIATE")
     try:
+        # The lock to write is taken at once: a transaction that begins by reading cannot always get it later. An
+        # interrupt that came while it was waited for shows when it has been got.
+        connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("COMMIT")
     except BaseException:

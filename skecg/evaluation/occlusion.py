@@ -37,8 +37,8 @@ PHASES = {"P": (-0.25, -0.08), "QRS": (-0.08, 0.08), "ST": (0.08, 0.2), "T": (0.
 
 _LEVEL_SECONDS = 0.03
 
-# A probability of 0 or 1 has log-odds, too.
-_LEAST_PROBABILITY = 1e-9
+# A probability of 0 or 1 has log-odds, too. Nearer to 1 there are hardly any numbers left.
+_LEAST_PROBABILITY = 1e-15
 _MOST_LOG_ODDS = 0.999 * float(np.log(1 / _LEAST_PROBABILITY))  # of such a one, whatever rounding
 
 
@@ -183,9 +183,9 @@ def explain(
     column, name = _column_of(pipeline, odds[0], target)
     if abs(odds[0, column]) >= _MOST_LOG_ODDS:
         warnings.warn(
-            f"Got a probability of {'1' if odds[0, column] > 0 else '0'} for {name!r} to nine digits: what is hidden "
-            "may change nothing that can be seen, and seem to be worth 0. Explain a classifier with a stronger penalty "
-            "or calibrated probabilities.",
+            f"Got a probability of {'1' if odds[0, column] > 0 else '0'} for {name!r}, as far as numbers go: what is "
+            "hidden may change nothing that can be seen, and seem to be worth 0. Explain a classifier with a stronger "
+            "penalty, or calibrated probabilities.",
             SkecgWarning,
             stacklevel=user_stacklevel(),
         )

@@ -6,13 +6,23 @@ import contextlib
 import hashlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from skecg.errors import DamagedRecordError, ParameterError
 
-__all__ = ["beginning_of", "check_inflated", "largest_inflated", "make_folder", "replacing", "sha256_of"]
+__all__ = [
+    "beginning_of",
+    "check_inflated",
+    "largest_inflated",
+    "make_folder",
+    "replacing",
+    "resolved",
+    "sha256_of",
+    "takes_files",
+]
 
 # A recording is seldom compressed to a tenth. Deflate makes a thousandth of nothing but zeros, and so of a bomb.
 _MOST_INFLATED, _ALWAYS_ALLOWED = 100, 2**26
@@ -58,6 +68,34 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
     return path
 
 
+def resolved(path: Path) -> Path:
+    """Return what a path stands for, links followed.
+
+    Raises
+    ------
+    ParameterError
+        When it is a link that leads back to itself.
+    """
+    try:
+        target = path.resolve()
+    except RuntimeError:  # up to Python 3.12; later ones return the link
+        target = path
+    if target.is_symlink():
+        raise ParameterError(f"Got {str(path)!r}, a link that leads back to itself. Name another file or folder.")
+    return target
+
+
+def takes_files(folder: Path) -> bool:
+    """Return whether a file can be made in a folder, or in the nearest one above it that is there."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    try:
+        # By doing it: what permissions say is not all, on file systems that are read-only or full.
+        with tempfile.TemporaryFile(dir=there):
+            return True
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
     """Write a file that appears under its name when all of it is on the disk.
@@ -77,7 +115,7 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
     binary file
     """
     # A link stays a link, and the new file lies on the file system of what it replaces: only there is a rename atomic.
-    path = path.resolve()
+    path = resolved(path)
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     # Made with its mode, not changed to it later; O_EXCL follows no link that somebody put there.
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)

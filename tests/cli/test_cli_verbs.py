@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -184,6 +185,45 @@ def test_pruning_needs_a_limit(limits: list[str], run: Run, filled: DiskCache, c
     assert run("cache", "prune", "--folder", "store", *limits) == 2
     assert "--max-mb or --older-than-days" in capsys.readouterr().err
     assert filled.info().entries == 10
+
+
+# what is written in the end
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that takes no files from anybody")
+@pytest.mark.parametrize("verb", ["fit", "score", "evaluate"])
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("file", "which is a file"),
+        ("round", "leads back to itself"),
+        ("/proc/self/fd/new/model", "no file can be made there"),
+    ],
+)
+def test_a_folder_that_could_not_be_written_is_refused_before_anything_is_read(
+    verb: str, out: str, message: str, run: Run, capsys: Capture
+) -> None:
+    Path("file").write_text("mine")
+    Path("round").symlink_to("round")
+    data = ["--task", "rhythm", "--data", "absent"] if verb == "evaluate" else ["absent.csv", "--label-column", "label"]
+    assert run(verb, "--model", TINY, *data, "--out", out) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "absent" not in said
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("round.png", "leads back to itself"), ("dangling.png", "/nowhere' is no folder"), ("pipe.png", "or a pipe")],
+)
+def test_a_file_that_could_not_be_written_is_refused_before_anything_is_read(
+    out: str, message: str, run: Run, capsys: Capture
+) -> None:
+    Path("round.png").symlink_to("round.png")
+    Path("dangling.png").symlink_to("nowhere/ecg.png")
+    os.mkfifo("pipe.png")
+    assert run("plot", "absent", "--out", out) == 2
+    assert message in capsys.readouterr().err
 
 
 # plot

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sqlite3
 import stat
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -172,3 +175,29 @@ def test_a_full_disk_can_be_cleared(tmp_path):
         pytest.skip(f"needs a file system of its own: {error}")
     done = subprocess.run([*apart, mounted, FULL], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_interrupt_while_another_process_writes_leaves_no_transaction_open(disk):
+    disk.put(rows(1))
+    connection = disk._store._connected()
+    others = sqlite3.connect(disk.folder / DATABASE_NAME, isolation_level=None, check_same_thread=False)
+    others.execute("BEGIN IMMEDIATE")
+
+    def interrupt_and_leave():
+        time.sleep(0.1)
+        signal.raise_signal(signal.SIGINT)
+        others.execute("COMMIT")
+
+    thread = threading.Thread(target=interrupt_and_leave)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        disk.put(rows(2))
+    thread.join()
+
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("ROLLBACK")
+    others.execute("BEGIN IMMEDIATE")
+    others.execute("COMMIT")
+    others.close()
+    disk.put(rows(3))  # without a warning of damage
+    assert {1, 3} <= set(held(disk))

@@ -66,7 +66,7 @@ def test_a_probability_that_nothing_can_move_is_said() -> None:
     certain = record()
     certain.signal[6] += 40.0
     for label, number in (("yes", 1), ("no", 0)):
-        with pytest.warns(SkecgWarning, match=f"a probability of {number} for '{label}' to nine digits"):
+        with pytest.warns(SkecgWarning, match=f"a probability of {number} for '{label}', as far as numbers go"):
             explain(Peaks(), certain, label)
 
 

@@ -3,12 +3,13 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
 from skecg.errors import ParameterError
-from skecg.io.files import beginning_of, make_folder, replacing, sha256_of
+from skecg.io.files import beginning_of, make_folder, replacing, resolved, sha256_of, takes_files
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -74,6 +75,22 @@ def test_of_a_file_that_cannot_be_read_nothing_is_the_beginning(tmp_path: Path) 
     (tmp_path / "a").write_bytes(b"abcdef")
     assert beginning_of(tmp_path / "a", 4) == b"abcd"
     assert beginning_of(tmp_path / "gone", 4) == b""
+
+
+def test_links_are_followed_unless_they_lead_back(tmp_path: Path) -> None:
+    (tmp_path / "to").symlink_to("there")
+    assert resolved(tmp_path / "to") == (tmp_path / "there").resolve()
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).symlink_to(other)
+    with pytest.raises(ParameterError, match="leads back to itself"), replacing(tmp_path / "a"):
+        pass
+
+
+def test_whether_a_folder_takes_files_is_tried(tmp_path: Path) -> None:
+    assert takes_files(tmp_path / "not" / "yet")
+    assert list(tmp_path.iterdir()) == []
+    if sys.platform == "linux":
+        assert not takes_files(Path("/proc/self/fd"))  # for nobody, whoever runs this
 
 
 @pytest.mark.parametrize(("name", "why"), [("file", "is a file"), ("file/in", "cannot be"), ("a\0b", "cannot be")])
