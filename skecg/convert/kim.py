@@ -148,7 +148,7 @@ def _config_of(checkpoint: Checkpoint, state: dict[str, Any], num_heads: int | N
     shapes = {}
     for name in ("W_P.weight", "pos_embed", f"{_BLOCKS}0.mlp.fc1.weight"):
         value = state.get(name)
-        if not isinstance(value, Tensor) or value.ndim != 2:
+        if not isinstance(value, Tensor) or value.ndim != 2 or 0 in value.shape:
             first = next(iter(state), None)
             raise checkpoint.refuse(f"no matrix {name!r} (its first tensor is {first!r})", "Kim's encoder.")
         shapes[name] = tuple(value.shape)

@@ -151,7 +151,7 @@ def _tried(checkpoint: Checkpoint, content: bytes, config: GraphConfig) -> Graph
     noise = np.random.default_rng(0).normal(size=(2, config.n_leads, config.input_samples)).astype(np.float32)
     try:
         run = open_with_onnxruntime(content, [config.output_name])
-        alone = [np.asarray(run({config.input_name: noise[i : i + 1]})[0]) for i in (0, 1)]
+        first, *alone = [np.asarray(run({config.input_name: noise[i : i + 1]})[0]) for i in (0, 0, 1)]
         # Side by side whatever their shape, which is looked at next: one without any axis cannot be joined.
         together = np.concatenate(alone) if alone[0].ndim else np.stack(alone)
         found = together if config.one_at_a_time else run({config.input_name: noise})[0]
@@ -160,6 +160,8 @@ def _tried(checkpoint: Checkpoint, content: bytes, config: GraphConfig) -> Graph
     except Exception as error:  # onnxruntime's errors are of classes of its own
         reason = " ".join(str(error).split())[:200]
         raise checkpoint.refuse(f"a graph that onnxruntime cannot run ({reason})", "one that it can.") from error
+    if not np.array_equal(first, alone[0], equal_nan=True):
+        raise checkpoint.refuse("another output for the same window", "one that does not change: no dropout, no noise.")
     _check_output(checkpoint, config, found, together)
     n_tokens = found.shape[1] if found.ndim == 3 else 1
     try:

@@ -23,8 +23,8 @@ __all__ = ["find_records"]
 _WILDCARDS = frozenset("*?[")
 
 
-# Settings and results are JSON more often than ECGs are; such a file is taken when it is named.
-_SELDOM_ECG = frozenset({".json"})
+# Settings and results are JSON more often than ECGs are: one of these names stands near the beginning of Kardia's.
+_KARDIA = re.compile(rb'"(?:recordedAt|amplitudeResolution)"')
 
 
 _SNIFFED_BYTES = 2**14
@@ -86,7 +86,7 @@ def _expand(path: Path, recursive: bool) -> set[Path]:
     if header is not None:
         return {header}
     if path.is_dir():
-        return _records_among(_files_in(path, recursive), _format_suffixes() - _SELDOM_ECG, f"The folder {str(path)!r}")
+        return _records_among(_files_in(path, recursive), _format_suffixes(), f"The folder {str(path)!r}")
     if path.is_file():
         return _directory_entries(path) if path.name.upper() == "DICOMDIR" else {path}
     if _WILDCARDS & set(str(path)):
@@ -157,6 +157,8 @@ def _is_candidate(path: Path, suffixes: frozenset[str]) -> bool:
         return (suffix[1:].isdigit() or not suffix) and is_dicom(path) and not holds_no_waveform(path)
     if suffix == ".xml":
         return not _is_other_xml(path)
+    if suffix == ".json":
+        return _KARDIA.search(beginning_of(path, _SNIFFED_BYTES).replace(b"\0", b"")) is not None
     # ISHNE's suffix is also that of an annotator; beside a header it needs the format's own first letters.
     return suffix != ".ecg" or not path.with_suffix(".hea").is_file() or beginning_of(path, 8) == b"ISHNE1.0"
 

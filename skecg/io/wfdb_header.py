@@ -16,12 +16,15 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import struct
+import warnings
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from skecg.errors import DamagedRecordError, RecordNotFoundError
+from skecg.errors import DamagedRecordError, RecordNotFoundError, SignalWarning, user_stacklevel
+from skecg.io.files import beginning_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,20 +45,12 @@ __all__ = [
     "similar_names",
 ]
 
-
 # The format's own defaults, for fields that a header leaves out.
 _DEFAULT_SAMPLING_RATE = 250.0
-
-
 #: Steps a unit of a signal whose gain is not given, or is 0.
 DEFAULT_GAIN = 200.0
-
-
 _LEAST_GAIN = 1e-12
-
-
 _NUMBERS_AFTER_GAIN = 5  # resolution, zero, initial value, checksum, block size
-
 
 _RECORD_LINE = re.compile(
     r"(?P<name>(?:[^\s/]+/)*?[^\s/]+)(?:/(?P<n_segments>\d{1,18}))?"
@@ -63,7 +58,6 @@ _RECORD_LINE = re.compile(
     r"(?:[ \t]+(?P<rate>\d+\.?\d*|\.\d+)(?:/-?\d*\.?\d*)?(?:\(-?\d*\.?\d*\))?"
     r"(?:[ \t]+(?P<n_frames>\d{1,18})(?:[ \t].*)?)?)?"
 )
-
 
 # Of a gain with a capital E wfdb takes what stands before it, and the rest for a unit: such a line is refused.
 _SIGNAL_LINE = re.compile(
@@ -75,16 +69,12 @@ _SIGNAL_LINE = re.compile(
     r"(?:[ \t]+(?P<lead>[^\t\f\v]*).*)?)?"
 )
 
-
 # A line as most archives have it, with a whole gain, about what differs between records: file, first value, checksum.
 _USUAL_SIGNAL_LINE = re.compile(
     r"(\S+)[ \t]+(\S+[ \t]+\d+(?:\.0*)?[(/]\S+[ \t]+\d\S*[ \t]+\S+)[ \t]+([+-]?\d{1,18})[ \t]+([+-]?\d{1,18})[ \t]+(.*)"
 )
 
-
 _SEGMENT_LINE = re.compile(r"(?P<name>[^\s/\\]+)[ \t]+(?P<n_frames>\d{1,18})")
-
-
 _NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 
 
@@ -308,16 +298,13 @@ def is_gain(steps_per_unit: float) -> bool:
 #: Suffixes of signal files whose name may stand for their record.
 SIGNAL_SUFFIXES = frozenset({".dat", ".mat"})
 
-
 #: Bytes a sample takes, by storage format, as (bytes, samples): 212 packs two samples into three bytes.
 _BYTES_PER_SAMPLES = {8: (1, 1), 16: (2, 1), 24: (3, 1), 32: (4, 1), 61: (2, 1), 80: (1, 1), 160: (2, 1)}
-
-
 _BYTES_PER_SAMPLES |= {212: (3, 2), 310: (4, 3), 311: (4, 3)}
 
-
 _COMPRESSED = frozenset({508, 516, 524})
-
+# What a matrix of MATLAB 4 calls the numbers of a format.
+_MATLAB_KINDS = {16: 30, 32: 20, 80: 50}
 
 _MANY_FILES = 2000
 
@@ -422,25 +409,55 @@ def known_length(header: WFDBHeader, paths: dict[str, Path], where: str) -> WFDB
 
 
 def check_sizes(header: WFDBHeader, paths: dict[str, Path]) -> None:
-    """Raise for signal files shorter than their header says, and skews longer than the record.
+    """Raise for signal files that are not what their header says and skews beyond the record; warn of longer files.
 
     Raises
     ------
     DamagedRecordError
-        Naming the bytes expected and found.
+        Naming what was expected and found.
     """
     for file_name, path in paths.items():
+        first, per_frame = _layout(header, file_name)
+        if is_matlab := path.suffix.lower() == ".mat":
+            _check_matlab(first, per_frame, path)
         found, expected = path.stat().st_size, _expected_bytes(header, file_name)
         if found < expected:
             what = "is empty" if found == 0 else f"is truncated: {found} bytes found"
             raise DamagedRecordError(
                 f"Signal file {path} {what}, {expected} expected for {header.n_frames} samples. Copy the file again."
             )
+        # Behind an offset lies a piece of a longer file, unless it is a matrix. Fewer samples may fill the last bytes.
+        longer = _expected_bytes(header._replace(n_frames=header.n_frames + 4), file_name)
+        if expected < longer <= found and (is_matlab or not first.byte_offset):
+            warnings.warn(
+                f"Signal file {path} has {found} bytes, {expected} expected for {header.n_frames} samples: the rest is "
+                "not read. If the header lacks a signal, all are wrong. Restore the header.",
+                SignalWarning,
+                stacklevel=user_stacklevel(),
+            )
     longest_skew = max(signal.skew_frames for signal in header.signals)
     if longest_skew >= header.n_frames:
         raise DamagedRecordError(
             f"The header of {next(iter(paths.values()))} shifts a signal by {longest_skew} of "
             f"{header.n_frames} samples, expected a shift shorter than the record. Restore the header."
+        )
+
+
+def _check_matlab(first: SignalLine, per_frame: int, path: Path) -> None:
+    """Raise for a MATLAB file that is another than its header describes, as one that was saved again may be."""
+    head = beginning_of(path, 128)
+    kind, n_rows, n_columns, is_complex, n_letters = struct.unpack("<5i", head[:20].ljust(20, b"\0"))
+    found = ""
+    if head.startswith((b"MATLAB ", b"\x89HDF")) and first.byte_offset < len(head):
+        found = "in a newer format"
+    elif n_rows > 0 and n_columns > 0 and re.fullmatch(rb"\w+\0*", head[20 : 20 + max(n_letters, 0)]):
+        wanted = (_MATLAB_KINDS.get(first.storage_format, kind), per_frame, 0, first.byte_offset - 20)
+        if (kind, n_rows, is_complex, n_letters) != wanted:
+            found = f"a matrix of {n_rows} rows, type {kind}, from byte {20 + n_letters} on"
+    if found:
+        raise DamagedRecordError(
+            f"{path} is {found}, expected what its header says: {per_frame} rows in format {first.storage_format} from "
+            f"byte {first.byte_offset} on, as MATLAB 4 wrote them. Restore the file that came with the header."
         )
 
 

@@ -227,6 +227,7 @@ def with_value(name, value):
     [
         (without("norm.bias"), "no tensor 'norm.bias'"),
         (without("W_P.weight"), "no matrix 'W_P.weight'"),
+        (with_value("W_P.weight", torch.zeros(0, 50)), "no matrix 'W_P.weight'"),
         (without("encoder_blocks.blocks.0.mlp.fc2.bias"), "no tensor 'encoder_blocks.blocks.0.mlp.fc2.bias'"),
         (with_value("head.weight", torch.zeros(5, 48)), "unexpected tensor 'head.weight'"),
         (with_value("encoder_blocks.blocks.0.attn.qkv.bias", torch.zeros(144)), "unexpected tensor .*qkv.bias"),

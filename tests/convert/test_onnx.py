@@ -251,6 +251,16 @@ def test_features_that_depend_on_the_windows_beside_are_refused(tmp_path: Path) 
         convert_onnx(write(tmp_path / "a.onnx", graph), tmp_path / "weights", SPEC)
 
 
+def test_a_graph_that_answers_at_random_is_refused(tmp_path: Path) -> None:
+    graph = model(tokens=False)
+    graph.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "share"))
+    graph.graph.initializer.append(numpy_helper.from_array(np.bool_(True), "training"))
+    graph.graph.node.append(helper.make_node("Dropout", ["features", "share", "training"], ["dropped"]))
+    graph.graph.output[0].name = "dropped"
+    with pytest.raises(ForeignCheckpointError, match="another output for the same window"):
+        convert_onnx(write(tmp_path / "a.onnx", graph), tmp_path / "weights", SPEC)
+
+
 @pytest.mark.parametrize(
     ("node", "shape", "words"),
     [

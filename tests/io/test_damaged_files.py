@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wfdb_writing import edit, random_steps, write_wfdb
 
-from skecg.errors import DamagedRecordError, RecordNotFoundError, RecordReadError, SkecgError
+from skecg.errors import DamagedRecordError, RecordNotFoundError, RecordReadError, SignalWarning, SkecgError
 from skecg.io import read_record
 from skecg.records import ECGRecord
 
@@ -86,6 +86,58 @@ def test_a_single_missing_byte_is_noticed_in_every_format(tmp_path, storage, siz
     signal_file.write_bytes(b"\1" * (size - 1))
     with pytest.raises(DamagedRecordError, match=f"{size - 1} bytes found, {size} expected"):
         read_record(header)
+
+
+@pytest.mark.parametrize("storage", ["16", "212", "16+24"])
+@pytest.mark.parametrize("n_more", [0, 1, 4])
+def test_what_a_file_holds_beyond_its_header_is_said(tmp_path, storage, n_more):
+    steps = random_steps(101 + n_more, 1)
+    steps[0] = 7
+    header = edit(write_wfdb(tmp_path, steps=steps, storage=storage), f"500 {101 + n_more}", "500 101")
+    if n_more < 4:  # fills the last bytes
+        assert read_record(header).n_samples == 101
+        return
+    with pytest.warns(SignalWarning, match=r"for 101 samples: the rest is not read"):
+        assert read_record(header).n_samples == 101
+
+
+def test_a_piece_of_a_longer_file_is_none_that_is_too_long(tmp_path):
+    header = edit(write_wfdb(tmp_path), "rec 2 500 100", "rec 2 500 50")
+    edit(header, "dat 16", "dat 16+80")
+    assert read_record(header).n_samples == 50
+
+
+def as_level_4(kind: int, n_rows: int, name: bytes) -> bytes:
+    head = np.array([kind, n_rows, 200 // n_rows, 0, len(name)], dtype="<i4").tobytes()
+    return head + name + bytes(800)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"MATLAB 5.0 MAT-file, made anew".ljust(600), "in a newer format"),
+        (b"\x89HDF\r\n\x1a\n".ljust(600, b"\0"), "in a newer format"),
+        (as_level_4(0, 2, b"val\0"), "a matrix of 2 rows, type 0, from byte 24 on"),
+        (as_level_4(30, 100, b"val\0"), "a matrix of 100 rows, type 30, from byte 24 on"),
+        (as_level_4(30, 2, b"data1\0"), "a matrix of 2 rows, type 30, from byte 26 on"),
+    ],
+    ids=["level 5", "HDF5", "float64", "transposed", "another name"],
+)
+def test_a_matrix_that_was_saved_again_is_refused(tmp_path, content, found):
+    header = write_wfdb(tmp_path, storage="16+24")
+    header.with_suffix(".mat").write_bytes(content)
+    with pytest.raises(
+        DamagedRecordError, match=f"{found}, expected what its header says: 2 rows in format 16 from byte"
+    ):
+        read_record(header)
+
+
+def test_a_header_that_knows_where_samples_lie_in_a_newer_matrix_is_believed(tmp_path):
+    header = edit(write_wfdb(tmp_path, storage="16+24"), "16+24", "16+160")
+    header.with_suffix(".mat").write_bytes(
+        b"MATLAB 5.0 MAT-file".ljust(160) + random_steps(100, 2).astype("<i2").tobytes()
+    )
+    assert read_record(header).n_samples == 100
 
 
 def test_an_error_of_wfdb_is_the_cause_of_ours(tmp_path):

@@ -88,6 +88,14 @@ def test_a_file_that_is_named_is_listed_as_it_is(archive):
     assert folder / "sub" not in find_records(folder / "*")  # a folder is no recording
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_folder_gives_kardia_s_json_and_no_other(archive, encoding):
+    folder, records = archive
+    for name, text in (("e.json", '{"recordedAt": "2020"'), ("f.json", '{"data": {"raw": {"amplitudeResolution": 500')):
+        (folder / name).write_text(text, encoding=encoding)
+    assert set(find_records(folder)) == {*records, folder / "e.json", folder / "f.json"}
+
+
 def test_the_parts_of_a_record_are_not_listed_beside_it(tmp_path):
     write_wfdb(tmp_path, "p1", random_steps(40, 2))
     write_wfdb(tmp_path, "p2", random_steps(60, 2))
