@@ -45,6 +45,12 @@ _START = "start.json"  # in a run's folder
 
 _GAUGES = ("rank", "rank_uncentred", "record_spread", "token_spread", "position_share", "lidar", "identity", "drift")
 
+_PACKAGE = Path(skecg.__file__).parent
+
+_FILES = ("config.json", "model.safetensors", "golden.safetensors", "training_config.json")
+
+_CURVES = "curves.png"
+
 
 def export(
     run: str | Path,
@@ -214,15 +220,6 @@ def _gauges_of(run: Path, step: int) -> dict[str, float]:
     """Return the gauges that were read at a step, empty when none were: those of another one are not the weights'."""
     entry = next((entry for entry in read_journal(run) if entry["step"] == step), {})
     return {name: round(float(entry[name]), 4) for name in _GAUGES if name in entry}
-
-
-_PACKAGE = Path(skecg.__file__).parent
-
-
-_FILES = ("config.json", "model.safetensors", "golden.safetensors", "training_config.json")
-
-
-_CURVES = "curves.png"
 
 
 def bundle(

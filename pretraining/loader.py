@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchLoader", "TrainingBatch", "Upload", "config_of_step", "draw_training_batch"]
 
-
 _WINDOW_STREAM = 0x317D0
 
 

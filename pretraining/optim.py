@@ -22,7 +22,6 @@ __all__ = [
     "weight_decay",
 ]
 
-
 # Of a run's steps; published runs warm up for a twentieth to a tenth.
 _LONG_WARMUP = 1 / 3
 

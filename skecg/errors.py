@@ -84,6 +84,8 @@ __all__ = [
     "WeightsNotFoundError",
 ]
 
+_PASSED_OVER = {"skecg", "sklearn", "joblib"}
+
 
 class SkecgError(Exception):
     """Base of every error that skecg raises on purpose."""
@@ -230,9 +232,6 @@ class LeakageWarning(SkecgWarning):
 
 class CacheWarning(SkecgWarning):
     """A store was set aside and rebuilt, embeddings are not kept because it cannot be used, or workers share none."""
-
-
-_PASSED_OVER = {"skecg", "sklearn", "joblib"}
 
 
 def user_stacklevel() -> int:

@@ -35,6 +35,9 @@ MILLIVOLTS_PER_UNIT |= {"мкв": 1e-3, "мв": 1.0, "微伏": 1e-3, "毫伏": 1
 _MANY_LEADS = 16
 _FEW_SAMPLES = 64
 
+# Of the picture in notebooks.
+_WIDTH, _STRIP, _SECONDS = 720, 36, 10.0
+
 
 @dataclass(frozen=True, eq=False)
 class ECGRecord:
@@ -126,10 +129,6 @@ class ECGRecord:
         if missing:
             facts["missing"] = f"{missing:.1%}".replace("%", " %")
         return html_facts(self.name or "ECG", facts, _picture(self))
-
-
-# Of the picture in notebooks.
-_WIDTH, _STRIP, _SECONDS = 720, 36, 10.0
 
 
 def _picture(record: ECGRecord) -> str:

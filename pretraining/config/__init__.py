@@ -45,6 +45,24 @@ __all__ = [
     "WatchConfig",
 ]
 
+_ROUNDING = 1e-6  # slices
+
+# What no configuration that was written down lacks.
+_NEEDED = ("name", "architecture", "input", "encoder", "optim", "run")
+
+# Fields that are no parts, and that a run may be given.
+_EXPORTED = ("pooling", "export_encoder", "export_blocks")
+
+_PARTS: dict[str, type[PlainFields]] = {
+    "predictor": PredictorConfig,
+    "masks": MaskConfig,
+    "optim": OptimConfig,
+    "ema": EmaConfig,
+    "data": DataConfig,
+    "run": RunConfig,
+    "watch": WatchConfig,
+}
+
 
 @dataclass(frozen=True)
 class PretrainConfig:
@@ -253,25 +271,6 @@ class PretrainConfig:
         parts = {part: dataclasses.replace(getattr(self, part), **values) for part, values in changed.items()}
         # Once, for every replacement is checked: encoder.n_patches alone would not fit input.window_samples.
         return dataclasses.replace(self, **parts, **exported)
-
-
-_ROUNDING = 1e-6  # slices
-
-# What no configuration that was written down lacks.
-_NEEDED = ("name", "architecture", "input", "encoder", "optim", "run")
-
-# Fields that are no parts, and that a run may be given.
-_EXPORTED = ("pooling", "export_encoder", "export_blocks")
-
-_PARTS: dict[str, type[PlainFields]] = {
-    "predictor": PredictorConfig,
-    "masks": MaskConfig,
-    "optim": OptimConfig,
-    "ema": EmaConfig,
-    "data": DataConfig,
-    "run": RunConfig,
-    "watch": WatchConfig,
-}
 
 
 def _number(text: str, old: Any, name: str) -> int | float:

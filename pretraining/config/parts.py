@@ -24,6 +24,13 @@ __all__ = [
     "require",
 ]
 
+#: How masks follow from (seed, step, position). Checkpoints name it; it is raised when the same key gives other masks.
+#: By law 1 those of "blocks" were drawn record by record.
+MASK_LAW = 2
+
+#: How masks of slices may be drawn; plug-ins add to it (:func:`pretraining.objectives.masks.register_mask`).
+MASK_KINDS = ["random", "multiblock", "blocks", "crop"]
+
 
 def require(condition: bool, where: str, value: object, wanted: str) -> None:
     """Raise for a value that is not what it has to be."""
@@ -76,14 +83,6 @@ class PredictorConfig(PlainFields):
         check_number("predictor.mlp_ratio", self.mlp_ratio, 0, closed="left")
         require(self.dim % 2 == 0, "predictor.dim", self.dim, "an even number, for positions are sines and cosines")
         require(self.dim % self.num_heads == 0, "predictor.dim", self.dim, "a multiple of num_heads")
-
-
-#: How masks follow from (seed, step, position). Checkpoints name it; it is raised when the same key gives other masks.
-#: By law 1 those of "blocks" were drawn record by record.
-MASK_LAW = 2
-
-#: How masks of slices may be drawn; plug-ins add to it (:func:`pretraining.objectives.masks.register_mask`).
-MASK_KINDS = ["random", "multiblock", "blocks", "crop"]
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "below", "check_shards", "draw_batch", "lead_columns", "to_values", "uniforms"]
 
-
 _WORDS_A_COUNT = 4  # 64-bit words that Philox makes of one value of its counter
 
-
 _MASK = 2**64 - 1
+
+_STREAM = 0xBA7C4  # each use of uniforms has a stream of its own
+_LOOK_STREAM = 0x1EAD5000
+
+# What `pack` has an option for; whatever else a preparation holds comes with a recipe or with weights.
+_PACK_OPTIONS = ("sampling_rate", "highpass_hz", "lowpass_hz")
+
+# So many rows stay in a CPU's cache from step to step, which is about twice as fast as whole batches.
+_ROWS_ON_CPU = 32
 
 
 def uniforms(seed: int, step: int, positions: range, n_draws: int, *, stream: int) -> NDArray[np.float64]:
@@ -74,10 +81,6 @@ def uniforms(seed: int, step: int, positions: range, n_draws: int, *, stream: in
     # The upper 53 bits: what a float64 from 0 to below 1 can hold.
     drawn = (words.reshape(len(positions), counts * _WORDS_A_COUNT)[:, :n_draws] >> np.uint64(11)) * 2.0**-53
     return np.asarray(drawn, dtype=np.float64)
-
-
-_STREAM = 0xBA7C4  # each use of uniforms has a stream of its own
-_LOOK_STREAM = 0x1EAD5000
 
 
 class _Draw(IntEnum):
@@ -283,10 +286,6 @@ def _check_preparation(shards: ShardSet, spec: InputSpec) -> None:
             )
 
 
-# What `pack` has an option for; whatever else a preparation holds comes with a recipe or with weights.
-_PACK_OPTIONS = ("sampling_rate", "highpass_hz", "lowpass_hz")
-
-
 def _pack_again(name: str, wanted: object) -> str:
     """Return what to do about shards that were prepared otherwise, as the command line spells it."""
     whole = "--recipe or --from, as this run is given them"
@@ -372,10 +371,6 @@ def _keep_leads(drawn: NDArray[np.float64], available: NDArray[np.bool_], share:
     # Two limb leads give the four others by arithmetic, so hiding those would hide nothing.
     kept[:, :n_limb] |= available[:, :n_limb] & (kept[:, :n_limb].sum(axis=1, keepdims=True) >= 2)
     return np.where(drawn[:, :1] < share, kept, available)
-
-
-# So many rows stay in a CPU's cache from step to step, which is about twice as fast as whole batches.
-_ROWS_ON_CPU = 32
 
 
 def to_values(batch: Batch, config: PretrainConfig, device: torch.device | str) -> Tensor:

@@ -31,8 +31,9 @@ __all__ = [
     "register_corpus",
 ]
 
-
 _WILDCARDS = frozenset("*?[")
+
+_CHALLENGES = ("cinc2020", "cinc2021")
 
 
 def open_files(name: str, source: str | Path) -> Corpus:
@@ -109,9 +110,6 @@ def register_corpus(name: str, opens: Callable[[str, Path], Corpus]) -> None:
     if (known.__module__, known.__qualname__) != (opens.__module__, opens.__qualname__):
         raise ParameterError(f"Got a corpus {name!r} of {opens.__module__}, which {known.__module__} has.")
     CORPORA[name] = opens
-
-
-_CHALLENGES = ("cinc2020", "cinc2021")
 
 
 def open_corpus(name: str, source: str | Path) -> Corpus:

@@ -194,7 +194,6 @@ _DESCRIPTORS = FeatureTable(
 
 _MOST_ROWS_DESCRIBED = 20_000  # raw numbers of so many rows are held at once while components are fitted
 
-
 #: Length of a description; where there are fewer components than asked for the rest is 0, without importance.
 N_DESCRIPTORS = sum(kind.n_components for kind in DESCRIPTOR_KINDS)
 

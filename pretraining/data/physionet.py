@@ -29,8 +29,23 @@ from skecg.validation import check_choice
 
 __all__ = ["SUBSETS", "open_challenge", "open_mimic", "open_ptbxl", "subset_of"]
 
-
 _FILE_COLUMNS = {"records500": "filename_hr", "records100": "filename_lr"}
+
+#: Sub-sets, each with the names that its folder has borne, without case and punctuation.
+SUBSETS: dict[str, tuple[str, ...]] = {
+    "georgia": ("georgia", "wfdbga"),
+    "cpsc": ("cpsc2018", "wfdbcpsc2018"),
+    "cpsc-extra": ("cpsc2018extra", "cpsc20182", "wfdbcpsc20182"),
+    "ptb": ("ptb", "ptbdiagnostic", "wfdbptb"),
+    "ptb-xl": ("ptbxl", "wfdbptbxl"),
+    "st-petersburg": ("stpetersburgincart", "stpetersburg", "incart", "wfdbstpetersburg"),
+    "chapman": ("chapmanshaoxing", "wfdbchapmanshaoxing"),
+    "ningbo": ("ningbo", "wfdbningbo"),
+}
+
+_SUBSET_OF_FOLDER = {
+    folder: subset for subset, folders in SUBSETS.items() for folder in (*folders, subset.replace("-", ""))
+}
 
 
 def open_ptbxl(name: str, folder: Path, *, kept_out_folds: Sequence[int] = KEPT_OUT_FOLDS) -> Corpus:
@@ -65,24 +80,6 @@ def open_mimic(name: str, folder: Path) -> Corpus:
     rows = read_rows(folder / "record_list.csv", ["subject_id", "path"])
     items = (Item(name, row["path"], whole_number(row["subject_id"])) for row in rows)
     return Corpus(name, tuple(items), FileReader(folder))
-
-
-#: Sub-sets, each with the names that its folder has borne, without case and punctuation.
-SUBSETS: dict[str, tuple[str, ...]] = {
-    "georgia": ("georgia", "wfdbga"),
-    "cpsc": ("cpsc2018", "wfdbcpsc2018"),
-    "cpsc-extra": ("cpsc2018extra", "cpsc20182", "wfdbcpsc20182"),
-    "ptb": ("ptb", "ptbdiagnostic", "wfdbptb"),
-    "ptb-xl": ("ptbxl", "wfdbptbxl"),
-    "st-petersburg": ("stpetersburgincart", "stpetersburg", "incart", "wfdbstpetersburg"),
-    "chapman": ("chapmanshaoxing", "wfdbchapmanshaoxing"),
-    "ningbo": ("ningbo", "wfdbningbo"),
-}
-
-
-_SUBSET_OF_FOLDER = {
-    folder: subset for subset, folders in SUBSETS.items() for folder in (*folders, subset.replace("-", ""))
-}
 
 
 def open_challenge(name: str, folder: Path, *, subset: str | None = None) -> Corpus:

@@ -51,7 +51,6 @@ __all__ = [
     "write_shard",
 ]
 
-
 #: Columns of the index, each with one row a segment.
 INDEX_COLUMNS = (
     "corpus",
@@ -65,16 +64,18 @@ INDEX_COLUMNS = (
     "lead_mask",
 )
 
-
 #: What :func:`skecg.preprocessing.quality.screen` notes about records, and what they may be refused for.
 REFUSABLE = ("flat", "railed", "gaps", "microvolts", "volts")
-
 
 # Records of one rate are prepared some at a time, which is faster than one by one and holds few in memory.
 _CHUNK = 16
 
-
 _POLICIES = Policies(missing_leads="raise", short_records="pad")
+
+# What those who embed may pass, where the message says so; packing has no such option.
+_LEADS_PASSED = re.compile(r" (?:Say|Name)\b.*\bleads=.*", re.DOTALL)
+
+_LARGEST = 32767  # and not -32768, so that steps are symmetric
 
 
 @dataclass(frozen=True)
@@ -287,10 +288,6 @@ def _screen(record: ECGRecord, preparation: Preparation, source: str) -> Screeni
     return screening
 
 
-# What those who embed may pass, where the message says so; packing has no such option.
-_LEADS_PASSED = re.compile(r" (?:Say|Name)\b.*\bleads=.*", re.DOTALL)
-
-
 def _left_out(item: Item, error: SkecgError) -> LeftOut:
     """Describe a recording that an error stands in the way of."""
     message = _LEADS_PASSED.sub(" Name its leads so in its file, and pack again.", str(error))
@@ -314,9 +311,6 @@ def _index_arrays(index: dict[str, list[Any]]) -> dict[str, NDArray[Any]]:
     }
     arrays["lead_mask"] = arrays["lead_mask"].reshape(-1, 12)
     return arrays
-
-
-_LARGEST = 32767  # and not -32768, so that steps are symmetric
 
 
 def quantize(values: NDArray[np.float32]) -> tuple[NDArray[np.int16], float]:

@@ -34,11 +34,12 @@ __all__ = [
     "open_shards",
 ]
 
-
 MANIFEST = "manifest.json"
 
-
 FORMAT_VERSION = 1
+
+# Shards that are copied at the same time.
+_COPIES = 4
 
 
 class ShardSet:
@@ -328,10 +329,6 @@ def fetch_shards(address: str) -> Path:
             with replacing(folder / MANIFEST) as file:
                 file.write(content)
     return folder
-
-
-# Shards that are copied at the same time.
-_COPIES = 4
 
 
 def _shard_cache() -> Path:

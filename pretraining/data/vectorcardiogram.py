@@ -34,7 +34,6 @@ __all__ = ["TO_VCG", "from_vcg", "to_vcg"]
 
 Floats = NDArray[np.float64]
 
-
 #: By name: the matrix (3, 8) that makes X, Y and Z of the leads I, II, V1 to V6.
 TO_VCG: dict[str, Floats] = {
     "dower": INVERSE_DOWER,

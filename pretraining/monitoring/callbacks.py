@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Callback", "TensorBoard", "new_callbacks", "register_callback", "tell"]
 
+_FACTORIES: list[Callable[[], Callback]] = []
+
 
 class Callback:
     """What may be heard of a run; a callback overrides what it wants to know.
@@ -45,9 +47,6 @@ class Callback:
 
     def end(self, step: int) -> None:
         """Hear that nothing more will come, whatever the reason; the last event tells it."""
-
-
-_FACTORIES: list[Callable[[], Callback]] = []
 
 
 def register_callback(make: Callable[[], Callback]) -> Callable[[], Callback]:

@@ -44,29 +44,28 @@ __all__ = [
     "token_spread",
 ]
 
-
 # What counts as collapse. A healthy first try kept its spread; one that collapsed ended at 0.6 % of the norm. Encoders
 # with a token for each lead start at 0.2 to 0.4 %, their positions being most of a token: so a low spread counts only
 # if it was higher before.
 _SPREAD_LOW, _SPREAD_FALLEN, _SPREAD_LOST = 0.01, 0.5, 0.1
 
-
 _RANK_LOW, _RANK_LOST = 2.0, 0.1
 
-
 _LOSS_TINY = 0.01
-
 
 # Nats. Contrasts of recordings that collapsed were within 0.0002 of a guess from twenty steps after warm-up on, those
 # that did not were above 0.007 by then. Those of beats come later, but pass through 0 by 0.004 in twenty steps.
 _GAIN_NONE = 0.0005
 
-
 _CONTRASTED = {"fixed_rhythm_gain": "recordings", "fixed_beat_gain": "beats"}
-
 
 # A single dip may recover.
 _TIMES = 2
+
+_BATCH = 64
+
+# Of the papers: what keeps the logarithms and the inverse finite.
+_RANKME_EPS, _LIDAR_EPS, _LIDAR_DELTA = 1e-7, 1e-8, 1e-4
 
 
 def collapse_reason(history: Sequence[Mapping[str, Any]]) -> str | None:
@@ -119,13 +118,6 @@ def _what_is_guessed(entry: Mapping[str, Any]) -> str | None:
         if abs(entry.get(name, math.inf)) < _GAIN_NONE:
             return f"{things} are told apart no better than by a guess ({entry[name]:.5f} nats)"
     return None
-
-
-_BATCH = 64
-
-
-# Of the papers: what keeps the logarithms and the inverse finite.
-_RANKME_EPS, _LIDAR_EPS, _LIDAR_DELTA = 1e-7, 1e-8, 1e-4
 
 
 def effective_rank(features_nD: Tensor, *, centred: bool = True) -> float:

@@ -29,6 +29,16 @@ ASKED = ("key", "measure")
 # Of the last so many lines the speed is taken that the time left is guessed from.
 _RECENT = 20
 
+_SHOWN = {
+    "loss": ("loss", ".4f"),
+    "lr": ("lr", ".1e"),
+    "momentum": ("momentum", ".4f"),
+    "records_per_second": ("records/s", ".0f"),
+    "rank": ("rank", ".1f"),
+    "record_spread": ("spread", ".3f"),
+    "probe": ("probe", ".3f"),
+}
+
 
 class Journal(Callback):
     """Writes down a run.
@@ -153,17 +163,6 @@ class Journal(Callback):
         if self.total_steps is None or step <= first_step or step >= self.total_steps:
             return None
         return (time.monotonic() - since) / (step - first_step) * (self.total_steps - step)
-
-
-_SHOWN = {
-    "loss": ("loss", ".4f"),
-    "lr": ("lr", ".1e"),
-    "momentum": ("momentum", ".4f"),
-    "records_per_second": ("records/s", ".0f"),
-    "rank": ("rank", ".1f"),
-    "record_spread": ("spread", ".3f"),
-    "probe": ("probe", ".3f"),
-}
 
 
 def read_journal(folder: str | Path) -> list[dict[str, Any]]:

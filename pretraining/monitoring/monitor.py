@@ -34,6 +34,21 @@ __all__ = ["Evaluation", "Monitor", "StepStats", "pace"]
 _FIXED_RECORDS = 256
 _FIXED_STEP = 2**40
 
+# Dense bfloat16 peaks by words of the device's name, from the makers' data sheets (without sparsity), the more
+# particular name first.
+_BF16_PEAKS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+}
+
 
 @dataclass(frozen=True)
 class StepStats:
@@ -245,22 +260,6 @@ class Monitor:
             values = to_values(fixed.batch, whole, self.engine.device)
             self._fixed = values, fixed.drawn.to(self.engine.device)
         return self._fixed
-
-
-# Dense bfloat16 peaks by words of the device's name, from the makers' data sheets (without sparsity), the more
-# particular name first.
-_BF16_PEAKS = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "GH200": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "RTX 4090": 165e12,
-}
 
 
 def pace(

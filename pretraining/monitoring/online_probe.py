@@ -43,6 +43,9 @@ _INVERSE_STRENGTH = 0.01
 # What rows of shards have been through: a run's shards are filtered as its encoder wants it.
 _UNFILTERED: dict[str, Any] = {"highpass_hz": None, "lowpass_hz": None, "notch_hz": None, "baseline_samples": None}
 
+# Folds that are left for whoever judges the run, as those of PTB-XL are.
+_KEPT_FOLDS = (9, 10)
+
 
 class Labelled(NamedTuple):
     """Labelled records and their split.
@@ -236,10 +239,6 @@ def load_labelled(
     labels = np.array([[name in names[row] for name in classes] for row in rows], dtype=np.int64)
     parts = [np.flatnonzero(np.isin(packed.folds[rows], list(part))) for part in (train_folds, test_folds)]
     return Labelled([_record(packed, row) for row in rows.tolist()], labels, parts[0], parts[1], tuple(classes))
-
-
-# Folds that are left for whoever judges the run, as those of PTB-XL are.
-_KEPT_FOLDS = (9, 10)
 
 
 def load_label_table(path: str | Path, shards: ShardSet | None = None) -> Labelled:

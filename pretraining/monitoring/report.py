@@ -23,12 +23,26 @@ if TYPE_CHECKING:
 
 __all__ = ["Entries", "inspect_run", "describe_run", "values_of"]
 
-
 _GAINS = (("fixed_rhythm_gain", "recordings better than guessed by "), ("fixed_beat_gain", "beats by "))
-
 
 #: What :func:`pretraining.monitoring.journal.read_journal` and ``read_events`` give.
 Entries = Sequence[Mapping[str, Any]]
+
+_MEASURES = {"macro_auroc": "macro AUROC", "r2": "R²"}
+
+# Wong (2011), Nature Methods 8:441: colours that remain apart for colour-blind eyes.
+_COLOURS = ("#0072B2", "#E69F00")
+
+_CLASS_COLOURS = ("#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#E69F00", "#8C7A00")
+
+_COLLAPSE_COLOUR, _QUIET = "#D55E00", "0.55"
+
+_SMALL_AND_QUIET: dict[str, Any] = {"fontsize": 7, "color": _QUIET}
+
+_COLUMNS = 3
+
+# Below it points are few enough to be seen one by one; above it a running mean is drawn over a pale curve.
+_MANY_POINTS, _AVERAGED_SHARE = 100, 0.03
 
 
 def describe_run(folder: str | Path) -> str:
@@ -135,9 +149,6 @@ def _describe_probe(entries: Entries) -> list[tuple[str, str]]:
     return [("Probe", f"best {_MEASURES.get(measure, measure)} {best:.3f} {when} ({ends})")]
 
 
-_MEASURES = {"macro_auroc": "macro AUROC", "r2": "R²"}
-
-
 def _scored(entries: Entries) -> tuple[Entries, str]:
     """Return the entries that the last probe scored, and what its scores measure."""
     scored = [entry for entry in entries if "probe" in entry]
@@ -211,26 +222,6 @@ _PANELS = (
     _Panel("Probe, R²", (), mark=(0.0, "the mean alone"), measure="r2"),
     _Panel("Records a second", (("records_per_second", "records a second"),), noisy=True, floor=0.0),
 )
-
-
-# Wong (2011), Nature Methods 8:441: colours that remain apart for colour-blind eyes.
-_COLOURS = ("#0072B2", "#E69F00")
-
-
-_CLASS_COLOURS = ("#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#E69F00", "#8C7A00")
-
-
-_COLLAPSE_COLOUR, _QUIET = "#D55E00", "0.55"
-
-
-_SMALL_AND_QUIET: dict[str, Any] = {"fontsize": 7, "color": _QUIET}
-
-
-_COLUMNS = 3
-
-
-# Below it points are few enough to be seen one by one; above it a running mean is drawn over a pale curve.
-_MANY_POINTS, _AVERAGED_SHARE = 100, 0.03
 
 
 def inspect_run(folder: str | Path, out: str | Path | None = None, *, data: str | Path | None = None) -> Path:

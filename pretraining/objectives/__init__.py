@@ -22,7 +22,6 @@ from skecg.errors import ParameterError
 
 __all__ = ["build_model", "gather_model", "objective_class", "register_objective"]
 
-
 _CLASSES: dict[str, tuple[str, str]] = {
     "jepa": ("pretraining.objectives.jepa", "Jepa"),
     "mae": ("pretraining.objectives.mae", "Mae"),

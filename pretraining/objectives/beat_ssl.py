@@ -64,6 +64,12 @@ __all__ = [
     "overlap_weights",
 ]
 
+_STREAM = 0xBEA7  # of its own, so that views and beats of a step do not share numbers
+
+_BEFORE_SECONDS, _AFTER_SECONDS = 0.25, 0.45  # from a P wave's beginning to a T wave's end
+
+_BINS = 4
+
 
 def beats_in_windows(
     samples: NDArray[np.int64], crop_start: int, roll: int, window: int
@@ -127,15 +133,6 @@ def _spread(n: int, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
     # One from each stretch: beats drawn freely can lie all at one end.
     edges = np.arange(len(uniform) + 1) * n // len(uniform)
     return edges[:-1] + (uniform * np.diff(edges)).astype(np.int64)
-
-
-_STREAM = 0xBEA7  # of its own, so that views and beats of a step do not share numbers
-
-
-_BEFORE_SECONDS, _AFTER_SECONDS = 0.25, 0.45  # from a P wave's beginning to a T wave's end
-
-
-_BINS = 4
 
 
 class BeatSslLoss(NamedTuple):

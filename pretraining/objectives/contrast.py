@@ -17,14 +17,13 @@ from torch.nn import functional as F
 
 __all__ = ["build_projector", "guess", "same_class", "similarity", "soft_contrast", "targets"]
 
+# With (1 + cosine) / 2 a power of 50 leaves nothing to any two recordings: such targets are hard ones (docs/log.md).
+_COSINE_SHARE = 0.1
+
 
 def build_projector(n_inputs: int, hidden: int, n_outputs: int) -> nn.Module:
     """Build the two layers between features and what is contrasted."""
     return nn.Sequential(nn.Linear(n_inputs, hidden), nn.GELU(), nn.Linear(hidden, n_outputs))
-
-
-# With (1 + cosine) / 2 a power of 50 leaves nothing to any two recordings: such targets are hard ones (docs/log.md).
-_COSINE_SHARE = 0.1
 
 
 def similarity(features_ND: Tensor, kind: str, scale: float = 1.0) -> Tensor:

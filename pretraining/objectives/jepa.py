@@ -60,6 +60,8 @@ __all__ = [
     "sigreg",
 ]
 
+T = TypeVar("T", Tensor, float)
+
 
 @dataclass(frozen=True)
 class Described(Drawn):
@@ -188,9 +190,6 @@ def sigreg(embeddings_ND: Tensor, *, n_directions: int = 256, n_knots: int = 17,
         distance_TK = (angles_TNK.cos().mean(1) - normal_T[:, None]) ** 2 + angles_TNK.sin().mean(1) ** 2
         statistic_K = torch.trapezoid(distance_TK * normal_T[:, None], knots_T, dim=0)
         return 2 * len(embeddings_ND) * statistic_K.mean()  # the other half, from -3 to 0, is the same
-
-
-T = TypeVar("T", Tensor, float)
 
 
 @dataclass(frozen=True)

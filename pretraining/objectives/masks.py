@@ -39,13 +39,23 @@ __all__ = [
     "weimann_keep_mask",
 ]
 
-
 BoolArray = NDArray[np.bool_]
-
 
 _TRIES = 100  # draws of blocks, before they are said to cover every window
 
 _SEEN_STREAM = 0x5EE7  # its own, so that switching descriptions on leaves the masks as they were
+
+#: Draws, of a configuration, the number of slices, places in a batch and a key (seed, step, number of the mask), which
+#: slices are kept: (B, n_patches), True where kept, as many in each row; the same for a place whatever comes with it.
+MaskDraw: TypeAlias = Callable[[MaskConfig, int, range, tuple[int, int, int]], BoolArray]
+
+_REGISTERED: dict[str, MaskDraw] = {}
+
+_BLOCKS_STREAM = 0xB10C << 32  # room below it for the number of the mask
+
+_CROP_STREAM = 0xC20B << 32
+
+_STREAM = 0x3A5C
 
 
 @dataclass(frozen=True)
@@ -65,13 +75,6 @@ class Masks(Drawn):
     context: Tensor
     target: Tensor
     leads: Tensor | None = None
-
-
-#: Draws, of a configuration, the number of slices, places in a batch and a key (seed, step, number of the mask), which
-#: slices are kept: (B, n_patches), True where kept, as many in each row; the same for a place whatever comes with it.
-MaskDraw: TypeAlias = Callable[[MaskConfig, int, range, tuple[int, int, int]], BoolArray]
-
-_REGISTERED: dict[str, MaskDraw] = {}
 
 
 def register_mask(kind: str, draw: MaskDraw) -> None:
@@ -277,9 +280,6 @@ def weimann_keep_mask(
     return keep
 
 
-_BLOCKS_STREAM = 0xB10C << 32  # room below it for the number of the mask
-
-
 def _draw_blocks(
     n_patches: int, num_keep: int, min_block: int, positions: range, key: tuple[int, int, int]
 ) -> BoolArray:
@@ -313,9 +313,6 @@ def _draw_blocks(
         masked[rows] += np.minimum(n_free, block)
         rows = rows[masked[rows] < to_mask]
     return _kept(start, length, n_patches)
-
-
-_CROP_STREAM = 0xC20B << 32
 
 
 def _draw_crops(n_patches: int, num_keep: int, positions: range, key: tuple[int, int, int]) -> BoolArray:
@@ -354,9 +351,6 @@ def _integer(rng: np.random.Generator | np.random.RandomState, low: int, high: i
     # The published code draws by NumPy's older generator, against whose masks ours are tested.
     draw = rng.randint if isinstance(rng, np.random.RandomState) else rng.integers
     return int(draw(low, high + 1))
-
-
-_STREAM = 0x3A5C
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,8 @@ from skecg.spec import InputSpec, LeadwiseConfig
 
 __all__ = ["N_RECORDS", "kim_leadwise"]
 
-
 #: Records of an epoch, after cleaning.
 N_RECORDS = 174_140
-
 
 _EPOCHS, _WARMUP_EPOCHS, _EPOCHS_A_CHECKPOINT = 100, 5, 5
 

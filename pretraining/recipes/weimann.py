@@ -32,7 +32,6 @@ from skecg.spec import InputSpec, TemporalConfig
 
 __all__ = ["CORPUS_HIGHPASS_HZ", "CORPUS_SHARES", "weimann_vit"]
 
-
 #: Share of each corpus in a batch as published, to be given as ``data.weights`` by whoever has packed them all.
 #: Recipes leave it empty: a share for a corpus that is not there is an error, and shares by size suit any mix.
 CORPUS_SHARES: dict[str, float] = {
@@ -48,10 +47,8 @@ CORPUS_SHARES: dict[str, float] = {
     "chapman": 0.009375,
 }
 
-
 #: High-pass (Hz) of single corpora as published, to be given when they are packed.
 CORPUS_HIGHPASS_HZ: dict[str, float] = {"code15": 0.5, "st-petersburg": 0.5}
-
 
 _STEPS = 100_000
 

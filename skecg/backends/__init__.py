@@ -32,9 +32,30 @@ from skecg.weights import WeightsInfo, loaded_encoder
 
 __all__ = ["BACKENDS", "Engine", "ExportedEncoder", "PRECISIONS", "Session", "encoder_on", "export_onnx", "place"]
 
-
 #: A serialized ONNX graph to what runs it.
 Engine: TypeAlias = Callable[[bytes], Session]
+
+#: What may run an encoder.
+BACKENDS = ("torch", "onnx", "openvino")
+
+#: What one or another of them computes in.
+PRECISIONS = (*TORCHS_PRECISIONS, "int8")
+
+_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+
+_ENGINES = {
+    ("onnx", "fp32"): open_with_onnxruntime,
+    ("onnx", "int8"): open_in_int8,
+    ("openvino", "fp32"): open_with_openvino,
+}
+
+_KEPT = 4
+
+_exported: OrderedDict[tuple[str, str, str], ExportedEncoder] = OrderedDict()
+
+_lock = threading.Lock()
+
+_inherited: list[object] = []
 
 
 class ExportedEncoder(Encoder):
@@ -112,36 +133,6 @@ def _only(values_BLT: NDArray[np.float32], leads: Sequence[int]) -> NDArray[np.f
     silenced = np.zeros_like(values_BLT)
     silenced[:, leads] = values_BLT[:, leads]
     return silenced
-
-
-#: What may run an encoder.
-BACKENDS = ("torch", "onnx", "openvino")
-
-
-#: What one or another of them computes in.
-PRECISIONS = (*TORCHS_PRECISIONS, "int8")
-
-
-_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
-
-
-_ENGINES = {
-    ("onnx", "fp32"): open_with_onnxruntime,
-    ("onnx", "int8"): open_in_int8,
-    ("openvino", "fp32"): open_with_openvino,
-}
-
-
-_KEPT = 4
-
-
-_exported: OrderedDict[tuple[str, str, str], ExportedEncoder] = OrderedDict()
-
-
-_lock = threading.Lock()
-
-
-_inherited: list[object] = []
 
 
 def _forget_after_fork() -> None:

@@ -52,21 +52,24 @@ __all__ = [
     "states_graph",
 ]
 
-
 #: Names of inputs and outputs.
 WINDOWS, LEADS, FEATURES, TOKENS = "windows", "leads", "features", "tokens"
-
 
 # What the protocol in which graphs are written can hold.
 _MOST_BYTES = 2**31 - 2**20
 
-
 # The first whose exporter leaves sizes open.
 _OLDEST_TORCH = (2, 6)
 
-
 # Tracing swaps parts of torch for the whole process.
 _tracing = threading.Lock()
+
+#: How far the file's features may be from torch's, as a share of their root mean square.
+TOLERANCE = 1e-4
+
+_NOTICE = "Research use only. Not for diagnosis, treatment decisions, triage or monitoring of patients."
+
+_LAYERS = ("MatMul", "Gemm")
 
 
 class _States(nn.Module):
@@ -185,13 +188,6 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
     model.ClearField("metadata_props")
     model.ClearField("functions")
     return model
-
-
-#: How far the file's features may be from torch's, as a share of their root mean square.
-TOLERANCE = 1e-4
-
-
-_NOTICE = "Research use only. Not for diagnosis, treatment decisions, triage or monitoring of patients."
 
 
 @dataclass(frozen=True)
@@ -333,9 +329,6 @@ def _largest_error(content: bytes, encoder: Encoder, encoding: Encoding) -> floa
         features = run({WINDOWS: values})[0]
         errors.append(np.abs(features - wanted).max() / np.sqrt(np.mean(np.square(wanted, dtype=np.float64))))
     return float(np.max(errors))
-
-
-_LAYERS = ("MatMul", "Gemm")
 
 
 def quantized(graph: bytes) -> bytes:

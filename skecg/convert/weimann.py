@@ -35,12 +35,16 @@ if TYPE_CHECKING:
 
 __all__ = ["STATISTICS", "convert_weimann", "read_statistics"]
 
-
 # MIMIC-IV-ECG files carry aVF before aVL.
 _MIMIC_LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")
 
-
 _ZERO = (0.0,) * 12
+
+_CLIP = 5.0  # deviations
+
+_INTEGERS = ("channel_size", "patch_size", "dim", "depth", "num_heads", "num_registers")
+
+_NUMBERS = ("sampling_frequency", "mlp_ratio", "norm_eps")
 
 
 def _by_lead(
@@ -141,15 +145,6 @@ def _in_order(path: Path, kind: str, values: Any, leads: Sequence[str]) -> tuple
             f"Got {kind!r} in {path}, expected {len(leads)} numbers, one for each of {', '.join(leads)}."
         )
     return tuple(float(x) for x in numbers)
-
-
-_CLIP = 5.0  # deviations
-
-
-_INTEGERS = ("channel_size", "patch_size", "dim", "depth", "num_heads", "num_registers")
-
-
-_NUMBERS = ("sampling_frequency", "mlp_ratio", "norm_eps")
 
 
 def convert_weimann(

@@ -19,6 +19,8 @@ from skecg.errors import DamagedRecordError, ParameterError, RecordNotFoundError
 
 __all__ = ["LabelledECGs", "comments_of", "number", "read_rows", "sex_of", "whole_number"]
 
+_SEXES = {"f": "F", "female": "F", "m": "M", "male": "M"}
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledECGs:
@@ -157,9 +159,6 @@ def _take(records: Any, rows: NDArray[np.int64]) -> Any:
     if hasattr(records, "take"):
         return records.take(rows)
     return [records[row] for row in rows]
-
-
-_SEXES = {"f": "F", "female": "F", "m": "M", "male": "M"}
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

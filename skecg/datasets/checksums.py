@@ -20,7 +20,6 @@ __all__ = ["SUMS_FILE", "Verified", "read_sums"]
 #: Name of the list of checksums, on the server and on disk.
 SUMS_FILE = "SHA256SUMS.txt"
 
-
 _LINE = re.compile(r"([0-9a-fA-F]{64})\s+\*?(.+)")
 
 

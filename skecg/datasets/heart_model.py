@@ -56,9 +56,7 @@ __all__ = [
     "trace_dipole",
 ]
 
-
 Floats = NDArray[np.float64]
-
 
 #: Millivolts in the leads I, II, V1 to V6 for a dipole (X, Y, Z) of one unit (Dower et al., 1980).
 DOWER: Floats = np.array(
@@ -74,7 +72,6 @@ DOWER: Floats = np.array(
     ]
 )
 
-
 #: The way back, X, Y and Z from these eight leads, as published (Edenbrandt and Pahlm, 1988): the pseudo-inverse of
 #: `DOWER` to within 0.002.
 INVERSE_DOWER: Floats = np.array(
@@ -85,13 +82,10 @@ INVERSE_DOWER: Floats = np.array(
     ]
 )
 
-
 _LEAD_I, _LEAD_II = DOWER[0], DOWER[1]
-
 
 # A unipolar limb lead sees the frontal plane through a gain of sqrt(3)/2 (Goldberger), which is taken out again.
 _DOWNWARD = (_LEAD_II - _LEAD_I / 2) * 2 / np.sqrt(3)
-
 
 #: Walls whose injury lifts the ST segment: the direction of the injury's dipole, and the lead that tells its size.
 ST_TERRITORIES: dict[str, tuple[tuple[float, float, float], str]] = {
@@ -99,6 +93,39 @@ ST_TERRITORIES: dict[str, tuple[tuple[float, float, float], str]] = {
     "inferior": ((-0.25, 1.00, 0.15), "III"),
     "lateral": ((1.00, -0.50, 0.30), "V5"),
 }
+
+# One row a Gaussian: centre and width in milliseconds from the R wave, then its dipole X, Y, Z.
+_P_WAVES = np.array(
+    [
+        [-168.0, 17.0, 0.030, 0.085, -0.055],  # right atrium: down and forward
+        [-136.0, 19.0, 0.080, 0.055, 0.045],  # left atrium: left and back
+    ]
+)
+
+_T_WAVES = {
+    "normal": np.array([[235.0, 52.0, 0.13, 0.12, -0.07], [298.0, 33.0, 0.20, 0.17, -0.13]]),
+    "lbbb": np.array([[262.0, 55.0, -0.17, -0.06, -0.22], [332.0, 34.0, -0.23, -0.07, -0.28]]),
+    "rbbb": np.array([[245.0, 52.0, 0.13, 0.11, 0.07], [308.0, 33.0, 0.19, 0.15, 0.12]]),
+}
+
+_ST_SHIFT = {"normal": (0.0, 0.0, 0.0), "lbbb": (-0.09, -0.02, -0.14), "rbbb": (0.03, 0.0, 0.05)}
+
+# Premature beats start in the right outflow tract, at the right apex, or in the left free wall.
+_ECTOPIC_QRS = np.array(
+    [
+        [[-36.0, 19.0, 0.22, 0.75, 0.15], [8.0, 25.0, 0.40, 1.45, 1.05], [56.0, 20.0, 0.25, 0.35, 0.95]],
+        [[-36.0, 19.0, 0.60, -0.40, 0.30], [8.0, 25.0, 1.10, -1.15, 1.10], [56.0, 20.0, 0.35, -0.40, 0.85]],
+        [[-36.0, 19.0, -0.30, -0.30, -0.75], [8.0, 25.0, -0.75, -0.90, -1.35], [56.0, 20.0, -0.50, -0.30, -0.50]],
+    ]
+)
+
+_ECTOPIC_T = np.array(
+    [
+        [[235.0, 58.0, -0.14, -0.38, -0.32], [305.0, 36.0, -0.16, -0.40, -0.36]],
+        [[235.0, 58.0, -0.36, 0.34, -0.32], [305.0, 36.0, -0.38, 0.36, -0.36]],
+        [[235.0, 58.0, 0.28, 0.30, 0.42], [305.0, 36.0, 0.30, 0.32, 0.44]],
+    ]
+)
 
 
 def st_dipole(level_mv: float, territory: str) -> Floats:
@@ -155,15 +182,6 @@ def _net_area(waves: Floats) -> Floats:
     return np.asarray(waves[:, 1] @ waves[:, 2:])
 
 
-# One row a Gaussian: centre and width in milliseconds from the R wave, then its dipole X, Y, Z.
-_P_WAVES = np.array(
-    [
-        [-168.0, 17.0, 0.030, 0.085, -0.055],  # right atrium: down and forward
-        [-136.0, 19.0, 0.080, 0.055, 0.045],  # left atrium: left and back
-    ]
-)
-
-
 _QRS_WAVES = {
     "normal": np.array(
         [
@@ -192,36 +210,6 @@ _QRS_WAVES = {
         ]
     ),
 }
-
-
-_T_WAVES = {
-    "normal": np.array([[235.0, 52.0, 0.13, 0.12, -0.07], [298.0, 33.0, 0.20, 0.17, -0.13]]),
-    "lbbb": np.array([[262.0, 55.0, -0.17, -0.06, -0.22], [332.0, 34.0, -0.23, -0.07, -0.28]]),
-    "rbbb": np.array([[245.0, 52.0, 0.13, 0.11, 0.07], [308.0, 33.0, 0.19, 0.15, 0.12]]),
-}
-
-
-_ST_SHIFT = {"normal": (0.0, 0.0, 0.0), "lbbb": (-0.09, -0.02, -0.14), "rbbb": (0.03, 0.0, 0.05)}
-
-
-# Premature beats start in the right outflow tract, at the right apex, or in the left free wall.
-_ECTOPIC_QRS = np.array(
-    [
-        [[-36.0, 19.0, 0.22, 0.75, 0.15], [8.0, 25.0, 0.40, 1.45, 1.05], [56.0, 20.0, 0.25, 0.35, 0.95]],
-        [[-36.0, 19.0, 0.60, -0.40, 0.30], [8.0, 25.0, 1.10, -1.15, 1.10], [56.0, 20.0, 0.35, -0.40, 0.85]],
-        [[-36.0, 19.0, -0.30, -0.30, -0.75], [8.0, 25.0, -0.75, -0.90, -1.35], [56.0, 20.0, -0.50, -0.30, -0.50]],
-    ]
-)
-
-
-_ECTOPIC_T = np.array(
-    [
-        [[235.0, 58.0, -0.14, -0.38, -0.32], [305.0, 36.0, -0.16, -0.40, -0.36]],
-        [[235.0, 58.0, -0.36, 0.34, -0.32], [305.0, 36.0, -0.38, 0.36, -0.36]],
-        [[235.0, 58.0, 0.28, 0.30, 0.42], [305.0, 36.0, 0.30, 0.32, 0.44]],
-    ]
-)
-
 
 #: Ways in which the impulse spreads through the ventricles.
 CONDUCTIONS = tuple(_QRS_WAVES)

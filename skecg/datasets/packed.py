@@ -29,6 +29,18 @@ from skecg.records import ECGRecord, millivolts_per_unit
 
 __all__ = ["STANDARDIZED", "TYPICAL_MV", "join_datasets", "millivolts_a_step", "read_packed"]
 
+_NEEDED = ("signals", "lsb", "units", "fs", "leads")
+
+# Columns of PTB-XL's labels, with what their entries begin with in `codes`.
+_PTBXL_COLUMNS = {"super_class": "super:", "sub_class": "sub:", "form": "form:", "rhythm": "rhythm:"}
+
+# Names that packed files write without the underscore of PTB-XL.
+_PTBXL_NAMES = {"sub:NST": "sub:NST_", "sub:ISC": "sub:ISC_", "sub:AVB": "sub:_AVB", "form:NST": "form:NST_"}
+
+_PTBXL_NAMES |= {"form:STE": "form:STE_"}
+
+Arrays = Mapping[str, NDArray[Any]]
+
 
 def millivolts_a_step(units: str, lsb: float, leads: Sequence[str], limb_ratios: Any = None) -> NDArray[np.float64]:
     """Return how many millivolts one step of each lead is.
@@ -64,23 +76,6 @@ def millivolts_a_step(units: str, lsb: float, leads: Sequence[str], limb_ratios:
     limb = ratios / np.sqrt(np.square(ratios).mean()) * TYPICAL_MV["limb"]
     typical = {**TYPICAL_MV, **dict(zip(LIMB_COEFFICIENTS, limb, strict=True))}
     return np.array([[lsb * typical.get(lead, TYPICAL_MV["limb"])] for lead in leads])
-
-
-_NEEDED = ("signals", "lsb", "units", "fs", "leads")
-
-
-# Columns of PTB-XL's labels, with what their entries begin with in `codes`.
-_PTBXL_COLUMNS = {"super_class": "super:", "sub_class": "sub:", "form": "form:", "rhythm": "rhythm:"}
-
-
-# Names that packed files write without the underscore of PTB-XL.
-_PTBXL_NAMES = {"sub:NST": "sub:NST_", "sub:ISC": "sub:ISC_", "sub:AVB": "sub:_AVB", "form:NST": "form:NST_"}
-
-
-_PTBXL_NAMES |= {"form:STE": "form:STE_"}
-
-
-Arrays = Mapping[str, NDArray[Any]]
 
 
 def read_packed(path: str | os.PathLike[str]) -> LabelledECGs:

@@ -46,6 +46,22 @@ __all__ = [
     "read_twelve_leads",
 ]
 
+#: A number, or the two ends of a range to draw from.
+Range = float | tuple[float, float]
+
+#: A name, several to draw from, or names with their weights.
+Choice = str | Sequence[str] | Mapping[str, float]
+
+_HEART_RATES_BPM = (20.0, 240.0)
+
+# A wave reaches as far as two widths of its outer Gaussians.
+_WIDTHS = 2.0
+
+# Annotators leave out waves that a recording cuts, and those beside its ends.
+_MARGIN_SECONDS = 0.3
+
+_NOISE_MV = 0.01
+
 
 def read_range(name: str, value: Any, low: float = -np.inf, high: float = np.inf) -> tuple[float, float]:
     """Read a number or the two ends of a range."""
@@ -133,17 +149,6 @@ def read_seed(random_state: Any) -> int:
             f"Got random_state={random_state!r}, expected None, an integer from 0 on, or a numpy generator."
         )
     return int(random_state)
-
-
-#: A number, or the two ends of a range to draw from.
-Range = float | tuple[float, float]
-
-
-#: A name, several to draw from, or names with their weights.
-Choice = str | Sequence[str] | Mapping[str, float]
-
-
-_HEART_RATES_BPM = (20.0, 240.0)
 
 
 class SyntheticECG(NamedTuple):
@@ -333,17 +338,6 @@ def _pick(rng: np.random.Generator, weights: dict[str, float]) -> str:
 
 def _within(ends: tuple[float, float], position: float) -> float:
     return float(ends[0] + (ends[1] - ends[0]) * position)
-
-
-# A wave reaches as far as two widths of its outer Gaussians.
-_WIDTHS = 2.0
-
-
-# Annotators leave out waves that a recording cuts, and those beside its ends.
-_MARGIN_SECONDS = 0.3
-
-
-_NOISE_MV = 0.01
 
 
 class SyntheticWaves(NamedTuple):

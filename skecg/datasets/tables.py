@@ -74,6 +74,8 @@ _N_FOLDS = 10
 _MEANS_SOMETHING = re.compile(r"path|row|fold|group|(label|target)(_.*)?")
 _YES, _NO = frozenset({"1", "true", "yes"}), frozenset({"0", "false", "no"})
 
+_LINE = "\0line"
+
 
 def read_columns(table: Any) -> tuple[Columns, Path, str]:
     """Read the columns of a table as text, None where a cell is empty.
@@ -303,9 +305,6 @@ def read_label_table(path: str | os.PathLike[str]) -> LabelTable:
     folds = _folds(path, said, patients)
     shorter = tuple(name.removeprefix("target_") for name in target_columns)
     return LabelTable(path, sources, by_row, classes, labels, shorter, targets, patients, folds)
-
-
-_LINE = "\0line"
 
 
 def _read(path: Path) -> list[dict[str, str]]:

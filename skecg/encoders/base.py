@@ -41,6 +41,14 @@ __all__ = [
     "silence_others",
 ]
 
+C = TypeVar("C", bound=EncoderConfig)
+
+# By architecture: its configuration and what builds an encoder of one.
+_ARCHITECTURES: dict[str, tuple[type[EncoderConfig], Callable[[Any], Encoder]]] = {}
+
+# Digests of the code of those from outside: the same tensors may mean something else after a change of it.
+_CODE: dict[str, str] = {}
+
 
 class Encoder(nn.Module, ABC):
     """Windows to tokens, stage after stage.
@@ -244,15 +252,6 @@ def resolve_layers(layers: Sequence[int], depth: int) -> list[int]:
 def gather_tokens(tokens_BND: Tensor, index_BK: Tensor) -> Tensor:
     """Pick tokens (B, K, D) by their numbers."""
     return tokens_BND.gather(1, index_BK[:, :, None].expand(-1, -1, tokens_BND.shape[-1]))
-
-
-C = TypeVar("C", bound=EncoderConfig)
-
-# By architecture: its configuration and what builds an encoder of one.
-_ARCHITECTURES: dict[str, tuple[type[EncoderConfig], Callable[[Any], Encoder]]] = {}
-
-# Digests of the code of those from outside: the same tensors may mean something else after a change of it.
-_CODE: dict[str, str] = {}
 
 
 def register_encoder(config: type[C], build: Callable[[C], Encoder]) -> None:

@@ -34,9 +34,11 @@ __all__ = [
     "replace_layers_",
 ]
 
-
 # Below this many weights oneDNN's few microseconds of preparation are more than it saves.
 _FEWEST_WEIGHTS = 2**14
+
+# The layout is chosen for so many rows; any number of them can be multiplied.
+_ROWS = 800
 
 
 class Linear(nn.Linear):
@@ -183,10 +185,6 @@ class _Product(torch.autograd.Function):
             _product(outs.t(), rows.t()) if needs_weight else None,
             outs.sum(0) if needs_bias else None,
         )
-
-
-# The layout is chosen for so many rows; any number of them can be multiplied.
-_ROWS = 800
 
 
 def _pack(weight_OI: Tensor) -> Tensor:

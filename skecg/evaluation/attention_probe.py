@@ -30,9 +30,10 @@ from skecg.validation import check_unmasked
 
 __all__ = ["AttentionProbe", "Tokens", "collate_crops", "draw_batch"]
 
-
 #: Tokens of records: for each an array (n_crops, n_tokens, D); rows of NaN are places without a token.
 Tokens = Sequence[NDArray[np.floating]] | NDArray[np.floating]
+
+_SCORED_TOGETHER = 64  # records, each with seven crops where it lasts 10 s
 
 
 def draw_batch(
@@ -55,9 +56,6 @@ def collate_crops(crops: Sequence[NDArray[np.floating]], device: torch.device) -
         return torch.from_numpy(stacked).to(device), None
     stacked[absent] = 0.0
     return torch.from_numpy(stacked).to(device), torch.from_numpy(~absent).to(device)
-
-
-_SCORED_TOGETHER = 64  # records, each with seven crops where it lasts 10 s
 
 
 class AttentionProbe(ClassifierMixin, BaseEstimator):

@@ -41,13 +41,10 @@ __all__ = [
     "with_tokens",
 ]
 
-
 #: Length of a crop, and the time from one to the next, of Weimann and Conrad (2025).
 CROP_SECONDS = 2.5
 
-
 CROP_STRIDE_SECONDS = 1.25
-
 
 _RECORDS_TOGETHER = 32  # tokens of all crops of so many are held at once
 

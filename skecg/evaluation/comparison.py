@@ -32,7 +32,6 @@ from skecg.splits import FRACTIONS, N_DRAWS, equal_rows
 
 __all__ = ["Cost", "FittingProtocol", "compare", "measured"]
 
-
 Counted = NDArray[np.bool_]
 
 # Fewer resamples say nothing of how much they differ.

@@ -37,8 +37,9 @@ __all__ = [
     "score_table",
 ]
 
-
 Table = list[list[str]]
+
+Cells = Sequence[Sequence[str]]
 
 
 def score_table(report: Report) -> Table:
@@ -170,9 +171,6 @@ def _mean(values: Sequence[float]) -> float:
 def _deviation(values: Sequence[float]) -> float:
     centre = sum(values) / len(values)
     return math.sqrt(sum((value - centre) ** 2 for value in values) / (len(values) - 1))  # draws are a sample
-
-
-Cells = Sequence[Sequence[str]]
 
 
 def aligned(table: Cells) -> str:

@@ -54,9 +54,7 @@ __all__ = [
     "task_labels",
 ]
 
-
 _STATEMENTS = Path(__file__).with_name("scp_statements.csv")
-
 
 # The nine classes of CPSC2018 by the numbers of its own table and by SNOMED CT, in the order of the numbers.
 _CPSC2018 = {
@@ -70,6 +68,28 @@ _CPSC2018 = {
     "STD": ("8", "429622005"),
     "STE": ("9", "164931005"),
 }
+
+#: Names of PTB-XL's tasks.
+PTBXL_TASKS = ("all", "diagnostic", "subdiagnostic", "superdiagnostic", "form", "rhythm", "superclass-single")
+
+#: Names of CPSC2018's tasks.
+CPSC2018_TASKS = ("cpsc2018",)
+
+#: The task of labels that are anybody's own: each one is a class.
+OWN_LABELS = "labels"
+
+#: Names of all tasks on public data sets.
+TASKS = PTBXL_TASKS + CPSC2018_TASKS
+
+# Published evaluations of encoders leave out shorter recordings of CPSC2018.
+_CPSC2018_MIN_SECONDS = 10.0
+
+_HIGH_RATE, _LOW_RATE = 500, 100
+
+_WANTED = (
+    "the folder of PTB-XL (with ptbxl_database.csv) or of CPSC2018 (with g1 to g7), a packed .npz file of records "
+    "with labels, or a table of them (.csv)"
+)
 
 
 @dataclass(frozen=True)
@@ -257,29 +277,6 @@ def _statements() -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-#: Names of PTB-XL's tasks.
-PTBXL_TASKS = ("all", "diagnostic", "subdiagnostic", "superdiagnostic", "form", "rhythm", "superclass-single")
-
-
-#: Names of CPSC2018's tasks.
-CPSC2018_TASKS = ("cpsc2018",)
-
-
-#: The task of labels that are anybody's own: each one is a class.
-OWN_LABELS = "labels"
-
-
-#: Names of all tasks on public data sets.
-TASKS = PTBXL_TASKS + CPSC2018_TASKS
-
-
-# Published evaluations of encoders leave out shorter recordings of CPSC2018.
-_CPSC2018_MIN_SECONDS = 10.0
-
-
-_HIGH_RATE, _LOW_RATE = 500, 100
-
-
 def open_dataset(path: str | os.PathLike[str], *, sampling_rate: int | None = None) -> LabelledECGs:
     """Open a copy of a data set; nothing is downloaded.
 
@@ -322,12 +319,6 @@ def open_dataset(path: str | os.PathLike[str], *, sampling_rate: int | None = No
         found = fetch_cpsc2018(folder, min_seconds=_CPSC2018_MIN_SECONDS, download_if_missing=False, verbose=0)
         return replace(found, folds=np.array([_part(name) for name in found.record_ids], dtype=np.int64))
     return _only_packed(where)
-
-
-_WANTED = (
-    "the folder of PTB-XL (with ptbxl_database.csv) or of CPSC2018 (with g1 to g7), a packed .npz file of records "
-    "with labels, or a table of them (.csv)"
-)
 
 
 def _copy_of(source: Source, where: Path) -> Path | None:

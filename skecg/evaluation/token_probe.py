@@ -32,7 +32,6 @@ from skecg.preprocessing.windows import Windows, prepare, prepared_rate
 
 __all__ = ["Slices", "TokenHead", "raw_tokens", "slices_of"]
 
-
 # Six are enough, but for a class that an instant never has: its bias falls by one a step, without end.
 _MAX_STEPS = 12
 

@@ -34,6 +34,13 @@ __all__ = [
     "copied_encoder",
 ]
 
+#: Heads of a classifier, by name.
+HEADS = ("linear", "attention")
+
+# Of the convolution that sees the signal (60 ms at 250 Hz), and of those that follow.
+_SIGNAL_KERNEL, _KERNEL = 15, 9
+_DILATIONS = (1, 2, 4)  # together they see 57 samples, 0.23 s at 250 Hz
+
 
 class Head(nn.Module):
     """What turns the tokens (B, R + N, D) of windows into outputs; registers come first.
@@ -116,10 +123,6 @@ def copied_encoder(info: WeightsInfo) -> Encoder:
     # What is loaded is shared by all that embed in this process; training it would change their features.
     encoder = copy.deepcopy(loaded_encoder(info, torch.device("cpu")))
     return encoder.requires_grad_(True)
-
-
-#: Heads of a classifier, by name.
-HEADS = ("linear", "attention")
 
 
 class LinearHead(Head):
@@ -207,11 +210,6 @@ def build_head(kind: str, encoder: Encoder, n_outputs: int, pooling: str, seed: 
     if kind == "attention":
         return AttentionHead(dim=dim, num_heads=encoder.config.n_heads, n_outputs=n_outputs, seed=seed)
     raise ParameterError(f"Got head={kind!r}, expected one of {', '.join(map(repr, HEADS))}.")
-
-
-# Of the convolution that sees the signal (60 ms at 250 Hz), and of those that follow.
-_SIGNAL_KERNEL, _KERNEL = 15, 9
-_DILATIONS = (1, 2, 4)  # together they see 57 samples, 0.23 s at 250 Hz
 
 
 class WaveDecoder(Head):

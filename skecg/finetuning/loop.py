@@ -39,6 +39,11 @@ __all__ = [
     "train_network",
 ]
 
+#: Calls a function with each of some items and returns what came of them, in their order.
+OrderedMap = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
+
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -120,10 +125,6 @@ class TrainingConfig:
         return self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-#: Calls a function with each of some items and returns what came of them, in their order.
-OrderedMap = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
-
-
 @contextlib.contextmanager
 def ordered_map(device: torch.device, n_jobs: int | None) -> Iterator[OrderedMap]:
     """Yield a map over micro-batches: threads of one core each on a CPU, one after the other on anything else.
@@ -145,9 +146,6 @@ def ordered_map(device: torch.device, n_jobs: int | None) -> Iterator[OrderedMap
             return work(item)
 
         yield lambda work, items: list(in_order(partial(single_threaded, work), items, n_threads))
-
-
-Item = TypeVar("Item")
 
 
 class Batches(Protocol[Item]):

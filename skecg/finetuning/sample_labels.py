@@ -46,11 +46,14 @@ __all__ = [
     "window_labels",
 ]
 
-
 #: The `target` that makes the labels of several leads one by vote.
 MAJORITY = "majority"
 
 Logits = NDArray[np.float32]
+
+# Spread of the logarithm of the gain; wandering in units of the input (0.2 mV each, where it is in such) and in Hz.
+_GAIN_SPREAD = 0.2
+_WANDER, _WANDER_HZ = 0.3, (0.1, 0.5)
 
 
 def check_sample_labels(y: Any, n_records: int) -> Sequence[Any]:
@@ -298,11 +301,6 @@ def label_windows(
             )
         ]
     )
-
-
-# Spread of the logarithm of the gain; wandering in units of the input (0.2 mV each, where it is in such) and in Hz.
-_GAIN_SPREAD = 0.2
-_WANDER, _WANDER_HZ = 0.3, (0.1, 0.5)
 
 
 @dataclass(frozen=True)

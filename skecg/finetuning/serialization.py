@@ -42,7 +42,6 @@ __all__ = [
     "write_fitted",
 ]
 
-
 # What stays on the machine that trained.
 _NOT_SAVED = ("device", "n_jobs", "verbose")
 # What binds whoever has the weights still binds after training them further.

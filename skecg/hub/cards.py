@@ -29,6 +29,15 @@ __all__ = ["applied_model_card", "card_pictures", "described_sha256", "published
 _CARD = "README.md"
 _USE, _VERIFY, _RESULTS = "## Use", "## Verify", "## Results"
 
+_ROW = re.compile(
+    r"\| (?P<dataset>.+), (?P<task>[^,|]+) \| (?P<protocol>[^|]+) \| (?P<measure>[^|]+) \| (?P<value>[\d.]+) \| "
+    r"(?:(?P<level>\d+) % interval (?P<low>[\d.]+) to (?P<high>[\d.]+))? \| (?P<n_test>\d+) \|"
+)
+
+_CHAI = "https://mc.chai.org/v0.2/schema.xsd"
+_UNKNOWN = "Not stated."
+_NOT_MEASURED = "Not measured."
+
 
 def published_card(
     info: WeightsInfo, repository: str, licences: Mapping[str, str | None], scores: Sequence[EvaluatedScore]
@@ -152,12 +161,6 @@ def _front(info: WeightsInfo, repository: str, scores: Sequence[EvaluatedScore],
     return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
-_ROW = re.compile(
-    r"\| (?P<dataset>.+), (?P<task>[^,|]+) \| (?P<protocol>[^|]+) \| (?P<measure>[^|]+) \| (?P<value>[\d.]+) \| "
-    r"(?:(?P<level>\d+) % interval (?P<low>[\d.]+) to (?P<high>[\d.]+))? \| (?P<n_test>\d+) \|"
-)
-
-
 def _scores_of(sections: Mapping[str, str]) -> list[EvaluatedScore]:
     """Read the scores that a card has, as :func:`skecg.weights.card.card_text` writes them."""
     kinds = {measure: kind for _, measure, kind in MEASURES}
@@ -176,11 +179,6 @@ def _scores_of(sections: Mapping[str, str]) -> list[EvaluatedScore]:
 def _licence_in_words(name: str | None) -> str:
     licence = read_licence(name) if name else None
     return f"[{licence.title}]({licence.url})" if licence else name or "not known"
-
-
-_CHAI = "https://mc.chai.org/v0.2/schema.xsd"
-_UNKNOWN = "Not stated."
-_NOT_MEASURED = "Not measured."
 
 
 def applied_model_card(

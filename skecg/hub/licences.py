@@ -14,6 +14,9 @@ from typing import Any
 
 __all__ = ["LICENCES", "Licence", "data_licences", "licence_problems", "licence_text", "read_licence"]
 
+_OPEN_DATA = "https://opendatacommons.org/licenses"
+_PHYSIONET = "https://physionet.org/about/licenses"
+
 
 @dataclass(frozen=True)
 class Licence:
@@ -57,9 +60,6 @@ def _creative_commons(kind: str) -> Licence:
     title = f"Creative Commons {'-'.join(words[part] for part in kind.split('-'))} 4.0 International"
     return Licence(f"CC-{kind.upper()}-4.0", title, url, f"cc-{kind}-4.0")
 
-
-_OPEN_DATA = "https://opendatacommons.org/licenses"
-_PHYSIONET = "https://physionet.org/about/licenses"
 
 LICENCES = (
     Licence("Apache-2.0", "Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0", "apache-2.0"),

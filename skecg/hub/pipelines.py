@@ -47,11 +47,37 @@ __all__ = [
     "without_this_machine",
 ]
 
-
 _SCHEMA = "schema.json"
 
-
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip archive can say
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+#: Where estimators of scikit-learn keep rows of what they were fitted on.
+_KEPT = ("_fit_X", "X_train_", "support_vectors_", "X_fit_", "embedding_")
+
+#: Parameters of an embedder that say how this machine computes, not what.
+_MACHINE = {
+    "cache": "memory",
+    "device": "auto",
+    "n_jobs": None,
+    "batch_size": "auto",
+    "verbose": 0,
+    "local_files_only": False,
+}
+
+PIPELINE_FORMAT = 1
+
+_PIPELINE = "pipeline.skops"
+
+_NOTHING_OWNED = ".skecg-pipeline/"  # a prefix that no file has: nothing in the repository is ours to remove
+
+#: Ours, beside what skops trusts of scikit-learn, NumPy and SciPy.
+_TRUSTED = ("skecg.embedder.JEPAEmbedder", "skecg.linear_model.logistic.LogisticProbe")
+
+_REASONS = ("records", "types")
 
 
 def canonical(content: bytes) -> bytes:
@@ -171,27 +197,6 @@ def pipeline_card(pipeline: Any, repository: str, config: Mapping[str, Any], des
     )
 
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-_COMMIT = re.compile("[0-9a-f]{40}")
-
-
-#: Where estimators of scikit-learn keep rows of what they were fitted on.
-_KEPT = ("_fit_X", "X_train_", "support_vectors_", "X_fit_", "embedding_")
-
-
-#: Parameters of an embedder that say how this machine computes, not what.
-_MACHINE = {
-    "cache": "memory",
-    "device": "auto",
-    "n_jobs": None,
-    "batch_size": "auto",
-    "verbose": 0,
-    "local_files_only": False,
-}
-
-
 def embedder_of(pipeline: Any) -> Any:
     """Return the embedder that a fitted pipeline begins with."""
     steps = getattr(pipeline, "steps", None)
@@ -262,22 +267,6 @@ def installed(*packages: str) -> dict[str, str]:
     from importlib import metadata
 
     return {package.replace("-", "_"): metadata.version(package) for package in packages}
-
-
-PIPELINE_FORMAT = 1
-
-
-_PIPELINE = "pipeline.skops"
-
-
-_NOTHING_OWNED = ".skecg-pipeline/"  # a prefix that no file has: nothing in the repository is ours to remove
-
-
-#: Ours, beside what skops trusts of scikit-learn, NumPy and SciPy.
-_TRUSTED = ("skecg.embedder.JEPAEmbedder", "skecg.linear_model.logistic.LogisticProbe")
-
-
-_REASONS = ("records", "types")
 
 
 def push_pipeline(

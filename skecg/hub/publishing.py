@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 __all__ = ["PushMixin", "REASONS", "check_publishable", "publish"]
 
-
 REASONS = ("untrained", "unverified", "incomplete", "dirty", "licence")
 
-
 _WANTED = ("name", "data", "trained")
+
+_RESULTS = ".eval_results/skecg_"  # the Hub's folder; the prefix parts ours from other people's results
 
 
 class _Reason(NamedTuple):
@@ -134,9 +134,6 @@ def _dirty(info: WeightsInfo) -> str | None:
     ):
         return "they were trained with a development version, and its commit was not written down"
     return None
-
-
-_RESULTS = ".eval_results/skecg_"  # the Hub's folder; the prefix parts ours from other people's results
 
 
 def publish(

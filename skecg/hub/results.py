@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MEASURES", "EvaluatedScore", "model_index", "read_scores", "registry_entry", "result_files"]
 
-
 #: Field of a report, what people call it, and what the Hub does.
 MEASURES = (("macro_auroc", "macro AUROC", "roc_auc"), ("macro_auprc", "macro AUPRC", "average_precision"))
 

@@ -47,6 +47,13 @@ _NOT_OURS = (MemoryError, ArithmeticError, np.linalg.LinAlgError)
 _AMPLITUDES: dict[bytes, Amplitude | None] = {}
 _MOST_AMPLITUDES = 20_000
 
+# No more than this of signal is held at once: a chunk of day-long recordings would not fit into memory.
+_HELD_BYTES = 2**28  # 268 MB
+
+_READ_TOGETHER = 8  # the bound is overshot by so many records at most
+
+_KEYS_TOGETHER = 8  # a digest takes 0.1 ms: one alone is not worth handing to a thread
+
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
@@ -140,16 +147,6 @@ class EmbeddingConfig:
             backend=self.backend,
             **more,
         )
-
-
-# No more than this of signal is held at once: a chunk of day-long recordings would not fit into memory.
-_HELD_BYTES = 2**28  # 268 MB
-
-
-_READ_TOGETHER = 8  # the bound is overshot by so many records at most
-
-
-_KEYS_TOGETHER = 8  # a digest takes 0.1 ms: one alone is not worth handing to a thread
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,9 +40,13 @@ __all__ = [
     "prepare_chunks",
 ]
 
-
 #: Records read, prepared and encoded together.
 CHUNK_RECORDS = 64  # 15 MB of ten seconds of twelve leads at 500 Hz
+
+#: What to do about records that cannot be embedded.
+ON_BAD_RECORD = ("raise", "warn", "nan")
+
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -383,13 +387,6 @@ def _one_after_the_other(parts: list[RecordTokens]) -> RecordTokens:
         return parts[0]
     names = [field.name for field in fields(RecordTokens)]
     return RecordTokens(*[np.concatenate([getattr(part, name) for part in parts]) for name in names])
-
-
-#: What to do about records that cannot be embedded.
-ON_BAD_RECORD = ("raise", "warn", "nan")
-
-
-_SHOWN = 3
 
 
 def fill_features(

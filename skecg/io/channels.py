@@ -58,7 +58,6 @@ __all__ = [
     "voltage_unit",
 ]
 
-
 # Leads beyond the twelve: more of the chest, Frank's, Holter recorders', Nehb's; then names of just any ECG channel.
 _OTHER_LEADS = re.compile(
     r"V\d{1,2}R?|V?[XYZ]|M(L|CL|C)?(I{1,3}|V?[1-6])|C[MCBS]\d?R?|ES|AS|AI|NASA|[DAJ]"
@@ -79,6 +78,21 @@ _OTHER_UNITS = re.compile(r"bpm|1?/min|rpm|m?s|hz|%|k?ohm|m?g|m/s\^?2|mmhg|mm\[h
 _NUMBERED = re.compile(r"(?:ECG|EKG|)[ _.-]*(\d+)", re.IGNORECASE)
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
+
+# The filters of the warnings module belong to the whole process; two threads that set and restore them at once could
+# leave them wrong for good.
+_ONE_AT_A_TIME = threading.Lock()
+
+# Signals of other organs, perhaps numbered or with a place after the name: "RESP", "EEG Fpz-Cz", "EMG1", "PLETH L".
+_ANOTHER_ORGAN = re.compile(
+    r"\s*(abp|art|bp|co2|cvp|eeg|emg|eog|icp|nibp|pap|pleth|ppg|resp|respiration|scg|spo2|temp)(\d+|(?![a-z0-9]).*)?",
+    re.IGNORECASE,
+)
+
+# "ECG 1" is a recorder's first channel, not lead I.
+_NUMBERED_LEAD = re.compile(r"(?:(?:ECG|EKG)[ _.-]*)?(\d+)", re.IGNORECASE)
+
+_ROUNDING = 1e-4  # by which a rate may differ that was written with fewer digits
 
 
 @dataclass(frozen=True)
@@ -238,28 +252,12 @@ def _one_rate(leads: Sequence[Channel], path: Path) -> list[Channel]:
     return [channel for channel in leads if channel.sampling_rate == rate]
 
 
-# The filters of the warnings module belong to the whole process; two threads that set and restore them at once could
-# leave them wrong for good.
-_ONE_AT_A_TIME = threading.Lock()
-
-
 @contextlib.contextmanager
 def caught_warnings() -> Iterator[list[warnings.WarningMessage]]:
     """Catch every warning, one thread at a time, and give the list that they go into; not to be nested."""
     with _ONE_AT_A_TIME, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield caught
-
-
-# Signals of other organs, perhaps numbered or with a place after the name: "RESP", "EEG Fpz-Cz", "EMG1", "PLETH L".
-_ANOTHER_ORGAN = re.compile(
-    r"\s*(abp|art|bp|co2|cvp|eeg|emg|eog|icp|nibp|pap|pleth|ppg|resp|respiration|scg|spo2|temp)(\d+|(?![a-z0-9]).*)?",
-    re.IGNORECASE,
-)
-
-
-# "ECG 1" is a recorder's first channel, not lead I.
-_NUMBERED_LEAD = re.compile(r"(?:(?:ECG|EKG)[ _.-]*)?(\d+)", re.IGNORECASE)
 
 
 def ecg_rows(names: tuple[str, ...], units: tuple[str, ...]) -> tuple[int, ...]:
@@ -341,9 +339,6 @@ def _numbered_twin(lead: str, taken: Sequence[str]) -> str:
     while f"{lead}#{number}" in taken:
         number += 1
     return f"{lead}#{number}"
-
-
-_ROUNDING = 1e-4  # by which a rate may differ that was written with fewer digits
 
 
 class Layout(NamedTuple):

@@ -22,19 +22,14 @@ __all__ = ["find_records"]
 
 _WILDCARDS = frozenset("*?[")
 
-
 # Settings and results are JSON more often than ECGs are: one of these names stands near the beginning of Kardia's.
 _KARDIA = re.compile(rb'"(?:recordedAt|amplitudeResolution)"')
 
-
 _SNIFFED_BYTES = 2**14
-
 
 _XML_COMMENT = re.compile(r"<!--.*?(?:-->|$)", re.DOTALL)
 
-
 _XML_ROOT = re.compile(r"<(?:[\w.-]+:)?([A-Za-z_][\w.-]*)")
-
 
 # AnnotatedECG, RestingECG, restingecgdata, ECG; and of systems that are not read, so that they are not lost in silence.
 _ECG_ROOT = re.compile(r"ecg|ekg|cardio|muse", re.IGNORECASE)

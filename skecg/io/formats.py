@@ -43,24 +43,23 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT_SUFFIXES", "read_edf_channels", "read_format"]
 
-
 _RECORD_COUNT = slice(236, 244)  # where the header says how many data records follow
 
-
 _DURATION, _SIGNAL_COUNT = slice(244, 252), slice(252, 256)
-
 
 # Of each signal's part of the header, where the least and greatest physical and digital value lie, and a unit ends.
 _NUMBERS_FROM, _NUMBERS_UNTIL = 104, 136
 
-
 _LABELS, _COUNTS = (0, 16), (216, 8)  # … and where labels and numbers of samples a data record begin, and their width
-
 
 _TIMEKEEPING, _ONSET = {b"EDF Annotations", b"BDF Annotations"}, re.compile(rb"([+-]\d+(?:\.\d*)?)\x14\x14")
 
-
 _UNKNOWN_COUNT = -1  # written while a recording goes on, and left there when it is broken off
+
+#: Suffixes of the files that :func:`read_format` may be able to read, in lower case.
+FORMAT_SUFFIXES: frozenset[str] = frozenset(
+    {".edf", ".bdf", ".dcm", ".dicom", ".xml", ".scp", ".ecg", ".mwf", ".mfer", ".mfr", ".json"}
+)
 
 
 def read_edf_channels(path: Path) -> list[Channel]:
@@ -174,12 +173,6 @@ def _as_utf8(text: str) -> str:
         return text.encode("latin-1").decode("utf-8")
     except UnicodeDecodeError:
         return text
-
-
-#: Suffixes of the files that :func:`read_format` may be able to read, in lower case.
-FORMAT_SUFFIXES: frozenset[str] = frozenset(
-    {".edf", ".bdf", ".dcm", ".dicom", ".xml", ".scp", ".ecg", ".mwf", ".mfer", ".mfr", ".json"}
-)
 
 
 _PACKAGES: dict[Callable[[Path], list[Channel]], str] = {

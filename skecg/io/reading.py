@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["iter_records", "read_digitized", "read_record", "read_records"]
 
-
 PathLike = str | os.PathLike[str]
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # one letter before the colon is a drive

@@ -59,13 +59,17 @@ if TYPE_CHECKING:
 
 __all__ = ["import_wfdb", "make_annotation", "read_annotation", "read_wfdb", "read_wfdb_header", "write_annotation"]
 
-
 # The step that wfdb gives as NaN, by storage format.
 _NO_VALUE = {16: -(2**15), 24: -(2**23), 32: -(2**31), 61: -(2**15), 80: -(2**7), 160: -(2**15), 212: -(2**11)}
 _NO_VALUE |= {310: -(2**9), 311: -(2**9), 508: -(2**7), 516: -(2**15), 524: -(2**23)}
 
-
 _PLAIN_NAME = re.compile(r"[-\w]+")  # letters, digits, - and _: what WFDB allows
+
+# Annotation codes that mark nothing, in what annot(5) of the WFDB Applications Guide describes.
+_SKIP, _NUMBER, _SUBTYPE, _CHANNEL, _TEXT = 59, 60, 61, 62, 63
+_RATE_SAID = re.compile(rb"## time resolution: (\d+\.?\d*)\0*")
+
+_RECORD_NAME, _ANNOTATOR = re.compile(r"[-\w]+", re.ASCII), re.compile(r"[a-zA-Z]+")
 
 
 def read_wfdb(header_path: Path, *, keep_steps: bool = False, verify_checksums: bool = False) -> ECGRecord:
@@ -324,11 +328,6 @@ def _read_columns(header: WFDBHeader, paths: list[Path], columns: Sequence[int],
     return as_millivolts(np.stack([signals[column] for column in columns]), units)
 
 
-# Annotation codes that mark nothing, in what annot(5) of the WFDB Applications Guide describes.
-_SKIP, _NUMBER, _SUBTYPE, _CHANNEL, _TEXT = 59, 60, 61, 62, 63
-_RATE_SAID = re.compile(rb"## time resolution: (\d+\.?\d*)\0*")
-
-
 def read_annotation(path: Path) -> tuple[list[tuple[int, int]], list[int], float | None]:
     """Read the marks of a file as (sample, code), their channels, and the rate (Hz) that it states.
 
@@ -375,9 +374,6 @@ def read_annotation(path: Path) -> tuple[list[tuple[int, int]], list[int], float
     raise DamagedRecordError(
         f"Got {path} without the end of its annotations, expected a whole file. Download the data set again."
     )
-
-
-_RECORD_NAME, _ANNOTATOR = re.compile(r"[-\w]+", re.ASCII), re.compile(r"[a-zA-Z]+")
 
 
 def make_annotation(

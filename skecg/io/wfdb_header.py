@@ -77,6 +77,19 @@ _USUAL_SIGNAL_LINE = re.compile(
 _SEGMENT_LINE = re.compile(r"(?P<name>[^\s/\\]+)[ \t]+(?P<n_frames>\d{1,18})")
 _NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 
+#: Suffixes of signal files whose name may stand for their record.
+SIGNAL_SUFFIXES = frozenset({".dat", ".mat"})
+
+#: Bytes a sample takes, by storage format, as (bytes, samples): 212 packs two samples into three bytes.
+_BYTES_PER_SAMPLES = {8: (1, 1), 16: (2, 1), 24: (3, 1), 32: (4, 1), 61: (2, 1), 80: (1, 1), 160: (2, 1)}
+_BYTES_PER_SAMPLES |= {212: (3, 2), 310: (4, 3), 311: (4, 3)}
+
+_COMPRESSED = frozenset({508, 516, 524})
+# What a matrix of MATLAB 4 calls the numbers of a format.
+_MATLAB_KINDS = {16: 30, 32: 20, 80: 50}
+
+_MANY_FILES = 2000
+
 
 class SignalLine(NamedTuple):
     """What a header says of one signal."""
@@ -293,20 +306,6 @@ def _hides_a_number(lead: str | None, n_numbers: int) -> bool:
 def is_gain(steps_per_unit: float) -> bool:
     """Return whether a gain is one: finite, and not so small that float32 could not hold the voltages (0: default)."""
     return steps_per_unit == 0 or (math.isfinite(steps_per_unit) and abs(steps_per_unit) >= _LEAST_GAIN)
-
-
-#: Suffixes of signal files whose name may stand for their record.
-SIGNAL_SUFFIXES = frozenset({".dat", ".mat"})
-
-#: Bytes a sample takes, by storage format, as (bytes, samples): 212 packs two samples into three bytes.
-_BYTES_PER_SAMPLES = {8: (1, 1), 16: (2, 1), 24: (3, 1), 32: (4, 1), 61: (2, 1), 80: (1, 1), 160: (2, 1)}
-_BYTES_PER_SAMPLES |= {212: (3, 2), 310: (4, 3), 311: (4, 3)}
-
-_COMPRESSED = frozenset({508, 516, 524})
-# What a matrix of MATLAB 4 calls the numbers of a format.
-_MATLAB_KINDS = {16: 30, 32: 20, 80: 50}
-
-_MANY_FILES = 2000
 
 
 def find_header(path: Path) -> Path | None:

@@ -49,14 +49,11 @@ __all__ = [
     "sums_of_steps",
 ]
 
-
 #: The step that means "no value", by storage format.
 _NO_VALUE = {16: -(2**15), 212: -(2**11)}
 
-
 # So many samples of twelve leads stay in the processor's cache in float64 too.
 _STRETCH_SAMPLES = 2**13
-
 
 # Beyond these, float32 could not hold every step less its baseline, and quotients would leave its normal range.
 _LARGEST_BASELINE, _LARGEST_GAIN = 2**23, 1e30

@@ -25,6 +25,9 @@ from skecg.validation import as_numbers, check_unmasked, is_integer, is_number
 
 __all__ = ["LogisticProbe", "Targets", "read_features", "read_targets", "read_weights"]
 
+_LONGEST_MESSAGE = 400  # some of scikit-learn's end in the whole array
+CONSTANT_LOGIT = 50.0  # of a label that all records have, or none: a probability of 1, or of 2e-22
+
 
 @dataclass(frozen=True, eq=False)
 class Targets:
@@ -176,10 +179,6 @@ def _read_indicator(y: NDArray[Any]) -> Targets:
             "of labels. Fit one probe for each column of classes."
         )
     return Targets(y.astype(np.bool_), [np.array([0, 1])] * y.shape[1], multilabel=True)
-
-
-_LONGEST_MESSAGE = 400  # some of scikit-learn's end in the whole array
-CONSTANT_LOGIT = 50.0  # of a label that all records have, or none: a probability of 1, or of 2e-22
 
 
 class LogisticProbe(ClassifierMixin, BaseEstimator):

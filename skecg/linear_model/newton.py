@@ -30,17 +30,21 @@ from skecg.errors import InputError
 
 __all__ = ["Array", "Design", "Sigmoid", "Softmax", "Solution", "minimize", "whiten"]
 
-
 Array = NDArray[np.floating]
-
 
 ROWS = 512  # so many rows stay in the processor's cache between the two products that they take part in
 
-
 LARGEST_FEATURE = 1e100  # sums of many squares stay finite
 
-
 LARGEST_ROTATION = 4096  # an eigendecomposition takes seconds up to here; beyond, columns are only scaled
+
+LARGEST_BLOCK = 2**24  # numbers in an array of shape (N, L); more labels than that are solved in several blocks
+
+CG_STEPS = 250
+
+HALVINGS = 40
+
+ROUNDING = 1e-13  # of an objective that is a sum of N terms
 
 
 def _chunks(n_rows: int) -> Iterator[slice]:
@@ -153,18 +157,6 @@ def _principal_axes(X: Array, center: Array) -> Array | None:
         centered = X[rows] - center
         gram += centered.T @ centered
     return linalg.eigh(gram)[1]
-
-
-LARGEST_BLOCK = 2**24  # numbers in an array of shape (N, L); more labels than that are solved in several blocks
-
-
-CG_STEPS = 250
-
-
-HALVINGS = 40
-
-
-ROUNDING = 1e-13  # of an objective that is a sum of N terms
 
 
 @dataclass(frozen=True, eq=False)

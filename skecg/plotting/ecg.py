@@ -25,18 +25,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Paper", "Strip", "arrange_strips", "lay_paper", "plot_ecg", "plot_ecgs", "plot_explanation"]
 
-
 _LEFT_OF_ZERO_MM = 10.0
-
 
 _SQUARE_MM = 5.0
 
-
 _AIR_MM = 3.0
-
 
 # Behind a strip, what it is worth.
 _HALF_BAND_MM, _FOR, _AGAINST = 8.0, "#d62728", "#1f77b4"
+
+_SECONDS_SHOWN = 10.0
+
+_MARGINS_MM = {"left": 4.0, "right": 4.0, "bottom": 8.0, "top": 11.0}
+
+_PAPER, _THIN, _THICK, _INK = "#fffaf8", "#f8d9d2", "#eeb0a5", "#14181f"
 
 
 @dataclass(frozen=True)
@@ -149,15 +151,6 @@ def lay_paper(
         top=_SQUARE_MM * mm_y * float(depths[-1]),
         baselines=tuple((_SQUARE_MM * mm_y * (depths[-1] - depths)).tolist()),
     )
-
-
-_SECONDS_SHOWN = 10.0
-
-
-_MARGINS_MM = {"left": 4.0, "right": 4.0, "bottom": 8.0, "top": 11.0}
-
-
-_PAPER, _THIN, _THICK, _INK = "#fffaf8", "#f8d9d2", "#eeb0a5", "#14181f"
 
 
 def plot_ecg(

@@ -22,18 +22,23 @@ if TYPE_CHECKING:
 
 __all__ = ["MARKERS", "MOST_CLASSES", "PALETTE", "plot_embedding_map", "plot_scores", "principal_plane"]
 
-
 # Wong (2011), Nature Methods 8:441: colours that remain apart for colour-blind eyes, the yellow darkened to be seen.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C7A00", "#000000")
 
-
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
-
 
 #: Classes that a map tells apart; eyes do not follow more.
 MOST_CLASSES = 10
 
 _LEGEND_CHARACTERS = 28
+
+_MM_PER_LINE = 4.5
+
+_SPREAD = 0.7  # of the height between two rows, taken by the series of one
+
+_OF_BASELINES = "0.45"
+
+Estimate = tuple[float, float, float]
 
 
 def plot_embedding_map(
@@ -174,18 +179,6 @@ def _write_legend(ax: Axes, series: Sequence[tuple[str, Any]], **options: Any) -
 def _short(name: str) -> str:
     """Return a name that leaves room for the map beside its legend."""
     return name if len(name) <= _LEGEND_CHARACTERS else f"{name[: _LEGEND_CHARACTERS - 1]}…"
-
-
-_MM_PER_LINE = 4.5
-
-
-_SPREAD = 0.7  # of the height between two rows, taken by the series of one
-
-
-_OF_BASELINES = "0.45"
-
-
-Estimate = tuple[float, float, float]
 
 
 def plot_scores(

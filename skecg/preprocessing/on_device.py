@@ -43,6 +43,12 @@ from skecg.spec import InputSpec
 
 __all__ = ["GatheredLeads", "Leads", "WindowsOnDevice", "can_prepare_on_device", "gather", "gather_groups"]
 
+# What is held on the device beside the encoder: leads that are being prepared, a few times over, all windows, and the
+# leads of the next batch, which are no more than are read at once.
+_GROUP_BYTES = 2**25
+
+_WINDOWS_BYTES = 2**28
+
 
 class _Digitizer(NamedTuple):
     """What makes millivolts of steps: the column of each lead (-1 where it is absent), and each column's scale."""
@@ -190,14 +196,6 @@ def _millivolts(records: Sequence[ECGRecord], screenings: Sequence[Screening], s
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, pinned: bool) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=pinned)
-
-
-# What is held on the device beside the encoder: leads that are being prepared, a few times over, all windows, and the
-# leads of the next batch, which are no more than are read at once.
-_GROUP_BYTES = 2**25
-
-
-_WINDOWS_BYTES = 2**28
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,6 +120,9 @@ _NOTES: dict[str, tuple[type[SkecgWarning], str]] = {
     ),
 }
 
+#: A lead of the encoder as a weighted sum of rows of the record: pairs of row and weight, none where it is absent.
+Sources = tuple[tuple[tuple[int, float], ...], ...]
+
 
 @dataclass(frozen=True)
 class Policies:
@@ -131,10 +134,6 @@ class Policies:
     def __post_init__(self) -> None:
         for name, allowed in (("missing_leads", MISSING_LEADS), ("short_records", SHORT_RECORDS)):
             check_choice(name, getattr(self, name), allowed)
-
-
-#: A lead of the encoder as a weighted sum of rows of the record: pairs of row and weight, none where it is absent.
-Sources = tuple[tuple[tuple[int, float], ...], ...]
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,12 @@ FloatArray = NDArray[np.float32]
 #: A lead whose standard deviation is below this share of its mean (or below this many mV) is rounding noise.
 FLAT = 1e-6
 
+# A gap ends soon as a rule: a search through a day's recording stops after the first piece that holds a sample.
+_LOOKED_AT = 2**16
+
+# A filter has forgotten what it still remembers this much of.
+_FORGOTTEN = 1e-11
+
 
 def fill_gaps(signal: FloatArray) -> FloatArray:
     """Interpolate missing samples linearly along time.
@@ -65,10 +71,6 @@ def fill_gaps(signal: FloatArray) -> FloatArray:
         lost, kept = np.flatnonzero(gaps[row]), np.flatnonzero(~gaps[row])
         rows[row, lost] = np.interp(lost, kept, rows[row, kept])
     return filled
-
-
-# A gap ends soon as a rule: a search through a day's recording stops after the first piece that holds a sample.
-_LOOKED_AT = 2**16
 
 
 class GapFiller:
@@ -275,10 +277,6 @@ def _run_both_ways(signal: FloatArray, sections: NDArray[np.float64], padding: i
             "millionth of it. Leave the filter out (None), or take a lower order."
         ) from error
     return np.asarray(filtered, dtype=np.float32)
-
-
-# A filter has forgotten what it still remembers this much of.
-_FORGOTTEN = 1e-11
 
 
 @lru_cache(maxsize=16)

@@ -53,6 +53,16 @@ __all__ = [
     "prepared_samples",
 ]
 
+FloatArray = NDArray[np.float32]
+
+# Records of one length are worked on together, but no more than stay in the processor's cache: four of 10 s take a
+# quarter less time each than sixteen.
+_CHUNK_BYTES = 2**20
+# Of a record that is larger at the encoder's rate, stretches are prepared one by one.
+_LONG_BYTES = 2**22
+# Windows that are there at once; and how many threads may each have a stretch of a long record in hand.
+_BLOCK_BYTES, _STRETCHES_AT_ONCE = 2**23, 4
+
 
 class WindowLayout(NamedTuple):
     """Where the windows of R records lie, and what is there: all of W :class:`Windows` but the values.
@@ -141,18 +151,6 @@ def _window_starts(n_samples: int, spec: InputSpec, stride_samples: int) -> Sequ
         return range(0, last + 1, stride_samples)
     # The last window ends with the record and overlaps the one before it: no padding, and no sample is left out.
     return [*range(0, last, stride_samples), last]
-
-
-FloatArray = NDArray[np.float32]
-
-
-# Records of one length are worked on together, but no more than stay in the processor's cache: four of 10 s take a
-# quarter less time each than sixteen.
-_CHUNK_BYTES = 2**20
-# Of a record that is larger at the encoder's rate, stretches are prepared one by one.
-_LONG_BYTES = 2**22
-# Windows that are there at once; and how many threads may each have a stretch of a long record in hand.
-_BLOCK_BYTES, _STRETCHES_AT_ONCE = 2**23, 4
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,6 +70,13 @@ _FIELDS = [
 ]
 _NOTICE = "Research use only. Not for diagnosis, treatment decisions, triage or monitoring of patients."
 
+# Parameters of the embedder that a model keeps; the others belong to the machine.
+_OF_ENCODER = (
+    *("model", "sampling_rate", "leads", "units", "pooling", "truncate_dim", "layer", "stride"),
+    *("missing_leads", "short_records", "precision", "backend", "revision"),
+)
+_NOVELTY = ("mean_", "scale_", "components_", "deviations_")
+
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
@@ -297,14 +304,6 @@ class RecordClassifier:
             self.model.check_weights(embedder)
             values = self.model.label_probabilities(np.asarray(embedder.transform(records)))
         return values if self.model.kind == LABELS else _of_classes(values)
-
-
-# Parameters of the embedder that a model keeps; the others belong to the machine.
-_OF_ENCODER = (
-    *("model", "sampling_rate", "leads", "units", "pooling", "truncate_dim", "layer", "stride"),
-    *("missing_leads", "short_records", "precision", "backend", "revision"),
-)
-_NOVELTY = ("mean_", "scale_", "components_", "deviations_")
 
 
 def _of_classes(values: FloatArray) -> FloatArray:

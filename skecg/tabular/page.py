@@ -53,7 +53,6 @@ svg{max-width:100%;height:auto;background:#fff}text{font:11px system-ui,sans-ser
 .notice{border-left:4px solid #D55E00;padding:.3rem .8rem;background:#fff6f0}
 """
 
-
 # By the number that a cell begins with, where all have one, the greatest first; else by letter. Empty cells come last.
 _SCRIPT = """"use strict";
 document.querySelectorAll("th button").forEach((button) => button.addEventListener("click", () => {
@@ -71,6 +70,11 @@ document.querySelectorAll("th button").forEach((button) => button.addEventListen
   body.append(...rows);
 }));
 """
+
+_NOTICE = "Research use only. Not for diagnosis, treatment decisions, triage or monitoring of patients."
+
+# Paths, labels and notes come from files that anybody may have written.
+_text: Callable[[str], str] = html.escape
 
 
 def policy_for(script: str) -> str:
@@ -123,9 +127,6 @@ def report_page(report: Report, paths: Sequence[str], **reading: Any) -> str:
     if command := report.run.get("command"):
         parts += ["<h2>Command</h2>", f"<pre>{_text(command)}</pre>"]
     return page(title, parts)
-
-
-_NOTICE = "Research use only. Not for diagnosis, treatment decisions, triage or monitoring of patients."
 
 
 def page(title: str, parts: Sequence[str]) -> str:
@@ -349,7 +350,3 @@ def _table(
         written = "".join(f"<td>{_text(cell)}</td>" for cell in row)
         lines.append(f"<tr{' class=baseline' if row[0] in baselines else ''}>{written}</tr>")
     return f"<div class=wide><table><thead><tr>{names}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-
-
-# Paths, labels and notes come from files that anybody may have written.
-_text: Callable[[str], str] = html.escape

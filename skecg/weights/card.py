@@ -15,6 +15,27 @@ if TYPE_CHECKING:
 
 __all__ = ["PIN", "Score", "card_text", "join_data", "write_card"]
 
+_UNTRAINED = (
+    "**This encoder is untrained.** Its weights are random numbers. Its features are random projections of the ECG: "
+    "useful to test a pipeline and as the floor that a trained encoder has to beat, and nothing more."
+)
+
+_GOOD_FOR = (
+    "Turns an ECG recording into {n_features} numbers. They are good for research with a simple model and your own "
+    "labels: classification, regression, search for similar recordings, maps."
+)
+
+# They have a place of their own above.
+_TOLD = {"name", "description", "licence", "licence_note", "data", "data_licences", "model", "trained"}
+
+PIN = """
+
+`{repository}` is whatever its main branch holds today. `JEPAEmbedder("{repository}", revision="COMMIT")` stays what it
+is, and a fitted embedder remembers its commit."""
+
+# Data of a training whose recordings nobody named.
+_UNNAMED_DATA = "recordings that were not named"
+
 
 class Score(NamedTuple):
     """A line of the table of scores."""
@@ -98,19 +119,6 @@ embeds the recordings in `golden.safetensors` on your machine and says how far i
 there. Tensors are checked by their sha256 whenever they are loaded. The folder holds no code and no pickle.
 """
 
-_UNTRAINED = (
-    "**This encoder is untrained.** Its weights are random numbers. Its features are random projections of the ECG: "
-    "useful to test a pipeline and as the floor that a trained encoder has to beat, and nothing more."
-)
-
-_GOOD_FOR = (
-    "Turns an ECG recording into {n_features} numbers. They are good for research with a simple model and your own "
-    "labels: classification, regression, search for similar recordings, maps."
-)
-
-# They have a place of their own above.
-_TOLD = {"name", "description", "licence", "licence_note", "data", "data_licences", "model", "trained"}
-
 
 def write_card(info: WeightsInfo) -> None:
     """Write a weights folder's ``README.md``."""
@@ -171,12 +179,6 @@ def card_text(
         provenance=_provenance(known),
     )
     return f"---\n{_front(known) if front is None else front}---\n\n{body}"
-
-
-PIN = """
-
-`{repository}` is whatever its main branch holds today. `JEPAEmbedder("{repository}", revision="COMMIT")` stays what it
-is, and a fitted embedder remembers its commit."""
 
 
 def _front(known: Mapping[str, Any]) -> str:
@@ -247,10 +249,6 @@ def _preparation(info: WeightsInfo) -> str:
     if spec.clip is not None:
         steps.append(f"clipped at ±{spec.clip:g}")
     return ", ".join(steps)
-
-
-# Data of a training whose recordings nobody named.
-_UNNAMED_DATA = "recordings that were not named"
 
 
 def join_data(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,15 +49,18 @@ __all__ = [
     "status_of",
 ]
 
-
 _SHOWN = 5
-
 
 #: Files of the two published systems, by the names that their own code gives them.
 _CONVERTIBLE = (
     (re.compile(r"(random|multiblock)\w*_epoch\d+\.pth$"), "kim", "Kim's ECG-JEPA"),
     (re.compile(r"(chkpt_\d+\.pt|_best_chkpt\.pt|\.min\.pt)$"), "weimann", "Weimann and Conrad's ECG-JEPA"),
 )
+
+_LOGIN = "run `hf auth login`, or set HF_TOKEN"
+
+# What the client raises for an answer of 200 that is not the Hub's: a network's login page, a proxy's or mirror's JSON.
+_FOREIGN_ANSWERS = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 def describe_foreign(repository: str, revision: str | None, config: Path | None = None) -> str | None:
@@ -127,9 +130,6 @@ def _read(config: Path | None) -> Any:
         return None
 
 
-_LOGIN = "run `hf auth login`, or set HF_TOKEN"
-
-
 @contextlib.contextmanager
 def hub_errors(
     repository: str, revision: str | None = None, file: str | None = None, *, sending: bool = False
@@ -155,10 +155,6 @@ def hub_errors(
         raise _as_ours(error, repository, revision, file, sending=sending) from error
     except _FOREIGN_ANSWERS as error:
         raise HubUnreachableError(_not_the_hub(repository, revision, error)) from error
-
-
-# What the client raises for an answer of 200 that is not the Hub's: a network's login page, a proxy's or mirror's JSON.
-_FOREIGN_ANSWERS = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 def _not_the_hub(repository: str, revision: str | None, error: BaseException) -> str:

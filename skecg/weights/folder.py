@@ -75,6 +75,41 @@ _MOST_POSITIONS = 2**26
 # What a terminal obeys, halves of a character, and what turns the order of letters around; all scripts' blanks pass.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
+_LENGTH_BYTES = 8
+
+#: Version of the layout of a weights folder. A new field of the configuration needs no new one: where it lacks it has
+#: its default, and an older release refuses its name.
+FORMAT_VERSION = 1
+
+#: Names of the files of a weights folder.
+CONFIG_NAME, MODEL_NAME, GOLDEN_NAME = "config.json", "model.safetensors", "golden.safetensors"
+# Principal directions of the features, where somebody computed them.
+DIRECTIONS_NAME = "directions.safetensors"
+# The configuration of the run, where skecg's own trainer made the weights.
+TRAINING_CONFIG = "training_config.json"
+SIGNATURE_NAME = "model.sig"
+#: What describes a fine-tuned model, and the head that it may pool by.
+HEAD_FILES = ("classifier.json", "regressor.json", "head.safetensors")
+#: Files that a folder may have beside its configuration and its tensors, and that go where it goes.
+OPTIONAL_FILES = (DIRECTIONS_NAME, GOLDEN_NAME, TRAINING_CONFIG, SIGNATURE_NAME, "LICENSE")
+
+_FIELDS = (
+    *("skecg_format", "architecture", "input", "encoder", "pooling"),
+    *("weights_sha256", "directions_sha256", "provenance"),
+)
+
+_SMALL = 2**22  # parameters; 16 MB, which any machine can make room for
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+# Files of tensors whose bytes were found to be those of a digest, by what changes when they do.
+_checked: set[tuple[str, int, int, int, int] | None] = set()
+
+_KEPT = 4
+
+# Of each weights folder on a device, the encoder as it is and as it is packed for a precision.
+_encoders: OrderedDict[tuple[str, str], dict[str | None, Encoder]] = OrderedDict()
+_lock = threading.Lock()
+
 
 def read_json(path: Path) -> Any:
     """Read a small JSON file of shallow values and plain text.
@@ -165,9 +200,6 @@ def check_limits(encoder: EncoderConfig, spec: InputSpec) -> None:
         )
 
 
-_LENGTH_BYTES = 8
-
-
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file."""
     from safetensors import SafetensorError
@@ -200,34 +232,6 @@ def _ordered(content: bytes) -> bytes:
     # Tensors begin at a multiple of eight bytes, as the format wants.
     text += b" " * (-len(text) % _LENGTH_BYTES)
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text + content[_LENGTH_BYTES + length :]
-
-
-#: Version of the layout of a weights folder. A new field of the configuration needs no new one: where it lacks it has
-#: its default, and an older release refuses its name.
-FORMAT_VERSION = 1
-
-#: Names of the files of a weights folder.
-CONFIG_NAME, MODEL_NAME, GOLDEN_NAME = "config.json", "model.safetensors", "golden.safetensors"
-# Principal directions of the features, where somebody computed them.
-DIRECTIONS_NAME = "directions.safetensors"
-# The configuration of the run, where skecg's own trainer made the weights.
-TRAINING_CONFIG = "training_config.json"
-SIGNATURE_NAME = "model.sig"
-#: What describes a fine-tuned model, and the head that it may pool by.
-HEAD_FILES = ("classifier.json", "regressor.json", "head.safetensors")
-#: Files that a folder may have beside its configuration and its tensors, and that go where it goes.
-OPTIONAL_FILES = (DIRECTIONS_NAME, GOLDEN_NAME, TRAINING_CONFIG, SIGNATURE_NAME, "LICENSE")
-
-_FIELDS = (
-    *("skecg_format", "architecture", "input", "encoder", "pooling"),
-    *("weights_sha256", "directions_sha256", "provenance"),
-)
-
-_SMALL = 2**22  # parameters; 16 MB, which any machine can make room for
-_SHA256 = re.compile("[0-9a-f]{64}")
-
-# Files of tensors whose bytes were found to be those of a digest, by what changes when they do.
-_checked: set[tuple[str, int, int, int, int] | None] = set()
 
 
 @dataclass(frozen=True)
@@ -380,13 +384,6 @@ def check_bytes(info: WeightsInfo) -> None:
     if key is None or key not in _checked:
         _compare_digests(info)
         _checked.add(key)
-
-
-_KEPT = 4
-
-# Of each weights folder on a device, the encoder as it is and as it is packed for a precision.
-_encoders: OrderedDict[tuple[str, str], dict[str | None, Encoder]] = OrderedDict()
-_lock = threading.Lock()
 
 
 def loaded_encoder(info: WeightsInfo, device: torch.device, *, packed_for: str | None = None) -> Encoder:
