@@ -39,7 +39,8 @@ Each message says what was found, what was wanted and what to do. The tree::
     ├── LeakageWarning                     the same patient is trained and tested on
     └── CacheWarning                       a damaged store was set aside and rebuilt
 
-Where a warning points: at the user's line, however many of our own and scikit-learn's lie between.
+A warning points at the user's line, however many of our own and scikit-learn's lie between
+(:func:`user_stacklevel`).
 """
 
 from __future__ import annotations

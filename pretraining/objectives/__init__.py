@@ -1,8 +1,7 @@
 """What encoders are trained for: one file per objective, found by the kind of its configuration.
 
-Others register theirs.
-
-A run's model is drawn alike in each process, and gathered where its weights are sharded.
+Objectives from outside are registered here. A run's model is drawn alike in each process, and gathered where its
+weights are sharded.
 """
 
 from __future__ import annotations

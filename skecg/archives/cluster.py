@@ -1,16 +1,12 @@
-"""Chunks on a Dask cluster; the only door to Dask.
+"""Chunks of an archive on a Dask cluster; the only door to Dask.
 
 Dask's own futures and not joblib's Dask backend: that one takes exceptions for results, so that Dask's retries never
 see any, and waits for ever for a chunk that Dask has given up because its workers died.
 
-What a worker is given and what it gives back: some paths of an archive, and their features.
-
-Both sides may be different machines. All that travels is a fitted embedder (a name and a digest, no weights), paths
-that mean the same everywhere, and plain arrays; the weights are found anew, by digest, where the work is done.
-
-Which records make which chunk, and which chunks are whose: pure functions of numbers.
-
-Every process of an array of jobs finds the same answer by itself, so none has to ask another.
+Client and workers may be different machines. All that travels is a fitted embedder (a name and a digest, no weights),
+paths that mean the same everywhere, and plain arrays; the weights are found anew, by digest, where the work is done.
+Which records make which chunk, and which chunks are whose, follows from numbers alone: every process of an array of
+jobs finds the same answer by itself, so none has to ask another.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""Files of features: CSV, NPZ and Parquet, and the list of records that failed.
+"""Files of features: CSV, NPZ and Parquet, the list of records that failed, and the part files of an archive.
 
-Every file is written block by block from a memory map, and the same features give the same bytes.
-
-Part files of an archive: one Parquet file a chunk, written whole or not at all.
-
-Each holds the number of every record among all, its path, why it failed where it did, and the features. Features and
-failures are one file, so that no crash comes between them.
+Every file is written block by block from a memory map, whole or not at all, and the same features give the same bytes.
+A part file is Parquet, one a chunk. It holds the number of every record among all, its path, why it failed where it
+did, and the features: both are one file, so that no crash comes between them.
 """
 
 from __future__ import annotations

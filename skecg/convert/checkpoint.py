@@ -1,6 +1,6 @@
-"""Foreign checkpoint files: opened without running anything, and checked tensor by tensor.
+"""Foreign checkpoint files: opened without running anything, checked tensor by tensor, and written as weights folders.
 
-What a conversion did, and the step that every conversion ends with: writing the folder, whole or not at all.
+Every conversion ends with the same step, which writes the folder whole or not at all, and reports what was done.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Checkpoints of Weimann and Conrad's ECG-JEPA (Comput. Biol. Med. 196:110809, 2025) to weights folders.
 
-Normalization statistics, which the published checkpoints of Weimann and Conrad do not carry.
-
-Means and standard deviations of each lead in millivolts, as the published pre-training hard-codes them for each of its
-corpora (Comput. Biol. Med. 196:110809, 2025). CODE-15, PTB-XL and St Petersburg: after the removal of baseline wander,
-and for PTB-XL over folds 1 to 8.
+The published checkpoints carry no normalization statistics. Those here are means and standard deviations of each lead
+in millivolts, as the published pre-training hard-codes them for each of its corpora. CODE-15, PTB-XL and St Petersburg:
+after the removal of baseline wander, and for PTB-XL over folds 1 to 8.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""LabelledECGs: recordings of a public data set and what is known of each.
-
-The tables and headers that data sets come with.
-"""
+"""LabelledECGs, recordings of a public data set and what is known of each; and how such sets' tables are read."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""A heart: the waves of its beats, normal, blocked and premature, and how they differ from person to person.
-
-Tables are in milliseconds from the R wave at one beat a second, with dipoles (X, Y, Z) to the left, the feet and the
-back. They were drawn for skecg after the textbook's description of each pattern and tuned by eye on ECG paper.
-
-The heart as one moving dipole: its beats as sums of Gaussians.
+"""A heart as one moving dipole: its beats as sums of Gaussians, and what the leads see of it.
 
 A beat is a sum of Gaussians on each of three axes [1]_ [2]_. The published model writes them as the solution of a
 differential equation that a phase drives; here the solution itself is evaluated, which is exact but for the term that
@@ -12,21 +7,18 @@ Gaussian in time, and the RR interval says how far it is stretched: the QRS comp
 follows the square root of RR as in [1]_ (Bazett's law), and the P wave comes nearer as its fourth root. Beats are
 summed, not joined, so that the trace stays smooth where one beat's T wave meets the next one's P wave.
 
+A wave is a row of five numbers: centre and width, then its dipole (X, Y, Z) to the left, the feet and the back. Tables
+of normal, blocked and premature beats are in milliseconds from the R wave at one beat a second. They were drawn for
+skecg after the textbook's description of each pattern and tuned by eye on ECG paper. The leads see the potentials of a
+dipole in Frank's torso [3]_.
+
 References
 ----------
 .. [1] McSharry P. E. et al. (2003). A dynamical model for generating synthetic electrocardiogram signals. IEEE Trans
        Biomed Eng 50, 289-294.
 .. [2] Sameni R. et al. (2007). Multichannel ECG and noise modeling: application to maternal and fetal ECG signals.
        EURASIP J Adv Signal Process 2007, 043407.
-
-The torso: how the leads see the heart's dipole, and how a dipole turns in it.
-
-The dipole is (X, Y, Z): to the left, to the feet, to the back. The potentials are those in Frank's torso [1]_. A wave
-is a row of five numbers: centre and width (s), then its dipole.
-
-References
-----------
-.. [1] Dower G. E., Machado H. B., Osborne J. A. (1980). On deriving the electrocardiogram from vectorcardiographic
+.. [3] Dower G. E., Machado H. B., Osborne J. A. (1980). On deriving the electrocardiogram from vectorcardiographic
        leads. Clin Cardiol 3, 87-95.
 """
 

@@ -2,9 +2,7 @@
 
 For samples that are small enough to be one file. Keys that are needed are ``signals`` (n_records, n_leads, n_samples)
 of integers with ``lsb`` (size of one step), ``units`` and ``fs`` (Hz), and ``leads`` (n_leads,) or
-(n_records, n_leads).
-
-How large one step of a packed recording is, also where each lead was divided by its own standard deviation.
+(n_records, n_leads). How large a step is can be told also where each lead was divided by its own standard deviation.
 """
 
 from __future__ import annotations

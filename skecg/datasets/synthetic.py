@@ -1,8 +1,6 @@
-"""make_ecg: electrocardiograms of hearts that never beat, with labels that are true by construction.
+"""Electrocardiograms of hearts that never beat.
 
-Reading the arguments of make_ecg: ranges, choices, noise, leads, seeds.
-
-make_waves: synthetic electrocardiograms with the waves that their drawing knows, to try segmentation on.
+Their labels (make_ecg) and their waves (make_waves) are true by construction.
 """
 
 from __future__ import annotations

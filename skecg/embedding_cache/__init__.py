@@ -2,8 +2,7 @@
 
 What names an embedding is a digest of the recording and of everything that shapes the result (:mod:`.keys`), so a
 store never answers with the features of another model, lead set or pooling, whoever filled it and in whatever order.
-
-From what users write (``cache="memory"``, a folder, ...) to a cache.
+:func:`open_cache` makes a cache of what users write (``cache="memory"``, a folder, ...).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What every embedding cache can do, and the arguments that all of them check alike.
+"""What every embedding cache can do, the arguments that all of them check alike, and what they do around ``fork``.
 
-Caches and ``fork``: a child must find no lock that nobody will open and no database connection of its parent.
+A child of ``fork`` must find no lock that nobody will open and no database connection of its parent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """DiskCache: embeddings that outlive the process, shared by all processes of a machine.
 
-The one connection of this process to a store: opened when needed, reopened when moved, begun anew when damaged.
+Beneath it is the one connection of this process to a store: opened when needed, reopened when moved, begun anew when
+damaged.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The SQLite file under a DiskCache: made, checked, set aside when damaged, its errors put into words.
+"""The SQLite file under a DiskCache: made, checked, set aside when damaged, its rows written and read.
 
-Embeddings as rows of the store: written, read, checked, counted, removed.
+What goes wrong is put into words here, too.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Fitted pipelines on the Hub: the embedder by name and commit, the rest in a format that runs nothing when read.
 
-The parts of a fitted pipeline: which weights it stands on, and what of it belongs to this machine or to patients.
-
-The same pipeline as the same bytes: skops names parts after addresses in memory and notes the time of day.
-
-The card of a published pipeline.
+What of a pipeline belongs to this machine is left out, and rows of patients that an estimator has kept are refused. The
+same pipeline gives the same bytes: skops names parts after addresses in memory and notes the time of day, so both are
+replaced.
 """
 
 from __future__ import annotations

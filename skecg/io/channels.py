@@ -3,11 +3,10 @@
 Files of other worlds than WFDB's hold more than an ECG: electrodes of the head, breathing, pressures, markers, each at
 its own rate. A reader lists what it found as :class:`Channel`; :func:`assemble` takes the ECG leads among them.
 
-Signals of a WFDB record, which have rules of their own, and its segments put one behind the other, each lead found by
-its name. In a record of fixed layout all segments have the same signals. One of variable layout begins with a layout, a
-segment without samples that names all signals; each other segment has some of them, and the rest are gaps there.
-
-Other packages' warnings, caught: they may quote what a file says of a patient, or concern nobody who reads one.
+Signals of a WFDB record have rules of their own (:func:`ecg_rows`). Its segments are put one behind the other, each
+lead found by its name (:func:`join_parts`). In a record of fixed layout all segments have the same signals. One of
+variable layout begins with a layout, a segment without samples that names all signals; each other segment has some of
+them, and the rest are gaps there.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Recorders' and hospitals' formats to records: one adapter over the packages of the ``formats`` extra.
 
-EDF and BDF are read by edfio, DICOM waveforms by pydicom, and HL7 aECG, GE MUSE, Philips Sierra, Mortara, SCP-ECG,
-ISHNE, MFER and Kardia files by ecgdatakit. A file's first bytes say which it is, its suffix only that it is one of
-these. Of what files say about patients nothing is kept, and nothing gets into messages.
-
-EDF, EDF+, BDF and BDF+ by edfio.
+EDF and BDF are read by edfio, here; DICOM waveforms by pydicom (:mod:`skecg.io.dicom`), and HL7 aECG, GE MUSE, Philips
+Sierra, Mortara, SCP-ECG, ISHNE, MFER and Kardia files by ecgdatakit (:mod:`skecg.io.vendors`). A file's first bytes say
+which it is, its suffix only that it is one of these. Of what files say about patients nothing is kept, and nothing gets
+into messages.
 """
 
 from __future__ import annotations

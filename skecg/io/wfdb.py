@@ -1,9 +1,7 @@
-"""WFDB records to ECGRecords: the common formats decoded here, all others by wfdb, of which this is the only door.
+"""WFDB records to ECGRecords, and WFDB's annotations of waves: common formats here, all others by wfdb.
 
-wfdb spends most of its time on headers, and refuses some whose data are sound. Headers are therefore always read
-here; where wfdb has to decode the samples it is handed the same header in the plainest words.
-
-Annotations of waves as WFDB files, written by wfdb.
+wfdb, of which this is the only door, spends most of its time on headers, and refuses some whose data are sound. Headers
+are therefore always read here; where wfdb has to decode the samples it is handed the same header in the plainest words.
 """
 
 from __future__ import annotations

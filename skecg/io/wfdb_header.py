@@ -1,14 +1,12 @@
-"""WFDB header files: their text read into values, and values written back in the plainest words.
+"""WFDB header files: their text read into values, and the files beside them that they name.
 
-The grammar is the one of the WFDB Applications Guide, header(5). A line that does not follow it is an error here, where
-other readers take what they understand and fill in the rest: a gain that is text must not become the default gain.
-Dates, times and comments are passed over; they do not change the signal, and some of them are personal.
+The grammar is the one of the WFDB Applications Guide, header(5) [1]_. A line that does not follow it is an error here,
+where other readers take what they understand and fill in the rest: a gain that is text must not become the default
+gain. Dates, times and comments are passed over; they do not change the signal, and some of them are personal.
 
 References
 ----------
 .. [1] Moody G. et al., WFDB Applications Guide, header(5), https://www.physionet.org/physiotools/wag/header-5.htm
-
-Where the files of a WFDB record lie: its header, its signal files, and what to say when they do not.
 """
 
 from __future__ import annotations

@@ -1,16 +1,13 @@
-"""The common WFDB storage formats decoded straight into millivolts, bit for bit as wfdb would give them.
+"""Signals of WFDB records in millivolts: common storage formats decoded here, and records that wfdb holds in memory.
 
-Bit for bit means: what wfdb computes in float64, ``(steps - baseline) / gain``, times the factor from its unit to
-millivolts, rounded once to float32; NaN where the digitizer stored its code for "no value".
+Decoding is bit for bit what wfdb computes in float64: ``(steps - baseline) / gain``, times the factor from its unit to
+millivolts, rounded once to float32; NaN where the digitizer stored its code for "no value". The steps can be kept: they
+are half the bytes of millivolts, for who sends recordings to a device.
+
+A record may hold breathing, pressures and light beside the ECG. What is not a voltage is left out, and so is a signal
+that names another organ (``RESP``, ``EEG``), even where its header states no unit and millivolts are implied.
 
 Legend: k signals of one file, T samples, L leads of the record.
-
-Records that wfdb has read, in memory, to ECGRecords.
-
-A WFDB record may hold breathing, pressures and light beside the ECG. What is not a voltage is left out, and so is a
-signal that names another organ (``RESP``, ``EEG``), even where its header states no unit and millivolts are implied.
-
-Recordings with their digitizer's steps: half the bytes of millivolts, for who sends them to a device.
 """
 
 from __future__ import annotations

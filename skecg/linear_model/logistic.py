@@ -1,7 +1,4 @@
-"""LogisticProbe: logistic regression for embeddings, one label or a hundred at once.
-
-What a classifier is to learn: classes or an indicator of labels, and what each record weighs in it.
-"""
+"""LogisticProbe: logistic regression for embeddings, one label or a hundred at once."""
 
 from __future__ import annotations
 

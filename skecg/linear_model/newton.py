@@ -1,19 +1,15 @@
 """Newton's method for many penalized logistic regressions on the same features at once.
 
-Letters in shapes: N records, D columns of the design (rotated features, then the intercept), L labels.
-
 Each label's objective is the sum of its log-losses plus ``0.5 / C * ||w||^2``. All labels share the features, so that
 the products that cost time are matrix times matrix. Two things keep the conjugate gradients short: the features are
-whitened, and each label's system is preconditioned by the exact diagonal of its Hessian.
-Gradients and objectives are float64 whatever the features are; products with the Hessian are in the features' own
-precision, which costs steps at worst, not accuracy.
+whitened, that is, brought into coordinates that are uncorrelated and of unit variance, with an intercept; and each
+label's system is preconditioned by the exact diagonal of its Hessian. Gradients and objectives are float64 whatever the
+features are; products with the Hessian are in the features' own precision, which costs steps at worst, not accuracy.
 
 Source of the method: truncated Newton, Dembo and Steihaug (1983), https://doi.org/10.1007/BF02592055; for logistic
 regression, Lin, Weng and Keerthi (2008), https://www.jmlr.org/papers/v9/lin08b.html.
 
-Features in coordinates in which a logistic regression is easy: uncorrelated, of unit variance, with an intercept.
-
-Letters in shapes: N records, F features, D columns of the design (rotated features, then the intercept), L labels.
+Shapes: N records, F features, D columns of the design (rotated features, then the intercept), L labels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""An electrocardiogram on paper.
-
-ECG paper before anything is drawn: which strip goes where, in seconds and millivolts.
-"""
+"""An electrocardiogram on paper: which strip goes where, in seconds and millivolts, and the drawing of it."""
 
 from __future__ import annotations
 

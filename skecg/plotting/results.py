@@ -1,7 +1,4 @@
-"""A map of embeddings.
-
-Scores with their intervals, line below line.
-"""
+"""A map of embeddings, and scores with their intervals, line below line."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Records to windows: the one road to any encoder.
 
 The steps follow the fields of :class:`skecg.spec.InputSpec`: gaps are filled, leads chosen by name and derived where
-they can be, the signal resampled, filtered, normalized, and cut.
-
-Where the windows of records lie: their starts, and what of them is signal.
+they can be, the signal resampled, filtered, normalized, and cut. A :class:`WindowLayout` says where the windows of
+records lie, and what of them is signal.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """Weights from the Hugging Face Hub, through the Hub library and its own cache.
 
 A revision is resolved to a commit once, and every file is fetched at that commit, so that none is of another. What lies
-in the cache at a commit is not asked for again.
-
-What the Hub and its client say, as errors of ours: what was found and what to do.
-
-What a repository is that holds no skecg weights: said by name, with the way there is.
+in the cache at a commit is not asked for again. What the Hub and its client say becomes an error of ours: what was
+found and what to do, and of a repository that holds no skecg weights what it is, with the way there is.
 """
 
 from __future__ import annotations

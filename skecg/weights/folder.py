@@ -1,11 +1,9 @@
 """The weights folder: ``config.json``, ``model.safetensors``, ``golden.safetensors`` and a card.
 
-Nothing here opens a pickle or runs code from a folder. Encoders that were read are kept, one of each, and shared by all
-who ask; whoever wants to change one loads their own.
-
-Reading a ``config.json`` that anybody may have written: refused before it costs memory or time.
-What a configuration says is checked here for its size alone; what it means is checked by the values made from it.
-Files of tensors: the only door to safetensors.
+Nothing here opens a pickle or runs code from a folder; this is the only door to safetensors. A ``config.json`` that
+anybody may have written is refused before it costs memory or time: its size is checked here, and what it means by the
+values made from it. Encoders that were read are kept, one of each, and shared by all who ask; whoever wants to change
+one loads their own.
 """
 
 from __future__ import annotations
