@@ -27,7 +27,7 @@ from pretraining.config.parts import MASK_LAW
 from pretraining.optim import learning_rate, warmup_steps
 from skecg._version import __version__
 from skecg.errors import ParameterError, SkecgError
-from skecg.io.files import replacing
+from skecg.io.files import alone_in, replacing
 
 if TYPE_CHECKING:
     from pretraining.data.shards import ShardSet
@@ -122,7 +122,7 @@ def save_checkpoint(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = _path(folder, step)
-    for torn in folder.glob(".step-*"):  # what a killed process left
+    for torn in folder.glob(".step-*"):  # what a killed process left: no other is at work in the run's folder
         torn.unlink()
     with replacing(path) as file:
         torch.save(state, file)
@@ -355,12 +355,13 @@ def open_run_folder(out: Path, config: PretrainConfig, shards: ShardSet, *, resu
     """
     if not resume and out.exists() and any(out.iterdir()):
         raise ParameterError(f"Got {str(out)!r}, which is not empty. Go on with --resume, or choose another folder.")
-    step = latest(checkpoints_of(out))
-    if step is None:
-        checkpoints_of(out).mkdir(parents=True, exist_ok=True)
-        write_json(out / _CONFIG, config.to_dict())
-        write_json(out / _DATA, describe_data(shards, config))
-    record_code(out)
+    checkpoints_of(out).mkdir(parents=True, exist_ok=True)
+    with alone_in(out):
+        step = latest(checkpoints_of(out))
+        if step is None:
+            write_json(out / _CONFIG, config.to_dict())
+            write_json(out / _DATA, describe_data(shards, config))
+        record_code(out)
     return step
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from pretraining.runs import (
     as_configured,
     check_same_run,
     checkpoints_of,
+    latest,
     load_checkpoint,
     mark_best,
     open_run_folder,
@@ -36,6 +38,7 @@ from pretraining.runs import (
 from pretraining.safeguards import NonFiniteLossError, StopRequest, check_finite
 from skecg.cli.console import say
 from skecg.errors import ParameterError
+from skecg.io.files import alone_in
 
 if TYPE_CHECKING:
     from pretraining.data.shards import ShardSet
@@ -87,8 +90,8 @@ class Trainer:
     Raises
     ------
     ParameterError
-        When the folder is not empty and `resume` is not set, the batch cannot be split evenly, or the shards are not
-        for this encoder.
+        When the folder is not empty and `resume` is not set, another run is under way in it, the batch cannot be split
+        evenly, or the shards are not for this encoder.
     CheckpointError
         When the checkpoint is damaged, or of another configuration or other data.
 
@@ -120,7 +123,6 @@ class Trainer:
         state = self.resumed or _BEGINNING
         if self.resumed is not None:
             check_same_run(state, config, shards)
-            self.engine.on_first(lambda: write_json(self.out / "config.json", config.to_dict()))
         else:
             self._announce_trouble()
         self.tables = self._tabulate()
@@ -162,6 +164,8 @@ class Trainer:
 
         Raises
         ------
+        ParameterError
+            When another trainer is at work in the run's folder, or was since this one was made.
         NonFiniteLossError
             When a loss or gradient is infinite or NaN; the step is not taken.
         Collapse
@@ -169,12 +173,25 @@ class Trainer:
         """
         device = self.engine.device if self.engine.device.type == "cuda" else None
         loading = BatchLoader(self.config, self.shards, self.engine.positions(), self.tables, device=device)
-        with self.engine, StopRequest() as stop, loading as loader:
+        with self.engine, contextlib.ExitStack() as held, StopRequest() as stop, loading as loader:
+            self.engine.on_first(lambda: self._take_folder(held))
             try:
                 self._begin()
                 self._loop(stop, loader)
             finally:
                 self.monitor.end(self.step)
+
+    def _take_folder(self, held: contextlib.ExitStack) -> None:
+        """Keep other trainers out of the run's folder; raise if one is at work there, or was since this was made."""
+        held.enter_context(alone_in(self.out))
+        newest = latest(checkpoints_of(self.out)) or 0
+        if newest > self.step:
+            raise ParameterError(
+                f"Got {str(self.out)!r}, where another trainer came to step {newest} since this one was made, at step "
+                f"{self.step}. Make it again, to resume from there."
+            )
+        if self.resumed is not None:
+            write_json(self.out / "config.json", self.config.to_dict())
 
     def _start_from(self, encoder: Encoder | None) -> None:
         """Begin with weights that the configuration names, if it does."""

@@ -30,7 +30,7 @@ from pretraining.data.shard_writer import (
 )
 from pretraining.data.shards import FORMAT_VERSION, MANIFEST, ShardSet, open_shards
 from skecg.errors import BadSignalError, DamagedRecordError, ParameterError, SkecgWarning
-from skecg.io.files import replacing
+from skecg.io.files import alone_in, replacing
 from skecg.leads import CANONICAL_LEADS
 from skecg.spec import InputSpec
 from skecg.validation import check_choice, check_integer, check_number
@@ -102,7 +102,8 @@ def pack(
     Raises
     ------
     ParameterError
-        When an argument is not allowed, or the folder holds shards that were packed otherwise.
+        When an argument is not allowed, another pack into the folder is under way, or it holds shards that were packed
+        otherwise.
     BadSignalError
         When nothing was left to pack.
     DamagedRecordError
@@ -120,9 +121,10 @@ def pack(
     _check(corpora, preparation, records_per_shard)
     planned = _plan_all(corpora, records_per_shard)
     folder.mkdir(parents=True, exist_ok=True)
-    _agree_on_plan(folder, _plan(corpora, planned, preparation, records_per_shard))
-    _write_shards(planned, folder, preparation, n_jobs, progress)
-    return _finish(folder, corpora, planned, preparation)
+    with alone_in(folder):
+        _agree_on_plan(folder, _plan(corpora, planned, preparation, records_per_shard))
+        _write_shards(planned, folder, preparation, n_jobs, progress)
+        return _finish(folder, corpora, planned, preparation)
 
 
 def _segment_spec(
@@ -224,7 +226,7 @@ def _write_shards(
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
-    for torn in folder.glob(".[0-9]*"):  # what a killed pack left
+    for torn in folder.glob(".[0-9]*"):  # what a killed pack left: no other is under way
         torn.unlink()
     lacking = [shard for shard in planned if not is_complete(folder, shard.number, preparation.spec)]
     if not lacking and (folder / MANIFEST).is_file():

@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 
 from skecg.archives.files import ChunkResult, Failure, PartFormat, write_failures
 from skecg.errors import ParameterError
-from skecg.io.files import replacing
+from skecg.io.files import keep_others_out, replacing
 
 if TYPE_CHECKING:
     from skecg.archives.cluster import ChunkPlan
@@ -79,7 +78,7 @@ class UnfinishedRun:
         # Opened for appending, which neither empties nor replaces what another process may have locked.
         self._journal = (folder / _JOURNAL).open("a+b")
         try:
-            _lock(self._journal, folder)
+            keep_others_out(self._journal, folder)
             if self._is_like(manifest, anew):
                 self._read_journal()
             else:
@@ -201,20 +200,6 @@ def _to_disk(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _lock(file: BinaryIO, folder: Path) -> None:
-    """Keep other processes out for as long as the file is open; the lock goes with the process, however it ends."""
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ParameterError(f"Another run is under way in {folder}. Wait for it, or name another --out.") from error
-    except OSError:
-        return  # a file system without locks
-
-
 _RUN, _FAILURES, _PROVENANCE = "_run.json", "_failures.csv", "_provenance.json"
 
 
@@ -283,7 +268,13 @@ class ArchiveFolder:
     def add(self, result: ChunkResult) -> None:
         """Keep a chunk; when this returns it survives a loss of power."""
         rows = self._plan.rows(result.number)
-        self._format.write(result, self._paths[rows.start : rows.stop], self.path_of(result.number))
+        path = self.path_of(result.number)
+        try:
+            self._format.write(result, self._paths[rows.start : rows.stop], path)
+        except FileNotFoundError:
+            # Who does the same chunk and was first may have finished the whole, and swept up what others had begun.
+            if not path.is_file():
+                raise
 
     def failures(self, chunk: int) -> list[Failure]:
         """Return the records of a chunk that failed; an error when its file is damaged or another run's."""

@@ -31,10 +31,12 @@ from skecg.cli import (
 )
 from skecg.cli.console import (
     add_plugin_option,
+    ends_when_asked,
     in_words,
     load_plugins,
     readers_may_leave,
     say,
+    say_interrupted,
     short_warnings,
 )
 from skecg.errors import SkecgError
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         Exit code: 0 when all went well; 1 when some records failed or a verification did not pass; 2 when the command
-        could not be carried out; 130 when it was interrupted.
+        could not be carried out; 130 when it was interrupted; 143 when it was stopped by SIGTERM.
 
     Raises
     ------
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         As argparse does: with code 2 for arguments that make no sense, 0 after ``--help`` and ``--version``.
     """
     arguments = _parser().parse_args(argv)
-    with readers_may_leave():
+    with readers_may_leave(), ends_when_asked():
         return _run(arguments)
 
 
@@ -79,10 +81,8 @@ def _run(arguments: argparse.Namespace) -> int:
     except (SkecgError, OSError) as error:
         say(f"error: {in_words(error)}")
         return 2
-    except KeyboardInterrupt:
-        say("interrupted")
-        # 128 and SIGINT's number, as shells have it.
-        return 130
+    except KeyboardInterrupt as error:
+        return say_interrupted(error)
 
 
 def _parser() -> argparse.ArgumentParser:

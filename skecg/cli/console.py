@@ -10,11 +10,14 @@ import contextlib
 import errno
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from skecg.archives.files import visible
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from skecg.spec import InputSpec
 
 __all__ = [
+    "Terminated",
     "Verbs",
     "add_hub_options",
     "add_plugin_option",
@@ -36,10 +40,12 @@ __all__ = [
     "as_seed",
     "check_overwrites_nothing",
     "embedding_progress",
+    "ends_when_asked",
     "in_words",
     "load_plugins",
     "readers_may_leave",
     "say",
+    "say_interrupted",
     "short_warnings",
 ]
 
@@ -57,6 +63,44 @@ def say(message: object) -> None:
         print(line, file=sys.stderr, flush=True)
     else:
         bars.tqdm.write(line, file=sys.stderr)
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end, by SIGTERM: what cleans up after Ctrl-C does so here, too."""
+
+
+@contextlib.contextmanager
+def ends_when_asked() -> Iterator[None]:
+    """Turn SIGTERM, which ``kill``, ``timeout`` and schedulers send, into an exception, so that nothing is left behind.
+
+    Not where somebody else has a mind of what it does, nor outside the main thread, which alone may handle signals.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    owner = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # Once: timeout sends it twice, and the second would come in the middle of the cleaning up.
+        signal.signal(number, signal.SIG_IGN if os.getpid() == owner else signal.SIG_DFL)
+        if os.getpid() == owner:
+            raise Terminated
+        signal.raise_signal(number)  # a worker that was forked
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def say_interrupted(error: KeyboardInterrupt, how: str = "") -> int:
+    """Say that a command was interrupted, or stopped by SIGTERM, and how it stands; return the exit code."""
+    word, number = ("stopped", signal.SIGTERM) if isinstance(error, Terminated) else ("interrupted", signal.SIGINT)
+    say(f"{word}{how}")
+    # As shells have it.
+    return 128 + number
 
 
 @contextlib.contextmanager

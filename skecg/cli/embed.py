@@ -6,6 +6,7 @@ import argparse
 import codecs
 import hashlib
 import os
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from skecg.cli.console import (
     check_overwrites_nothing,
     embedding_progress,
     say,
+    say_interrupted,
 )
 from skecg.cli.embed_archive import Archive, add_archive_options, check_archive, embed_archive, is_archive
 from skecg.cli.embed_omop import add_omop_options, check_omop, omop_writer, read_ids
@@ -44,6 +46,8 @@ __all__ = [
     "check_cache",
     "embed_into",
     "find_others",
+    "identity_of",
+    "interrupted",
     "make_embedder",
     "manifest_of",
     "run",
@@ -169,17 +173,35 @@ def run(arguments: argparse.Namespace) -> int:
     partial = out.with_name(out.name + ".partial")
     shape = (len(paths), config.n_features)
     with UnfinishedRun(partial, manifest_of(paths, config, embedder), shape, anew=arguments.force) as unfinished:
+        before = identity_of(out)
         try:
             _check_still_absent(arguments, unfinished)
             embed_into(embedder, paths, unfinished, quiet=arguments.quiet)
             write = write_features if arguments.format is None else omop_writer(ids)
             return _finish(embedder, config, paths, unfinished, out, write)
-        except KeyboardInterrupt:
-            say(
-                f"interrupted after {unfinished.n_done} of {len(paths)} records. Give the same command again to "
-                f"continue; what is done is in {str(partial)!r}."
-            )
-            return 130
+        except KeyboardInterrupt as error:
+            return interrupted(error, unfinished, len(paths), out, is_whole=identity_of(out) != before)
+
+
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another that takes its place; None where there is none."""
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
+
+
+def interrupted(
+    error: KeyboardInterrupt, unfinished: UnfinishedRun, n_records: int, out: Path, *, is_whole: bool
+) -> int:
+    """Say how an interrupted run stands, and clean up after one whose file is written; return the exit code."""
+    if is_whole:
+        # The memory map in their frames keeps the file open, which Windows will not remove.
+        traceback.clear_frames(error.__traceback__)
+        unfinished.remove()
+        return say_interrupted(error, f" when all was done: {str(out)!r} is whole")
+    return say_interrupted(
+        error,
+        f" after {unfinished.n_done} of {n_records} records. Give the same command again to continue; what is done is "
+        f"in {str(unfinished.folder)!r}.",
+    )
 
 
 def _check_file(arguments: argparse.Namespace) -> None:

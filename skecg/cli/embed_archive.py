@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skecg.cli.console import embedding_progress, say
+from skecg.cli.console import embedding_progress, say, say_interrupted
 from skecg.errors import ParameterError, SkecgError
 
 if TYPE_CHECKING:
@@ -131,9 +131,9 @@ def embed_archive(arguments: argparse.Namespace, archive: Archive) -> int:
     results = _results(arguments, Assignment.of(archive.embedder), jobs)
     try:
         lost = _collect(results, folder, archive, plan, share, todo, quiet=arguments.quiet)
-    except KeyboardInterrupt:
-        say(f"interrupted. Give the same command again to continue; what is done is in {str(folder.folder)!r}.")
-        return 130
+    except KeyboardInterrupt as error:
+        how = f". Give the same command again to continue; what is done is in {str(folder.folder)!r}."
+        return say_interrupted(error, how)
     finally:
         # Closes the connection to the cluster, also on Ctrl-C: otherwise its tasks would run on.
         results.close()

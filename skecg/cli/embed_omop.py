@@ -107,11 +107,11 @@ def omop_writer(ids: Columns | None) -> Callable[[FeatureTable, Path], None]:
     """Return what writes the rows, and where no ids are known a table of the file that each number stands for."""
 
     def write(table: FeatureTable, path: Path) -> None:
-        _write_rows(table, ids, path)
-        if ids is None:
+        if ids is None:  # first: where there are rows, all is there
             registry = path.with_name(f"{path.name}.registry.csv")
             _write_registry(table.paths, registry)
             say(f"waveform_registry_id counts the recordings from 1; {str(registry)!r} says which is which")
+        _write_rows(table, ids, path)
 
     return write
 

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from skecg.archives.files import as_text, check_output, spreadsheet_cell
 from skecg.cli.console import Verbs, add_table_options, check_overwrites_nothing, say
-from skecg.cli.embed import add_computing_options, check_cache, embed_into, find_others, manifest_of
+from skecg.cli.embed import (
+    add_computing_options,
+    check_cache,
+    embed_into,
+    find_others,
+    identity_of,
+    interrupted,
+    manifest_of,
+)
 from skecg.errors import ParameterError
 from skecg.io.files import replacing
 
@@ -77,15 +85,12 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = manifest_of(paths, config, embedder) | {"model": str(model.folder and _digest(model.folder))}
     shape = (len(paths), config.n_features + n_beside)
     with UnfinishedRun(partial, manifest, shape, anew=arguments.force) as unfinished:
+        before = identity_of(out)
         try:
             embed_into(embedder, paths, unfinished, quiet=arguments.quiet, beside=_beside(model, arguments, paths))
-        except KeyboardInterrupt:
-            say(
-                f"interrupted after {unfinished.n_done} of {len(paths)} records. Give the same command again to "
-                f"continue; what is done is in {str(partial)!r}."
-            )
-            return 130
-        return _finish(model, paths, unfinished, config.n_features, out)
+            return _finish(model, paths, unfinished, config.n_features, out)
+        except KeyboardInterrupt as error:
+            return interrupted(error, unfinished, len(paths), out, is_whole=identity_of(out) != before)
 
 
 def _check(arguments: argparse.Namespace) -> None:

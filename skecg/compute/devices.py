@@ -63,8 +63,8 @@ class OpenBLAS:
     def threads(self, n_threads: int) -> Iterator[None]:
         """Limit products to so many threads, in the whole process, until the block ends, by whichever thread."""
         before = self.n_threads
-        self._set_threads(n_threads)
         try:
+            self._set_threads(n_threads)
             yield
         finally:
             self._set_threads(before)
@@ -181,28 +181,30 @@ class _Cores:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._users = 0
+        self._users: set[object] = set()
         self._allowed = 1
         self._numpy = contextlib.ExitStack()
 
     @contextlib.contextmanager
     def one_thread_each(self) -> Iterator[int]:
         """Keep the calling thread to one core and give the number of workers that this leaves room for."""
-        with self._lock:
-            if self._users == 0:
-                self._allowed = torch.get_num_threads()
-                if openblas := find_openblas():
-                    self._numpy.enter_context(openblas.threads(1))
-            self._users += 1
-            share = max(1, self._allowed // self._users)
-            before = torch.get_num_threads()
-            torch.set_num_threads(1)
+        user, before = object(), torch.get_num_threads()
+        # Ctrl-C may come between any two lines: what is undone is what is known to be done, in whichever it came.
         try:
+            with self._lock:
+                if not self._users:
+                    self._allowed = before
+                self._users.add(user)
+                if len(self._users) == 1 and (openblas := find_openblas()):
+                    self._numpy.enter_context(openblas.threads(1))
+                share = max(1, self._allowed // len(self._users))
+                torch.set_num_threads(1)
             yield share
         finally:
             with self._lock:
-                self._users -= 1
-                torch.set_num_threads(before if self._users else self._allowed)
+                if user in self._users:
+                    self._users.remove(user)
+                    torch.set_num_threads(before if self._users else self._allowed)
                 if not self._users:
                     self._numpy.close()
 
@@ -311,6 +313,11 @@ def in_order(
     object
         What comes of each item, in the items' order; the first error in that order is raised in its place.
 
+    Raises
+    ------
+    ParameterError
+        When there is no room for so many threads.
+
     Notes
     -----
     joblib looks for results every 10 ms, which is as long as a chunk of records takes on many cores.
@@ -320,7 +327,21 @@ def in_order(
         return
     # Not joblib's threads, which look for finished work every 10 ms, as long as a chunk takes (docs/log.md).
     with ThreadPoolExecutor(min(n_threads, len(items))) as pool:
-        yield from pool.map(work, items)
+        with _room_for_threads():
+            results = pool.map(work, items)
+        yield from results
+
+
+@contextlib.contextmanager
+def _room_for_threads() -> Iterator[None]:
+    """Raise an error of ours where threads cannot be started; nothing else may be done in the block."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ParameterError(
+            f"There is no room here for as many threads as n_jobs asks for ({error}). Set n_jobs lower, or allow this "
+            "process more threads and memory."
+        ) from error
 
 
 def one_ahead(items: Generator[_Item, None, None]) -> Generator[_Item, None, None]:
@@ -352,6 +373,7 @@ def one_ahead(items: Generator[_Item, None, None]) -> Generator[_Item, None, Non
 def _begin(items: Generator[_Item, None, None]) -> Future[list[_Item]]:
     """Start a thread that makes the next item: a list of it, or of none at the end."""
     thread = ThreadPoolExecutor(1)
-    underway = thread.submit(lambda: list(islice(items, 1)))
+    with _room_for_threads():
+        underway = thread.submit(lambda: list(islice(items, 1)))
     thread.shutdown(wait=False)  # the thread ends with its item, whether anybody waits for that or not
     return underway

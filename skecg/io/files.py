@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their digests."""
+"""Files written whole or not at all, folders that one process at a time writes into, and digests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import IO
 from skecg.errors import DamagedRecordError, ParameterError
 
 __all__ = [
+    "alone_in",
     "beginning_of",
     "check_inflated",
+    "keep_others_out",
     "largest_inflated",
     "make_folder",
     "replacing",
@@ -63,7 +66,9 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, TypeError, ValueError) as error:
-        why = "is a file" if isinstance(error, FileExistsError) else f"cannot be made ({type(error).__name__})"
+        # What the system says of it, where it was the system that refused.
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        why = "is a file" if isinstance(error, FileExistsError) else f"cannot be made ({reason})"
         raise ParameterError(f"Got {str(folder)!r} as a folder to write into, which {why}. Name another.") from error
     return path
 
@@ -130,6 +135,59 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder until the block ends; the lock goes with the process, however it ends.
+
+    Parameters
+    ----------
+    folder : Path
+        It exists. A file ``.lock`` stays there: a lock is on a file, not on its name, and so it is never replaced.
+
+    Raises
+    ------
+    ParameterError
+        When another is at work there.
+    """
+    owner = os.getpid()
+    with (folder / ".lock").open("ab") as file:
+        keep_others_out(file, folder)
+        try:
+            yield
+        finally:
+            # By hand: a process that was forked meanwhile has the file open as well, and its end is not the owner's.
+            if os.getpid() == owner:
+                _lock(file, keep=False)
+
+
+def keep_others_out(file: IO[bytes], folder: Path) -> None:
+    """Keep other processes out of a folder for as long as this file is open, where the system has locks.
+
+    Raises
+    ------
+    ParameterError
+        When another is at work there.
+    """
+    try:
+        _lock(file)
+    except BlockingIOError as error:
+        raise ParameterError(f"Another run is under way in {folder}. Wait for it, or name another --out.") from error
+
+
+def _lock(file: IO[bytes], *, keep: bool = True) -> None:
+    """Lock a file for this process, or give the lock back; raise when another has it."""
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if keep else fcntl.LOCK_UN)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return  # a file system without locks
 
 
 def sha256_of(path: Path) -> str:

@@ -333,6 +333,44 @@ def test_ctrl_c_says_how_to_continue(
     assert "Give the same command again to continue" in capsys.readouterr().err
 
 
+def test_whoever_finishes_first_costs_another_with_the_same_part_nothing(
+    to_archive: Run, sound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert to_archive(sound, "--out", "alone") == 0
+    replace = Path.replace
+
+    def after_the_other(path: Path, to: Path) -> Path:
+        if path.name.startswith(".part-"):
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, "replace", replace)
+                assert to_archive(sound, "--out", "both") == 0
+            assert not path.exists()
+        return replace(path, to)
+
+    monkeypatch.setattr(Path, "replace", after_the_other)
+
+    assert to_archive(sound, "--out", "both") == 0
+
+    alone, both = ({p.name: p.read_bytes() for p in Path(name).iterdir()} for name in ("alone", "both"))
+    assert both == alone
+
+
+def test_a_part_that_vanishes_while_it_is_written_is_an_error(
+    to_archive: Run, sound: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace = Path.replace
+
+    def vanish(path: Path, to: Path) -> Path:
+        if path.name.startswith(".part-"):
+            path.unlink()
+        return replace(path, to)
+
+    monkeypatch.setattr(Path, "replace", vanish)
+
+    assert to_archive(sound, "--out", "parts") == 2
+    assert "No such file or directory: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

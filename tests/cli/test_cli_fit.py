@@ -16,6 +16,7 @@ from command_line import Run
 
 from skecg import JEPAEmbedder, read_record
 from skecg.cli.embed import embed_into
+from skecg.cli.predict import _write
 from skecg.datasets import make_ecg
 from skecg.errors import ParameterError
 from skecg.tabular.features import embed_table
@@ -240,6 +241,30 @@ def test_predictions_that_were_interrupted_continue(
 
     assert "continuing" in capsys.readouterr().err
     assert Path("p.csv").read_text() == Path("whole.csv").read_text()
+
+
+def test_an_interrupt_that_comes_when_predictions_are_written_leaves_nothing_to_do(
+    fit: Run, run: Run, rows: Any, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    fit("--label-column", "beat")
+    predict = ("predict", "model", "--table", rows[0] / "table.csv", "--out", "p.csv", "--quiet")
+
+    def write_and_interrupt(*arguments: Any) -> None:
+        _write(*arguments)
+        raise KeyboardInterrupt
+
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skecg.cli.predict._write", interrupt)
+    assert run(*predict) == 130
+    assert "Give the same command again to continue" in capsys.readouterr().err
+    monkeypatch.setattr("skecg.cli.predict._write", write_and_interrupt)
+    assert run(*predict) == 130
+
+    assert capsys.readouterr().err.endswith("skecg: interrupted when all was done: 'p.csv' is whole\n")
+    assert len(predictions_of("p.csv")) == len(rows[1])
+    assert not Path("p.csv.partial").exists()
 
 
 def test_fine_tuned_models_travel_in_their_folder(fit: Run, run: Run, rows: Any) -> None:

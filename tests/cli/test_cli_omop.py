@@ -63,6 +63,30 @@ def test_without_ids_recordings_are_numbered_and_failed_ones_have_no_row(
     assert "1 of 3 records failed and have no rows" in said
 
 
+@pytest.mark.parametrize(("written", "again"), [("o.csv.registry.csv", 0), ("o.csv", 2)])
+def test_where_rows_are_written_all_is(
+    written: str, again: int, run: Run, archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    replace = Path.replace
+
+    def replace_and_interrupt(path: Path, to: Path) -> Path:
+        done = replace(path, to)
+        if to.name == written:
+            raise KeyboardInterrupt
+        return done
+
+    embed = ("embed", archive / "r00.hea", "--model", TINY, "--format", "omop", "--out", "o.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace_and_interrupt)
+        assert run(*embed) == 130
+
+    assert ("is whole" in capsys.readouterr().err) == (written == "o.csv")
+    # What is whole exists, and is refused; what is not goes on.
+    assert run(*embed) == again
+    assert rows_of("o.csv")
+    assert len(rows_of("o.csv.registry.csv")) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -95,6 +95,59 @@ def test_ctrl_c_says_how_to_continue(run: Run, sound: str) -> None:
     assert "Traceback" not in message
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process at once")
+def test_sigterm_says_how_to_continue(run: Run, sound: str) -> None:
+    process = start_and_wait_for_two_chunks(sound, "--out", "killed.npz")
+    process.send_signal(signal.SIGTERM)
+    message = process.communicate(timeout=60)[1]
+
+    assert process.returncode == 143
+    assert message.splitlines()[-1].startswith("skecg: stopped after 6 of 8 records. Give the same command again to")
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_an_interrupt_that_comes_when_the_file_is_written_leaves_nothing_to_do(
+    before: bool, embed: Run, sound: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from skecg.archives.run_folders import UnfinishedRun
+
+    remove = UnfinishedRun.remove
+
+    def interrupt(run: UnfinishedRun) -> None:
+        monkeypatch.setattr(UnfinishedRun, "remove", remove)
+        raise KeyboardInterrupt
+
+    if before:
+        Path("f.npz").write_bytes(b"of another run")
+    monkeypatch.setattr(UnfinishedRun, "remove", interrupt)
+
+    assert embed(sound, "--out", "f.npz", *["--force"] * before) == 130
+
+    assert capsys.readouterr().err == "skecg: interrupted when all was done: 'f.npz' is whole\n"
+    assert len(np.load("f.npz")["features"]) == 8
+    assert [path.name for path in Path().glob("f.npz*")] == ["f.npz"]
+
+
+def test_an_interrupt_while_the_file_is_written_leaves_a_run_to_continue(
+    embed: Run, sound: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(path: Path, to: Path) -> Path:
+        if to.name == "f.npz":
+            raise KeyboardInterrupt
+        return replace(path, to)
+
+    replace = Path.replace
+    Path("f.npz").write_bytes(b"of another run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupt)
+        assert embed(sound, "--out", "f.npz", "--force") == 130
+
+    assert "after 8 of 8 records. Give the same command again" in capsys.readouterr().err
+    assert Path("f.npz").read_bytes() == b"of another run"
+    assert embed(sound, "--out", "f.npz", "--force") == 0
+    assert len(np.load("f.npz")["features"]) == 8
+
+
 def cut_power(survives: int, monkeypatch: pytest.MonkeyPatch, embed: Run, *arguments: str | os.PathLike[str]) -> bool:
     """Run a command that ends when it writes to the disk for the n-th time; say whether it came to its end before."""
     fsync, calls = os.fsync, itertools.count()

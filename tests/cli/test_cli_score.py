@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import signal
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,6 +49,25 @@ def score(run: Run, table: Path) -> Run:
         return run("score", table, "--group-column", "who", "--out", "report", *common, "--cache", "cache", *arguments)
 
     return call
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_whatever_stops_it_nothing_temporary_is_left(
+    score: Run, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    former = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    former = {of: signal.signal(of, handler) for of, handler in former.items()}
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr("skecg.evaluation.compare", lambda *_, **__: signal.raise_signal(number))
+    try:
+        assert score("--label-column", "beat") == 128 + number
+    finally:
+        for of, handler in former.items():
+            signal.signal(of, handler)
+
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert capsys.readouterr().err.endswith({2: "skecg: interrupted\n", 15: "skecg: stopped\n"}[number])
 
 
 class Page(HTMLParser):

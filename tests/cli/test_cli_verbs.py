@@ -4,8 +4,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -417,6 +420,69 @@ def test_an_interrupted_verb_exits_with_130(run: Run, monkeypatch: pytest.Monkey
 
     assert run("models") == 130
     assert capsys.readouterr().err == "skecg: interrupted\n"
+
+
+@pytest.fixture
+def terminable() -> Iterator[None]:
+    """SIGTERM as a process has it that nobody has told otherwise."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_verb_that_sigterm_stops_says_so_and_exits_with_143(
+    terminable: None, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def stop() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # a second one does not interrupt the cleaning up
+            Path("cleaned").touch()
+
+    monkeypatch.setattr("skecg.weights.list_models", stop)
+
+    assert run("models") == 143
+    assert capsys.readouterr().err == "skecg: stopped\n"
+    assert Path("cleaned").exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_who_handles_sigterm_goes_on_to_and_threads_leave_it_alone(
+    terminable: None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[int] = []
+
+    def hear(number: int, frame: object) -> None:
+        heard.append(number)
+
+    def raise_and_list() -> object:
+        signal.raise_signal(signal.SIGTERM)
+        return list_models()
+
+    list_models = skecg.list_models
+    with monkeypatch.context() as patch:
+        patch.setattr("skecg.weights.list_models", raise_and_list)
+        signal.signal(signal.SIGTERM, hear)
+        assert run("models") == 0
+    assert (heard, signal.getsignal(signal.SIGTERM)) == ([signal.SIGTERM], hear)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(run, "models").result() == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked on POSIX only")
+def test_a_worker_that_was_forked_ends_at_sigterm_as_it_would_have() -> None:
+    code = """
+import os, signal
+from skecg.cli.console import ends_when_asked
+with ends_when_asked():
+    if (child := os.fork()) == 0:
+        signal.raise_signal(signal.SIGTERM)
+    print(os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (f"{int(signal.SIGTERM)}\n", "")
 
 
 def test_a_message_of_several_lines_comes_as_one(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

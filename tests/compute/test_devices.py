@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from skecg.compute import devices
 from skecg.compute.devices import (
     PRECISIONS,
+    OpenBLAS,
     autocast,
     find_openblas,
     keep_to_one_thread,
@@ -119,6 +121,29 @@ def test_threads_come_back_after_an_error():
     with pytest.raises(RuntimeError, match="boom"), one_thread_per_worker():
         raise RuntimeError("boom")
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("place", ["find_openblas", "set_num_threads", "OpenBLAS._set_threads"])
+def test_threads_come_back_after_an_interrupt_on_the_way_in(place, monkeypatch):
+    openblas = find_openblas()
+    if openblas is None:
+        pytest.skip("NumPy multiplies with another library")
+    owner = {"find_openblas": devices, "set_num_threads": torch}.get(place, OpenBLAS)
+    name = place.rpartition(".")[2]
+    function = getattr(owner, name)
+
+    def interrupted(*arguments):
+        monkeypatch.undo()
+        function(*arguments)
+        raise KeyboardInterrupt
+
+    with openblas.threads(2):
+        monkeypatch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt), one_thread_per_worker():
+            pytest.fail("it was interrupted before")
+        assert (torch.get_num_threads(), openblas.n_threads) == (2, 2)
+    with one_thread_per_worker() as workers:
+        assert workers == 2
 
 
 def test_those_inside_another_share_the_cores_and_only_the_last_to_leave_gives_them_back():

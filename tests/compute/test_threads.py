@@ -3,6 +3,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Generator
@@ -10,6 +11,7 @@ from collections.abc import Generator
 import pytest
 
 from skecg.compute.devices import in_order, one_ahead
+from skecg.errors import ParameterError
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
@@ -72,6 +74,33 @@ def test_what_was_not_begun_when_the_caller_leaves_is_left() -> None:
     with contextlib.closing(in_order(work, range(1000), 2)) as results:
         next(results)
     assert len(begun) < 100
+
+
+@pytest.fixture
+def no_room() -> Generator[None, None, None]:
+    """A stack so large that no thread has room for one."""
+    before = threading.stack_size(1 << 47)
+    yield
+    threading.stack_size(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a stack at once")
+def test_where_there_is_no_room_for_threads_the_error_says_which_number_to_lower(no_room: None) -> None:
+    begun: list[int] = []
+    with pytest.raises(ParameterError, match=r"as n_jobs asks for \(can't start new thread\). Set n_jobs lower"):
+        list(in_order(begun.append, range(8), 4))
+    assert begun == []
+    with pytest.raises(ParameterError, match="n_jobs"):
+        list(one_ahead(number for number in range(8)))
+    assert list(in_order(str, range(2), 1)) == ["0", "1"]
+
+
+def test_errors_of_the_work_stay_what_they_are_even_those_of_threads() -> None:
+    def fail(_: int) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pytest.raises(RuntimeError, match="can't"):
+        list(in_order(fail, range(3), 2))
 
 
 # --- the next thing while this one is in use ----------------------------------------------------------------------

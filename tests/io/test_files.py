@@ -3,13 +3,55 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from skecg.errors import ParameterError
-from skecg.io.files import beginning_of, make_folder, replacing, resolved, sha256_of, takes_files
+from skecg.io.files import (
+    alone_in,
+    beginning_of,
+    keep_others_out,
+    make_folder,
+    replacing,
+    resolved,
+    sha256_of,
+    takes_files,
+)
+
+# A child that was forked while its parent was alone there: it ends, or lives on, or its parent is killed.
+_FORKING = """
+import os, pathlib, signal, sys
+from skecg.errors import ParameterError
+from skecg.io.files import alone_in
+
+folder = pathlib.Path(sys.argv[1])
+
+def is_free():
+    child = os.fork()
+    if child == 0:
+        try:
+            with alone_in(folder):
+                os._exit(0)
+        except ParameterError:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+with alone_in(folder):
+    ending = os.fork()
+    if ending:
+        os.waitpid(ending, 0)
+        print("though a child left the block:", is_free())
+        living = os.fork()
+        if living == 0:
+            signal.pause()
+if ending == 0:
+    os._exit(0)
+print("though a child lives on:", is_free())
+os.kill(living, signal.SIGKILL)
+"""
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -93,9 +135,46 @@ def test_whether_a_folder_takes_files_is_tried(tmp_path: Path) -> None:
         assert not takes_files(Path("/proc/self/fd"))  # for nobody, whoever runs this
 
 
-@pytest.mark.parametrize(("name", "why"), [("file", "is a file"), ("file/in", "cannot be"), ("a\0b", "cannot be")])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("file", "is a file"),
+        ("file/in", r"cannot be made \(Not a directory\)"),
+        ("a\0b", r"cannot be made \(ValueError\)"),
+    ],
+)
 def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path, name, why):
     (tmp_path / "file").write_text("mine")
     assert make_folder(str(tmp_path / "new" / "folder")).is_dir()
     with pytest.raises(ParameterError, match=f"which {why}"):
         make_folder(tmp_path / name)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_one_at_a_time_is_alone_in_a_folder(tmp_path: Path) -> None:
+    def fail() -> None:
+        with alone_in(tmp_path):
+            raise ZeroDivisionError
+
+    for _ in range(2):
+        with alone_in(tmp_path), pytest.raises(ParameterError, match=r"Another run is under way in .*Wait"):
+            fail()
+        with pytest.raises(ZeroDivisionError):
+            fail()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked on POSIX only")
+def test_a_lock_is_of_the_process_that_took_it_and_not_of_those_it_forked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = subprocess.run([sys.executable, "-c", _FORKING, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines() == ["though a child left the block: False", "though a child lives on: True"]
+    with monkeypatch.context() as in_a_child, alone_in(tmp_path):  # where coverage is counted, too
+        in_a_child.setattr(os, "getpid", lambda: -1)
+
+
+@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="Linux opens files that cannot be locked")
+def test_a_file_that_takes_no_lock_is_written_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    with os.fdopen(os.open(tmp_path / "lock", os.O_PATH), "rb", buffering=0) as file:
+        keep_others_out(file, tmp_path)

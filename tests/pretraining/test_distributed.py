@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ WATCHED = {"log_every": 1, "gauge_every": 3, "probe_every": 3, "checkpoint_every
 
 # Two processes train everything in one go: most of the time goes into starting them.
 BOTH = """
-import dataclasses, os, signal, sys
+import contextlib, dataclasses, os, signal, sys
 import torch.distributed as dist
 from pathlib import Path
 from test_distributed import CONFIGS, UNEVEN, StubProbe, others, prepared
@@ -91,6 +92,7 @@ from pretraining.data.shards import open_shards
 from pretraining.objectives.jepa import Jepa
 from pretraining.trainer import Trainer
 from skecg.errors import ParameterError
+from skecg.io.files import alone_in
 
 shards, out = open_shards(sys.argv[1]), Path(sys.argv[2])
 rank = int(os.environ["RANK"])
@@ -116,6 +118,16 @@ try:
     Trainer(prepared(CONFIGS["ddp"]), shards, out / "ddp", device="cpu")
 except ParameterError as error:
     (out / f"refused{rank}.txt").write_text(str(error))
+
+# As if another run were under way there: known to the first process alone.
+late = Trainer(prepared(CONFIGS["ddp"]), shards, out / "held", probe=StubProbe(), device="cpu")
+with alone_in(out / "held") if rank == 0 else contextlib.nullcontext():
+    for again in (late.train, lambda: Trainer(CONFIGS["ddp"], shards, out / "held", device="cpu", resume=True)):
+        try:
+            again()
+        except ParameterError as error:
+            with (out / f"held{rank}.txt").open("a") as said:
+                print(error, file=said)
 
 # Only the second process is asked to stop; then both go on from there, and to the end.
 stopped = Trainer(prepared(CONFIGS["fsdp2"]), shards, out / "stopped", probe=StubProbe(), device="cpu")
@@ -248,6 +260,13 @@ def test_a_batch_that_two_cannot_share_is_refused_by_both(ran: Path) -> None:
 
 def test_what_the_first_process_refuses_the_other_does_too(ran: Path) -> None:
     assert (ran / "refused0.txt").read_text() == (ran / "refused1.txt").read_text() != ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_where_a_run_is_under_way_no_process_trains_and_none_waits(ran: Path) -> None:
+    ours, theirs = ((ran / f"held{rank}.txt").read_text() for rank in range(2))
+    assert ours == theirs
+    assert ours.count("Another run is under way") == 2
 
 
 def test_a_loss_that_is_broken_in_all_processes_names_the_records_of_all(shards: ShardSet) -> None:

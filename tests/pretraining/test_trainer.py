@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -644,3 +645,52 @@ def test_layers_have_their_share_of_the_rate_and_without_decay_groups_are_two() 
     assert rates[id(named["context_encoder.norm.weight"])] == full
     assert rates[id(named["predictor.proj.weight"])] == full
     assert len(build_optimizer(model, small_config()).param_groups) == 2
+
+
+# --- one at a time ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_a_run_under_way_is_left_alone_by_others(shards: ShardSet, tmp_path: Path) -> None:
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    config = small_config(watch__probe_every=3)
+    longer = small_config(watch__probe_every=3, run__steps=9)
+    early = Trainer(config, shards, both, device="cpu")
+
+    def begin_another() -> None:
+        torn = both / "checkpoints" / ".step-00000006.pt.0a1b2c3d"
+        torn.write_bytes(b"half")
+        before = {path: path.read_bytes() for path in both.rglob("*") if path.is_file()}
+        with pytest.raises(ParameterError, match="Another run is under way"):
+            Trainer(longer, shards, both, device="cpu", resume=True)
+        with pytest.raises(ParameterError, match="Another run is under way"):
+            early.train()
+        assert {path: path.read_bytes() for path in both.rglob("*") if path.is_file()} == before
+
+    train(config, shards, alone, probe=StubProbe())
+    train(config, shards, both, probe=StubProbe(then=begin_another), resume=True)
+
+    assert losses(both) == losses(alone)
+    assert json.loads((both / "config.json").read_text())["run"]["steps"] == 6
+
+
+def test_a_trainer_that_another_has_overtaken_trains_nothing(shards: ShardSet, tmp_path: Path) -> None:
+    config = small_config()
+    late = Trainer(config, shards, tmp_path, device="cpu")
+    train(config, shards, tmp_path, resume=True)
+    story = (tmp_path / "journal.jsonl").read_bytes()
+
+    with pytest.raises(ParameterError, match="came to step 6 since this one was made, at step 0"):
+        late.train()
+    assert (tmp_path / "journal.jsonl").read_bytes() == story
+
+
+def test_a_trainer_that_failed_keeps_nobody_out(shards: ShardSet, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    config = small_config(watch__probe_every=3)
+    failed = Trainer(config, shards, tmp_path, device="cpu", probe=StubProbe(then=fail))
+    with pytest.raises(ZeroDivisionError):
+        failed.train()
+    assert train(config, shards, tmp_path, resume=True)["step"] == 6

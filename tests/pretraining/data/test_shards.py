@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -220,7 +221,7 @@ def test_a_killed_pack_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> N
         packed(broken, killed, second, records_per_shard=2)
     with pytest.raises(RecordNotFoundError, match="not finished"):
         open_shards(broken)
-    assert not list(broken.glob(".*"))
+    assert not list(broken.glob(".[0-9]*"))
     done = (broken / "00000.npy").stat().st_mtime_ns
 
     # What the killed one was writing when the machine went down:
@@ -230,6 +231,38 @@ def test_a_killed_pack_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> N
 
     assert (broken / "00000.npy").stat().st_mtime_ns == done
     assert contents(broken) == contents(whole)
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedTwice(Given):
+    """Has another pack into the same folder begun while its records are read."""
+
+    begin: Callable[[], object] = dict
+
+    def __call__(self, items: Sequence[Item]) -> Iterator[ECGRecord | SkecgError]:
+        # The first record is being written by the time that the second is asked for.
+        for number, found in enumerate(super().__call__(items)):
+            if number:
+                self.begin()
+            yield found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_a_second_pack_into_a_folder_is_refused_and_the_first_loses_nothing(tmp_path: Path) -> None:
+    packed(tmp_path / "alone", *many())
+    first, second = many()
+    refused: list[str] = []
+
+    def begin() -> None:
+        with pytest.raises(ParameterError, match="Another run is under way") as error:
+            packed(tmp_path / "both", *many())
+        refused.append(str(error.value))
+
+    twice = PackedTwice(first.reader.records, begin)  # type: ignore[attr-defined]
+    packed(tmp_path / "both", dataclasses.replace(first, reader=twice), second)
+
+    assert len(refused) == len(first.items) - 1
+    assert contents(tmp_path / "both") == contents(tmp_path / "alone")
 
 
 def test_packing_again_changes_nothing_and_reads_nothing(tmp_path: Path) -> None:
