@@ -48,6 +48,17 @@ __all__ = [
     "whole_tensor",
 ]
 
+T = TypeVar("T")
+
+_BACKENDS = {"cuda": "nccl", "cpu": "gloo"}
+
+_PLACES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+
+_N_OPENED = itertools.count()
+
+# The first process may take as long as it takes to describe an archive.
+_FOR_EVER = timedelta(days=365)
+
 
 def shard_(model: nn.Module, device: torch.device, world_size: int) -> nn.Module:
     """Spread a model's weights over the processes, each transformer block by itself."""
@@ -131,12 +142,6 @@ def _as_spread(value: Any, parameter: Tensor) -> Any:
     return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]
 
 
-T = TypeVar("T")
-
-
-_BACKENDS = {"cuda": "nccl", "cpu": "gloo"}
-
-
 def open_engine(run: RunConfig, device: str | torch.device | None = None) -> Engine:
     """Open this process's engine: its device, its rank, and the group of processes if there are several.
 
@@ -168,11 +173,6 @@ def open_engine(run: RunConfig, device: str | torch.device | None = None) -> Eng
     return Engine(found, precision, run, rank, world_size, store)
 
 
-_PLACES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-
-_N_OPENED = itertools.count()
-
-
 def _meet(run: RunConfig) -> Store:
     """Find the other processes, by way of a store of keys; :meth:`Engine.distribute` opens their group later."""
     from torch.distributed.rendezvous import rendezvous
@@ -180,10 +180,6 @@ def _meet(run: RunConfig) -> Store:
     store, _, _ = next(rendezvous("env://", timeout=timedelta(minutes=run.timeout_minutes)))
     # A prefix of its own: trainers in one process, one after the other, must not read each other's keys.
     return dist.PrefixStore(f"pretraining/{next(_N_OPENED)}", store)  # type: ignore[attr-defined]
-
-
-# The first process may take as long as it takes to describe an archive.
-_FOR_EVER = timedelta(days=365)
 
 
 def check_even_split(run: RunConfig, world_size: int) -> None:

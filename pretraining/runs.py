@@ -56,7 +56,6 @@ __all__ = [
     "write_json",
 ]
 
-
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("model", "optimizer", "config", "probe"), dict),
     **dict.fromkeys(("step", "world_size", "mask_law"), int),
@@ -65,22 +64,38 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "last_loss": (float, type(None)),
 }
 
-
 #: What a checkpoint holds, exactly.
 STATE_KEYS = frozenset(_KINDS)
 
 # What checkpoints did not hold from the beginning, and what was true or not known before they did.
 _SINCE: dict[str, Any] = {"mask_law": 1, "losses": []}
 
-
 #: A second name of the checkpoint with the best probe score.
 BEST = "best.pt"
 
-
 _T = TypeVar("_T")
 
-
 _NAME = re.compile(r"step-(\d{8,})\.pt")
+
+# What is raised for content that is not what was written.
+_UNFIT = (RuntimeError, LookupError, ValueError, TypeError, AttributeError)
+
+_SAME_CODE = "Go on with the skecg, and the plug-ins, that wrote it."
+
+# The files of a run's folder, and what to do without one.
+_CONFIG, _DATA, _CODE = "config.json", "data.json", "code.json"
+_WITHOUT = {
+    _CONFIG: "remove it and resume with --recipe and the overrides that the run began with, which writes it anew",
+    _DATA: "remove it: cards will not name the data",
+    _CODE: "remove it: cards will not name the code",
+}
+
+_PACKAGES = ("skecg", "pretraining")
+
+_SECONDS = 20  # git on a network disk may take long, or never answer
+
+# What may change on the way: the length, how batches are fed, how long processes wait for each other.
+_PASSING = ("steps", "prefetch", "readers", "timeout_minutes")
 
 
 class CheckpointError(SkecgError, ValueError):
@@ -184,12 +199,6 @@ def load_checkpoint(folder: str | Path, step: int | None = None) -> dict[str, An
     return state
 
 
-# What is raised for content that is not what was written.
-_UNFIT = (RuntimeError, LookupError, ValueError, TypeError, AttributeError)
-
-_SAME_CODE = "Go on with the skecg, and the plug-ins, that wrote it."
-
-
 @contextlib.contextmanager
 def _named(path: Path, part: str, way_out: str, kind: type[SkecgError] = CheckpointError) -> Iterator[None]:
     """Raise an error of the kind that names the file where a part of it is not what was written."""
@@ -263,15 +272,6 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-# The files of a run's folder, and what to do without one.
-_CONFIG, _DATA, _CODE = "config.json", "data.json", "code.json"
-_WITHOUT = {
-    _CONFIG: "remove it and resume with --recipe and the overrides that the run began with, which writes it anew",
-    _DATA: "remove it: cards will not name the data",
-    _CODE: "remove it: cards will not name the code",
-}
-
-
 def _read_json(run: Path, name: str, read: Callable[[Any], _T]) -> _T | None:
     """Read a file of a run's folder; None where there is none."""
     path = run / name
@@ -279,12 +279,6 @@ def _read_json(run: Path, name: str, read: Callable[[Any], _T]) -> _T | None:
         return None
     with _named(path, "content", f"Restore it from a copy, or {_WITHOUT[name]}.", ParameterError):
         return read(json.loads(path.read_text(encoding="utf-8")))
-
-
-_PACKAGES = ("skecg", "pretraining")
-
-
-_SECONDS = 20  # git on a network disk may take long, or never answer
 
 
 def describe_code(root: Path | None = None) -> dict[str, Any]:
@@ -414,10 +408,6 @@ def check_same_run(state: Mapping[str, Any], config: PretrainConfig, shards: Sha
             f"The run began with other data (fingerprint {state['fingerprint'][:12]}, these are "
             f"{shards.fingerprint[:12]}). Resume it with the shards that data.json describes, or begin another."
         )
-
-
-# What may change on the way: the length, how batches are fed, how long processes wait for each other.
-_PASSING = ("steps", "prefetch", "readers", "timeout_minutes")
 
 
 def _lasting(config: PretrainConfig) -> dict[str, Any]:

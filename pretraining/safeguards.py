@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NonFiniteLossError", "StopRequest", "check_finite"]
 
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_NAMED_RECORDS = 8
 
 
 class StopRequest:
@@ -61,9 +62,6 @@ class StopRequest:
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
-
-
-_NAMED_RECORDS = 8
 
 
 class NonFiniteLossError(SkecgError, ArithmeticError):

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Collapse", "Trainer"]
 
+_BEGINNING: dict[str, Any] = {"step": 0, "last_loss": None, "gauges": [], "losses": [], "probe": {"history": []}}
+
 
 class Collapse(SystemExit):
     """The run collapsed and ``watch.stop_on_collapse`` is set; a process ends with code 3."""
@@ -372,9 +374,6 @@ class Trainer:
             "world_size": self.engine.world_size,
             "mask_law": MASK_LAW,
         }
-
-
-_BEGINNING: dict[str, Any] = {"step": 0, "last_loss": None, "gauges": [], "losses": [], "probe": {"history": []}}
 
 
 def clip_gradients_(model: nn.Module, largest: float) -> Tensor:

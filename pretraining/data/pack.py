@@ -37,9 +37,7 @@ from skecg.validation import check_choice, check_integer, check_number
 
 __all__ = ["LEFT_OUT", "PLAN", "pack"]
 
-
 PLAN = "plan.json"  # written before the first shard, the manifest after the last
-
 
 LEFT_OUT = "left_out.csv"
 

@@ -42,6 +42,13 @@ __all__ = [
     "embed_chunk",
 ]
 
+_CONNECT_SECONDS = 10.0
+
+# Chunks that the scheduler holds for each thread of a worker: one under way, one waiting; a million would fill it.
+_CHUNKS_A_THREAD = 2
+
+_FEWEST_AT_ONCE = 4
+
 
 @dataclass(frozen=True)
 class ChunkJob:
@@ -123,16 +130,6 @@ def _check(assignment: Assignment) -> None:
             f"Got a worker on {socket.gethostname()} whose weights or options make other features than those where "
             "the command was given. Give both the same weights folder."
         )
-
-
-_CONNECT_SECONDS = 10.0
-
-
-# Chunks that the scheduler holds for each thread of a worker: one under way, one waiting; a million would fill it.
-_CHUNKS_A_THREAD = 2
-
-
-_FEWEST_AT_ONCE = 4
 
 
 class LostChunk(NamedTuple):

@@ -44,6 +44,10 @@ __all__ = [
     "write_features",
 ]
 
+_BLOCK_ROWS = 2048
+
+_METADATA = b"skecg"
+
 
 class Failure(NamedTuple):
     """A record that could not be embedded: its number, the class of the error, what it says."""
@@ -79,9 +83,6 @@ class ChunkResult:
     failures: list[Failure]
     notes: dict[int, tuple[str, ...]]
     amplitudes: list[Amplitude] = field(default_factory=list)
-
-
-_BLOCK_ROWS = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,9 +343,6 @@ def as_text(file: IO[bytes]) -> Iterator[IO[str]]:
 
 def _as_json(values: dict[str, Any]) -> str:
     return json.dumps(values, sort_keys=True, ensure_ascii=False)
-
-
-_METADATA = b"skecg"
 
 
 def check_parquet(what: str = "Archives are Parquet files and need pyarrow", instead: str = "") -> None:

@@ -1,14 +1,13 @@
-"""The folder of a run that is not finished: what it has done so far, so that it can be killed and continued.
+"""Folders of what is not finished: what was done so far, so that a run can be killed and continued.
 
-It holds ``features.npy``, whose rows fill up from the first; ``journal.jsonl``, one line for every chunk whose rows are
-safely on the disk; and ``manifest.json``, which says what the run is about. A chunk counts when its line does, so
-whatever is killed in the middle of one is simply done again.
+The folder of a run into one file holds ``features.npy``, whose rows fill up from the first; ``journal.jsonl``, one line
+for every chunk whose rows are safely on the disk; and ``manifest.json``, which says what the run is about. A chunk
+counts when its line does, so whatever is killed in the middle of one is simply done again.
 
-The folder of an archive: a part file for every chunk that is done, and what the run is about.
-
-A chunk is done when its part file is there, which holds for one process as for a hundred that share the folder: there
-is no lock and no list that they would have to keep together. ``_run.json`` comes before the first part;
-``_failures.csv`` and ``_provenance.json`` come after the last. Readers of Parquet pass over names with an underscore.
+The folder of an archive holds a part file for every chunk that is done, and what the run is about. A chunk is done when
+its part file is there, which holds for one process as for a hundred that share the folder: there is no lock and no list
+that they would have to keep together. ``_run.json`` comes before the first part; ``_failures.csv`` and
+``_provenance.json`` come after the last. Readers of Parquet pass over names with an underscore.
 """
 
 from __future__ import annotations
@@ -34,8 +33,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ArchiveFolder", "UnfinishedRun"]
 
-
 _FEATURES, _JOURNAL, _MANIFEST = "features.npy", "journal.jsonl", "manifest.json"
+
+_RUN, _FAILURES, _PROVENANCE = "_run.json", "_failures.csv", "_provenance.json"
+
+_PART = re.compile(r"part-([0-9]{6,})\.parquet")
 
 
 class UnfinishedRun:
@@ -198,12 +200,6 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def _to_disk(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-_RUN, _FAILURES, _PROVENANCE = "_run.json", "_failures.csv", "_provenance.json"
-
-
-_PART = re.compile(r"part-([0-9]{6,})\.parquet")
 
 
 class ArchiveFolder:

@@ -1,7 +1,4 @@
-"""What the command line says to people: one line a message, on standard error.
-
-Arguments that several verbs take, and how their text is read.
-"""
+"""What the command line says to people, one line a message on standard error, and arguments that several verbs take."""
 
 from __future__ import annotations
 
@@ -49,9 +46,11 @@ __all__ = [
     "short_warnings",
 ]
 
-
 # Enough to see what a warning is about; the rest are counted.
 _SHOWN_OF_EACH = 3
+
+# What `add_subparsers` gives.
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def say(message: object) -> None:
@@ -215,10 +214,6 @@ def embedding_progress(
 
         yield came
     warn_about_units(amplitudes, spec)
-
-
-# What `add_subparsers` gives.
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_plugin_option(verbs: Verbs) -> None:

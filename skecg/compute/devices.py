@@ -1,10 +1,7 @@
-"""Where encoders run: the device, the precision, and how many cores.
+"""Where encoders run: the device, the precision, how many cores, and the threads that work goes on in.
 
-Work in threads: many things at once in their order, or the next thing while this one is in use.
-
-What is worked on has to release Python's lock, as NumPy, torch, hashing and reading do.
-
-NumPy's library for products of matrices, and how many threads it takes.
+What threads work on has to release Python's lock, as NumPy, torch, hashing and reading do. NumPy's library for products
+of matrices has threads of its own, whose number is set here, too.
 """
 
 from __future__ import annotations
@@ -41,6 +38,18 @@ __all__ = [
     "resolve_precision",
     "within_memory",
 ]
+
+#: What torch computes in.
+PRECISIONS = ("auto", "fp32", "bf16")
+
+# How many windows went through an encoder at once, where more did not fit into its device.
+_fitting: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+
+_fitting_lock = threading.Lock()
+
+_Item = TypeVar("_Item")
+
+_Result = TypeVar("_Result")
 
 
 class OpenBLAS:
@@ -92,10 +101,6 @@ def find_openblas() -> OpenBLAS | None:
     with_numpy = [library for library in found if "numpy" in str(library.filepath)]
     chosen = with_numpy or (found if len(found) == 1 else [])
     return OpenBLAS(chosen[0]) if chosen else None
-
-
-#: What torch computes in.
-PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -222,13 +227,6 @@ def keep_to_one_thread() -> None:
         torch.set_num_threads(1)
 
 
-# How many windows went through an encoder at once, where more did not fit into its device.
-_fitting: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
-
-
-_fitting_lock = threading.Lock()
-
-
 def within_memory(
     encoder: nn.Module, encode: Callable[[NDArray[np.intp]], NDArray[np.float32]], rows: NDArray[np.intp]
 ) -> NDArray[np.float32]:
@@ -287,12 +285,6 @@ def _say_what_fits(encoder: nn.Module, at_once: int) -> None:
             SkecgWarning,
             stacklevel=user_stacklevel(),
         )
-
-
-_Item = TypeVar("_Item")
-
-
-_Result = TypeVar("_Result")
 
 
 def in_order(

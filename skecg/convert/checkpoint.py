@@ -43,7 +43,6 @@ __all__ = [
     "write_folder",
 ]
 
-
 _SHOWN = 6
 # Parts of names that torch's DataParallel and torch.compile put before those of the module inside.
 _WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod)\.")

@@ -44,12 +44,9 @@ __all__ = [
     "salt_of",
 ]
 
-
 _NAMES = ("memory", "disk")
 
-
 _DEFAULT_MEMORY_MB = "256"
-
 
 _memory: dict[str, MemoryCache] = {}
 

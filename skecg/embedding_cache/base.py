@@ -34,8 +34,13 @@ __all__ = [
     "guard_across_fork",
 ]
 
-
 _Answer = TypeVar("_Answer")
+
+_lock = threading.Lock()
+
+_guarded: weakref.WeakSet[Forkable] = weakref.WeakSet()
+
+_locked: list[Forkable] = []
 
 
 @dataclass(frozen=True)
@@ -160,15 +165,6 @@ class Forkable(Protocol):
 
     def after_fork(self) -> None:
         """Open the lock."""
-
-
-_lock = threading.Lock()
-
-
-_guarded: weakref.WeakSet[Forkable] = weakref.WeakSet()
-
-
-_locked: list[Forkable] = []
 
 
 def guard_across_fork(cache: Forkable) -> None:

@@ -32,11 +32,19 @@ if TYPE_CHECKING:
 
 __all__ = ["DiskCache", "Store", "shared_disk_cache"]
 
-
 Answer = TypeVar("Answer")
 
-
 _ATTEMPTS = 3
+
+_NS_PER_DAY = 86_400 * 10**9
+
+# Uses are remembered, and written this often and with every put: reading then costs no writing.
+_NOTE_EVERY_NS = 60 * 10**9
+
+_living: weakref.WeakSet[DiskCache] = weakref.WeakSet()
+
+# Clones and unpickled copies share a connection, and so its lock and counts.
+_shared: dict[tuple[str, int | None], DiskCache] = {}
 
 
 class Store:
@@ -135,20 +143,6 @@ class Store:
             CacheWarning,
             stacklevel=4,
         )
-
-
-_NS_PER_DAY = 86_400 * 10**9
-
-
-# Uses are remembered, and written this often and with every put: reading then costs no writing.
-_NOTE_EVERY_NS = 60 * 10**9
-
-
-_living: weakref.WeakSet[DiskCache] = weakref.WeakSet()
-
-
-# Clones and unpickled copies share a connection, and so its lock and counts.
-_shared: dict[tuple[str, int | None], DiskCache] = {}
 
 
 class DiskCache:

@@ -27,6 +27,12 @@ __all__ = ["FORMAT", "passing_key", "record_key", "remembered_key", "salt_of"]
 #: Part of every salt. Raise it when the same weights and settings give other embeddings than before, beyond rounding.
 FORMAT = 1
 
+# Some 7 MB of names. A lock to drop them one by one would have to be minded across forks.
+_MOST_REMEMBERED = 2**15
+_remembered: dict[bytes, bytes] = {}
+# Drawn once, before any two threads can draw one each: a record named by a lost one would be embedded again.
+_SEED = secrets.randbits(64)
+
 
 class _Digest(Protocol):
     """A hash that takes bytes as they come."""
@@ -112,13 +118,6 @@ def remembered_key(record: ECGRecord, salt: bytes) -> bytes:
             _remembered.clear()
         _remembered[passing] = lasting
     return lasting
-
-
-# Some 7 MB of names. A lock to drop them one by one would have to be minded across forks.
-_MOST_REMEMBERED = 2**15
-_remembered: dict[bytes, bytes] = {}
-# Drawn once, before any two threads can draw one each: a record named by a lost one would be embedded again.
-_SEED = secrets.randbits(64)
 
 
 @functools.cache

@@ -48,17 +48,13 @@ __all__ = [
     "write",
 ]
 
-
 #: Written into the file's header, with which a file of somebody else's is told from ours.
 APPLICATION_ID = 0x534B4543  # "SKEC"
-
 
 #: Raise it, and the number in DATABASE_NAME with it, when the schema changes: old and new then live side by side.
 SCHEMA_VERSION = 1
 
-
 DATABASE_NAME = f"embeddings-v{SCHEMA_VERSION}.sqlite"
-
 
 # Blobs only, no text: a damaged row must reach our checksum and not fail in a decoder. last_used is in nanoseconds.
 _SCHEMA = (
@@ -68,15 +64,11 @@ _SCHEMA = (
     "CREATE INDEX by_age ON embeddings (last_used, bytes)",
 )
 
-
 _SIDECARS = ("-wal", "-shm")
-
 
 _PAGE_BYTES = 16_384
 
-
 _BUSY_SECONDS = 60.0
-
 
 _DAMAGE = {
     sqlite3.SQLITE_ERROR,  # a table or column is missing
@@ -87,9 +79,17 @@ _DAMAGE = {
     sqlite3.SQLITE_FORMAT,
 }
 
-
 #: What using a file of unknown state may raise; SQLite quotes damaged names in messages that Python cannot decode.
 Trouble = sqlite3.Error | OSError | UnicodeDecodeError
+
+_EMPTY = (0, 0, frozenset[bytes]())
+
+_OURS = (APPLICATION_ID, SCHEMA_VERSION, frozenset(statement.encode() for statement in _SCHEMA))
+
+# SQLite before 3.32 took no more than 999 parameters in a statement.
+_KEYS_PER_QUERY = 500
+
+_CHECKSUM_BYTES = 16
 
 
 class DamagedStoreError(sqlite3.DatabaseError):
@@ -165,12 +165,6 @@ def _fingerprint(connection: sqlite3.Connection) -> tuple[int, int, frozenset[by
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     return application_id, version, frozenset(sql for (sql,) in tables)
-
-
-_EMPTY = (0, 0, frozenset[bytes]())
-
-
-_OURS = (APPLICATION_ID, SCHEMA_VERSION, frozenset(statement.encode() for statement in _SCHEMA))
 
 
 @contextlib.contextmanager
@@ -254,13 +248,6 @@ def worded(error: Trouble, path: Path) -> CacheError:
             "folder, or use cache='memory'."
         )
     return kind(f"Got {error} at {path}, expected an embedding store that can be read and written. {advice}")
-
-
-# SQLite before 3.32 took no more than 999 parameters in a statement.
-_KEYS_PER_QUERY = 500
-
-
-_CHECKSUM_BYTES = 16
 
 
 class Row(NamedTuple):

@@ -44,18 +44,6 @@ __all__ = [
 
 _T = TypeVar("_T")
 
-
-class Statements(NamedTuple):
-    """What a preamble says; None for what it does not say, several units where it contradicts itself."""
-
-    sampling_rate: float | None = None
-    units: tuple[str, ...] = ()
-    lead: str | None = None
-    steps: str | None = None  # the line by which samples may be steps of a digitizer
-
-
-NOTHING_STATED = Statements()
-
 _MOST_LINES = 64
 _LINES_LOOKED_AT = 3
 _LEAST_RATE = 10.0  # less than that is a comma that groups thousands
@@ -79,7 +67,6 @@ _LEAD_KEY = re.compile(
     r"lead|channel|ableit|d[ée]riv|afled|avled|отвед|odprow|kytkent|导联|導聯|導程|誘導|유도", re.IGNORECASE
 )
 
-
 # What a digitizer's step is called and worth, but not the millimetres of paper for a millivolt, nor a depth in bits.
 _RESOLUTION = r"resolution|auflösung|résolution"
 _STEP_KEY = re.compile(rf"gain|lsb|\badc\b|\badu\b|scal(e|ing)\b|{_RESOLUTION}", re.IGNORECASE)
@@ -91,6 +78,35 @@ _STEP_VALUE = re.compile(
     re.IGNORECASE,
 )
 _STEP_UNIT = re.compile(rf"(?:.*[\s/]|)(?:{_STEP}|raw|a\.?u\.?)s?", re.IGNORECASE)
+
+# In lower case, without blanks, hyphens and underscores.
+_RATES = frozenset(
+    {"fs", "sr", "sfreq", "srate", "hz", "freq", "frequency", "fshz", "ecgfs", "signalfs"}
+    | {f"{word}{what}" for word in ("sampling", "sample", "samp") for what in ("rate", "freq", "frequency")}
+    | {f"{word}{what}hz" for word in ("sampling", "sample") for what in ("rate", "freq", "frequency")}
+)
+_LEADS = frozenset(
+    {"leads", "lead", "leadorder", "channels", "chnames"}
+    | {f"{word}{what}" for word in ("lead", "channel", "sig", "signal") for what in ("name", "names")}
+)
+_UNITS = frozenset(
+    {f"{word}{what}" for word in ("", "physical", "sig", "signal", "voltage") for what in ("unit", "units")}
+)
+# What may say that samples are steps, by a part of its name: where they are none, such a gain is 1 and an offset 0.
+_GAIN = re.compile(r"gain|lsb|scal(e|ing)|resolution|per(bit|lsb|adu|[mu]v)|adu|conversion|factor")
+_OFFSET = re.compile(r"baseline|zero|offset")
+
+
+class Statements(NamedTuple):
+    """What a preamble says; None for what it does not say, several units where it contradicts itself."""
+
+    sampling_rate: float | None = None
+    units: tuple[str, ...] = ()
+    lead: str | None = None
+    steps: str | None = None  # the line by which samples may be steps of a digitizer
+
+
+NOTHING_STATED = Statements()
 
 
 def count_lines_above(lines: Sequence[str]) -> int:
@@ -210,24 +226,6 @@ def _lead(pairs: Sequence[tuple[str, str]], units: Sequence[int]) -> str | None:
         if (lead := canonical_lead(token)) in CANONICAL_LEADS
     }
     return leads.pop() if len(leads) == 1 else None
-
-
-# In lower case, without blanks, hyphens and underscores.
-_RATES = frozenset(
-    {"fs", "sr", "sfreq", "srate", "hz", "freq", "frequency", "fshz", "ecgfs", "signalfs"}
-    | {f"{word}{what}" for word in ("sampling", "sample", "samp") for what in ("rate", "freq", "frequency")}
-    | {f"{word}{what}hz" for word in ("sampling", "sample") for what in ("rate", "freq", "frequency")}
-)
-_LEADS = frozenset(
-    {"leads", "lead", "leadorder", "channels", "chnames"}
-    | {f"{word}{what}" for word in ("lead", "channel", "sig", "signal") for what in ("name", "names")}
-)
-_UNITS = frozenset(
-    {f"{word}{what}" for word in ("", "physical", "sig", "signal", "voltage") for what in ("unit", "units")}
-)
-# What may say that samples are steps, by a part of its name: where they are none, such a gain is 1 and an offset 0.
-_GAIN = re.compile(r"gain|lsb|scal(e|ing)|resolution|per(bit|lsb|adu|[mu]v)|adu|conversion|factor")
-_OFFSET = re.compile(r"baseline|zero|offset")
 
 
 class Members(NamedTuple):
