@@ -189,10 +189,14 @@ def test_an_interrupt_while_another_process_writes_leaves_no_transaction_open(di
         others.execute("COMMIT")
 
     thread = threading.Thread(target=interrupt_and_leave)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        disk.put(rows(2))
-    thread.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of pytest-xdist ignore it
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            disk.put(rows(2))
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         connection.execute("ROLLBACK")
