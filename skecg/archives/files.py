@@ -46,6 +46,9 @@ __all__ = [
 
 _BLOCK_ROWS = 2048
 
+# Of 255 that systems take, so that .failures.csv may stand behind it.
+_MOST_NAME_BYTES = 240
+
 _METADATA = b"skecg"
 
 
@@ -120,6 +123,11 @@ def check_output(option: str, path: Path, suffixes: Collection[str]) -> None:
     """
     if path.suffix.lower() not in suffixes:
         raise ParameterError(f"Got {option} {str(path)!r}, expected a name that ends in {', '.join(suffixes)}.")
+    if (n_bytes := len(os.fsencode(path.name))) > _MOST_NAME_BYTES:
+        raise ParameterError(
+            f"Got {option} {str(path)!r}, a name of {n_bytes} bytes, expected {_MOST_NAME_BYTES} at most: files beside "
+            "it have longer ones."
+        )
     target = resolved(path)
     for folder in (path.parent, target.parent):
         if not folder.is_dir():
@@ -142,15 +150,15 @@ def check_output_folder(option: str, folder: Path) -> Path:
     target = resolved(folder)
     if target.exists() and not target.is_dir():
         raise ParameterError(f"Got {option} {str(folder)!r}, which is a file; expected the name of a folder.")
-    _check_takes_files(option, folder, target)
+    _check_takes_files(option, folder, folder)  # and not the target, which may be above a link that leads nowhere
     return target
 
 
 def _check_takes_files(option: str, path: Path, folder: Path) -> None:
     if not takes_files(folder):
         raise ParameterError(
-            f"Got {option} {str(path)!r}, but no file can be made there: its permissions, its file system or a full "
-            "disk forbid it. Name another place."
+            f"Got {option} {str(path)!r}, but no file can be made there: a file or a link that leads nowhere, "
+            "permissions, the file system or a full disk forbid it. Name another place."
         )
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,6 +50,9 @@ __all__ = [
 # Enough to see what a warning is about; the rest are counted.
 _SHOWN_OF_EACH = 3
 
+# So long after SIGTERM another is taken for the same.
+_MOMENT_SECONDS = 1.0
+
 # What `add_subparsers` gives.
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -79,13 +83,19 @@ def ends_when_asked() -> Iterator[None]:
         yield
         return
     owner = os.getpid()
+    asked: float | None = None
 
     def end(number: int, frame: FrameType | None) -> None:
-        # Once: timeout sends it twice, and the second would come in the middle of the cleaning up.
-        signal.signal(number, signal.SIG_IGN if os.getpid() == owner else signal.SIG_DFL)
-        if os.getpid() == owner:
+        nonlocal asked
+        now, is_worker = time.monotonic(), os.getpid() != owner
+        if asked is None and not is_worker:
+            asked = now
             raise Terminated
-        signal.raise_signal(number)  # a worker that was forked
+        # timeout sends it twice at once, and the second would come in the middle of the cleaning up. Later it is meant;
+        # so it is for a worker that was forked.
+        if asked is None or is_worker or now > asked + _MOMENT_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     signal.signal(signal.SIGTERM, end)
     try:

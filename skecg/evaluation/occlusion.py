@@ -185,7 +185,7 @@ def explain(
         warnings.warn(
             f"Got a probability of {'1' if odds[0, column] > 0 else '0'} for {name!r}, as far as numbers go: what is "
             "hidden may change nothing that can be seen, and seem to be worth 0. Explain a classifier with a stronger "
-            "penalty, or calibrated probabilities.",
+            "penalty, whose probabilities are less sure.",
             SkecgWarning,
             stacklevel=user_stacklevel(),
         )

@@ -91,8 +91,8 @@ def resolved(path: Path) -> Path:
 
 
 def takes_files(folder: Path) -> bool:
-    """Return whether a file can be made in a folder, or in the nearest one above it that is there."""
-    there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    """Return whether a file can be made in a folder, or in what is the nearest above it that is there."""
+    there = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     try:
         # By doing it: what permissions say is not all, on file systems that are read-only or full.
         with tempfile.TemporaryFile(dir=there):
@@ -121,7 +121,7 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
     """
     # A link stays a link, and the new file lies on the file system of what it replaces: only there is a rename atomic.
     path = resolved(path)
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    new = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")  # a longer name may be more than a system takes
     # Made with its mode, not changed to it later; O_EXCL follows no link that somebody put there.
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
     try:

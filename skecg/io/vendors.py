@@ -79,9 +79,12 @@ _ISHNE_OFF = {4: "intermittent disconnection", 5: "frequent disconnection"}  # o
 _SCP_STANDARD_TABLE = 19999
 _SCP_CODE = re.compile(r"0|1{1,8}0[01]|1{9}0[01]{8}|1{10}[01]{16}")
 
-# Tags of MFER, and bytes that a sample takes by its type.
-_MFER_TYPE, _MFER_WAVES, _MFER_CHANNEL, _MFER_GROUP, _MFER_END = 0x0A, 0x1E, 0x3F, 0x67, 0x80
+# Tags of MFER, and below the bytes that a sample takes by its type.
+_MFER_TYPE, _MFER_WAVES, _MFER_CHANNEL, _MFER_GROUP = 0x0A, 0x1E, 0x3F, 0x67
+_MFER_SIZES = frozenset({0x04, 0x06, _MFER_TYPE})
 _MFER_LEVELS = {0x0D: "an offset", 0x12: "a value that stands for none"}
+# Zeros, a tag or the channel that fields are of, and a length; 0x80 is the end.
+_MFER_HEAD = re.compile(rb"\0*(?:\x3f([\x80-\xff]*[\0-\x7f])|([^\0\x3f\x80]))(.)", re.DOTALL)
 _MFER_WIDTHS = {0: 2, 1: 2, 2: 4, 3: 1, 4: 2, 5: 1, 6: 4, 7: 4, 8: 8}
 
 # What ecgdatakit warns of and users must know, in words of ours: its own may quote the file.
@@ -249,17 +252,16 @@ def _check_scp_sizes(path: Path, sections: Sequence[int]) -> None:
     for number, (first, last, _) in enumerate(struct.iter_unpack("<IIB", content[ranges : ranges + 9 * n_leads])):
         (n_bytes,) = struct.unpack_from("<H", content, sizes + 2 * number)
         n_declared = last - first + 1
-        n_found = _scp_codes(content[start : start + n_bytes], n_declared) if coded else n_bytes // 2
+        n_found = _scp_codes(content[start : start + n_bytes]) if coded else n_bytes // 2
         start += n_bytes
         if n_found > n_declared:
             raise _surplus(f"a lead of {n_found} samples", f"{n_declared} as its section 3 says", path)
 
 
-def _scp_codes(content: bytes, n_declared: int) -> int:
-    """Count the samples in codes of the standard's own table, and none of the zeros that fill the last two bytes."""
+def _scp_codes(content: bytes) -> int:
+    """Count the samples in codes of the standard's own table, but for zeros at the end, which may only fill bytes."""
     bits = f"{int.from_bytes(content, 'big'):0{8 * len(content)}b}"
-    n_found = len(_SCP_CODE.findall(bits))
-    return n_declared if n_declared < n_found < n_declared + 16 else n_found
+    return len(_SCP_CODE.findall(bits.rstrip("0")))
 
 
 def _check_sierra_size(root: ElementTree.Element, leads: Sequence[Any], path: Path) -> None:
@@ -279,37 +281,36 @@ def _check_sierra_size(root: ElementTree.Element, leads: Sequence[Any], path: Pa
 def _check_mfer(path: Path, frames: Sequence[dict[str, Any]]) -> None:
     """Raise for more samples than declared, and for levels of other widths than samples: ecgdatakit leaves both out."""
     fields = list(_mfer_fields(path.read_bytes()))
-    widths = {_MFER_WIDTHS[value[0]] for tag, value in fields if tag == _MFER_TYPE and value} or {2}
-    for tag, name in _MFER_LEVELS.items():
-        odd = next((value for found, value in fields if found == tag and value and len(value) not in widths), None)
-        if odd is not None:
+    kinds = {channel: value[0] if value else 0 for channel, tag, value in fields if tag == _MFER_TYPE}
+    for channel, tag, value in fields:
+        width = _MFER_WIDTHS.get(kinds.get(channel, kinds.get(None, 0)), len(value))
+        if tag in _MFER_LEVELS and value and len(value) != width:
             raise DamagedRecordError(
-                f"Got {name} of {len(odd)} byte(s) in {path}, expected {' or '.join(map(str, sorted(widths)))} as its "
-                "samples have: what it means is not known. Export it again."
+                f"Got {_MFER_LEVELS[tag]} of {len(value)} byte(s) in {path}, expected {width} as its samples have: its "
+                "meaning is not known. Export it again."
             )
-    n_found = sum(len(value) for tag, value in fields if tag == _MFER_WAVES) // max(widths)
+    # Of channels that differ in type or length ecgdatakit does not say how many samples they have.
+    if len(set(kinds.values())) > 1 or any(channel is not None and tag in _MFER_SIZES for channel, tag, _ in fields):
+        return
+    n_bytes = sum(len(value) for _, tag, value in fields if tag == _MFER_WAVES)
+    n_found = n_bytes // _MFER_WIDTHS.get(kinds.get(None, 0), n_bytes)
     n_channels = max(frame["channels"] for frame in frames)
     n_declared = sum(frame["channels"] * frame["samples"] for frame in frames)
-    if len(widths) == 1 and n_found >= n_declared + n_channels:
+    if n_found >= n_declared + n_channels:
         raise _surplus(f"{n_found} samples", f"{n_declared} as its blocks and sequences say", path)
 
 
-def _mfer_fields(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the tags of an MFER file and what they hold, those of single channels and groups, too."""
+def _mfer_fields(content: bytes, channel: bytes | None = None) -> Iterator[tuple[bytes | None, int, bytes]]:
+    """Yield the fields of an MFER file, those in groups, too: their channel, None for all, their tags and contents."""
     place = 0
-    while place < len(content) and content[place] != _MFER_END:
-        tag, place = content[place], place + 1
-        if not tag:  # zeros fill
-            continue
-        if tag == _MFER_CHANNEL:
-            while content[place] & 0x80:
-                place += 1
-            place += 1
-        n_bytes, place = content[place], place + 1
+    while head := _MFER_HEAD.match(content, place):
+        n_bytes, place = head[3][0], head.end()
         if n_bytes >= 0x80:  # 0x80 alone: what follows, up to zeros
-            n_bytes, place = int.from_bytes(content[place : place + n_bytes - 0x80], "big"), place + n_bytes - 0x80
+            digits = content[place : place + n_bytes - 0x80]
+            n_bytes, place = int.from_bytes(digits, "big"), place + len(digits)
         value, place = content[place : place + n_bytes], place + n_bytes
-        yield from _mfer_fields(value) if tag in (_MFER_CHANNEL, _MFER_GROUP) else [(tag, value)]
+        whose, tag = head[1] or channel, head[2][0] if head[2] else _MFER_CHANNEL
+        yield from _mfer_fields(value, whose) if tag in (_MFER_CHANNEL, _MFER_GROUP) else [(whose, tag, value)]
 
 
 def _surplus(found: str, declared: str, path: Path) -> DamagedRecordError:

@@ -307,7 +307,7 @@ def _segment_header(header_path: Path, n_frames: int) -> WFDBHeader:
 
 def _part(header: WFDBHeader, header_path: Path, paths: dict[str, Path], start: int, verify_checksums: bool) -> Part:
     """Check the files of a segment, and describe it."""
-    check_sizes(header, paths)
+    check_sizes(header, paths, is_part=True)
     signal_paths = [paths[signal.file_name] for signal in header.signals]
     if verify_checksums:
         _check_checksums(header, signal_paths, header_path)

@@ -405,14 +405,17 @@ def known_length(header: WFDBHeader, paths: dict[str, Path], where: str) -> WFDB
     return header._replace(n_frames=n_frames)
 
 
-def check_sizes(header: WFDBHeader, paths: dict[str, Path]) -> None:
+def check_sizes(header: WFDBHeader, paths: dict[str, Path], *, is_part: bool = False) -> None:
     """Raise for signal files that are not what their header says and skews beyond the record; warn of longer files.
+
+    Those of a part of a record may hold other parts.
 
     Raises
     ------
     DamagedRecordError
         Naming what was expected and found.
     """
+    longest_skew = max(signal.skew_frames for signal in header.signals)
     for file_name, path in paths.items():
         first, per_frame = _layout(header, file_name)
         if is_matlab := path.suffix.lower() == ".mat":
@@ -424,15 +427,14 @@ def check_sizes(header: WFDBHeader, paths: dict[str, Path]) -> None:
                 f"Signal file {path} {what}, {expected} expected for {header.n_frames} samples. Copy the file again."
             )
         # Behind an offset lies a piece of a longer file, unless it is a matrix. Fewer samples may fill the last bytes.
-        longer = _expected_bytes(header._replace(n_frames=header.n_frames + 4), file_name)
-        if expected < longer <= found and (is_matlab or not first.byte_offset):
+        longer = _expected_bytes(header._replace(n_frames=header.n_frames + longest_skew + 4), file_name)
+        if expected < longer <= found and (is_matlab or not first.byte_offset) and not is_part:
             warnings.warn(
                 f"Signal file {path} has {found} bytes, {expected} expected for {header.n_frames} samples: the rest is "
                 "not read. If the header lacks a signal, all are wrong. Restore the header.",
                 SignalWarning,
                 stacklevel=user_stacklevel(),
             )
-    longest_skew = max(signal.skew_frames for signal in header.signals)
     if longest_skew >= header.n_frames:
         raise DamagedRecordError(
             f"The header of {next(iter(paths.values()))} shifts a signal by {longest_skew} of "

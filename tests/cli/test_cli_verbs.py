@@ -201,6 +201,8 @@ def test_pruning_needs_a_limit(limits: list[str], run: Run, filled: DiskCache, c
         ("file", "which is a file"),
         ("round", "leads back to itself"),
         ("/proc/self/fd/new/model", "no file can be made there"),
+        ("file/model", "no file can be made there"),
+        ("dangling/model", "no file can be made there"),
     ],
 )
 def test_a_folder_that_could_not_be_written_is_refused_before_anything_is_read(
@@ -208,6 +210,7 @@ def test_a_folder_that_could_not_be_written_is_refused_before_anything_is_read(
 ) -> None:
     Path("file").write_text("mine")
     Path("round").symlink_to("round")
+    Path("dangling").symlink_to("nowhere")
     data = ["--task", "rhythm", "--data", "absent"] if verb == "evaluate" else ["absent.csv", "--label-column", "label"]
     assert run(verb, "--model", TINY, *data, "--out", out) == 2
     said = capsys.readouterr().err
@@ -217,7 +220,12 @@ def test_a_folder_that_could_not_be_written_is_refused_before_anything_is_read(
 
 @pytest.mark.parametrize(
     ("out", "message"),
-    [("round.png", "leads back to itself"), ("dangling.png", "/nowhere' is no folder"), ("pipe.png", "or a pipe")],
+    [
+        ("round.png", "leads back to itself"),
+        ("dangling.png", "/nowhere' is no folder"),
+        ("pipe.png", "or a pipe"),
+        (f"{'心' * 80}.png", "a name of 244 bytes, expected 240 at most"),
+    ],
 )
 def test_a_file_that_could_not_be_written_is_refused_before_anything_is_read(
     out: str, message: str, run: Run, capsys: Capture
@@ -483,6 +491,27 @@ with ends_when_asked():
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == (f"{int(signal.SIGTERM)}\n", "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_sigterm_that_was_swallowed_is_heard_when_it_comes_again() -> None:
+    code = """
+import signal, time
+from skecg.cli import console
+console._MOMENT_SECONDS = 0.05
+with console.ends_when_asked():
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except console.Terminated:
+        pass
+    signal.raise_signal(signal.SIGTERM)
+    print("still here", flush=True)
+    time.sleep(0.1)
+    signal.raise_signal(signal.SIGTERM)
+    print("never")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "still here\n")
 
 
 def test_a_message_of_several_lines_comes_as_one(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -101,6 +101,18 @@ def test_what_a_file_holds_beyond_its_header_is_said(tmp_path, storage, n_more):
         assert read_record(header).n_samples == 101
 
 
+def test_segments_of_one_file_and_frames_for_a_skew_are_not_too_much(tmp_path):
+    write_wfdb(tmp_path, "p1", random_steps(60, 2))
+    edit(tmp_path / "p1.hea", "p1 2 500 60", "p1 2 500 20")
+    (tmp_path / "p2.hea").write_text((tmp_path / "p1.hea").read_text().replace("p1 2 500 20", "p2 2 500 40", 1))
+    edit(tmp_path / "p2.hea", "dat 16", "dat 16+80")
+    (tmp_path / "whole.hea").write_text("whole/2 2 500 60\np1 20\np2 40\n")
+    assert read_record(tmp_path / "whole").n_samples == 60
+    skewed = write_wfdb(tmp_path, "rec", random_steps(110, 1))
+    edit(edit(skewed, "rec 1 500 110", "rec 1 500 100"), "dat 16", "dat 16:10")
+    assert read_record(skewed).n_samples == 100
+
+
 def test_a_piece_of_a_longer_file_is_none_that_is_too_long(tmp_path):
     header = edit(write_wfdb(tmp_path), "rec 2 500 100", "rec 2 500 50")
     edit(header, "dat 16", "dat 16+80")

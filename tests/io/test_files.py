@@ -119,6 +119,13 @@ def test_of_a_file_that_cannot_be_read_nothing_is_the_beginning(tmp_path: Path) 
     assert beginning_of(tmp_path / "gone", 4) == b""
 
 
+def test_a_name_may_be_as_long_as_the_system_takes(tmp_path: Path) -> None:
+    path = tmp_path / ("心" * 85)
+    with replacing(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+
+
 def test_links_are_followed_unless_they_lead_back(tmp_path: Path) -> None:
     (tmp_path / "to").symlink_to("there")
     assert resolved(tmp_path / "to") == (tmp_path / "there").resolve()
@@ -131,6 +138,8 @@ def test_links_are_followed_unless_they_lead_back(tmp_path: Path) -> None:
 def test_whether_a_folder_takes_files_is_tried(tmp_path: Path) -> None:
     assert takes_files(tmp_path / "not" / "yet")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    assert not takes_files(tmp_path / "file" / "below")
     if sys.platform == "linux":
         assert not takes_files(Path("/proc/self/fd"))  # for nobody, whoever runs this
 

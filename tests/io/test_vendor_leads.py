@@ -202,9 +202,19 @@ def test_mfer_with_more_samples_than_declared_is_damaged(tmp_path: Path) -> None
     path.write_bytes(sound.replace(declared, bytes([0x04, 2]) + struct.pack("<H", n_samples - 1)))
     with pytest.raises(DamagedRecordError, match=rf"Got {12 * n_samples} samples.*expected {12 * n_samples - 12} as"):
         read_format(path)
-    # Channels of several types are not counted: the first is said to be of what it is, the others of the default.
-    path.write_bytes(sound.replace(bytes([0x3F, 0, 3]), bytes([0x3F, 0x80, 0, 6, 0x0A, 1, 0])))
-    assert read_format(path).n_leads == 12
+    # Where channels have sizes or types of their own they are not counted.
+    for own in (bytes([0x04, 2]) + struct.pack("<H", n_samples), bytes([0x0A, 1, 0])):
+        channel = bytes([0x3F, 0x80, 0, 3 + len(own)]) + own
+        path.write_bytes(sound.replace(bytes([0x3F, 0, 3]), channel))
+        assert read_format(path).n_leads == 12
+
+
+def test_what_mfer_says_of_channels_that_are_not_there_is_passed_over(tmp_path: Path) -> None:
+    path, sound = tmp_path / "a.mwf", FILES["a.mwf"][0]()
+    waves = sound.rindex(b"\x1e\x84")
+    for odd in (bytes([0x0A, 1, 9]), bytes([9])):
+        path.write_bytes(sound[:waves] + bytes([0x3F, 12, len(odd)]) + odd + sound[waves:])
+        assert read_format(path).n_leads == 12
 
 
 @pytest.mark.parametrize("is_plain", [False, True])
@@ -237,27 +247,29 @@ def test_scp_leads_longer_than_declared_are_damaged(tmp_path: Path, name: str) -
         read_format(path)
 
 
-def test_coded_scp_leads_are_read(tmp_path: Path) -> None:
-    path, zeros = tmp_path / "a.scp", np.zeros((2, 80), np.int16)
-    coded = bytes(10)  # a bit a sample by the standard's own table
-    lead_table = b"".join(struct.pack("<IIB", 1, 80, code) for code in (1, 2))
-    sections = {
-        2: scp_section(2, struct.pack("<H", 19999)),
-        3: scp_section(3, struct.pack("<BB", 2, 4 | 2 << 3) + lead_table),
-        6: scp_section(6, struct.pack("<HHBBHH", 5000, 2000, 0, 0, len(coded), len(coded)) + coded * 2),
-    }
-    path.write_bytes(scp_file(sections))
-    np.testing.assert_array_equal(read_format(path).signal, zeros)
-    sections[3] = scp_section(3, struct.pack("<BB", 2, 4 | 2 << 3) + lead_table.replace(b"\x50", b"\x41"))
-    path.write_bytes(scp_file(sections))
-    assert read_format(path).n_samples == 65  # 15 bits may fill the last bytes
-    sections[3] = scp_section(3, struct.pack("<BB", 2, 4 | 2 << 3) + lead_table.replace(b"\x50", b"\x40"))
-    path.write_bytes(scp_file(sections))
-    with pytest.raises(DamagedRecordError, match=r"Got a lead of 80 samples.*expected 64"):
+def test_coded_scp_leads_are_read_unless_they_hold_more_than_declared(tmp_path: Path) -> None:
+    path, coded = tmp_path / "a.scp", int("100" * 26, 2) << 18  # 26 ones by the standard's own table, and zeros
+
+    def write(n_samples: int, table: bytes = struct.pack("<H", 19999)) -> None:
+        lead_table = b"".join(struct.pack("<IIB", 1, n_samples, code) for code in (1, 2))
+        lead = coded.to_bytes(12, "big")
+        sections = {
+            2: scp_section(2, table),
+            3: scp_section(3, struct.pack("<BB", 2, 4 | 2 << 3) + lead_table),
+            6: scp_section(6, struct.pack("<HHBBHH", 5000, 2000, 0, 0, len(lead), len(lead)) + lead * 2),
+        }
+        path.write_bytes(scp_file(sections))
+
+    for n_samples in (26, 44):  # zeros may be samples, or fill the last bytes
+        write(n_samples)
+        expected = np.repeat([[0.005] * 26 + [0.0] * (n_samples - 26)], 2, axis=0)
+        np.testing.assert_allclose(read_format(path).signal, expected, rtol=1e-6)
+    write(24)
+    with pytest.raises(DamagedRecordError, match=r"Got a lead of 25 samples.*expected 24"):
         read_format(path)
-    own_table = struct.pack("<HHBBBHI", 1, 1, 1, 1, 1, 0, 0)  # one code, a bit of 0, for 0
-    path.write_bytes(scp_file(sections | {2: scp_section(2, own_table)}))
-    assert read_format(path).n_samples == 64
+    own_codes = struct.pack("<HH", 1, 2) + struct.pack("<BBBHI", 1, 1, 1, 0, 0) + struct.pack("<BBBHI", 1, 1, 1, 9, 1)
+    write(24, own_codes)
+    assert read_format(path).n_samples == 24
 
 
 def test_an_ishne_file_of_another_length_than_declared_is_said(tmp_path: Path) -> None:
