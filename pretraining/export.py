@@ -31,6 +31,7 @@ from skecg._version import __version__
 from skecg.errors import ParameterError
 from skecg.hub.licences import data_licences
 from skecg.hub.results import read_scores, registry_entry
+from skecg.io.files import replacing
 from skecg.validation import check_choice
 from skecg.weights import WeightsInfo, read_info, save_encoder
 from skecg.weights.card import card_text, join_data
@@ -281,4 +282,5 @@ def _register(path: Path, name: str, entry: dict[str, Any]) -> None:
     registry = json.loads(path.read_text(encoding="utf-8"))
     others = {other: {**known, "default": False} for other, known in registry["models"].items() if other != name}
     registry["models"] = {name: entry, **others}
-    path.write_text(json.dumps(registry, indent=2) + "\n", encoding="utf-8")
+    with replacing(path) as file:
+        file.write((json.dumps(registry, indent=2) + "\n").encode())

@@ -10,7 +10,7 @@ from typing import Any
 from skecg.encoders import Encoder, provider_of
 from skecg.encoders.pooling import POOLINGS, AttentionPooling, check_pooling, n_registers
 from skecg.errors import DamagedWeightsError, ParameterError
-from skecg.io.files import make_folder, sha256_of
+from skecg.io.files import make_folder, replacing, sha256_of
 from skecg.spec import EncoderConfig, InputSpec
 from skecg.weights.card import write_card
 from skecg.weights.folder import (
@@ -159,7 +159,8 @@ def _write_weights(
         "provenance": dict(provenance) | ({"plugin": provider} if provider else {}),
     }
     # Last: should this be interrupted, an older configuration names another digest, and loading says so.
-    (folder / CONFIG_NAME).write_bytes(json_bytes(config, folder / CONFIG_NAME))
+    with replacing(folder / CONFIG_NAME) as file:
+        file.write(json_bytes(config, folder / CONFIG_NAME))
     # Read back as everybody else will read it.
     return read_info(folder)
 
