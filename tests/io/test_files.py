@@ -183,6 +183,12 @@ def test_a_lock_is_of_the_process_that_took_it_and_not_of_those_it_forked(
 
 
 @pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="Linux opens files that cannot be locked")
+def test_where_there_are_no_locks_nobody_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with alone_in(tmp_path), alone_in(tmp_path):
+        pass
+
+
 def test_a_file_that_takes_no_lock_is_written_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "lock").touch()
     with os.fdopen(os.open(tmp_path / "lock", os.O_PATH), "rb", buffering=0) as file:

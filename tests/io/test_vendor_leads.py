@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import struct
 import warnings
@@ -227,6 +228,23 @@ def test_sierra_with_more_samples_than_declared_is_damaged(tmp_path: Path, is_pl
     path.write_text(sound.replace(f'durationperchannel="{n_ms}"', f'durationperchannel="{n_ms - 2}"'))
     with pytest.raises(DamagedRecordError, match=rf"Got {n_ms} samples.*expected {n_ms - 2}, of 2 leads"):
         read_format(path)
+
+
+def as_xli(samples: np.ndarray) -> bytes:
+    """A lead in Philips's XLI: twice differenced, high bytes before low ones, each as a literal of LZW."""
+    x = samples.astype(int)
+    codes = np.r_[x[:2], 64 + 2 * x[2:-1] - x[1:-2] - x[3:], 64].astype("<u2")
+    bits = "".join(f"{code:010b}" for code in [*(codes >> 8), *(codes & 255), 1023])
+    packed = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+    return struct.pack("<IHh", len(packed), 0, 2 * x[1] - x[0] - x[2]) + packed
+
+
+def test_sierra_s_compressed_leads_say_themselves_where_they_end(tmp_path: Path) -> None:
+    path, raw = tmp_path / "a.xml", np.round(40 * np.sin(np.arange(60) / np.array([[5.0], [7.0]]))).astype(np.int16)
+    packed = base64.b64encode(b"".join(as_xli(lead) for lead in raw)).decode()
+    sound = sierra(raw, ("V1", "V2")).decode().replace(base64_text(raw), packed)
+    path.write_text(sound.replace("<parsedwaveforms", '<parsedwaveforms compressflag="True" compression="XLI"'))
+    np.testing.assert_allclose(read_format(path).signal, raw * 5e-3, rtol=1e-6)
 
 
 def test_bytes_in_another_encoding_than_declared_do_not_keep_a_file_from_being_read(tmp_path: Path) -> None:
