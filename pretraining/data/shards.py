@@ -10,7 +10,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from skecg.embedding_cache import default_cache_folder
 from skecg.errors import DamagedRecordError, MissingDependencyError, ParameterError, RecordNotFoundError
-from skecg.io.files import replacing
+from skecg.io.files import alone_in, replacing
 from skecg.spec import InputSpec
 
 __all__ = [
@@ -313,7 +313,7 @@ def fetch_shards(address: str) -> Path:
     manifest = _parse_manifest(content, address)
     spec = InputSpec.from_dict(manifest["input"])
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder), ThreadPoolExecutor(_COPIES) as threads:
+    with alone_in(folder, wait=True), ThreadPoolExecutor(_COPIES) as threads:
         # Of a finished copy only what was damaged since then is copied anew.
         is_copied = (folder / MANIFEST).is_file()
         lacking = [
@@ -353,20 +353,6 @@ def _copy_shard(storage: Any, root: str, folder: Path, number: int, stated: Mapp
         except DamagedRecordError as error:
             path.unlink()
             raise DamagedRecordError(f"{error} It was copied from {root}/{path.name}, which may be damaged.") from error
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, where the system has such."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        # The lock goes with the process: one that is killed leaves none behind.
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _read_manifest(folder: Path) -> bytes:

@@ -105,7 +105,7 @@ def ends_when_asked() -> Iterator[None]:
 
 
 def say_interrupted(error: KeyboardInterrupt, how: str = "") -> int:
-    """Say that a command was interrupted, or stopped by SIGTERM, and how it stands; return the exit code."""
+    """Report that a command was interrupted, or stopped by SIGTERM, and how it stands; return the exit code."""
     word, number = ("stopped", signal.SIGTERM) if isinstance(error, Terminated) else ("interrupted", signal.SIGINT)
     say(f"{word}{how}")
     # As shells have it.

@@ -46,7 +46,6 @@ __all__ = [
     "check_cache",
     "embed_into",
     "find_others",
-    "identity_of",
     "interrupted",
     "make_embedder",
     "manifest_of",
@@ -168,6 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
         return embed_archive(arguments, Archive(paths, embedder, manifest_of(paths, config, embedder), provenance))
 
     from skecg.archives.run_folders import UnfinishedRun
+    from skecg.embedding_cache.sqlite import identity_of
 
     # Beside the result, not in a temporary folder: the next command has to find it, and disks there may be small.
     partial = out.with_name(out.name + ".partial")
@@ -183,15 +183,10 @@ def run(arguments: argparse.Namespace) -> int:
             return interrupted(error, unfinished, len(paths), out, is_whole=identity_of(out) != before)
 
 
-def identity_of(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from another that takes its place; None where there is none."""
-    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
-
-
 def interrupted(
     error: KeyboardInterrupt, unfinished: UnfinishedRun, n_records: int, out: Path, *, is_whole: bool
 ) -> int:
-    """Say how an interrupted run stands, and clean up after one whose file is written; return the exit code."""
+    """Report how an interrupted run stands, and clean up after one whose file is written; return the exit code."""
     if is_whole:
         # The memory map in their frames keeps the file open, which Windows will not remove.
         traceback.clear_frames(error.__traceback__)

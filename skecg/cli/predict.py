@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING
 
 from skecg.archives.files import as_text, check_output, spreadsheet_cell
 from skecg.cli.console import Verbs, add_table_options, check_overwrites_nothing, say
-from skecg.cli.embed import (
-    add_computing_options,
-    check_cache,
-    embed_into,
-    find_others,
-    identity_of,
-    interrupted,
-    manifest_of,
-)
+from skecg.cli.embed import add_computing_options, check_cache, embed_into, find_others, interrupted, manifest_of
 from skecg.errors import ParameterError
 from skecg.io.files import replacing
 
@@ -67,6 +59,7 @@ def add_parser(verbs: Verbs) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Embed, predict, and write the file."""
     from skecg.archives.run_folders import UnfinishedRun
+    from skecg.embedding_cache.sqlite import identity_of
     from skecg.tabular.model import read_model
 
     out: Path = arguments.out

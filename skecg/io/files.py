@@ -138,22 +138,24 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder until the block ends; the lock goes with the process, however it ends.
+def alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Keep other processes out of a folder until the block ends, or this process and all that it forked have ended.
 
     Parameters
     ----------
     folder : Path
         It exists. A file ``.lock`` stays there: a lock is on a file, not on its name, and so it is never replaced.
+    wait : bool, default=False
+        Whether to wait for another that is at work there.
 
     Raises
     ------
     ParameterError
-        When another is at work there.
+        When another is at work there, and is not waited for.
     """
     owner = os.getpid()
     with (folder / ".lock").open("ab") as file:
-        keep_others_out(file, folder)
+        keep_others_out(file, folder, wait=wait)
         try:
             yield
         finally:
@@ -162,32 +164,32 @@ def alone_in(folder: Path) -> Iterator[None]:
                 _lock(file, keep=False)
 
 
-def keep_others_out(file: IO[bytes], folder: Path) -> None:
+def keep_others_out(file: IO[bytes], folder: Path, *, wait: bool = False) -> None:
     """Keep other processes out of a folder for as long as this file is open, where the system has locks.
 
     Raises
     ------
     ParameterError
-        When another is at work there.
+        When another is at work there, and is not waited for.
     """
     try:
-        _lock(file)
+        _lock(file, wait=wait)
     except BlockingIOError as error:
         raise ParameterError(f"Another run is under way in {folder}. Wait for it, or name another --out.") from error
 
 
-def _lock(file: IO[bytes], *, keep: bool = True) -> None:
-    """Lock a file for this process, or give the lock back; raise when another has it."""
+def _lock(file: IO[bytes], *, keep: bool = True, wait: bool = False) -> None:
+    """Lock a file for this process, or give the lock back, where the system and the file's own have locks."""
     if sys.platform == "win32":
         return
     import fcntl
 
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if keep else fcntl.LOCK_UN)
+        fcntl.flock(file, (fcntl.LOCK_EX if keep else fcntl.LOCK_UN) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise
     except OSError:
-        return  # a file system without locks
+        return
 
 
 def sha256_of(path: Path) -> str:

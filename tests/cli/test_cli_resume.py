@@ -84,25 +84,16 @@ def test_a_killed_process_is_continued_to_the_same_bytes(
     assert not Path("killed.npz.partial").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_says_how_to_continue(run: Run, sound: str) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process, and ends it at SIGTERM")
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped")])
+def test_ctrl_c_and_sigterm_say_how_to_continue(number: signal.Signals, word: str, run: Run, sound: str) -> None:
     process = start_and_wait_for_two_chunks(sound, "--out", "killed.npz")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     message = process.communicate(timeout=60)[1]
 
-    assert process.returncode == 130
-    assert "interrupted after 6 of 8 records. Give the same command again to continue" in message
+    assert process.returncode == 128 + number
+    assert message.splitlines()[-1].startswith(f"skecg: {word} after 6 of 8 records. Give the same command again to")
     assert "Traceback" not in message
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process at once")
-def test_sigterm_says_how_to_continue(run: Run, sound: str) -> None:
-    process = start_and_wait_for_two_chunks(sound, "--out", "killed.npz")
-    process.send_signal(signal.SIGTERM)
-    message = process.communicate(timeout=60)[1]
-
-    assert process.returncode == 143
-    assert message.splitlines()[-1].startswith("skecg: stopped after 6 of 8 records. Give the same command again to")
 
 
 @pytest.mark.parametrize("before", [False, True])

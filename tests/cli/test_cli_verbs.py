@@ -218,6 +218,7 @@ def test_a_folder_that_could_not_be_written_is_refused_before_anything_is_read(
     assert "absent" not in said
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
 @pytest.mark.parametrize(
     ("out", "message"),
     [

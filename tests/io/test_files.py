@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,24 @@ def test_a_lock_is_of_the_process_that_took_it_and_not_of_those_it_forked(
 
 
 @pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="Linux opens files that cannot be locked")
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_who_waits_comes_after_the_other(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def come_second() -> None:
+        with alone_in(tmp_path, wait=True):
+            order.append("second")
+
+    with ThreadPoolExecutor(1) as other:
+        with alone_in(tmp_path):
+            waiting = other.submit(come_second)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.2)
+            order.append("first")
+        waiting.result(timeout=60)
+    assert order == ["first", "second"]
+
+
 def test_where_there_are_no_locks_nobody_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     with alone_in(tmp_path), alone_in(tmp_path):
