@@ -8,17 +8,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from skecg._version import __version__
 from skecg.cli.console import (
     add_plugin_option,
+    ends_when_asked,
     in_words,
     load_plugins,
     readers_may_leave,
     say,
+    say_interrupted,
     short_warnings,
 )
 from skecg.errors import ParameterError, SkecgError
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         Exit code: 0 when all went well, also when a run was asked to stop and has been saved; 2 when the command could
-        not be carried out; 130 when it was interrupted.
+        not be carried out; 130 when it was interrupted; 143 when it was stopped by SIGTERM.
 
     Raises
     ------
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         With code 2 for arguments that make no sense, 3 when features collapsed and ``watch.stop_on_collapse`` is set.
     """
     arguments = _parse(argv)
-    with readers_may_leave():
+    with readers_may_leave(), ends_when_asked():
         return _run(arguments)
 
 
@@ -70,9 +72,8 @@ def _run(arguments: argparse.Namespace) -> int:
     except (SkecgError, OSError) as error:
         say(f"{_place()}error: {in_words(error)}")
         return 2
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
+    except KeyboardInterrupt as error:
+        return say_interrupted(error)
 
 
 def _place() -> str:
@@ -192,10 +193,22 @@ def _chosen(corpora: list[Corpus], arguments: argparse.Namespace) -> list[Corpus
                 f"Got --patients {str(table)!r} without the column(s) {', '.join(lacking)}, expected path and patient."
             )
         rows = zip(columns["path"], columns["patient"], strict=True)
-        corpora = name_patients(corpora, {path: patient or "" for path, patient in rows if path}, str(table))
+        corpora = name_patients(corpora, _patient_of_each(rows, table), str(table))
     for path in arguments.leave_out:
         corpora = leave_out(corpora, read_list(path), str(path))
     return corpora
+
+
+def _patient_of_each(rows: Iterable[tuple[str | None, str | None]], table: Path) -> dict[str, str]:
+    """Return each path's patient, of whom it has one."""
+    found: dict[str, str] = {}
+    for path, patient in rows:
+        if path and patient and found.setdefault(path, patient) != patient:
+            raise ParameterError(
+                f"Got two patients of {path!r} in --patients {str(table)!r}: {found[path]!r} and {patient!r}. A "
+                "recording is of one; mend the table."
+            )
+    return found
 
 
 def _highpass_of(assignments: Sequence[str]) -> dict[str, float]:

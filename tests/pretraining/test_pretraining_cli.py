@@ -214,6 +214,21 @@ def test_pack_leaves_out_what_is_listed_and_learns_whose_recordings_are(
     assert "--corpus-highpass 'mine'" in wrong
     (tmp_path / "whose.csv").write_text("path,name\n#0,anna\n")
     assert "without the column(s) patient" in said(capsys, "pack", *arguments, *lists)
+    (tmp_path / "whose.csv").write_text("path,patient\n#0,anna\n#3,\n#0,bert\n")
+    assert "two patients of '#0'" in said(capsys, "pack", *arguments, *lists)
+
+
+def test_pack_that_sigterm_stops_says_so_and_exits_with_143(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    monkeypatch.setattr("pretraining.data.pack.pack", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    try:
+        assert main(["pack", "--corpus", f"mine={archive}", "--out", str(tmp_path / "shards")]) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert capsys.readouterr().err == "skecg: stopped\n"
 
 
 def test_train_goes_on_from_exported_weights_and_probes_ones_own_rows(
