@@ -438,7 +438,8 @@ class JEPAEmbedder(
         return record_source(self, X, sampling_rate, reset=reset, refuse_gaps=self.on_bad_record == "raise")
 
     def _settled_weights(self) -> WeightsInfo:
-        """Find the weights that ``fit`` settled on, at the same commit."""
+        """Find the weights that ``fit`` settled on, at the same commit; parameters may have been set since."""
+        self._check_choices()
         info = find_weights(
             self.model, revision=self.revision_ or self.revision, local_files_only=self.local_files_only
         )

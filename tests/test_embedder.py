@@ -1010,6 +1010,16 @@ def test_a_whole_frame_can_be_passed_with_the_name_of_its_paths(tmp_path: Path) 
         np.testing.assert_array_equal(of_frame.transform(items), features)
 
 
+@pytest.mark.parametrize(
+    "parameters", [{"batch_size": -1}, {"on_bad_record": "Raise"}, {"output": "Torch"}, {"n_jobs": 0}]
+)
+def test_parameters_set_after_fit_are_checked_too(parameters: dict) -> None:
+    embedder = JEPAEmbedder(TINY, cache=None, sampling_rate=500).fit(X).set_params(**parameters)
+    for use in (embedder.transform, embedder.transform_tokens):
+        with pytest.raises(ParameterError, match=f"Got {next(iter(parameters))}="):
+            use(X)
+
+
 def test_parameters_that_change_the_number_of_features_need_another_fit() -> None:
     records = make_ecg(2, random_state=0).records
     embedder = JEPAEmbedder(TINY, cache=None).fit(records).set_params(layer=[0, 1])

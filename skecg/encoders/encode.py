@@ -28,6 +28,7 @@ from skecg.errors import ParameterError
 from skecg.preprocessing.on_device import WindowsOnDevice
 from skecg.preprocessing.windows import Windows
 from skecg.spec import EncoderConfig
+from skecg.validation import check_jobs
 
 __all__ = [
     "Encoding",
@@ -104,7 +105,8 @@ def encode_windows(
     n_features = n_encoder_features(
         encoding.pooling, encoder.config, resolve_layers(encoding.layers, len(encoder.config.stages))
     )
-    features = np.empty((len(windows.values), n_features), dtype=np.float32)
+    # NaN from the start, which is refused later: a row that no batch fills must not hold what was in memory.
+    features = np.full((len(windows.values), n_features), np.nan, dtype=np.float32)
     # Closed also when an error ends the loop, or threads would encode on.
     with contextlib.closing(_run(replicas, windows, encoding, pool)) as batches:
         for rows, pooled in batches:
@@ -192,6 +194,7 @@ def workers(n_jobs: int | None) -> Iterator[int]:
     n_jobs : int or None
         As joblib counts; None is the cores that torch would use, shared by all who work at the same time.
     """
+    check_jobs(n_jobs)
     with one_thread_per_worker() as cores:
         yield cores if n_jobs is None else effective_n_jobs(n_jobs)
 

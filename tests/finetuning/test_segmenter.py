@@ -379,10 +379,13 @@ def test_progress_is_shown_when_asked_for(
     assert all(f"{what}: 100%" in shown for what in ("reading", "training the head", "fine-tuning", "segmenting"))
 
 
-def test_a_stride_that_is_not_allowed_is_refused_where_it_is_used(segmenter: Segmenter, hearts: SyntheticWaves) -> None:
-    other = pickle.loads(pickle.dumps(segmenter)).set_params(stride=0)
+@pytest.mark.parametrize("name", ["stride", "n_jobs"])
+def test_what_is_not_allowed_is_refused_where_it_is_used(
+    segmenter: Segmenter, hearts: SyntheticWaves, name: str
+) -> None:
+    other = pickle.loads(pickle.dumps(segmenter)).set_params(**{name: 0})
 
-    with pytest.raises(ParameterError, match="stride=0"):
+    with pytest.raises(ParameterError, match=f"{name}=0"):
         other.predict(hearts.records[:1])
 
 
