@@ -324,8 +324,8 @@ def _slope(labels: NDArray[np.bool_], logits: FloatArray) -> float:
     """Compute the slope of an unpenalized logistic regression of the labels on the logits."""
     if labels.all() or not labels.any() or np.ptp(logits) == 0:
         return float("nan")
-    # Without overlap the likelihood has no maximum.
-    if logits[labels].min() > logits[~labels].max() or logits[labels].max() < logits[~labels].min():
+    # Without overlap the likelihood has no maximum; where both classes touch in one value, neither.
+    if logits[labels].min() >= logits[~labels].max() or logits[labels].max() <= logits[~labels].min():
         return float("nan")
     design = whiten(logits[:, None], intercept=True)
     loss = Sigmoid(labels[:, None], np.ones((1, 1)))

@@ -170,10 +170,12 @@ def test_records_of_one_probability_are_one_bin_whatever_their_order() -> None:
 
 def test_what_has_no_slope_has_none_and_warns_of_nothing() -> None:
     separated = calibration([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9])
+    touching = calibration([0, 0, 1, 1], [0.1, 0.5, 0.5, 0.9])
     constant = calibration([0, 0, 1, 1], [0.5, 0.5, 0.5, 0.5])
     one_sided = calibration([0, 0, 0, 0], [0.1, 0.2, 0.0, 0.0])
 
-    assert np.isnan([separated.slope[0], constant.slope[0], one_sided.slope[0], one_sided.intercept[0]]).all()
+    assert np.isnan([separated.slope[0], touching.slope[0], constant.slope[0]]).all()
+    assert np.isnan([one_sided.slope[0], one_sided.intercept[0]]).all()
     assert constant.intercept[0] == pytest.approx(0)
 
 

@@ -193,10 +193,15 @@ def identity_of(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def _is_folder(path: Path) -> bool:
+    """Check for a folder; one that lies where this user may not look is none, where ``Path.is_dir`` raises."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def is_damage(error: Trouble, path: Path) -> bool:
     """Report a file that cannot be trusted from one that cannot be reached."""
     if isinstance(error, OSError):
-        return path.is_dir()
+        return _is_folder(path)
     if isinstance(error, DamagedStoreError | UnicodeDecodeError):
         return True
     extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
@@ -239,7 +244,7 @@ def worded(error: Trouble, path: Path) -> CacheError:
         advice = "The disk is full: free some space, run clear() (skecg cache clear), or use cache='memory'."
     elif code == sqlite3.SQLITE_BUSY:
         advice = f"Another process kept it busy for {_BUSY_SECONDS:.0f} s: let it finish, or name another folder."
-    elif any(folder.exists() and not folder.is_dir() for folder in path.parents):
+    elif any(os.path.exists(folder) and not _is_folder(folder) for folder in path.parents):  # noqa: PTH110
         kind = CacheError
         advice = "There is a file where the folder should be: pass cache= (or set SKECG_CACHE to) another folder."
     else:

@@ -175,6 +175,7 @@ def explain(
     cuts = np.linspace(0, n_samples, min(n_pieces, n_samples) + 1).round().astype(np.int64)
     # The whole record goes through the same call as its copies, so that rounding is the same for all.
     copies = chain([whole], _hidden(whole, cuts))
+    _log_odds(pipeline, [whole])  # by itself first, which warns of what is odd about the record as it is
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SignalWarning)  # of flat leads, which were hidden here
         odds = np.concatenate(

@@ -128,7 +128,8 @@ def _system_errors_as_ours(path: PathLike) -> Iterator[None]:
         # Ours are ValueErrors as well, and say more already.
         if isinstance(error, (RecordReadError, InputError)):
             raise
-        raise RecordReadError(f"{str(path)!r} cannot be read ({type(error).__name__}). Check the path.") from error
+        what = "its permissions" if isinstance(error, PermissionError) else "the path"
+        raise RecordReadError(f"{str(path)!r} cannot be read ({type(error).__name__}). Check {what}.") from error
 
 
 @overload

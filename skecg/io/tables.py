@@ -424,7 +424,7 @@ def _load_arrays(path: Path) -> dict[str, NDArray[Any]]:
                 return {"": loaded}
             with loaded:
                 return {key: _array(key, loaded[key], path) for key in loaded.files}
-    except DamagedRecordError:
+    except (DamagedRecordError, PermissionError):
         raise
     except _NUMPY_ERRORS as error:
         raise DamagedRecordError(

@@ -60,11 +60,14 @@ class KnownFeatures:
     name, note : str
     table : object
         Whatever the protocol takes of all records.
+    standardize : bool
+        Whether a probe may standardize them; along principal directions their scales say what counts.
     """
 
     name: str
     note: str
     table: Any
+    standardize: bool
 
     def features(self, dataset: LabelledECGs, *, cache: Any = None, verbose: int = 0) -> Any:
         """Return them."""
@@ -142,7 +145,8 @@ def fit_model(
         say(note)
     say(f"{len(used)} records of {len(np.unique(used.groups))} patients, cross-validated in {n_folds} parts of them")
     name = Path(str(embedder.model)).name
-    known = KnownFeatures(name, f"weights {embedder.weights_sha256_[:12]}", features)
+    standardize = embedder.truncate_dim is None
+    known = KnownFeatures(name, f"weights {embedder.weights_sha256_[:12]}", features, standardize)
     common: dict[str, Any] = {"n_folds": n_folds, "n_resamples": n_resamples, "seed": seed, "verbose": verbose}
     if table.target.kind == NUMBERS:
         return _fit_numbers(used, embedder, known, tuning, common)
@@ -193,11 +197,10 @@ def _last_fit(table: RecordTable, source: KnownFeatures, protocol: Any) -> Probe
 
 def _fit_probe(table: RecordTable, embedder: JEPAEmbedder, source: KnownFeatures, common: Mapping[str, Any]) -> Fitting:
     report, out_of_fold = _cross_validated(table, source, OWN_LABELS, common)
-    fit = _last_fit(table, source, OWN_LABELS)
+    fit = _last_fit(table, source, replace(OWN_LABELS, standardize=source.standardize))
     assert fit.probe is not None, "the pooled protocol has one"
-    model = _described(
-        table, encoder_of(embedder), PROBE, report, out_of_fold, NoveltyScore().fit(source.table), common
-    )
+    novelty = NoveltyScore(standardize=source.standardize).fit(source.table)
+    model = _described(table, encoder_of(embedder), PROBE, report, out_of_fold, novelty, common)
     arrays = {name: np.asarray(getattr(fit.probe, name)) for name in fit.probe.__dataclass_fields__}
     return Fitting(replace(model, probe=arrays), report, report.to_text())
 
@@ -253,7 +256,7 @@ def _fit_numbers(
     alpha: float | None
     if tuning is None:
         # The same seed as the probes of the cross-validation have.
-        ridge = RidgeProbe(n_folds=common["n_folds"], random_state=common["seed"] + 1)
+        ridge = RidgeProbe(n_folds=common["n_folds"], random_state=common["seed"] + 1, standardize=source.standardize)
         ridge.fit(source.table, target.y, groups=table.groups)
         probe = {
             "mean": ridge.mean_,
@@ -261,7 +264,8 @@ def _fit_numbers(
             "coef": np.atleast_2d(ridge.coef_),
             "intercept": np.atleast_1d(ridge.intercept_),
         }
-        found = {"encoder": encoder_of(embedder), "probe": probe, "novelty": NoveltyScore().fit(source.table)}
+        novelty = NoveltyScore(standardize=source.standardize).fit(source.table)
+        found = {"encoder": encoder_of(embedder), "probe": probe, "novelty": novelty}
         alpha = ridge.alpha_
     else:
         scores |= {f"{source.name}, fine-tuned": _score_tuned(table, tuning, common)}

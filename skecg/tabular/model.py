@@ -387,7 +387,8 @@ def read_model(folder: str | Path) -> FittedModel:
 
 def _restored(values: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> FittedModel:
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    novelty = NoveltyScore(values["novelty"]["n_components"], contamination=values["novelty"]["contamination"])
+    parameters = {name: value for name, value in values["novelty"].items() if name != "offset"}
+    novelty = NoveltyScore(**parameters)
     for name in _NOVELTY:
         setattr(novelty, name, arrays[f"novelty.{name}"])
     novelty.offset_, novelty.n_features_in_ = float(values["novelty"]["offset"]), len(novelty.mean_)

@@ -22,6 +22,7 @@ from skecg.errors import ParameterError
 from skecg.tabular.features import embed_table
 from skecg.tabular.model import read_model
 from skecg.tabular.table import read_record_table
+from skecg.weights import write_directions
 
 TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
 N = 60
@@ -80,6 +81,23 @@ def fit(run: Run, rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> Ru
 def predictions_of(path: str) -> list[dict[str, str]]:
     with Path(path).open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("target", ["beat", "rate"])
+def test_features_along_principal_directions_keep_their_scales(
+    fit: Run, rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path, target: str
+) -> None:
+    directed = Path(shutil.copytree(TINY, tmp_path / "directed"))
+    paths = [str(rows[0] / f"r{number:02d}.npz") for number in range(10, N)]
+    write_directions(directed, JEPAEmbedder(TINY, cache=None).fit_transform(paths))
+
+    assert fit("--label-column", target, "--model", str(directed), "--truncate-dim", "5") == 0
+
+    model = read_model("model")
+    assert not model.novelty.standardize
+    for scale in (model.novelty.scale_, model.probe["scale"]):
+        assert len(scale) == 5
+        assert (scale == scale[0]).all()
 
 
 def test_a_table_becomes_a_model_that_says_how_good_it_is(fit: Run, capsys: Capture) -> None:

@@ -119,6 +119,17 @@ def test_a_refusal_by_the_system_is_an_error_that_says_what_to_do(disk, monkeypa
         disk.put(rows(1))
 
 
+@pytest.mark.parametrize("function", ["open", "stat"])
+def test_a_folder_that_may_not_even_be_entered_is_such_an_error_too(disk, monkeypatch, function):
+    def refuse(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.stat", refuse)
+    monkeypatch.setattr(f"skecg.embedding_cache.sqlite.os.{function}", refuse)
+    with pytest.raises(CacheError, match=r"may write there.*cache='memory'"):
+        disk.put(rows(1))
+
+
 def test_a_full_disk_is_an_error_that_says_so_and_keeps_what_was_there(disk):
     disk.put(rows(1))
     disk._store._connection.execute("PRAGMA max_page_count = 1")

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 
 from skecg import ECGRecord, JEPAEmbedder, explain
 from skecg.datasets import make_ecg
-from skecg.errors import ParameterError, SamplingRateError, SkecgWarning
+from skecg.errors import ParameterError, SamplingRateError, SignalWarning, SkecgWarning
 from skecg.plotting import plot_explanation
 
 TINY = Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal"
@@ -85,7 +85,8 @@ def test_a_gap_hides_nothing_but_itself() -> None:
     embedder.fit(records, labels["conduction"])
     gap = records[0].signal.copy()
     gap[6, 100:110] = np.nan
-    worth = explain(embedder, ECGRecord(gap, 250, records[0].leads), piece_seconds=5).leads
+    with pytest.warns(SignalWarning, match=r"gaps \(NaN\)"):  # as predictions of it say
+        worth = explain(embedder, ECGRecord(gap, 250, records[0].leads), piece_seconds=5).leads
     assert np.isfinite(worth).all()
     assert worth[6] != 0
 

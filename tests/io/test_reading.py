@@ -295,6 +295,18 @@ def test_one_path_is_no_list_of_paths(paths):
         read_records(paths)
 
 
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.csv"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch, name):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / name).write_bytes(b"locked")
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    with pytest.raises(RecordReadError, match=r"cannot be read \(PermissionError\)\. Check its permissions"):
+        read_record(tmp_path / name)
+
+
 def test_a_file_that_needs_more_memory_than_there_is_costs_itself_alone(tmp_path, monkeypatch):
     header = write_wfdb(tmp_path, "a")
 
