@@ -31,10 +31,10 @@ from skecg.finetuning.classifier import FineTunedClassifier
 from skecg.finetuning.regressor import FineTunedRegressor
 from skecg.linear_model.distances import NoveltyScore
 from skecg.linear_model.ridge import RidgeProbe
-from skecg.metrics import best_thresholds
+from skecg.metrics import best_thresholds, calibration
 from skecg.splits import patient_folds
 from skecg.tabular.features import embed_table
-from skecg.tabular.model import FINETUNE, METHODS, PROBE, FittedModel, encoder_of
+from skecg.tabular.model import FINETUNE, METHODS, PROBE, FittedModel, encoder_of, of_classes
 from skecg.tabular.table import LABELS, NUMBERS, RecordTable, Target
 from skecg.validation import check_choice, check_integer
 from skecg.versions import installed_version
@@ -317,7 +317,6 @@ def _described(
 ) -> FittedModel:
     """Return a model without what was fitted: thresholds and calibration by what other patients' fits said."""
     target, plain = _target_of(table), report.to_dict()["rows"][0]
-    measures = ["label", "brier", "calibration_error", "calibration_slope", "calibration_intercept"]
     return FittedModel(
         method=method,
         kind=target.kind,
@@ -329,11 +328,29 @@ def _described(
         novelty=novelty,
         # By out-of-fold probabilities: a fit's own records would put them too high.
         thresholds=best_thresholds(target.indicator, out_of_fold),
-        calibration=[{name: label[name] for name in measures} for label in plain["labels"]],
+        calibration=_calibration_of(target, out_of_fold),
         score={"by_fraction": plain["by_fraction"], "labels": plain["labels"], "geometry": report.to_dict()["geometry"]}
         | {"split": report.split["description"]},
         provenance=_provenance(table, common),
     )
+
+
+def _calibration_of(target: Target, out_of_fold: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Return each label's calibration, of the probabilities that predictions show: those of classes add up to 1."""
+    # Of two classes the second alone is a label.
+    shown = out_of_fold if target.kind == LABELS else of_classes(out_of_fold)[:, -out_of_fold.shape[1] :]
+    found = calibration(target.indicator, shown)
+    columns = {
+        "brier": found.brier,
+        "calibration_error": found.expected_error,
+        "calibration_slope": found.slope,
+        "calibration_intercept": found.intercept,
+    }
+    return [
+        {"label": label}
+        | {name: float(values[k]) if np.isfinite(values[k]) else None for name, values in columns.items()}
+        for k, label in enumerate(target.labels)
+    ]
 
 
 def _provenance(table: RecordTable, common: Mapping[str, Any]) -> dict[str, Any]:
@@ -450,6 +467,6 @@ class FineTuneProtocol:
         found = estimator.predict_proba(paths)
         if self.target.kind == LABELS:
             return found
-        of_classes = np.zeros((len(found), len(self.target.classes)))
-        of_classes[:, np.asarray(estimator.classes_)] = found
-        return of_classes[:, 1:] if of_classes.shape[1] == 2 else of_classes
+        shares = np.zeros((len(found), len(self.target.classes)))
+        shares[:, np.asarray(estimator.classes_)] = found
+        return shares[:, 1:] if shares.shape[1] == 2 else shares

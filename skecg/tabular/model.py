@@ -227,8 +227,8 @@ class FittedModel:
             has = values >= np.nan_to_num(self.thresholds, nan=np.inf)
             predicted = [";".join(name for name, yes in zip(self.classes, row, strict=True) if yes) for row in has]
             return Predictions(predicted, values, distances)
-        of_classes = _of_classes(values)
-        return Predictions([self.classes[k] for k in of_classes.argmax(axis=1)], of_classes, distances)
+        shares = of_classes(values)
+        return Predictions([self.classes[k] for k in shares.argmax(axis=1)], shares, distances)
 
     def save(self, folder: Path) -> None:
         """Write the folder; files of these names in it are replaced.
@@ -303,10 +303,10 @@ class RecordClassifier:
             embedder = self.embedder.fit(records)
             self.model.check_weights(embedder)
             values = self.model.label_probabilities(np.asarray(embedder.transform(records)))
-        return values if self.model.kind == LABELS else _of_classes(values)
+        return values if self.model.kind == LABELS else of_classes(values)
 
 
-def _of_classes(values: FloatArray) -> FloatArray:
+def of_classes(values: FloatArray) -> FloatArray:
     """Return what adds up to 1 in each row: of two classes both; of more, each label's share of their sum."""
     if values.shape[1] == 1:
         return np.concatenate([1 - values, values], axis=1)
