@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -33,6 +33,7 @@ __all__ = [
     "Statements",
     "agreed_rate",
     "agreed_unit",
+    "are_grouped",
     "check_no_steps",
     "check_same_leads",
     "count_lines_above",
@@ -66,6 +67,9 @@ _UNIT_KEY = re.compile(r"unit|einheit|unid|enhe|единиц|jednost|yksik|단�
 _LEAD_KEY = re.compile(
     r"lead|channel|ableit|d[ée]riv|afled|avled|отвед|odprow|kytkent|导联|導聯|導程|誘導|유도", re.IGNORECASE
 )
+
+# A whole number below 100, one of three digits, or one whose separator may group thousands.
+_WHOLE_OR_GROUPED = re.compile(r"[+-]?(?:\d{1,2}|(\d{3})|([1-9]\d{0,2}[.,]\d{3}))")
 
 # What a digitizer's step is called and worth, but not the millimetres of paper for a millivolt, nor a depth in bits.
 _RESOLUTION = r"resolution|auflösung|résolution"
@@ -178,6 +182,19 @@ def plain_number(text: str) -> float | None:
         return float(decimal) if decimal.count(".") <= 1 and "_" not in decimal else None
     except ValueError:
         return None
+
+
+def are_grouped(cells: Iterable[str]) -> bool:
+    """Report numbers whose separator groups thousands: only those from 1000 on have one, three digits from the end.
+
+    Examples
+    --------
+    >>> are_grouped(["753", "1,153", "-80"]), are_grouped(["753", "1.153", "2.5"]), are_grouped(["0.753", "1.153"])
+    (True, False, False)
+    """
+    found = [_WHOLE_OR_GROUPED.fullmatch(cell.strip()) for cell in cells if any(map(str.isdigit, cell))]
+    numbers = [match for match in found if match is not None]
+    return len(numbers) == len(found) and any(n[1] for n in numbers) and any(n[2] for n in numbers)
 
 
 def _is_unit(key: str, value: str) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skecg.errors import DamagedRecordError, ShapeError, UnsupportedFormatError
-from skecg.io.statements import NOTHING_STATED, Statements, count_lines_above, read_statements
+from skecg.io.statements import NOTHING_STATED, Statements, are_grouped, count_lines_above, read_statements
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 from skecg.records import millivolts_per_unit
 
@@ -143,6 +143,7 @@ def parse_text_table(path: Path) -> TextTable:
     if values is None:
         _check_samples(table, header)
         values, header, times = _parse_cells(table, header)
+    _check_not_grouped(values, table)
     if header is not None and (_is_numbering(header) or _is_numbering_of_r(header, values)):
         header = None
     return TextTable(values, header, stated, times)
@@ -351,6 +352,23 @@ def _parse_fast(table: _Lines) -> NDArray[np.float64] | None:
         return np.loadtxt(text.split("\n"), delimiter=table.delimiter, comments=None, dtype=np.float64, ndmin=2)
     except ValueError:
         return None
+
+
+def _check_not_grouped(values: NDArray[np.float64], table: _Lines) -> None:
+    """Raise for a column whose separators group thousands: 1,153 would be 1.153 beside 753."""
+    size = np.abs(np.nan_to_num(values))
+    has_fraction = size % 1 > 0
+    doubtful = np.any(size >= 100, 0) & np.all(size < 1000, 0) & np.any(has_fraction, 0)
+    # Their texts are looked at only where there are such numbers, and none below one.
+    if not np.any(doubtful & ~np.any(has_fraction & (size < 1), 0)):
+        return
+    for j, column in enumerate(zip(*map(table.cells, range(len(table.lines))), strict=True)):
+        if are_grouped(column):
+            grouped = next(cell for cell in column if "," in cell or "." in cell)
+            raise DamagedRecordError(
+                f"Got numbers such as {grouped!r} and whole ones below 1000 in column {j + 1} of {table.path}, whose "
+                "separator seems to group thousands; expected none but decimal ones. Save the table without it."
+            )
 
 
 def _check_names(header: tuple[str, ...] | None, path: Path) -> None:

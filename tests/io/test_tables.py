@@ -232,6 +232,29 @@ def test_a_damaged_table_says_where(table: Callable[..., Path], content: str | b
     assert "a.csv" in str(raised.value)
 
 
+@pytest.mark.parametrize("row", ['{0},"{1}"', "{0};{1}", "{0}\t{1}", "{0} {2}", "{0};{2}", "12:00:0{0};{1}"])
+def test_thousands_that_are_grouped_are_no_fractions(table: Callable[..., Path], row: str) -> None:
+    rows = [row.format(k, f"{v:,}", f"{v:,}".replace(",", ".")) for k, v in enumerate([753, -1153, 80, 12])]
+    with pytest.raises(DamagedRecordError, match=r"'-1[.,]153' and whole ones below 1000 in column 2 .* group thousand"):
+        read_table(table("\n".join(rows)), sampling_rate=500, leads=["I"])
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["753", "1.153", "80.5"],  # digits cut off
+        ["753", "1.153", "0.125"],
+        ["53", "1.153", "80"],  # a whole number of three digits is seldom in millivolts, one of two is not
+        ["1753", "1.153", "80"],
+        ["753.000", "1.153", "2.000"],
+        ["753", "1153", "nan"],
+    ],
+)
+def test_fractions_of_three_digits_are_fractions(table: Callable[..., Path], cells: list[str]) -> None:
+    found = read_table(table("\n".join(cells)), sampling_rate=500, leads=["I"]).signal
+    np.testing.assert_allclose(found, [[float(cell) for cell in cells]], rtol=1e-6)
+
+
 def test_an_empty_line_of_a_single_lead_is_a_gap(table: Callable[..., Path]) -> None:
     signal = read_table(table("0.1\n\n0.3\n"), sampling_rate=500, leads=["II"]).signal
     np.testing.assert_array_equal(signal, np.float32([[0.1, np.nan, 0.3]]))
