@@ -359,6 +359,7 @@ def _check_not_grouped(values: NDArray[np.float64], table: _Lines) -> None:
     size = np.abs(np.nan_to_num(values))
     has_fraction = size % 1 > 0
     doubtful = np.any(size >= 100, 0) & np.all(size < 1000, 0) & np.any(has_fraction, 0)
+    doubtful &= np.any(np.diff(values, axis=0) <= 0, 0)  # milliseconds may have three digits, or none
     # Their texts are looked at only where there are such numbers, and none below one.
     if not np.any(doubtful & ~np.any(has_fraction & (size < 1), 0)):
         return

@@ -489,7 +489,7 @@ def _read_numbers(name: str, texts: list[str]) -> Target:
     strange = [text for text in texts if not is_number(text) or (grouped and "." in text)]
     if strange:
         raise ParameterError(
-            f"Got column {name!r} with {strange[0]!r}, expected numbers such as 60.5 or 1500. Correct it, or omit --kind."
+            f"Got column {name!r} with {strange[0]!r}, expected numbers such as 60.5 or 1500. Mend it, or omit --kind."
         )
     y = np.array([float(text) for text in texts])
     if np.ptp(y) == 0:

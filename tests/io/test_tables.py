@@ -235,7 +235,7 @@ def test_a_damaged_table_says_where(table: Callable[..., Path], content: str | b
 @pytest.mark.parametrize("row", ['{0},"{1}"', "{0};{1}", "{0}\t{1}", "{0} {2}", "{0};{2}", "12:00:0{0};{1}"])
 def test_thousands_that_are_grouped_are_no_fractions(table: Callable[..., Path], row: str) -> None:
     rows = [row.format(k, f"{v:,}", f"{v:,}".replace(",", ".")) for k, v in enumerate([753, -1153, 80, 12])]
-    with pytest.raises(DamagedRecordError, match=r"'-1[.,]153' and whole ones below 1000 in column 2 .* group thousand"):
+    with pytest.raises(DamagedRecordError, match=r"'-1[.,]153' and whole ones below 1000 in column 2 .* thousands"):
         read_table(table("\n".join(rows)), sampling_rate=500, leads=["I"])
 
 
@@ -248,6 +248,7 @@ def test_thousands_that_are_grouped_are_no_fractions(table: Callable[..., Path],
         ["1753", "1.153", "80"],
         ["753.000", "1.153", "2.000"],
         ["753", "1153", "nan"],
+        ["2.778", "25", "102.778", "125"],  # milliseconds of a beat
     ],
 )
 def test_fractions_of_three_digits_are_fractions(table: Callable[..., Path], cells: list[str]) -> None:
