@@ -36,6 +36,7 @@ from skecg.io.statements import (
     agreed_unit,
     check_no_steps,
     check_same_leads,
+    check_units_heard,
     known_rate,
     read_members,
 )
@@ -93,9 +94,11 @@ _JUMP = 1.5  # steps that a gap is longer than
 _OFTEN = 0.05  # share of steps by which even rounded times advance
 _NOMINAL = 0.02  # by which a recorder's true rate may differ from what it is called
 
-# "ecg [uV]", "I_mV".
+# "ecg [uV]", "I_mV", and what R and MATLAB make of "I (uV)": "I..uV.", "I_uV_".
 _UNIT_IN_NAME = re.compile(
-    r"(?:\s*[\[(]\s*(?=[^\])]*[\])]\s*$)|[\s_/]+(?=[mnuµμ]v$))([^\])]*?)\s*[\])]?\s*$", re.IGNORECASE
+    r"(?:\s*[\[(]\s*(?=[^\])]*[\])]\s*$)|[\s_/.-]+(?=(?:[mnuµμ]v|(?:milli|micro|nano)volts?)[._]?$))"
+    r"([^\])]*?)\s*[\])._]?\s*$",
+    re.IGNORECASE,
 )
 
 
@@ -266,8 +269,8 @@ def _voltages(table: TextTable, units: str | None, path: Path) -> tuple[TextTabl
     header = table.names
     by_itself = agreed_unit(units, table.stated.units, path)
     stated = [_UNIT_IN_NAME.search(name) for name in header or ()]
-    if units is None and not any(stated) and not table.stated.units:
-        check_no_steps(table.stated, path)
+    if units is None and not table.stated.units:
+        _check_units_heard(table, any(stated), path)
     if header is None or not any(stated):
         return table, by_itself
     names = tuple([_UNIT_IN_NAME.sub("", name) if unit else name for name, unit in zip(header, stated, strict=True)])
@@ -279,7 +282,22 @@ def _voltages(table: TextTable, units: str | None, path: Path) -> tuple[TextTabl
     kept = [of_columns[row] for row in rows]
     if units is not None:
         agreed_unit(units, kept, path)
+    bare = [names[row] for row in rows if not stated[row] and canonical_lead(names[row]) in CANONICAL_LEADS]
+    if units is None and not table.stated.units and bare and any(millivolts_per_unit(unit) != 1 for unit in kept):
+        raise UnitsError(
+            f"Got no unit for {', '.join(bare)} in {path} and one for other leads; expected one for all or none. Pass "
+            "units=, or write it behind each name."
+        )
     return TextTable(table.values[:, rows], tuple([names[row] for row in rows]), table.stated), kept
+
+
+def _check_units_heard(table: TextTable, has_units: bool, path: Path) -> None:
+    """Raise for units, or steps of a digitizer, in names or lines above that would not be obeyed."""
+    if not has_units:
+        check_no_steps(table.stated, path)
+        check_units_heard([table.stated.unheard or ""], path)
+    obeyed = [name for name in table.names or () if _UNIT_IN_NAME.search(name)]
+    check_units_heard([name for name in table.header or () if name not in obeyed], path)
 
 
 def _is_ramp(column: NDArray[np.float64]) -> bool:

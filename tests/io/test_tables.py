@@ -436,7 +436,13 @@ def test_times_have_to_agree_with_the_sampling_rate(tmp_path: Path, step: float,
             read_table(tmp_path / "a.csv", sampling_rate=500)
 
 
-@pytest.mark.parametrize("names", ["I_uV,II_mV", "I/uV,II/mV", "I uV,II mV", "I (uV),II (mV)"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        *("I_uV,II_mV", "I/uV,II/mV", "I uV,II mV", "I (uV),II (mV)", "I-uV,II-mV", "I.uV,II.mV"),
+        *("I..uV.,II..mV.", "I_uV_,II_mV_", "I_microvolt,II_millivolts"),
+    ],
+)
 @pytest.mark.parametrize("leads", [None, ["I", "II"]])
 def test_units_in_names_are_obeyed_however_they_are_written(table, names: str, leads: list[str] | None) -> None:
     record = read_table(table(f"{names}\n100,0.1\n200,0.2\n"), sampling_rate=500, leads=leads)
@@ -459,9 +465,73 @@ def test_a_row_of_units_belongs_to_its_columns(table, names, row, leads, wanted)
     np.testing.assert_allclose(record.signal[:, :1], wanted, rtol=1e-6)
 
 
+UNHEARD = [
+    *("Unit: microvolts (uV)", "Units (µV)", "Units: uV, uV", "Einheit: Mikrovolt", "Unit: uVolt", "Values in uV"),
+    *("Amplitude in volts", "nV, rounded"),
+]
+
+
+@pytest.mark.parametrize("content", [f"Device: x\n{line}\nI,II\n{TWO}" for line in UNHEARD])
+def test_a_unit_in_an_odd_place_above_the_samples_is_asked_for(table, content: str) -> None:
+    with pytest.raises(UnitsError, match=r"no unit that is understood in the place of one\. Pass units="):
+        read_table(table(content), sampling_rate=500)
+    for heard in (content.replace("I,II", "I [mV],II [mV]"), "Unit: mV\n" + content):
+        np.testing.assert_allclose(read_table(table(heard), sampling_rate=500).signal, TWO_SIGNAL, rtol=1e-6)
+    assert read_table(table(content), sampling_rate=500, units="uV").signal[0, 0] == pytest.approx(1e-4)
+
+
 @pytest.mark.parametrize(
     "line",
-    ["gain: 200 adu/mV", "Resolution: 4.88 uV", "unit: 4.88 uV/bit", "units: adu", "ADC units per mV: 200", "LSB;1 uV"],
+    [
+        *(
+            "Noise: 3 uV",
+            "Sensitivity: 100 uV/mm",
+            "Battery: 3 volts",
+            "Filter: 0.05 mV",
+            "Maker: Heart NV",
+            "Range: 5 mV",
+        ),
+        *("Amplitude in milli-volts", "Sensitivity: 10", "A/D converter: 16", "Bits per sample: 16", "Unit: [mV]"),
+    ],
+)
+def test_other_voltages_than_the_samples_are_passed_over(table, line: str) -> None:
+    record = read_table(table(f"Device: x\n{line}\nI,II\n{TWO}"), sampling_rate=500)
+    np.testing.assert_allclose(record.signal, TWO_SIGNAL, rtol=1e-6)
+
+
+@pytest.mark.parametrize("content", ["I (uV) filtered,II", "Values in uV", "ECG 500 Hz, uV"])
+def test_a_unit_in_an_odd_place_of_the_first_row_is_asked_for(table, content: str) -> None:
+    path = table(f"{content}\n{TWO}")
+    with pytest.raises(UnitsError, match=r"in the place of one\. Pass units="):
+        read_table(path, sampling_rate=500, leads=["I", "II"])
+
+
+def test_names_that_are_fewer_than_columns_say_their_unit_for_nothing(table) -> None:
+    path = table("I_uV II_uV\n1 100 200\n2 100 200\n")  # as R writes the names of rows
+    with pytest.raises(UnitsError, match="Got 'I_uV' in"):
+        read_table(path, sampling_rate=500)
+    assert read_table(path, sampling_rate=500, units="uV").signal[:, 0].tolist() == pytest.approx([0.1, 0.2])
+
+
+def test_a_unit_on_some_leads_only_is_asked_for(table) -> None:
+    path = table(f"I [uV],II\n{TWO}")
+    with pytest.raises(UnitsError, match=r"Got no unit for II in .* Pass units="):
+        read_table(path, sampling_rate=500)
+    for heard in (f"Device: x\nUnit: uV\nI [uV],II\n{TWO}", f"I [uV],II [uV]\n{TWO}"):
+        assert read_table(table(heard), sampling_rate=500).signal[1, 0] == pytest.approx(-2e-4)
+    path = table(f"I [uV],II\n{TWO}")
+    assert read_table(path, sampling_rate=500, units="uV").signal[1, 0] == pytest.approx(-2e-4)
+    np.testing.assert_allclose(read_table(table(f"I [mV],II\n{TWO}"), sampling_rate=500).signal, TWO_SIGNAL)
+    assert read_table(table(f"I [uV],pulse\n{TWO}"), sampling_rate=500).leads == ("I", "pulse")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("gain: 200 adu/mV", "Resolution: 4.88 uV", "unit: 4.88 uV/bit", "units: adu", "ADC units per mV: 200"),
+        *("LSB;1 uV", "Conversion: 0.00488 mV/count", "Conversion factor: 0.00488", "mV per count: 0.00488"),
+        *("uV/count: 4.88", "Counts per mV: 205", "Multiplier: 0.00488", "Sensitivity: 4.88 uV", "Units: 5 uV"),
+    ],
 )
 def test_steps_of_a_digitizer_are_no_millivolts(table, line: str) -> None:
     path = table(f"# {line}\nI,II\n{TWO}")
