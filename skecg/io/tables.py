@@ -94,9 +94,10 @@ _JUMP = 1.5  # steps that a gap is longer than
 _OFTEN = 0.05  # share of steps by which even rounded times advance
 _NOMINAL = 0.02  # by which a recorder's true rate may differ from what it is called
 
-# "ecg [uV]", "I_mV", and what R and MATLAB make of "I (uV)": "I..uV.", "I_uV_".
+# "ecg [uV]", "I_mV", "time_ms", and what R and MATLAB make of "I (uV)": "I..uV.", "I_uV_".
 _UNIT_IN_NAME = re.compile(
-    r"(?:\s*[\[(]\s*(?=[^\])]*[\])]\s*$)|[\s_/.-]+(?=(?:[mnuµμ]v|(?:milli|micro|nano)volts?)[._]?$))"
+    r"(?:\s*[\[(]\s*(?=[^\])]*[\])]\s*$)|[\s_/.-]+(?=(?:[mnuµμ]v|(?:milli|micro|nano)volts?)[._]?$)"
+    r"|(?:(?<=time)|(?<=stamp)|(?<=\bt))[\s_/.-]+(?=(?:[mnuµμ]?s|sec|seconds)[._]?$))"
     r"([^\])]*?)\s*[\])._]?\s*$",
     re.IGNORECASE,
 )
@@ -244,24 +245,25 @@ def _named_columns(table: TextTable, rate: float, path: Path) -> TextTable:
     if len(header) > 1 and header[-1] == "" and _is_empty(values[:, -1]):
         values, header = values[:, :-1], header[:-1]
     names = [_UNIT_IN_NAME.sub("", name).lower() for name in header]
-    indices = [j for j, name in enumerate(names) if _is_index(name, j, values[:, j])]
+    units = [_seconds_in(name) for name in header]
+    indices = [j for j, name in enumerate(names) if _is_index(name, j, values[:, j], units[j] is not None)]
     if len(indices) == len(header):
         return TextTable(values, header, table.stated)
     for j in indices:
-        _check_times(values[:, j], rate, path, _seconds_in(header[j]))
+        _check_times(values[:, j], rate, path, units[j])
     kept = [j for j in range(len(header)) if j not in indices]
     return TextTable(values[:, kept], tuple([header[j] for j in kept]), table.stated)
 
 
-def _is_index(name: str, place: int, column: NDArray[np.float64]) -> bool:
+def _is_index(name: str, place: int, column: NDArray[np.float64], is_time: bool) -> bool:
     """Whether a column is no lead: times, which repeat where they are rounded, or a first one that only increases."""
     if name and name in _INDEX_NAMES:
-        return _is_rising(column)
+        return is_time or _is_rising(column)  # with a unit it is one of times whatever flaw it has
     if place > 0 or canonical_lead(name) in CANONICAL_LEADS:
         return False
     # No lead goes on increasing, but one that is flat may take a step.
     often = len(column) >= _FEW_TIMES and np.mean(column[1:] > column[:-1]) > _OFTEN
-    return _is_ramp(column) or (bool(often) and _is_rising(column))
+    return _is_ramp(column) or (bool(often) and (is_time or _is_rising(column)))
 
 
 def _voltages(table: TextTable, units: str | None, path: Path) -> tuple[TextTable, str | list[str]]:
@@ -312,13 +314,16 @@ def _is_rising(column: NDArray[np.float64]) -> bool:
 
 def _check_times(column: NDArray[np.float64], rate: float, path: Path, seconds: float | None = None) -> None:
     """Raise for times in a unit, or any of them or sample numbers, that contradict the rate; warn where they jump."""
-    steps = np.diff(column)
+    known = np.flatnonzero(np.isfinite(column))
+    steps = np.diff(column[known]) / np.diff(known)  # across a blank, which hides no jump
     if not np.any(steps > 0):
+        if np.any(steps < 0):
+            raise DamagedRecordError(f"Got times that only go back in {path}, expected rows in their order. Sort them.")
         return
     # Rounded times are a whole number of their last digit apart, often none; of five digits, the last grows on the way.
-    usual = _JUMP * max(np.nanmedian(steps), np.min(steps[steps > 0]))
+    usual = _JUMP * max(np.median(steps), np.min(steps[steps > 0]))
     regular = steps[(steps >= 0) & (steps <= usual)]
-    step, spread, mean = float(np.mean(regular)), float(np.ptp(regular)), float(np.nanmean(steps))
+    step, spread, mean = float(np.mean(regular)), float(np.ptp(regular)), float(np.mean(steps[steps > -usual]))
     odd = np.flatnonzero((steps < 0) | (steps > usual + spread))
     is_rounded = len(odd) >= _FEW_JUMPS * len(steps)
     units = {unit: count for unit, count in _PER_SECOND.items() if seconds is None or round(1 / seconds) == count}
@@ -337,10 +342,10 @@ def _check_times(column: NDArray[np.float64], rate: float, path: Path, seconds: 
             f"{': ' if told else ''}{', '.join(told)}."
         )
     # What rounding adds at one place it takes away at others; what is missing stays missing.
-    missing = np.nansum(steps - period) > np.sum(steps[odd] - period) / 2
+    missing = np.sum(steps - period) > np.sum(steps[odd] - period) / 2
     if len(odd) and (missing or np.any(steps < 0)):
         warnings.warn(
-            f"The times in {path} jump by {steps[odd[0]]:g} after row {odd[0] + 1}, where steps are {period:g}: "
+            f"The times in {path} jump by {steps[odd[0]]:g} after row {known[odd[0]] + 1}, where steps are {period:g}: "
             "samples are missing there, and were not put in. Cut the table there, or pass its parts as records.",
             SignalWarning,
             stacklevel=5,

@@ -53,6 +53,58 @@ def test_times_that_contradict_the_rate_are_refused(tmp_path: Path, form, rate: 
         read_table(written(tmp_path, form, np.arange(N) / RATE), sampling_rate=rate)
 
 
+@pytest.fixture(params=["t [ms]", "time_ms", "Messzeit (ms)"])
+def write(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[np.ndarray], Path]:
+    """Write a table with times in milliseconds, which may be missing."""
+
+    def write(milliseconds: np.ndarray) -> Path:
+        times = ["" if np.isnan(time) else f"{time:.0f}" for time in milliseconds]
+        rows = [f"{time},{value}" for time, value in zip(times, VALUES, strict=True)]
+        (tmp_path / "a.csv").write_text("\n".join([f"{request.param},II", *rows]))
+        return tmp_path / "a.csv"
+
+    return write
+
+
+FLAWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "a blank": lambda times: np.where(np.arange(N) == 77, np.nan, times),
+    "a step back": lambda times: times - np.where(np.arange(N) > 300, 8, 0),
+    "two parts": lambda times: times % times[N // 2],
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_times_in_a_unit_contradict_the_rate_whatever_flaw_they_have(write, flaw: str) -> None:
+    path = write(FLAWS[flaw](np.arange(N) * 4.0))
+    with pytest.raises(SamplingRateError, match=r"sampling_rate=500 and times that advance by 4 a row"):
+        read_table(path, sampling_rate=500)
+
+
+def test_a_blank_time_is_no_fault_and_hides_no_jump(write) -> None:
+    times = FLAWS["a blank"](np.arange(N) * 4.0)
+    assert read_table(write(times), sampling_rate=RATE).leads == ("II",)
+    with pytest.warns(SignalWarning, match="jump by 1000 after row 77, where steps are 4: samples are missing"):
+        read_table(write(times + np.where(np.arange(N) > 77, 1992, 0)), sampling_rate=RATE)
+
+
+@pytest.mark.parametrize("flaw", ["a step back", "two parts"])
+def test_times_that_go_back_are_warned_of(write, flaw: str) -> None:
+    with pytest.warns(SignalWarning, match="jump by -"):
+        assert read_table(write(FLAWS[flaw](np.arange(N) * 4.0)), sampling_rate=RATE).leads == ("II",)
+
+
+@pytest.mark.parametrize("name", ["t [ms]", "time_ms"])
+def test_a_recording_that_runs_backwards_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{name},II\n" + "".join(f"{4 * (N - i)},{i % 7}\n" for i in range(N)))
+    with pytest.raises(DamagedRecordError, match="times that only go back"):
+        read_table(tmp_path / "a.csv", sampling_rate=RATE)
+
+
+def test_times_that_stand_still_tell_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("t [ms],II\n" + "".join(f"0,{i % 7}\n" for i in range(N)))
+    assert read_table(tmp_path / "a.csv", sampling_rate=RATE).leads == ("II",)
+
+
 @pytest.mark.parametrize("gap", [9.0, 0.5])
 def test_times_that_jump_are_warned_of(tmp_path: Path, form, gap: float) -> None:
     times = np.arange(N) / RATE + np.where(np.arange(N) > 100, gap, 0)
