@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skecg.errors import DamagedRecordError, ShapeError, UnsupportedFormatError
+from skecg.io.files import decoded_table
 from skecg.io.statements import NOTHING_STATED, Statements, are_grouped, count_lines_above, read_statements
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 from skecg.records import millivolts_per_unit
@@ -41,22 +42,10 @@ _DAY = 86_400.0  # seconds
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2}(?:\.\d+)?)")
 # What columns of a table about recordings are called.
 _ABOUT_RECORDINGS = frozenset(
-    {
-        "age",
-        "sex",
-        "gender",
-        "label",
-        "labels",
-        "class",
-        "target",
-        "diagnosis",
-        "diagnoses",
-        "scp_codes",
-        "fold",
-        "path",
-    }
-    | {"strat_fold", "split", "file", "filename", "file_name", "filename_lr", "filename_hr", "record", "record_name"}
-    | {"record_id", "ecg_id", "exam_id", "study_id", "subject_id", "patient", "patient_id", "height", "weight"}
+    {"age", "sex", "gender", "label", "labels", "class", "target", "diagnosis", "diagnoses", "scp_codes", "fold"}
+    | {"path", "strat_fold", "split", "file", "filename", "file_name", "filename_lr", "filename_hr", "record"}
+    | {"record_name", "record_id", "ecg_id", "exam_id", "study_id", "subject_id", "patient", "patient_id"}
+    | {"height", "weight"}
 )
 _LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
 _TIME_UNIT = re.compile(r"(?:[\d.]+ )?(?:s|sec|seconds?|ms|us|ns)|samples?|hh:mm:ss\S*|", re.IGNORECASE)
@@ -144,6 +133,8 @@ def parse_text_table(path: Path) -> TextTable:
         _check_samples(table, header)
         values, header, times = _parse_cells(table, header)
     _check_not_grouped(values, table)
+    if header is not None:
+        _check_first_row(table)
     if header is not None and (_is_numbering(header) or _is_numbering_of_r(header, values)):
         header = None
     return TextTable(values, header, stated, times)
@@ -166,7 +157,7 @@ def check_about_samples(path: Path) -> None:
 
 def _rows_and_names(content: bytes, path: Path) -> tuple[_Lines, tuple[str, ...] | None, Statements]:
     """Split a text into its rows of samples, the names above them, and what lines above those state."""
-    table, stated = _without_preamble(_split_lines(_decoded(content, path), path))
+    table, stated = _without_preamble(_split_lines(decoded_table(content, path), path))
     _check_upright(table)
     header = _header(table)
     _check_names(header, path)
@@ -231,35 +222,6 @@ def _are_decimal_commas(rows: Sequence[str]) -> bool:
         return False
     whole = [row.partition(",")[0] for row in rows]
     return not (all("," in row for row in rows) and whole == [str(i + int(whole[0] == "1")) for i in range(len(rows))])
-
-
-def _decoded(content: bytes, path: Path) -> str:
-    """Return the text of a file, refusing what is none."""
-    if not content.strip():
-        raise DamagedRecordError(f"{path} is empty ({len(content)} bytes), expected a table of samples.")
-    wide = _wide_encoding(content[:_SNIFFED_BYTES])
-    if wide is not None:
-        with contextlib.suppress(UnicodeDecodeError):
-            return _plain_signs(content.decode(wide).removeprefix("\ufeff"))
-    if b"\0" in content or content.startswith(b"%PDF"):
-        raise DamagedRecordError(f"{path} is a binary file, expected a text table with one row a sample.")
-    try:
-        return _plain_signs(content.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
-
-
-def _plain_signs(text: str) -> str:
-    """Return a text with hyphens where typesetting put minus signs."""
-    return text.replace("\N{MINUS SIGN}", "-")
-
-
-def _wide_encoding(head: bytes) -> str | None:
-    """Return the UTF-16 that a text begins in: by its mark, or by the zeros beside nearly every letter and digit."""
-    for encoding, mark, zeros in (("utf-16-le", b"\xff\xfe", head[1::2]), ("utf-16-be", b"\xfe\xff", head[0::2])):
-        if head.startswith(mark) or 2 * zeros.count(0) > max(len(zeros), head.count(0)):
-            return encoding
-    return None
 
 
 def _split_lines(text: str, path: Path) -> _Lines:
@@ -370,6 +332,22 @@ def _check_not_grouped(values: NDArray[np.float64], table: _Lines) -> None:
                 f"Got numbers such as {grouped!r} and whole ones below 1000 in column {j + 1} of {table.path}, whose "
                 "separator seems to group thousands; expected none but decimal ones. Save the table without it."
             )
+
+
+def _check_first_row(table: _Lines) -> None:
+    """Raise for a row of sample counts, gains or column numbers between the names and samples with fractions."""
+    first, *following = [table.cells(i) for i in range(min(len(table.lines), 1 + _MANY_TEXTS))]
+    numbers = [cell for cell in first if cell]
+    is_numbering = len(numbers) > 2 and numbers in [[str(i + k) for i in range(len(numbers))] for k in (0, 1)]
+    is_count = numbers == [str(len(table.lines) - 1)]
+    is_same = len(numbers) > 1 and len(set(numbers)) == 1 and numbers[0].isdigit() and int(numbers[0]) > 0
+    if not (is_numbering or is_count or is_same) or not following:
+        return
+    if all("." in cell or "," in cell for row in following for cell, above in zip(row, first, strict=False) if above):
+        raise DamagedRecordError(
+            f"Got {', '.join(numbers[:3])} in line {table.first_number} of {table.path}, below the names and above "
+            "numbers with fractions, expected a sample. Delete the line, or write 1.0 for 1 if it is one."
+        )
 
 
 def _check_names(header: tuple[str, ...] | None, path: Path) -> None:

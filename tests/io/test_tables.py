@@ -144,6 +144,24 @@ def test_a_row_of_column_numbers_is_no_sample(table: Callable[..., Path], first:
     assert read_table(table("0,1\n1,1\n2,1\n"), sampling_rate=500, leads=["I", "II"]).n_samples == 3
 
 
+@pytest.mark.parametrize("row", ["1000,1000", ",3,3", "0,1,2", "1,2,3", ",3", "3"])
+@pytest.mark.parametrize("names", ["", "Device: x\n\n"])
+def test_a_row_of_counts_below_the_names_is_no_sample(table: Callable[..., Path], names: str, row: str) -> None:
+    n_columns = row.count(",") + 1
+    names += ",".join(["time" if row[0] == "," else "V1", "I", "II"][:n_columns])
+    body = "".join(",".join([f"{0.002 * i:.3f}", "0.5", "-0.5"][:n_columns]) + "\n" for i in range(3))
+    with pytest.raises(DamagedRecordError, match=r"in line [24] of .* below the names and .* Delete the line"):
+        read_table(table(f"{names}\n{row}\n{body}"), sampling_rate=500)
+
+
+@pytest.mark.parametrize(
+    "rows", ["0,0\n0.1,0.2\n", "5,5\n5,4\n0.1,0.2\n", "1,1\n", "0,1\n0.1,0.9\n", "-1,-1\n0.1,0.2\n"]
+)
+def test_a_first_sample_of_whole_numbers_is_a_sample(table: Callable[..., Path], rows: str) -> None:
+    found = read_table(table("I,II\n" + rows), sampling_rate=500)
+    assert found.signal[:, 0].tolist() == [float(cell) for cell in rows.split("\n")[0].split(",")]
+
+
 def test_without_rate_the_message_says_what_to_pass(table: Callable[..., Path]) -> None:
     with pytest.raises(SamplingRateError, match=r"a\.csv.*Pass sampling_rate="):
         read_table(table("I,II\n" + TWO))
