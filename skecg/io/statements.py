@@ -51,6 +51,7 @@ _SHOWN = 80  # characters of a text quoted in a message
 _MOST_LINES = 64
 _LINES_LOOKED_AT = 3
 _LEAST_RATE = 10.0  # less than that is a comma that groups thousands
+_GROUPS = re.compile(r"[.,\u066b]\d{3}$")  # 10,000 Hz are no 10 either
 _LEAST_PLAIN_RATE = 100.0  # below it, a number of hertz without a known name may be a filter's or the mains'
 
 _LONGEST_VALUE = 64
@@ -198,6 +199,8 @@ def _hertz(key: str, value: str) -> float | None:
         return None
     number = plain_number(value if match is None else match[1])
     if number is None or not _LEAST_RATE <= number < math.inf:
+        return None
+    if number < _LEAST_PLAIN_RATE and _GROUPS.search(value if match is None else match[1]):
         return None
     return number * 1000 if match is not None and match[2] else number
 
