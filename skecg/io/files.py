@@ -1,4 +1,4 @@
-"""Files written whole or not at all, folders that one process at a time writes into, digests, and texts in any encoding."""
+"""Files written whole or not at all, folders that one process at a time writes into, digests, and encodings."""
 
 from __future__ import annotations
 
@@ -64,9 +64,11 @@ def decoded_table(content: bytes, path: Path) -> str:
     wide = _wide_encoding(content[:_SNIFFED])
     if wide is not None:
         with contextlib.suppress(UnicodeDecodeError):
-            return _plain_signs(content.decode(wide).removeprefix("\ufeff"))
+            text = content.decode(wide).removeprefix("\ufeff")
+            if "\0" not in text:  # as in UTF-32
+                return _plain_signs(text)
     if b"\0" in content or content.startswith(b"%PDF"):
-        raise DamagedRecordError(f"{path} is a binary file, expected a text table with one row a sample.")
+        raise DamagedRecordError(f"{path} is a binary file, expected a text table with one row a sample, in UTF-8.")
     try:
         return _plain_signs(content.decode("utf-8-sig"))
     except UnicodeDecodeError:

@@ -152,7 +152,7 @@ def _begins_values(lines: Sequence[str], first: int) -> bool:
 
 
 def _is_row_of_values(line: str) -> bool:
-    cells = re.split(r"[\s,;]+", line.translate(_NO_QUOTES))
+    cells = re.split(r"[\s,;|]+", line.translate(_NO_QUOTES))
     return all(len(cell) <= _LONGEST_VALUE and _VALUE.fullmatch(cell) for cell in cells)
 
 

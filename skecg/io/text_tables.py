@@ -39,7 +39,10 @@ _CHEST_LEADS = 6
 _SHOWN = 30  # characters of a cell quoted in a message
 _MANY_TEXTS = 5  # rows that are looked at to tell a table about recordings from samples with a slip
 _DAY = 86_400.0  # seconds
-_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2}(?:\.\d+)?)")
+# Of a date that is written as in Germany, America or Japan, or of a count of days, the clock is enough.
+_CLOCK = re.compile(
+    r"(?:\d{1,4}[./]\d{1,2}[./]\d{1,4} +|\d+ days? +)?(?:(\d+):)?(\d{1,2}):(\d{2}(?:[.,]\d+)?)", re.IGNORECASE
+)
 # What columns of a table about recordings are called.
 _ABOUT_RECORDINGS = frozenset(
     {"age", "sex", "gender", "label", "labels", "class", "target", "diagnosis", "diagnoses", "scp_codes", "fold"}
@@ -107,7 +110,7 @@ class _Lines:
 
 
 def parse_text_table(path: Path) -> TextTable:
-    """Read a table whose cells are separated by commas, semicolons, tabs or blanks.
+    """Read a table whose cells are separated by commas, semicolons, tabs, blanks or upright bars.
 
     Parameters
     ----------
@@ -204,11 +207,11 @@ def _names_above(above: list[str], below: _Lines) -> tuple[str | None, int]:
     rows = _Lines(below.path, names, below.first_number - len(names), below.delimiter, below.is_quoted)
     n_columns = len(below.cells(0))
     last = _name_cells(rows, n_columns, -1)
-    units = [unit.strip("'") for unit in last]
+    units = [unit.strip("()[]") for unit in last]
     is_units = all(_TIME_UNIT.fullmatch(unit) or millivolts_per_unit(unit) is not None for unit in units)
     if below.delimiter is not None and is_units and len(rows.cells(0)) == len(units) == n_columns:
-        cells = zip(rows.cells(0), units, strict=True)
-        return below.delimiter.join(f"{name.strip(chr(39))} [{unit}]" for name, unit in cells), 2
+        cells = zip(_name_cells(rows, n_columns), units, strict=True)
+        return below.delimiter.join(f"{name} [{unit}]" for name, unit in cells), 2
     stated = read_statements(names[-1:])
     is_statement = stated.lead is not None and canonical_lead(last[0]) not in CANONICAL_LEADS
     if stated.sampling_rate or stated.units or is_statement or len(last) != n_columns:
@@ -242,7 +245,7 @@ def _split_lines(text: str, path: Path) -> _Lines:
 def _delimiter(lines: Sequence[str]) -> str | None:
     """Return what separates the cells of most lines, None for blanks."""
     sample = [re.sub(r'"[^"]*"', '""', line) for line in lines[:_SNIFFED_LINES] if line.strip()]
-    return next((d for d in "\t;," if 2 * sum(d in line for line in sample) > len(sample)), None)
+    return next((d for d in "|\t;," if 2 * sum(d in line for line in sample) > len(sample)), None)
 
 
 def _check_upright(table: _Lines) -> None:
@@ -270,7 +273,7 @@ def _name_cells(table: _Lines, n_columns: int, line: int = 0) -> tuple[str, ...]
     """Split a row of names; above a single column the blanks in it separate nothing (``ECG (uV)``)."""
     if table.delimiter is None and n_columns == 1 and "," not in table.lines[line]:
         return (table.lines[line].strip(" \t\"'"),)
-    return tuple(table.cells(line))
+    return tuple([re.sub(r"^'(.*)'$", r"\1", cell) for cell in table.cells(line)])
 
 
 def _is_numbering(cells: Sequence[str]) -> bool:
@@ -401,10 +404,10 @@ def _parse_cells(
     """Parse cell by cell, naming the first that cannot be understood; the first column of clock times is set apart."""
     rows = [table.cells(i) for i in range(len(table.lines))]
     _check_lengths(rows, table)
-    decimal_commas = _has_decimal_commas(table, "".join(cell for row in rows for cell in row))
     kept = [j for j in range(len(rows[0])) if _number(rows[0][j]) is not None or _time(rows[0][j]) is None]
     if not kept:
         raise DamagedRecordError(f"{table.path} holds times alone, expected a column of samples too. Export it again.")
+    decimal_commas = _has_decimal_commas(table, "".join(row[j] for row in rows for j in kept))
     values = np.empty((len(rows), len(kept)), dtype=np.float64)
     for i, row in enumerate(rows):
         for place, j in enumerate(kept):
@@ -446,7 +449,7 @@ def _time(cell: str) -> float | None:
     bare = cell.strip("'[] ")
     clock = _CLOCK.fullmatch(bare)
     if clock is not None:
-        return int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3])
+        return int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3].replace(",", "."))
     if ":" not in bare:
         return None
     try:
