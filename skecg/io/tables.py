@@ -113,7 +113,7 @@ def read_table(
     r"""Read a text table or a NumPy file.
 
     Text (``.csv``, ``.tsv``, ``.txt``) has one row a sample and one column a lead, separated by commas, semicolons,
-    tabs or blanks; decimal commas are understood where they separate nothing. A first row of names gives the leads
+    tabs, blanks or bars; decimal commas are taken where they separate nothing. A first row of names gives the leads
     unless `leads` does, and may state units (``ecg [uV]``, ``II_mV``), as may a second row. Lines above it may state
     the rate, the unit and the lead, as exports of watches do in any language. Times with a unit (``timestamp [ns]``),
     clock times and dates tell the rate where nothing else does, and must not contradict it. One column more than leads
