@@ -91,7 +91,7 @@ _STEP_VALUE = re.compile(
 )
 # A unit of voltage that is not the millivolt; "UV" and "NV" may be initials, or what a company is.
 _OTHER_VOLTAGE = re.compile(
-    r"(?<![a-z])(?:(?-i:[uµμ][vV]|nV)(olts?)?|(mi[ck]ro|nano)[\s_-]?[vw]ol\w*)(?![a-z])"
+    r"(?:(?-i:(?<![a-z])(?:[uµμ][vV]|nV))(olts?)?|(?<![a-z])(mi[ck]ro|nano)[\s_-]?[vw](ol\w*)?)(?![a-z])"
     r"|(?<![a-z\d])(?<!\d )(?<!milli[ _-])volts?(?![a-z])|мкв|микровольт|微伏|マイクロボルト|마이크로볼트",
     re.IGNORECASE,
 )

@@ -136,8 +136,7 @@ def parse_text_table(path: Path) -> TextTable:
         _check_samples(table, header)
         values, header, times = _parse_cells(table, header)
     _check_not_grouped(values, table)
-    if header is not None:
-        _check_first_row(table)
+    _check_first_row(table)
     if header is not None and (_is_numbering(header) or _is_numbering_of_r(header, values)):
         header = None
     return TextTable(values, header, stated, times)
@@ -338,7 +337,7 @@ def _check_not_grouped(values: NDArray[np.float64], table: _Lines) -> None:
 
 
 def _check_first_row(table: _Lines) -> None:
-    """Raise for a row of sample counts, gains or column numbers between the names and samples with fractions."""
+    """Raise for a row of sample counts, gains or column numbers above samples with fractions."""
     first, *following = [table.cells(i) for i in range(min(len(table.lines), 1 + _MANY_TEXTS))]
     numbers = [cell for cell in first if cell]
     is_numbering = len(numbers) > 2 and numbers in [[str(i + k) for i in range(len(numbers))] for k in (0, 1)]
@@ -348,8 +347,8 @@ def _check_first_row(table: _Lines) -> None:
         return
     if all("." in cell or "," in cell for row in following for cell, above in zip(row, first, strict=False) if above):
         raise DamagedRecordError(
-            f"Got {', '.join(numbers[:3])} in line {table.first_number} of {table.path}, below the names and above "
-            "numbers with fractions, expected a sample. Delete the line, or write 1.0 for 1 if it is one."
+            f"Got {', '.join(numbers[:3])} in line {table.first_number} of {table.path}, above numbers with "
+            "fractions, expected a sample. Delete the line, or write 1.0 for 1 if it is one."
         )
 
 

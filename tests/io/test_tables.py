@@ -148,12 +148,16 @@ def test_a_row_of_column_numbers_is_no_sample(table: Callable[..., Path], first:
 
 @pytest.mark.parametrize("row", ["1000,1000", ",3,3", "0,1,2", "1,2,3", ",3", "3"])
 @pytest.mark.parametrize("names", ["", "Device: x\n\n"])
-def test_a_row_of_counts_below_the_names_is_no_sample(table: Callable[..., Path], names: str, row: str) -> None:
+def test_a_row_of_counts_is_no_sample(table: Callable[..., Path], names: str, row: str) -> None:
     n_columns = row.count(",") + 1
     names += ",".join(["time" if row[0] == "," else "V1", "I", "II"][:n_columns])
     body = "".join(",".join([f"{0.002 * i:.3f}", "0.5", "-0.5"][:n_columns]) + "\n" for i in range(3))
-    with pytest.raises(DamagedRecordError, match=r"in line [24] of .* below the names and .* Delete the line"):
+    with pytest.raises(
+        DamagedRecordError, match=r"in line [24] of .*, above numbers with fractions, .* Delete the line"
+    ):
         read_table(table(f"{names}\n{row}\n{body}"), sampling_rate=500)
+    with pytest.raises(DamagedRecordError, match="in line 1 of"):
+        read_table(table(f"{row}\n{body}"), sampling_rate=500, leads=["I", "II", "V1"][:n_columns])
 
 
 @pytest.mark.parametrize(
@@ -492,7 +496,7 @@ def test_a_row_of_units_belongs_to_its_columns(table, names, row, leads, wanted)
 
 
 UNHEARD = [
-    *("Unit: microvolts (uV)", "Units (µV)", "Units: uV, uV", "Einheit: Mikrovolt", "Unit: uVolt", "Values in uV"),
+    *("Unit: microvolts (uV)", "Units (µV)", "Units: uV, uV", "Einheit: Mikrovolt", "Unit: uVolt", "Unit: microV"),
     *("Amplitude in volts", "nV, rounded"),
 ]
 
@@ -525,7 +529,7 @@ def test_other_voltages_than_the_samples_are_passed_over(table, line: str) -> No
     np.testing.assert_allclose(record.signal, TWO_SIGNAL, rtol=1e-6)
 
 
-@pytest.mark.parametrize("content", ["I (uV) filtered,II", "Values in uV", "ECG 500 Hz, uV"])
+@pytest.mark.parametrize("content", ["I (uV) filtered,II", "IuV,IIuV", "Values in uV", "ECG 500 Hz, uV"])
 def test_a_unit_in_an_odd_place_of_the_first_row_is_asked_for(table, content: str) -> None:
     path = table(f"{content}\n{TWO}")
     with pytest.raises(UnitsError, match=r"in the place of one\. Pass units="):
