@@ -38,6 +38,7 @@ from skecg.errors import (
     SkecgWarning,
     user_stacklevel,
 )
+from skecg.io.statements import are_grouped
 
 __all__ = [
     "LABEL_SEPARATOR",
@@ -293,11 +294,7 @@ def read_label_table(path: str | os.PathLike[str]) -> LabelTable:
         raise DamagedRecordError(f"Got the table {path} without a single label or target, expected some.")
     sources = tuple(row["row" if by_row else "path"].strip() for row in said)
     classes, labels = _labels(path, said, label_columns)
-    targets = np.array([[number(row[name]) for name in target_columns] for row in said]).reshape(len(said), -1)
-    known = np.isfinite(targets).all(axis=1)
-    if not known.all():
-        line = said[int(np.flatnonzero(~known)[0])][_LINE]
-        raise DamagedRecordError(f"Got line {line} of {path} without a number for each target, expected one.")
+    targets = _targets(path, said, target_columns)
     who = _patient_column(path, names)
     patients = np.array([row[who].strip() if who else "" for row in said], dtype=str)
     # A recording of nobody is a patient of its own.
@@ -389,6 +386,22 @@ def _labels_of(path: Path, row: dict[str, str], columns: list[str]) -> set[str]:
         if cell in _YES:
             found.add(column.removeprefix("label_"))
     return found
+
+
+def _targets(path: Path, rows: list[dict[str, str]], columns: list[str]) -> NDArray[np.float64]:
+    """Read the columns of targets, shape (n, n_targets)."""
+    grouped = next((name for name in columns if are_grouped(row[name] for row in rows)), None)
+    if grouped is not None:
+        raise DamagedRecordError(
+            f"Got the column {grouped!r} of {path} with points that seem to group thousands, expected numbers such as "
+            "60.5 or 1500. Save the table without separators of thousands."
+        )
+    targets = np.array([[number(row[name]) for name in columns] for row in rows]).reshape(len(rows), -1)
+    known = np.isfinite(targets).all(axis=1)
+    if not known.all():
+        line = rows[int(np.flatnonzero(~known)[0])][_LINE]
+        raise DamagedRecordError(f"Got line {line} of {path} without a number for each target, expected one.")
+    return targets
 
 
 def _folds(path: Path, rows: list[dict[str, str]], patients: NDArray[np.str_]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -33,8 +33,10 @@ __all__ = [
     "Statements",
     "agreed_rate",
     "agreed_unit",
+    "are_grouped",
     "check_no_steps",
     "check_same_leads",
+    "check_units_heard",
     "count_lines_above",
     "known_rate",
     "plain_number",
@@ -44,16 +46,19 @@ __all__ = [
 
 _T = TypeVar("_T")
 
+_SHOWN = 80  # characters of a text quoted in a message
+
 _MOST_LINES = 64
 _LINES_LOOKED_AT = 3
 _LEAST_RATE = 10.0  # less than that is a comma that groups thousands
+_GROUPS = re.compile(r"[.,\u066b]\d{3}$")  # 10,000 Hz are no 10 either
 _LEAST_PLAIN_RATE = 100.0  # below it, a number of hertz without a known name may be a filter's or the mains'
 
 _LONGEST_VALUE = 64
 # Also what stands for a sample that is missing; longer dashes rule a line off.
 _VALUE = re.compile(r"(?=.*\d)[\d.:/TZe+-]+|nan|na|n/a|null|none|[+-]?inf(inity)?|-{1,3}|", re.IGNORECASE)
 _NO_QUOTES = str.maketrans("", "", "\"'[]")
-_KEY_AND_VALUE = re.compile(r"[#\s\"']*([^,;:=\t]*?)[\s\"']*[,;:=\t]\s*(.*)")
+_KEY_AND_VALUE = re.compile(r"[#\s\"']*([^,;:=\t]*?)[\s\"']*[,;:=\t]\s*[(\[]?(.*)")
 # Parts of names in the languages of phones. Without them a value has to be recognised alone.
 _RATE_KEY = re.compile(
     r"sampl|abtast|messrate|fr[ée]q|frec|frekv|taajuus|cz[ęe]st|част|频|頻|サンプ|샘플|\bfs\b", re.IGNORECASE
@@ -67,16 +72,31 @@ _LEAD_KEY = re.compile(
     r"lead|channel|ableit|d[ée]riv|afled|avled|отвед|odprow|kytkent|导联|導聯|導程|誘導|유도", re.IGNORECASE
 )
 
+# A whole number below 100, one of three digits, or one whose separator may group thousands.
+_WHOLE_OR_GROUPED = re.compile(r"[+-]?(?:\d{1,2}|(\d{3})|([1-9]\d{0,2}[.,]\d{3}))")
+
 # What a digitizer's step is called and worth, but not the millimetres of paper for a millivolt, nor a depth in bits.
-_RESOLUTION = r"resolution|auflösung|résolution"
-_STEP_KEY = re.compile(rf"gain|lsb|\badc\b|\badu\b|scal(e|ing)\b|{_RESOLUTION}", re.IGNORECASE)
-_NO_STEP_KEY = re.compile(r"\bmm\b", re.IGNORECASE)
-_RESOLUTION_KEY = re.compile(_RESOLUTION, re.IGNORECASE)
 _STEP = r"adu|adc|lsb|bit|count|digit|step|(?:adc )?unit"
+_PER = r"[\s_]*(?:/|per)[\s_]*"
+_STEP_KEY = re.compile(
+    r"gain|lsb|\badc\b|\badu\b|scal(e|ing)\b|conversion|umrechnung|multiplier"
+    rf"|v(olts?)?{_PER}({_STEP})s?\b|\b({_STEP})s?{_PER}[mnuµμ]?v",
+    re.IGNORECASE,
+)
+_NO_STEP_KEY = re.compile(r"\bmm\b", re.IGNORECASE)
+_RESOLUTION_KEY = re.compile(r"resolution|auflösung|résolution|sensitivity", re.IGNORECASE)
 _STEP_VALUE = re.compile(
     rf"([\d.,]+(?:e[+-]?\d+)?)\s*(?:(?:{_STEP})s?\s*(?:/|per)\s*)?([mnuµμ]?v|)(?:\s*(?:/|per)\s*(?:{_STEP})s?)?",
     re.IGNORECASE,
 )
+# A unit of voltage that is not the millivolt; "UV" and "NV" may be initials, or what a company is.
+_OTHER_VOLTAGE = re.compile(
+    r"(?:(?-i:(?<![a-z])(?:[uµμ][vV]|nV))(olts?)?|(?<![a-z])(mi[ck]ro|nano)[\s_-]?[vw](ol\w*)?)(?![a-z])"
+    r"|(?<![a-z\d])(?<!\d )(?<!milli[ _-])volts?(?![a-z])|мкв|микровольт|微伏|マイクロボルト|마이크로볼트",
+    re.IGNORECASE,
+)
+# In such a line it may be that of something else than the samples.
+_OF_OTHERS = re.compile(r"noise|threshold|\bpac(e|ing)|\b[cm]m\b", re.IGNORECASE)
 _STEP_UNIT = re.compile(rf"(?:.*[\s/]|)(?:{_STEP}|raw|a\.?u\.?)s?", re.IGNORECASE)
 
 # In lower case, without blanks, hyphens and underscores.
@@ -85,15 +105,24 @@ _RATES = frozenset(
     | {f"{word}{what}" for word in ("sampling", "sample", "samp") for what in ("rate", "freq", "frequency")}
     | {f"{word}{what}hz" for word in ("sampling", "sample") for what in ("rate", "freq", "frequency")}
 )
+_RATES |= {f"ecg{name}" for name in _RATES} | {f"{name}ecg" for name in _RATES}
 _LEADS = frozenset(
-    {"leads", "lead", "leadorder", "channels", "chnames"}
-    | {f"{word}{what}" for word in ("lead", "channel", "sig", "signal") for what in ("name", "names")}
+    {"leads", "lead", "leadorder", "channels"}
+    | {
+        f"{word}{what}"
+        for word in ("lead", "ch", "channel", "sig", "signal")
+        for what in ("name", "names", "label", "labels")
+    }
 )
+_PERHAPS_LEADS = frozenset({"labels", "columns", "names"})
 _UNITS = frozenset(
     {f"{word}{what}" for word in ("", "physical", "sig", "signal", "voltage") for what in ("unit", "units")}
 )
 # What may say that samples are steps, by a part of its name: where they are none, such a gain is 1 and an offset 0.
-_GAIN = re.compile(r"gain|lsb|scal(e|ing)|resolution|per(bit|lsb|adu|[mu]v)|adu|conversion|factor")
+_GAIN = re.compile(
+    r"gain|lsb|scal(e|ing)|resolution|per(bit|lsb|adu|count|[mu]v)|[mu]vper|adu|conversion|factor|multiplier"
+    r"|calibration$|sensitivity$"
+)
 _OFFSET = re.compile(r"baseline|zero|offset")
 
 
@@ -104,6 +133,7 @@ class Statements(NamedTuple):
     units: tuple[str, ...] = ()
     lead: str | None = None
     steps: str | None = None  # the line by which samples may be steps of a digitizer
+    unheard: str | None = None  # a line with another unit of voltage than millivolts, wherever it stands there
 
 
 NOTHING_STATED = Statements()
@@ -122,7 +152,7 @@ def _begins_values(lines: Sequence[str], first: int) -> bool:
 
 
 def _is_row_of_values(line: str) -> bool:
-    cells = re.split(r"[\s,;]+", line.translate(_NO_QUOTES))
+    cells = re.split(r"[\s,;|]+", line.translate(_NO_QUOTES))
     return all(len(cell) <= _LONGEST_VALUE and _VALUE.fullmatch(cell) for cell in cells)
 
 
@@ -141,14 +171,16 @@ def read_statements(lines: Sequence[str]) -> Statements:
     Examples
     --------
     >>> read_statements(["Messrate,511,562 Hertz", "", "Ableitung,Ableitung I", "Einheit,µV"])
-    Statements(sampling_rate=511.562, units=('μV',), lead='I', steps=None)
+    Statements(sampling_rate=511.562, units=('μV',), lead='I', steps=None, unheard='Einheit,μV')
     """
-    matches = [_KEY_AND_VALUE.fullmatch(unicodedata.normalize("NFKC", line).strip()) for line in lines]
-    pairs = [("", "") if match is None else (match[1], match[2].strip(" \t,;\"'")) for match in matches]
+    plain = [unicodedata.normalize("NFKC", line).strip() for line in lines]
+    matches = map(_KEY_AND_VALUE.fullmatch, plain)
+    pairs = [("", "") if match is None else (match[1], match[2].strip(" \t,;\"')]")) for match in matches]
     places = [place for place, pair in enumerate(pairs) if _is_unit(*pair)]
     units = tuple(dict.fromkeys(pairs[place][1] for place in places))
+    unheard = next((line for line in plain if _OTHER_VOLTAGE.search(line) and not _OF_OTHERS.search(line)), None)
     steps = next((f"{key}: {value}" for key, value in pairs if _is_step(key, value)), None)
-    return Statements(_rate(pairs), units, _lead(pairs, places), steps)
+    return Statements(_rate(pairs), units, _lead(pairs, places), steps, unheard)
 
 
 def _rate(pairs: Sequence[tuple[str, str]]) -> float | None:
@@ -168,6 +200,8 @@ def _hertz(key: str, value: str) -> float | None:
     number = plain_number(value if match is None else match[1])
     if number is None or not _LEAST_RATE <= number < math.inf:
         return None
+    if number < _LEAST_PLAIN_RATE and _GROUPS.search(value if match is None else match[1]):
+        return None
     return number * 1000 if match is not None and match[2] else number
 
 
@@ -180,6 +214,19 @@ def plain_number(text: str) -> float | None:
         return None
 
 
+def are_grouped(cells: Iterable[str]) -> bool:
+    """Report numbers whose separator groups thousands: only those from 1000 on have one, three digits from the end.
+
+    Examples
+    --------
+    >>> are_grouped(["753", "1,153", "-80"]), are_grouped(["753", "1.153", "2.5"]), are_grouped(["0.753", "1.153"])
+    (True, False, False)
+    """
+    found = [_WHOLE_OR_GROUPED.fullmatch(cell.strip()) for cell in cells if any(map(str.isdigit, cell))]
+    numbers = [match for match in found if match is not None]
+    return len(numbers) == len(found) and any(n[1] for n in numbers) and any(n[2] for n in numbers)
+
+
 def _is_unit(key: str, value: str) -> bool:
     """Report a unit of voltage; V alone may be a sex or a version unless its name says that it is a unit."""
     return millivolts_per_unit(value) is not None and (len(value) > 1 or _UNIT_KEY.search(key) is not None)
@@ -189,11 +236,27 @@ def _is_step(key: str, value: str) -> bool:
     """Report what a step of a digitizer is worth, unless it is a millivolt, and a unit that is such a step."""
     if _UNIT_KEY.search(key) and _STEP_UNIT.fullmatch(value):
         return True
-    is_step = _STEP_KEY.search(key) and not _NO_STEP_KEY.search(key)
-    worth = _STEP_VALUE.fullmatch(value) if is_step else None
-    if worth is None or (_RESOLUTION_KEY.search(key) and not worth[2]):
+    is_named, is_size = _STEP_KEY.search(key), _RESOLUTION_KEY.search(key)
+    worth = _STEP_VALUE.fullmatch(value) if is_named or is_size or _UNIT_KEY.search(key) else None
+    # A size, or a unit, is one of a step only where it is a voltage.
+    if worth is None or _NO_STEP_KEY.search(key) or (not worth[2] and (is_size or not is_named)):
         return False
     return plain_number(worth[1]) != 1.0 or worth[2].lower() not in ("", "mv")
+
+
+def check_units_heard(texts: Iterable[str], path: Path) -> None:
+    """Raise for a text with another unit of voltage than millivolts, for which samples of no known unit would be taken.
+
+    Raises
+    ------
+    UnitsError
+    """
+    unheard = next(filter(_OTHER_VOLTAGE.search, texts), None)
+    if unheard is not None:
+        raise UnitsError(
+            f"Got {unheard[:_SHOWN]!r} in {path}, and no unit that is understood in the place of one. Pass units=, for "
+            "example units='uV'; or take it out of the file if the samples are millivolts."
+        )
 
 
 def check_no_steps(stated: Statements, path: Path) -> None:
@@ -262,17 +325,19 @@ def read_members(arrays: Mapping[str, NDArray[Any]], path: Path, *, are_voltages
     (500.0, ('II',), None)
     """
     if len(arrays) == 1:
+        if not are_voltages:
+            check_units_heard(arrays, path)
         return Members(next(iter(arrays.values())), None, None, None)
     others = {name: value for name, value in arrays.items() if name != "signal"}
     rates = {name: _member_rate(others.pop(name), name, path) for name in _named(others, _RATES)}
-    of_leads = {name: others.pop(name) for name in _named(others, _LEADS)}
+    of_leads = {name: others.pop(name) for name in [*_named(others, _LEADS), *_lists_of_leads(others)]}
     # Under another name than "leads", numbers may count them.
     leads = {
         name: canonical_leads(_texts(value))
         for name, value in of_leads.items()
         if name == "leads" or value.dtype.kind in "US"
     }
-    units = {name: _texts(others.pop(name)) for name in _named(others, _UNITS)}
+    units = {name: _texts(others.pop(name)) for name in _named(others, _UNITS) or _named_otherwise(others)}
     scaling = [name for name in others if _GAIN.search(_plain(name)) or _OFFSET.search(_plain(name))]
     scales = {name: others.pop(name) for name in scaling}
     if "signal" not in arrays and len(others) != 1:
@@ -280,18 +345,38 @@ def read_members(arrays: Mapping[str, NDArray[Any]], path: Path, *, are_voltages
             f"Got {len(arrays)} arrays ({', '.join(arrays)}) in {path}, expected one, or one named 'signal' (with "
             "'sampling_rate', 'leads' and 'units' if they are known)."
         )
+    name = "signal" if "signal" in arrays else next(iter(others))
     if not are_voltages:
         _check_scales(scales, path)
+    if not are_voltages and not units:
+        check_units_heard([name, *(text for value in others.values() for text in _texts_alone(value))], path)
     rate = _agreed(rates, rates, SamplingRateError, path)
     named = _agreed(leads, leads, LeadError, path)
     unit = _agreed(units, {name: _factors(value) for name, value in units.items()}, UnitsError, path)
-    signal = arrays["signal"] if "signal" in arrays else next(iter(others.values()))
-    return Members(signal, rate, named, unit[0] if unit is not None and len(unit) == 1 else unit)
+    return Members(arrays[name], rate, named, unit[0] if unit is not None and len(unit) == 1 else unit)
 
 
 def _named(arrays: Mapping[str, Any], names: Container[str]) -> list[str]:
     """Return which members have one of some names, however they are written."""
     return [name for name in arrays if _plain(name) in names]
+
+
+def _lists_of_leads(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Return which members of names that may mean anything hold the names of standard leads alone."""
+    return [
+        name
+        for name in _named(arrays, _PERHAPS_LEADS)
+        if all(canonical_lead(text) in CANONICAL_LEADS for text in _texts(arrays[name]))
+    ]
+
+
+def _named_otherwise(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Return which members are units of voltage by what they hold."""
+    return [
+        name
+        for name, value in arrays.items()
+        if (texts := _texts_alone(value)) and all(_is_unit(name, text) for text in texts)
+    ]
 
 
 def _plain(name: str) -> str:
@@ -309,6 +394,11 @@ def _texts(value: NDArray[Any]) -> list[str]:
     """Return a text, or several, as a list."""
     texts: list[str] = np.atleast_1d(value).astype(str).tolist()
     return texts
+
+
+def _texts_alone(value: NDArray[Any]) -> list[str]:
+    """Return the texts of an array of texts, none of any other."""
+    return _texts(value) if value.dtype.kind in "US" else []
 
 
 def _factors(units: Sequence[str]) -> tuple[float | None, ...]:

@@ -36,6 +36,7 @@ from skecg.io.statements import (
     agreed_unit,
     check_no_steps,
     check_same_leads,
+    check_units_heard,
     known_rate,
     read_members,
 )
@@ -93,9 +94,12 @@ _JUMP = 1.5  # steps that a gap is longer than
 _OFTEN = 0.05  # share of steps by which even rounded times advance
 _NOMINAL = 0.02  # by which a recorder's true rate may differ from what it is called
 
-# "ecg [uV]", "I_mV".
+# "ecg [uV]", "I_mV", "time_ms", and what R and MATLAB make of "I (uV)": "I..uV.", "I_uV_".
 _UNIT_IN_NAME = re.compile(
-    r"(?:\s*[\[(]\s*(?=[^\])]*[\])]\s*$)|[\s_/]+(?=[mnuµμ]v$))([^\])]*?)\s*[\])]?\s*$", re.IGNORECASE
+    r"(?:\s*[\[(]\s*(?=[^\])]*[\])]\s*$)|[\s_/.-]+(?=(?:[mnuµμ]v|(?:milli|micro|nano)volts?)[._]?$)"
+    r"|(?:(?<=time)|(?<=stamp)|(?<=\bt))[\s_/.-]+(?=(?:[mnuµμ]?s|sec|seconds)[._]?$))"
+    r"([^\])]*?)\s*[\])._]?\s*$",
+    re.IGNORECASE,
 )
 
 
@@ -109,7 +113,7 @@ def read_table(
     r"""Read a text table or a NumPy file.
 
     Text (``.csv``, ``.tsv``, ``.txt``) has one row a sample and one column a lead, separated by commas, semicolons,
-    tabs or blanks; decimal commas are understood where they separate nothing. A first row of names gives the leads
+    tabs, blanks or bars; decimal commas are taken where they separate nothing. A first row of names gives the leads
     unless `leads` does, and may state units (``ecg [uV]``, ``II_mV``), as may a second row. Lines above it may state
     the rate, the unit and the lead, as exports of watches do in any language. Times with a unit (``timestamp [ns]``),
     clock times and dates tell the rate where nothing else does, and must not contradict it. One column more than leads
@@ -241,24 +245,25 @@ def _named_columns(table: TextTable, rate: float, path: Path) -> TextTable:
     if len(header) > 1 and header[-1] == "" and _is_empty(values[:, -1]):
         values, header = values[:, :-1], header[:-1]
     names = [_UNIT_IN_NAME.sub("", name).lower() for name in header]
-    indices = [j for j, name in enumerate(names) if _is_index(name, j, values[:, j])]
+    units = [_seconds_in(name) for name in header]
+    indices = [j for j, name in enumerate(names) if _is_index(name, j, values[:, j], units[j] is not None)]
     if len(indices) == len(header):
         return TextTable(values, header, table.stated)
     for j in indices:
-        _check_times(values[:, j], rate, path, _seconds_in(header[j]))
+        _check_times(values[:, j], rate, path, units[j])
     kept = [j for j in range(len(header)) if j not in indices]
     return TextTable(values[:, kept], tuple([header[j] for j in kept]), table.stated)
 
 
-def _is_index(name: str, place: int, column: NDArray[np.float64]) -> bool:
+def _is_index(name: str, place: int, column: NDArray[np.float64], is_time: bool) -> bool:
     """Whether a column is no lead: times, which repeat where they are rounded, or a first one that only increases."""
     if name and name in _INDEX_NAMES:
-        return _is_rising(column)
+        return is_time or _is_rising(column)  # with a unit it is one of times whatever flaw it has
     if place > 0 or canonical_lead(name) in CANONICAL_LEADS:
         return False
     # No lead goes on increasing, but one that is flat may take a step.
     often = len(column) >= _FEW_TIMES and np.mean(column[1:] > column[:-1]) > _OFTEN
-    return _is_ramp(column) or (bool(often) and _is_rising(column))
+    return _is_ramp(column) or (bool(often) and (is_time or _is_rising(column)))
 
 
 def _voltages(table: TextTable, units: str | None, path: Path) -> tuple[TextTable, str | list[str]]:
@@ -266,8 +271,8 @@ def _voltages(table: TextTable, units: str | None, path: Path) -> tuple[TextTabl
     header = table.names
     by_itself = agreed_unit(units, table.stated.units, path)
     stated = [_UNIT_IN_NAME.search(name) for name in header or ()]
-    if units is None and not any(stated) and not table.stated.units:
-        check_no_steps(table.stated, path)
+    if units is None and not table.stated.units:
+        _check_units_heard(table, any(stated), path)
     if header is None or not any(stated):
         return table, by_itself
     names = tuple([_UNIT_IN_NAME.sub("", name) if unit else name for name, unit in zip(header, stated, strict=True)])
@@ -279,7 +284,22 @@ def _voltages(table: TextTable, units: str | None, path: Path) -> tuple[TextTabl
     kept = [of_columns[row] for row in rows]
     if units is not None:
         agreed_unit(units, kept, path)
+    bare = [names[row] for row in rows if not stated[row] and canonical_lead(names[row]) in CANONICAL_LEADS]
+    if units is None and not table.stated.units and bare and any(millivolts_per_unit(unit) != 1 for unit in kept):
+        raise UnitsError(
+            f"Got no unit for {', '.join(bare)} in {path} and one for other leads; expected one for all or none. Pass "
+            "units=, or write it behind each name."
+        )
     return TextTable(table.values[:, rows], tuple([names[row] for row in rows]), table.stated), kept
+
+
+def _check_units_heard(table: TextTable, has_units: bool, path: Path) -> None:
+    """Raise for units, or steps of a digitizer, in names or lines above that would not be obeyed."""
+    if not has_units:
+        check_no_steps(table.stated, path)
+        check_units_heard([table.stated.unheard or ""], path)
+    obeyed = [name for name in table.names or () if _UNIT_IN_NAME.search(name)]
+    check_units_heard([name for name in table.header or () if name not in obeyed], path)
 
 
 def _is_ramp(column: NDArray[np.float64]) -> bool:
@@ -294,13 +314,16 @@ def _is_rising(column: NDArray[np.float64]) -> bool:
 
 def _check_times(column: NDArray[np.float64], rate: float, path: Path, seconds: float | None = None) -> None:
     """Raise for times in a unit, or any of them or sample numbers, that contradict the rate; warn where they jump."""
-    steps = np.diff(column)
+    known = np.flatnonzero(np.isfinite(column))
+    steps = np.diff(column[known]) / np.diff(known)  # across a blank, which hides no jump
     if not np.any(steps > 0):
+        if np.any(steps < 0):
+            raise DamagedRecordError(f"Got times that only go back in {path}, expected rows in their order. Sort them.")
         return
     # Rounded times are a whole number of their last digit apart, often none; of five digits, the last grows on the way.
-    usual = _JUMP * max(np.nanmedian(steps), np.min(steps[steps > 0]))
+    usual = _JUMP * max(np.median(steps), np.min(steps[steps > 0]))
     regular = steps[(steps >= 0) & (steps <= usual)]
-    step, spread, mean = float(np.mean(regular)), float(np.ptp(regular)), float(np.nanmean(steps))
+    step, spread, mean = float(np.mean(regular)), float(np.ptp(regular)), float(np.mean(steps[steps > -usual]))
     odd = np.flatnonzero((steps < 0) | (steps > usual + spread))
     is_rounded = len(odd) >= _FEW_JUMPS * len(steps)
     units = {unit: count for unit, count in _PER_SECOND.items() if seconds is None or round(1 / seconds) == count}
@@ -319,10 +342,10 @@ def _check_times(column: NDArray[np.float64], rate: float, path: Path, seconds: 
             f"{': ' if told else ''}{', '.join(told)}."
         )
     # What rounding adds at one place it takes away at others; what is missing stays missing.
-    missing = np.nansum(steps - period) > np.sum(steps[odd] - period) / 2
+    missing = np.sum(steps - period) > np.sum(steps[odd] - period) / 2
     if len(odd) and (missing or np.any(steps < 0)):
         warnings.warn(
-            f"The times in {path} jump by {steps[odd[0]]:g} after row {odd[0] + 1}, where steps are {period:g}: "
+            f"The times in {path} jump by {steps[odd[0]]:g} after row {known[odd[0]] + 1}, where steps are {period:g}: "
             "samples are missing there, and were not put in. Cut the table there, or pass its parts as records.",
             SignalWarning,
             stacklevel=5,

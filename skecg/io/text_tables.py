@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skecg.errors import DamagedRecordError, ShapeError, UnsupportedFormatError
-from skecg.io.statements import NOTHING_STATED, Statements, count_lines_above, read_statements
+from skecg.io.files import decoded_table
+from skecg.io.statements import NOTHING_STATED, Statements, are_grouped, count_lines_above, read_statements
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 from skecg.records import millivolts_per_unit
 
@@ -38,25 +39,16 @@ _CHEST_LEADS = 6
 _SHOWN = 30  # characters of a cell quoted in a message
 _MANY_TEXTS = 5  # rows that are looked at to tell a table about recordings from samples with a slip
 _DAY = 86_400.0  # seconds
-_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2}(?:\.\d+)?)")
+# Of a date that is written as in Germany, America or Japan, or of a count of days, the clock is enough.
+_CLOCK = re.compile(
+    r"(?:\d{1,4}[./]\d{1,2}[./]\d{1,4} +|\d+ days? +)?(?:(\d+):)?(\d{1,2}):(\d{2}(?:[.,]\d+)?)", re.IGNORECASE
+)
 # What columns of a table about recordings are called.
 _ABOUT_RECORDINGS = frozenset(
-    {
-        "age",
-        "sex",
-        "gender",
-        "label",
-        "labels",
-        "class",
-        "target",
-        "diagnosis",
-        "diagnoses",
-        "scp_codes",
-        "fold",
-        "path",
-    }
-    | {"strat_fold", "split", "file", "filename", "file_name", "filename_lr", "filename_hr", "record", "record_name"}
-    | {"record_id", "ecg_id", "exam_id", "study_id", "subject_id", "patient", "patient_id", "height", "weight"}
+    {"age", "sex", "gender", "label", "labels", "class", "target", "diagnosis", "diagnoses", "scp_codes", "fold"}
+    | {"path", "strat_fold", "split", "file", "filename", "file_name", "filename_lr", "filename_hr", "record"}
+    | {"record_name", "record_id", "ecg_id", "exam_id", "study_id", "subject_id", "patient", "patient_id"}
+    | {"height", "weight"}
 )
 _LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
 _TIME_UNIT = re.compile(r"(?:[\d.]+ )?(?:s|sec|seconds?|ms|us|ns)|samples?|hh:mm:ss\S*|", re.IGNORECASE)
@@ -118,7 +110,7 @@ class _Lines:
 
 
 def parse_text_table(path: Path) -> TextTable:
-    """Read a table whose cells are separated by commas, semicolons, tabs or blanks.
+    """Read a table whose cells are separated by commas, semicolons, tabs, blanks or upright bars.
 
     Parameters
     ----------
@@ -143,6 +135,8 @@ def parse_text_table(path: Path) -> TextTable:
     if values is None:
         _check_samples(table, header)
         values, header, times = _parse_cells(table, header)
+    _check_not_grouped(values, table)
+    _check_first_row(table)
     if header is not None and (_is_numbering(header) or _is_numbering_of_r(header, values)):
         header = None
     return TextTable(values, header, stated, times)
@@ -165,7 +159,7 @@ def check_about_samples(path: Path) -> None:
 
 def _rows_and_names(content: bytes, path: Path) -> tuple[_Lines, tuple[str, ...] | None, Statements]:
     """Split a text into its rows of samples, the names above them, and what lines above those state."""
-    table, stated = _without_preamble(_split_lines(_decoded(content, path), path))
+    table, stated = _without_preamble(_split_lines(decoded_table(content, path), path))
     _check_upright(table)
     header = _header(table)
     _check_names(header, path)
@@ -212,11 +206,11 @@ def _names_above(above: list[str], below: _Lines) -> tuple[str | None, int]:
     rows = _Lines(below.path, names, below.first_number - len(names), below.delimiter, below.is_quoted)
     n_columns = len(below.cells(0))
     last = _name_cells(rows, n_columns, -1)
-    units = [unit.strip("'") for unit in last]
+    units = [unit.strip("()[]") for unit in last]
     is_units = all(_TIME_UNIT.fullmatch(unit) or millivolts_per_unit(unit) is not None for unit in units)
     if below.delimiter is not None and is_units and len(rows.cells(0)) == len(units) == n_columns:
-        cells = zip(rows.cells(0), units, strict=True)
-        return below.delimiter.join(f"{name.strip(chr(39))} [{unit}]" for name, unit in cells), 2
+        cells = zip(_name_cells(rows, n_columns), units, strict=True)
+        return below.delimiter.join(f"{name} [{unit}]" for name, unit in cells), 2
     stated = read_statements(names[-1:])
     is_statement = stated.lead is not None and canonical_lead(last[0]) not in CANONICAL_LEADS
     if stated.sampling_rate or stated.units or is_statement or len(last) != n_columns:
@@ -230,35 +224,6 @@ def _are_decimal_commas(rows: Sequence[str]) -> bool:
         return False
     whole = [row.partition(",")[0] for row in rows]
     return not (all("," in row for row in rows) and whole == [str(i + int(whole[0] == "1")) for i in range(len(rows))])
-
-
-def _decoded(content: bytes, path: Path) -> str:
-    """Return the text of a file, refusing what is none."""
-    if not content.strip():
-        raise DamagedRecordError(f"{path} is empty ({len(content)} bytes), expected a table of samples.")
-    wide = _wide_encoding(content[:_SNIFFED_BYTES])
-    if wide is not None:
-        with contextlib.suppress(UnicodeDecodeError):
-            return _plain_signs(content.decode(wide).removeprefix("\ufeff"))
-    if b"\0" in content or content.startswith(b"%PDF"):
-        raise DamagedRecordError(f"{path} is a binary file, expected a text table with one row a sample.")
-    try:
-        return _plain_signs(content.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
-
-
-def _plain_signs(text: str) -> str:
-    """Return a text with hyphens where typesetting put minus signs."""
-    return text.replace("\N{MINUS SIGN}", "-")
-
-
-def _wide_encoding(head: bytes) -> str | None:
-    """Return the UTF-16 that a text begins in: by its mark, or by the zeros beside nearly every letter and digit."""
-    for encoding, mark, zeros in (("utf-16-le", b"\xff\xfe", head[1::2]), ("utf-16-be", b"\xfe\xff", head[0::2])):
-        if head.startswith(mark) or 2 * zeros.count(0) > max(len(zeros), head.count(0)):
-            return encoding
-    return None
 
 
 def _split_lines(text: str, path: Path) -> _Lines:
@@ -279,7 +244,7 @@ def _split_lines(text: str, path: Path) -> _Lines:
 def _delimiter(lines: Sequence[str]) -> str | None:
     """Return what separates the cells of most lines, None for blanks."""
     sample = [re.sub(r'"[^"]*"', '""', line) for line in lines[:_SNIFFED_LINES] if line.strip()]
-    return next((d for d in "\t;," if 2 * sum(d in line for line in sample) > len(sample)), None)
+    return next((d for d in "|\t;," if 2 * sum(d in line for line in sample) > len(sample)), None)
 
 
 def _check_upright(table: _Lines) -> None:
@@ -307,7 +272,7 @@ def _name_cells(table: _Lines, n_columns: int, line: int = 0) -> tuple[str, ...]
     """Split a row of names; above a single column the blanks in it separate nothing (``ECG (uV)``)."""
     if table.delimiter is None and n_columns == 1 and "," not in table.lines[line]:
         return (table.lines[line].strip(" \t\"'"),)
-    return tuple(table.cells(line))
+    return tuple([re.sub(r"^'(.*)'$", r"\1", cell) for cell in table.cells(line)])
 
 
 def _is_numbering(cells: Sequence[str]) -> bool:
@@ -351,6 +316,40 @@ def _parse_fast(table: _Lines) -> NDArray[np.float64] | None:
         return np.loadtxt(text.split("\n"), delimiter=table.delimiter, comments=None, dtype=np.float64, ndmin=2)
     except ValueError:
         return None
+
+
+def _check_not_grouped(values: NDArray[np.float64], table: _Lines) -> None:
+    """Raise for a column whose separators group thousands: 1,153 would be 1.153 beside 753."""
+    size = np.abs(np.nan_to_num(values))
+    has_fraction = size % 1 > 0
+    doubtful = np.any(size >= 100, 0) & np.all(size < 1000, 0) & np.any(has_fraction, 0)
+    doubtful &= np.any(np.diff(values, axis=0) <= 0, 0)  # milliseconds may have three digits, or none
+    # Their texts are looked at only where there are such numbers, and none below one.
+    if not np.any(doubtful & ~np.any(has_fraction & (size < 1), 0)):
+        return
+    for j, column in enumerate(zip(*map(table.cells, range(len(table.lines))), strict=True)):
+        if are_grouped(column):
+            grouped = next(cell for cell in column if "," in cell or "." in cell)
+            raise DamagedRecordError(
+                f"Got numbers such as {grouped!r} and whole ones below 1000 in column {j + 1} of {table.path}, whose "
+                "separator seems to group thousands; expected none but decimal ones. Save the table without it."
+            )
+
+
+def _check_first_row(table: _Lines) -> None:
+    """Raise for a row of sample counts, gains or column numbers above samples with fractions."""
+    first, *following = [table.cells(i) for i in range(min(len(table.lines), 1 + _MANY_TEXTS))]
+    numbers = [cell for cell in first if cell]
+    is_numbering = len(numbers) > 2 and numbers in [[str(i + k) for i in range(len(numbers))] for k in (0, 1)]
+    is_count = numbers == [str(len(table.lines) - 1)]
+    is_same = len(numbers) > 1 and len(set(numbers)) == 1 and numbers[0].isdigit() and int(numbers[0]) > 0
+    if not (is_numbering or is_count or is_same) or not following:
+        return
+    if all("." in cell or "," in cell for row in following for cell, above in zip(row, first, strict=False) if above):
+        raise DamagedRecordError(
+            f"Got {', '.join(numbers[:3])} in line {table.first_number} of {table.path}, above numbers with "
+            "fractions, expected a sample. Delete the line, or write 1.0 for 1 if it is one."
+        )
 
 
 def _check_names(header: tuple[str, ...] | None, path: Path) -> None:
@@ -404,10 +403,10 @@ def _parse_cells(
     """Parse cell by cell, naming the first that cannot be understood; the first column of clock times is set apart."""
     rows = [table.cells(i) for i in range(len(table.lines))]
     _check_lengths(rows, table)
-    decimal_commas = _has_decimal_commas(table, "".join(cell for row in rows for cell in row))
     kept = [j for j in range(len(rows[0])) if _number(rows[0][j]) is not None or _time(rows[0][j]) is None]
     if not kept:
         raise DamagedRecordError(f"{table.path} holds times alone, expected a column of samples too. Export it again.")
+    decimal_commas = _has_decimal_commas(table, "".join(row[j] for row in rows for j in kept))
     values = np.empty((len(rows), len(kept)), dtype=np.float64)
     for i, row in enumerate(rows):
         for place, j in enumerate(kept):
@@ -449,7 +448,7 @@ def _time(cell: str) -> float | None:
     bare = cell.strip("'[] ")
     clock = _CLOCK.fullmatch(bare)
     if clock is not None:
-        return int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3])
+        return int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3].replace(",", "."))
     if ":" not in bare:
         return None
     try:

@@ -22,6 +22,7 @@ from skecg.datasets.base import LabelledECGs
 from skecg.datasets.tables import LABEL_SEPARATOR, MISSING_IN_PYTHON, Columns, is_patient_column, read_columns
 from skecg.errors import ParameterError, SkecgWarning, user_stacklevel
 from skecg.evaluation.tasks import Task
+from skecg.io.statements import are_grouped
 from skecg.validation import check_choice, suggestion
 
 __all__ = [
@@ -484,10 +485,11 @@ def _read_labels(name: str, texts: list[str]) -> Target:
 
 
 def _read_numbers(name: str, texts: list[str]) -> Target:
-    strange = [text for text in texts if not is_number(text)]
+    grouped = are_grouped(texts)
+    strange = [text for text in texts if not is_number(text) or (grouped and "." in text)]
     if strange:
         raise ParameterError(
-            f"Got the column {name!r} with {strange[0]!r}, expected numbers such as 60.5. Correct it, or omit --kind."
+            f"Got column {name!r} with {strange[0]!r}, expected numbers such as 60.5 or 1500. Mend it, or omit --kind."
         )
     y = np.array([float(text) for text in texts])
     if np.ptp(y) == 0:

@@ -67,6 +67,7 @@ def test_patients_fall_into_the_same_folds_whatever_the_order(tmp_path: Path) ->
         ("path,label_AF\na,1\nb,2\n", "label_AF='2' in line 3"),
         ("path,label_AF,label_MI\na,1,0\nb,1,\n", "label_MI='' in line 3 .* Write 0 where it is known to be absent"),
         ("path,target\na,1\nb,much\n", "line 3 of .* without a number"),
+        ("path;target\na;753\nb;1.234\nc;80\n", "column 'target' .* points that seem to group thousands"),
         ("path,label,fold\na,AF,one\n", "fold='one' in line 2"),
         ("path,label,fold\na,AF,1\nb,AF,0\n", "fold='0' in line 3 of .*, expected a number from 1 on"),
     ],

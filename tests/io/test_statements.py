@@ -273,6 +273,15 @@ def test_a_number_has_one_decimal_sign_at_most(text: str, number: float | None) 
     assert plain_number(text) == number
 
 
-@pytest.mark.parametrize("rate", ["5 hertz", "1,234.5 hertz"])
+@pytest.mark.parametrize(
+    "rate", ["5 hertz", "1,234.5 hertz", "1,000 Hz", "10,000 Hz", "12,800 Hz", "10.000 Hz", "10,000", "10.000"]
+)
 def test_a_rate_that_no_recorder_has_is_asked_for(rate: str) -> None:
     assert read_statements([f"Sample Rate: {rate}", "Unit: mV"]).sampling_rate is None
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("31.25 Hz", 31.25), ("511,562 Hz", 511.562), ("10000 Hz", 10_000), ("50,0 Hz", 50)]
+)
+def test_other_rates_are_taken(text: str, rate: float) -> None:
+    assert read_statements([f"Sample Rate: {text}"]).sampling_rate == rate

@@ -15,7 +15,17 @@ from skecg.records import ECGRecord
 SIGNAL = np.random.default_rng(0).normal(size=(2, 90))
 TWO = {"sampling_rate": 500, "leads": ["I", "II"]}
 RATE_NAMES = ["sampling_rate", "fs", "Fs", "sfreq", "sample_rate", "sampling_frequency", "samplingRate", "samp_freq"]
-RATE_NAMES += ["sr", "frequency", "sampling-rate", "sampling rate hz", "SAMPLE_FREQ", "hz", "ecg_fs"]
+RATE_NAMES += [
+    "ecg_sampling_rate",
+    "fs_ecg",
+    "sr",
+    "frequency",
+    "sampling-rate",
+    "sampling rate hz",
+    "SAMPLE_FREQ",
+    "hz",
+    "ecg_fs",
+]
 
 
 @pytest.fixture
@@ -55,12 +65,19 @@ def test_other_members_are_passed_over(save: Any, name: str) -> None:
         read_record(save(signal=SIGNAL, leads=["I", "II"], **{name: 100}))
 
 
-@pytest.mark.parametrize("name", ["leads", "lead_names", "channels", "ch_names", "channel_names", "sig_name", "Leads"])
+@pytest.mark.parametrize(
+    "name", ["leads", "lead_names", "channels", "ch_names", "channel_names", "sig_name", "Leads", "labels", "columns"]
+)
 def test_leads_are_understood_under_their_usual_names(save: Any, name: str) -> None:
     path = save(signal=SIGNAL, fs=500, **{name: ["ii", "v1"]})
     assert read_record(path).leads == ("II", "V1")
     with pytest.raises(LeadError, match="another order"):
         read_record(path, leads=["V1", "II"])
+
+
+def test_labels_that_are_no_leads_name_none(save: Any) -> None:
+    path = save(signal=SIGNAL, labels=["I", "AF"], **TWO)
+    assert read_record(path).leads == ("I", "II")
 
 
 def test_numbers_name_leads_only_in_leads(save: Any) -> None:
@@ -71,10 +88,30 @@ def test_numbers_name_leads_only_in_leads(save: Any) -> None:
     assert read_record(save(signal=SIGNAL, fs=500, leads=[1, 2])).leads == ("1", "2")
 
 
-@pytest.mark.parametrize("name", ["unit", "units", "Units", "physical_unit", "sig_units", "signal_unit"])
+@pytest.mark.parametrize(
+    "name", ["unit", "units", "Units", "physical_unit", "sig_units", "ecg_units", "y_unit", "physical_dimension"]
+)
 @pytest.mark.parametrize("value", ["uV", ["uV"], ["µV", "uV"], np.array(b"uV")])
 def test_units_are_understood_under_their_usual_names(save: Any, name: str, value: Any) -> None:
     assert_is_signal(read_record(save(signal=SIGNAL, **TWO, **{name: value})), 1e-3)
+
+
+def test_a_member_that_is_a_unit_by_what_it_holds_gives_way_to_one_that_is_by_its_name(save: Any) -> None:
+    assert_is_signal(read_record(save(signal=SIGNAL, **TWO, unit="mV", resp_unit="V")))
+    assert_is_signal(read_record(save(signal=SIGNAL, **TWO, sex="V", note="a noise of 5 mV")))
+    with pytest.raises(UnitsError, match="expected members that agree"):
+        read_record(save(signal=SIGNAL, **TWO, a_unit="uV", b_unit="mV"))
+
+
+@pytest.mark.parametrize(
+    "members", [{"ecg_uV": SIGNAL}, {"ecg_uV": SIGNAL, "gain": 1}, {"signal": SIGNAL, "note": "in µV"}]
+)
+def test_a_unit_in_an_odd_place_is_asked_for(save: Any, members: dict[str, Any]) -> None:
+    path = save(**members, **(TWO if len(members) > 1 else {}))
+    options = {} if len(members) > 1 else TWO
+    with pytest.raises(UnitsError, match=r"no unit that is understood in the place of one\. Pass units="):
+        read_record(path, **options)
+    assert_is_signal(read_record(path, units="uV", **options), 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +153,11 @@ def test_a_lone_array_is_the_samples_whatever_its_name(save: Any) -> None:
     ("name", "value"),
     [
         ("uv_per_lsb", 5.0),
+        ("mv_per_count", 0.00488),
+        ("uv_per_step", 4.88),
+        ("sensitivity", 4.88),
+        ("multiplier", 0.00488),
+        ("calibration", 205),
         ("resolution", 0.005),
         ("ADU per mV", 200),
         ("gain", 1000),

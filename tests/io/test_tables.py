@@ -121,6 +121,8 @@ def test_the_suffix_does_not_decide_the_delimiter(table: Callable[..., Path], na
         "# lead I, lead II\n" + TWO,
         "I (mV),II [mV]\n" + TWO,
         "\n\nMDC_ECG_LEAD_I,dii\n" + TWO,
+        "I|II\n" + TWO.replace(",", "|"),
+        TWO.replace(",", "|").replace(".", ","),
         ",0,1\n0,0.1,-0.2\n1,0.3,0.4\n2,-0.5,0.6\n",
         "Time (s),I,II\n0,0.1,-0.2\n0.002,0.3,0.4\n0.004,-0.5,0.6\n",
         TWO.encode("utf-16"),
@@ -142,6 +144,28 @@ def test_a_row_of_column_numbers_is_no_sample(table: Callable[..., Path], first:
     )
     np.testing.assert_allclose(read_table(table(numbered), sampling_rate=500, leads=LEADS).signal, rows.T, rtol=1e-6)
     assert read_table(table("0,1\n1,1\n2,1\n"), sampling_rate=500, leads=["I", "II"]).n_samples == 3
+
+
+@pytest.mark.parametrize("row", ["1000,1000", ",3,3", "0,1,2", "1,2,3", ",3", "3"])
+@pytest.mark.parametrize("names", ["", "Device: x\n\n"])
+def test_a_row_of_counts_is_no_sample(table: Callable[..., Path], names: str, row: str) -> None:
+    n_columns = row.count(",") + 1
+    names += ",".join(["time" if row[0] == "," else "V1", "I", "II"][:n_columns])
+    body = "".join(",".join([f"{0.002 * i:.3f}", "0.5", "-0.5"][:n_columns]) + "\n" for i in range(3))
+    with pytest.raises(
+        DamagedRecordError, match=r"in line [24] of .*, above numbers with fractions, .* Delete the line"
+    ):
+        read_table(table(f"{names}\n{row}\n{body}"), sampling_rate=500)
+    with pytest.raises(DamagedRecordError, match="in line 1 of"):
+        read_table(table(f"{row}\n{body}"), sampling_rate=500, leads=["I", "II", "V1"][:n_columns])
+
+
+@pytest.mark.parametrize(
+    "rows", ["0,0\n0.1,0.2\n", "5,5\n5,4\n0.1,0.2\n", "1,1\n", "0,1\n0.1,0.9\n", "-1,-1\n0.1,0.2\n"]
+)
+def test_a_first_sample_of_whole_numbers_is_a_sample(table: Callable[..., Path], rows: str) -> None:
+    found = read_table(table("I,II\n" + rows), sampling_rate=500)
+    assert found.signal[:, 0].tolist() == [float(cell) for cell in rows.split("\n")[0].split(",")]
 
 
 def test_without_rate_the_message_says_what_to_pass(table: Callable[..., Path]) -> None:
@@ -186,6 +210,10 @@ def test_rows_of_empty_cells_are_samples(table: Callable[..., Path]) -> None:
     np.testing.assert_array_equal(signal[0], np.float32([np.nan, 0.1, np.nan]))
 
 
+def test_quotes_are_no_part_of_a_name(table: Callable[..., Path]) -> None:
+    assert read_table(table("'I','V1','a'b'\n0.1,0.2,0.3\n"), sampling_rate=500).leads == ("I", "V1", "a'b")
+
+
 def test_a_header_with_the_same_leads_in_another_order_is_refused(table: Callable[..., Path]) -> None:
     with pytest.raises(LeadError, match="another order"):
         read_table(table("I,II\n" + TWO), sampling_rate=500, leads=["II", "I"])
@@ -213,6 +241,7 @@ def test_a_header_that_names_a_lead_twice_is_refused(table: Callable[..., Path])
         ("\ufeff\r\n \n", "only blank lines"),
         ("I,II\n", "a header and no samples"),
         (bytes(range(256)) * 20, "is a binary file"),
+        ("I,II\n0.1,0.2\n".encode("utf-32"), "is a binary file, .* in UTF-8"),
         ("I,II\n0.1,0.2\n0.3\n", r"1 column\(s\) in line 3 .*expected 2 as in line 2"),
         ("0.1,0.2\n0.3,0.4,0.5\n", r"3 column\(s\) in line 2"),
         ("0.1,0.2\n\n0.3,0.4\n", r"1 column\(s\) in line 2"),
@@ -230,6 +259,30 @@ def test_a_damaged_table_says_where(table: Callable[..., Path], content: str | b
     with pytest.raises(DamagedRecordError, match=message) as raised:
         read_table(table(content), sampling_rate=500, leads=["I", "II"])
     assert "a.csv" in str(raised.value)
+
+
+@pytest.mark.parametrize("row", ['{0},"{1}"', "{0};{1}", "{0}\t{1}", "{0} {2}", "{0};{2}", "12:00:0{0};{1}"])
+def test_thousands_that_are_grouped_are_no_fractions(table: Callable[..., Path], row: str) -> None:
+    rows = [row.format(k, f"{v:,}", f"{v:,}".replace(",", ".")) for k, v in enumerate([753, -1153, 80, 12])]
+    with pytest.raises(DamagedRecordError, match=r"'-1[.,]153' and whole ones below 1000 in column 2 .* thousands"):
+        read_table(table("\n".join(rows)), sampling_rate=500, leads=["I"])
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["753", "1.153", "80.5"],  # digits cut off
+        ["753", "1.153", "0.125"],
+        ["53", "1.153", "80"],  # a whole number of three digits is seldom in millivolts, one of two is not
+        ["1753", "1.153", "80"],
+        ["753.000", "1.153", "2.000"],
+        ["753", "1153", "nan"],
+        ["2.778", "25", "102.778", "125"],  # milliseconds of a beat
+    ],
+)
+def test_fractions_of_three_digits_are_fractions(table: Callable[..., Path], cells: list[str]) -> None:
+    found = read_table(table("\n".join(cells)), sampling_rate=500, leads=["I"]).signal
+    np.testing.assert_allclose(found, [[float(cell) for cell in cells]], rtol=1e-6)
 
 
 def test_an_empty_line_of_a_single_lead_is_a_gap(table: Callable[..., Path]) -> None:
@@ -412,7 +465,13 @@ def test_times_have_to_agree_with_the_sampling_rate(tmp_path: Path, step: float,
             read_table(tmp_path / "a.csv", sampling_rate=500)
 
 
-@pytest.mark.parametrize("names", ["I_uV,II_mV", "I/uV,II/mV", "I uV,II mV", "I (uV),II (mV)"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        *("I_uV,II_mV", "I/uV,II/mV", "I uV,II mV", "I (uV),II (mV)", "I-uV,II-mV", "I.uV,II.mV"),
+        *("I..uV.,II..mV.", "I_uV_,II_mV_", "I_microvolt,II_millivolts"),
+    ],
+)
 @pytest.mark.parametrize("leads", [None, ["I", "II"]])
 def test_units_in_names_are_obeyed_however_they_are_written(table, names: str, leads: list[str] | None) -> None:
     record = read_table(table(f"{names}\n100,0.1\n200,0.2\n"), sampling_rate=500, leads=leads)
@@ -424,6 +483,7 @@ def test_units_in_names_are_obeyed_however_they_are_written(table, names: str, l
     ("names", "row", "leads", "wanted"),
     [
         ("I,II\nuV,mV", "100,0.1", ("I", "II"), [[0.1], [0.1]]),
+        ("I,II\n(uV),(mV)", "100,0.1", ("I", "II"), [[0.1], [0.1]]),
         ("time,ECG\ns,uV", "0,100", ("ECG",), [[0.1]]),
         ("I,II,V1\nuV,mV,V", "100,0.1,1e-4", ("I", "II", "V1"), [[0.1], [0.1], [0.1]]),
     ],
@@ -435,9 +495,73 @@ def test_a_row_of_units_belongs_to_its_columns(table, names, row, leads, wanted)
     np.testing.assert_allclose(record.signal[:, :1], wanted, rtol=1e-6)
 
 
+UNHEARD = [
+    *("Unit: microvolts (uV)", "Units (µV)", "Units: uV, uV", "Einheit: Mikrovolt", "Unit: uVolt", "Unit: microV"),
+    *("Amplitude in volts", "nV, rounded"),
+]
+
+
+@pytest.mark.parametrize("content", [f"Device: x\n{line}\nI,II\n{TWO}" for line in UNHEARD])
+def test_a_unit_in_an_odd_place_above_the_samples_is_asked_for(table, content: str) -> None:
+    with pytest.raises(UnitsError, match=r"no unit that is understood in the place of one\. Pass units="):
+        read_table(table(content), sampling_rate=500)
+    for heard in (content.replace("I,II", "I [mV],II [mV]"), "Unit: mV\n" + content):
+        np.testing.assert_allclose(read_table(table(heard), sampling_rate=500).signal, TWO_SIGNAL, rtol=1e-6)
+    assert read_table(table(content), sampling_rate=500, units="uV").signal[0, 0] == pytest.approx(1e-4)
+
+
 @pytest.mark.parametrize(
     "line",
-    ["gain: 200 adu/mV", "Resolution: 4.88 uV", "unit: 4.88 uV/bit", "units: adu", "ADC units per mV: 200", "LSB;1 uV"],
+    [
+        *(
+            "Noise: 3 uV",
+            "Sensitivity: 100 uV/mm",
+            "Battery: 3 volts",
+            "Filter: 0.05 mV",
+            "Maker: Heart NV",
+            "Range: 5 mV",
+        ),
+        *("Amplitude in milli-volts", "Sensitivity: 10", "A/D converter: 16", "Bits per sample: 16", "Unit: [mV]"),
+    ],
+)
+def test_other_voltages_than_the_samples_are_passed_over(table, line: str) -> None:
+    record = read_table(table(f"Device: x\n{line}\nI,II\n{TWO}"), sampling_rate=500)
+    np.testing.assert_allclose(record.signal, TWO_SIGNAL, rtol=1e-6)
+
+
+@pytest.mark.parametrize("content", ["I (uV) filtered,II", "IuV,IIuV", "Values in uV", "ECG 500 Hz, uV"])
+def test_a_unit_in_an_odd_place_of_the_first_row_is_asked_for(table, content: str) -> None:
+    path = table(f"{content}\n{TWO}")
+    with pytest.raises(UnitsError, match=r"in the place of one\. Pass units="):
+        read_table(path, sampling_rate=500, leads=["I", "II"])
+
+
+def test_names_that_are_fewer_than_columns_say_their_unit_for_nothing(table) -> None:
+    path = table("I_uV II_uV\n1 100 200\n2 100 200\n")  # as R writes the names of rows
+    with pytest.raises(UnitsError, match="Got 'I_uV' in"):
+        read_table(path, sampling_rate=500)
+    assert read_table(path, sampling_rate=500, units="uV").signal[:, 0].tolist() == pytest.approx([0.1, 0.2])
+
+
+def test_a_unit_on_some_leads_only_is_asked_for(table) -> None:
+    path = table(f"I [uV],II\n{TWO}")
+    with pytest.raises(UnitsError, match=r"Got no unit for II in .* Pass units="):
+        read_table(path, sampling_rate=500)
+    for heard in (f"Device: x\nUnit: uV\nI [uV],II\n{TWO}", f"I [uV],II [uV]\n{TWO}"):
+        assert read_table(table(heard), sampling_rate=500).signal[1, 0] == pytest.approx(-2e-4)
+    path = table(f"I [uV],II\n{TWO}")
+    assert read_table(path, sampling_rate=500, units="uV").signal[1, 0] == pytest.approx(-2e-4)
+    np.testing.assert_allclose(read_table(table(f"I [mV],II\n{TWO}"), sampling_rate=500).signal, TWO_SIGNAL)
+    assert read_table(table(f"I [uV],pulse\n{TWO}"), sampling_rate=500).leads == ("I", "pulse")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("gain: 200 adu/mV", "Resolution: 4.88 uV", "unit: 4.88 uV/bit", "units: adu", "ADC units per mV: 200"),
+        *("LSB;1 uV", "Conversion: 0.00488 mV/count", "Conversion factor: 0.00488", "mV per count: 0.00488"),
+        *("uV/count: 4.88", "Counts per mV: 205", "Multiplier: 0.00488", "Sensitivity: 4.88 uV", "Units: 5 uV"),
+    ],
 )
 def test_steps_of_a_digitizer_are_no_millivolts(table, line: str) -> None:
     path = table(f"# {line}\nI,II\n{TWO}")

@@ -20,6 +20,11 @@ FORMS: dict[str, tuple[str, Callable[[float], str]]] = {
     "milliseconds": ("t [ms],I,II", lambda t: f"{t * 1e3:.0f},{{0}},{{0}}"),
     "dates": ("when,I,II", lambda t: f"2020-01-31T23:59:{58 + t:06.3f},{{0}},{{0}}"),
     "a clock": ("Elapsed time,I,II", lambda t: f"0:{t:06.3f},{{0}},{{0}}"),
+    "a clock with commas": ("Zeit;I;II", lambda t: f"00:00:{t:06.3f};{{0}};{{0}}".replace(".", ",")),
+    "German dates": ("Zeit;I;II", lambda t: "31.12.2024 10:00:" + f"{t:06.3f};{{0}};{{0}}".replace(".", ",")),
+    "American dates": ("Time,I,II", lambda t: f"12/31/2024 10:00:{t:06.3f},{{0}},{{0}}"),
+    "Timedelta": ("Time,I,II", lambda t: f"0 days 10:00:{t:09.6f},{{0}},{{0}}"),
+    "rdsamp -pv": ("Elapsed time\tI\tII\n(seconds)\t(mV)\t(mV)", lambda t: f"{t:.3f}\t{{0}}\t{{0}}"),
     "rdsamp -pe": ("'Elapsed time','I','II'\n'hh:mm:ss.mmm','mV','mV'", lambda t: f"'0:{t:06.3f}',{{0}},{{0}}"),
 }
 
@@ -35,7 +40,11 @@ def written(folder: Path, form: tuple[str, Callable[[float], str]], times: np.nd
         dates = np.datetime64("2020-01-31T23:59:58.000") + np.round(times * 1e3).astype("timedelta64[ms]")
         rows = [f"{date},{value},{value}" for date, value in zip(dates, VALUES, strict=True)]
     else:
-        rows = [row(float(time)).format(value) for time, value in zip(times, VALUES, strict=True)]
+        is_comma = "," in row(0.0) and ";" in header
+        rows = [
+            row(float(time)).format(str(value).replace(".", "," if is_comma else "."))
+            for time, value in zip(times, VALUES, strict=True)
+        ]
     (folder / "a.csv").write_text("\n".join([header, *rows]))
     return folder / "a.csv"
 
@@ -53,6 +62,58 @@ def test_times_that_contradict_the_rate_are_refused(tmp_path: Path, form, rate: 
         read_table(written(tmp_path, form, np.arange(N) / RATE), sampling_rate=rate)
 
 
+@pytest.fixture(params=["t [ms]", "time_ms", "Messzeit (ms)"])
+def write(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[np.ndarray], Path]:
+    """Write a table with times in milliseconds, which may be missing."""
+
+    def write(milliseconds: np.ndarray) -> Path:
+        times = ["" if np.isnan(time) else f"{time:.0f}" for time in milliseconds]
+        rows = [f"{time},{value}" for time, value in zip(times, VALUES, strict=True)]
+        (tmp_path / "a.csv").write_text("\n".join([f"{request.param},II", *rows]))
+        return tmp_path / "a.csv"
+
+    return write
+
+
+FLAWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "a blank": lambda times: np.where(np.arange(N) == 77, np.nan, times),
+    "a step back": lambda times: times - np.where(np.arange(N) > 300, 8, 0),
+    "two parts": lambda times: times % times[N // 2],
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_times_in_a_unit_contradict_the_rate_whatever_flaw_they_have(write, flaw: str) -> None:
+    path = write(FLAWS[flaw](np.arange(N) * 4.0))
+    with pytest.raises(SamplingRateError, match=r"sampling_rate=500 and times that advance by 4 a row"):
+        read_table(path, sampling_rate=500)
+
+
+def test_a_blank_time_is_no_fault_and_hides_no_jump(write) -> None:
+    times = FLAWS["a blank"](np.arange(N) * 4.0)
+    assert read_table(write(times), sampling_rate=RATE).leads == ("II",)
+    with pytest.warns(SignalWarning, match="jump by 1000 after row 77, where steps are 4: samples are missing"):
+        read_table(write(times + np.where(np.arange(N) > 77, 1992, 0)), sampling_rate=RATE)
+
+
+@pytest.mark.parametrize("flaw", ["a step back", "two parts"])
+def test_times_that_go_back_are_warned_of(write, flaw: str) -> None:
+    with pytest.warns(SignalWarning, match="jump by -"):
+        assert read_table(write(FLAWS[flaw](np.arange(N) * 4.0)), sampling_rate=RATE).leads == ("II",)
+
+
+@pytest.mark.parametrize("name", ["t [ms]", "time_ms"])
+def test_a_recording_that_runs_backwards_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{name},II\n" + "".join(f"{4 * (N - i)},{i % 7}\n" for i in range(N)))
+    with pytest.raises(DamagedRecordError, match="times that only go back"):
+        read_table(tmp_path / "a.csv", sampling_rate=RATE)
+
+
+def test_times_that_stand_still_tell_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("t [ms],II\n" + "".join(f"0,{i % 7}\n" for i in range(N)))
+    assert read_table(tmp_path / "a.csv", sampling_rate=RATE).leads == ("II",)
+
+
 @pytest.mark.parametrize("gap", [9.0, 0.5])
 def test_times_that_jump_are_warned_of(tmp_path: Path, form, gap: float) -> None:
     times = np.arange(N) / RATE + np.where(np.arange(N) > 100, gap, 0)
@@ -60,7 +121,9 @@ def test_times_that_jump_are_warned_of(tmp_path: Path, form, gap: float) -> None
         read_table(written(tmp_path, form, times), sampling_rate=RATE)
 
 
-@pytest.mark.parametrize("name", ["dates", "a clock", "rdsamp -pe"])
+@pytest.mark.parametrize(
+    "name", sorted(FORMS.keys() - {"seconds", "seconds, last", "seconds, rounded", "milliseconds"})
+)
 def test_clock_times_tell_the_rate_where_nothing_else_does(tmp_path: Path, name: str) -> None:
     assert read_table(written(tmp_path, FORMS[name], np.arange(N) / RATE)).sampling_rate == RATE
 
@@ -78,10 +141,13 @@ def test_whole_milliseconds_tell_a_rate_that_they_do_not_hit(tmp_path: Path) -> 
         read_table(tmp_path / "b.csv")
 
 
-def test_a_clock_begins_again_at_midnight(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "days", [("", ""), ("31.12.2024 ", "01.01.2025 "), ("12/31/24 ", "1/1/25 "), ("0 days ", "1 days ")]
+)
+def test_a_clock_begins_again_at_midnight(tmp_path: Path, days: tuple[str, str]) -> None:
     seconds = (86_398 + np.arange(N) / 100) % 86_400
     clock = [
-        f"{int(t // 3600):02d}:{int(t % 3600 // 60):02d}:{t % 60:06.3f},{v}"
+        f"{days[int(t < 10)]}{int(t // 3600):02d}:{int(t % 3600 // 60):02d}:{t % 60:06.3f},{v}"
         for t, v in zip(seconds, VALUES, strict=True)
     ]
     (tmp_path / "a.csv").write_text("\n".join(["clock,II", *clock]))

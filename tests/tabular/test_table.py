@@ -197,6 +197,9 @@ def test_numbers_that_went_wrong_and_names_of_records_are_no_classes() -> None:
     for slip in ("unknown", "inf"):
         with pytest.raises(ParameterError, match=f"'x' with '{slip}' among numbers"):
             read([slip, *numbers])
+    with pytest.raises(ParameterError, match=r"'x' with '1\.234', expected numbers such as 60\.5 or 1500"):
+        read(["753", "1.234", "80", "12"])
+    assert read(["753", "1.234", "80.5", "12"]).y.tolist() == [753, 1.234, 80.5, 12]
     with pytest.raises(ParameterError, match="40 classes of 40 records"):
         read([f"record {k}" for k in range(40)])
     assert len(read([f"record {k}" for k in range(40)], kind="classes").classes) == 40
