@@ -13,9 +13,11 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from skecg._version import __version__
 from skecg.errors import (
@@ -53,8 +55,9 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 
-#: Where estimators of scikit-learn keep rows of what they were fitted on.
-_KEPT = ("_fit_X", "X_train_", "support_vectors_", "X_fit_", "embedding_")
+# Where estimators of scikit-learn keep rows of what they were fitted on; some by names with other meanings elsewhere.
+_KEPT = frozenset({"_fit_X", "X_train_", "support_vectors_", "X_fit_", "X_", "embedding_"})
+_KEPT_BY = {"Nystroem": "components_", "AffinityPropagation": "cluster_centers_", "KernelDensity": "tree_"}
 
 #: Parameters of an embedder that say how this machine computes, not what.
 _MACHINE = {
@@ -73,7 +76,12 @@ _PIPELINE = "pipeline.skops"
 _NOTHING_OWNED = ".skecg-pipeline/"  # a prefix that no file has: nothing in the repository is ours to remove
 
 #: Ours, beside what skops trusts of scikit-learn, NumPy and SciPy.
-_TRUSTED = ("skecg.embedder.JEPAEmbedder", "skecg.linear_model.logistic.LogisticProbe")
+_TRUSTED = (
+    "skecg.embedder.JEPAEmbedder",
+    "skecg.linear_model.distances.NoveltyScore",
+    "skecg.linear_model.logistic.LogisticProbe",
+    "skecg.linear_model.ridge.RidgeProbe",
+)
 
 _REASONS = ("records", "types")
 
@@ -228,13 +236,28 @@ def pinned(embedder: Any) -> dict[str, Any]:
 def check_kept_records(pipeline: Any) -> None:
     """Raise for steps that carry rows they were fitted on."""
     for name, step in pipeline.steps[1:]:
-        kept = [attribute for attribute in _KEPT if getattr(step, attribute, None) is not None]
+        kept = sorted(set(_kept_records(step, set())))
         if kept:
             raise PublishError(
                 f"The step {name!r} ({type(step).__name__}) keeps records that it was fitted on ({', '.join(kept)}): "
                 "embeddings of patients are personal data. Use a step that does not, such as a logistic regression, or "
                 "allow=['records'] when these may be published."
             )
+
+
+def _kept_records(value: Any, seen: set[int]) -> Iterator[str]:
+    """Yield the attributes that hold such rows, of a step and of all that it is made of."""
+    if id(value) in seen or isinstance(value, type):
+        return
+    seen.add(id(value))
+    of_this = _KEPT | {_KEPT_BY.get(type(value).__name__)}
+    attributes = getattr(value, "__dict__", {})
+    yield from (name for name, held in attributes.items() if name in of_this and held is not None)
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        parts = value.ravel().tolist()
+    for part in (*attributes.values(), *parts):
+        yield from _kept_records(part, seen)
 
 
 def without_this_machine(pipeline: Any) -> Any:

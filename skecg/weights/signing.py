@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skecg.errors import DamagedWeightsError, MissingDependencyError, WeightsError, WeightsNotFoundError
+from skecg.errors import (
+    DamagedWeightsError,
+    MissingDependencyError,
+    ParameterError,
+    WeightsError,
+    WeightsNotFoundError,
+)
+from skecg.io.files import beginning_of
 from skecg.weights.folder import SIGNATURE_NAME, TRAINING_CONFIG, read_info
 
 if TYPE_CHECKING:
@@ -16,6 +23,9 @@ __all__ = ["check_signature", "sign_weights"]
 # What decides a number is in files of these kinds. The card, its pictures and the licence are written anew when weights
 # are published, and how weights were trained decides nothing of what they compute.
 _SIGNED = (".json", ".safetensors")
+
+# What a signature's first bytes hold, and no key, table or tensor.
+_MARK, _LONGEST_MARK = b"vnd.dev.sigstore.bundle", 512
 
 
 def sign_weights(
@@ -51,12 +61,18 @@ def sign_weights(
     ------
     MissingDependencyError
         When model-signing is not installed.
+    ParameterError
+        When `signature` is a file that holds something else, such as the key.
     WeightsError
         When the folder holds no sound weights, or the key cannot be read.
     """
     folder = read_info(Path(folder)).folder.absolute()
     library, path = _model_signing(), _signature_of(folder, signature)
     key, secret = _existing(private_key, "a private key"), password.encode() if password else None
+    if path.exists() and _MARK not in beginning_of(path, _LONGEST_MARK):
+        raise ParameterError(
+            f"Got signature={str(path)!r}, which holds something else. Name a new file, or a signature."
+        )
     try:
         signer = library.signing.Config().use_elliptic_key_signer(private_key=key, password=secret)
         signer.set_hashing_config(_hashing(library, folder, path)).sign(folder, path)

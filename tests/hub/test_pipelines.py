@@ -7,12 +7,20 @@ import zipfile
 import numpy as np
 import pytest
 from hub_weights import FIXTURES, files_of
+from sklearn.decomposition import PCA
+from sklearn.ensemble import BaggingClassifier
+from sklearn.gaussian_process import GaussianProcessClassifier
+from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.semi_supervised import LabelSpreading
+from sklearn.svm import SVC
 
-from skecg import JEPAEmbedder
+from skecg import JEPAEmbedder, NoveltyScore, RidgeProbe
 from skecg.datasets import make_ecg
 from skecg.errors import (
     DamagedWeightsError,
@@ -23,6 +31,7 @@ from skecg.errors import (
     WeightsFormatError,
 )
 from skecg.hub import load_pipeline, push_pipeline
+from skecg.hub.pipelines import check_kept_records
 from skecg.linear_model.logistic import LogisticProbe
 
 pytest.importorskip("skops")
@@ -117,6 +126,33 @@ def test_a_pipeline_that_others_cannot_use_or_should_not_have_is_refused(publish
     with pytest.raises(PublishError, match=words):
         push_pipeline(made, REPO)
     assert published.requests == []
+
+
+@pytest.mark.parametrize(
+    ("last", "name"),
+    [
+        (make_pipeline(StandardScaler(), KNeighborsClassifier()), "_fit_X"),
+        (OneVsRestClassifier(SVC()), "support_vectors_"),
+        (BaggingClassifier(KNeighborsClassifier(), n_estimators=2, random_state=0), "_fit_X"),
+        (MultiOutputClassifier(KNeighborsClassifier()), "_fit_X"),
+        (GaussianProcessClassifier(), "X_train_"),
+        (LabelSpreading(kernel="knn", n_neighbors=3), "X_"),
+        (make_pipeline(Nystroem(n_components=4), LogisticRegression()), "components_"),
+    ],
+)
+def test_records_that_lie_deep_in_a_step_are_found_too(published, last, name):
+    y = np.stack([LABELS, LABELS], axis=1) if isinstance(last, MultiOutputClassifier) else LABELS
+    with pytest.raises(PublishError, match=rf"keeps records .*{name}.*allow=\['records'\]"):
+        push_pipeline(make_pipeline(JEPAEmbedder("someone/tiny"), last).fit(ECGS, y), REPO)
+    spread = make_pipeline(PCA(3), BaggingClassifier(LogisticRegression(), n_estimators=2, random_state=0))
+    check_kept_records(fitted("someone/tiny", spread))
+
+
+@pytest.mark.parametrize("last", [RidgeProbe(), NoveltyScore()])
+def test_every_probe_of_ours_makes_the_journey(published, last):
+    pipeline = make_pipeline(JEPAEmbedder("someone/tiny"), last).fit(ECGS, np.arange(12.0))
+    push_pipeline(pipeline, REPO)
+    assert np.allclose(load_pipeline(REPO).predict(ECGS), pipeline.predict(ECGS), atol=1e-5)
 
 
 def print_shape(X):

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from skecg.cli import main
-from skecg.errors import DamagedWeightsError, MissingDependencyError, WeightsError, WeightsNotFoundError
+from skecg.errors import (
+    DamagedWeightsError,
+    MissingDependencyError,
+    ParameterError,
+    WeightsError,
+    WeightsNotFoundError,
+)
 from skecg.weights import check_signature, sign_weights
 
 pytest.importorskip("model_signing", reason="needs the extra signing")
@@ -49,6 +55,16 @@ def signed(folder: Path, keys: tuple[Path, Path]) -> Path:
 def test_what_was_signed_verifies_wherever_it_lies(signed: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
     check_signature(signed, keys[1])
     check_signature(shutil.copytree(signed, tmp_path / "elsewhere"), keys[1])
+
+
+def test_a_signature_replaces_a_signature_and_nothing_else(signed: Path, keys: tuple[Path, Path]) -> None:
+    sign_weights(signed, keys[0])
+    for path in (keys[0], signed / "model.safetensors", signed / "config.json"):
+        before = path.read_bytes()
+        with pytest.raises(ParameterError, match="which holds something else"):
+            sign_weights(signed, keys[0], signature=path)
+        assert path.read_bytes() == before
+    check_signature(signed, keys[1])
 
 
 def test_a_folder_may_be_named_from_where_one_is(
