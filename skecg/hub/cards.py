@@ -237,6 +237,9 @@ def _chai_fields(info: WeightsInfo, developer: str, contact: str) -> dict[str, A
     known, spec = info.provenance, info.spec
     sections = _sections(_split(_own_card(info))[1])
     leads = f"{'any of ' if spec.any_leads else ''}{', '.join(spec.leads)}"
+    # Recipes are all without labels. Of what was fine-tuned or converted only the card says how it was trained.
+    has_recipe = known.get("trained") is True and "recipe" in known
+    trained = "trained" if known.get("trained") is True else "not known to be trained"
     return {
         "BasicInfo": {
             "ModelName": str(known.get("name") or info.folder.name),
@@ -252,7 +255,7 @@ def _chai_fields(info: WeightsInfo, developer: str, contact: str) -> dict[str, A
         },
         "ModelSummary": {
             "Summary": re.sub(r"\A# .*\n+", "", sections.get("", "")).strip() or _UNKNOWN,
-            "Keywords": {"Keyword": ["electrocardiogram", "self-supervised learning", "features"]},
+            "Keywords": {"Keyword": ["electrocardiogram", *["self-supervised learning"] * has_recipe, "features"]},
         },
         "UsesAndDirections": {
             "IntendedUseAndWorkflow": "Research: features of recordings for classifiers, regression, search and maps.",
@@ -270,9 +273,7 @@ def _chai_fields(info: WeightsInfo, developer: str, contact: str) -> dict[str, A
         "TrustIngredients": {
             "AISystemFacts": {
                 "OutcomesAndOutputs": "Numbers without a clinical meaning of their own, one row a recording.",
-                "ModelType": f"Encoder of kind {info.encoder.architecture}, trained without labels."
-                if known.get("trained") is True
-                else f"Encoder of kind {info.encoder.architecture}, not known to be trained.",
+                "ModelType": f"Encoder of kind {info.encoder.architecture}, {trained}{' without labels' * has_recipe}.",
                 "FoundationModels": "None.",
                 "InputDataSource": "Electrocardiograms: files, arrays or records.",
                 "OutputAndInputDataTypes": f"In: {leads} at {spec.sampling_rate:g} Hz, windows of "

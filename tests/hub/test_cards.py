@@ -232,6 +232,13 @@ def test_the_applied_model_card_says_what_the_card_says(tmp_path, monkeypatch):
     assert main(["export", "default", "--chai", "--to", "card.onnx"]) == 2
 
 
+@pytest.mark.parametrize(("known", "is_without"), [({}, False), ({"recipe": "tiny"}, True)])
+def test_only_what_a_recipe_trained_is_said_to_be_trained_without_labels(tmp_path, known, is_without):
+    text = applied_model_card(make_weights(tmp_path / "tiny", trained=True, **known))
+    assert ("trained without labels." in text, "self-supervised learning" in text) == (is_without, is_without)
+    assert is_without or "temporal, trained." in text
+
+
 def test_what_is_not_known_is_said_not_to_be(tmp_path):
     weights = make_weights(tmp_path / "tiny", name="tiny")
     (weights / "golden.safetensors").unlink()
