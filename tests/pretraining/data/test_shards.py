@@ -26,7 +26,6 @@ from skecg.errors import (
     MissingDependencyError,
     ParameterError,
     RecordNotFoundError,
-    SkecgWarning,
     SkecgError,
     SkecgWarning,
 )
