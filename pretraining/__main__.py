@@ -70,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.run(arguments)
         return 0
     except (SkecgError, OSError) as error:
-        say(f"{_place()}error: {in_words(error)}")
+        say(f"{_place()}error: {in_words(error, 'pack goes on where it stopped, and train with --resume')}")
         return 2
     except KeyboardInterrupt as error:
         return say_interrupted(error)
