@@ -70,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.run(arguments)
         return 0
     except (SkecgError, OSError) as error:
-        say(f"{_place()}error: {in_words(error)}")
+        say(f"{_place()}error: {in_words(error, 'pack goes on where it stopped, and train with --resume')}")
         return 2
     except KeyboardInterrupt as error:
         return say_interrupted(error)
@@ -163,7 +163,8 @@ def _add_pack(verbs: _Verbs) -> None:
         default=[],
         type=Path,
         metavar="TABLE",
-        help="table of the columns path and patient, where the corpus does not say whose recordings are",
+        help="table of the columns path and patient, where the corpus does not say whose recordings are; CORPUS:PATH "
+        "where corpora have files of the same names",
     )
     parser.add_argument("--n-jobs", type=int, metavar="N", help="processes (default: one; -1 for all cores)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -186,6 +187,8 @@ def _chosen(corpora: list[Corpus], arguments: argparse.Namespace) -> list[Corpus
     from pretraining.data.corpus import leave_out, name_patients, read_list
     from skecg.datasets.tables import read_columns
 
+    tables: dict[str, dict[str, str]] = {}
+    known: dict[str, str] = {}
     for table in arguments.patients:
         columns, _, _ = read_columns(table)
         if lacking := [name for name in ("path", "patient") if name not in columns]:
@@ -193,20 +196,26 @@ def _chosen(corpora: list[Corpus], arguments: argparse.Namespace) -> list[Corpus
                 f"Got --patients {str(table)!r} without the column(s) {', '.join(lacking)}, expected path and patient."
             )
         rows = zip(columns["path"], columns["patient"], strict=True)
-        corpora = name_patients(corpora, _patient_of_each(rows, table), str(table))
+        tables[str(table)] = _patient_of_each(rows, table, known)
+    corpora = name_patients(corpora, tables)
     for path in arguments.leave_out:
         corpora = leave_out(corpora, read_list(path), str(path))
     return corpora
 
 
-def _patient_of_each(rows: Iterable[tuple[str | None, str | None]], table: Path) -> dict[str, str]:
-    """Return each path's patient, of whom it has one."""
+def _patient_of_each(
+    rows: Iterable[tuple[str | None, str | None]], table: Path, known: dict[str, str]
+) -> dict[str, str]:
+    """Return the patient of each path of a table, of whom it has one in all tables; `known` keeps them."""
     found: dict[str, str] = {}
     for path, patient in rows:
-        if path and patient and found.setdefault(path, patient) != patient:
+        if not (path and patient):
+            continue
+        found[path] = known.setdefault(path, patient)
+        if found[path] != patient:
             raise ParameterError(
                 f"Got two patients of {path!r} in --patients {str(table)!r}: {found[path]!r} and {patient!r}. A "
-                "recording is of one; mend the table."
+                "recording is of one: mend the table, or write CORPUS:PATH where corpora have files of the same names."
             )
     return found
 

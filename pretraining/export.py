@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from skecg._version import __version__
 from skecg.errors import ParameterError
 from skecg.hub.licences import data_licences
 from skecg.hub.results import read_scores, registry_entry
-from skecg.io.files import replacing
+from skecg.io.files import make_folder, replacing
 from skecg.validation import check_choice
 from skecg.weights import WeightsInfo, read_info, save_encoder
 from skecg.weights.card import card_text, join_data
@@ -117,9 +118,14 @@ def export(
     known |= {"name": name or config.name, "model": f"./{out.name}"} | ({"licence": licence} if licence else {})
     with as_configured(run, state["step"]):
         trained = _encoder(state["model"], config, kind)
-    save_encoder(out, trained, config.input, pooling=config.pooling, **known)
-    # `skecg publish` wants it beside the weights.
-    write_json(out / "training_config.json", config.to_dict())
+    # Aside until all is written: what a full disk leaves would be refused at the next try. In the folder, for beside it
+    # may be another disk, or where one may not write.
+    with tempfile.TemporaryDirectory(prefix=".draft-", dir=make_folder(out)) as draft:
+        save_encoder(draft, trained, config.input, pooling=config.pooling, **known)
+        # `skecg publish` wants it beside the weights.
+        write_json(Path(draft) / "training_config.json", config.to_dict())
+        for written in sorted(Path(draft).iterdir()):
+            written.replace(out / written.name)
     return read_info(out)
 
 

@@ -140,7 +140,12 @@ def save_checkpoint(
     for torn in folder.glob(".step-*"):  # what a killed process left: no other is at work in the run's folder
         torn.unlink()
     with replacing(path) as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # a full disk, of which torch's own error says nothing
+                raise error.__context__ from None
+            raise
     # The rename, too, has to be on the disk before older checkpoints go.
     _sync_folder(folder)
     # Older ones go only when the new one is on the disk.

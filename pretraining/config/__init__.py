@@ -295,7 +295,17 @@ def _typed(text: str, old: Any, name: str) -> Any:
             parts = [part for part in text.strip("()[]").split(",") if part.strip()]
             return tuple(type(old[0])(part) if old else json.loads(part) for part in parts)
         if old is None or isinstance(old, dict):
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_each_once)
+    except ParameterError as error:
+        raise ParameterError(f"Got {name}={text!r}, {error}.") from error
     except (ValueError, KeyError) as error:
         raise ParameterError(f"Got {name}={text!r}, expected a value like {old!r}.") from error
     return text
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of a JSON object, of whose equal names the last would count."""
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ParameterError(f"which names {twice[0]!r} more than once, expected each name once")
+    return dict(pairs)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from skecg.errors import MissingDependencyError, ParameterError, SkecgError
+from skecg.errors import MissingDependencyError, ParameterError, SkecgError, SkecgWarning, user_stacklevel
 from skecg.io import read_record
 from skecg.records import ECGRecord
 
@@ -180,10 +181,17 @@ def leave_out(corpora: Sequence[Corpus], listed: Collection[str], origin: str) -
 
 def _named(corpus: Corpus, item: Item | LeftOut, listed: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
     """Return which of the listed names are those of a recording, and which are those of its patient."""
-    prefixes = ("", f"{item.corpus}:", f"{corpus.name}:")
-    named = (prefix + name for prefix in prefixes for name in _spellings(item.source) if name)
-    whose = (prefix + item.patient for prefix in prefixes if item.patient)
-    return listed.intersection(named), listed.intersection(whose)
+    whose = (prefix + item.patient for prefix in _prefixes(corpus, item) if item.patient)
+    return listed.intersection(_names(corpus, item)), listed.intersection(whose)
+
+
+def _names(corpus: Corpus, item: Item | LeftOut) -> set[str]:
+    """Return what a recording may be called in a list or a table."""
+    return {prefix + name for prefix in _prefixes(corpus, item) for name in _spellings(item.source) if name}
+
+
+def _prefixes(corpus: Corpus, item: Item | LeftOut) -> tuple[str, ...]:
+    return "", f"{item.corpus}:", f"{corpus.name}:"
 
 
 def _refuse_both(name: str, recording: Item | LeftOut, patient: Item | LeftOut, origin: str) -> None:
@@ -196,29 +204,72 @@ def _refuse_both(name: str, recording: Item | LeftOut, patient: Item | LeftOut, 
     )
 
 
-def name_patients(corpora: Sequence[Corpus], patients: Mapping[str, str], origin: str) -> list[Corpus]:
-    """Name the patients of recordings by their sources, with or without their ending.
+def name_patients(corpora: Sequence[Corpus], tables: Mapping[str, Mapping[str, str]]) -> list[Corpus]:
+    """Name the patients of recordings.
+
+    Parameters
+    ----------
+    corpora : sequence of Corpus
+    tables : mapping of str to mapping of str to str
+        Of each table, by its name for the messages, the patients by the sources of their recordings: with or without
+        their ending, or behind the name of a corpus and a colon (``mine:15709``). Of what a corpus leaves out, too.
 
     Raises
     ------
     ParameterError
-        When none of them is a source of these corpora.
+        When none of a table is a source of these corpora, one is that of several corpora, or a recording is given
+        two patients.
     """
-    found, n_named = [], 0
+    patients = {name: patient for table in tables.values() for name, patient in table.items()}
+    seen: dict[str, str] = {}
+    found = []
     for corpus in corpora:
-        spelt = [_spellings(item.source) for item in corpus.items]
-        whose = [next((patients[name] for name in names if name in patients), "") for names in spelt]
-        n_named += sum(map(bool, whose))
-        items = tuple(
-            item._replace(patient=patient or item.patient) for item, patient in zip(corpus.items, whose, strict=True)
-        )
-        found.append(replace(corpus, items=items))
-    if not n_named:
-        raise ParameterError(
-            f"Got no recording of these corpora in the column 'path' of {origin}, expected sources such as "
-            f"{_an_example(corpora)!r}."
-        )
+        items = tuple(_with_patient(corpus, item, patients, seen) for item in corpus.items)
+        left_out = tuple(_with_patient(corpus, item, patients, seen) for item in corpus.left_out)
+        found.append(replace(corpus, items=items, left_out=left_out))
+    n_nobodys = sum(not item.patient for corpus in found for item in corpus.items)
+    for origin, table in tables.items():
+        _check_seen(origin, table.keys(), seen.keys(), n_nobodys, _an_example(corpora))
     return found
+
+
+_Row = TypeVar("_Row", Item, LeftOut)
+
+
+def _with_patient(corpus: Corpus, item: _Row, patients: Mapping[str, str], seen: dict[str, str]) -> _Row:
+    """Name a recording's patient; `seen` keeps the corpus that each name was found in."""
+    names = sorted(patients.keys() & _names(corpus, item))
+    for name in names:
+        if seen.setdefault(name, corpus.name) != corpus.name:
+            raise ParameterError(
+                f"Got the patient of {name!r}, which both {seen[name]!r} and {corpus.name!r} have; expected one "
+                f"recording. Write {f'{corpus.name}:{name}'!r} for that of {corpus.name!r}."
+            )
+    whose = sorted({patients[name] for name in names})
+    if len(whose) > 1:
+        raise ParameterError(
+            f"Got two patients of the recording {item.source!r} of {corpus.name!r}, {whose[0]!r} and {whose[1]!r}, by "
+            f"the names {', '.join(map(repr, names))}. A recording is of one; mend the table."
+        )
+    return item._replace(patient=whose[0]) if whose else item
+
+
+def _check_seen(origin: str, listed: Collection[str], seen: Collection[str], n_nobodys: int, example: str) -> None:
+    """Raise for a table that names no recording; warn where rows of it may be those that recordings lack."""
+    unseen = [name for name in listed if name not in seen]
+    if len(unseen) == len(listed):
+        raise ParameterError(
+            f"Got no recording of these corpora in the column 'path' of {origin}, expected sources such as {example!r}."
+        )
+    # No error, and nothing to be said where all have one: the table may be that of a larger archive.
+    if unseen and n_nobodys:
+        some = ", ".join(map(repr, unseen[:3]))
+        message = (
+            f"Got {len(unseen)} of {len(listed)} paths in {origin} that are of no recording ({some}), and {n_nobodys} "
+            f"recordings have no patient; expected sources such as {example!r}. Recordings without one are not left "
+            "out with their patient: mend the paths, if they are those of these recordings."
+        )
+        warnings.warn(message, SkecgWarning, stacklevel=user_stacklevel())
 
 
 def _spellings(source: str) -> tuple[str, ...]:

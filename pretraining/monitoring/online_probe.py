@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skecg.datasets import LabelledECGs, read_packed
 from skecg.datasets.tables import read_label_table
-from skecg.errors import ParameterError, ShapeError
+from skecg.errors import LeakageWarning, ParameterError, ShapeError, user_stacklevel
 from skecg.io import read_records
 from skecg.metrics import area_under_roc
 from skecg.records import ECGRecord
@@ -122,6 +124,7 @@ class OnlineProbe:
             parts = [_sample(part, int(len(part) * share)) for part in parts]
         chosen = np.concatenate(parts)
         self.records = [records[row] for row in chosen]
+        _warn_of_copies(self.records, len(parts[0]))
         self.labels = table[chosen] if self.is_regression else table[chosen].astype(np.int64)
         self.n_train = len(parts[0])
         names = tuple(classes) if classes is not None else tuple(map(str, range(table.shape[1])))
@@ -247,7 +250,8 @@ def load_label_table(path: str | Path, shards: ShardSet | None = None) -> Labell
     Parameters
     ----------
     path : path-like
-        As :mod:`skecg.datasets.tables` describes; a column ``row`` instead of ``path`` names rows of the shards.
+        As :mod:`skecg.datasets.tables` describes; a column ``row`` instead of ``path`` names rows of the shards, which
+        say whose they are where the table does not: rows of one recording stay together.
     shards : ShardSet, optional
         Whose rows those are.
 
@@ -261,7 +265,7 @@ def load_label_table(path: str | Path, shards: ShardSet | None = None) -> Labell
     ParameterError
         When the table names rows that are not there, or holds too few folds.
     """
-    table = read_label_table(path)
+    table = read_label_table(path, whose=None if shards is None else partial(_whose, shards, path))
     folds = sorted(set(table.folds.tolist()) - set(_KEPT_FOLDS))
     if len(folds) < 2:
         raise ParameterError(f"Got folds {folds} in {path} besides 9 and 10, which are left alone; expected several.")
@@ -269,6 +273,7 @@ def load_label_table(path: str | Path, shards: ShardSet | None = None) -> Labell
     judging = folds[-max(1, len(folds) // 4) :]
     used = np.flatnonzero(np.isin(table.folds, folds))
     is_test = np.isin(table.folds[used], judging)
+    _warn_of_both_sides(path, table.patients[used], is_test)
     sources = [table.sources[row] for row in used]
     files = [table.files[row] for row in used]
     records = _rows_of(shards, sources, path) if table.by_row else read_records(files)
@@ -277,11 +282,34 @@ def load_label_table(path: str | Path, shards: ShardSet | None = None) -> Labell
     return Labelled(records, labels[used], *parts, names, is_filtered=table.by_row)
 
 
+def _warn_of_both_sides(path: str | Path, patients: NDArray[np.str_], is_test: NDArray[np.bool_]) -> None:
+    """Warn of patients, or recordings of nobody, that the table's own folds put on both sides."""
+    shared = np.intersect1d(patients[is_test], patients[~is_test])
+    if shared.size:
+        message = (
+            f"Got {shared.size} patients of {path} on both sides of the probe ({str(shared[0])!r} is the first), so "
+            "its scores will be too good. Give all that is of one the same fold."
+        )
+        warnings.warn(message, LeakageWarning, stacklevel=user_stacklevel())
+
+
+def _row_numbers(shards: ShardSet | None, sources: Sequence[str], path: str | Path) -> NDArray[np.int64]:
+    if shards is None or not all(source.isdecimal() and int(source) < shards.n_records for source in sources):
+        raise ParameterError(f"Got the column 'row' in {path}, expected numbers of rows of the run's shards, from 0.")
+    return np.array(sources, dtype=np.int64)
+
+
+def _whose(shards: ShardSet, path: str | Path, sources: Sequence[str]) -> list[str]:
+    """Return whom rows of the shards are of: a patient of their corpus, or else the recording itself."""
+    rows = _row_numbers(shards, sources, path)
+    names = np.where(shards.patients[rows] == "", shards.sources[rows], shards.patients[rows])
+    return [f"{shards.corpora[k]}/{name}" for k, name in zip(shards.corpus_of[rows].tolist(), names, strict=True)]
+
+
 def _rows_of(shards: ShardSet | None, sources: Sequence[str], path: str | Path) -> list[ECGRecord]:
     """Return rows of the shards as records."""
-    if shards is None or not all(source.isdigit() for source in sources):
-        raise ParameterError(f"Got the column 'row' in {path}, expected numbers of rows of the run's shards.")
-    rows = np.array(sources, dtype=np.int64)
+    rows = _row_numbers(shards, sources, path)
+    assert shards is not None
     millivolts = shards.gather(rows) * (shards.scale_uv[rows] / 1e3)[:, None, None]
     return [
         ECGRecord(signal[mask, :n], shards.sampling_rate, np.array(shards.leads)[mask].tolist())
@@ -328,6 +356,22 @@ def synthetic_labelled(n_records: int = 400, *, sampling_rate: float = 250.0, se
     rows = np.arange(n_records)
     n_train = 3 * n_records // 4
     return Labelled(records, table, rows[:n_train], rows[n_train:], tuple(name for _, name in kinds))
+
+
+def _warn_of_copies(records: Sequence[ECGRecord], n_train: int) -> None:
+    """Warn of records to judge by that equal records to fit on, whatever they are called."""
+    digests = [hashlib.sha256(record.signal.tobytes()).digest() for record in records]
+    fitted = dict(zip(digests[:n_train], records, strict=False))
+    copies = [
+        (record, fitted[d]) for d, record in zip(digests[n_train:], records[n_train:], strict=True) if d in fitted
+    ]
+    if copies:
+        one, another = (record.name or "without a name" for record in copies[0])
+        message = (
+            f"Got {len(copies)} records to judge by that equal records to fit on ({one} and {another} are the first), "
+            "so the probe's scores will be too good. Remove copies, or give them the same patient."
+        )
+        warnings.warn(message, LeakageWarning, stacklevel=user_stacklevel())
 
 
 def _sample(rows: NDArray[np.int64], n_kept: int) -> NDArray[np.int64]:

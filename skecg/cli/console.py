@@ -166,10 +166,10 @@ def check_overwrites_nothing(option: str, out: Path | None, *read: Path | None) 
         raise ParameterError(f"Got {option} {str(out)!r}, which is read by this command. Name another file.")
 
 
-def in_words(error: Exception) -> str:
+def in_words(error: Exception, going_on: str = "embed and predict go on where they stopped") -> str:
     """Return what went wrong; what the system says of a full disk leaves open what to do about it."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error}. Make room and run the same command again; embed and predict go on where they stopped."
+        return f"{error}. Make room and run the same command again; {going_on}."
     return str(error)
 
 

@@ -21,7 +21,7 @@ import numbers
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -267,8 +267,16 @@ def is_table(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() in _SUFFIXES
 
 
-def read_label_table(path: str | os.PathLike[str]) -> LabelTable:
+def read_label_table(
+    path: str | os.PathLike[str], *, whose: Callable[[Sequence[str]], Sequence[str]] | None = None
+) -> LabelTable:
     """Read a table of labels or targets.
+
+    Parameters
+    ----------
+    path : path-like
+    whose : callable, optional
+        Names whose the rows of shards are that a column ``row`` lists, for those of which the table does not say it.
 
     Raises
     ------
@@ -298,7 +306,8 @@ def read_label_table(path: str | os.PathLike[str]) -> LabelTable:
     who = _patient_column(path, names)
     patients = np.array([row[who].strip() if who else "" for row in said], dtype=str)
     # A recording of nobody is a patient of its own.
-    patients = np.where(patients == "", np.array(sources, dtype=str), patients)
+    nobodys = sources if whose is None or not by_row else whose(sources)
+    patients = np.where(patients == "", np.array(nobodys, dtype=str), patients)
     folds = _folds(path, said, patients)
     shorter = tuple(name.removeprefix("target_") for name in target_columns)
     return LabelTable(path, sources, by_row, classes, labels, shorter, targets, patients, folds)

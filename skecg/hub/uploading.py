@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from skecg.errors import HubAccessError, HubUnreachableError, PublishError, WeightsNotFoundError
+from skecg.errors import HubAccessError, HubUnreachableError, PublishError, SkecgError, WeightsNotFoundError
 from skecg.weights.fetching import hub_errors, status_of
 
 if TYPE_CHECKING:
@@ -125,11 +125,12 @@ def upload(
     Raises
     ------
     PublishError
-        When somebody else committed meanwhile, the tag names another commit, or the repository is public.
+        When somebody else committed meanwhile, the tag names another commit or could not be made, or the repository is
+        public.
     HubAccessError
         When there is no token, or it does not let its user write there.
     HubUnreachableError
-        When the Hub cannot be asked.
+        When the Hub cannot be asked, or gives no answer.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -152,9 +153,9 @@ def upload(
     changed = any(file.state != "unchanged" for file in states)
     # Before the commit: otherwise a refused tag would leave a publication without one.
     _check_tag(repository, tag, remote, changed=changed)
-    commit = _commit(api, repository, files, states, remote, message) if changed else str(remote.commit)
+    commit = _commit(api, repository, files, states, remote, message, owned) if changed else str(remote.commit)
     if tag is not None and tag not in remote.tags:
-        with hub_errors(repository, commit, sending=True), _refusals(repository):
+        with _tagging(repository, commit, tag):
             api.create_tag(repository, tag=tag, revision=commit)
     return Publication(repository, commit, tag, tuple(states))
 
@@ -205,6 +206,7 @@ def _commit(
     states: Sequence[PublishedFile],
     remote: _Remote,
     message: str,
+    owned: str,
 ) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -214,10 +216,49 @@ def _commit(
             operations.append(CommitOperationDelete(file.name))
         elif file.state != "unchanged":
             operations.append(CommitOperationAdd(file.name, files[file.name]))
-    with hub_errors(repository, sending=True), _refusals(repository):
-        # With the commit that was looked at as parent: the Hub refuses if another came in between (409 or 412).
-        done = api.create_commit(repository, operations, commit_message=message, parent_commit=remote.commit)
-    return str(done.oid)
+    try:
+        with hub_errors(repository, sending=True), _refusals(repository):
+            # With the commit that was looked at as parent: the Hub refuses if another came in between (409 or 412).
+            done = api.create_commit(repository, operations, commit_message=message, parent_commit=remote.commit)
+        return str(done.oid)
+    except (HubUnreachableError, PublishError) as error:
+        return _made_all_the_same(api, repository, files, owned, error)
+
+
+def _made_all_the_same(
+    api: HfApi, repository: str, files: Mapping[str, bytes], owned: str, error: HubUnreachableError | PublishError
+) -> str:
+    """Return the commit whose answer was lost on its way, or raise."""
+    # The client asks again by itself: what it is refused for may be its own commit, and not somebody else's.
+    with contextlib.suppress(SkecgError):
+        remote = _look(api, repository)
+        if all(file.state == "unchanged" for file in _compare(files, remote, owned)):
+            return str(remote.commit)
+    if isinstance(error, PublishError):
+        raise error
+    raise HubUnreachableError(
+        f"The Hub gave no answer to what was sent to {repository} ({_reason(error)}), so whether it is published is "
+        "not known. Publish again later: what is there by then is not sent again."
+    ) from error
+
+
+@contextlib.contextmanager
+def _tagging(repository: str, commit: str, tag: str) -> Iterator[None]:
+    """Say of a tag that could not be made that the files are published."""
+    try:
+        with hub_errors(repository, commit, sending=True):
+            yield
+    except SkecgError as error:
+        raise PublishError(
+            f"{repository} holds the files, as commit {commit}, but the tag {tag!r} could not be made "
+            f"({_reason(error)}). Publish again with a tag: only the tag is sent then."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the Hub's client said, in short."""
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0][:200]}"
 
 
 @contextlib.contextmanager

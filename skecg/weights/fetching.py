@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -206,23 +206,40 @@ def _unreachable(at: str, repository: str, revision: str | None, reasons: list[B
     """Return where was looked, why nothing could be fetched or sent, and how to come by it all the same."""
     from huggingface_hub import errors
 
+    busy = _busy(reasons[0])
     # Without a cause, it is the caller who does not want the network to be asked.
     forbidden = len(reasons) == 1 and isinstance(reasons[0], errors.EntryNotFoundError | errors.RevisionResolutionError)
     if forbidden or any(isinstance(reason, errors.OfflineModeIsEnabled) for reason in reasons):
         why = "the network may not be used (local_files_only or HF_HUB_OFFLINE)"
+    elif busy is not None:
+        why = busy
     else:
         done = "reached" if sending else "fetched"
         why = f"it could not be {done} ({type(reasons[-1]).__name__}: {' '.join(str(reasons[-1]).split())[:200]})"
+    if sending and busy is not None:
+        return f"Nothing was sent to {repository}: {why}. Publish again later."
     if sending:
         return (
             f"Nothing was sent to {repository}: {why}. Publish from a machine with a network, or look at the files "
             "first with `skecg publish ... --stage FOLDER`."
         )
+    missing = f"{at} is not in the local cache ({cache_folder(repository)}), and {why}."
+    if busy is not None:
+        return f"{missing} Try again later; what was fetched by then is kept."
     pinned = f" --revision {revision}" if revision else ""
     return (
-        f"{at} is not in the local cache ({cache_folder(repository)}), and {why}. On a machine with a network run "
+        f"{missing} On a machine with a network run "
         f"`skecg download {repository}{pinned} --to FOLDER`, bring the folder here, and pass its path as model=."
     )
+
+
+def _busy(error: BaseException) -> str | None:
+    """Return what the Hub answered that is no fault of this machine's and passes; None where it was something else."""
+    status, headers = _answer(error)
+    if status is None or (status < 500 and status != 429):
+        return None
+    wait = headers.get("Retry-After")
+    return f"the Hub is busy or out of order (HTTP {status}{f', to be asked again in {wait} s' if wait else ''})"
 
 
 def cache_folder(repository: str) -> str:
@@ -244,11 +261,16 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def status_of(error: BaseException) -> int | None:
     """Return the status of the answer behind an error; None when there was none."""
+    return _answer(error)[0]
+
+
+def _answer(error: BaseException) -> tuple[int | None, Mapping[str, str]]:
+    """Return the status and the headers of the answer behind an error; None and nothing when there was none."""
     for reason in _chain(error):
         response = getattr(reason, "response", None)
         if response is not None:
-            return int(response.status_code)
-    return None
+            return int(response.status_code), response.headers
+    return None, {}
 
 
 def _page(repository: str) -> str:

@@ -44,24 +44,25 @@ __all__ = [
     "SIGNATURE_NAME",
     "TRAINING_CONFIG",
     "WeightsInfo",
+    "altered_config",
     "check_bytes",
     "check_consistent",
     "check_limits",
     "check_tensors",
     "forget_encoders",
+    "input_metadata",
     "load_tensors",
     "json_bytes",
     "loaded_encoder",
     "read_info",
     "read_json",
+    "read_metadata",
     "read_state",
     "save_tensors",
-    "stored_state",
 ]
 
 #: A configuration is a few kilobytes; with a long account of its provenance perhaps a hundred.
 LARGEST_CONFIG_BYTES = 1_000_000
-
 DEEPEST = 20
 MOST_VALUES = 10_000
 #: Far beyond any encoder of electrocardiograms, far below what would fill a machine's memory.
@@ -72,7 +73,6 @@ _MOST_POSITIONS = 2**26
 
 # What a terminal obeys, halves of a character, and what turns the order of letters around; all scripts' blanks pass.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
-
 _LENGTH_BYTES = 8
 
 #: Version of the layout of a weights folder. A new field of the configuration needs no new one: where it lacks it has
@@ -98,12 +98,10 @@ _FIELDS = (
 
 _SMALL = 2**22  # parameters; 16 MB, which any machine can make room for
 _SHA256 = re.compile("[0-9a-f]{64}")
-
 # Files of tensors whose bytes were found to be those of a digest, by what changes when they do.
 _checked: set[tuple[str, int, int, int, int] | None] = set()
 
 _KEPT = 4
-
 # Of each weights folder on a device, the encoder as it is and as it is packed for a precision.
 _encoders: OrderedDict[tuple[str, str], dict[str | None, Encoder]] = OrderedDict()
 _lock = threading.Lock()
@@ -211,6 +209,14 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise DamagedWeightsError(
             f"{path} is no readable safetensors file ({error}). Fetch the weights again."
         ) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read what a file of tensors that was loaded says of itself."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -351,12 +357,13 @@ def read_state(info: WeightsInfo) -> Encoder:
     Raises
     ------
     DamagedWeightsError
-        When the file is missing, fails its checksum, or lacks, adds or reshapes a tensor, or holds values that are not
-        finite.
+        When the file is missing, fails its checksum, or lacks, adds or reshapes a tensor, holds values that are not
+        finite or of another kind of number, or was written for other leads, or another rate, than ``config.json`` says.
     """
     path = info.folder / MODEL_NAME
     _compare_digests(info)
     state = load_tensors(path)
+    _compare_inputs(path, info)
     # Before building, which allocates whatever the configuration says.
     _check_room(path, info, sum(tensor.numel() for tensor in state.values()))
     encoder = build_encoder(info.encoder)
@@ -424,20 +431,42 @@ def forget_encoders() -> None:
 def _compare_digests(info: WeightsInfo) -> None:
     """Raise where the tensors' file is not the one that the configuration was written for."""
     path = info.folder / MODEL_NAME
-    found = _digest(path)
-    if found != info.sha256:
+    if not path.is_file():
+        raise DamagedWeightsError(f"{path} is missing. Delete the folder and fetch the weights again.")
+    if (found := sha256_of(path)) != info.sha256:
         raise DamagedWeightsError(
             f"{path} has sha256 {found[:16]}…, its {CONFIG_NAME} says {info.sha256[:16]}…: the file was truncated or "
             f"altered. {_restore(info)}"
         )
 
 
-def _restore(info: WeightsInfo) -> str:
+def _compare_inputs(path: Path, info: WeightsInfo) -> None:
+    """Raise where the tensors were written for other leads, in order, or another rate than the configuration says."""
+    said = read_metadata(path)  # of skecg's own files; others say nothing
+    for name, configured in input_metadata(info.spec).items():
+        if said.get(name, configured) != configured:
+            raise altered_config(path, info, f"{name}={said[name][:200]!r}", repr(configured))
+
+
+def input_metadata(spec: InputSpec) -> dict[str, str]:
+    """Return what a file of tensors itself says of what the encoder is fed."""
+    return {"leads": ",".join(spec.leads), "sampling_rate": f"{spec.sampling_rate:g}"}
+
+
+def altered_config(path: Path, info: WeightsInfo, said: str, configured: str) -> DamagedWeightsError:
+    """Return the error of a configuration that says something else than a file beside it."""
+    return DamagedWeightsError(
+        f"{path} was written for {said}, its {CONFIG_NAME} says {configured}: one of the two was altered. "
+        f"{_restore(info, CONFIG_NAME)}"
+    )
+
+
+def _restore(info: WeightsInfo, name: str = MODEL_NAME) -> str:
     """Return how sound weights come back."""
     if info.revision is None:
         return "Delete the folder and fetch the weights again."
     # In the Hub library's cache the name is a link; only without what it leads to is the file fetched anew.
-    return f"Delete {(info.folder / MODEL_NAME).resolve()}, and it is fetched again."
+    return f"Delete {(info.folder / name).resolve()}, and it is fetched again."
 
 
 def _check_room(path: Path, info: WeightsInfo, n_values: int) -> None:
@@ -451,12 +480,15 @@ def _check_room(path: Path, info: WeightsInfo, n_values: int) -> None:
 
 
 def check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise unless tensors are those expected, by name and shape, and finite."""
+    """Raise unless tensors are those expected, by name, shape and kind of number, and finite."""
     problems = [f"lacks {name}" for name in expected if name not in found]
     problems += [f"has an unknown {name}" for name in found if name not in expected]
     for name in expected.keys() & found.keys():
         if expected[name].shape != found[name].shape:
             problems.append(f"has {name} of shape {tuple(found[name].shape)}, not {tuple(expected[name].shape)}")
+        # Each way: floats of any precision are of one kind; whole numbers, or yes and no, in their place are not.
+        elif not all(map(torch.can_cast, kinds := (expected[name].dtype, found[name].dtype), kinds[::-1])):
+            problems.append(f"has {name} of {kinds[1]}, not {kinds[0]}")
         elif not found[name].isfinite().all():
             problems.append(f"has values in {name} that are not finite")
     if problems:
@@ -464,32 +496,3 @@ def check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[str
         raise DamagedWeightsError(
             f"{path} does not fit its {CONFIG_NAME}: it {'; it '.join(sorted(problems)[:3])}{more}."
         )
-
-
-def stored_state(encoder: Encoder) -> dict[str, Tensor]:
-    """Return an encoder's tensors as files hold them: numbers in float32, bytes as they are, each in its own memory.
-
-    Raises
-    ------
-    ParameterError
-        When its state holds what is no tensor, or a tensor without values.
-    """
-    return {name: _as_stored(name, value) for name, value in encoder.state_dict().items()}
-
-
-def _as_stored(name: str, value: Any) -> Tensor:
-    if not isinstance(value, torch.Tensor) or torch.nn.parameter.is_lazy(value) or value.is_meta:
-        raise ParameterError(
-            f"Got {name!r} of type {type(value).__name__} in the encoder's state, expected tensors with values: "
-            "parameters and buffers. Run a lazy module once, load weights into an empty one, and keep the rest in the "
-            "configuration."
-        )
-    kept = value.detach().cpu()
-    # Float32, whatever training computed in. Copied, because a file holds no two tensors in the same memory.
-    return (kept.float() if kept.is_floating_point() else kept).clone(memory_format=torch.contiguous_format)
-
-
-def _digest(path: Path) -> str:
-    if not path.is_file():
-        raise DamagedWeightsError(f"{path} is missing. Delete the folder and fetch the weights again.")
-    return sha256_of(path)

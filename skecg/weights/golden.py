@@ -5,7 +5,8 @@ They lie beside the weights, so that any machine can check that its installation
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,15 @@ from skecg.preprocessing.windows import prepare_screened
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
 from skecg.weights.directions import read_directions
-from skecg.weights.folder import GOLDEN_NAME, WeightsInfo, load_tensors, read_state, save_tensors
+from skecg.weights.folder import (
+    GOLDEN_NAME,
+    WeightsInfo,
+    altered_config,
+    load_tensors,
+    read_metadata,
+    read_state,
+    save_tensors,
+)
 
 __all__ = ["Verification", "verify_weights", "write_golden"]
 
@@ -65,7 +74,9 @@ def write_golden(info: WeightsInfo, encoder: Encoder) -> None:
     microvolts = [_synthetic_microvolts(info.spec, rate, seconds) for rate, seconds in _records_of(info.spec)]
     tensors = {f"microvolts_{i}": torch.from_numpy(x) for i, x in enumerate(microvolts)}
     tensors["features"] = torch.from_numpy(_features(info, encoder, microvolts))
-    save_tensors(info.folder / GOLDEN_NAME, tensors, {"pooling": info.pooling})
+    # The input, too: these two records look the same to many, such as one that drops the rest of a long record.
+    said = {"pooling": info.pooling, "input": json.dumps(info.spec.to_dict(), sort_keys=True)}
+    save_tensors(info.folder / GOLDEN_NAME, tensors, said)
 
 
 def verify_weights(info: WeightsInfo) -> Verification:
@@ -74,13 +85,15 @@ def verify_weights(info: WeightsInfo) -> Verification:
     Raises
     ------
     DamagedWeightsError
-        When the weights, their directions or the golden vectors are missing or damaged.
+        When the weights, their directions or the golden vectors are missing or damaged, or were written for another
+        input than ``config.json`` says.
     """
     if info.directions_sha256 is not None:
         read_directions(info)
     tensors = {name: tensor.numpy() for name, tensor in load_tensors(info.folder / GOLDEN_NAME).items()}
     if not {"microvolts_0", "microvolts_1", "features"} <= tensors.keys():
         raise DamagedWeightsError(f"{info.folder / GOLDEN_NAME} holds no golden vectors. Fetch the weights again.")
+    _check_input(info)
     for name, (rate, seconds) in zip(("microvolts_0", "microvolts_1"), _records_of(info.spec), strict=True):
         wanted_shape = (info.spec.n_leads, round(seconds * rate))
         if tensors[name].shape != wanted_shape or tensors[name].dtype != np.int16:
@@ -98,6 +111,22 @@ def verify_weights(info: WeightsInfo) -> Verification:
         )
     error = float(np.abs(found - wanted).max() / np.sqrt(np.mean(np.square(wanted, dtype=np.float64))))
     return Verification(str(info.provenance.get("name") or info.folder), error)
+
+
+def _check_input(info: WeightsInfo) -> None:
+    """Raise where golden vectors say that they were written for another input."""
+    path = info.folder / GOLDEN_NAME
+    said = read_metadata(path).get("input")
+    if said is None:  # written before they said so
+        return
+    try:
+        written = InputSpec.from_dict(json.loads(said))
+    except (ValueError, RecursionError) as error:
+        raise DamagedWeightsError(f"{path} has a damaged input ({error}). Fetch the weights again.") from error
+    for field in fields(InputSpec):
+        then, now = getattr(written, field.name), getattr(info.spec, field.name)
+        if then != now:
+            raise altered_config(path, info, f"{field.name}={then!r}", repr(now))
 
 
 def _records_of(spec: InputSpec) -> tuple[tuple[float, float], tuple[float, float]]:

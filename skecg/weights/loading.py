@@ -21,16 +21,16 @@ from skecg.weights.folder import (
     WeightsInfo,
     check_consistent,
     check_tensors,
+    input_metadata,
     json_bytes,
     load_tensors,
     read_info,
     read_json,
     read_state,
     save_tensors,
-    stored_state,
 )
 from skecg.weights.golden import write_golden
-from skecg.weights.rebuilding import check_rebuilt
+from skecg.weights.rebuilding import check_rebuilt, stored_state
 from skecg.weights.registry import find_weights
 
 __all__ = ["load_encoder", "read_attention", "save_encoder"]
@@ -172,8 +172,7 @@ def _header(config: EncoderConfig, spec: InputSpec) -> dict[str, str]:
         "skecg_format": str(FORMAT_VERSION),
         "architecture": config.architecture,
         "embedding_dim": str(config.stages[-1].width),
-        "leads": ",".join(spec.leads),
-        "sampling_rate": f"{spec.sampling_rate:g}",
+        **input_metadata(spec),
     }
 
 

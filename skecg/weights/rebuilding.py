@@ -19,9 +19,8 @@ from torch import Tensor
 
 from skecg.encoders import Encoder, build_encoder, read_encoder_config
 from skecg.errors import ParameterError, SkecgError
-from skecg.weights.folder import stored_state
 
-__all__ = ["check_rebuilt"]
+__all__ = ["check_rebuilt", "stored_state"]
 
 # How far tokens may be from each other, as a share of their size; modules of half precision are rounded by themselves.
 _TOLERANCE, _HALF_TOLERANCE = 1e-3, 0.1
@@ -136,3 +135,26 @@ def _agree(some: list[Tensor], others: list[Tensor], tolerance: float) -> bool:
         one.shape == other.shape and bool((one - other).abs().max() <= tolerance * other.square().mean().sqrt())
         for one, other in zip(some, others, strict=True)
     )
+
+
+def stored_state(encoder: Encoder) -> dict[str, Tensor]:
+    """Return an encoder's tensors as files hold them: numbers in float32, bytes as they are, each in its own memory.
+
+    Raises
+    ------
+    ParameterError
+        When its state holds what is no tensor, or a tensor without values.
+    """
+    return {name: _as_stored(name, value) for name, value in encoder.state_dict().items()}
+
+
+def _as_stored(name: str, value: Any) -> Tensor:
+    if not isinstance(value, torch.Tensor) or torch.nn.parameter.is_lazy(value) or value.is_meta:
+        raise ParameterError(
+            f"Got {name!r} of type {type(value).__name__} in the encoder's state, expected tensors with values: "
+            "parameters and buffers. Run a lazy module once, load weights into an empty one, and keep the rest in the "
+            "configuration."
+        )
+    kept = value.detach().cpu()
+    # Float32, whatever training computed in. Copied, because a file holds no two tensors in the same memory.
+    return (kept.float() if kept.is_floating_point() else kept).clone(memory_format=torch.contiguous_format)

@@ -242,6 +242,21 @@ def test_a_hub_that_does_not_answer_is_said_with_the_reason_and_the_way_round(hu
             find_weights(REPO)
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (error(429, **{"Retry-After": "7"}), r"HTTP 429, to be asked again in 7 s\)\. Try again later"),
+        (error(500), r"HTTP 500\)\. Try again later"),
+        (error(503), r"HTTP 503\)\. Try again later"),
+    ],
+)
+def test_a_hub_that_is_busy_is_to_be_asked_again_and_no_other_machine_helps(published, monkeypatch, answer, words):
+    monkeypatch.setattr(published, "info", lambda *_, **__: answer)
+    with pytest.raises(HubUnreachableError, match=words) as caught:
+        find_weights("someone/tiny", revision="v1")
+    assert "skecg download" not in str(caught.value)
+
+
 def test_a_newer_format_asks_for_a_newer_skecg_and_is_not_foreign(published, tiny):
     config = json.loads((tiny / "config.json").read_text()) | {"skecg_format": 99, "something": "new"}
     published.add(REPO, files_of(tiny) | {"config.json": json.dumps(config).encode()})

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
+from fake_hub import error
 from hub_weights import FIXTURES, TRAINED, files_of, make_weights, report_of
 
 import skecg
@@ -138,6 +139,41 @@ def test_somebody_elses_commit_in_between_is_not_written_over(hub, weights):
         publish(weights, REPO)
     repository = hub.repositories[REPO]
     assert repository.commits[repository.branches["main"]] == {"config.json": b"theirs"}
+
+
+@pytest.mark.parametrize("status", [403, 409, 503])
+def test_a_tag_that_the_hub_does_not_make_is_said_of_files_that_are_published(hub, weights, monkeypatch, status):
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "tag", lambda *_, **__: error(status, message="no"))
+        with pytest.raises(PublishError, match=r"holds the files, as commit \w{40}, but the tag") as caught:
+            publish(weights, REPO, tag="v1")
+    assert "othing was" not in str(caught.value)
+    assert f"{status} " in str(caught.value)
+    again = publish(weights, REPO, tag="v1")
+    assert again.commit in str(caught.value)
+    assert hub.repositories[REPO].tags == {"v1": again.commit}
+    assert commits(hub) == 1
+
+
+@pytest.mark.parametrize("status", [412, 504])
+def test_a_commit_whose_answer_is_lost_is_published_all_the_same(hub, weights, monkeypatch, status):
+    commit = hub.commit
+
+    def lost(*given, **named):
+        commit(*given, **named)
+        return error(status, message="no")
+
+    monkeypatch.setattr(hub, "commit", lost)
+    done = publish(weights, REPO, tag="v1")
+    assert hub.repositories[REPO].tags == {"v1": done.commit}
+    assert find_weights(REPO).revision == done.commit
+    assert commits(hub) == 1
+
+
+def test_a_commit_that_got_no_answer_and_is_not_there_may_still_come(hub, weights, monkeypatch):
+    monkeypatch.setattr(hub, "commit", lambda *_, **__: error(504, message="no"))
+    with pytest.raises(HubUnreachableError, match=r"no answer to what was sent .*504 .* is not known"):
+        publish(weights, REPO)
 
 
 def test_a_dry_run_says_everything_and_sends_nothing(hub, weights, tmp_path):
@@ -374,6 +410,10 @@ def test_where_nothing_can_be_sent_the_message_is_not_that_of_a_download(hub, we
     with pytest.raises(HubUnreachableError, match=f"Nothing was sent to {REPO}: the network may not be used") as caught:
         publish(weights, REPO)
     assert "skecg download" not in str(caught.value)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "create", lambda *_, **__: error(503))
+    with pytest.raises(HubUnreachableError, match=r"Nothing was sent .* is busy .*HTTP 503\). Publish again later"):
+        publish(weights, REPO)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ParameterError, match="which is a file"):
         publish(weights, REPO, stage=tmp_path / "file")

@@ -224,6 +224,22 @@ def test_exporting_the_first_blocks_gives_the_features_of_their_last_layer(tmp_p
         dataclasses.replace(whole, export_blocks=whole.encoder.depth + 1)
 
 
+def test_an_export_that_breaks_while_writing_leaves_nothing_that_refuses_the_next(tmp_path, monkeypatch):
+    def full_disk(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    save(tmp_path / "run", make_model(tiny_config()), 50)
+    with monkeypatch.context() as patch:
+        patch.setattr("pretraining.export.write_json", full_disk)
+        with pytest.raises(OSError, match="No space"):
+            export(tmp_path / "run", tmp_path / "weights")
+
+    export(tmp_path / "run", tmp_path / "weights")
+
+    found = {path.name for path in (tmp_path / "weights").iterdir()}
+    assert found == {"README.md", "config.json", "golden.safetensors", "model.safetensors", "training_config.json"}
+
+
 def test_a_folder_that_is_not_empty_is_written_over_only_when_forced(tmp_path):
     save(tmp_path / "run", make_model(tiny_config()), 50)
     export(tmp_path / "run", tmp_path / "weights", name="first")

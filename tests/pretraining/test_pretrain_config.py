@@ -154,6 +154,7 @@ def test_the_last_of_two_overrides_counts(config: PretrainConfig) -> None:
         ('data.weights={"raw":null}', "data.weights={'raw': None}, expected finite numbers by name"),
         ('data.weights={"raw":Infinity}', "data.weights={'raw': inf}, expected finite numbers by name"),
         ("data.weights=5", "data.weights=5, expected finite numbers by name"),
+        ('data.weights={"a":0.7,"b":0.2,"a":0.1}', "which names 'a' more than once, expected each name once"),
         ("data.weights=null", "data.weights=None, expected finite numbers by name"),
         ("data.window_seconds=null", "data.window_seconds=(None,), expected finite numbers"),
         ('data.window_seconds="5"', "data.window_seconds=('5',), expected finite numbers"),

@@ -216,6 +216,10 @@ def test_pack_leaves_out_what_is_listed_and_learns_whose_recordings_are(
     assert "without the column(s) patient" in said(capsys, "pack", *arguments, *lists)
     (tmp_path / "whose.csv").write_text("path,patient\n#0,anna\n#3,\n#0,bert\n")
     assert "two patients of '#0'" in said(capsys, "pack", *arguments, *lists)
+    (tmp_path / "whose.csv").write_text("path,patient\n#0,anna\n#3,\n")
+    (tmp_path / "other.csv").write_text("path,patient\n#0,bert\n")
+    other = ["--patients", str(tmp_path / "other.csv")]
+    assert "two patients of '#0' in --patients" in said(capsys, "pack", *arguments, *lists, *other)
 
 
 def test_pack_that_sigterm_stops_says_so_and_exits_with_143(

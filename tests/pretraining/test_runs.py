@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -85,6 +86,35 @@ def test_a_process_killed_while_writing_leaves_the_former_checkpoint(
     assert load_checkpoint(tmp_path)["step"] == 1
     save(tmp_path, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001.pt", "step-00000003.pt"]
+
+
+def test_a_full_disk_is_said_to_be_full_and_leaves_the_former_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    write = torch.save
+
+    class Full:
+        """A file that takes what torch writes first."""
+
+        def write(self, content: bytes) -> int:
+            if len(content) > 1000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return len(content)
+
+        def flush(self) -> None:
+            """Do nothing."""
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", lambda state, _: write(state | {"gauges": torch.zeros(9999)}, Full()))
+        with pytest.raises(OSError, match="No space left") as caught:
+            save(tmp_path, 2)
+        patched.setattr(torch, "save", lambda *_: torch.zeros(2, 3) @ torch.zeros(2, 3))
+        with pytest.raises(RuntimeError, match="shapes"):
+            save(tmp_path, 2)
+
+    assert caught.value.errno == errno.ENOSPC
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001.pt"]
 
 
 def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,8 @@ def test_files_are_readable_by_whoever_may_read_the_folder(tmp_path):
         (lambda t: t.update({"norm.weight": torch.ones(15)}), r"norm.weight of shape \(15,\), not \(16,\)"),
         (lambda t: t.update({"norm.weight": torch.full((16,), torch.nan)}), "norm.weight that are not finite"),
         (lambda t: t.update({"norm.weight": torch.full((16,), -torch.inf)}), "norm.weight that are not finite"),
+        (lambda t: t.update({"norm.weight": torch.ones(16, dtype=torch.int32)}), r"of torch.int32, not torch.float32"),
+        (lambda t: t.update({"norm.weight": torch.ones(16, dtype=torch.bool)}), "norm.weight of torch.bool"),
         (lambda t: t.clear(), r"lacks .* \(and \d+ more\)"),
     ],
 )
@@ -127,6 +129,30 @@ def test_anything_but_exactly_the_tensors_is_refused_by_name(folder, edit, words
     replace_tensors(folder, edit)
     with pytest.raises(DamagedWeightsError, match=words):
         skecg.load_encoder(folder)
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_another_precision_are_read(folder, precision):
+    replace_tensors(folder, lambda t: t.update({name: tensor.to(precision) for name, tensor in t.items()}))
+    assert {tensor.dtype for tensor in skecg.load_encoder(folder)[0].state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda spec: spec["leads"].reverse(), "leads='I,II,.*', its config.json says 'V\\d,V"),
+        (lambda spec: spec.update(sampling_rate=50.0), "sampling_rate='100', its config.json says '50'"),
+    ],
+)
+def test_a_configuration_of_other_leads_or_another_rate_than_the_tensors_were_written_for_is_refused(
+    folder, edit, words
+):
+    edit_config(folder, lambda config: edit(config["input"]))
+    with pytest.raises(DamagedWeightsError, match=words):
+        skecg.load_encoder(folder)
+    # Tensors that somebody else wrote do not say what they were written for.
+    replace_tensors(folder, lambda tensors: None)
+    skecg.load_encoder(folder)
 
 
 @pytest.mark.parametrize("position", [0, 8, 100, -1])

@@ -54,6 +54,26 @@ def test_another_preparation_fails(folder):
     assert not verify_weights(read_info(folder)).passed
 
 
+@pytest.mark.parametrize("change", [{"any_leads": False}, {"remainder": "drop"}, {"clip": 1e6}])
+def test_another_preparation_that_golden_records_do_not_show_fails_too(tmp_path, change):
+    encoder, spec = skecg.load_encoder(FIXTURES / "tiny-temporal")
+    save_encoder(tmp_path / "w", encoder, spec, trained=False)
+    path = tmp_path / "w" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"input": config["input"] | change}))
+    ((name, value),) = change.items()
+    with pytest.raises(DamagedWeightsError, match=f"{name}=.*, its config.json says {value!r}"):
+        verify_weights(read_info(tmp_path / "w"))
+
+
+@pytest.mark.parametrize("said", ["{", "[]", '{"leads": ["I"]}'])
+def test_golden_vectors_whose_input_cannot_be_read_are_refused(folder, said):
+    tensors = load_file(folder / "golden.safetensors")
+    save_file(tensors, folder / "golden.safetensors", metadata={"input": said})
+    with pytest.raises(DamagedWeightsError, match="damaged input"):
+        verify_weights(read_info(folder))
+
+
 def test_features_a_little_off_pass_and_more_fail():
     assert Verification("x", 0.9e-4).passed
     assert not Verification("x", 1.1e-4).passed

@@ -137,7 +137,7 @@ def test_a_folder_that_is_damaged_after_it_was_believed_is_refused(tmp_path):
 def test_the_bytes_of_a_folder_are_read_once_while_they_stay_the_same(tmp_path, monkeypatch):
     folder = shutil.copytree(FIXTURES / "tiny-temporal", tmp_path / "copy")
     find_weights(folder)
-    monkeypatch.setattr("skecg.weights.folder._digest", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("skecg.weights.folder.sha256_of", lambda path: pytest.fail("read again"))
     find_weights(folder)
 
 

@@ -561,12 +561,44 @@ def test_a_list_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
 def test_patients_come_from_a_table_where_a_corpus_does_not_say(tmp_path: Path) -> None:
     corpora = [corpus_of(record(0), record(1))]
 
-    named = name_patients(corpora, {"0": "anna"}, "whose.csv")
+    named = name_patients(corpora, {"whose.csv": {"0": "anna"}})
 
     assert [item.patient for item in named[0].items] == ["anna", "p1"]
     assert [item.source for item in leave_out(named, ["anna"], "list")[0].items] == ["1"]
     with pytest.raises(ParameterError, match=r"no recording .* whose.csv, expected sources such as '0'"):
-        name_patients(corpora, {"zero": "anna"}, "whose.csv")
+        name_patients(corpora, {"right.csv": {"0": "anna"}, "whose.csv": {"zero": "anna"}})
+
+
+def test_a_table_of_patients_is_not_that_of_two_corpora_at_once() -> None:
+    corpora = [numbered("mine", ["", "", ""]), numbered("theirs", ["", "", ""])]
+
+    for name in ("1.hea", "2"):  # of each the second is left out
+        with pytest.raises(ParameterError, match=f"patient of '{name}', which both .* Write 'theirs:{name}' for"):
+            name_patients(corpora, {"whose.csv": {name: "anna"}})
+    named = name_patients(corpora, {"a.csv": {"mine:1.hea": "anna"}, "b.csv": {"theirs:1": "bert", "theirs:2": "carl"}})
+
+    assert [[item.patient for item in corpus.items] for corpus in named] == [["anna", ""], ["bert", ""]]
+    assert named[1].left_out[0].patient == "carl"
+
+
+def test_two_patients_of_a_recording_by_two_of_its_names_are_refused() -> None:
+    corpora = [numbered("mine", [""])]
+
+    assert name_patients(corpora, {"whose.csv": {"1": "p", "1.hea": "p"}})[0].items[0].patient == "p"
+    with pytest.raises(ParameterError, match=r"recording '1\.hea' of 'mine', 'p' and 'q', by the names '1', '1\.hea'"):
+        name_patients(corpora, {"whose.csv": {"1": "p", "1.hea": "q"}})
+
+
+def test_paths_of_patients_that_are_of_no_recording_are_said_where_a_recording_has_no_patient() -> None:
+    corpora = [numbered("mine", ["", "x", ""])]
+    larger = {"whose.csv": {"1": "p", "2": "q", "3": "r", "./4": "s"}}
+
+    name_patients(corpora, larger)
+    name_patients(corpora, {"whose.csv": {"1": "p"}})
+
+    del larger["whose.csv"]["3"]
+    with pytest.warns(SkecgWarning, match=r"1 of 3 paths in whose.csv .* \('./4'\), and 1 recordings have no patient"):
+        name_patients(corpora, larger)
 
 
 def test_the_size_of_all_shards_is_told_from_those_that_there_are(tmp_path: Path) -> None:

@@ -8,14 +8,16 @@ import torch
 from small_corpora import heart, write_wfdb
 from small_runs import small_config, small_shards
 
-from pretraining.data.corpora import open_corpus
+from pretraining.data.corpora import Corpus, Item, open_corpus
 from pretraining.data.pack import pack
+from pretraining.data.shards import ShardSet
 from pretraining.export import export
 from pretraining.monitoring.journal import read_journal
 from pretraining.monitoring.online_probe import (
     SUPERCLASSES,
     OnlineProbe,
     _explained,
+    _rows_of,
     load_label_table,
     load_labelled,
     synthetic_labelled,
@@ -25,7 +27,8 @@ from skecg.datasets import make_ecg
 from skecg.datasets.packed import TYPICAL_MV
 from skecg.embedder import JEPAEmbedder
 from skecg.encoders import build_encoder
-from skecg.errors import ParameterError, ShapeError
+from skecg.errors import LeakageWarning, ParameterError, ShapeError
+from skecg.leads import CANONICAL_LEADS
 from skecg.preprocessing.windows import prepare
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec, TemporalConfig
@@ -212,6 +215,59 @@ def test_rows_of_shards_are_records_in_millivolts_and_numbers_are_predicted(tmp_
     assert probe.key != OnlineProbe(found.records, found.labels + 1, found.train, found.test).key
     with pytest.raises(ParameterError, match="rows of the run's shards"):
         load_label_table(tmp_path / "mine.csv")
+
+
+def two_rows_each(folder: Path, patients: list[str]) -> ShardSet:
+    """Shards of recordings of 20 s, which are two rows each."""
+    records = [ECGRecord(heart(number, 20.0), 500.0, CANONICAL_LEADS) for number in range(len(patients))]
+    items = tuple(Item("mine", f"r{number}", patient) for number, patient in enumerate(patients))
+    corpus = Corpus("mine", items, lambda asked: (records[int(item.source[1:])] for item in asked))
+    return pack([corpus], folder, sampling_rate=100.0, n_jobs=1, progress=False)
+
+
+@pytest.mark.parametrize("patients", [[""] * 20, [f"p{number // 2}" for number in range(20)]])
+def test_rows_of_one_recording_or_patient_of_the_shards_are_on_one_side(tmp_path: Path, patients: list[str]) -> None:
+    shards = two_rows_each(tmp_path / "shards", patients)
+    (tmp_path / "mine.csv").write_text("row,label\n" + "".join(f"{row},{'ab'[row % 2]}\n" for row in range(40)))
+    whose = shards.patients if patients[0] else shards.sources
+    records = _rows_of(shards, list(map(str, range(40))), "all")
+    known = {record.signal.tobytes(): str(name) for record, name in zip(records, whose, strict=True)}
+
+    found = load_label_table(tmp_path / "mine.csv", shards)
+
+    fitted, judged = (
+        {known[found.records[row].signal.tobytes()] for row in part} for part in (found.train, found.test)
+    )
+    assert fitted
+    assert judged
+    assert not fitted & judged
+
+
+def test_who_is_on_both_sides_by_the_tables_own_folds_is_said(tmp_path: Path) -> None:
+    shards = two_rows_each(tmp_path / "shards", [""] * 8)
+    lines = [f"{row},{'ab'[row % 2]},{row % 8 + 1}" for row in range(16)]
+    (tmp_path / "mine.csv").write_text("\n".join(["row,label,fold", *lines]))
+
+    load_label_table(tmp_path / "mine.csv", shards)  # rows 6 and 7 are of one, and so on
+
+    lines[6] = "6,a,1"
+    (tmp_path / "mine.csv").write_text("\n".join(["row,label,fold", *lines]))
+    with pytest.warns(LeakageWarning, match=r"Got 1 patients of .*mine.csv on both sides .*'mine/r3' is the first"):
+        load_label_table(tmp_path / "mine.csv", shards)
+
+
+def test_equal_records_on_both_sides_are_said(labelled) -> None:
+    records = [*labelled.records]
+    records[labelled.test[3]] = records[5]
+    with pytest.warns(LeakageWarning, match="Got 1 records .* equal .*synthetic00005 and synthetic00005 are the first"):
+        OnlineProbe(records, *labelled[1:])
+
+
+@pytest.mark.parametrize("row", ["-1", "24", "²"])
+def test_rows_that_the_shards_do_not_have_are_refused(tmp_path: Path, row: str) -> None:
+    (tmp_path / "mine.csv").write_text(f"row,label\n0,a\n{row},b\n", encoding="utf-8")
+    with pytest.raises(ParameterError, match="expected numbers of rows of the run's shards"):
+        load_label_table(tmp_path / "mine.csv", small_shards(tmp_path, n_records=24))
 
 
 def test_rows_of_shards_are_prepared_as_their_recordings_are_and_not_filtered_twice(tmp_path: Path) -> None:
