@@ -131,7 +131,8 @@ def canonical_leads(names: Sequence[str]) -> tuple[str, ...]:
     Raises
     ------
     LeadError
-        When `names` is a bare string, has no order (a set), is empty, or names one lead twice.
+        When `names` is a bare string, no list (a set has no order, a mapping two names a lead), is empty, or names one
+        lead twice.
 
     Examples
     --------
@@ -140,11 +141,11 @@ def canonical_leads(names: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(names, str):
         raise LeadError(f"Got leads={names!r}, a bare string; expected a list of names. Write leads=[{names!r}].")
-    # A set has no order, and names would go to rows by chance.
-    if isinstance(names, Set) or not hasattr(names, "__len__"):
+    # A set has no order, and names would go to rows by chance; which of a mapping's names were meant is not told.
+    if isinstance(names, Set | Mapping) or not hasattr(names, "__len__"):
         raise LeadError(
             f"Got leads={names!r} of type {type(names).__name__}, expected a list of names in the order of the rows. "
-            "Pass for example leads=['I', 'II']."
+            "Pass for example leads=['I', 'II']; a mapping of names goes to JEPAEmbedder(leads=...)."
         )
     leads = tuple([canonical_lead(name) for name in names])
     if not leads:

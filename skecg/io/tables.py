@@ -163,7 +163,7 @@ def read_table(
     if not path.is_file():
         raise RecordNotFoundError(f"Got {path}, expected a file; there is none of this name.")
     if leads is not None:
-        leads = canonical_leads([leads] if isinstance(leads, str) else list(leads))
+        leads = canonical_leads([leads] if isinstance(leads, str) else leads)
     if path.suffix.lower() in (".npy", ".npz"):
         return _read_arrays(path, sampling_rate, leads, units)
     return _read_text(path, sampling_rate, leads, units)
