@@ -34,6 +34,7 @@ __all__ = [
     "known_leads",
     "bare_name",
     "lead_names",
+    "unit_in_name",
     "derivation_matrix",
     "limb_lead_orders",
 ]
@@ -78,6 +79,8 @@ _SAME_LEAD = (
     r"|filtered|[mnuµμ]?v"
 )
 _SUFFIX = re.compile(rf"([ _-]*(REF|RAW)|\s*\(\s*(({_SAME_LEAD})[\s_-]*)+\))$", re.IGNORECASE)
+
+_UNIT = re.compile(r"(?<![a-z])[mnuµμ]?v(?![a-z])", re.IGNORECASE)
 
 # How aECG and DICOM write -aVR.
 _NEGATIVE = re.compile(r"^AVR[ _-]?NEG(ATIVE)?$")
@@ -209,6 +212,19 @@ def lead_names(mapping: Mapping[str, str]) -> dict[str, str]:
 def bare_name(lead: str) -> str:
     """Return a lead's name without what spellings differ in: case, blanks, dots and underscores."""
     return canonical_lead(lead).upper().translate(str.maketrans("", "", " ._"))
+
+
+def unit_in_name(lead: str) -> str | None:
+    """Return the unit of voltage that a name states in brackets, None where it states none.
+
+    Examples
+    --------
+    >>> unit_in_name("I (uV)"), unit_in_name("V1 (raw)")
+    ('uV', None)
+    """
+    suffix = _SUFFIX.search(lead.strip())
+    unit = _UNIT.search(suffix[0]) if suffix else None
+    return unit[0] if unit else None
 
 
 def derivation_matrix(available: Sequence[str], wanted: Sequence[str]) -> tuple[NDArray[np.float32], list[str]]:

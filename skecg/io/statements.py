@@ -22,7 +22,7 @@ import numpy as np
 
 from skecg.errors import LeadError, SamplingRateError, SkecgError, UnitsError, UnsupportedFormatError
 from skecg.leads import CANONICAL_LEADS, canonical_lead, canonical_leads
-from skecg.records import as_sampling_rate, millivolts_per_unit
+from skecg.records import as_sampling_rate, millivolts_per_unit, named_unit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -282,6 +282,8 @@ def read_members(arrays: Mapping[str, NDArray[Any]], path: Path, *, are_voltages
         )
     if not are_voltages:
         _check_scales(scales, path)
+    if not units:
+        units = {name: [of_names] for name in leads if (of_names := named_unit(_texts(of_leads[name])))}
     rate = _agreed(rates, rates, SamplingRateError, path)
     named = _agreed(leads, leads, LeadError, path)
     unit = _agreed(units, {name: _factors(value) for name, value in units.items()}, UnitsError, path)
