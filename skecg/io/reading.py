@@ -364,5 +364,6 @@ def _not_found(path: Path) -> RecordReadError:
         return RecordNotFoundError(f"{str(path)!r} is a link to {os.readlink(path)!r}, which is not there.")  # noqa: PTH115
     suffix = path.suffix.lower()
     if suffix in {"", ".hea"} | SIGNAL_SUFFIXES:
-        return RecordNotFoundError(f"There is no WFDB header {str(path.with_suffix('.hea'))!r}. {similar_names(path)}")
+        header = path.with_suffix(".hea")
+        return RecordNotFoundError(f"There is no WFDB header {str(header)!r}. {similar_names(header)}")
     return RecordNotFoundError(f"There is no file {str(path)!r}. {similar_names(path, {suffix, '.hea'})}")
