@@ -37,9 +37,19 @@ def test_gaps_that_the_annotations_of_time_tell_are_refused(tmp_path: Path, rese
 
 
 @pytest.mark.parametrize(
+    "onsets", [["+0", "+1", "+0", "+1"], ["+0", "+0.5", "+1.0"], ["+0", "+1", "+1"], ["+3", "+2", "+1"]], ids=str
+)
+def test_times_that_go_back_or_advance_too_little_are_refused(tmp_path: Path, onsets: list[str]) -> None:
+    with pytest.raises(UnsupportedFormatError, match=r"interrupted.*or go back"):
+        read_format(with_onsets(tmp_path / "a.edf", onsets))
+
+
+@pytest.mark.parametrize(
     ("onsets", "duration"),
     [
         (["+0", "+1", "+2"], b"1"),
+        (["+0", "+0.999", "+1.998"], b"1"),
+        (["+0", "+0", "+1", "+1", "+2"], b"0.5"),
         (["+0"], b"1"),
         (["+7.5", "+8.5", "+9.5"], b"1"),
         (["+0", "+0.33", "+0.67", "+1.00"], b"0.3333"),
