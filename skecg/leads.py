@@ -72,7 +72,7 @@ _ALIASES |= {f"C{n}": f"V{n}" for n in range(1, 7)}
 # hyphen that stands apart from what is before it, and not from the name, is the name's sign: "Lead -aVR".
 _GAP = r"(?:-|[ _:]*- +|[ _:]+)"
 _WORD = rf"(ABL\.?|ABLEITUNG|D[ÉE]RIVATION|DERIVACI[ÓO]N|DERIVAÇÃO|DERIVAZIONE|AFLEIDING|AVLEDNING|ODPROWADZENIE){_GAP}"
-_PREFIX = re.compile(rf"^(MDC[_ ]ECG[_ ]LEAD[_ ]|ECG{_GAP}?LEAD{_GAP}?|ECG{_GAP}|LEAD{_GAP}?|{_WORD})", re.IGNORECASE)
+_PREFIX = re.compile(rf"^(MDC[_ ]ECG[_ ]LEAD[_ ]|(E[CK]G{_GAP}?)?LEAD{_GAP}?|E[CK]G{_GAP}|{_WORD})", re.IGNORECASE)
 # Of what stands in brackets only words that change nothing: "aVR (inverted)" and "V4 (R)" are other leads.
 _SAME_LEAD = (
     r"einthoven|goldberger|wilson|limb|chest|precordial|frontal|augmented|unipolar|bipolar|standard|lead|ecg|raw|ref"

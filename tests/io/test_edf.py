@@ -163,3 +163,10 @@ def test_what_is_no_lead_or_another_view_of_one_that_is_read_is_left_out_quietly
     raw = counts(2, 500)
     path = write_edf(tmp_path / "a.edf", [edf_signal(raw[0], "II"), edf_signal(raw[1], label, unit=unit)])
     assert read_format(path).leads == ("II",)
+
+
+@pytest.mark.parametrize(
+    ("label", "lead"), [("EKG I", "I"), ("EKG_I", "I"), ("EKG", "ECG"), ("EKG 1", "ECG1"), ("EKG V", "ECG V")]
+)
+def test_a_lead_is_called_after_an_ekg_as_after_an_ecg(tmp_path: Path, label: str, lead: str) -> None:
+    assert read_format(write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 500)[0], label)])).leads == (lead,)
