@@ -34,6 +34,7 @@ __all__ = [
     "known_leads",
     "bare_name",
     "lead_names",
+    "unit_in_name",
     "derivation_matrix",
     "limb_lead_orders",
 ]
@@ -71,13 +72,15 @@ _ALIASES |= {f"C{n}": f"V{n}" for n in range(1, 7)}
 # hyphen that stands apart from what is before it, and not from the name, is the name's sign: "Lead -aVR".
 _GAP = r"(?:-|[ _:]*- +|[ _:]+)"
 _WORD = rf"(ABL\.?|ABLEITUNG|D[ÉE]RIVATION|DERIVACI[ÓO]N|DERIVAÇÃO|DERIVAZIONE|AFLEIDING|AVLEDNING|ODPROWADZENIE){_GAP}"
-_PREFIX = re.compile(rf"^(MDC[_ ]ECG[_ ]LEAD[_ ]|ECG{_GAP}?LEAD{_GAP}?|ECG{_GAP}|LEAD{_GAP}?|{_WORD})", re.IGNORECASE)
+_PREFIX = re.compile(rf"^(MDC[_ ]ECG[_ ]LEAD[_ ]|(E[CK]G{_GAP}?)?LEAD{_GAP}?|E[CK]G{_GAP}|{_WORD})", re.IGNORECASE)
 # Of what stands in brackets only words that change nothing: "aVR (inverted)" and "V4 (R)" are other leads.
 _SAME_LEAD = (
     r"einthoven|goldberger|wilson|limb|chest|precordial|frontal|augmented|unipolar|bipolar|standard|lead|ecg|raw|ref"
     r"|filtered|[mnuµμ]?v"
 )
 _SUFFIX = re.compile(rf"([ _-]*(REF|RAW)|\s*\(\s*(({_SAME_LEAD})[\s_-]*)+\))$", re.IGNORECASE)
+
+_UNIT = re.compile(r"(?<![a-z])[mnuµμ]?v(?![a-z])", re.IGNORECASE)
 
 # How aECG and DICOM write -aVR.
 _NEGATIVE = re.compile(r"^AVR[ _-]?NEG(ATIVE)?$")
@@ -131,7 +134,8 @@ def canonical_leads(names: Sequence[str]) -> tuple[str, ...]:
     Raises
     ------
     LeadError
-        When `names` is a bare string, has no order (a set), is empty, or names one lead twice.
+        When `names` is a bare string, no list (a set has no order, a mapping two names a lead), is empty, or names one
+        lead twice.
 
     Examples
     --------
@@ -140,11 +144,11 @@ def canonical_leads(names: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(names, str):
         raise LeadError(f"Got leads={names!r}, a bare string; expected a list of names. Write leads=[{names!r}].")
-    # A set has no order, and names would go to rows by chance.
-    if isinstance(names, Set) or not hasattr(names, "__len__"):
+    # A set has no order, and names would go to rows by chance; which of a mapping's names were meant is not told.
+    if isinstance(names, Set | Mapping) or not hasattr(names, "__len__"):
         raise LeadError(
             f"Got leads={names!r} of type {type(names).__name__}, expected a list of names in the order of the rows. "
-            "Pass for example leads=['I', 'II']."
+            "Pass for example leads=['I', 'II']; a mapping of names goes to JEPAEmbedder(leads=...)."
         )
     leads = tuple([canonical_lead(name) for name in names])
     if not leads:
@@ -208,6 +212,19 @@ def lead_names(mapping: Mapping[str, str]) -> dict[str, str]:
 def bare_name(lead: str) -> str:
     """Return a lead's name without what spellings differ in: case, blanks, dots and underscores."""
     return canonical_lead(lead).upper().translate(str.maketrans("", "", " ._"))
+
+
+def unit_in_name(lead: str) -> str | None:
+    """Return the unit of voltage that a name states in brackets, None where it states none.
+
+    Examples
+    --------
+    >>> unit_in_name("I (uV)"), unit_in_name("V1 (raw)")
+    ('uV', None)
+    """
+    suffix = _SUFFIX.search(lead.strip())
+    unit = _UNIT.search(suffix[0]) if suffix else None
+    return unit[0] if unit else None
 
 
 def derivation_matrix(available: Sequence[str], wanted: Sequence[str]) -> tuple[NDArray[np.float32], list[str]]:

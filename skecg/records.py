@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from skecg.compute.notebook import html_facts
 from skecg.errors import LeadError, SamplingRateError, ShapeError, UnitsError
-from skecg.leads import CANONICAL_LEADS, canonical_leads
+from skecg.leads import CANONICAL_LEADS, canonical_lead, canonical_leads, unit_in_name
 
 __all__ = [
     "MILLIVOLTS_PER_UNIT",
@@ -22,6 +22,7 @@ __all__ = [
     "check_not_transposed",
     "masked_to_nan",
     "millivolts_per_unit",
+    "named_unit",
 ]
 
 #: Factors from the units of voltage that skecg knows (compared without case) to millivolts.
@@ -63,6 +64,8 @@ class ECGRecord:
         When `sampling_rate` is not a positive, finite number.
     LeadError
         When the number of names is not the number of rows, or a name comes twice.
+    UnitsError
+        When the name of one of the twelve leads states another unit, as ``"I (uV)"`` does.
 
     Examples
     --------
@@ -88,6 +91,7 @@ class ECGRecord:
                 f"Got {signal.shape[0]} rows of signal and {len(leads)} lead names ({', '.join(leads)}){where}; "
                 "expected one name for every row. A signal is (n_leads, n_samples)."
             )
+        named_unit(self.leads, "mV")
         # Frozen, and yet made canonical here: whoever has a record need not check it again.
         object.__setattr__(self, "signal", signal)
         object.__setattr__(self, "leads", leads)
@@ -191,6 +195,27 @@ def _shown(value: Any) -> str:
 def millivolts_per_unit(unit: Any) -> float | None:
     """Return how many millivolts a unit of voltage is, None for anything else; case and outer blanks are free."""
     return MILLIVOLTS_PER_UNIT.get(str(unit).strip().lower())
+
+
+def named_unit(leads: Sequence[str], units: str | None = None) -> str | None:
+    """Return the unit that names of the twelve leads state, as ``"I (uV)"`` does, `units` where none does.
+
+    Raises
+    ------
+    UnitsError
+        When they state another one than `units`, or several: in the standard spelling of the names it would be lost.
+    """
+    stated = {lead: unit_in_name(lead) for lead in leads if canonical_lead(lead) != lead}
+    if not any(stated.values()):
+        return units
+    found = [stated.get(lead) or units or "mV" for lead in leads] + ([units] if units else [])
+    if len({millivolts_per_unit(unit) for unit in found}) > 1:
+        named = ", ".join(lead for lead in stated if stated[lead])
+        raise UnitsError(
+            f"Got lead(s) named {named} and values in {units or 'mV'}, expected one unit. Scale the values or say "
+            "their unit (units=), and leave it out of the names."
+        )
+    return found[0]
 
 
 def as_millivolts(signal: NDArray[Any], units: str | Sequence[str]) -> NDArray[np.float32]:

@@ -64,6 +64,10 @@ def test_every_common_spelling_is_understood(lead, spelling):
         "_V1",
         "Lead_I_(mV)",
         "V1_Ref",
+        "EKG I",
+        "ekg_aVF",
+        "EKG-V1",
+        "EKG Lead II",
         "Abl. aVR",
         "Ableitung II",
         "Dérivation V1",
@@ -156,7 +160,7 @@ def test_a_bare_string_no_names_and_names_that_come_twice_are_refused():
         canonical_leads(["V1", "aVR", "AVR", "v1"])
 
 
-@pytest.mark.parametrize("names", [{"I", "II"}, frozenset({"I"}), (name for name in ("I", "II")), 5])
+@pytest.mark.parametrize("names", [{"I", "II"}, frozenset({"I"}), (name for name in ("I", "II")), 5, {"MLII": "II"}])
 def test_names_without_an_order_to_come_back_to_are_refused(names):
     with pytest.raises(LeadError, match="expected a list of names in the order of the rows"):
         canonical_leads(names)

@@ -58,6 +58,17 @@ def test_names_are_put_into_their_common_spelling():
     assert ECGRecord(np.zeros((3, 50)), 50, ["avr", "Lead II", "vx"]).leads == ("aVR", "II", "vx")
 
 
+@pytest.mark.parametrize("name", ["I (uV)", "Lead II (µV)", "aVR (raw nV)", "V5 ( V )"])
+def test_a_unit_in_a_name_that_is_not_that_of_the_values_is_refused(name):
+    with pytest.raises(UnitsError, match=rf"named {re.escape(name)} and values in mV"):
+        ECGRecord([[1.0]], 500, [name])
+
+
+def test_a_unit_in_a_name_that_is_that_of_the_values_is_left_out():
+    assert ECGRecord([[1.0]] * 3, 500, ["I (mV)", "II", "V5 (MV)"]).leads == ("I", "II", "V5")
+    assert ECGRecord([[1.0]] * 2, 500, ["II (raw)", "ABP (V)"]).leads == ("II", "ABP (V)")
+
+
 def test_a_single_lead_may_be_named_by_a_bare_string():
     assert ECGRecord(np.zeros((1, 50)), 50, "dii").leads == ("II",)
     with pytest.raises(LeadError, match="a bare string"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,22 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretraining.data.corpus import KEPT_OUT_FOLDS, UNKNOWN_FOLD, Corpus, Item, keep_folds_out
-from skecg.datasets.packed import STANDARDIZED, TYPICAL_MV, millivolts_a_step
-from skecg.errors import DamagedRecordError, InputError, RecordReadError, SkecgError, UnitsError
+from skecg.datasets.packed import NEEDED_KEYS, STANDARDIZED, TYPICAL_MV, checked_arrays, millivolts_a_step
+from skecg.errors import DamagedRecordError, InputError, RecordReadError, SkecgError
 from skecg.leads import canonical_leads
-from skecg.records import MILLIVOLTS_PER_UNIT, ECGRecord
-from skecg.validation import check_integer, check_number, is_integer
+from skecg.records import ECGRecord
 
 __all__ = ["ArrayReader", "is_packed_array", "open_arrays"]
 
-_NEEDED = ("signals", "lsb", "units", "fs", "leads")
 # What there may be, with a value a recording.
 _COLUMNS = ("record_ids", "patient_ids", "strat_fold", "valid_len", "limb_sigma_rel")
-
-# What a patient that is not known becomes when a column is saved.
-_NOBODY = frozenset({"", "nan", "none", "<na>", "nat"})
-# The index of shards holds folds in 16 bits.
-_LARGEST_FOLD = 2**15 - 1
 
 
 def is_packed_array(path: Path) -> bool:
@@ -41,7 +34,7 @@ def is_packed_array(path: Path) -> bool:
     if path.suffix.lower() != ".npz" or not path.is_file():
         return False
     with _open(path) as file:
-        return set(_NEEDED) <= set(file.files)
+        return set(NEEDED_KEYS) <= set(file.files)
 
 
 def open_arrays(name: str, path: Path, *, kept_out_folds: Sequence[int] = KEPT_OUT_FOLDS) -> Corpus:
@@ -67,49 +60,9 @@ def open_arrays(name: str, path: Path, *, kept_out_folds: Sequence[int] = KEPT_O
     UnitsError
         When the unit is neither one of voltage nor :data:`~skecg.datasets.packed.STANDARDIZED`.
     """
-    with _open(path) as file:
-        lacking = [key for key in _NEEDED if key not in file.files]
-        if lacking:
-            raise DamagedRecordError(f"Got {path} without {', '.join(lacking)}, expected {', '.join(_NEEDED)}.")
-        arrays = {key: _member(file, key, path) for key in (*_NEEDED, *_COLUMNS) if key in file.files}
-    _check_shapes(arrays, path)
-    # Before anything is packed: a wrong unit would put every record of the file out by a thousand.
-    units = str(arrays["units"].item())
-    if units != STANDARDIZED and units.strip().lower() not in MILLIVOLTS_PER_UNIT:
-        raise UnitsError(f"Got units={units!r} in {path}, expected a unit of voltage or {STANDARDIZED!r}.")
-    for key in ("lsb", "fs"):
-        check_number(f"{path}: {key}", arrays[key].item(), 0, error=DamagedRecordError)
-    kept, left_out = keep_folds_out(_items(name, len(arrays["signals"]), arrays, path), kept_out_folds)
-    return Corpus(name, kept, ArrayReader(path), left_out, _notes(name, units))
-
-
-def _check_shapes(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
-    """Check that arrays have one value for all recordings, or one each, and that every row of a signal has a name."""
-    signals = arrays["signals"]
-    if signals.ndim != 3:
-        raise DamagedRecordError(
-            f"Got signals of shape {signals.shape} in {path}, expected (n, leads, samples). Write those of one lead as "
-            "signals[:, None]."
-        )
-    n_records, n_leads, _ = signals.shape
-    for key in ("lsb", "units", "fs"):
-        if arrays[key].size != 1:
-            raise DamagedRecordError(
-                f"Got {key} of shape {arrays[key].shape} in {path}, expected one value for all recordings. Write a "
-                "file for each value."
-            )
-    if arrays["leads"].shape not in ((n_leads,), (n_records, n_leads)):
-        raise DamagedRecordError(
-            f"Got leads of shape {arrays['leads'].shape} in {path}, expected ({n_leads},) or ({n_records}, {n_leads}): "
-            "a name for every row of a signal."
-        )
-    for key in _COLUMNS:
-        if key in arrays and arrays[key].shape[:1] != (n_records,):
-            raise DamagedRecordError(
-                f"Got {key} of shape {arrays[key].shape} in {path}, expected one for each of {n_records} rows."
-            )
-    for length in arrays["valid_len"].tolist() if "valid_len" in arrays else ():
-        check_integer(f"{path}: valid_len", _whole(length), 0, error=DamagedRecordError)
+    arrays = _arrays(path, {*NEEDED_KEYS, *_COLUMNS})
+    kept, left_out = keep_folds_out(_items(name, arrays), kept_out_folds)
+    return Corpus(name, kept, ArrayReader(path), left_out, _notes(name, arrays["units"].item()))
 
 
 @dataclass(frozen=True)
@@ -132,46 +85,24 @@ class ArrayReader:
 def _read_row(arrays: Mapping[str, NDArray[Any]], row: int, source: str) -> ECGRecord:
     """Take one row in millivolts, without its padding."""
     names = arrays["leads"] if arrays["leads"].ndim == 1 else arrays["leads"][row]
-    leads = canonical_leads([str(lead) for lead in names])
+    leads = canonical_leads(list(map(str, names)))
     ratios = arrays["limb_sigma_rel"][row] if "limb_sigma_rel" in arrays else None
-    units, lsb = str(arrays["units"].item()), float(arrays["lsb"].item())
+    units, lsb = arrays["units"].item(), float(arrays["lsb"].item())
     scale = millivolts_a_step(units, lsb, leads, ratios).astype(np.float32)
     valid = int(arrays["valid_len"][row]) if "valid_len" in arrays else arrays["signals"].shape[-1]
     signal = arrays["signals"][row, :, :valid].astype(np.float32) * scale
     return ECGRecord(signal, float(arrays["fs"].item()), leads, source)
 
 
-def _items(name: str, n_records: int, arrays: Mapping[str, NDArray[Any]], path: Path) -> list[Item]:
+def _items(name: str, arrays: Mapping[str, NDArray[Any]]) -> list[Item]:
     """List all rows."""
-    texts = {key: arrays[key].tolist() for key in _COLUMNS if key in arrays}
-    records = texts.get("record_ids", [""] * n_records)
-    patients = texts.get("patient_ids", [""] * n_records)
-    folds = texts.get("strat_fold", [UNKNOWN_FOLD] * n_records)
-    rows = zip(records, map(str, patients), folds, strict=True)
-    return [
-        # One patient of whom nothing is known would be all of them.
-        Item(name, f"{record}#{i}", "" if patient.strip().lower() in _NOBODY else patient, _fold(fold, path))
-        for i, (record, patient, fold) in enumerate(rows)
-    ]
-
-
-def _fold(value: Any, path: Path) -> int:
-    """Read the number of a fold."""
-    fold = _whole(value)
-    if not is_integer(fold) or abs(fold) > _LARGEST_FOLD:
-        raise DamagedRecordError(
-            f"Got strat_fold {value!r} in {path}, expected whole numbers up to {_LARGEST_FOLD}, and {UNKNOWN_FOLD} for "
-            "a recording that is in no fold."
-        )
-    return fold
-
-
-def _whole(value: Any) -> Any:
-    """Return a number that is whole as an integer, and anything else as it is."""
-    try:
-        return int(value) if float(value).is_integer() else value
-    except (TypeError, ValueError):
-        return value
+    n_records = len(arrays["signals"])
+    columns = {key: arrays[key].tolist() for key in _COLUMNS if key in arrays}
+    records = columns.get("record_ids", [""] * n_records)
+    patients = columns.get("patient_ids", [""] * n_records)
+    folds = columns.get("strat_fold", [UNKNOWN_FOLD] * n_records)
+    rows = zip(records, patients, folds, strict=True)
+    return [Item(name, f"{record}#{i}", patient, fold) for i, (record, patient, fold) in enumerate(rows)]
 
 
 def _notes(name: str, units: str) -> tuple[str, ...]:
@@ -189,9 +120,13 @@ def _notes(name: str, units: str) -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def _load(path: Path, modified: int) -> dict[str, NDArray[Any]]:
     """Unpack the arrays that reading needs, once a process."""
+    return _arrays(path, {*NEEDED_KEYS, "limb_sigma_rel", "valid_len"})
+
+
+def _arrays(path: Path, wanted: Set[str]) -> dict[str, NDArray[Any]]:
+    """Unpack some of the arrays, and check them."""
     with _open(path) as file:
-        wanted = {*_NEEDED, "limb_sigma_rel", "valid_len"}
-        return {key: _member(file, key, path) for key in file.files if key in wanted}
+        return checked_arrays({key: _member(file, key, path) for key in file.files if key in wanted}, path)
 
 
 def _member(file: Any, key: str, path: Path) -> NDArray[Any]:

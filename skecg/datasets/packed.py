@@ -24,13 +24,31 @@ from skecg.errors import DamagedRecordError, ParameterError, RecordNotFoundError
 from skecg.leads import LIMB_COEFFICIENTS, canonical_leads
 from skecg.preprocessing.units import STANDARDIZED, TYPICAL_MV
 from skecg.records import ECGRecord, millivolts_per_unit
+from skecg.validation import check_number
 
-__all__ = ["STANDARDIZED", "TYPICAL_MV", "join_datasets", "millivolts_a_step", "read_packed"]
+__all__ = [
+    "NEEDED_KEYS",
+    "STANDARDIZED",
+    "TYPICAL_MV",
+    "checked_arrays",
+    "join_datasets",
+    "millivolts_a_step",
+    "read_packed",
+]
 
-_NEEDED = ("signals", "lsb", "units", "fs", "leads")
+#: The keys that every packed file has.
+NEEDED_KEYS = ("signals", "lsb", "units", "fs", "leads")
 
 # Columns of PTB-XL's labels, with what their entries begin with in `codes`.
 _PTBXL_COLUMNS = {"super_class": "super:", "sub_class": "sub:", "form": "form:", "rhythm": "rhythm:"}
+
+# What there may be with a value a recording, beside `limb_sigma_rel`, which has six.
+_COLUMNS = ("record_ids", "patient_ids", "strat_fold", "age", "sex", "labels", "valid_len", *_PTBXL_COLUMNS)
+
+# What a patient that is not known becomes when a column is saved.
+_NOBODY = ["", "nan", "none", "<na>", "nat"]
+
+_LARGEST_FOLD = 2**15 - 1  # shards hold folds in 16 bits
 
 # Names that packed files write without the underscore of PTB-XL.
 _PTBXL_NAMES = {"sub:NST": "sub:NST_", "sub:ISC": "sub:ISC_", "sub:AVB": "sub:_AVB", "form:NST": "form:NST_"}
@@ -115,7 +133,7 @@ def read_packed(path: str | os.PathLike[str]) -> LabelledECGs:
     arrays = _load(path)
     n_records = len(arrays["signals"])
     ids = _texts(arrays, "record_ids", np.arange(n_records).astype(str))
-    records, leads, rate = _records(arrays, ids, path)
+    records, leads, rate = _records(arrays, ids)
     patients = _texts(arrays, "patient_ids", ids)
     ages = _texts(arrays, "age", np.full(n_records, "", dtype=str))
     sexes = _texts(arrays, "sex", np.full(n_records, "", dtype=str))
@@ -127,7 +145,7 @@ def read_packed(path: str | os.PathLike[str]) -> LabelledECGs:
         codes=_codes(arrays, n_records),
         # A recording without a patient is one of its own, as everywhere.
         patients=np.where(patients == "", ids, patients),
-        folds=np.maximum(np.asarray(arrays.get("strat_fold", np.zeros(n_records)), dtype=np.int64), 0),
+        folds=np.maximum(arrays.get("strat_fold", np.zeros(n_records, dtype=np.int64)), 0),
         sexes=np.array([sex_of(str(sex)) for sex in sexes], dtype=str),
         ages=np.array([number(str(age)) for age in ages], dtype=np.float64),
         licence=str(arrays.get("licence", "")),
@@ -212,19 +230,99 @@ def _load(path: Path) -> Arrays:
             f"{path} could not be read as a packed file ({type(error).__name__}): it is truncated, another format, or "
             "holds Python objects, which are never unpickled. Copy the file again."
         ) from error
-    lacking = [key for key in _NEEDED if key not in arrays]
-    if lacking:
-        raise DamagedRecordError(f"Got {path} without {', '.join(lacking)}, expected {', '.join(_NEEDED)}.")
-    if arrays["signals"].ndim != 3:
-        raise DamagedRecordError(
-            f"Got signals of shape {arrays['signals'].shape} in {path}, expected (n_records, n_leads, n_samples)."
-        )
-    for key in ("record_ids", "patient_ids", "strat_fold", "age", "sex", "labels", "valid_len", *_PTBXL_COLUMNS):
-        if key in arrays and len(arrays[key]) != len(arrays["signals"]):
-            raise DamagedRecordError(
-                f"Got {len(arrays[key])} {key} in {path}, expected one for each of {len(arrays['signals'])} records."
-            )
+    arrays = checked_arrays(arrays, path)
+    if not len(arrays["signals"]):
+        raise DamagedRecordError(f"Got no recordings in {path}, expected at least one.")
     return arrays
+
+
+def checked_arrays(arrays: Arrays, path: Path) -> dict[str, NDArray[Any]]:
+    """Check that arrays are those of a packed file and fit together.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+    path : Path
+        For messages.
+
+    Returns
+    -------
+    dict of str to ndarray
+        The same, bytes as text, lengths and folds as integers, and patients that are not known as ``""``: one patient
+        of whom nothing is known would be all of them.
+
+    Raises
+    ------
+    DamagedRecordError
+        When keys are missing, of another shape than :func:`read_packed` says, or hold no numbers where it says so.
+    UnitsError
+        When the unit is neither one of voltage nor :data:`STANDARDIZED`.
+    """
+    lacking = [key for key in NEEDED_KEYS if key not in arrays]
+    if lacking:
+        raise DamagedRecordError(f"Got {path} without {', '.join(lacking)}, expected {', '.join(NEEDED_KEYS)}.")
+    checked = {key: _decoded(values) for key, values in arrays.items()}
+    _check_shapes(checked, path)
+    # Before anything is made of the signals: a wrong unit would put every recording out by a thousand.
+    units = checked["units"].item()
+    if units != STANDARDIZED and millivolts_per_unit(units) is None:
+        raise UnitsError(f"Got units={units!r} in {path}, expected a unit of voltage or {STANDARDIZED!r}.")
+    for key in [key for key in ("lsb", "fs", "waves_fs") if key in checked]:
+        check_number(f"{path}: {key}", checked[key].item(), 0, error=DamagedRecordError)
+    limits = {"valid_len": (0, checked["signals"].shape[-1]), "strat_fold": (-_LARGEST_FOLD, _LARGEST_FOLD)}
+    checked |= {key: _whole_numbers(checked[key], key, *limits[key], path) for key in limits if key in checked}
+    if "patient_ids" in checked:
+        patients = checked["patient_ids"].astype(str)
+        checked["patient_ids"] = np.where(np.isin(np.char.lower(np.char.strip(patients)), _NOBODY), "", patients)
+    return checked
+
+
+def _decoded(values: NDArray[Any]) -> NDArray[Any]:
+    """Return bytes as text, and anything else as it is: str() would write b'II'."""
+    return np.asarray(np.char.decode(values, "utf-8", "backslashreplace")) if values.dtype.kind == "S" else values
+
+
+def _check_shapes(arrays: dict[str, NDArray[Any]], path: Path) -> None:
+    """Raise unless there is one value for all recordings or one each, and a name for every row of a signal."""
+    signals = arrays["signals"]
+    if signals.ndim != 3 or signals.dtype.kind not in "iufb":
+        raise DamagedRecordError(
+            f"Got signals of shape {signals.shape} and type {signals.dtype} in {path}, expected numbers (n_records, "
+            "n_leads, n_samples). Write those of one lead as signals[:, None]."
+        )
+    n_records, n_leads, _ = signals.shape
+    for key in ("lsb", "units", "fs", "waves_fs"):
+        if key in arrays and arrays[key].size != 1:
+            raise DamagedRecordError(
+                f"Got {key} of shape {arrays[key].shape} in {path}, expected one value for all recordings. Write a "
+                "file for each value."
+            )
+    names = np.atleast_1d(arrays["leads"])
+    arrays["leads"] = names[0] if names.shape == (1, n_leads) else names
+    if arrays["leads"].shape not in ((n_leads,), (n_records, n_leads)):
+        raise DamagedRecordError(
+            f"Got leads of shape {arrays['leads'].shape} in {path}, expected ({n_leads},) or ({n_records}, {n_leads}): "
+            "a name for every row of a signal."
+        )
+    shapes = dict.fromkeys(_COLUMNS, (n_records,)) | {"limb_sigma_rel": (n_records, len(LIMB_COEFFICIENTS))}
+    for key, shape in shapes.items():
+        if key in arrays and arrays[key].shape != shape:
+            raise DamagedRecordError(
+                f"Got {key} of shape {arrays[key].shape} in {path}, expected {shape}, one for each of {n_records} "
+                "records."
+            )
+
+
+def _whole_numbers(values: NDArray[Any], key: str, low: int, high: int, path: Path) -> NDArray[np.int64]:
+    """Return whole numbers, of whatever type they were saved in; raise where one is none, or not between two."""
+    numbers = np.array([number(str(value)) for value in values], dtype=np.float64)
+    odd = np.flatnonzero(~((numbers == np.rint(numbers)) & (low <= numbers) & (numbers <= high)))
+    if odd.size:
+        raise DamagedRecordError(
+            f"Got {key} {values[odd[0]].item()!r} in {path}, expected whole numbers from {low} to {high}"
+            f"{', -1 for a recording that is in no fold' if low < 0 else ''}."
+        )
+    return numbers.astype(np.int64)
 
 
 def _texts(arrays: Arrays, key: str, otherwise: NDArray[np.str_]) -> NDArray[np.str_]:
@@ -232,11 +330,11 @@ def _texts(arrays: Arrays, key: str, otherwise: NDArray[np.str_]) -> NDArray[np.
 
 
 def _records(
-    arrays: Arrays, ids: NDArray[np.str_], path: Path
+    arrays: Arrays, ids: NDArray[np.str_]
 ) -> tuple[NDArray[np.float32] | list[ECGRecord], tuple[str, ...] | None, float | None]:
     """Return signals as one array with its leads and rate, or as records that know theirs."""
-    signals, rate = _millivolts(arrays, path), float(arrays["fs"])
-    lengths = np.asarray(arrays.get("valid_len", np.full(len(signals), signals.shape[-1])), dtype=np.int64)
+    signals, rate = _millivolts(arrays), float(arrays["fs"].item())
+    lengths = arrays.get("valid_len", np.full(len(signals), signals.shape[-1]))
     if arrays["leads"].ndim == 1 and np.all(lengths == signals.shape[-1]):
         return signals, _leads(arrays["leads"]), rate
     rows = np.broadcast_to(arrays["leads"], signals.shape[:2])
@@ -255,16 +353,13 @@ def _leads(names: NDArray[Any]) -> tuple[str, ...]:
     return canonical_leads([str(name).partition("(")[0].strip() for name in names])
 
 
-def _millivolts(arrays: Arrays, path: Path) -> NDArray[np.float32]:
+def _millivolts(arrays: Arrays) -> NDArray[np.float32]:
     """Scale the steps, shape (n_records, n_leads, n_samples)."""
-    units, lsb = str(arrays["units"]), float(arrays["lsb"])
+    units, lsb = arrays["units"].item(), float(arrays["lsb"].item())
     shape = arrays["signals"].shape
     leads = [_leads(row) for row in np.broadcast_to(arrays["leads"], shape[:2])]
     ratios = arrays["limb_sigma_rel"] if "limb_sigma_rel" in arrays else [None] * shape[0]
-    try:
-        steps = [millivolts_a_step(units, lsb, *of_row) for of_row in zip(leads, ratios, strict=True)]
-    except UnitsError as error:
-        raise UnitsError(f"{path}: {error}") from None
+    steps = [millivolts_a_step(units, lsb, *of_row) for of_row in zip(leads, ratios, strict=True)]
     signals = np.empty(shape, dtype=np.float32)
     # Computed in float64 and rounded once, without a float64 copy of all signals.
     return np.multiply(arrays["signals"], np.stack(steps), out=signals, dtype=np.float64, casting="same_kind")
@@ -324,7 +419,7 @@ def _waves(arrays: Arrays, ids: Sequence[str] | NDArray[np.str_], path: Path) ->
         # Who looked at all leads at once marked the same waves for each.
         numbers = range(len(of_record)) if names[1] == "lead_index" else [0] * len(of_record)
         tables.append(tuple(by_lead.get(lead, waves[:0])[:, [3, 4, 5, 2]] for lead in numbers))
-    return _PackedWaves(tuple(tables), tuple(leads), float(arrays.get("waves_fs", arrays["fs"])))
+    return _PackedWaves(tuple(tables), tuple(leads), float(arrays.get("waves_fs", arrays["fs"]).item()))
 
 
 def _grouped(waves: NDArray[np.int64], column: int) -> dict[int, NDArray[np.int64]]:

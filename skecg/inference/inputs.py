@@ -27,10 +27,18 @@ from skecg.errors import (
     SkecgError,
     user_stacklevel,
 )
-from skecg.leads import CANONICAL_LEADS, bare_name, canonical_lead, canonical_leads, known_leads, lead_names
+from skecg.leads import (
+    CANONICAL_LEADS,
+    bare_name,
+    canonical_lead,
+    canonical_leads,
+    known_leads,
+    lead_names,
+    unit_in_name,
+)
 from skecg.preprocessing.quality import SHORTEST_SECONDS
 from skecg.preprocessing.units import STANDARDIZED, with_typical_amplitudes
-from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, check_not_transposed, masked_to_nan
+from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, check_not_transposed, masked_to_nan, named_unit
 from skecg.validation import suggestion
 
 __all__ = ["RecordSource", "as_items", "as_plain", "is_numeric_array", "read_as", "record_source"]
@@ -111,7 +119,7 @@ class RecordSource:
     ----------
     items : sequence
         ECGRecord, ``wfdb.Record``, arrays or tensors (n_leads, n_samples) or (n_samples,), or paths; or one array
-        whose rows are such arrays. A data frame may name its leads, by its columns or its rows.
+        whose rows are such arrays. A data frame may name its leads, and their units, by its columns or its rows.
     sampling_rate : float, array-like of shape (n_records,) or None
         Rate of the arrays and of files that do not carry one.
     leads : sequence of str, mapping of str to str, or None
@@ -155,6 +163,8 @@ class RecordSource:
         if not self._standardized:
             # A dry run on zeros, so that a misspelt unit is an error at once, and not one for each record.
             as_millivolts(np.zeros((len(units) if isinstance(units, list | tuple) else 1, 1), dtype=np.float32), units)
+            if isinstance(units, str) and leads is not None and not isinstance(leads, Mapping):
+                named_unit(leads, units)
         if isinstance(items, np.ndarray) and items.dtype.kind != "O" and items.dtype.kind not in "US":
             self._check_array(items)
 
@@ -236,7 +246,8 @@ class RecordSource:
 
     def _from_array(self, item: Any, row: int) -> ECGRecord:
         where = f" in X[{row}]"
-        named, item = self._leads_of_frame(item, where) if _is_frame(item) else (None, item)
+        of_frame = self._leads_of_frame(item, where) if _is_frame(item) else (None, self._voltage, item)
+        named, units, item = of_frame
         array = _to_numpy(item)
         if array.ndim == 0:
             raise ShapeError(
@@ -256,20 +267,29 @@ class RecordSource:
                 "same names in the same order. Leave leads out: the frame has its own."
             )
         leads = named or self._leads_of(array.shape, where)
-        return ECGRecord(as_millivolts(array, self._voltage), self._required_rate(row, where), leads, f"X[{row}]")
+        return ECGRecord(as_millivolts(array, units), self._required_rate(row, where), leads, f"X[{row}]")
 
-    def _leads_of_frame(self, frame: Any, where: str) -> tuple[tuple[str, ...] | None, Any]:
-        """Return the leads that a data frame names, if it names any, and its values with a row for each lead."""
+    def _leads_of_frame(self, frame: Any, where: str) -> tuple[tuple[str, ...] | None, str | list[str], Any]:
+        """Return the leads that a data frame names, if any, their units, and its values with a row for each lead."""
         for labels, values in ((frame.columns, frame.to_numpy().T), (getattr(frame, "index", ()), frame.to_numpy())):
             names = [label for label in labels if isinstance(label, str)]
             if len(names) == len(labels) and any(map(self._is_known, names)):
-                return canonical_leads(names), values
+                return canonical_leads(names), self._units_of(names), values
         if any(isinstance(name, str) for name in (*frame.columns, *getattr(frame, "index", ()))):
             raise LeadError(
                 f"Got a data frame with the columns {list(frame.columns)[:4]}{where}, expected leads such as 'II' as "
                 "names of its columns or of its rows. Rename them, say leads={'MLII': 'II'}, or pass frame.to_numpy()."
             )
-        return None, frame.to_numpy()
+        return None, self._voltage, frame.to_numpy()
+
+    def _units_of(self, names: Sequence[str]) -> str | list[str]:
+        """Return the units that a data frame's names state; as in files, they come before the default."""
+        stated = [unit_in_name(name) for name in names]
+        if not any(stated) or not isinstance(self._voltage, str):
+            return self._voltage
+        if self._voltage != "mV":
+            named_unit(names, self._voltage)
+        return [unit or self._voltage for unit in stated]
 
     def _is_known(self, lead: str) -> bool:
         """Return whether a name is one of the twelve leads, or said to stand for one."""

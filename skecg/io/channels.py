@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 from warnings import warn
 
@@ -71,9 +72,13 @@ _HEAD_ELECTRODE = re.compile(
 
 _CENTRAL_ELECTRODE = re.compile(r"C[1-6]", re.IGNORECASE)
 
+# One of the twelve in a longer name: "V1-WCT", "Chest V1".
+_NAMES_A_LEAD = re.compile(r"(?<![^\W_])(?:I{1,3}|aV[RLF]|V[1-6])(?![^\W_])", re.IGNORECASE)
+
 # Of channels that may be named as leads are: ECG HR, an acceleration along X, CH 3.
 _OTHER_UNITS = re.compile(r"bpm|1?/min|rpm|m?s|hz|%|k?ohm|m?g|m/s\^?2|mmhg|mm\[hg]|cmh2o|l/(s|min)|°c", re.IGNORECASE)
 
+# "ECG 1" is a recorder's first channel, not lead I.
 _NUMBERED = re.compile(r"(?:ECG|EKG|)[ _.-]*(\d+)", re.IGNORECASE)
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
@@ -87,9 +92,6 @@ _ANOTHER_ORGAN = re.compile(
     r"\s*(abp|art|bp|co2|cvp|eeg|emg|eog|icp|nibp|pap|pleth|ppg|resp|respiration|scg|spo2|temp)(\d+|(?![a-z0-9]).*)?",
     re.IGNORECASE,
 )
-
-# "ECG 1" is a recorder's first channel, not lead I.
-_NUMBERED_LEAD = re.compile(r"(?:(?:ECG|EKG)[ _.-]*)?(\d+)", re.IGNORECASE)
 
 _ROUNDING = 1e-4  # by which a rate may differ that was written with fewer digits
 
@@ -118,7 +120,8 @@ class Channel:
     @property
     def lead(self) -> str:
         """Canonical name of the lead; a lead turned over, as Cabrera's -aVR is, goes by the lead's own name."""
-        return self._name.removeprefix("-") if self._is_negated else self._name
+        bare = self._name.removeprefix("-")
+        return bare if bare in CANONICAL_LEADS else self._name
 
     @property
     def _name(self) -> str:
@@ -127,14 +130,10 @@ class Channel:
         numbered = _NUMBERED.fullmatch(label)
         return f"ECG{numbered[1]}" if numbered else canonical_lead(re.sub(r"(?i)^EKG\b", "ECG", label))
 
-    @property
-    def _is_negated(self) -> bool:
-        return self._name.removeprefix("-") in CANONICAL_LEADS and self._name.startswith("-")
-
     def millivolts(self) -> NDArray[np.float32]:
         """Return the values of a channel of voltage, shape (n_samples,), in mV."""
         signal = as_millivolts(np.asarray(self.values()), voltage_unit(self.unit) or self.unit)
-        return -signal if self._is_negated else signal
+        return signal if self.lead == self._name else -signal
 
 
 def strict_number(text: str) -> float | None:
@@ -207,20 +206,33 @@ def _ecg_leads(channels: Sequence[Channel], path: Path) -> list[Channel]:
         )
     leads = [channel for channel in known if voltage_unit(channel.unit) is not None]
     if not leads:
-        found = ", ".join(f"{c.label.strip() or '?'} [{c.unit.strip() or 'no unit'}]" for c in channels) or "none"
         raise UnsupportedFormatError(
             f"Got no ECG lead among the channels of {path}, expected names such as I, aVR, V1 or ECG and a unit of "
-            f"voltage. Its channels: {found}."
+            f"voltage. Its channels: {_shown(channels) or 'none'}."
         )
-    unknown = [c for c in known if voltage_unit(c.unit) is None and not _OTHER_UNITS.fullmatch(c.unit.strip())]
-    if unknown:
-        listed = ", ".join(f"{c.label.strip()} [{c.unit.strip() or 'no unit'}]" for c in unknown)
+    lost = [c for c in known if voltage_unit(c.unit) is None and not _OTHER_UNITS.fullmatch(c.unit.strip())]
+    lost += [c for c in channels if c not in known and _may_be_lead(c, {lead.lead for lead in leads})]
+    if lost:
         warn(
-            f"Left out {listed} of {path}, expected V, mV, uV or nV. Export all leads with their unit.",
+            f"Left out {_shown(lost)} of {path}, expected a name such as V1, and V, mV, uV or nV. Export all leads "
+            "with their name and unit, or pass the samples as an ECGRecord.",
             LeadWarning,
             stacklevel=4,
         )
     return leads
+
+
+def _may_be_lead(channel: Channel, found: set[str]) -> bool:
+    """Report a voltage, not of another organ, whose name holds that of a lead that is not found by itself."""
+    label = channel.label.strip()
+    named = {canonical_lead(name) for name in _NAMES_A_LEAD.findall(label)}
+    is_other = _HEAD_ELECTRODE.fullmatch(label) or _ANOTHER_ORGAN.fullmatch(label)
+    return voltage_unit(channel.unit) is not None and not (named <= found or is_other)
+
+
+def _shown(channels: Sequence[Channel]) -> str:
+    """List channels for a message."""
+    return ", ".join(f"{c.label.strip() or '?'} [{c.unit.strip() or 'no unit'}]" for c in channels)
 
 
 def is_ecg(channel: Channel, channels: Sequence[Channel]) -> bool:
@@ -302,7 +314,7 @@ def _ecg_rows(names: tuple[str, ...], units: tuple[str, ...]) -> tuple[tuple[int
             f"Got no signal that is a voltage of the heart (found: {', '.join(listed) or 'none'}), expected leads in "
             "V, mV, uV or nV. Choose another record, or correct the units in its header."
         )
-    unscaled = [row for row, lead in others if _OTHER_LEADS.fullmatch(lead) or _NUMBERED_LEAD.fullmatch(lead)]
+    unscaled = [row for row, lead in others if _OTHER_LEADS.fullmatch(lead) or _NUMBERED.fullmatch(lead)]
     return rows, tuple([listed[row] for row in unscaled if _OTHER_UNITS.fullmatch(units[row].strip()) is None])
 
 
@@ -320,7 +332,7 @@ def lead_names(names: tuple[str, ...]) -> tuple[str, ...]:
     """
     leads: list[str] = []
     for place, name in enumerate(names, start=1):
-        numbered = _NUMBERED_LEAD.fullmatch(name.strip())
+        numbered = _NUMBERED.fullmatch(name.strip())
         lead = f"ECG{numbered[1]}" if numbered else canonical_lead(name) or f"signal {place}"
         if lead in leads and lead in CANONICAL_LEADS:
             raise LeadError(
@@ -333,11 +345,8 @@ def lead_names(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _numbered_twin(lead: str, taken: Sequence[str]) -> str:
     """Find a free name for a signal that bears the name of another."""
-    number = 2
     # Of leads that are none of the twelve several may be named alike.
-    while f"{lead}#{number}" in taken:
-        number += 1
-    return f"{lead}#{number}"
+    return next(name for number in count(2) if (name := f"{lead}#{number}") not in taken)
 
 
 class Layout(NamedTuple):

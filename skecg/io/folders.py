@@ -42,7 +42,7 @@ def find_records(paths: PathLike | Iterable[PathLike], *, recursive: bool = True
     not listed beside it, while an EDF or XML file of the same name is. In folders and behind patterns whatever is no
     ECG is passed over (other XML, DICOM images), and so are tables in folders, since they do not say what they are.
     DICOM files are found by their content where they have no suffix, and a ``DICOMDIR`` that is named stands for the
-    waveforms in it. Any other file that is named is listed as it is.
+    waveforms in it. Any other file that is named is listed as it is. Links to what is not there are listed, too.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def _records_among(files: Iterable[Path], suffixes: frozenset[str], where: str) 
     for path in _without_twins(files):
         suffix = path.suffix.lower()
         if suffix == ".hea" or suffix in SIGNAL_SUFFIXES:
-            header = find_header(path)
+            header = path if suffix == ".hea" and _leads_nowhere(path) else find_header(path)
             headers |= {header} if header is not None else set()
         elif _is_candidate(path, suffixes):
             others.add(path)
@@ -143,7 +143,7 @@ def _records_among(files: Iterable[Path], suffixes: frozenset[str], where: str) 
 def _is_candidate(path: Path, suffixes: frozenset[str]) -> bool:
     """Report a file that may be a recording: by its suffix, and by what it begins with where many others share that."""
     suffix = path.suffix.lower()
-    if not path.is_file():
+    if not (path.is_file() or _leads_nowhere(path)):
         return False
     if suffix in DICOM_SUFFIXES:
         return not holds_no_waveform(path)
@@ -158,6 +158,11 @@ def _is_candidate(path: Path, suffixes: frozenset[str]) -> bool:
     return suffix != ".ecg" or not path.with_suffix(".hea").is_file() or beginning_of(path, 8) == b"ISHNE1.0"
 
 
+def _leads_nowhere(path: Path) -> bool:
+    """Report a link to what is not there, as an archive has where a drive is not mounted or DataLad got no content."""
+    return path.is_symlink() and not path.exists()
+
+
 def _is_other_xml(path: Path) -> bool:
     """Report XML whose root element is none of an ECG; what has no root at all may be a damaged recording."""
     # Without its zeros UTF-16 reads as the letters it stands for.
@@ -167,11 +172,11 @@ def _is_other_xml(path: Path) -> bool:
 
 
 def _without_twins(files: Iterable[Path]) -> Iterator[Path]:
-    """Yield files once, whatever links lead to them, without what file managers of macOS leave beside them."""
+    """Yield files once, whatever links lead to them, without what macOS and editors put beside them."""
     seen: set[str] = set()
     # Of two ways to a file the one without a link stays: a header finds its signals beside itself.
     for path in sorted(files, key=lambda path: (path.is_symlink(), len(path.parts), path)):
-        if path.name.startswith("._") or "__MACOSX" in path.parts:
+        if path.name.startswith(("._", ".#")) or "__MACOSX" in path.parts:
             continue
         target = os.path.realpath(path)
         if target not in seen:

@@ -92,8 +92,8 @@ def read_edf_channels(path: Path) -> list[Channel]:
         )
     if not file.is_continuous if says_interrupted else _tells_gap(file, n_signals, path):
         raise UnsupportedFormatError(
-            f"Got an interrupted recording in {path} (its annotations of time tell of gaps), expected a continuous "
-            "one. Read its pieces with edfio and pass each as an ECGRecord."
+            f"Got an interrupted recording in {path} (its annotations of time tell of gaps or go back), expected a "
+            "continuous one. Read its pieces with edfio and pass each as an ECGRecord."
         )
     return [_channel(signal, path) for signal in file.signals]
 
@@ -117,7 +117,7 @@ def _fields(path: Path, n_signals: int, before: int, width: int) -> list[bytes]:
 
 
 def _tells_gap(file: Any, n_signals: int, path: Path) -> bool:
-    """Whether a file that does not say so (EDF+D) has data records that begin later than the one before ends."""
+    """Whether a file that does not say so (EDF+D) has data records that do not begin where the one before ends."""
     labels = _fields(path, n_signals, *_LABELS)
     kept = next((number for number, label in enumerate(labels) if label in _TIMEKEEPING), None)
     if kept is None or not file.signals:
@@ -128,20 +128,17 @@ def _tells_gap(file: Any, n_signals: int, path: Path) -> bool:
     first = sum(n_bytes[:kept])
     found = [_ONSET.match(record.tobytes()) for record in records[:, first : first + n_bytes[kept]]]
     onsets = [Decimal(onset[1].decode()) for onset in found if onset]
-    return len(onsets) == len(found) and _longest_step(onsets) > _longest_record(file, onsets)
+    # Where all are equal, nobody kept the time.
+    return len(onsets) == len(found) and len(set(onsets)) > 1 and not _are_regular(onsets, file)
 
 
-def _longest_step(onsets: list[Decimal]) -> float:
-    """Return the longest time from one data record's beginning to the next one's (s)."""
-    return float(max((later - earlier for earlier, later in pairwise(onsets)), default=0))
-
-
-def _longest_record(file: Any, onsets: list[Decimal]) -> float:
-    """Return how long a data record may last (s): a sample longer than stated, and what rounding makes of onsets."""
-    step = Decimal(1).scaleb(min(int(onset.as_tuple().exponent) for onset in onsets))
+def _are_regular(onsets: list[Decimal], file: Any) -> bool:
+    """Whether each data record begins where the one before ends, but for a sample and the rounding of onsets."""
+    digit = Decimal(1).scaleb(min(int(onset.as_tuple().exponent) for onset in onsets))
     duration = Decimal(str(file.data_record_duration))
     fastest = max(signal.sampling_frequency for signal in file.signals)
-    return float(duration + (step if duration % step else 0)) + 1 / fastest
+    near = float(digit if duration % digit else 0) + 1 / fastest
+    return all(abs(float(later - earlier - duration)) <= near for earlier, later in pairwise(onsets))
 
 
 def _first_bytes(path: Path, count: int) -> bytes:

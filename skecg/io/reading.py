@@ -279,33 +279,39 @@ def as_path(path: Any) -> Path:
 def _read(path: Path, given: dict[str, Any], verify_checksums: bool, *, keep_steps: bool = False) -> ECGRecord:
     """Choose the reader by what lies at the path."""
     header = find_header(path)
+    if header is None and not path.is_file():
+        raise _not_found(path)
     # WFDB first: a header beside a file says more of it than its suffix.
-    if header is not None and not given:
-        return read_wfdb(header, keep_steps=keep_steps, verify_checksums=verify_checksums)
     if header is None and _is_table(path):
         return _read_table(path, given)
+    if header is None and _is_signal_file(path):
+        header = path.with_suffix(".hea")
+    if header is None:
+        _check_suffix(path)
     if given:
         raise ParameterError(
             f"Got {', '.join(given)} for {str(path)!r}, expected them only for tables and arrays. "
             "Leave them out: other files carry their own."
         )
-    if not path.is_file():
-        raise _not_found(path)
-    if _is_signal_file(path):
-        return read_wfdb(path.with_suffix(".hea"), keep_steps=keep_steps, verify_checksums=verify_checksums)
+    if header is None:
+        return _read_format(path)
+    return read_wfdb(header, keep_steps=keep_steps, verify_checksums=verify_checksums)
+
+
+def _check_suffix(path: Path) -> None:
+    """Raise for a signal file without a header, and for a file that is to be unpacked or read by another package."""
     if path.suffix.lower() in SIGNAL_SUFFIXES:
         raise _not_found(path.with_suffix(".hea"))
     advice = _ADVICE.get(path.suffix.lower())
     if advice is not None and not _is_of_format(path):
         raise UnsupportedFormatError(f"Got {path}, expected a recording in one of the formats that are read. {advice}")
-    return _read_format(path)
 
 
 def _is_table(path: Path) -> bool:
-    """Whether there is a file and its suffix is that of a table or an array."""
+    """Whether a file's suffix is that of a table or an array."""
     from skecg.io.tables import TABLE_SUFFIXES
 
-    return path.suffix.lower() in TABLE_SUFFIXES and path.is_file()
+    return path.suffix.lower() in TABLE_SUFFIXES
 
 
 def _read_table(path: Path, given: dict[str, Any]) -> ECGRecord:
@@ -365,5 +371,6 @@ def _not_found(path: Path) -> RecordReadError:
         return RecordNotFoundError(f"{str(path)!r} is a link to {os.readlink(path)!r}, which is not there.")  # noqa: PTH115
     suffix = path.suffix.lower()
     if suffix in {"", ".hea"} | SIGNAL_SUFFIXES:
-        return RecordNotFoundError(f"There is no WFDB header {str(path.with_suffix('.hea'))!r}. {similar_names(path)}")
+        header = path.with_suffix(".hea")
+        return RecordNotFoundError(f"There is no WFDB header {str(header)!r}. {similar_names(header)}")
     return RecordNotFoundError(f"There is no file {str(path)!r}. {similar_names(path, {suffix, '.hea'})}")

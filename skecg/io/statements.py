@@ -22,7 +22,7 @@ import numpy as np
 
 from skecg.errors import LeadError, SamplingRateError, SkecgError, UnitsError, UnsupportedFormatError
 from skecg.leads import CANONICAL_LEADS, canonical_lead, canonical_leads
-from skecg.records import as_sampling_rate, millivolts_per_unit
+from skecg.records import as_sampling_rate, millivolts_per_unit, named_unit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -348,6 +348,8 @@ def read_members(arrays: Mapping[str, NDArray[Any]], path: Path, *, are_voltages
     name = "signal" if "signal" in arrays else next(iter(others))
     if not are_voltages:
         _check_scales(scales, path)
+    if not units:
+        units = {member: [of_names] for member in leads if (of_names := named_unit(_texts(of_leads[member])))}
     if not are_voltages and not units:
         check_units_heard([name, *(text for value in others.values() for text in _texts_alone(value))], path)
     rate = _agreed(rates, rates, SamplingRateError, path)

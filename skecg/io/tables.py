@@ -42,7 +42,7 @@ from skecg.io.statements import (
 )
 from skecg.io.text_tables import TextTable, parse_text_table
 from skecg.leads import CANONICAL_LEADS, canonical_lead, canonical_leads
-from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, millivolts_per_unit
+from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, millivolts_per_unit, named_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,7 +167,9 @@ def read_table(
     if not path.is_file():
         raise RecordNotFoundError(f"Got {path}, expected a file; there is none of this name.")
     if leads is not None:
-        leads = canonical_leads([leads] if isinstance(leads, str) else list(leads))
+        given = [leads] if isinstance(leads, str) else leads
+        leads = canonical_leads(given)
+        units = named_unit(given, units)
     if path.suffix.lower() in (".npy", ".npz"):
         return _read_arrays(path, sampling_rate, leads, units)
     return _read_text(path, sampling_rate, leads, units)

@@ -25,7 +25,7 @@ from skecg.errors import DamagedRecordError, RecordNotFoundError, SignalWarning,
 from skecg.io.files import beginning_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
 __all__ = [
     "DEFAULT_GAIN",
@@ -320,15 +320,16 @@ def find_header(path: Path) -> Path | None:
     return None
 
 
-def similar_names(path: Path, suffixes: Iterable[str] = (".hea",)) -> str:
-    """Return which files of the folder bear similar names, as a sentence to end a message with."""
+def similar_names(path: Path, suffixes: Collection[str] = (".hea",)) -> str:
+    """Return where a link leads, or which files of the folder bear similar names, as a sentence to end a message."""
+    if path.is_symlink():
+        return f"It is a link to {str(path.readlink())!r}, which is not there."
     folder = path.parent
     if not folder.is_dir():
         return f"There is no folder {str(folder)!r}."
-    wanted = set(suffixes)
-    names = [p.name for p in islice(folder.iterdir(), _MANY_FILES) if p.suffix.lower() in wanted]
+    names = [p.name for p in islice(folder.iterdir(), _MANY_FILES) if p.suffix.lower() in suffixes]
     by_lower_case = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(f"{path.stem}{min(wanted)}".lower(), by_lower_case, n=3, cutoff=0.6)
+    close = difflib.get_close_matches(f"{path.stem}{min(suffixes)}".lower(), by_lower_case, n=3, cutoff=0.6)
     if close:
         return f"Similar names there: {', '.join(by_lower_case[name] for name in close)}."
     return f"The folder holds {len(names)} file(s) of that kind, none with a similar name. Check the path."
@@ -483,15 +484,15 @@ def _expected_bytes(header: WFDBHeader, file_name: str) -> int:
 def _renamed(header: WFDBHeader, header_path: Path, file_name: str) -> Path:
     """Find a signal file under another name, when only one can be meant."""
     folder = list(islice(header_path.parent.iterdir(), _MANY_FILES))
-    other_case = [path for path in folder if path.name.lower() == file_name.lower()]
+    other_case = [path for path in folder if path.name.lower() == file_name.lower() and path.is_file()]
     if len(other_case) == 1:
         return other_case[0]
-    same_stem = [p for p in folder if p.stem == header_path.stem and p.suffix.lower() in SIGNAL_SUFFIXES]
+    beside = [p for p in folder if p.stem == header_path.stem and p.suffix.lower() in SIGNAL_SUFFIXES and p.is_file()]
     only_file = len({signal.file_name for signal in header.signals}) == 1
-    if only_file and len(same_stem) == 1 and header.n_frames:
+    if only_file and len(beside) == 1 and header.n_frames:
         expected = _expected_bytes(header, file_name)
-        if expected > 1 and same_stem[0].stat().st_size == expected:
-            return same_stem[0]
+        if expected > 1 and beside[0].stat().st_size == expected:
+            return beside[0]
     raise RecordNotFoundError(
         f"Signal file {file_name!r}, which {header_path} names, is not there. "
         f"{similar_names(header_path.with_name(file_name), {Path(file_name).suffix.lower() or '.dat'})} "

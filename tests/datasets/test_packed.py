@@ -174,8 +174,64 @@ def test_a_file_without_what_is_needed_is_refused(tmp_path: Path, lacking: str) 
 
 @pytest.mark.parametrize("key", ["record_ids", "patient_ids", "strat_fold", "valid_len", "labels", "super_class"])
 def test_a_column_of_another_length_is_refused(tmp_path: Path, key: str) -> None:
-    with pytest.raises(DamagedRecordError, match=f"Got 3 {key} .* expected one for each of 4 records"):
+    with pytest.raises(DamagedRecordError, match=rf"Got {key} of shape \(3,\) .* one for each of 4 records"):
         read_packed(pack(tmp_path, **{key: np.array([1, 2, 3])}))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"lsb": 0.0}, "lsb=0.0, expected a number above 0"),
+        ({"lsb": -5.0}, "lsb=-5.0"),
+        ({"lsb": np.nan}, "lsb=nan"),
+        ({"lsb": "5,0"}, "lsb='5,0'"),
+        ({"lsb": np.full(12, 0.005)}, r"lsb of shape \(12,\).*one value for all"),
+        ({"units": ["mV", "uV"]}, r"units of shape \(2,\)"),
+        ({"fs": 0}, "fs=0"),
+        ({"fs": np.nan}, "fs=nan"),
+        ({"waves_fs": np.nan}, "waves_fs=nan"),
+        ({"waves_fs": [500, 500]}, "waves_fs of shape"),
+        ({"valid_len": [600, -5, 9, 9]}, "valid_len -5 .*whole numbers from 0 to 600"),
+        ({"valid_len": [600, 601, 9, 9]}, "valid_len 601"),
+        ({"valid_len": [600, 9.5, 9, 9]}, "valid_len 9.5"),
+        ({"strat_fold": [1, np.nan, 2, 3]}, "strat_fold nan .*-1 for a recording that is in no fold"),
+        ({"strat_fold": ["1", "x", "2", "3"]}, "strat_fold 'x'"),
+        ({"leads": CANONICAL_LEADS[:11]}, "leads of shape .*a name for every row"),
+        ({"leads": [CANONICAL_LEADS] * 3}, "leads of shape"),
+        ({"limb_sigma_rel": np.ones((4, 5))}, r"limb_sigma_rel of shape .*expected \(4, 6\)"),
+        ({"labels": np.ones((4, 3))}, "labels of shape"),
+        ({"signals": np.zeros((0, 12, 600), np.int16)}, "no recordings"),
+        ({"signals": np.full((4, 12, 600), "1")}, "type <U1 .*expected numbers"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(tmp_path: Path, change: dict[str, object], words: str) -> None:
+    with pytest.raises(DamagedRecordError, match=words):
+        read_packed(pack(tmp_path, **{key: np.asarray(value) for key, value in change.items()}))
+
+
+def test_single_values_may_be_arrays_of_one_and_whole_numbers_of_any_type(tmp_path: Path) -> None:
+    one = {"lsb": [0.005], "units": ["mV"], "fs": [[250]], "leads": [CANONICAL_LEADS]}
+    data = read_packed(pack(tmp_path, **one, strat_fold=["1", "2.0", "-1", "0"], valid_len=[600.0] * N_RECORDS))
+
+    np.testing.assert_array_equal(data.records, read_packed(pack(tmp_path)).records)
+    assert (data.sampling_rate, data.leads, data.folds.tolist()) == (250, CANONICAL_LEADS, [1, 2, 0, 0])
+    lone = read_packed(pack(tmp_path, signals=arrays()["signals"][:, :1], leads="ii"))
+    assert (lone.leads, lone.records.shape) == (("II",), (N_RECORDS, 1, N_SAMPLES))
+
+
+def test_bytes_are_text(tmp_path: Path) -> None:
+    ids, labels = np.array(["a", "b", "c", "d"]), np.array(["AF,SR", "SR", "", "\xc5"])
+    text = {"leads": np.array(CANONICAL_LEADS), "units": "uV", "record_ids": ids, "patient_ids": ids, "labels": labels}
+
+    data = read_packed(pack(tmp_path, **{key: np.char.encode(value, "utf-8") for key, value in text.items()}))
+
+    assert (data.leads, data.patients.tolist()) == (CANONICAL_LEADS, ids.tolist())
+    assert [list(codes) for codes in data.codes] == [["AF", "SR"], ["SR"], [], ["\xc5"]]
+
+
+@pytest.mark.parametrize("patients", [[7, np.nan, np.nan, 7], ["7.0", "nan", " None", "7.0"]])
+def test_recordings_of_nobody_known_are_of_a_patient_each(tmp_path: Path, patients: list[object]) -> None:
+    assert read_packed(pack(tmp_path, patient_ids=patients)).patients.tolist() == ["7.0", "1", "2", "7.0"]
 
 
 def test_signals_of_another_shape_are_refused(tmp_path: Path) -> None:

@@ -6,13 +6,15 @@ import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from skecg import ECGRecord, JEPAEmbedder
 from skecg.datasets import make_ecg
-from skecg.errors import InputError, LeadError, LeadWarning
+from skecg.errors import InputError, LeadError, LeadWarning, UnitsError
+from skecg.inference.inputs import RecordSource
 from skecg.leads import CANONICAL_LEADS
 
 TINY = Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal"
@@ -131,6 +133,40 @@ def test_leads_of_data_frames_may_have_names_of_their_own() -> None:
     alone = [ECGRecord(record.signal[:1], record.sampling_rate, ["II"]) for record in records]
     found = embed(frames, leads={"MLII": "II"}, sampling_rate=records[0].sampling_rate)
     np.testing.assert_array_equal(found, embed(alone))
+
+
+@pytest.mark.parametrize(("units", "unit"), [("mV", "uV"), ("uV", "uV"), ("per-lead standard deviation", "mV")])
+def test_the_unit_in_the_names_of_a_data_frame_is_obeyed(units: str, unit: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    scale = {"uV": 1e3, "mV": 1.0}[unit]
+    records = make_ecg(2, sampling_rate=250, random_state=0).records
+    names = [f"{lead} ({unit})" for lead in CANONICAL_LEADS]
+    frames = [pandas.DataFrame(record.signal.T * np.float64(scale), columns=names) for record in records]
+    found = JEPAEmbedder(sampling_rate=250, units=units, cache=None).fit_transform(frames)
+    expected = JEPAEmbedder(units=units if unit == "mV" else "mV", cache=None).fit_transform(records)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_each_column_of_a_data_frame_has_its_own_unit() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"II (uV)": [2000.0] * 3, "V1": [3.0] * 3, "ABP (V)": [1.0] * 3})
+    assert read_frame(frame, "mV").tolist() == [[2.0] * 3, [3.0] * 3, [1000.0] * 3]
+    assert read_frame(frame, ["uV", "mV", "V"]).tolist() == read_frame(frame, "mV").tolist()
+    with pytest.raises(UnitsError, match=r"named II \(uV\) and values in nV"):
+        read_frame(frame, "nV")
+
+
+def read_frame(frame: object, units: Any) -> np.ndarray:
+    return RecordSource([frame], sampling_rate=500, leads=None, units=units)[0].signal
+
+
+def test_the_unit_in_the_names_of_arrays_must_be_that_of_their_values() -> None:
+    X, names = np.ones((1, 1, 5000)), ["II (uV)"]
+    assert RecordSource(X, sampling_rate=500, leads=names, units="uV")[0].signal.max() == np.float32(1e-3)
+    assert RecordSource(X, sampling_rate=500, leads=names, units=["uV"])[0].signal.max() == np.float32(1e-3)
+    assert RecordSource(X, sampling_rate=500, leads=names, units="per-lead standard deviation")[0].leads == ("II",)
+    with pytest.raises(UnitsError, match=r"named II \(uV\) and values in mV"):
+        JEPAEmbedder(TINY, sampling_rate=500, leads=names).fit(X)
 
 
 def test_a_data_frame_without_names_is_an_array_and_one_with_others_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,9 +37,19 @@ def test_gaps_that_the_annotations_of_time_tell_are_refused(tmp_path: Path, rese
 
 
 @pytest.mark.parametrize(
+    "onsets", [["+0", "+1", "+0", "+1"], ["+0", "+0.5", "+1.0"], ["+0", "+1", "+1"], ["+3", "+2", "+1"]], ids=str
+)
+def test_times_that_go_back_or_advance_too_little_are_refused(tmp_path: Path, onsets: list[str]) -> None:
+    with pytest.raises(UnsupportedFormatError, match=r"interrupted.*or go back"):
+        read_format(with_onsets(tmp_path / "a.edf", onsets))
+
+
+@pytest.mark.parametrize(
     ("onsets", "duration"),
     [
         (["+0", "+1", "+2"], b"1"),
+        (["+0", "+0.999", "+1.998"], b"1"),
+        (["+0", "+0", "+1", "+1", "+2"], b"0.5"),
         (["+0"], b"1"),
         (["+7.5", "+8.5", "+9.5"], b"1"),
         (["+0", "+0.33", "+0.67", "+1.00"], b"0.3333"),
@@ -124,3 +135,38 @@ def test_a_lead_without_a_known_unit_is_named(tmp_path: Path, unit: str, shown: 
     ]
     with pytest.warns(LeadWarning, match=rf"Left out ECG1 \[{shown}\] of"):
         assert read_format(write_edf(tmp_path / "a.edf", signals)).leads == ("ECG2",)
+
+
+@pytest.mark.parametrize(
+    "label", ["V1-WCT", "V1-RA", "V1-V2", "V1+", "V1_1", "V1:", "*V1", "Chest V1", "Brustwand v1", "aVF (R)", "Limb I"]
+)
+def test_a_lead_by_a_name_that_is_not_understood_is_said_to_be_left_out(tmp_path: Path, label: str) -> None:
+    raw = counts(2, 500)
+    path = write_edf(tmp_path / "a.edf", [edf_signal(raw[0], "II"), edf_signal(raw[1], label)])
+    with pytest.warns(LeadWarning, match=rf"Left out {re.escape(label)} \[uV\] of .*expected a name such as V1"):
+        assert read_format(path).leads == ("II",)
+
+
+@pytest.mark.parametrize(
+    ("label", "unit"),
+    [
+        *[(label, "uV") for label in ("EMG I", "EEG V1-A2", "Resp II", "PLETH I", "C4-M1", "VNS", "V", "AV1", "V11x")],
+        *[(label, "mV") for label in ("II-WCT", "II filtered", "DC1", "Flow", "ABP", "Marker")],
+        ("Temp V1", "mV"),
+        ("Flow V1", "l/min"),
+        ("HR (V1)", "bpm"),
+    ],
+)
+def test_what_is_no_lead_or_another_view_of_one_that_is_read_is_left_out_quietly(
+    tmp_path: Path, label: str, unit: str
+) -> None:
+    raw = counts(2, 500)
+    path = write_edf(tmp_path / "a.edf", [edf_signal(raw[0], "II"), edf_signal(raw[1], label, unit=unit)])
+    assert read_format(path).leads == ("II",)
+
+
+@pytest.mark.parametrize(
+    ("label", "lead"), [("EKG I", "I"), ("EKG_I", "I"), ("EKG", "ECG"), ("EKG 1", "ECG1"), ("EKG V", "ECG V")]
+)
+def test_a_lead_is_called_after_an_ekg_as_after_an_ecg(tmp_path: Path, label: str, lead: str) -> None:
+    assert read_format(write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 500)[0], label)])).leads == (lead,)

@@ -291,3 +291,29 @@ def test_linked_folders_are_looked_into_and_a_link_in_a_circle_ends(tmp_path):
     (tmp_path / "study" / "site").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "study" / "again").symlink_to(tmp_path / "study")
     assert [path.name for path in find_records(tmp_path / "study")] == ["a.hea", "b.hea"]
+
+
+def test_links_that_lead_nowhere_are_listed_so_that_reading_can_say_where(tmp_path):
+    write_wfdb(tmp_path, "a")
+    lost = ["b.hea", "c.edf", "d.xml", "e.DCM", "f.ecg"]
+    for name in [*lost, "b.dat", "g.json", "notes.md", "annex", ".#a.hea", "a.ecg"]:
+        (tmp_path / name).symlink_to(f"annex/{name}")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.edf").symlink_to("folder")
+    assert [path.name for path in find_records(tmp_path)] == ["a.hea", *lost]
+    assert [path.name for path in find_records(tmp_path / "*.edf")] == ["c.edf"]
+    for name in [*lost, "b", "b.dat"]:
+        with pytest.raises(RecordNotFoundError, match=r"a link to 'annex/.*', which is not there"):
+            read_record(tmp_path / name)
+    with pytest.raises(RecordNotFoundError, match=r"Nothing answers to .*c\.edf'. It is a link to 'annex/c\.edf'"):
+        find_records(tmp_path / "c.edf")
+
+
+@pytest.mark.parametrize(("named", "why"), [("a.dat", "It is a link to 'gone', which is"), ("b.dat", "Put it")])
+def test_a_signal_file_that_is_a_link_to_nothing_is_no_signal_file(tmp_path, named, why):
+    header = write_wfdb(tmp_path, "a")
+    header.write_text(header.read_text().replace("a.dat", named))
+    (tmp_path / "a.dat").unlink()
+    (tmp_path / "a.dat").symlink_to("gone")
+    with pytest.raises(RecordNotFoundError, match=rf"Signal file '{named}'.* is not there\. .*{why}"):
+        read_record(header)

@@ -128,10 +128,18 @@ def test_a_name_too_long_for_the_system_is_an_error_of_ours(tmp_path):
         ("a.PNG", "export the recording from the system"),
     ],
 )
-def test_what_is_no_recording_itself_is_answered_with_the_way_to_one(tmp_path, name, advice):
+@pytest.mark.parametrize("given", [{}, {"sampling_rate": 500, "leads": ["I"]}])
+def test_what_is_no_recording_itself_is_answered_with_the_way_to_one(tmp_path, name, advice, given):
     (tmp_path / name).write_bytes(b"anything")
     with pytest.raises(UnsupportedFormatError, match=advice):
-        read_record(tmp_path / name)
+        read_record(tmp_path / name, **given)
+
+
+@pytest.mark.parametrize("name", ["absent.csv", "absent.mat", "absent", "lone.mat"])
+def test_what_is_not_there_is_said_so_whatever_is_given_for_it(tmp_path, name):
+    (tmp_path / "lone.mat").write_bytes(b"anything")
+    with pytest.raises(RecordNotFoundError, match="There is no"):
+        read_record(tmp_path / name, sampling_rate=500)
 
 
 def test_a_link_to_nothing_is_said_to_be_one(tmp_path):

@@ -114,6 +114,18 @@ def test_a_unit_in_an_odd_place_is_asked_for(save: Any, members: dict[str, Any])
     assert_is_signal(read_record(path, units="uV", **options), 1e-3)
 
 
+def test_units_in_the_names_of_leads_are_understood_where_no_member_states_them(save: Any) -> None:
+    named = {"fs": 500, "ch_names": ["I (uV)", "Lead II (µV)"]}
+    path = save(signal=SIGNAL, **named)
+    assert_is_signal(read_record(path), 1e-3)
+    assert_is_signal(read_record(path, leads=["V1", "V2"], units="uV"), 1e-3)
+    with pytest.raises(UnitsError, match="units='mV'"):
+        read_record(path, units="mV")
+    assert_is_signal(read_record(save(signal=SIGNAL, **named, units="nV")), 1e-6)
+    with pytest.raises(UnitsError, match=r"named I \(uV\) and values in mV"):
+        read_record(save(signal=SIGNAL, fs=500, leads=["I (uV)", "II"]))
+
+
 @pytest.mark.parametrize(
     ("members", "error"),
     [

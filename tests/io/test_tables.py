@@ -187,6 +187,25 @@ def test_columns_and_leads_must_be_as_many(table: Callable[..., Path], leads: li
         read_table(table(TWO), sampling_rate=500, leads=leads)
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.npy"])
+@pytest.mark.parametrize("leads", [{"I", "II"}, frozenset({"I", "II"}), {"MLII": "II", "V5": "V5"}, 2])
+def test_leads_without_an_order_are_refused(table: Callable[..., Path], name: str, leads: object) -> None:
+    path = table(TWO, name)
+    if name == "a.npy":
+        np.save(path, TWO_SIGNAL)
+    with pytest.raises(LeadError, match="expected a list of names in the order"):
+        read_table(path, sampling_rate=500, leads=leads)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", [TWO, "I (uV),II [uV]\n" + TWO, "I,II\nuV,uV\n" + TWO])
+def test_the_unit_in_names_that_the_caller_gives_is_obeyed(table: Callable[..., Path], content: str) -> None:
+    record = read_table(table(content), sampling_rate=500, leads=["I (uV)", "II (µV)"])
+    np.testing.assert_allclose(record.signal, np.array(TWO_SIGNAL) * 1e-3, rtol=1e-6)
+    for leads, units in ((["I (nV)", "II (uV)"], None), (["I (uV)", "II"], None), (["I (uV)", "II (uV)"], "mV")):
+        with pytest.raises(UnitsError, match=r"named I .*V\), .*expected one unit|named I \(uV\) and values in mV"):
+            read_table(table(content), sampling_rate=500, leads=leads, units=units)
+
+
 def test_an_extra_first_column_is_dropped_only_if_it_is_a_ramp(table: Callable[..., Path]) -> None:
     path = table("5,0.1\n6,0.2\n9,0.3\n")
     assert read_table(path, sampling_rate=500, leads="II").signal.tolist() == [pytest.approx([0.1, 0.2, 0.3])]

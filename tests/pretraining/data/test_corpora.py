@@ -324,6 +324,7 @@ def test_restored_limb_leads_obey_einthoven() -> None:
         ({"valid_len": np.array([9])}, DamagedRecordError),
         ({"valid_len": np.array([9, np.nan])}, DamagedRecordError),
         ({"valid_len": np.array([9, -1])}, DamagedRecordError),
+        ({"valid_len": np.array([9, 2501])}, DamagedRecordError),
         ({"signals": np.ones((2, 2500), np.int16)}, DamagedRecordError),
         ({"leads": np.array(CANONICAL_LEADS[:8])}, DamagedRecordError),
         ({"leads": np.array([CANONICAL_LEADS] * 3)}, DamagedRecordError),
@@ -335,6 +336,16 @@ def test_packed_arrays_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(error, match="expected"):
         open_corpus("mine", write_arrays(tmp_path / "a.npz", 2, **change))
+
+
+def test_packed_arrays_may_hold_bytes_for_text(tmp_path: Path) -> None:
+    leads = np.array(CANONICAL_LEADS).astype(bytes)
+    path = write_arrays(tmp_path / "a.npz", 1, leads=leads, units=b"mV", record_ids=[b"a"], patient_ids=[b"p"])
+
+    corpus = open_corpus("mine", path)
+
+    assert [(item.source, item.patient) for item in corpus.items] == [("a#0", "p")]
+    assert read_all(corpus)[0].leads == CANONICAL_LEADS
 
 
 @pytest.mark.parametrize("key", ["leads", "record_ids"])
