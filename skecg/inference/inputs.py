@@ -246,16 +246,14 @@ class RecordSource:
 
     def _from_array(self, item: Any, row: int) -> ECGRecord:
         where = f" in X[{row}]"
-        of_frame = self._leads_of_frame(item, where) if _is_frame(item) else (None, self._voltage, item)
-        named, units, item = of_frame
+        named, units, item = self._leads_of_frame(item, where) if _is_frame(item) else (None, self._voltage, item)
         array = _to_numpy(item)
         if array.ndim == 0:
             raise ShapeError(
                 f"Got an element of type {type(item).__name__}{where}, expected an ECGRecord, a wfdb.Record, an array "
                 "(n_leads, n_samples) or a path."
             )
-        if array.ndim == 1:
-            array = array[np.newaxis]
+        array = array[np.newaxis] if array.ndim == 1 else array
         if array.ndim != 2:
             raise ShapeError(f"Got an array of shape {array.shape}{where}, expected (n_leads, n_samples).")
         # Complex numbers and dates would become floats with a warning at most.
@@ -271,7 +269,8 @@ class RecordSource:
 
     def _leads_of_frame(self, frame: Any, where: str) -> tuple[tuple[str, ...] | None, str | list[str], Any]:
         """Return the leads that a data frame names, if any, their units, and its values with a row for each lead."""
-        for labels, values in ((frame.columns, frame.to_numpy().T), (getattr(frame, "index", ()), frame.to_numpy())):
+        array = _values_of(frame)
+        for labels, values in ((frame.columns, array.T), (getattr(frame, "index", ()), array)):
             names = [label for label in labels if isinstance(label, str)]
             if len(names) == len(labels) and any(map(self._is_known, names)):
                 return canonical_leads(names), self._units_of(names), values
@@ -280,7 +279,7 @@ class RecordSource:
                 f"Got a data frame with the columns {list(frame.columns)[:4]}{where}, expected leads such as 'II' as "
                 "names of its columns or of its rows. Rename them, say leads={'MLII': 'II'}, or pass frame.to_numpy()."
             )
-        return None, self._voltage, frame.to_numpy()
+        return None, self._voltage, array
 
     def _units_of(self, names: Sequence[str]) -> str | list[str]:
         """Return the units that a data frame's names state; as in files, they come before the default."""
@@ -395,6 +394,12 @@ def as_plain(X: Any) -> Any:
 
 def _is_frame(X: Any) -> bool:
     return hasattr(X, "columns") and hasattr(X, "dtypes") and getattr(X, "ndim", len(getattr(X, "shape", ()))) == 2
+
+
+def _values_of(frame: Any) -> NDArray[Any]:
+    """Return a data frame's values; nullable and Arrow's numbers, which NumPy takes for objects, as floats."""
+    are_numbers = all(getattr(dtype, "kind", "O") in "fiub" for dtype in frame.dtypes)  # those of polars have no kind
+    return np.asarray(frame.to_numpy(np.float64, na_value=np.nan) if are_numbers else frame.to_numpy())
 
 
 def _is_series(X: Any) -> bool:

@@ -13,7 +13,7 @@ import pytest
 
 from skecg import ECGRecord, JEPAEmbedder
 from skecg.datasets import make_ecg
-from skecg.errors import InputError, LeadError, LeadWarning, UnitsError
+from skecg.errors import InputError, LeadError, LeadWarning, SignalWarning, UnitsError
 from skecg.inference.inputs import RecordSource
 from skecg.leads import CANONICAL_LEADS
 
@@ -124,6 +124,21 @@ def test_leads_of_data_frames_go_by_their_names(as_columns: bool, given: bool) -
     frames = frames_of(records, order, as_columns=as_columns)
     found = JEPAEmbedder(sampling_rate=250, leads=order if given else None, cache=None).fit_transform(frames)
     np.testing.assert_array_equal(found, JEPAEmbedder(cache=None).fit_transform(records))
+
+
+@pytest.mark.parametrize("dtype", ["Float64", "Int64", "double[pyarrow]"])
+def test_data_frames_of_nullable_numbers_are_data_frames_too(dtype: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    if "pyarrow" in dtype:
+        pytest.importorskip("pyarrow")
+    records = make_ecg(2, sampling_rate=250, random_state=0).records
+    frames = [pandas.DataFrame((1000 * r.signal.T).round(), columns=list(r.leads)) for r in records]
+    nullable = [frame.astype(dtype) for frame in frames]
+    nullable[0].iloc[7, 3] = pandas.NA
+    frames[0].iloc[7, 3] = np.nan
+    with pytest.warns(SignalWarning, match="gaps"):
+        found, expected = (embed(some, sampling_rate=250, units="uV") for some in (nullable, frames))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_leads_of_data_frames_may_have_names_of_their_own() -> None:
