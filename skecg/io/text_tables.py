@@ -320,12 +320,13 @@ def _parse_fast(table: _Lines) -> NDArray[np.float64] | None:
 
 def _check_not_grouped(values: NDArray[np.float64], table: _Lines) -> None:
     """Raise for a column whose separators group thousands: 1,153 would be 1.153 beside 753."""
-    size = np.abs(np.nan_to_num(values))
-    has_fraction = size % 1 > 0
-    doubtful = np.any(size >= 100, 0) & np.all(size < 1000, 0) & np.any(has_fraction, 0)
-    doubtful &= np.any(np.diff(values, axis=0) <= 0, 0)  # milliseconds may have three digits, or none
+    largest = np.fmax.reduce(np.abs(values), axis=0)
+    some = values[:, (largest >= 100) & (largest < 1000)]
+    has_fraction = some != np.rint(some)
+    # Milliseconds may have three digits, or none; they only grow.
+    doubtful = np.any(has_fraction & np.isfinite(some), 0) & np.any(np.diff(some, axis=0) <= 0, 0)
     # Their texts are looked at only where there are such numbers, and none below one.
-    if not np.any(doubtful & ~np.any(has_fraction & (size < 1), 0)):
+    if not np.any(doubtful & ~np.any(has_fraction & (np.abs(some) < 1), 0)):
         return
     for j, column in enumerate(zip(*map(table.cells, range(len(table.lines))), strict=True)):
         if are_grouped(column):
