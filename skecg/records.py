@@ -91,7 +91,8 @@ class ECGRecord:
                 f"Got {signal.shape[0]} rows of signal and {len(leads)} lead names ({', '.join(leads)}){where}; "
                 "expected one name for every row. A signal is (n_leads, n_samples)."
             )
-        named_unit(self.leads, "mV")
+        if leads != tuple(self.leads):  # in their standard spelling they state no unit
+            named_unit(self.leads, "mV")
         # Frozen, and yet made canonical here: whoever has a record need not check it again.
         object.__setattr__(self, "signal", signal)
         object.__setattr__(self, "leads", leads)
