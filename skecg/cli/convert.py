@@ -45,6 +45,7 @@ def add_parser(verbs: Verbs) -> None:
     onnx.add_argument("--output", metavar="NAME", help="the output to take, where there are several")
     for name in ("name", "licence", "data"):
         onnx.add_argument(f"--{name}", metavar="TEXT", help=f"for the card: the weights' {name}")
+    onnx.add_argument("--trained", action="store_true", help="for the card: the weights were trained, on whatever data")
     onnx.set_defaults(run=run_onnx)
 
     clef = origins.add_parser("clef", help="CLEF (one lead of any name, 10 s)")
@@ -92,7 +93,8 @@ def run_onnx(arguments: argparse.Namespace) -> int:
     """Convert an ONNX file and print the report."""
     from skecg.convert import convert_onnx
 
-    about = {name: getattr(arguments, name) for name in ("name", "licence", "data") if getattr(arguments, name)}
+    names = "name", "licence", "data", "trained"
+    about = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
     files = arguments.file, arguments.folder, arguments.input
     print(convert_onnx(*files, output=arguments.output, sha256=arguments.sha256, **about))
     return 0

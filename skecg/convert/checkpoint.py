@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from torch import Tensor
 
 import skecg
 from skecg.encoders import build_encoder
-from skecg.errors import ForeignCheckpointError, ParameterError, WeightsError, WeightsNotFoundError
+from skecg.errors import ForeignCheckpointError, ParameterError, SkecgError, WeightsError, WeightsNotFoundError
 from skecg.io.files import sha256_of
 from skecg.weights import save_encoder
 from skecg.weights.folder import load_tensors
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint",
     "ConversionReport",
+    "check_deviations",
     "check_folder",
     "check_tensors",
     "open_checkpoint",
@@ -46,6 +47,8 @@ __all__ = [
 _SHOWN = 6
 # Parts of names that torch's DataParallel and torch.compile put before those of the module inside.
 _WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod)\.")
+# mV, with room on both sides: a lead's are 0.1 to 1. Those of microvolts are more, those of volts less.
+_LEAST_DEVIATION, _LARGEST_DEVIATION = 0.005, 20.0
 _KINDS = ("torch.float32", "torch.float16", "torch.bfloat16", "torch.float64")
 
 
@@ -301,6 +304,19 @@ def check_tensors(checkpoint: Checkpoint, found: Mapping[str, Any], wanted: Mapp
     missing = [name for name in wanted if name not in found]
     if missing:
         raise checkpoint.refuse(f"no tensor {missing[0]!r} ({len(missing)} missing)", "all tensors of the encoder.")
+
+
+def check_deviations(
+    std: Sequence[float], where: str, error: type[SkecgError] = ParameterError, *, filtered: bool = False
+) -> None:
+    """Raise for standard deviations that no lead in millivolts has; a filter may leave as little as it likes."""
+    low, high = min(std), max(std)
+    if (low < _LEAST_DEVIATION and not filtered) or high > _LARGEST_DEVIATION:
+        raise error(
+            f"Got standard deviations of {low:g} to {high:g} mV in {where}, expected {_LEAST_DEVIATION:g} to "
+            f"{_LARGEST_DEVIATION:g} mV for leads of an electrocardiogram. If they (and the means) are in microvolts, "
+            "divide them by 1000; if in volts, multiply."
+        )
 
 
 def _kind_of(value: Any) -> str:

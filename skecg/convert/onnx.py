@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from skecg.convert.checkpoint import Checkpoint, ConversionReport, check_folder, write_folder
+from skecg.convert.checkpoint import Checkpoint, ConversionReport, check_deviations, check_folder, write_folder
 from skecg.encoders.graph import GraphConfig, check_graph, open_with_onnxruntime
 from skecg.errors import ForeignCheckpointError, MissingDependencyError, WeightsFormatError, WeightsNotFoundError
 from skecg.io.files import sha256_of
@@ -25,11 +26,17 @@ __all__ = ["convert_onnx"]
 _PART = "the graph as it is"
 # How far a window's numbers may be from those that it has among others, as a share of their size.
 _TOLERANCE = 1e-3
+_UNTOLD = "Nobody said whether it was trained; --trained (in Python trained=True) says that it was, for publishing."
 _NOTE = "A graph takes windows of one length: a record that is shorter is held at its last value up to it."
 _TOKENS_NOTE = (
     "A graph does not say where its tokens lie: they are taken to divide a window into equal parts, in their order, "
     "without one for the whole."
 )
+# An encoder for any subset of leads may be used for all of them, and one for a lead of any name for one of its name.
+_MAY_BE_FALSE = ("any_leads", "any_name")
+# What writing a folder says itself, or what says what else lies in the folder that a graph was exported from.
+_NOT_TAKEN = {"folder", "encoder", "spec", "pooling", "model", "source_sha256", "converted_by", "plugin"}
+_NOT_TAKEN |= {"fine_tuned_head"}
 
 
 def convert_onnx(
@@ -51,13 +58,15 @@ def convert_onnx(
     folder : str or Path
         Weights folder to write; files of its names are replaced.
     spec : InputSpec, or str or Path of a JSON file of its fields
-        What the graph expects to be fed.
+        What the graph expects to be fed. A file that :func:`skecg.backends.export_onnx` wrote says it, too, and has to
+        agree.
     output : str, optional
         Name of the output to take; needed where there are several.
     sha256 : str, optional
         Digest that the file must have, when you know it.
     **provenance
-        As of :func:`skecg.save_encoder`: ``name``, ``licence``, ``data``, …
+        As of :func:`skecg.save_encoder`: ``name``, ``licence``, ``data``, ``trained``, … It goes before what a file
+        that skecg exported says of itself. Of any other file only you know whether its encoder was trained.
 
     Returns
     -------
@@ -68,11 +77,11 @@ def convert_onnx(
     MissingDependencyError
         When onnx or onnxruntime is not installed.
     ForeignCheckpointError
-        When the file is no ONNX model, does not fit the specification, gives numbers that are not finite or that depend
-        on the windows beside, or asks for more than arithmetic: operators that are not on the list, functions, graphs
-        within graphs, tensors in other files.
+        When the file is no ONNX model, does not fit the specification or says another, gives numbers that are not
+        finite or that depend on the windows beside, or asks for more than arithmetic: operators that are not on the
+        list, functions, graphs within graphs, tensors in other files.
     WeightsFormatError
-        When the specification is malformed.
+        When the specification is malformed, or its deviations are no millivolts.
     """
     folder, path = check_folder(folder), Path(file)
     if not path.is_file():
@@ -81,18 +90,24 @@ def convert_onnx(
     if sha256 is not None and checkpoint.sha256 != sha256.strip().lower():
         raise checkpoint.refuse(f"a file of sha256 {checkpoint.sha256}", f"{sha256}. Fetch it again.")
     wanted = spec if isinstance(spec, InputSpec) else _read_spec(Path(spec))
+    if wanted.std is not None:
+        check_deviations(wanted.std, "the input specification", WeightsFormatError, filtered=wanted.is_filtered)
     content = path.read_bytes()
     try:
-        config = _config_of(checkpoint, check_graph(content), wanted, output)
+        model = check_graph(content)
+        said = _said_of_itself(checkpoint, model, wanted)
+        config = _config_of(checkpoint, model, wanted, output)
     except WeightsFormatError as error:
         raise ForeignCheckpointError(f"{path}: {error}") from error
+    if said.get("trained") is False and provenance.get("trained"):
+        raise checkpoint.refuse("trained=True", "what the file says of itself, trained=False. Leave it out.")
     config = _tried(checkpoint, content, config)
     # The graph as a tensor of bytes, so that the folder is what every other one is: safetensors and a digest.
     graph = torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
-    about = {"name": path.stem, "description": "An encoder from an ONNX file, run by onnxruntime.", "trained": True}
-    notes = (_NOTE, _TOKENS_NOTE) if config.n_tokens > 1 else (_NOTE,)
-    about |= {"source": path.name, "part": _PART, "ours": " ".join(notes)}
-    write_folder(folder, checkpoint, config, {"graph": graph}, wanted, about | provenance)
+    notes = (_NOTE, *[_TOKENS_NOTE] * (config.n_tokens > 1), *[_UNTOLD] * ("trained" not in said | provenance))
+    about = {"name": path.stem, "description": "An encoder from an ONNX file, run by onnxruntime."}
+    ours = {"source": path.name, "part": _PART, "ours": " ".join(notes)}
+    write_folder(folder, checkpoint, config, {"graph": graph}, wanted, about | said | ours | provenance)
     return ConversionReport(folder, path, checkpoint.sha256, None, config, wanted, _PART, notes=notes)
 
 
@@ -103,6 +118,27 @@ def _read_spec(path: Path) -> InputSpec:
             "window_samples, and whatever else there is. There is none; check the path."
         )
     return InputSpec.from_dict(read_json(path))
+
+
+def _said_of_itself(checkpoint: Checkpoint, model: onnx.ModelProto, spec: InputSpec) -> dict[str, Any]:
+    """Return where an encoder that skecg exported comes from, nothing of others; raise where its input is another."""
+    text = next((entry.value for entry in model.metadata_props if entry.key == "skecg"), None)
+    if text is None:
+        return {}
+    try:
+        about = json.loads(text)
+        known, wanted = {**about["provenance"]}, InputSpec.from_dict(about["input"])
+    except (ValueError, LookupError, TypeError, RecursionError, WeightsFormatError) as error:
+        found = f"metadata 'skecg' that cannot be read ({type(error).__name__}: {error})"
+        raise checkpoint.refuse(found, "what `skecg export --onnx` writes. Export it again.") from error
+    pairs = {field.name: (getattr(spec, field.name), getattr(wanted, field.name)) for field in fields(InputSpec)}
+    other = [n for n, (found, said) in pairs.items() if found != said and (found or n not in _MAY_BE_FALSE)]
+    if other:
+        found, said = (", ".join(f"{name}={pairs[name][side]!r}" for name in other) for side in (0, 1))
+        raise checkpoint.refuse(
+            f"an input specification with {found}", f"what the file says of itself: {said}. Use this."
+        )
+    return {name: value for name, value in known.items() if name not in _NOT_TAKEN}
 
 
 def _config_of(checkpoint: Checkpoint, model: onnx.ModelProto, spec: InputSpec, output: str | None) -> GraphConfig:

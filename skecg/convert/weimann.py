@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from skecg.convert.checkpoint import (
     Checkpoint,
     ConversionReport,
+    check_deviations,
     check_folder,
     check_tensors,
     open_checkpoint,
     part_of,
     write_folder,
 )
-from skecg.errors import LeadError, ParameterError, WeightsFormatError
+from skecg.errors import ForeignCheckpointError, LeadError, ParameterError, WeightsFormatError
 from skecg.leads import CANONICAL_LEADS, canonical_leads
 from skecg.spec import InputSpec, TemporalConfig
 from skecg.validation import is_integer, is_number
@@ -97,7 +98,8 @@ def read_statistics(statistics: str | Path, leads: Sequence[str]) -> tuple[tuple
     Raises
     ------
     ParameterError
-        When there is no such name or file, or the file lacks a lead or holds anything but usable numbers.
+        When there is no such name or file, or the file lacks a lead or holds anything but usable numbers, among them
+        deviations of another unit than millivolts.
     """
     if statistics in STATISTICS:
         table = STATISTICS[str(statistics)]
@@ -126,6 +128,7 @@ def _from_file(path: Path, leads: Sequence[str]) -> tuple[tuple[float, ...], tup
     # A lead that is flat in somebody's sample has deviation 0, and dividing by it makes infinities.
     if min(std) <= 0:
         raise ParameterError(f"Got a standard deviation of {min(std)} in {path}, expected positive numbers (mV).")
+    check_deviations(std, str(path))
     return mean, std
 
 
@@ -172,7 +175,8 @@ def convert_weimann(
     Raises
     ------
     ForeignCheckpointError
-        When the file is truncated, altered, carries code, is another model's, or has parts that are not supported.
+        When the file is truncated, altered, carries code, is another model's, or has parts that are not supported or
+        statistics of another unit than millivolts.
     ParameterError
         When `statistics` are missing or unusable, or `folder` is a file.
 
@@ -341,6 +345,7 @@ def _own_statistics(checkpoint: Checkpoint, n_leads: int) -> tuple[tuple[float, 
     check_tensors(checkpoint, {name: value for name, value in preprocess.items() if name in wanted}, wanted)
     if not bool((preprocess["std"] > 0).all()):
         raise checkpoint.refuse("a standard deviation in 'preprocess' that is not positive", "positive numbers.")
+    check_deviations(preprocess["std"].tolist(), f"'preprocess' of {checkpoint.path}", ForeignCheckpointError)
     return tuple(preprocess["mean"].tolist()), tuple(preprocess["std"].tolist())
 
 

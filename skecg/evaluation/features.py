@@ -230,7 +230,8 @@ class EncoderFeatures:
     def note(self) -> str:
         """Window, stride, pooling, layer, and what trained the weights."""
         info = self.info
-        window = info.spec.window_seconds
+        known, window = info.provenance, info.spec.window_seconds
+        untrained = "untrained" if known.get("trained") is False else "not known to be trained"
         parts = [
             f"{info.encoder.architecture}, {info.spec.n_leads} leads at {info.spec.sampling_rate:g} Hz",
             f"window {window:g} s",
@@ -238,7 +239,7 @@ class EncoderFeatures:
             f"pooling {self.options.get('pooling') or info.pooling}",
             *([f"first {n} directions"] if (n := self.options.get("truncate_dim")) else []),
             f"layer {self.options.get('layer') if self.options.get('layer') is not None else 'last'}",
-            f"trained on {info.provenance.get('data', '?')}" if info.provenance.get("trained") else "untrained",
+            f"trained on {known.get('data', '?')}" if known.get("trained") is True else untrained,
             # Publishing looks for this word and digest: a report is of the weights, not of their name.
             f"weights {info.sha256[:12]}",
         ]

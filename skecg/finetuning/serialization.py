@@ -176,6 +176,9 @@ def write_fitted(
         "parameters": parameters,
         "origin": asdict(estimator.origin_),
     }
+    for other in {CLASSIFIER, REGRESSOR} - {layout}:
+        if other.tensors == layout.tensors:  # which describes what was just replaced
+            (folder / other.description).unlink(missing_ok=True)
     # Last: should this be interrupted, an older description does not fit the tensors that lie beside it, and says so.
     with replacing(folder / layout.description) as file:
         file.write(json_bytes(values, folder / layout.description))

@@ -144,7 +144,8 @@ def _front(info: WeightsInfo, repository: str, scores: Sequence[EvaluatedScore],
     import yaml
 
     licence = read_licence(info.provenance.get("licence"))
-    tags = ["ecg", "electrocardiogram", "self-supervised", "feature-extraction", "scikit-learn"]
+    without_labels = ["self-supervised"] * _has_recipe(info.provenance)
+    tags = ["ecg", "electrocardiogram", *without_labels, "feature-extraction", "scikit-learn"]
     more = own.get("tags", [])
     values: dict[str, Any] = {
         "library_name": "skecg",
@@ -237,8 +238,7 @@ def _chai_fields(info: WeightsInfo, developer: str, contact: str) -> dict[str, A
     known, spec = info.provenance, info.spec
     sections = _sections(_split(_own_card(info))[1])
     leads = f"{'any of ' if spec.any_leads else ''}{', '.join(spec.leads)}"
-    # Recipes are all without labels. Of what was fine-tuned or converted only the card says how it was trained.
-    has_recipe = known.get("trained") is True and "recipe" in known
+    has_recipe = _has_recipe(known)
     trained = "trained" if known.get("trained") is True else "not known to be trained"
     return {
         "BasicInfo": {
@@ -274,7 +274,7 @@ def _chai_fields(info: WeightsInfo, developer: str, contact: str) -> dict[str, A
             "AISystemFacts": {
                 "OutcomesAndOutputs": "Numbers without a clinical meaning of their own, one row a recording.",
                 "ModelType": f"Encoder of kind {info.encoder.architecture}, {trained}{' without labels' * has_recipe}.",
-                "FoundationModels": "None.",
+                "FoundationModels": _foundation(known),
                 "InputDataSource": "Electrocardiograms: files, arrays or records.",
                 "OutputAndInputDataTypes": f"In: {leads} at {spec.sampling_rate:g} Hz, windows of "
                 f"{spec.window_seconds:g} s. Out: 32-bit floating-point numbers.",
@@ -291,6 +291,20 @@ def _chai_fields(info: WeightsInfo, developer: str, contact: str) -> dict[str, A
         "Resources": {"PeerReviewedPublications": _UNKNOWN, "PatientConsentOrDisclosure": _UNKNOWN},
         "Bibliography": "",
     }
+
+
+def _has_recipe(known: Mapping[str, Any]) -> bool:
+    """Return whether weights were trained without labels, as all recipes do; only the card says it of others."""
+    return known.get("trained") is True and "recipe" in known
+
+
+def _foundation(known: Mapping[str, Any]) -> str:
+    """Return which weights a training began with."""
+    start, digest = known.get("fine_tuned_from", known.get("started_from")), known.get("fine_tuned_from_sha256")
+    if start:
+        return f"{start}, sha256 of model.safetensors {digest}." if digest else f"{start}."
+    # Of what was trained elsewhere it is not known.
+    return "None." if _has_recipe(known) or known.get("trained") is False else _UNKNOWN
 
 
 def _without_heading(sections: Mapping[str, str], *headings: str) -> str:

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from skecg.errors import ParameterError
+from skecg.validation import suggestion
+
 __all__ = ["LICENCES", "Licence", "data_licences", "licence_problems", "licence_text", "read_licence"]
 
 _OPEN_DATA = "https://opendatacommons.org/licenses"
@@ -114,13 +117,26 @@ def data_licences(provenance: Mapping[str, Any], told: Mapping[str, str] | None 
         Its ``data`` names the archives, its ``data_licences`` their licences.
     told : mapping, optional
         Archive to licence, as a user says; goes first.
+
+    Raises
+    ------
+    ParameterError
+        When a user says it of an archive that is not among them: a licence would go unread.
     """
+    archives = _archives(provenance.get("data", ""))
+    for name in told or {}:
+        if _key(name) not in map(_key, archives):
+            named = ", ".join(map(repr, archives)) or "none, for they name none"
+            raise ParameterError(
+                f"Got a licence of {name!r}, expected an archive that the weights were trained on: {named}."
+                f"{suggestion(name, archives)}"
+            )
     recorded = provenance.get("data_licences")
     said = {**(recorded if isinstance(recorded, Mapping) else {}), **(told or {})}
     # What the publisher says goes before what is known here: an archive may be had under terms of one's own.
     by_key = {_key(name): str(licence) for name, licence in said.items()}
     found = {}
-    for name in _archives(provenance.get("data", "")):
+    for name in archives:
         found[name] = by_key.get(_key(name)) or _ARCHIVES.get(_key(name))
     return found
 
@@ -182,4 +198,5 @@ def _archives(data: object) -> list[str]:
 
 
 def _key(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    # Letters of all scripts: without theirs, two names would be one, and so have one licence.
+    return re.sub(r"[\W_]", "", name.lower())

@@ -192,6 +192,8 @@ def publish(
     ------
     PublishError
         When the weights should not be published as they are, or somebody else committed meanwhile.
+    ParameterError
+        When an option names what is not there: an archive, a data set of the reports, a head.
     WeightsError
         When the folder holds no sound weights.
     HubAccessError
@@ -234,6 +236,11 @@ def _files(
     """Return every file of the commit, by its path there."""
     files = {name: (info.folder / name).read_bytes() for name in (CONFIG_NAME, MODEL_NAME)}
     head = HEAD_FILES if with_head else ()
+    if with_head and not (info.folder / HEAD_FILES[-1]).is_file():
+        raise ParameterError(
+            f"Got with_head=True (--with-head), but {info.folder} holds no {HEAD_FILES[-1]}. Leave it out, or name the "
+            "folder of a FineTunedClassifier or FineTunedRegressor."
+        )
     for name in (*OPTIONAL_FILES, *head, *card_pictures(info.folder / "README.md")):
         if (info.folder / name).is_file():
             files[name] = (info.folder / name).read_bytes()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from skecg.encoders.pooling import n_encoder_features
 from skecg.errors import ParameterError
 from skecg.hub.licences import data_licences
+from skecg.validation import suggestion
 from skecg.weights.card import Score
 from skecg.weights.folder import MODEL_NAME, read_info
 
@@ -160,8 +161,20 @@ def result_files(scores: Sequence[EvaluatedScore], hub_datasets: Mapping[str, st
     hub_datasets : mapping
         Name of a data set in the reports to its repository on the Hub. Entries without one would be refused there, and
         are in the model index alone.
+
+    Raises
+    ------
+    ParameterError
+        When no score is of such a data set.
     """
-    if not any(score.dataset in hub_datasets for score in scores):
+    names = list(dict.fromkeys(score.dataset for score in scores))
+    for name in hub_datasets:
+        if name not in names:
+            raise ParameterError(
+                f"Got {name!r} for the repository of a data set, expected one that a report has scores of: "
+                f"{', '.join(map(repr, names)) or 'none, for no report was passed'}.{suggestion(name, names)}"
+            )
+    if not hub_datasets:
         return {}
     import yaml
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml

@@ -62,13 +62,15 @@ def sign_weights(
     MissingDependencyError
         When model-signing is not installed.
     ParameterError
-        When `signature` is a file that holds something else, such as the key.
+        When `signature` is a file that holds something else, such as the key, or lies in no folder.
     WeightsError
         When the folder holds no sound weights, or the key cannot be read.
     """
     folder = read_info(Path(folder)).folder.absolute()
     library, path = _model_signing(), _signature_of(folder, signature)
     key, secret = _existing(private_key, "a private key"), password.encode() if password else None
+    if not path.parent.is_dir():
+        raise ParameterError(f"Got signature={str(path)!r}, expected a file in a folder that exists. Make the folder.")
     if path.exists() and _MARK not in beginning_of(path, _LONGEST_MARK):
         raise ParameterError(
             f"Got signature={str(path)!r}, which holds something else. Name a new file, or a signature."

@@ -311,12 +311,20 @@ def test_a_fine_tuned_checkpoint_keeps_its_own_statistics_and_loses_its_head(tmp
     assert read_info(tmp_path / "out").provenance["task"] == "all"
 
 
-@pytest.mark.parametrize("own", [None, {"mean": torch.zeros(12)}, {"mean": torch.zeros(12), "std": torch.zeros(12)}])
-def test_a_fine_tuned_checkpoint_without_usable_statistics_is_refused(tmp_path, own):
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        (None, "'preprocess' of type"),
+        ({"mean": torch.zeros(12)}, "no tensor 'std'"),
+        ({"mean": torch.zeros(12), "std": torch.zeros(12)}, "deviation in 'preprocess' that is not positive"),
+        ({"mean": torch.zeros(12), "std": torch.full((12,), 155.0)}, "'preprocess' of .* microvolts"),
+    ],
+)
+def test_a_fine_tuned_checkpoint_without_usable_statistics_is_refused(tmp_path, own, words):
     encoder = drawn(temporal())
     content = {"model": weimann_state(encoder, "encoder."), "config": weimann_config(encoder.config), "eval_config": {}}
     torch.save(content | {"preprocess": own}, tmp_path / "a.pt")
-    with pytest.raises(ForeignCheckpointError, match=r"preprocess|std|deviation"):
+    with pytest.raises(ForeignCheckpointError, match=words):
         convert_weimann(tmp_path / "a.pt", tmp_path / "out", statistics="mimic")
     assert_nothing_was_written(tmp_path / "out")
 
@@ -460,6 +468,8 @@ def test_statistics_of_a_file_go_by_order_or_by_name(tmp_path, weimann_file):
         (json.dumps({"mean": [0] * 12, "std": [1] * 11}), "'std'.*expected 12 numbers"),
         (json.dumps({"mean": [0] * 12, "std": [1] * 11 + ["x"]}), "'std'.*expected 12 numbers"),
         (json.dumps({"mean": [0] * 12, "std": [1] * 11 + [0]}), "expected positive"),
+        (json.dumps({"mean": [0] * 12, "std": [155.0] * 12}), "deviations of 155 to 155 mV .* microvolts, divide"),
+        (json.dumps({"mean": [0] * 12, "std": [0.2] * 11 + [2e-4]}), "of 0.0002 to 0.2 mV .* volts, multiply"),
         (json.dumps({"mean": {"I": 0}, "std": [1] * 12}), "name every lead once"),
         (json.dumps({"mean": [float("nan")] * 12, "std": [1] * 12}), "'mean'.*expected 12 numbers"),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 import json
 import pickle
 from collections.abc import Callable
@@ -142,6 +144,7 @@ def test_our_own_export_comes_back_as_weights(tmp_path: Path) -> None:
     tiny = Path(__file__).parents[1] / "fixtures" / "tiny-temporal"
     export_onnx(tiny, tmp_path / "tiny.onnx")
     convert_onnx(tmp_path / "tiny.onnx", tmp_path / "weights", read_info(tiny).spec, output="features")
+    assert read_info(tmp_path / "weights").provenance["name"] == read_info(tiny).provenance["name"]
     records = make_ecg(2, duration_seconds=6.0, random_state=0).records
     one, other = (JEPAEmbedder(model, cache=None).fit_transform(records) for model in (tmp_path / "weights", tiny))
     np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(other).max())
@@ -154,6 +157,81 @@ def test_the_command_line_converts_and_embeds(tmp_path: Path, capsys: pytest.Cap
     assert main([*words, "--output", "features", "--licence", "mit", "--name", "mine"]) == 0
     assert "onnx, width 5, 1 stages" in capsys.readouterr().out
     assert main(["verify", str(tmp_path / "w")]) == 0
+
+
+def said(**about: object) -> onnx.ModelProto:
+    """A graph as skecg exports it, with what it says of itself."""
+    graph = model(tokens=False)
+    entry = graph.metadata_props.add()
+    entry.key, entry.value = "skecg", json.dumps({"input": SPEC.to_dict(), "provenance": {}} | about)
+    return graph
+
+
+def test_what_an_exported_file_says_of_itself_is_taken_over(tmp_path: Path) -> None:
+    theirs = {"name": "mine", "trained": False, "licence": "CC-BY-NC-4.0", "data": "ptbxl", "source": "elsewhere"}
+    hidden = {"model": "./mine", "plugin": "code", "pooling": "max", "fine_tuned_head": "attention"}
+    file = write(tmp_path / "a.onnx", said(provenance=theirs | hidden))
+    report = convert_onnx(file, tmp_path / "weights", SPEC, licence="mit")
+    found = read_info(tmp_path / "weights").provenance
+    assert {name: found.get(name) for name in theirs} == theirs | {"licence": "mit", "source": "a.onnx"}
+    assert {name: found.get(name) for name in hidden} == dict.fromkeys(hidden) | {"model": "weights"}
+    assert "trained" not in str(report)
+    assert "**This encoder is untrained.**" in (tmp_path / "weights" / "README.md").read_text()
+    with pytest.raises(ForeignCheckpointError, match=r"got trained=True, expected .*trained=False"):
+        convert_onnx(file, tmp_path / "other", SPEC, trained=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"leads": ("II", "I")}, r"leads=\('II', 'I'\), expected .*: leads=\('I', 'II'\)\."),
+        ({"sampling_rate": 50.0}, r"sampling_rate=50\.0, expected .*: sampling_rate=100\.0\."),
+        ({"normalization": "none"}, "normalization='none', expected .*: normalization='zscore'"),
+        ({"remainder": "drop", "clip": 5.0}, "clip=5.0, remainder='drop', expected .*: clip=None, remainder='cover'"),
+        ({"any_leads": True}, "any_leads=True, expected .*: any_leads=False"),
+    ],
+)
+def test_another_input_than_an_exported_file_says_is_refused(tmp_path: Path, change: dict, words: str) -> None:
+    with pytest.raises(ForeignCheckpointError, match=words):
+        convert_onnx(write(tmp_path / "a.onnx", said()), tmp_path / "weights", dataclasses.replace(SPEC, **change))
+    assert not (tmp_path / "weights").exists()
+
+
+def test_what_serves_any_leads_may_be_told_to_want_all(tmp_path: Path) -> None:
+    graph = said(input=dataclasses.replace(SPEC, any_leads=True).to_dict())
+    convert_onnx(write(tmp_path / "a.onnx", graph), tmp_path / "weights", SPEC)
+    assert not read_info(tmp_path / "weights").spec.any_leads
+
+
+@pytest.mark.parametrize("value", ["{", "[]", "4", '{"input": {}, "provenance": {}}', "[" * 10_000, None])
+def test_what_a_file_says_of_itself_must_be_readable(tmp_path: Path, value: str | None) -> None:
+    graph = said(provenance=[])
+    graph.metadata_props[0].value = value or graph.metadata_props[0].value
+    with pytest.raises(ForeignCheckpointError, match="metadata 'skecg' that cannot be read"):
+        convert_onnx(write(tmp_path / "a.onnx", graph), tmp_path / "weights", SPEC)
+
+
+def test_whether_an_encoder_was_trained_is_known_to_whoever_says_it(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps(SPEC.to_dict()))
+    words = ["convert", "onnx", str(write(tmp_path / "a.onnx", model())), str(tmp_path / "w")]
+    words += ["--input", str(tmp_path / "spec.json"), "--output", "features"]
+    assert main(words) == 0
+    assert "trained" not in read_info(tmp_path / "w").provenance
+    assert "Nobody said whether it was trained" in (tmp_path / "w" / "README.md").read_text()
+    assert main([*words, "--trained"]) == 0
+    assert read_info(tmp_path / "w").provenance["trained"] is True
+    assert "Nobody said" not in (tmp_path / "w" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("std", "highpass", "refused"), [(150, 0.5, True), (2e-4, None, True), (2e-4, 10.0, False)])
+def test_statistics_of_another_unit_are_refused(
+    tmp_path: Path, std: float, highpass: float | None, refused: bool
+) -> None:
+    deviations = {"normalization": "statistics", "mean": (0.0, 0.0), "std": (std, std)}
+    spec = dataclasses.replace(SPEC, highpass_hz=highpass, **deviations)
+    file = write(tmp_path / "a.onnx", model(tokens=False))
+    with pytest.raises(WeightsFormatError, match="microvolts") if refused else contextlib.nullcontext():
+        convert_onnx(file, tmp_path / "weights", spec)
 
 
 def replace_node(op_type: str, domain: str = "") -> Change:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from evaluation_set import TINY, small_set
+from hub_weights import make_weights
 
 from skecg.embedding_cache import MemoryCache
 from skecg.errors import LeakageWarning, ParameterError
@@ -224,6 +225,18 @@ def test_a_protocol_that_does_not_standardize_does_so_for_no_row() -> None:
 def test_truncated_features_are_coordinates() -> None:
     assert not EncoderFeatures("64", "default", {"truncate_dim": 64}).standardize
     assert EncoderFeatures("all", "default").standardize
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({"trained": True, "data": "ptbxl"}, "trained on ptbxl"),
+        ({"trained": False}, "untrained"),
+        ({}, "not known to be trained"),
+    ],
+)
+def test_only_what_is_known_to_be_untrained_is_called_so(tmp_path: Path, known: dict[str, Any], words: str) -> None:
+    assert words in EncoderFeatures("tiny", make_weights(tmp_path / "tiny", **known)).note.split(", ")
 
 
 def test_tables_line_up() -> None:

@@ -83,6 +83,16 @@ def test_what_is_saved_is_loaded(head: str, tmp_path: Path) -> None:
         FineTunedClassifier.load(tmp_path)
 
 
+def test_what_is_saved_over_another_kind_takes_its_place(tmp_path: Path) -> None:
+    """Both call their heads by one name: of the two descriptions one would be of a head that is no more."""
+    options = {"head": "attention", "stages": "head", "epochs": 1, "random_state": 0}
+    FineTunedClassifier(TINY, **options).fit(RECORDS, RATES > 70).save(tmp_path)
+    FineTunedRegressor(TINY, **options).fit(RECORDS, RATES).save(tmp_path)
+    assert np.isfinite(JEPAEmbedder(tmp_path, pooling="attention", cache=None).fit_transform(RECORDS[:2])).all()
+    with pytest.raises(WeightsNotFoundError, match=r"use FineTunedRegressor\.load"):
+        FineTunedClassifier.load(tmp_path)
+
+
 def test_a_description_of_other_targets_is_refused(fitted: FineTunedRegressor, tmp_path: Path) -> None:
     fitted.save(tmp_path)
     values = json.loads((tmp_path / "regressor.json").read_text())

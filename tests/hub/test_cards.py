@@ -233,10 +233,29 @@ def test_the_applied_model_card_says_what_the_card_says(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("known", "is_without"), [({}, False), ({"recipe": "tiny"}, True)])
-def test_only_what_a_recipe_trained_is_said_to_be_trained_without_labels(tmp_path, known, is_without):
-    text = applied_model_card(make_weights(tmp_path / "tiny", trained=True, **known))
+def test_only_what_a_recipe_trained_is_said_to_be_trained_without_labels(hub, tmp_path, known, is_without):
+    weights = make_weights(tmp_path / "tiny", **TRAINED | known)
+    tags = yaml.safe_load(card_of(hub, publish(weights, REPO, allow=["dirty", "incomplete"])).split("---")[1])["tags"]
+    assert ("self-supervised" in tags) == is_without
+    text = applied_model_card(weights)
     assert ("trained without labels." in text, "self-supervised learning" in text) == (is_without, is_without)
     assert is_without or "temporal, trained." in text
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({"trained": False}, "None."),
+        ({"trained": True, "recipe": "tiny"}, "None."),
+        ({"trained": True, "recipe": "tiny", "started_from": "a (sha256 ab)"}, "a (sha256 ab)."),
+        ({"trained": True, "fine_tuned_from": "a"}, "a."),
+        ({"fine_tuned_from": "a", "fine_tuned_from_sha256": "ab"}, "a, sha256 of model.safetensors ab."),
+        ({"trained": True}, "Not stated."),
+    ],
+)
+def test_the_weights_that_a_training_began_with_are_named(tmp_path, known, words):
+    text = applied_model_card(make_weights(tmp_path / "tiny", **known))
+    assert f"<FoundationModels>{words}</FoundationModels>" in text
 
 
 def test_what_is_not_known_is_said_not_to_be(tmp_path):

@@ -32,7 +32,14 @@ def test_publish_prints_files_commit_and_the_entry_of_the_registry(hub, weights,
 
 def test_publish_dry_run_lists_everything_and_leaves_the_files_to_look_at(hub, weights, tmp_path, capsys):
     report = report_of(weights, tmp_path / "report.json")
-    options = ["--evaluation", str(report), "--hub-dataset", "ptbxl=someone/ptb-xl", "--data-licence", "x=MIT"]
+    options = [
+        "--evaluation",
+        str(report),
+        "--hub-dataset",
+        "ptbxl=someone/ptb-xl",
+        "--data-licence",
+        "ptb-xl=CC-BY-4.0",
+    ]
     stage = tmp_path / "stage"
     assert main(["publish", str(weights), "--repo", REPO, "--dry-run", "--stage", str(stage), *options]) == 0
     said = capsys.readouterr().out

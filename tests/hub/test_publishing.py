@@ -55,6 +55,9 @@ def test_an_encoder_from_an_onnx_file_is_published_like_any_other(hub, tmp_path,
     spec = skecg.spec.InputSpec(skecg.leads.CANONICAL_LEADS, 100, 500)
     about = {"licence": "mit", "description": "The largest value of each lead.", "data": "none"}
     convert_onnx(tmp_path / "theirs.onnx", tmp_path / "weights", spec, **about)
+    with pytest.raises(PublishError, match=r"untrained: .* do not say that they were trained"):
+        publish(tmp_path / "weights", REPO)
+    convert_onnx(tmp_path / "theirs.onnx", tmp_path / "weights", spec, **about, trained=True)
     publish(tmp_path / "weights", REPO)
     assert verify_weights(find_weights(REPO)).passed
     here, there = (JEPAEmbedder(model, cache=None).fit_transform(ecg) for model in (tmp_path / "weights", REPO))
@@ -267,6 +270,32 @@ def test_the_user_may_say_what_licence_the_data_have(hub, tmp_path):
     publish(folder, REPO, data_licence={"ours": "CC-BY-4.0"})
     with pytest.raises(PublishError, match="ptb-xl is under CC-BY-ND"):
         publish(folder, REPO, data_licence={"ours": "CC-BY-4.0", "PTB-XL": "CC-BY-ND-4.0"})
+
+
+def test_names_in_any_script_are_told_apart():
+    told = {"北京": "CC-BY-4.0", "Ω 2": "CC-BY-ND-4.0"}
+    assert data_licences({"data": "北京, 上海, Ω-2"}, told) == {
+        "北京": "CC-BY-4.0",
+        "上海": None,
+        "Ω-2": "CC-BY-ND-4.0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "option", "words"),
+    [
+        ("ptb-xl (4 records), ludb", {"data_licence": {"ludbb": "MIT"}}, "'ptb-xl', 'ludb'. Did you mean 'ludb'"),
+        ("none", {"data_licence": {"ludb": "MIT"}}, "a licence of 'ludb', expected .* none, for they name none"),
+        ("none", {"hub_datasets": {"ptb-xl": "a/b"}}, "no report was passed"),
+        ("none", {"hub_datasets": {"ptb-xl": "a/b"}, "evaluations": True}, "of: 'ptbxl'. Did you mean 'ptbxl'"),
+        ("none", {"with_head": True}, r"with_head=True \(--with-head\), but .* holds no head\.safetensors"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(hub, tmp_path, data, option, words):
+    folder = make_weights(tmp_path / "w", **TRAINED | {"data": data})
+    more = {"evaluations": [report_of(folder, tmp_path / "report.json")]} if "evaluations" in option else {}
+    with pytest.raises(ParameterError, match=words):
+        publish(folder, REPO, **option | more, dry_run=True)
 
 
 def test_titles_after_a_colon_hide_no_archive(hub, tmp_path):

@@ -67,6 +67,12 @@ def test_a_signature_replaces_a_signature_and_nothing_else(signed: Path, keys: t
     check_signature(signed, keys[1])
 
 
+def test_a_signature_needs_a_folder_to_lie_in(folder: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
+    for path in (tmp_path / "none" / "a.sig", keys[0] / "a.sig"):
+        with pytest.raises(ParameterError, match=r"a\.sig', expected a file in a folder that exists"):
+            sign_weights(folder, keys[0], signature=path)
+
+
 def test_a_folder_may_be_named_from_where_one_is(
     folder: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
