@@ -45,6 +45,7 @@ __all__ = [
     "MISSING_IN_PYTHON",
     "Columns",
     "LabelTable",
+    "is_number",
     "is_patient_column",
     "is_table",
     "read_columns",
@@ -344,6 +345,14 @@ def _means_something(name: str) -> bool:
 def _said(cell: str | None) -> str:
     """Return a cell, empty where it is missing or as Python writes what is missing."""
     return "" if cell is None or cell == MISSING_IN_PYTHON else cell
+
+
+def is_number(text: str) -> bool:
+    """Return whether a cell is a finite number; 1_0, which Python takes for one, is a name."""
+    try:
+        return "_" not in text and math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def is_patient_column(name: str) -> bool:

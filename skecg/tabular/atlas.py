@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skecg.datasets.tables import Columns, read_columns
+from skecg.datasets.tables import Columns, is_number, read_columns
 from skecg.errors import MissingDependencyError, ParameterError, ShapeError, SkecgError
 from skecg.leads import CANONICAL_LEADS
 from skecg.linear_model.distances import Neighbours, similar, standardization
@@ -26,7 +26,6 @@ from skecg.plotting.results import principal_plane
 from skecg.records import ECGRecord
 from skecg.tabular.features import read_as_embedded
 from skecg.tabular.page import policy_for, thinned
-from skecg.tabular.table import is_number
 from skecg.validation import as_numbers, check_choice, check_flag, check_integer
 
 __all__ = ["PROJECTIONS", "Atlas", "make_atlas"]

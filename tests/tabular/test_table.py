@@ -10,7 +10,8 @@ import pytest
 
 from skecg.datasets.tables import read_columns
 from skecg.errors import ParameterError, SkecgWarning
-from skecg.tabular.table import Target, columns_of, read_record_table
+from skecg.tabular.table import columns_of, read_record_table
+from skecg.tabular.targets import Target
 
 N = 6
 
