@@ -6,6 +6,7 @@ everything else is classes. Several columns are several labels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +27,10 @@ CLASSES, LABELS, NUMBERS = "classes", "labels", "numbers"
 KINDS = (CLASSES, LABELS, NUMBERS)
 
 _YES_NO = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
-# More numbers than these are no codes of classes, where of a hundred cells at most five are none.
-_MOST_CODES, _FEW = 10, 0.05
+# More numbers than these are no codes of classes, where of a hundred cells at most fifty are none; beside codes with
+# letters, as ICD's V45.01 are beside 427.31, at most five.
+_MOST_CODES, _HALF, _FEW = 10, 0.5, 0.05
+_CODE = re.compile(r"[A-Za-z]\d[\w.]*")
 # More values than this share of the records are names of records, not classes.
 _MOST_CLASSES = 0.8
 
@@ -101,7 +104,8 @@ def _check_plain(name: str, texts: list[str]) -> None:
         return
     strange = {value for value in values if not is_number(value.replace(",", ".", 1))}
     n_strange = sum(text in strange for text in texts)
-    if not strange or (len(values) - len(strange) > _MOST_CODES and n_strange <= _FEW * len(texts)):
+    most = len(texts) * (_FEW if all(map(_CODE.fullmatch, strange)) else _HALF)
+    if not strange or (len(values) - len(strange) > _MOST_CODES and n_strange <= most):
         odd = min(strange) if strange else next(text for text in texts if "," in text)
         raise ParameterError(
             f"Got the column {name!r} with {odd!r} among numbers, expected numbers such as 60.5, or classes. Correct "
