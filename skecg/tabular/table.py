@@ -17,15 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.datasets.base import LabelledECGs
-from skecg.datasets.tables import LABEL_SEPARATOR, MISSING_IN_PYTHON, Columns, is_patient_column, read_columns
+from skecg.datasets.tables import (
+    LABEL_SEPARATOR,
+    MISSING_IN_PYTHON,
+    Columns,
+    as_patient,
+    is_patient_column,
+    read_columns,
+    warn_of_doubtful,
+)
 from skecg.errors import ParameterError, SkecgWarning, user_stacklevel
 from skecg.tabular.targets import CLASSES, LABELS, NUMBERS, Target, read_target
 from skecg.validation import suggestion
 
 __all__ = ["RecordTable", "columns_of", "read_record_table"]
 
-# What may be an answer, and may be missing; the last are a spreadsheet's errors.
-_DOUBTFUL = frozenset({"-", "--", "?", ".", "#div/0!", "#name?", "#null!", "#num!", "#ref!", "#value!"})
 # Of rows that are left out, so many are named.
 _NAMED = 5
 
@@ -193,7 +199,7 @@ def read_record_table(
         paths,
         np.arange(len(paths)),
         # Names of rows that no group can have.
-        np.array([f"row {row}" for row in range(len(paths))] if who is None else [cell or "" for cell in who]),
+        np.array([f"row {k}" for k in range(len(paths))] if who is None else [as_patient(cell or "") for cell in who]),
         None,
         columns,
         grouped=who is not None,
@@ -209,12 +215,15 @@ def read_record_table(
     if not len(used):
         why = "; ".join(used.notes()) if len(paths) else "There is nothing below the names of its columns"
         raise ParameterError(f"Got {name!r} with {len(paths)} rows, of which none can be used. {why}.")
+    if group_column is not None:
+        warn_of_doubtful(group_column, used.columns[group_column], patients=True)
     if not cells:
         return used
     of_used = [[cell for cell, kept in zip(column, keep, strict=True) if kept] for column in cells]
     target = read_target(list(label_columns), of_used, kind)
     for label in label_columns:
-        _warn_of_doubtful(label, columns[label])
+        _warn_of_none(label, columns[label])
+        warn_of_doubtful(label, columns[label])
     return RecordTable(used.name, used.paths, used.rows, used.groups, target, used.columns, used.left_out, used.grouped)
 
 
@@ -235,7 +244,8 @@ def columns_of(
     Parameters
     ----------
     paths : sequence of str of length n_records
-        As they were named; found by that name, or as the same file, with or without the suffix of a WFDB record.
+        As they were named; found as the same file, or by that name unless the table's is another file, with or
+        without the suffix of a WFDB record.
     table : str, Path, data frame or mapping of str to sequence
     path_column : str, default="path"
     named : sequence of str, optional
@@ -258,18 +268,26 @@ def columns_of(
     for label in named:
         _column(columns, label, "--label-column")
     others = {column: _without_missing(cells) for column, cells in columns.items() if column != path_column}
-    rows: dict[str, int] = {}
+    by_file: dict[str, int] = {}
+    by_name: dict[str, int] = {}
     for row, cell in enumerate(written):
         if cell is not None:
-            for key in (_bare(cell), _bare(os.path.abspath(_resolved(cell, folder)))):  # noqa: PTH100 (links stay links)
-                _check_same(others, rows.setdefault(key, row), row, name)
-    found = [rows.get(_bare(path), rows.get(_bare(os.path.abspath(path)))) for path in paths]  # noqa: PTH100
+            _check_same(others, by_file.setdefault(_place_of(_resolved(cell, folder)), row), row, name)
+            by_name.setdefault(_bare(cell), row)
+
+    def row_of(path: str) -> int | None:
+        named = by_name.get(_bare(path))
+        if (row := by_file.get(_place_of(path))) is not None or named is None:
+            return row
+        return None if _are_two(path, _resolved(written[named], folder)) else named
+
+    found = [row_of(path) for path in paths]
     known = np.array([row is not None for row in found], dtype=np.bool_)
     if not known.any():
         raise ParameterError(
             f"Got the table {name!r}, whose column {path_column!r} names none of the {len(paths)} recordings (the "
-            f"first is {paths[0] if paths else ''!r}). Paths have to be written as in the file of features, or "
-            "relative to the table."
+            f"first is {paths[0] if paths else ''!r}). Paths have to be relative to the table, or, where no other file "
+            "of that name lies beside it, written as in the file of features."
         )
     return {c: [None if row is None else cells[row] for row in found] for c, cells in others.items()}, known
 
@@ -277,6 +295,20 @@ def columns_of(
 def _bare(path: str) -> str:
     """Return a path without the suffix that a WFDB record may be named with."""
     return path.removesuffix(".hea").removesuffix(".dat").removesuffix(".mat")
+
+
+def _place_of(path: str) -> str:
+    """Return where a recording lies, to be compared; links stay links."""
+    return _bare(os.path.abspath(path))  # noqa: PTH100
+
+
+def _are_two(path: str, other: str) -> bool:
+    """Report two recordings, both of them there, that may well have one name: hospitals number alike."""
+    file, another = _file_of(path), _file_of(other)
+    if not file or not another or os.path.samefile(file, another):  # noqa: PTH121
+        return False
+    # Header and signals of one recording, behind a link.
+    return _bare(os.path.realpath(file)) != _bare(os.path.realpath(another))
 
 
 def _narrowed(keep: NDArray[np.bool_], of_kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -298,15 +330,10 @@ def _without_missing(cells: list[str | None]) -> list[str | None]:
     return [None if cell == MISSING_IN_PYTHON else cell for cell in cells]
 
 
-def _warn_of_doubtful(name: str, cells: list[str | None]) -> None:
-    """Warn of labels that may or may not mean that there is none."""
-    marks = sorted({cell for cell in cells if cell is not None and cell.lower() in _DOUBTFUL})
-    n_none = cells.count(MISSING_IN_PYTHON)
-    found = {
-        f"{n_none} cells {MISSING_IN_PYTHON!r}, taken for no label. If it is a class, write 'none'.": n_none > 0,
-        f"the cells {', '.join(map(repr, marks))}, taken for a class. If they say nothing, empty them.": bool(marks),
-    }
-    for what in (what for what, there in found.items() if there):
+def _warn_of_none(name: str, cells: list[str | None]) -> None:
+    """Warn of the None of Python, which may be a class."""
+    if n_none := cells.count(MISSING_IN_PYTHON):
+        what = f"{n_none} cells {MISSING_IN_PYTHON!r}, taken for no label. If it is a class, write 'none'."
         warnings.warn(f"Got the column {name!r} with {what}", SkecgWarning, stacklevel=user_stacklevel())
 
 
@@ -330,5 +357,10 @@ def _resolved(path: str | None, folder: Path) -> str:
 
 
 def _is_there(path: str) -> bool:
-    """Return whether a path names a file, or a WFDB record without its suffix."""
-    return bool(path) and any(os.path.isfile(name) for name in (path, f"{path}.hea"))  # noqa: PTH113 (millions of rows)
+    return _file_of(path) is not None
+
+
+def _file_of(path: str) -> str | None:
+    """Return the file that a path names, or the header of a WFDB record without its suffix, if it is there."""
+    names = (path, f"{path}.hea") if path else ()
+    return next(filter(os.path.isfile, names), None)
