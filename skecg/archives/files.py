@@ -51,6 +51,9 @@ _MOST_NAME_BYTES = 240
 
 _METADATA = b"skecg"
 
+# By which spreadsheets know a formula.
+_SIGNS = "=+-@"
+
 
 class Failure(NamedTuple):
     """A record that could not be embedded: its number, the class of the error, what it says."""
@@ -201,8 +204,8 @@ def _write_csv(table: FeatureTable, file: IO[bytes]) -> None:
 def spreadsheet_cell(text: str) -> str:
     """Return a text that a spreadsheet shows and does not run."""
     shown = visible(text)
-    # The four signs by which spreadsheets know a formula; an apostrophe makes text of it.
-    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+    # An apostrophe makes text of a formula. Signs alone are none, and may be classes: "+" and "-".
+    return f"'{shown}" if shown.startswith(tuple(_SIGNS)) and shown.strip(_SIGNS) else shown
 
 
 def visible(text: str) -> str:

@@ -57,7 +57,8 @@ _LONGEST_PATH = 4096
 
 _DESCRIPTION = """\
 Embed recordings: one row of features each, in one file. PATHS are files, WFDB record names, folders (with all that
-is in them) and patterns ("data/**/*.hea"); tables (.csv, .npy) have to be named or matched by a pattern.
+is in them) and patterns ("data/**/*.hea"); tables (.csv, .npy) have to be named or matched by a pattern. Rows have the
+order in which they are named, those of a folder or pattern sorted; a recording has one row, where it comes first.
 
 A run that was interrupted or killed continues where it stopped when the same command is given again, and gives the
 same file. Until it is finished, what it has done is in the folder OUT.partial. Records that cannot be read or embedded
@@ -237,6 +238,8 @@ def find_others(named: Sequence[str], out: Path, *, recursive: bool = True) -> l
     from skecg.io import find_records
 
     check_tables(named)
+    if twice := len(named) - len(set(named)):
+        say(f"{twice} of {len(named)} PATHS are named before; a recording has one row, where it comes first")
     # Results of an earlier run lie where recordings are looked for, and a .csv would pass for one.
     place = os.path.abspath(out)  # noqa: PTH100 (like the paths below: links stay links)
     own = (place, f"{place}.failures.csv", f"{place}.registry.csv")

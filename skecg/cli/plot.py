@@ -75,7 +75,8 @@ def _read_labels(arguments: argparse.Namespace, paths: Sequence[str]) -> Any:
     """Return the label of each path as a map takes it: numbers for a scale, or classes."""
     import numpy as np
 
-    from skecg.tabular.table import NUMBERS, columns_of, kind_of
+    from skecg.tabular.table import columns_of
+    from skecg.tabular.targets import NUMBERS, kind_of
 
     columns, known = columns_of(paths, arguments.labels, arguments.path_column, named=[arguments.label_column])
     if not known.all():

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
-Predict recordings with a model that `skecg fit` wrote. OUT has a row for each recording, in their order: path,
-prediction, a probability for each class, the distance from the records that the model was fitted on, and an error.
+Predict recordings with a model that `skecg fit` wrote. OUT has a row for each recording, in the order in which they are
+named, those of a folder or pattern sorted: path, prediction, a probability for each class, the distance from the
+records that the model was fitted on, and an error.
 
 The most probable class is predicted; of labels, those whose probability is at least their threshold. The distance is
 Mahalanobis' on leading components of the features, in deviations: what is far off is not what the model knows.

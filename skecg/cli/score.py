@@ -69,7 +69,8 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score, print the tables, and write the report."""
-    from skecg.tabular.table import NUMBERS, read_record_table
+    from skecg.tabular.table import read_record_table
+    from skecg.tabular.targets import NUMBERS
 
     check_cache(arguments.cache)
     check_integer("--folds", arguments.folds, 2)

@@ -21,7 +21,8 @@ import numbers
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.datasets.base import LabelledECGs, number
+from skecg.datasets.base import LabelledECGs
 from skecg.errors import (
     DamagedRecordError,
     MissingDependencyError,
@@ -45,10 +46,13 @@ __all__ = [
     "MISSING_IN_PYTHON",
     "Columns",
     "LabelTable",
+    "as_patient",
+    "is_number",
     "is_patient_column",
     "is_table",
     "read_columns",
     "read_label_table",
+    "warn_of_doubtful",
 ]
 
 #: Columns by name; None where a cell is empty.
@@ -68,8 +72,14 @@ _SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 _MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "nat", "null"})
 # As spreadsheets and other programs write it.
 _MISSING |= {"#n/a", "#n/a n/a", "#na", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan", "-nan"}
+# As spreadsheets in other languages write #N/A.
+_MISSING |= {"#nv", "#n/d", "#n/d!", "#n/b", "#i/t", "#saknas!", "#puuttuu!", "#yok", "#hiányzik", "#н/д"}
+# What may be an answer, and may be missing; what begins with # is a spreadsheet's error, in whatever language.
+_DOUBTFUL = re.compile(r"[-?.]|--|#+|#\S+[!?]")
+# The last is what is left of a long number.
+_DOUBTFUL_PATIENT = re.compile(rf"{_DOUBTFUL.pattern}|unknown|\d(?:[.,]\d+)?e\+\d+", re.IGNORECASE)
 # What a whole number becomes beside cells that are missing: "1.0", which means the same as "1".
-_WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(|\.0+)")
 _SEPARATOR_SAID = re.compile(r"sep=([,;\t])\r?\n")
 _N_FOLDS = 10
 _MEANS_SOMETHING = re.compile(r"path|row|fold|group|(label|target)(_.*)?")
@@ -105,7 +115,7 @@ def read_columns(table: Any) -> tuple[Columns, Path, str]:
     if not (hasattr(table, "columns") or isinstance(table, Mapping)):
         raise ParameterError(f"Got a table of type {type(table).__name__}, expected a path or a data frame.")
     names = list(table.columns) if hasattr(table, "columns") else list(table)
-    return {str(name): [_text(cell) for cell in table[name]] for name in names}, Path(), "table"
+    return {str(name): _texts(table[name]) for name in names}, Path(), "table"
 
 
 def _read_text(path: Path) -> Columns:
@@ -138,7 +148,7 @@ def _read_text(path: Path) -> Columns:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ParameterError(f"Got the table {str(path)!r} with several columns {twice!r}, expected each name once.")
-    return {name: [_text(row[k]) if k < len(row) else None for row in rows] for k, name in enumerate(names)}
+    return {name: _texts(row[k] if k < len(row) else None for row in rows) for k, name in enumerate(names)}
 
 
 def _cells(text: str, delimiter: str) -> list[list[str]]:
@@ -176,28 +186,44 @@ def _read_parquet(path: Path) -> Columns:
         columns = parquet.read_table(path).to_pydict()
     except (OSError, pyarrow.ArrowException) as error:
         raise ParameterError(f"Got the table {str(path)!r}, which is no Parquet file ({error}).") from error
-    return {name: [_text(cell) for cell in cells] for name, cells in columns.items()}
+    return {name: _texts(cells) for name, cells in columns.items()}
+
+
+def _texts(cells: Iterable[Any]) -> list[str | None]:
+    """Return the cells of a column as text, whole numbers without the fraction that empty cells beside them gave."""
+    texts = [_text(cell) for cell in cells]
+    found = [_WHOLE.fullmatch(text) for text in texts if text is not None and text != MISSING_IN_PYTHON]
+    # Of all cells or of none: beside 427.31, or 250.00, the 427.0 is a code.
+    fractions = {match and match[2] for match in found} - {""}
+    fraction = fractions.pop() if len(fractions) == 1 else None
+    return texts if fraction is None else [text and text.removesuffix(fraction) for text in texts]
 
 
 def _text(cell: Any) -> str | None:
     """Return a cell as text; None for what is missing in any of the ways that tables have."""
     if isinstance(cell, list | tuple | np.ndarray):  # a list of labels, as Parquet and data frames can hold
-        return LABEL_SEPARATOR.join(str(item) for item in cell) + (LABEL_SEPARATOR if len(cell) < 2 else "")
+        cell = LABEL_SEPARATOR.join(map(str, cell)) + (LABEL_SEPARATOR if len(cell) < 2 else "")
     if isinstance(cell, bool | np.bool_):
         return str(cell).lower()
     if isinstance(cell, numbers.Real) and not isinstance(cell, numbers.Integral):
-        value = float(cell)
-        if math.isnan(value):
-            return None
-        # Patient 15709 is 15709.0 in a column with an empty cell, and has to stay one patient.
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+        cell = float(cell)
     if isinstance(cell, bytes):
         cell = cell.decode("utf-8", "surrogateescape")
     text = "" if cell is None else str(cell).strip()
-    if text.lower() in _MISSING:
-        return None
-    whole = _WHOLE.fullmatch(text)
-    return text if whole is None else whole[1]
+    if LABEL_SEPARATOR in text:
+        return _without_missing(text)
+    return None if text.lower() in _MISSING else text
+
+
+def _without_missing(text: str) -> str | None:
+    """Return a list of labels without those that are missing; nothing where others are not there."""
+    parts = [part for part in map(str.strip, text.split(LABEL_SEPARATOR)) if part]
+    known = [part for part in parts if part != MISSING_IN_PYTHON and part.lower() not in _MISSING]
+    if len(known) == len(parts):
+        return text
+    if not known:
+        return MISSING_IN_PYTHON if MISSING_IN_PYTHON in parts else None
+    return LABEL_SEPARATOR.join(known) + (LABEL_SEPARATOR if len(known) == 1 else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,7 +330,10 @@ def read_label_table(
     classes, labels = _labels(path, said, label_columns)
     targets = _targets(path, said, target_columns)
     who = _patient_column(path, names)
-    patients = np.array([row[who].strip() if who else "" for row in said], dtype=str)
+    warn_of_doubtful("label", [row.get("label") for row in said])
+    if who is not None:
+        warn_of_doubtful(who, [row[who] for row in said], patients=True)
+    patients = np.array([as_patient(row[who].strip()) if who else "" for row in said], dtype=str)
     # A recording of nobody is a patient of its own.
     nobodys = sources if whose is None or not by_row else whose(sources)
     patients = np.where(patients == "", np.array(nobodys, dtype=str), patients)
@@ -344,6 +373,31 @@ def _means_something(name: str) -> bool:
 def _said(cell: str | None) -> str:
     """Return a cell, empty where it is missing or as Python writes what is missing."""
     return "" if cell is None or cell == MISSING_IN_PYTHON else cell
+
+
+def is_number(text: str) -> bool:
+    """Return whether a cell is a finite number; 1_0, which Python takes for one, is a name."""
+    try:
+        return "_" not in text and math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def as_patient(cell: str) -> str:
+    """Return whose a recording is: 15709.0 is 15709, in whatever column, and has to stay one patient."""
+    whole = _WHOLE.fullmatch(cell)
+    return cell if whole is None else whole[1]
+
+
+def warn_of_doubtful(name: str, cells: Iterable[str | None], *, patients: bool = False) -> None:
+    """Warn of labels that may mean that there is none, and of such patients where one has several recordings."""
+    found = Counter(part.strip() for cell in cells if cell for part in cell.split(LABEL_SEPARATOR))
+    doubtful, least = (_DOUBTFUL_PATIENT, 2) if patients else (_DOUBTFUL, 1)
+    marks = sorted(mark for mark, n in found.items() if n >= least and doubtful.fullmatch(mark))
+    if marks:
+        what = "a patient each. If they are nobody's, correct or" if patients else "a class. If they say nothing,"
+        said = f"Got the column {name!r} with the cells {', '.join(map(repr, marks))}, taken for {what} empty them."
+        warnings.warn(said, SkecgWarning, stacklevel=user_stacklevel())
 
 
 def is_patient_column(name: str) -> bool:
@@ -405,12 +459,20 @@ def _targets(path: Path, rows: list[dict[str, str]], columns: list[str]) -> NDAr
             f"Got the column {grouped!r} of {path} with points that seem to group thousands, expected numbers such as "
             "60.5 or 1500. Save the table without separators of thousands."
         )
-    targets = np.array([[number(row[name]) for name in columns] for row in rows]).reshape(len(rows), -1)
+    targets = np.array([[_target(row[name]) for name in columns] for row in rows]).reshape(len(rows), -1)
     known = np.isfinite(targets).all(axis=1)
     if not known.all():
-        line = rows[int(np.flatnonzero(~known)[0])][_LINE]
-        raise DamagedRecordError(f"Got line {line} of {path} without a number for each target, expected one.")
+        row = rows[int(np.flatnonzero(~known)[0])]
+        cell = next(row[name] for name in columns if not is_number(row[name]))
+        raise DamagedRecordError(
+            f"Got line {row[_LINE]} of {path} without a number for each target but {cell!r}, expected one. Mend it, or "
+            "leave the line out."
+        )
     return targets
+
+
+def _target(cell: str) -> float:
+    return float(cell) if is_number(cell) else math.nan
 
 
 def _folds(path: Path, rows: list[dict[str, str]], patients: NDArray[np.str_]) -> NDArray[np.int64]:

@@ -54,7 +54,7 @@ def find_records(paths: PathLike | Iterable[PathLike], *, recursive: bool = True
     Returns
     -------
     list of Path
-        Sorted, each record once.
+        In the order of `paths`, those of a folder or pattern sorted; each record once, where it comes first.
 
     Raises
     ------
@@ -69,10 +69,10 @@ def find_records(paths: PathLike | Iterable[PathLike], *, recursive: bool = True
         paths = [paths]
     if isinstance(paths, bytes) or not isinstance(paths, Iterable):
         raise ParameterError(f"Got paths={paths!r}, expected a path or a list of paths.")
-    found: set[Path] = set()
+    found: dict[Path, None] = {}
     for path in paths:
-        found.update(_expand(as_path(path), recursive))
-    return sorted(found)
+        found.update(dict.fromkeys(sorted(_expand(as_path(path), recursive))))
+    return list(found)
 
 
 def _expand(path: Path, recursive: bool) -> set[Path]:

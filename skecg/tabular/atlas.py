@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skecg.datasets.tables import Columns, read_columns
+from skecg.datasets.tables import Columns, is_number, is_patient_column, read_columns
 from skecg.errors import MissingDependencyError, ParameterError, ShapeError, SkecgError
 from skecg.leads import CANONICAL_LEADS
 from skecg.linear_model.distances import Neighbours, similar, standardization
@@ -26,7 +27,6 @@ from skecg.plotting.results import principal_plane
 from skecg.records import ECGRecord
 from skecg.tabular.features import read_as_embedded
 from skecg.tabular.page import policy_for, thinned
-from skecg.tabular.table import is_number
 from skecg.validation import as_numbers, check_choice, check_flag, check_integer
 
 __all__ = ["PROJECTIONS", "Atlas", "make_atlas"]
@@ -40,6 +40,9 @@ _MOST_BYTES = 3450
 # A column with fewer values than this is coloured by value, also where they are numbers.
 _FEW_VALUES = 10
 _NEIGHBOURS_BEFORE = 50  # components that t-SNE and UMAP start from
+
+# A number whose text comes back from it; 000123, 1E2 and what has more digits than a float holds are names.
+_NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d{0,14}|[1-9]\d*e[+-]\d+|(?:0|[1-9]\d*)?\.\d*(?:e[+-]?\d+)?)", re.IGNORECASE)
 
 _SAME = 1e-9  # of standardized features: no distance at all
 
@@ -125,7 +128,7 @@ class Atlas:
                 f"Got the column {taken[0]!r}, a name that Embedding Atlas needs for its own ({', '.join(own)}). "
                 "Rename it."
             )
-        return {**{name: _typed(cells) for name, cells in self.columns.items()}, **own}
+        return {**{name: _typed(name, cells) for name, cells in self.columns.items()}, **own}
 
     def _about(self) -> str:
         left_out = f" Left out, for they have no features: {self.n_left_out:,}." if self.n_left_out else ""
@@ -267,9 +270,9 @@ def _in_unit_square(points: NDArray[np.float64]) -> list[list[float]]:
     return np.round((points - low) / np.where(high > low, high - low, 1.0), 4).tolist()
 
 
-def _typed(cells: list[str | None]) -> list[Any]:
-    """Return cells as numbers, where all of them are."""
-    if not all(is_number(cell) for cell in cells if cell is not None):
+def _typed(name: str, cells: list[str | None]) -> list[Any]:
+    """Return cells as numbers, where all of them are, and none a patient's."""
+    if is_patient_column(name) or not all(_NUMBER.fullmatch(c) and is_number(c) for c in cells if c is not None):
         return cells
     return [None if cell is None else float(cell) for cell in cells]
 
@@ -277,9 +280,10 @@ def _typed(cells: list[str | None]) -> list[Any]:
 def _column(name: str, cells: list[str | None]) -> dict[str, Any]:
     """Return a column as the page takes it: numbers with their range, or classes, the most frequent first."""
     values = [cell for cell in cells if cell is not None]
-    if len(set(values)) > _FEW_VALUES and all(map(is_number, values)):
-        numbers = list(map(float, values))
-        return {"name": name, "kind": "number", "values": _typed(cells), "low": min(numbers), "high": max(numbers)}
+    typed = _typed(name, cells)
+    if len(set(values)) > _FEW_VALUES and typed is not cells:
+        numbers = [number for number in typed if number is not None]
+        return {"name": name, "kind": "number", "values": typed, "low": min(numbers), "high": max(numbers)}
     # By count, then by name, so that the same table is the same page.
     counts: dict[str, int] = {}
     for value in values:

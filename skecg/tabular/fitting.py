@@ -35,7 +35,8 @@ from skecg.metrics import best_thresholds, calibration
 from skecg.splits import patient_folds
 from skecg.tabular.features import embed_table
 from skecg.tabular.model import FINETUNE, METHODS, PROBE, FittedModel, encoder_of, of_classes
-from skecg.tabular.table import LABELS, NUMBERS, RecordTable, Target
+from skecg.tabular.table import RecordTable
+from skecg.tabular.targets import LABELS, NUMBERS, Target
 from skecg.validation import check_choice, check_integer
 from skecg.versions import installed_version
 

@@ -24,7 +24,7 @@ from skecg.inference.inputs import read_as
 from skecg.io.files import make_folder, replacing, sha256_of
 from skecg.linear_model.distances import NoveltyScore
 from skecg.records import ECGRecord
-from skecg.tabular.table import CLASSES, LABELS, NUMBERS
+from skecg.tabular.targets import CLASSES, LABELS, NUMBERS
 from skecg.validation import is_integer
 from skecg.weights import list_models
 from skecg.weights.folder import (
@@ -108,7 +108,7 @@ class FittedModel:
     target : str
         Column or columns of the table.
     classes, labels : tuple of str
-        As of :class:`skecg.tabular.table.Target`.
+        As of :class:`skecg.tabular.targets.Target`.
     encoder : dict
         ``parameters`` of the embedder, ``weights_sha256`` and ``revision``.
     probe : dict of str to ndarray

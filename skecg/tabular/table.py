@@ -1,13 +1,11 @@
 """A table of recordings: a column of paths, and what is known of each of them.
 
 Every cell is read as text, from CSV, Parquet and data frames alike, so that the same table means the same wherever it
-comes from. What a column of labels is follows from its cells: numbers other than 0 and 1 are a quantity, cells with
-semicolons are lists of labels, and everything else is classes. Several columns are several labels.
+comes from.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,85 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skecg.datasets.base import LabelledECGs
-from skecg.datasets.tables import LABEL_SEPARATOR, MISSING_IN_PYTHON, Columns, is_patient_column, read_columns
+from skecg.datasets.tables import (
+    LABEL_SEPARATOR,
+    MISSING_IN_PYTHON,
+    Columns,
+    as_patient,
+    is_patient_column,
+    read_columns,
+    warn_of_doubtful,
+)
 from skecg.errors import ParameterError, SkecgWarning, user_stacklevel
-from skecg.evaluation.tasks import Task
-from skecg.io.statements import are_grouped
-from skecg.validation import check_choice, suggestion
+from skecg.tabular.targets import CLASSES, LABELS, NUMBERS, Target, read_target
+from skecg.validation import suggestion
 
-__all__ = [
-    "CLASSES",
-    "KINDS",
-    "LABELS",
-    "NUMBERS",
-    "RecordTable",
-    "Target",
-    "columns_of",
-    "is_number",
-    "kind_of",
-    "read_record_table",
-]
+__all__ = ["RecordTable", "columns_of", "read_record_table"]
 
-#: Kinds of labels: one class a record, any number of labels a record, a quantity.
-CLASSES, LABELS, NUMBERS = "classes", "labels", "numbers"
-KINDS = (CLASSES, LABELS, NUMBERS)
-
-_YES_NO = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
-# More numbers than these are no codes of classes, where of a hundred cells at most five are none.
-_MOST_CODES, _FEW = 10, 0.05
-# More values than this share of the records are names of records, not classes.
-_MOST_CLASSES = 0.8
-# What may be an answer, and may be missing; the last are a spreadsheet's errors.
-_DOUBTFUL = frozenset({"-", "--", "?", ".", "#div/0!", "#name?", "#null!", "#num!", "#ref!", "#value!"})
 # Of rows that are left out, so many are named.
 _NAMED = 5
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """What is to be predicted.
-
-    Parameters
-    ----------
-    kind : {"classes", "labels", "numbers"}
-    name : str
-        The column's, or the columns' with commas between them.
-    classes : tuple of str
-        Sorted; the labels of an indicator; none of a quantity.
-    y : ndarray of shape (n_records,) or (n_records, n_labels)
-        Number of the class, int64; an indicator, int8; or the quantity, float64.
-    """
-
-    kind: str
-    name: str
-    classes: tuple[str, ...]
-    y: NDArray[Any]
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """What each column of the indicator is called; of two classes, the second."""
-        if self.kind != CLASSES or len(self.classes) > 2:
-            return self.classes
-        # A column "af" of 0 and 1 is about af; a label called "1" would say nothing.
-        return (self.name,) if self.classes[1] in ("1", "true", "yes") else self.classes[1:]
-
-    @property
-    def indicator(self) -> NDArray[np.int8]:
-        """The labels (n_records, n_labels) of classes and lists; of two classes one column, of the second."""
-        if self.kind == LABELS:
-            return np.asarray(self.y, dtype=np.int8)
-        has = self.y[:, None] == np.arange(len(self.classes))
-        return (has[:, 1:] if len(self.classes) == 2 else has).astype(np.int8)
-
-    def take(self, rows: NDArray[np.int64]) -> Target:
-        """Return the target of some of the records."""
-        return Target(self.kind, self.name, self.classes, self.y[rows])
-
-    def task(self) -> Task:
-        """Return the labels as evaluations take them."""
-        what = {CLASSES: "a class", LABELS: "any number of labels"}[self.kind]
-        keep = np.ones(len(self.y), dtype=np.bool_)
-        return Task(self.name, f"of the table, {what} a record", self.labels, self.indicator, keep)
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +199,7 @@ def read_record_table(
         paths,
         np.arange(len(paths)),
         # Names of rows that no group can have.
-        np.array([f"row {row}" for row in range(len(paths))] if who is None else [cell or "" for cell in who]),
+        np.array([f"row {k}" for k in range(len(paths))] if who is None else [as_patient(cell or "") for cell in who]),
         None,
         columns,
         grouped=who is not None,
@@ -279,12 +215,15 @@ def read_record_table(
     if not len(used):
         why = "; ".join(used.notes()) if len(paths) else "There is nothing below the names of its columns"
         raise ParameterError(f"Got {name!r} with {len(paths)} rows, of which none can be used. {why}.")
+    if group_column is not None:
+        warn_of_doubtful(group_column, used.columns[group_column], patients=True)
     if not cells:
         return used
     of_used = [[cell for cell, kept in zip(column, keep, strict=True) if kept] for column in cells]
-    target = _read_target(list(label_columns), of_used, kind)
+    target = read_target(list(label_columns), of_used, kind)
     for label in label_columns:
-        _warn_of_doubtful(label, columns[label])
+        _warn_of_none(label, columns[label])
+        warn_of_doubtful(label, columns[label])
     return RecordTable(used.name, used.paths, used.rows, used.groups, target, used.columns, used.left_out, used.grouped)
 
 
@@ -305,7 +244,8 @@ def columns_of(
     Parameters
     ----------
     paths : sequence of str of length n_records
-        As they were named; found by that name, or as the same file, with or without the suffix of a WFDB record.
+        As they were named; found as the same file, or by that name unless the table's is another file, with or
+        without the suffix of a WFDB record.
     table : str, Path, data frame or mapping of str to sequence
     path_column : str, default="path"
     named : sequence of str, optional
@@ -328,18 +268,26 @@ def columns_of(
     for label in named:
         _column(columns, label, "--label-column")
     others = {column: _without_missing(cells) for column, cells in columns.items() if column != path_column}
-    rows: dict[str, int] = {}
+    by_file: dict[str, int] = {}
+    by_name: dict[str, int] = {}
     for row, cell in enumerate(written):
         if cell is not None:
-            for key in (_bare(cell), _bare(os.path.abspath(_resolved(cell, folder)))):  # noqa: PTH100 (links stay links)
-                _check_same(others, rows.setdefault(key, row), row, name)
-    found = [rows.get(_bare(path), rows.get(_bare(os.path.abspath(path)))) for path in paths]  # noqa: PTH100
+            _check_same(others, by_file.setdefault(_place_of(_resolved(cell, folder)), row), row, name)
+            by_name.setdefault(_bare(cell), row)
+
+    def row_of(path: str) -> int | None:
+        named = by_name.get(_bare(path))
+        if (row := by_file.get(_place_of(path))) is not None or named is None:
+            return row
+        return None if _are_two(path, _resolved(written[named], folder)) else named
+
+    found = [row_of(path) for path in paths]
     known = np.array([row is not None for row in found], dtype=np.bool_)
     if not known.any():
         raise ParameterError(
             f"Got the table {name!r}, whose column {path_column!r} names none of the {len(paths)} recordings (the "
-            f"first is {paths[0] if paths else ''!r}). Paths have to be written as in the file of features, or "
-            "relative to the table."
+            f"first is {paths[0] if paths else ''!r}). Paths have to be relative to the table, or, where no other file "
+            "of that name lies beside it, written as in the file of features."
         )
     return {c: [None if row is None else cells[row] for row in found] for c, cells in others.items()}, known
 
@@ -347,6 +295,20 @@ def columns_of(
 def _bare(path: str) -> str:
     """Return a path without the suffix that a WFDB record may be named with."""
     return path.removesuffix(".hea").removesuffix(".dat").removesuffix(".mat")
+
+
+def _place_of(path: str) -> str:
+    """Return where a recording lies, to be compared; links stay links."""
+    return _bare(os.path.abspath(path))  # noqa: PTH100
+
+
+def _are_two(path: str, other: str) -> bool:
+    """Report two recordings, both of them there, that may well have one name: hospitals number alike."""
+    file, another = _file_of(path), _file_of(other)
+    if not file or not another or os.path.samefile(file, another):  # noqa: PTH121
+        return False
+    # Header and signals of one recording, behind a link.
+    return _bare(os.path.realpath(file)) != _bare(os.path.realpath(another))
 
 
 def _narrowed(keep: NDArray[np.bool_], of_kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -368,15 +330,10 @@ def _without_missing(cells: list[str | None]) -> list[str | None]:
     return [None if cell == MISSING_IN_PYTHON else cell for cell in cells]
 
 
-def _warn_of_doubtful(name: str, cells: list[str | None]) -> None:
-    """Warn of labels that may or may not mean that there is none."""
-    marks = sorted({cell for cell in cells if cell is not None and cell.lower() in _DOUBTFUL})
-    n_none = cells.count(MISSING_IN_PYTHON)
-    found = {
-        f"{n_none} cells {MISSING_IN_PYTHON!r}, taken for no label. If it is a class, write 'none'.": n_none > 0,
-        f"the cells {', '.join(map(repr, marks))}, taken for a class. If they say nothing, empty them.": bool(marks),
-    }
-    for what in (what for what, there in found.items() if there):
+def _warn_of_none(name: str, cells: list[str | None]) -> None:
+    """Warn of the None of Python, which may be a class."""
+    if n_none := cells.count(MISSING_IN_PYTHON):
+        what = f"{n_none} cells {MISSING_IN_PYTHON!r}, taken for no label. If it is a class, write 'none'."
         warnings.warn(f"Got the column {name!r} with {what}", SkecgWarning, stacklevel=user_stacklevel())
 
 
@@ -400,101 +357,10 @@ def _resolved(path: str | None, folder: Path) -> str:
 
 
 def _is_there(path: str) -> bool:
-    """Return whether a path names a file, or a WFDB record without its suffix."""
-    return bool(path) and any(os.path.isfile(name) for name in (path, f"{path}.hea"))  # noqa: PTH113 (millions of rows)
+    return _file_of(path) is not None
 
 
-def _read_target(names: list[str], cells: list[list[str | None]], kind: str | None) -> Target:
-    """Read labels as what they are."""
-    if kind is not None:
-        check_choice("--kind", kind, KINDS)
-    if len(names) > 1:
-        if kind not in (None, LABELS):
-            raise ParameterError(f"Got {len(names)} label columns for kind {kind!r}, expected one column, or labels.")
-        columns = [_yes_or_no(name, column) for name, column in zip(names, cells, strict=True)]
-        return Target(LABELS, ", ".join(names), tuple(names), np.stack(columns, axis=1))
-    texts = [str(cell) for cell in cells[0]]
-    if kind is None:
-        _check_plain(names[0], texts)
-    return _READERS[kind or kind_of(texts)](names[0], texts)
-
-
-def _check_plain(name: str, texts: list[str]) -> None:
-    """Raise for classes that look like numbers that went wrong, or like names of the records."""
-    values = set(texts)
-    if kind_of(texts) != CLASSES or values <= _YES_NO.keys():
-        return
-    strange = {value for value in values if not is_number(value.replace(",", ".", 1))}
-    n_strange = sum(text in strange for text in texts)
-    if not strange or (len(values) - len(strange) > _MOST_CODES and n_strange <= _FEW * len(texts)):
-        odd = min(strange) if strange else next(text for text in texts if "," in text)
-        raise ParameterError(
-            f"Got the column {name!r} with {odd!r} among numbers, expected numbers such as 60.5, or classes. Correct "
-            f"or empty the cell; or pass --kind {CLASSES}."
-        )
-    if len(values) > max(_MOST_CODES, _MOST_CLASSES * len(texts)):
-        raise ParameterError(
-            f"Got the column {name!r} with {len(values)} classes of {len(texts)} records, expected classes that "
-            f"several records have. Name another column; or pass --kind {CLASSES}."
-        )
-
-
-def kind_of(texts: Sequence[str]) -> str:
-    """Return what the cells of one column are."""
-    if any(LABEL_SEPARATOR in text for text in texts):
-        return LABELS
-    # 0 and 1 are an answer far more often than a quantity; --kind numbers says otherwise.
-    return NUMBERS if all(map(is_number, texts)) and not all(text in _YES_NO for text in texts) else CLASSES
-
-
-def is_number(text: str) -> bool:
-    """Return whether a cell is a finite number; 1_0, which Python takes for one, is a name."""
-    try:
-        return "_" not in text and math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def _yes_or_no(name: str, cells: list[str | None]) -> NDArray[np.int8]:
-    """Read a column of 0 and 1."""
-    strange = sorted({str(cell) for cell in cells if str(cell).lower() not in _YES_NO})
-    if strange:
-        raise ParameterError(
-            f"Got the column {name!r} with {', '.join(map(repr, strange[:3]))}, expected 0 and 1 where several columns "
-            "are several labels. Name one --label-column for classes or numbers."
-        )
-    return np.array([_YES_NO[str(cell).lower()] for cell in cells], dtype=np.int8)
-
-
-def _read_classes(name: str, texts: list[str]) -> Target:
-    # True and true are one answer, written by two programs; other classes keep their case.
-    spelt = [text.lower() if text.lower() in _YES_NO else text for text in texts]
-    classes, y = np.unique(spelt, return_inverse=True)
-    if len(classes) < 2:
-        raise ParameterError(f"Got the column {name!r} with one class only, {classes.tolist()}, expected two or more.")
-    return Target(CLASSES, name, tuple(classes.tolist()), y.astype(np.int64))
-
-
-def _read_labels(name: str, texts: list[str]) -> Target:
-    listed = [{label for part in text.split(LABEL_SEPARATOR) if (label := part.strip())} for text in texts]
-    classes = sorted(set().union(*listed))
-    if not classes:
-        raise ParameterError(f"Got the column {name!r} without any label, expected some. Name another column.")
-    y = np.array([[label in some for label in classes] for some in listed], dtype=np.int8)
-    return Target(LABELS, name, tuple(classes), y)
-
-
-def _read_numbers(name: str, texts: list[str]) -> Target:
-    grouped = are_grouped(texts)
-    strange = [text for text in texts if not is_number(text) or (grouped and "." in text)]
-    if strange:
-        raise ParameterError(
-            f"Got column {name!r} with {strange[0]!r}, expected numbers such as 60.5 or 1500. Mend it, or omit --kind."
-        )
-    y = np.array([float(text) for text in texts])
-    if np.ptp(y) == 0:
-        raise ParameterError(f"Got the column {name!r} with {texts[0]} only, expected two values or more.")
-    return Target(NUMBERS, name, (), y)
-
-
-_READERS = {CLASSES: _read_classes, LABELS: _read_labels, NUMBERS: _read_numbers}
+def _file_of(path: str) -> str | None:
+    """Return the file that a path names, or the header of a WFDB record without its suffix, if it is there."""
+    names = (path, f"{path}.hea") if path else ()
+    return next(filter(os.path.isfile, names), None)

@@ -43,6 +43,20 @@ def test_the_file_holds_what_the_embedder_gives(embed: Run, archive: Path, sound
         assert stored["feature_names"].tolist() == embedder.get_feature_names_out().tolist()
 
 
+def test_rows_have_the_order_in_which_recordings_are_named(
+    embed: Run, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{archive}/{name}.hea" for name in ("r02", "r00", "r02", "r01")]
+
+    assert embed(*names, "--out", "f.npz") == 0
+
+    with np.load("f.npz", allow_pickle=False) as stored:
+        assert stored["paths"].tolist() == [names[0], names[1], names[3]]
+    assert "1 of 4 PATHS are named before; a recording has one row" in capsys.readouterr().err
+    embed(f"{archive}/r01.hea", f"{archive}/r01.dat", "--out", "g.npz")
+    assert "named before" not in capsys.readouterr().err
+
+
 def test_provenance_says_which_weights_and_options(embed: Run, sound: str) -> None:
     assert embed(sound, "--out", "f.npz", "--pooling", "max", "--layer=-2,-1") == 0
 
@@ -299,6 +313,10 @@ def test_names_that_a_spreadsheet_or_a_terminal_would_run_are_written_out() -> N
         "a\\x1b[31mb",
         "é",
     ]
+
+
+def test_signs_alone_are_no_formula_and_stay_the_classes_they_are() -> None:
+    assert [spreadsheet_cell(sign) for sign in ("+", "-", "++", "@", "+a", "-1")] == ["+", "-", "++", "@", "'+a", "'-1"]
 
 
 def test_comments_and_marks_of_a_list_are_no_records_but_files_called_so_are(embed: Run, archive: Path) -> None:

@@ -67,6 +67,8 @@ def test_patients_fall_into_the_same_folds_whatever_the_order(tmp_path: Path) ->
         ("path,label_AF\na,1\nb,2\n", "label_AF='2' in line 3"),
         ("path,label_AF,label_MI\na,1,0\nb,1,\n", "label_MI='' in line 3 .* Write 0 where it is known to be absent"),
         ("path,target\na,1\nb,much\n", "line 3 of .* without a number"),
+        ("path,target\na,4.1\nb,>7.5\n", "line 3 of .* without a number for each target but '>7.5'"),
+        ("path,target\na,1_0\nb,2\n", "line 2 of .* without a number"),
         ("path;target\na;753\nb;1.234\nc;80\n", "column 'target' .* points that seem to group thousands"),
         ("path,label,fold\na,AF,one\n", "fold='one' in line 2"),
         ("path,label,fold\na,AF,1\nb,AF,0\n", "fold='0' in line 3 of .*, expected a number from 1 on"),
@@ -119,6 +121,23 @@ def test_columns_that_differ_in_case_alone_are_refused(tmp_path: Path, names: st
 def test_columns_that_mean_nothing_here_may_be_called_as_they_like(tmp_path: Path) -> None:
     table = read_label_table(write(tmp_path, "path,label,Pathology,pathology\na,AF,x,y\n"))
     assert table.sources == ("a",)
+
+
+def test_codes_are_one_label_alone_and_in_a_list(tmp_path: Path) -> None:
+    table = read_label_table(write(tmp_path, "path,label\na,427.0;401.9\nb,427.0\nc,401.9;NA\n"))
+    assert table.classes == ("401.9", "427.0")
+    assert table.labels.tolist() == [[1, 1], [0, 1], [1, 0]]
+
+
+def test_labels_and_patients_that_may_be_none_are_warned_of(tmp_path: Path) -> None:
+    rows = "path,label,patient\na,AF;?,#REF!\nb,SR,#REF!\nc,SR,15709\nd,SR,15709.0\n"
+    with pytest.warns(SkecgWarning) as said:
+        table = read_label_table(write(tmp_path, rows))
+    assert [str(one.message).partition(", taken")[0] for one in said] == [
+        "Got the column 'label' with the cells '?'",
+        "Got the column 'patient' with the cells '#REF!'",
+    ]
+    assert table.patients.tolist() == ["#REF!", "#REF!", "15709", "15709"]
 
 
 def test_the_none_of_python_is_no_patient_and_no_class(tmp_path: Path) -> None:

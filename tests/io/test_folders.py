@@ -77,7 +77,13 @@ def test_files_names_and_patterns_lead_to_the_same_record(archive):
         assert find_records(str(folder / name)) == [b]
     assert find_records([folder / "b", folder / "b.dat", b]) == [b]
     assert find_records(folder / "**" / "c.*") == [c]
-    assert find_records(path for path in (folder / "sub", b)) == [b, c]
+    assert find_records(path for path in (folder / "sub", b)) == [c, b]
+
+
+def test_records_come_in_the_order_in_which_they_are_named_each_where_it_is_first(archive):
+    folder, (a, b, d, c) = archive
+    assert find_records([d, b, a, b]) == [d, b, a]
+    assert find_records([b, folder]) == [b, a, d, c]
 
 
 def test_a_file_that_is_named_is_listed_as_it_is(archive):

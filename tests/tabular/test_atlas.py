@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,24 @@ def test_columns_are_numbers_or_classes_and_empty_ones_are_left_out(atlas: Atlas
     assert counts == sorted(counts, reverse=True)
 
 
+def test_identifiers_of_digits_stay_what_they_are() -> None:
+    texts = {
+        "case": [str(90071992547409931 + k) for k in range(N)],
+        "ward": [f"{k}E2" for k in range(N)],
+        "code": [f"{k:06d}" for k in range(N)],
+        "Patient ID": [str(k + 1) for k in range(N)],
+    }
+    numbers = {"small": [repr(1e-7 * k + 1e-9) for k in range(N)], "whole": [str(k) for k in range(N)]}
+    numbers["long"] = [f"{k / 7:.18f}" for k in range(N)]
+    made = make_atlas(np.random.default_rng(0).normal(size=(N, 3)), ["r"] * N, texts | numbers)
+
+    columns = {column["name"]: column for column in held_by(made.page(ecgs=False))["columns"]}
+    table = made.embedding_atlas()
+
+    assert all(table[name] == cells and set(columns[name]["classes"]) == set(cells) for name, cells in texts.items())
+    assert all(table[name] == columns[name]["values"] == list(map(float, cells)) for name, cells in numbers.items())
+
+
 def test_the_same_atlas_is_the_same_page(atlas: Atlas) -> None:
     assert atlas.page("t") == atlas.page("t")
 
@@ -233,6 +252,42 @@ def test_a_table_finds_its_recordings_by_name_by_file_and_without_suffix(tmp_pat
         columns_of(["c"], table, "file")
     with pytest.raises(ParameterError, match="Got --path-column 'path'"):
         columns_of(["c"], table)
+
+
+def test_recordings_of_two_hospitals_that_number_alike_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hospital in "ab":
+        (tmp_path / hospital).mkdir()
+        (tmp_path / hospital / "r1.hea").touch()
+    table = tmp_path / "a" / "t.csv"
+    table.write_text("path,x\nr1,of a\nr2,moved since\n")
+    monkeypatch.chdir(tmp_path / "b")
+
+    columns, known = columns_of(["r1.hea", "../a/r1.hea", "r2"], table)
+
+    assert columns["x"] == [None, "of a", "moved since"]
+    assert known.tolist() == [False, True, True]
+    with pytest.raises(ParameterError, match=r"names none .* where no other file of that name lies beside it"):
+        columns_of(["r1.hea"], table)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+def test_a_table_behind_a_link_is_of_the_recordings_it_links_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("r1.hea", "r1.dat", "r2.hea"):
+        (tmp_path / "data" / name).touch()
+    (tmp_path / "data" / "t.csv").write_text("path,x\nr1.dat,1\nr2.hea,2\n")
+    (tmp_path / "folder").symlink_to(tmp_path / "data")
+    (tmp_path / "files").mkdir()
+    os.link(tmp_path / "data" / "r2.hea", tmp_path / "files" / "r2.hea")
+
+    monkeypatch.chdir(tmp_path / "data")
+    assert columns_of(["r1.hea", "r2.hea"], tmp_path / "folder" / "t.csv")[0]["x"] == ["1", "2"]
+    monkeypatch.chdir(tmp_path / "files")
+    assert columns_of(["r2.hea"], tmp_path / "folder" / "t.csv")[0]["x"] == ["2"]
 
 
 # In a browser

@@ -7,7 +7,7 @@ import pytest
 
 from skecg.metrics import calibration
 from skecg.tabular.fitting import _calibration_of
-from skecg.tabular.table import CLASSES, LABELS, Target
+from skecg.tabular.targets import CLASSES, LABELS, Target
 
 RNG = np.random.default_rng(0)
 ALONE = RNG.uniform(0.05, 0.95, (200, 3))  # as labels have them: a row need not add up to 1
