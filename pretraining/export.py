@@ -36,7 +36,8 @@ from skecg.io.files import make_folder, replacing
 from skecg.validation import check_choice
 from skecg.weights import WeightsInfo, read_info, save_encoder
 from skecg.weights.card import card_text, join_data
-from skecg.weights.folder import DIRECTIONS_NAME, read_json
+from skecg.weights.folder import DIRECTIONS_NAME, TRAINING_CONFIG, read_json
+from skecg.weights.loading import remove_former
 
 if TYPE_CHECKING:
     from skecg.encoders import Encoder
@@ -126,6 +127,7 @@ def export(
         write_json(Path(draft) / "training_config.json", config.to_dict())
         for written in sorted(Path(draft).iterdir()):
             written.replace(out / written.name)
+    remove_former(out, kept=[TRAINING_CONFIG])
     return read_info(out)
 
 

@@ -27,6 +27,7 @@ from skecg.records import ECGRecord
 
 __all__ = [
     "MARK_CODES",
+    "OTHER_CODES",
     "OUTSIDE",
     "Trace",
     "UNCLEAR",
@@ -72,7 +73,9 @@ _KIND_OF_PEAK = {24: 0, **dict.fromkeys(_BEATS.values(), 1), 27: 2}
 
 #: What marks waves: the symbols of wfdb and their codes in files.
 MARK_CODES = {"(": _ONSET, ")": _OFFSET, "p": 24, "t": 27, **_BEATS}
-_WAVE_CODES = frozenset(MARK_CODES.values())
+#: U waves, blocked P waves, flutter waves and artifacts: none of the kinds here, though with edges of their own.
+OTHER_CODES = {"u": 29, "x": 37, "!": 31, "|": 16}
+_WAVE_CODES, _PAIRED_CODES = frozenset(MARK_CODES.values()), frozenset((MARK_CODES | OTHER_CODES).values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -483,9 +486,9 @@ def check_one_channel(channels: Iterable[int], where: object) -> None:
 def pair_marks(marks: list[tuple[int, int]]) -> NDArray[np.int64]:
     """Build waves of (sample, code) in the order of time: a bracket belongs to the peak right beside it.
 
-    Marks of anything but waves, such as of rhythm or noise, are passed over.
+    Marks of rhythm or noise are passed over; U waves and artifacts, which are none here, keep the brackets beside them.
     """
-    waves, marks = [], [mark for mark in marks if mark[1] in _WAVE_CODES]
+    waves, marks = [], [mark for mark in marks if mark[1] in _PAIRED_CODES]
     for position, (sample, code) in enumerate(marks):
         if code in _KIND_OF_PEAK:
             before = marks[position - 1] if position else (-1, -1)

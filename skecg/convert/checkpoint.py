@@ -27,6 +27,7 @@ from skecg.errors import ForeignCheckpointError, ParameterError, SkecgError, Wei
 from skecg.io.files import sha256_of
 from skecg.weights import save_encoder
 from skecg.weights.folder import load_tensors
+from skecg.weights.loading import remove_former
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -416,5 +417,6 @@ def write_folder(
         folder.mkdir(exist_ok=True)
         for written in sorted(draft.iterdir()):
             written.replace(folder / written.name)
+        remove_former(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

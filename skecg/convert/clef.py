@@ -18,6 +18,7 @@ __all__ = ["convert_clef"]
 _SAMPLING_RATE, _WINDOW_SAMPLES = 500.0, 5000
 _BACKBONE = "backbone."
 _PART = "the backbone"
+_CLASSES_OF_ECGFOUNDER = 150
 # Normalization that the network was built without, and the identity in the classifier's place.
 _UNUSED = re.compile(r"(first_bn|stage_list\.\d+\.block_list\.\d+\.bn[123]|dense)\.")
 _OURS = (
@@ -101,6 +102,9 @@ def _backbone(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[str, ...]]:
     # Lightning's checkpoints have the prefix, a state dict that was saved by hand has not.
     if not state:
         state, dropped = found, ()
+    if tuple(getattr(state.get("dense.weight"), "shape", ()))[:1] == (_CLASSES_OF_ECGFOUNDER,):
+        wanted = "a backbone without one. This looks like ECGFounder: `skecg convert ecgfounder` reads that."
+        raise checkpoint.refuse(f"a classifier of {_CLASSES_OF_ECGFOUNDER} classes", wanted)
     return {name: value for name, value in state.items() if not _UNUSED.match(name)}, dropped
 
 

@@ -43,6 +43,9 @@ __all__ = [
 
 _QRS = WAVE_KINDS.index("QRS")
 
+# The longest true interval of LUDB is 2.2 times its lead's median; no heart goes on beating below 20 bpm.
+_MOST_MEDIANS, _MOST_SECONDS = 2.5, 3.0
+
 
 @dataclass(frozen=True)
 class RegressionScores:
@@ -77,16 +80,23 @@ def heart_rates(waves: Sequence[Waves]) -> NDArray[np.float64]:
     -------
     ndarray of shape (n_records,), float64
         From the mean interval between QRS peaks of each lead, of which the median lead counts: a beat that was
-        forgotten in one lead does no harm. NaN where no lead has two beats.
+        forgotten in one lead does no harm. Intervals of more than 2.5 times the lead's median, or than 3 s, are time
+        that nobody annotated, and left out. NaN where no lead has two beats that are nearer to each other.
     """
     return np.array([_heart_rate(of_record) for of_record in waves])
 
 
 def _heart_rate(waves: Waves) -> float:
     peaks = [np.sort(table[(table[:, 3] == _QRS) & (table[:, 1] >= 0), 1]) for table in waves.tables]
-    intervals = [np.diff(of_lead).mean() / waves.sampling_rate for of_lead in peaks if len(of_lead) > 1]
+    intervals = [float(kept.mean()) for of_lead in peaks if len(kept := _rr_intervals(of_lead, waves.sampling_rate))]
     # Over leads the median: annotations of one lead may miss a beat, and its mean interval is then too long.
     return 60.0 / float(np.median(intervals)) if intervals else float("nan")
+
+
+def _rr_intervals(peaks: NDArray[np.int64], sampling_rate: float) -> NDArray[np.float64]:
+    """Return the seconds from beat to beat, without what lies between two annotated stretches."""
+    seconds: NDArray[np.float64] = np.diff(peaks) / sampling_rate
+    return seconds[seconds <= min(_MOST_MEDIANS * np.median(seconds), _MOST_SECONDS)] if len(seconds) else seconds
 
 
 def qrs_durations(waves: Sequence[Waves]) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from skecg.annotations import (
     MARK_CODES,
+    OTHER_CODES,
     OUTSIDE,
     UNCLEAR,
     WAVE_CLASSES,
@@ -140,20 +141,23 @@ def read_sample_labels(item: Any, record: ECGRecord, target: str, row: int) -> N
 
 
 def _of_waves(waves: Waves, record: ECGRecord, where: str) -> tuple[NDArray[np.int8], tuple[str, ...]]:
+    if not waves.leads:
+        raise LeadError(f"Got {where} with waves of no lead, expected those of one or more.")
     _check_rate(waves.sampling_rate, record, where)
     return np.stack([_of_table(table, record, where) for table in waves.tables]), waves.leads
 
 
 def _marks(annotation: Any) -> tuple[list[tuple[int, int]], list[int]]:
-    """Return (sample, code) of what marks waves, leaving other annotations out, and their channels."""
+    """Return (sample, code) of what marks waves, also such as have no label, and the channels of those that have."""
     chan = getattr(annotation, "chan", None)
     channels = [0] * len(annotation.sample) if chan is None else list(chan)
     found = [
-        (int(sample), MARK_CODES[symbol], int(channel))
+        (int(sample), symbol, int(channel))
         for sample, symbol, channel in zip(annotation.sample, annotation.symbol, channels, strict=True)
-        if symbol in MARK_CODES
     ]
-    return [mark[:2] for mark in found], [channel for *_, channel in found]
+    codes = MARK_CODES | OTHER_CODES
+    marks = [(sample, codes[symbol]) for sample, symbol, _ in found if symbol in codes]
+    return marks, [channel for _, symbol, channel in found if symbol in MARK_CODES]
 
 
 def _of_table(table: NDArray[np.int64], record: ECGRecord, where: str) -> NDArray[np.int8]:

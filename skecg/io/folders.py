@@ -61,7 +61,7 @@ def find_records(paths: PathLike | Iterable[PathLike], *, recursive: bool = True
     RecordNotFoundError
         When one of `paths` stands for nothing; the message lists similar names.
     RecordReadError
-        When a folder cannot be listed.
+        When a folder cannot be listed, also one that a pattern leads through.
     ParameterError
         When `paths` holds anything but paths.
     """
@@ -85,6 +85,7 @@ def _expand(path: Path, recursive: bool) -> set[Path]:
     if path.is_file():
         return _directory_entries(path) if path.name.upper() == "DICOMDIR" else {path}
     if _WILDCARDS & set(str(path)):
+        _check_listable(path, recursive)
         matches = (Path(match) for match in glob.iglob(str(path), recursive=recursive))  # noqa: PTH207
         return _records_among(matches, _format_suffixes() | _table_suffixes(), f"The pattern {str(path)!r}")
     raise RecordNotFoundError(f"Nothing answers to {str(path)!r}. {similar_names(path)}")
@@ -110,6 +111,18 @@ def _raise_unlisted(error: OSError) -> None:
         f"The folder {error.filename!r} cannot be listed ({type(error).__name__}: {error.strerror}). Check its "
         "permissions, or name the folders beside it."
     ) from error
+
+
+def _check_listable(pattern: Path, recursive: bool) -> None:
+    """Raise for a folder that a pattern leads through and that may not be listed: glob passes over it in silence."""
+    below = pattern / "*" if recursive and pattern.name == "**" else pattern
+    for part in (below, *below.parents):
+        above = os.path.join(part.parent, "")  # noqa: PTH118 - what ends so matches folders alone
+        for folder in glob.iglob(above, recursive=recursive) if _WILDCARDS & set(str(part)) else ():  # noqa: PTH207
+            try:
+                os.scandir(folder).close()
+            except PermissionError as error:
+                _raise_unlisted(error)
 
 
 def _directory_entries(path: Path) -> set[Path]:

@@ -11,7 +11,6 @@ import lzma
 import math
 import re
 import tokenize
-import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -25,7 +24,6 @@ from skecg.errors import (
     RecordNotFoundError,
     SamplingRateError,
     ShapeError,
-    SignalWarning,
     UnitsError,
     UnsupportedFormatError,
 )
@@ -41,6 +39,7 @@ from skecg.io.statements import (
     read_members,
 )
 from skecg.io.text_tables import TextTable, parse_text_table
+from skecg.io.times import INDEX_NAMES, check_times, is_index, is_ramp, rate_of_times
 from skecg.leads import CANONICAL_LEADS, canonical_lead, canonical_leads
 from skecg.records import ECGRecord, as_millivolts, as_sampling_rate, millivolts_per_unit, named_unit
 
@@ -78,22 +77,8 @@ _NPY_MAGIC = b"\x93NUMPY"
 # More than numpy takes for a header of an array.
 _LARGEST_HEADER = 2**16
 
-# What a column of times or sample numbers is called, before its unit.
-_INDEX_NAMES = frozenset(
-    {"", "time", "t", "timestamp", "index", "idx", "sample", "samples", "n", "unnamed: 0", "seconds", "ms", "s"}
-    | {"sensor timestamp", "phone timestamp", "zeit", "temps", "tiempo", "tempo", "tijd", "tid", "czas", "čas", "zaman"}
-)
-_SECONDS_PER_UNIT = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
-# What a column of numbers may count.
-_PER_SECOND = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
-_FEW_HERTZ, _MANY_HERTZ = 10, 1e5  # beyond which times are in another unit
-_FEW_TIMES = 50  # whose mean step could be off by their rounding
-_NEARLY_WHOLE = 2e-3  # a clock's error
-_FEW_JUMPS = 0.05  # of all steps; more are rounded
-_JUMP = 1.5  # steps that a gap is longer than
-_OFTEN = 0.05  # share of steps by which even rounded times advance
 _NOMINAL = 0.02  # by which a recorder's true rate may differ from what it is called
-
+_SECONDS_PER_UNIT = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
 # "ecg [uV]", "I_mV", "time_ms", and what R and MATLAB make of "I (uV)": "I..uV.", "I_uV_".
 _UNIT_IN_NAME = re.compile(
     r"(?:\s*[\[(]\s*(?=[^\])]*[\])]\s*$)|[\s_/.-]+(?=(?:[mnuµμ]v|(?:milli|micro|nano)volts?)[._]?$)"
@@ -180,7 +165,7 @@ def _read_text(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, un
     table = parse_text_table(path)
     rate = _rate_of(table, sampling_rate, path)
     if table.times is not None and _seconds_in(table.first_name) is None:
-        _check_times(table.times, rate, path, 1.0)
+        check_times(table.times, rate, path, 1.0)
     table, of_columns = _voltages(_named_columns(table, rate, path), units, path)
     n_rows, n_columns = table.values.shape
     if leads is not None and n_rows == len(leads) and n_columns > n_rows + 1:
@@ -212,24 +197,23 @@ def _rate_of(table: TextTable, given: Any, path: Path) -> float:
         raise SamplingRateError(
             f"Got sampling_rate={given!r} for {path}, which says {stated:g} Hz. Leave the argument out."
         )
-    return known_rate(_rate_of_times(table) if given is None else given, path)
+    return known_rate(_told_rate(table, path) if given is None else given, path)
 
 
-def _rate_of_times(table: TextTable) -> float | None:
-    """Return the rate that evenly spaced times tell, with a unit or of a clock, whole where it nearly is."""
+def _told_rate(table: TextTable, path: Path) -> float | None:
+    """Return the rate that times of a known unit tell, None where there are none."""
     seconds, times = _seconds_in(table.first_name), table.values[:, 0]
     if seconds is None and table.times is not None:
         seconds, times = 1.0, table.times
-    if seconds is None or len(times) < _FEW_TIMES or not _is_ramp(times):
+    if seconds is None:
         return None
-    steps = np.diff(times)
-    step = (times[-1] - times[0]) / len(steps)
-    rate = 1 / (float(step) * seconds)
-    # Whole milliseconds at 800 Hz are one or two apart, and a few of them tell another rate as well.
-    if np.abs(steps - step).max() > max(step / 2, steps.min()) or rate * np.ptp(steps) > (times[-1] - times[0]) / 2:
-        return None
-    # Recorders have whole rates; clocks and rounded times make 499.7 of 500.
-    return float(round(rate)) if abs(round(rate) / rate - 1) < _NEARLY_WHOLE else rate
+    rate = rate_of_times(times, seconds)
+    if rate is None:
+        raise SamplingRateError(
+            f"Got no sampling rate for {path}, whose times are too few, too coarse or too uneven to tell one. Pass "
+            "sampling_rate=, for example 500."
+        )
+    return rate
 
 
 def _seconds_in(name: str) -> float | None:
@@ -248,24 +232,13 @@ def _named_columns(table: TextTable, rate: float, path: Path) -> TextTable:
         values, header = values[:, :-1], header[:-1]
     names = [_UNIT_IN_NAME.sub("", name).lower() for name in header]
     units = [_seconds_in(name) for name in header]
-    indices = [j for j, name in enumerate(names) if _is_index(name, j, values[:, j], units[j] is not None)]
+    indices = [j for j, name in enumerate(names) if is_index(name, j, values[:, j], units[j] is not None)]
     if len(indices) == len(header):
         return TextTable(values, header, table.stated)
     for j in indices:
-        _check_times(values[:, j], rate, path, units[j])
+        check_times(values[:, j], rate, path, units[j])
     kept = [j for j in range(len(header)) if j not in indices]
     return TextTable(values[:, kept], tuple([header[j] for j in kept]), table.stated)
-
-
-def _is_index(name: str, place: int, column: NDArray[np.float64], is_time: bool) -> bool:
-    """Whether a column is no lead: times, which repeat where they are rounded, or a first one that only increases."""
-    if name and name in _INDEX_NAMES:
-        return is_time or _is_rising(column)  # with a unit it is one of times whatever flaw it has
-    if place > 0 or canonical_lead(name) in CANONICAL_LEADS:
-        return False
-    # No lead goes on increasing, but one that is flat may take a step.
-    often = len(column) >= _FEW_TIMES and np.mean(column[1:] > column[:-1]) > _OFTEN
-    return _is_ramp(column) or (bool(often) and (is_time or _is_rising(column)))
 
 
 def _voltages(table: TextTable, units: str | None, path: Path) -> tuple[TextTable, str | list[str]]:
@@ -304,56 +277,6 @@ def _check_units_heard(table: TextTable, has_units: bool, path: Path) -> None:
     check_units_heard([name for name in table.header or () if name not in obeyed], path)
 
 
-def _is_ramp(column: NDArray[np.float64]) -> bool:
-    """Whether a column increases all along, as times and sample numbers do."""
-    return len(column) > 1 and bool(np.all(column[1:] > column[:-1]))
-
-
-def _is_rising(column: NDArray[np.float64]) -> bool:
-    """Whether a column never decreases and does increase, as times do that are rounded."""
-    return len(column) > 1 and bool(np.all(column[1:] >= column[:-1]) and column[-1] > column[0])
-
-
-def _check_times(column: NDArray[np.float64], rate: float, path: Path, seconds: float | None = None) -> None:
-    """Raise for times in a unit, or any of them or sample numbers, that contradict the rate; warn where they jump."""
-    known = np.flatnonzero(np.isfinite(column))
-    steps = np.diff(column[known]) / np.diff(known)  # across a blank, which hides no jump
-    if not np.any(steps > 0):
-        if np.any(steps < 0):
-            raise DamagedRecordError(f"Got times that only go back in {path}, expected rows in their order. Sort them.")
-        return
-    # Rounded times are a whole number of their last digit apart, often none; of five digits, the last grows on the way.
-    usual = _JUMP * max(np.median(steps), np.min(steps[steps > 0]))
-    regular = steps[(steps >= 0) & (steps <= usual)]
-    step, spread, mean = float(np.mean(regular)), float(np.ptp(regular)), float(np.mean(steps[steps > -usual]))
-    odd = np.flatnonzero((steps < 0) | (steps > usual + spread))
-    is_rounded = len(odd) >= _FEW_JUMPS * len(steps)
-    units = {unit: count for unit, count in _PER_SECOND.items() if seconds is None or round(1 / seconds) == count}
-    wanted = {unit: count / rate for unit, count in units.items()} | ({"samples": 1.0} if seconds is None else {})
-    near = 0.05 + spread / regular.sum()
-    # The mean is right whatever the rounding, the regular steps whatever is missing.
-    likely = (mean,) if is_rounded else (mean, step)
-    period = next((p for found in likely for p in wanted.values() if abs(found / p - 1) <= near), None)
-    if period is None:
-        shown = likely[-1]
-        rates = {unit: count / shown for unit, count in units.items()}
-        told = [f"{told:g} Hz if they are {unit}" for unit, told in rates.items() if _FEW_HERTZ < told < _MANY_HERTZ]
-        raise SamplingRateError(
-            f"Got sampling_rate={rate:g} and times that advance by {shown:g} a row in {path}, expected steps of "
-            f"{', '.join(f'{length:g} ({unit})' for unit, length in wanted.items())}. Pass the rate that the times tell"
-            f"{': ' if told else ''}{', '.join(told)}."
-        )
-    # What rounding adds at one place it takes away at others; what is missing stays missing.
-    missing = np.sum(steps - period) > np.sum(steps[odd] - period) / 2
-    if len(odd) and (missing or np.any(steps < 0)):
-        warnings.warn(
-            f"The times in {path} jump by {steps[odd[0]]:g} after row {known[odd[0]] + 1}, where steps are {period:g}: "
-            "samples are missing there, and were not put in. Cut the table there, or pass its parts as records.",
-            SignalWarning,
-            stacklevel=5,
-        )
-
-
 def _lead_columns(values: NDArray[np.float64], leads: Sequence[str], rate: float, path: Path) -> NDArray[np.float64]:
     """Drop what is no lead, shape (n_samples, n_columns) to (n_samples, n_leads).
 
@@ -361,17 +284,17 @@ def _lead_columns(values: NDArray[np.float64], leads: Sequence[str], rate: float
     delimiter. Where one column is too many and could be either, the caller must say more.
     """
     extra = values.shape[1] - len(leads)
-    is_ramp = _is_ramp(values[:, 0])
+    increases = is_ramp(values[:, 0])
     ends_empty = len(values) > 1 and _is_empty(values[:, -1])
     # A column too many is left out only where one explanation fits, not where two do.
-    if extra == 0 or (extra == 1 and is_ramp != ends_empty) or (extra == 2 and is_ramp and ends_empty):
-        if is_ramp and extra > 0:
-            _check_times(values[:, 0], rate, path)
-        return values[:, int(is_ramp and extra > 0) :][:, : len(leads)]
+    if extra == 0 or (extra == 1 and increases != ends_empty) or (extra == 2 and increases and ends_empty):
+        if increases and extra > 0:
+            check_times(values[:, 0], rate, path)
+        return values[:, int(increases and extra > 0) :][:, : len(leads)]
     hint = ""
     if extra == 1:
-        either = "and the last is empty: either could be no lead." if is_ramp else "so it is no time."
-        hint = f" The first {'increases' if is_ramp else 'does not increase'} all along, {either}"
+        either = "and the last is empty: either could be no lead." if increases else "so it is no time."
+        hint = f" The first {'increases' if increases else 'does not increase'} all along, {either}"
     raise LeadError(
         f"Got {values.shape[1]} columns in {path} and {len(leads)} leads ({', '.join(leads)}), expected one column a "
         f"lead.{hint} Pass leads= with a name for every column, or write them into the first row."
@@ -388,7 +311,7 @@ def _leads_of_header(header: tuple[str, ...] | None, path: Path) -> tuple[str, .
     if header is None:
         return None
     names = [_UNIT_IN_NAME.sub("", name) for name in header]
-    if len(names) > 1 and names[0].lower() in _INDEX_NAMES:
+    if len(names) > 1 and names[0].lower() in INDEX_NAMES:
         names = names[1:]
     try:
         return canonical_leads(names)

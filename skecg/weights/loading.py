@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,12 @@ from skecg.spec import EncoderConfig, InputSpec
 from skecg.weights.card import write_card
 from skecg.weights.folder import (
     CONFIG_NAME,
+    DIRECTIONS_NAME,
     FORMAT_VERSION,
     HEAD_FILES,
     MODEL_NAME,
+    SIGNATURE_NAME,
+    TRAINING_CONFIG,
     WeightsInfo,
     check_consistent,
     check_tensors,
@@ -33,7 +36,7 @@ from skecg.weights.golden import write_golden
 from skecg.weights.rebuilding import check_rebuilt, stored_state
 from skecg.weights.registry import find_weights
 
-__all__ = ["load_encoder", "read_attention", "save_encoder"]
+__all__ = ["load_encoder", "read_attention", "remove_former", "save_encoder"]
 
 
 def load_encoder(
@@ -83,7 +86,8 @@ def save_encoder(
     Parameters
     ----------
     folder : str or Path
-        Created when absent; files of these names in it are replaced.
+        Created when absent; files of these names in it are replaced, and what tells of former weights is removed
+        (``training_config.json``, ``directions.safetensors``, ``model.sig``).
     encoder : Encoder
         One of skecg's, or a module of your own that is derived from :class:`skecg.encoders.WindowEncoder` and whose
         architecture is registered (:func:`skecg.encoders.register_encoder`).
@@ -136,7 +140,7 @@ def save_encoder(
 def _write_weights(
     folder: str | Path, encoder: Encoder, spec: InputSpec, pooling: str, provenance: Mapping[str, Any]
 ) -> WeightsInfo:
-    """Write ``config.json`` and ``model.safetensors``; the folder is created, other files in it are left alone."""
+    """Write ``config.json`` and ``model.safetensors``; the folder is created, files of the user are left alone."""
     check_consistent(encoder.config, spec)
     check_pooling(pooling, encoder.num_registers)
     folder = Path(folder)
@@ -161,8 +165,23 @@ def _write_weights(
     # Last: should this be interrupted, an older configuration names another digest, and loading says so.
     with replacing(folder / CONFIG_NAME) as file:
         file.write(json_bytes(config, folder / CONFIG_NAME))
+    remove_former(folder)
     # Read back as everybody else will read it.
     return read_info(folder)
+
+
+def remove_former(folder: Path, kept: Container[str] = ()) -> None:
+    """Remove what tells of the weights that lay in a folder before: it would be published as that of the new ones.
+
+    Parameters
+    ----------
+    folder : Path
+    kept : container of str
+        Names of files that belong to the new ones.
+    """
+    for name in (DIRECTIONS_NAME, TRAINING_CONFIG, SIGNATURE_NAME):
+        if name not in kept:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _header(config: EncoderConfig, spec: InputSpec) -> dict[str, str]:

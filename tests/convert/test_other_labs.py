@@ -423,6 +423,24 @@ def test_every_published_size_of_clef_is_read_off_its_tensors(size, n_parameters
     assert n_parameters in (None, unused + sum(math.prod(shape) for shape in shapes.values()))
 
 
+def test_what_has_the_classifier_of_ecgfounder_is_no_clef(tmp_path):
+    state = state_of("clef")
+    width = state["stage_list.1.block_list.0.se_fc2.bias"].numel()
+    bare = {"state_dict": state | {"dense.weight": torch.zeros(150, width), "dense.bias": torch.zeros(150)}}
+    torch.save(bare, tmp_path / "1_lead_ECGFounder.pth")
+    with pytest.raises(ForeignCheckpointError, match=r"a classifier of 150 classes.*`skecg convert ecgfounder`"):
+        convert_clef(tmp_path / "1_lead_ECGFounder.pth", tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+
+
+def test_what_is_converted_leaves_nothing_of_former_weights_beside_it(tmp_path):
+    (tmp_path / "weights").mkdir()
+    for name in ("training_config.json", "directions.safetensors", "model.sig", "LICENSE"):
+        (tmp_path / "weights" / name).write_text("{}")
+    ours = {"README.md", "config.json", "golden.safetensors", "model.safetensors"}
+    assert {path.name for path in converted("clef", tmp_path).iterdir()} == {*ours, "LICENSE"}
+
+
 def test_a_file_of_nothing_is_told_apart(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "a.ckpt")
     with pytest.raises(ForeignCheckpointError, match=r"but nothing, expected that of CLEF.*convert --help"):

@@ -47,6 +47,22 @@ def test_a_beat_forgotten_in_one_lead_does_no_harm_and_other_waves_are_no_beats(
     np.testing.assert_allclose(rate, [60.0])
 
 
+@pytest.mark.parametrize("pause", [3, 200])
+def test_time_that_nobody_annotated_between_beats_is_no_interval(pause: int) -> None:
+    first = np.arange(500, 3000, 500)
+    two_parts = beats([*first, *(first + 2000 + 500 * pause)])
+
+    np.testing.assert_allclose(heart_rates([Waves(500.0, ("II",), (two_parts,))]), [60.0])
+    np.testing.assert_allclose(heart_rates([Waves(500.0, ("II",), (beats([500, 1000, 500 * pause + 2000]),))]), [60.0])
+
+
+def test_beats_that_are_far_apart_are_no_pulse_and_irregular_ones_all_count() -> None:
+    irregular = Waves(500.0, ("II",), (beats([500, 900, 1300, 2180]),))  # the last after 2.2 of the others
+
+    np.testing.assert_allclose(heart_rates([irregular]), [60 / 1.12])
+    assert np.isnan(heart_rates([Waves(500.0, ("II",), (beats([500, 2500]),))])).all()
+
+
 def test_what_nobody_annotated_is_not_known() -> None:
     nothing = Waves(500.0, ("I",), (np.empty((0, 4), dtype=np.int64),))
     unmarked = Waves(500.0, ("I",), (np.array([[-1, 500, 520, 1], [980, 1000, -1, 1]]),))

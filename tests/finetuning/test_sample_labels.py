@@ -93,9 +93,22 @@ def test_a_mark_of_noise_within_a_wave_does_not_part_its_edges(tmp_path: Path) -
         np.testing.assert_array_equal(read_sample_labels(item, record_of(), "majority", 0), lead_labels(TABLE, 300))
 
 
+@pytest.mark.parametrize("other", list("ux!|"))
+@pytest.mark.parametrize(("marks", "wave"), [("(t{})", [10, 20, -1, 2]), ("({}p)", [-1, 30, 40, 0])])
+def test_the_edge_of_what_is_none_of_the_three_waves_is_not_theirs(
+    tmp_path: Path, other: str, marks: str, wave: list[int]
+) -> None:
+    symbol, sample = list(marks.format(other)), np.array([10, 20, 30, 40])
+    wfdb.wrann("r", "edges", sample, symbol, fs=250, write_dir=str(tmp_path))
+
+    for item in (SimpleNamespace(sample=sample, symbol=symbol), tmp_path / "r.edges"):
+        np.testing.assert_array_equal(read_sample_labels(item, record_of(), "majority", 0), lead_labels([wave], 300))
+
+
 @pytest.mark.parametrize(
     ("item", "error", "message"),
     [
+        (Waves(250.0, (), ()), LeadError, r"y\[3\] with waves of no lead, expected those of one or more"),
         (np.zeros(299, dtype=int), ShapeError, r"y\[3\] of shape \(299,\), expected \(300,\) or \(2, 300\)"),
         (np.zeros(300), InputError, "dtype float64.*expected integers: 0 background, 1 P, 2 QRS, 3 T, and -1"),
         (np.full(300, 4), InputError, "values from 4 to 4, expected integers"),

@@ -61,6 +61,8 @@ def test_publish_refuses_with_the_words_that_allow_it(hub, capsys):
 
 def test_download_gives_a_folder_that_works_without_a_network(published, offline, tmp_path, capsys, ecg):
     commit = published.repositories["someone/tiny"].branches["main"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "training_config.json").write_text("of former weights")
     assert main(["download", "someone/tiny", "--revision", "v1", "--to", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert f"at commit {commit}" in said

@@ -71,6 +71,22 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over(archive):
     assert find_records(folder, recursive=False)
 
 
+@pytest.mark.parametrize("pattern", ["**/*.hea", "*/*.hea", "*/a/*.hea", "**", "s?b/c.*"])
+def test_a_pattern_does_not_pass_over_a_folder_that_may_not_be_listed(archive, monkeypatch, pattern):
+    folder, _ = archive
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if "sub" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(RecordReadError, match=r"sub.*cannot be listed \(PermissionError: Permission denied\)"):
+        find_records(folder / pattern)
+    assert len(find_records(folder / "*.hea")) == 2  # it lies beside them
+
+
 def test_files_names_and_patterns_lead_to_the_same_record(archive):
     folder, (_, b, _, c) = archive
     for name in ("b", "b.hea", "b.dat", "b.*", "[b].hea"):

@@ -206,14 +206,13 @@ def test_the_times_of_a_chest_strap_tell_its_rate(tmp_path: Path, header: str, s
         np.testing.assert_allclose(record.signal[0], MICROVOLTS / 1000, rtol=1e-5, atol=1e-9)
 
 
-def test_times_that_jump_tell_no_rate_and_are_warned_of(tmp_path: Path) -> None:
+def test_times_that_jump_tell_the_rate_beside_the_gap_and_are_warned_of(tmp_path: Path) -> None:
     late = NANOSECONDS + np.where(np.arange(len(NANOSECONDS)) >= 100, 5 * 10**9, 0)
     body = "\n".join(f"{time};{value:g}" for time, value in zip(late, MICROVOLTS, strict=True))
     path = written(tmp_path, "timestamp [ns];ecg [uV]\n" + body)
-    with pytest.raises(SamplingRateError, match="Pass sampling_rate="):
-        read_record(path)
-    with pytest.warns(SignalWarning, match="after row 100"):
-        assert read_record(path, sampling_rate=130).sampling_rate == 130
+    for given in (None, 130):
+        with pytest.warns(SignalWarning, match="after row 100"):
+            assert read_record(path, sampling_rate=given).sampling_rate == 130
 
 
 # ---- what is no recording ---------------------------------------------------------------------------------------

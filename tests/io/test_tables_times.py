@@ -62,6 +62,48 @@ def test_times_that_contradict_the_rate_are_refused(tmp_path: Path, form, rate: 
         read_table(written(tmp_path, form, np.arange(N) / RATE), sampling_rate=rate)
 
 
+TRUE_AND_SAID = [(130, 128), (128, 130), (130, 125), (256, 250), (250, 256), (500, 512), (360, 350), (500, 492)]
+
+
+@pytest.mark.parametrize(
+    "written", ["timestamp [ns],{:.0f},1e9", "t [ms],{:.0f},1e3", "time,{:.2f},1", "clock,0:{:06.3f},1"]
+)
+@pytest.mark.parametrize(("true", "said"), TRUE_AND_SAID)
+def test_rates_that_are_taken_for_each_other_are_told_apart(tmp_path: Path, written: str, true: int, said: int) -> None:
+    header, cell, scale = written.split(",")
+    rows = [f"{cell.format(number / true * float(scale))},{number % 7}" for number in range(5000)]
+    (tmp_path / "a.csv").write_text("\n".join([f"{header},II", *rows]))
+
+    assert read_table(tmp_path / "a.csv", sampling_rate=true * 1.004).n_samples == len(rows)  # a recorder's clock
+    with pytest.raises(SamplingRateError, match=f"sampling_rate={said} and times that advance .* tell: {true} Hz"):
+        read_table(tmp_path / "a.csv", sampling_rate=said)
+
+
+@pytest.mark.parametrize("size", [0.2, 0.5])
+def test_times_that_jitter_beside_a_gap_are_those_of_the_rate(tmp_path: Path, size: float) -> None:
+    late = np.arange(N) / RATE + np.where(np.arange(N) > 100, 0.5, 0)
+    times = np.sort(late + np.random.default_rng(0).normal(0, size / RATE, N))
+    (tmp_path / "a.csv").write_text("t [ms],II\n" + "".join(f"{1e3 * t:.3f},0\n" for t in times))
+    with pytest.warns(SignalWarning, match=r"The times in .* jump by 50"):
+        assert read_table(tmp_path / "a.csv", sampling_rate=RATE).sampling_rate == RATE
+
+
+@pytest.mark.parametrize("name", sorted(FORMS.keys() - {"seconds", "seconds, last", "seconds, rounded"}))
+@pytest.mark.parametrize("lost", [73, 1000])
+def test_times_tell_the_rate_where_packets_are_missing(tmp_path: Path, name: str, lost: int) -> None:
+    times = np.arange(N) / RATE + np.where(np.arange(N) > 100, lost / RATE, 0)
+    with pytest.warns(SignalWarning, match="samples are missing there"):
+        assert read_table(written(tmp_path, FORMS[name], times)).sampling_rate == RATE
+
+
+@pytest.mark.parametrize("every", [3, 10])
+def test_times_that_are_often_apart_tell_no_rate(tmp_path: Path, every: int) -> None:
+    times = np.cumsum(np.where(np.arange(N) % every, 4, 20))
+    (tmp_path / "a.csv").write_text("t [ms],II\n" + "".join(f"{time},0\n" for time in times))
+    with pytest.raises(SamplingRateError, match="whose times are too few, too coarse or too uneven"):
+        read_table(tmp_path / "a.csv")
+
+
 @pytest.fixture(params=["t [ms]", "time_ms", "Messzeit (ms)"])
 def write(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[np.ndarray], Path]:
     """Write a table with times in milliseconds, which may be missing."""

@@ -246,4 +246,7 @@ def test_a_folder_that_is_not_empty_is_written_over_only_when_forced(tmp_path):
     with pytest.raises(ParameterError, match=r"not empty.*--force"):
         export(tmp_path / "run", tmp_path / "weights", name="second")
     assert json.loads((tmp_path / "weights" / "config.json").read_text())["provenance"]["name"] == "first"
+    (tmp_path / "weights" / "directions.safetensors").write_text("of the first")
     assert export(tmp_path / "run", tmp_path / "weights", name="second", force=True).provenance["name"] == "second"
+    assert (tmp_path / "weights" / "training_config.json").is_file()
+    assert not (tmp_path / "weights" / "directions.safetensors").exists()

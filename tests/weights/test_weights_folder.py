@@ -300,6 +300,14 @@ def test_an_encoder_that_has_diverged_is_not_written(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+def test_nothing_of_former_weights_stays_beside_new_ones(temporal):
+    for name in ("training_config.json", "directions.safetensors", "model.sig", "LICENSE", "notes.txt"):
+        (temporal / name).write_text("{}")
+    save_encoder(temporal, *skecg.load_encoder(temporal), trained=False)
+    ours = {"README.md", "config.json", "golden.safetensors", "model.safetensors"}
+    assert {path.name for path in temporal.iterdir()} == {*ours, "LICENSE", "notes.txt"}
+
+
 @pytest.mark.parametrize("said", [{"when": object()}, {"auroc": float("nan")}])
 def test_provenance_that_json_cannot_say_leaves_the_folder_as_it_was(temporal, said):
     encoder, spec = skecg.load_encoder(temporal)

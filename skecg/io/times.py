@@ -1,0 +1,189 @@
+"""What a column of times says of a recording: that it is no lead, the rate, and where samples are missing.
+
+Times are written in seconds or milliseconds, from zero or from 1970, and mostly rounded: whole milliseconds at 800 Hz
+are one or two apart, and five digits hold less of a second the longer a recording lasts. Steps from row to row then
+tell little, but their mean over all rows tells the rate, as long as no row is missing. Where some are, the steps beside
+the gaps tell it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from skecg.errors import DamagedRecordError, SamplingRateError, SignalWarning
+from skecg.leads import CANONICAL_LEADS, canonical_lead
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["INDEX_NAMES", "check_times", "is_index", "is_ramp", "rate_of_times"]
+
+#: What a column of times or sample numbers is called, before its unit.
+INDEX_NAMES: frozenset[str] = frozenset(
+    {"", "time", "t", "timestamp", "index", "idx", "sample", "samples", "n", "unnamed: 0", "seconds", "ms", "s"}
+    | {"sensor timestamp", "phone timestamp", "zeit", "temps", "tiempo", "tempo", "tijd", "tid", "czas", "čas", "zaman"}
+)
+
+# What a column of numbers may count.
+_PER_SECOND = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
+_FEW_HERTZ, _MANY_HERTZ = 10, 1e5  # beyond which times are in another unit
+_FEW_TIMES = 50  # whose mean step could be off by their rounding
+_MANY_TIMES = 200  # whose mean step is known to half a percent, were there one row too many
+_NEARLY_WHOLE = 2e-3  # a clock's error
+# Rates that are taken for each other lie further apart (128 and 130 Hz by 1.5 %, 125 and 128, 250 and 256, 500 and 512
+# by 2.4 %), and clocks of recorders, whose 130 Hz may be 129.9, are better.
+_SAME_RATE = 0.01
+_PERHAPS_SAME_RATE = 0.05  # where rounding and gaps cannot be told apart
+_FEW_JUMPS = 0.05  # of all steps; more are rounded
+_FEW_LOSSES = 0.01  # of all steps, beside which the others tell the rate
+_JUMP = 1.5  # steps that a gap is longer than
+_OFTEN = 0.05  # share of steps by which even rounded times advance
+
+
+def is_index(name: str, place: int, column: NDArray[np.float64], is_time: bool) -> bool:
+    """Report a column that is no lead: times, which repeat where they are rounded, or a first one that only increases.
+
+    Parameters
+    ----------
+    name : str
+        In lower case, without its unit.
+    place : int
+        Of the column, from 0.
+    column : ndarray of shape (n_rows,)
+    is_time : bool
+        Whether its unit is one of time.
+    """
+    if name and name in INDEX_NAMES:
+        return is_time or _is_rising(column)  # with a unit it is one of times whatever flaw it has
+    if place > 0 or canonical_lead(name) in CANONICAL_LEADS:
+        return False
+    # No lead goes on increasing, but one that is flat may take a step.
+    often = len(column) >= _FEW_TIMES and np.mean(column[1:] > column[:-1]) > _OFTEN
+    return is_ramp(column) or (bool(often) and (is_time or _is_rising(column)))
+
+
+def is_ramp(column: NDArray[np.float64]) -> bool:
+    """Report a column that increases all along, as times and sample numbers do."""
+    return len(column) > 1 and bool(np.all(column[1:] > column[:-1]))
+
+
+def _is_rising(column: NDArray[np.float64]) -> bool:
+    """Whether a column never decreases and does increase, as times do that are rounded."""
+    return len(column) > 1 and bool(np.all(column[1:] >= column[:-1]) and column[-1] > column[0])
+
+
+def rate_of_times(times: NDArray[np.float64], seconds: float) -> float | None:
+    """Return the rate that evenly spaced times tell, whole where it nearly is; None where they tell none for sure.
+
+    Parameters
+    ----------
+    times : ndarray of shape (n_rows,)
+    seconds : float
+        Their unit.
+    """
+    if len(times) < _FEW_TIMES or not is_ramp(times):
+        return None
+    steps, n_losses = _without_losses(np.diff(times))
+    step = float(np.mean(steps))
+    rate = 1 / (step * seconds)
+    # Whole milliseconds at 800 Hz are one or two apart, and a few of them tell another rate as well.
+    is_uneven = np.abs(steps - step).max() > max(step / 2, steps.min())
+    if is_uneven or rate * np.ptp(steps) * (1 + n_losses) > steps.sum() / 2:
+        return None
+    return _nearly_whole(rate)
+
+
+def _without_losses(steps: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """Leave out a few steps across packets that were lost, and count them; all stay where others are irregular, too."""
+    usual = _usual_step(steps)
+    regular = steps[steps <= usual]
+    # Steps of two may be rounded, those of more than three are not.
+    n_losses = int(np.sum(steps > 2 * usual))
+    is_clear = len(regular) + n_losses == len(steps) and n_losses <= _FEW_LOSSES * len(steps)
+    return (regular, n_losses) if is_clear else (steps, 0)
+
+
+def _usual_step(steps: NDArray[np.float64]) -> float:
+    """Return what steps without a gap are below; rounded times are often not apart at all."""
+    # Of five digits, the last grows on the way: the smallest step counts.
+    return _JUMP * float(max(np.median(steps), np.min(steps[steps > 0])))
+
+
+def _nearly_whole(rate: float) -> float:
+    """Round a rate that nearly is whole, as recorders' rates are; clocks and rounded times make 499.7 of 500."""
+    return float(round(rate)) if abs(round(rate) / rate - 1) < _NEARLY_WHOLE else rate
+
+
+def check_times(column: NDArray[np.float64], rate: float, path: Path, seconds: float | None = None) -> None:
+    """Raise for times that contradict the rate, warn where they jump.
+
+    Parameters
+    ----------
+    column : ndarray of shape (n_rows,)
+        NaN where a time is missing.
+    rate : float
+        Samples a second (Hz).
+    path : Path
+        For messages.
+    seconds : float, optional
+        Unit of the times; any of them, or sample numbers, when not given.
+
+    Raises
+    ------
+    SamplingRateError
+    DamagedRecordError
+        When rows stand in the opposite order.
+    """
+    known = np.flatnonzero(np.isfinite(column))
+    steps = np.diff(column[known]) / np.diff(known)  # across a blank, which hides no jump
+    if not np.any(steps > 0):
+        if np.any(steps < 0):
+            raise DamagedRecordError(f"Got times that only go back in {path}, expected rows in their order. Sort them.")
+        return
+    usual = _usual_step(steps)
+    regular = steps[(steps >= 0) & (steps <= usual)]
+    step, spread, mean = float(np.mean(regular)), float(np.ptp(regular)), float(np.mean(steps[steps > -usual]))
+    is_odd = (steps < 0) | (steps > usual + spread)
+    odd = np.flatnonzero(is_odd)
+    is_rounded = len(odd) >= _FEW_JUMPS * len(steps)
+    is_even = spread < step and not is_rounded
+    if not is_even:  # the longest belong to the others then
+        step = float(np.mean(steps[~is_odd]))
+    # The mean is right whatever the rounding, the regular steps whatever is missing.
+    likely = (mean,) if is_rounded else (mean, step)
+    is_sure = is_even or steps.max() <= _JUMP * usual
+    near = _SAME_RATE if is_sure and len(steps) >= _MANY_TIMES else _PERHAPS_SAME_RATE
+    units = {unit: count for unit, count in _PER_SECOND.items() if seconds is None or round(1 / seconds) == count}
+    wanted = {unit: count / rate for unit, count in units.items()} | ({"samples": 1.0} if seconds is None else {})
+    near += spread / regular.sum()
+    period = next((p for found in likely for p in wanted.values() if abs(found / p - 1) <= near), None)
+    if period is None:
+        raise _contradiction(rate, likely[-1], units, wanted, path)
+    # What rounding adds at one place it takes away at others; what is missing stays missing.
+    missing = np.sum(steps - period) > np.sum(steps[odd] - period) / 2
+    if len(odd) and (missing or np.any(steps < 0)):
+        warnings.warn(
+            f"The times in {path} jump by {steps[odd[0]]:g} after row {known[odd[0]] + 1}, where steps are {period:g}: "
+            "samples are missing there, and were not put in. Cut the table there, or pass its parts as records.",
+            SignalWarning,
+            stacklevel=5,
+        )
+
+
+def _contradiction(
+    rate: float, step: float, units: Mapping[str, float], wanted: Mapping[str, float], path: Path
+) -> SamplingRateError:
+    """Return the error for times of another rate."""
+    rates = {unit: _nearly_whole(count / step) for unit, count in units.items()}
+    told = [f"{told:g} Hz if they are {unit}" for unit, told in rates.items() if _FEW_HERTZ < told < _MANY_HERTZ]
+    return SamplingRateError(
+        f"Got sampling_rate={rate:g} and times that advance by {step:g} a row in {path}, expected steps of "
+        f"{', '.join(f'{length:g} ({unit})' for unit, length in wanted.items())}. Pass the rate that the times tell"
+        f"{': ' if told else ''}{', '.join(told)}."
+    )
