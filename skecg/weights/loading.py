@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,18 +170,17 @@ def _write_weights(
     return read_info(folder)
 
 
-def remove_former(folder: Path, kept: Container[str] = ()) -> None:
+def remove_former(folder: Path, kept: Iterable[str] = ()) -> None:
     """Remove what tells of the weights that lay in a folder before: it would be published as that of the new ones.
 
     Parameters
     ----------
     folder : Path
-    kept : container of str
+    kept : iterable of str
         Names of files that belong to the new ones.
     """
-    for name in (DIRECTIONS_NAME, TRAINING_CONFIG, SIGNATURE_NAME):
-        if name not in kept:
-            (folder / name).unlink(missing_ok=True)
+    for name in {DIRECTIONS_NAME, TRAINING_CONFIG, SIGNATURE_NAME}.difference(kept):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _header(config: EncoderConfig, spec: InputSpec) -> dict[str, str]:

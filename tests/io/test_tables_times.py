@@ -96,9 +96,16 @@ def test_times_tell_the_rate_where_packets_are_missing(tmp_path: Path, name: str
         assert read_table(written(tmp_path, FORMS[name], times)).sampling_rate == RATE
 
 
-@pytest.mark.parametrize("every", [3, 10])
-def test_times_that_are_often_apart_tell_no_rate(tmp_path: Path, every: int) -> None:
-    times = np.cumsum(np.where(np.arange(N) % every, 4, 20))
+@pytest.mark.parametrize(
+    "times",
+    [
+        *[np.cumsum(np.where(np.arange(N) % every, 4, 20)) for every in (3, 10)],
+        4 * np.arange(40),
+        4 * (np.arange(N) // 2),
+    ],
+    ids=["often apart", "at times apart", "few", "in pairs"],
+)
+def test_times_that_are_uneven_or_few_tell_no_rate(tmp_path: Path, times: np.ndarray) -> None:
     (tmp_path / "a.csv").write_text("t [ms],II\n" + "".join(f"{time},0\n" for time in times))
     with pytest.raises(SamplingRateError, match="whose times are too few, too coarse or too uneven"):
         read_table(tmp_path / "a.csv")
