@@ -37,7 +37,7 @@ from skecg.validation import check_choice
 from skecg.weights import WeightsInfo, read_info, save_encoder
 from skecg.weights.card import card_text, join_data
 from skecg.weights.folder import DIRECTIONS_NAME, TRAINING_CONFIG, read_json
-from skecg.weights.loading import remove_former
+from skecg.weights.loading import move_draft
 
 if TYPE_CHECKING:
     from skecg.encoders import Encoder
@@ -124,10 +124,8 @@ def export(
     with tempfile.TemporaryDirectory(prefix=".draft-", dir=make_folder(out)) as draft:
         save_encoder(draft, trained, config.input, pooling=config.pooling, **known)
         # `skecg publish` wants it beside the weights.
-        write_json(Path(draft) / "training_config.json", config.to_dict())
-        for written in sorted(Path(draft).iterdir()):
-            written.replace(out / written.name)
-    remove_former(out, kept=[TRAINING_CONFIG])
+        write_json(Path(draft) / TRAINING_CONFIG, config.to_dict())
+        move_draft(Path(draft), out)
     return read_info(out)
 
 

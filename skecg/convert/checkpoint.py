@@ -27,7 +27,7 @@ from skecg.errors import ForeignCheckpointError, ParameterError, SkecgError, Wei
 from skecg.io.files import sha256_of
 from skecg.weights import save_encoder
 from skecg.weights.folder import load_tensors
-from skecg.weights.loading import remove_former
+from skecg.weights.loading import move_draft
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -415,8 +415,6 @@ def write_folder(
             converted_by=f"skecg {skecg.__version__}",
         )
         folder.mkdir(exist_ok=True)
-        for written in sorted(draft.iterdir()):
-            written.replace(folder / written.name)
-        remove_former(folder)
+        move_draft(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -14,7 +14,7 @@ from skecg.hub.cards import card_pictures
 from skecg.io.files import make_folder, sha256_of
 from skecg.weights.fetching import fetch_optional
 from skecg.weights.folder import CONFIG_NAME, HEAD_FILES, MODEL_NAME, OPTIONAL_FILES, read_state
-from skecg.weights.loading import remove_former
+from skecg.weights.loading import move_draft
 from skecg.weights.registry import find_weights, repository_of
 
 if TYPE_CHECKING:
@@ -138,9 +138,7 @@ def _copy(sources: dict[str, Path], folder: Path) -> None:
     try:
         for name, path in sources.items():
             shutil.copyfile(path, draft / name)
-        for name in sources:
-            (draft / name).replace(folder / name)
-        remove_former(folder, kept=sources)
+        move_draft(draft, folder)
     except OSError as error:
         raise ParameterError(
             f"The weights cannot be written into {str(folder)!r} ({error}). Name another folder."

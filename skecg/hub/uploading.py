@@ -244,7 +244,7 @@ def _made_all_the_same(
 
 @contextlib.contextmanager
 def _tagging(repository: str, commit: str, tag: str) -> Iterator[None]:
-    """Say of a tag that could not be made that the files are published."""
+    """Raise for a tag that could not be made, saying that the files are published."""
     try:
         with hub_errors(repository, commit, sending=True):
             yield

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, folders that one process at a time writes into, digests, and encodings."""
+"""Files written whole or not at all, folders that one process at a time writes into, and digests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ __all__ = [
     "alone_in",
     "beginning_of",
     "check_inflated",
-    "decoded_table",
     "keep_others_out",
     "largest_inflated",
     "make_folder",
@@ -30,8 +29,6 @@ __all__ = [
 
 # A recording is seldom compressed to a tenth. Deflate makes a thousandth of nothing but zeros, and so of a bomb.
 _MOST_INFLATED, _ALWAYS_ALLOWED = 100, 2**26
-
-_SNIFFED = 2**14  # bytes that tell an encoding
 
 
 def beginning_of(path: Path, n_bytes: int) -> bytes:
@@ -55,37 +52,6 @@ def check_inflated(n_bytes: int, n_packed: int, path: Path) -> None:
             f"{path} inflates {n_packed:,} compressed bytes to more than {largest_inflated(n_packed):,}, expected a "
             "recording, which compresses less. Do not open it by other means; export the recording again uncompressed."
         )
-
-
-def decoded_table(content: bytes, path: Path) -> str:
-    """Return the text of a file, refusing what is none."""
-    if not content.strip():
-        raise DamagedRecordError(f"{path} is empty ({len(content)} bytes), expected a table of samples.")
-    wide = _wide_encoding(content[:_SNIFFED])
-    if wide is not None:
-        with contextlib.suppress(UnicodeDecodeError):
-            text = content.decode(wide).removeprefix("\ufeff")
-            if "\0" not in text:  # as in UTF-32
-                return _plain_signs(text)
-    if b"\0" in content or content.startswith(b"%PDF"):
-        raise DamagedRecordError(f"{path} is a binary file, expected a text table with one row a sample, in UTF-8.")
-    try:
-        return _plain_signs(content.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
-
-
-def _plain_signs(text: str) -> str:
-    """Return a text with hyphens where typesetting put minus signs."""
-    return text.replace("\N{MINUS SIGN}", "-")
-
-
-def _wide_encoding(head: bytes) -> str | None:
-    """Return the UTF-16 that a text begins in: by its mark, or by the zeros beside nearly every letter and digit."""
-    for encoding, mark, zeros in (("utf-16-le", b"\xff\xfe", head[1::2]), ("utf-16-be", b"\xfe\xff", head[0::2])):
-        if head.startswith(mark) or 2 * zeros.count(0) > max(len(zeros), head.count(0)):
-            return encoding
-    return None
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:

@@ -11,14 +11,13 @@ import contextlib
 import csv
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from skecg.errors import DamagedRecordError, ShapeError, UnsupportedFormatError
-from skecg.io.files import decoded_table
 from skecg.io.statements import NOTHING_STATED, Statements, are_grouped, count_lines_above, read_statements
+from skecg.io.times import clock_seconds
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 from skecg.records import millivolts_per_unit
 
@@ -39,10 +38,6 @@ _CHEST_LEADS = 6
 _SHOWN = 30  # characters of a cell quoted in a message
 _MANY_TEXTS = 5  # rows that are looked at to tell a table about recordings from samples with a slip
 _DAY = 86_400.0  # seconds
-# Of a date that is written as in Germany, America or Japan, or of a count of days, the clock is enough.
-_CLOCK = re.compile(
-    r"(?:\d{1,4}[./]\d{1,2}[./]\d{1,4} +|\d+ days? +)?(?:(\d+):)?(\d{1,2}):(\d{2}(?:[.,]\d+)?)", re.IGNORECASE
-)
 # What columns of a table about recordings are called.
 _ABOUT_RECORDINGS = frozenset(
     {"age", "sex", "gender", "label", "labels", "class", "target", "diagnosis", "diagnoses", "scp_codes", "fold"}
@@ -159,7 +154,7 @@ def check_about_samples(path: Path) -> None:
 
 def _rows_and_names(content: bytes, path: Path) -> tuple[_Lines, tuple[str, ...] | None, Statements]:
     """Split a text into its rows of samples, the names above them, and what lines above those state."""
-    table, stated = _without_preamble(_split_lines(decoded_table(content, path), path))
+    table, stated = _without_preamble(_split_lines(_decoded(content, path), path))
     _check_upright(table)
     header = _header(table)
     _check_names(header, path)
@@ -224,6 +219,37 @@ def _are_decimal_commas(rows: Sequence[str]) -> bool:
         return False
     whole = [row.partition(",")[0] for row in rows]
     return not (all("," in row for row in rows) and whole == [str(i + int(whole[0] == "1")) for i in range(len(rows))])
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    """Return the text of a file, refusing what is none."""
+    if not content.strip():
+        raise DamagedRecordError(f"{path} is empty ({len(content)} bytes), expected a table of samples.")
+    wide = _wide_encoding(content[:_SNIFFED_BYTES])
+    if wide is not None:
+        with contextlib.suppress(UnicodeDecodeError):
+            text = content.decode(wide).removeprefix("\ufeff")
+            if "\0" not in text:  # as in UTF-32
+                return _plain_signs(text)
+    if b"\0" in content or content.startswith(b"%PDF"):
+        raise DamagedRecordError(f"{path} is a binary file, expected a text table with one row a sample, in UTF-8.")
+    try:
+        return _plain_signs(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _plain_signs(text: str) -> str:
+    """Return a text with hyphens where typesetting put minus signs."""
+    return text.replace("\N{MINUS SIGN}", "-")
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    """Return the UTF-16 that a text begins in: by its mark, or by the zeros beside nearly every letter and digit."""
+    for encoding, mark, zeros in (("utf-16-le", b"\xff\xfe", head[1::2]), ("utf-16-be", b"\xfe\xff", head[0::2])):
+        if head.startswith(mark) or 2 * zeros.count(0) > max(len(zeros), head.count(0)):
+            return encoding
+    return None
 
 
 def _split_lines(text: str, path: Path) -> _Lines:
@@ -385,7 +411,7 @@ def _check_samples(table: _Lines, header: tuple[str, ...] | None) -> None:
 
 def _is_value(cell: str) -> bool:
     """Report a number, in either way of writing it, a time, or a mark for neither."""
-    return _number(cell.replace(",", ".")) is not None or _time(cell) is not None
+    return _number(cell.replace(",", ".")) is not None or clock_seconds(cell) is not None
 
 
 def _not_samples(path: Path, columns: Sequence[str]) -> UnsupportedFormatError:
@@ -404,7 +430,7 @@ def _parse_cells(
     """Parse cell by cell, naming the first that cannot be understood; the first column of clock times is set apart."""
     rows = [table.cells(i) for i in range(len(table.lines))]
     _check_lengths(rows, table)
-    kept = [j for j in range(len(rows[0])) if _number(rows[0][j]) is not None or _time(rows[0][j]) is None]
+    kept = [j for j in range(len(rows[0])) if _number(rows[0][j]) is not None or clock_seconds(rows[0][j]) is None]
     if not kept:
         raise DamagedRecordError(f"{table.path} holds times alone, expected a column of samples too. Export it again.")
     decimal_commas = _has_decimal_commas(table, "".join(row[j] for row in rows for j in kept))
@@ -435,28 +461,13 @@ def _seconds(rows: Sequence[Sequence[str]], column: int, table: _Lines) -> NDArr
     """Read a column of dates or clock times, which begin again at midnight; NaN where a cell is empty."""
     times = np.full(len(rows), np.nan)
     for i, row in enumerate(rows):
-        seconds = _time(row[column])
+        seconds = clock_seconds(row[column])
         if seconds is None and row[column].lower() not in _MISSING:
             raise _not_understood(row[column], "a time", i, column, table)
         times[i] = np.nan if seconds is None else seconds
     steps = np.diff(times, prepend=times[:1])
     midnights: NDArray[np.float64] = times + _DAY * np.cumsum(steps < -_DAY / 2)
     return midnights
-
-
-def _time(cell: str) -> float | None:
-    """Read a date with a time, or a clock time, as seconds; None for anything else."""
-    bare = cell.strip("'[] ")
-    clock = _CLOCK.fullmatch(bare)
-    if clock is not None:
-        return int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3].replace(",", "."))
-    if ":" not in bare:
-        return None
-    try:
-        moment = datetime.fromisoformat(bare)
-    except ValueError:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _check_lengths(rows: Sequence[Sequence[str]], table: _Lines) -> None:

@@ -1,4 +1,4 @@
-"""What a column of times says of a recording: that it is no lead, the rate, and where samples are missing.
+"""What times in a table say of a recording: that they are no lead, the rate, and where samples are missing.
 
 Times are written in seconds or milliseconds, from zero or from 1970, and mostly rounded: whole milliseconds at 800 Hz
 are one or two apart, and five digits hold less of a second the longer a recording lasts. Steps from row to row then
@@ -8,7 +8,9 @@ the gaps tell it.
 
 from __future__ import annotations
 
+import re
 import warnings
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,12 +24,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["INDEX_NAMES", "check_times", "is_index", "is_ramp", "rate_of_times"]
+__all__ = ["INDEX_NAMES", "check_times", "clock_seconds", "is_index", "is_ramp", "rate_of_times"]
 
 #: What a column of times or sample numbers is called, before its unit.
 INDEX_NAMES: frozenset[str] = frozenset(
     {"", "time", "t", "timestamp", "index", "idx", "sample", "samples", "n", "unnamed: 0", "seconds", "ms", "s"}
     | {"sensor timestamp", "phone timestamp", "zeit", "temps", "tiempo", "tempo", "tijd", "tid", "czas", "čas", "zaman"}
+)
+
+# Of a date that is written as in Germany, America or Japan, or of a count of days, the clock is enough.
+_CLOCK = re.compile(
+    r"(?:\d{1,4}[./]\d{1,2}[./]\d{1,4} +|\d+ days? +)?(?:(\d+):)?(\d{1,2}):(\d{2}(?:[.,]\d+)?)", re.IGNORECASE
 )
 
 # What a column of numbers may count.
@@ -44,6 +51,21 @@ _FEW_JUMPS = 0.05  # of all steps; more are rounded
 _FEW_LOSSES = 0.01  # of all steps, beside which the others tell the rate
 _JUMP = 1.5  # steps that a gap is longer than
 _OFTEN = 0.05  # share of steps by which even rounded times advance
+
+
+def clock_seconds(cell: str) -> float | None:
+    """Read a date with a time, or a clock time, as seconds; None for anything else."""
+    bare = cell.strip("'[] ")
+    clock = _CLOCK.fullmatch(bare)
+    if clock is not None:
+        return int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3].replace(",", "."))
+    if ":" not in bare:
+        return None
+    try:
+        moment = datetime.fromisoformat(bare)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def is_index(name: str, place: int, column: NDArray[np.float64], is_time: bool) -> bool:

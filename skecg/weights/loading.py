@@ -36,7 +36,7 @@ from skecg.weights.golden import write_golden
 from skecg.weights.rebuilding import check_rebuilt, stored_state
 from skecg.weights.registry import find_weights
 
-__all__ = ["load_encoder", "read_attention", "remove_former", "save_encoder"]
+__all__ = ["load_encoder", "move_draft", "read_attention", "save_encoder"]
 
 
 def load_encoder(
@@ -165,20 +165,28 @@ def _write_weights(
     # Last: should this be interrupted, an older configuration names another digest, and loading says so.
     with replacing(folder / CONFIG_NAME) as file:
         file.write(json_bytes(config, folder / CONFIG_NAME))
-    remove_former(folder)
+    _remove_former(folder)
     # Read back as everybody else will read it.
     return read_info(folder)
 
 
-def remove_former(folder: Path, kept: Iterable[str] = ()) -> None:
-    """Remove what tells of the weights that lay in a folder before: it would be published as that of the new ones.
+def move_draft(draft: Path, folder: Path) -> None:
+    """Put the files of a draft of a weights folder into their places, and remove what tells of former weights there.
 
     Parameters
     ----------
+    draft : Path
+        On the same disk, so that each file is moved by a rename.
     folder : Path
-    kept : iterable of str
-        Names of files that belong to the new ones.
     """
+    written = sorted(path.name for path in draft.iterdir())
+    for name in written:
+        (draft / name).replace(folder / name)
+    _remove_former(folder, written)
+
+
+def _remove_former(folder: Path, kept: Iterable[str] = ()) -> None:
+    """Remove what tells of the weights that lay in a folder before: it would be published as that of the new ones."""
     for name in {DIRECTIONS_NAME, TRAINING_CONFIG, SIGNATURE_NAME}.difference(kept):
         (folder / name).unlink(missing_ok=True)
 
