@@ -30,6 +30,7 @@ from skecg.cli import (
     verify,
 )
 from skecg.cli.console import (
+    VerbParser,
     add_plugin_option,
     ends_when_asked,
     in_words,
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"skecg {__version__}\n{_RESEARCH_ONLY}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=VerbParser)
     for verb in (
         embed,
         fit,

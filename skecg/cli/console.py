@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import errno
 import io
 import os
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Terminated",
+    "VerbParser",
     "Verbs",
     "add_hub_options",
     "add_plugin_option",
@@ -53,8 +55,22 @@ _SHOWN_OF_EACH = 3
 # So long after SIGTERM another is taken for the same.
 _MOMENT_SECONDS = 1.0
 
+
+class VerbParser(argparse.ArgumentParser):
+    """The parser of a verb, which refuses options that it does not know itself: argparse shows the program's usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the arguments, all of which have to be known."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+        return found, unknown
+
+
 # What `add_subparsers` gives.
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Verbs: TypeAlias = "argparse._SubParsersAction[VerbParser]"
 
 
 def say(message: object) -> None:

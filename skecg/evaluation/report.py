@@ -53,7 +53,7 @@ def score_table(report: Report) -> Table:
         against = "" if row is reference else _signed(report.difference(reference.name, row.name, scores.fraction))
         cached = " (cache)" if costs["n_from_cache"] else ""
         area = scores.macro_auroc
-        numbers = [f"{costs['n_features']:.0f}", _number(area.estimate), _limits(area), against]
+        numbers = [_whole(costs["n_features"]), _number(area.estimate), _limits(area), against]
         numbers += [_number(scores.macro_auprc), _number(scores.macro_f1), _penalties(scores.Cs)]
         times = [f"{costs['feature_seconds']:.1f}{cached}", f"{costs['probe_seconds']:.1f}"]
         table.append([row.name, *numbers, *times, _whole(costs["peak_megabytes"])])

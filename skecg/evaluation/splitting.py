@@ -26,6 +26,11 @@ __all__ = ["SELECTION_SHARE", "Split", "selecting_part", "split_by_folds", "spli
 #: Share of the training patients that select where no fold does.
 SELECTION_SHARE = 0.2
 
+_CHOSEN = (
+    f"C and thresholds chosen on a stratified {SELECTION_SHARE * 100:g} % of the training patients, then C fitted "
+    "again on all of them"
+)
+
 # Beyond any draw of label efficiency, so that the part that selects is none of them.
 _SELECTION_DRAW = 1_000_000
 
@@ -129,7 +134,7 @@ def _split(dataset: LabelledECGs, task: Task, training: list[int], selecting: in
 
 
 def split_by_patients(
-    patients: NDArray[np.str_], labels: NDArray[np.integer], n_folds: int, seed: int = 0
+    patients: NDArray[np.str_], labels: NDArray[np.integer], n_folds: int, seed: int = 0, chosen: str = _CHOSEN
 ) -> list[Split]:
     """Split records into folds of patients, each of which is tested by what was learned from the others.
 
@@ -142,6 +147,8 @@ def split_by_patients(
         At least 2.
     seed : int, default=0
         Decides who is in which fold.
+    chosen : str, optional
+        What is chosen on which of the training patients, for reports; else what a probe of pooled features chooses.
 
     Returns
     -------
@@ -154,10 +161,7 @@ def split_by_patients(
         When there are fewer patients than folds.
     """
     folds = stratified_patient_folds(patients, labels, n_folds, seed)
-    words = (
-        f"{n_folds} folds of patients, each tested once by what was fitted on the others; C and thresholds chosen on a "
-        f"stratified {SELECTION_SHARE * 100:g} % of the training patients, then C fitted again on all of them"
-    )
+    words = f"{n_folds} folds of patients, each tested once by what was fitted on the others; {chosen}"
     splits = []
     for fold in range(n_folds):
         train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)

@@ -168,7 +168,8 @@ def _cross_validated(
 ) -> tuple[Report, NDArray[np.float64]]:
     """Score a source of features fold by fold, and return its word on every record in the order of the table."""
     target = _target_of(table)
-    splits = split_by_patients(table.groups, target.indicator, common["n_folds"], common["seed"])
+    chosen = {"chosen": protocol.chosen} if isinstance(protocol, FineTuneProtocol) else {}
+    splits = split_by_patients(table.groups, target.indicator, common["n_folds"], common["seed"], **chosen)
     report = compare(
         table.dataset(),
         target.task(),
@@ -418,6 +419,12 @@ class FineTuneProtocol:
     parameters: dict[str, Any]
     target: Target
     groups: NDArray[np.str_]
+
+    @property
+    def chosen(self) -> str:
+        """What is chosen on which of the training patients, in words."""
+        share = FineTunedClassifier(**self.parameters).validation_fraction
+        return f"the epoch and thresholds chosen on {share:.0%} of the training patients".replace("%", " %")
 
     def describe(self) -> dict[str, Any]:
         """Return what is done, for reports."""

@@ -285,8 +285,11 @@ def test_an_interrupt_that_comes_when_predictions_are_written_leaves_nothing_to_
     assert not Path("p.csv.partial").exists()
 
 
-def test_fine_tuned_models_travel_in_their_folder(fit: Run, run: Run, rows: Any) -> None:
+def test_fine_tuned_models_travel_in_their_folder(fit: Run, run: Run, rows: Any, capsys: Capture) -> None:
     assert fit("--label-column", "beat", "--method", "finetune", "--epochs", "1", "--folds", "2") == 0
+    said = capsys.readouterr().out
+    assert "the epoch and thresholds chosen on 15 % of the training patients" in said
+    assert "nan" not in said
     Path("model").rename("elsewhere")
 
     assert run("predict", "elsewhere", "--table", rows[0] / "table.csv", "--out", "p.csv", "--quiet") == 1

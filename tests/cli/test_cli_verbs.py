@@ -22,6 +22,28 @@ TINY = str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny-temporal")
 Capture = pytest.CaptureFixture[str]
 
 
+# what no verb knows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage", "said"),
+    [
+        (["atlas", "a.npz", "--quite"], "usage: skecg atlas ", "skecg atlas: error: unrecognized arguments: --quite\n"),
+        (["atlas", "a.npz", "--labls=t.csv"], "usage: skecg atlas ", "(did you mean --labels?)"),
+        (["cache", "info", "--foldr", "f"], "usage: skecg cache info ", "--foldr f (did you mean --folder?)"),
+        (["convert", "kim", "a", "b", "c"], "usage: skecg convert kim ", "unrecognized arguments: c\n"),
+    ],
+)
+def test_options_that_a_verb_does_not_know_are_refused_with_its_usage(arguments, usage, said, run, capsys) -> None:
+    with pytest.raises(SystemExit) as refused:
+        run(*arguments)
+
+    assert refused.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(usage)
+    assert said in error
+
+
 # models
 
 
