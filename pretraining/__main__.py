@@ -10,12 +10,10 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from skecg._version import __version__
 from skecg.cli.console import (
-    VerbParser,
-    Verbs,
     add_plugin_option,
     ends_when_asked,
     in_words,
@@ -36,6 +34,8 @@ if TYPE_CHECKING:
     from skecg.spec import InputSpec
 
 __all__ = ["main"]
+
+_Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,14 +105,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Research use only.",
     )
     parser.add_argument("--version", action="version", version=f"skecg {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=VerbParser)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for add in (_add_pack, _add_train, _add_export, _add_inspect, _add_bundle):
         add(verbs)
     add_plugin_option(verbs)
     return parser
 
 
-def _add_pack(verbs: Verbs) -> None:
+def _add_pack(verbs: _Verbs) -> None:
     parser = verbs.add_parser(
         "pack",
         help="turn archives of recordings into shards",
@@ -261,7 +261,7 @@ def _spec_of(recipe: str | None, weights: str | None) -> InputSpec:
     return find_weights(weights).spec
 
 
-def _add_train(verbs: Verbs) -> None:
+def _add_train(verbs: _Verbs) -> None:
     parser = verbs.add_parser(
         "train",
         help="train an encoder on shards",
@@ -392,7 +392,7 @@ def _open_probe(source: str, shards: ShardSet) -> OnlineProbe:
     return OnlineProbe(*(load_label_table(source, shards) if is_table(source) else load_labelled(source)))
 
 
-def _add_export(verbs: Verbs) -> None:
+def _add_export(verbs: _Verbs) -> None:
     parser = verbs.add_parser(
         "export",
         help="write a run's encoder as a weights folder",
@@ -429,7 +429,7 @@ def _as_model(folder: Path) -> str:
     return str(folder) if folder.is_absolute() or str(folder).startswith(".") else f"./{folder}"
 
 
-def _add_inspect(verbs: Verbs) -> None:
+def _add_inspect(verbs: _Verbs) -> None:
     parser = verbs.add_parser(
         "inspect",
         help="draw a run's curves and describe it",
@@ -452,7 +452,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     print(inspect_run(arguments.run_folder, arguments.out, data=arguments.data))
 
 
-def _add_bundle(verbs: Verbs) -> None:
+def _add_bundle(verbs: _Verbs) -> None:
     parser = verbs.add_parser(
         "bundle",
         help="put exported weights into the library",

@@ -94,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"skecg {__version__}\n{_RESEARCH_ONLY}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=VerbParser)
+    of_verbs: type[argparse.ArgumentParser] = VerbParser
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=of_verbs)
     for verb in (
         embed,
         fit,

@@ -55,6 +55,9 @@ _SHOWN_OF_EACH = 3
 # So long after SIGTERM another is taken for the same.
 _MOMENT_SECONDS = 1.0
 
+# What `add_subparsers` gives.
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
 
 class VerbParser(argparse.ArgumentParser):
     """The parser of a verb, which refuses options that it does not know itself: argparse shows the program's usage."""
@@ -63,14 +66,10 @@ class VerbParser(argparse.ArgumentParser):
         """Parse the arguments, all of which have to be known."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1)
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, 1, 0.8)
             meant = f" (did you mean {near[0]}?)" if near else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
         return found, unknown
-
-
-# What `add_subparsers` gives.
-Verbs: TypeAlias = "argparse._SubParsersAction[VerbParser]"
 
 
 def say(message: object) -> None:
