@@ -1,7 +1,8 @@
 """Recorders' and hospitals' formats to records: one adapter over the packages of the ``formats`` extra.
 
-EDF and BDF are read by edfio, here; DICOM waveforms by pydicom (:mod:`skecg.io.dicom`), and HL7 aECG, GE MUSE, Philips
-Sierra, Mortara, SCP-ECG, ISHNE, MFER and Kardia files by ecgdatakit (:mod:`skecg.io.vendors`). A file's first bytes say
+EDF and BDF are read by edfio, here; DICOM waveforms by pydicom (:mod:`skecg.io.dicom`), HL7 aECG, GE MUSE, Philips
+Sierra, Mortara, SCP-ECG, ISHNE, MFER and Kardia files by ecgdatakit (:mod:`skecg.io.vendors`), and CardioSoft's XML
+by Python itself (:mod:`skecg.io.cardiosoft`). A file's first bytes say
 which it is, its suffix only that it is one of these. Of what files say about patients nothing is kept, and nothing gets
 into messages.
 """
@@ -28,6 +29,7 @@ from skecg.errors import (
     SkecgWarning,
     UnsupportedFormatError,
 )
+from skecg.io.cardiosoft import is_cardiosoft, read_cardiosoft_channels
 from skecg.io.channels import Channel, assemble, caught_warnings, strict_number
 from skecg.io.dicom import read_dicom_channels
 from skecg.io.vendors import read_vendor_channels
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from skecg.records import ECGRecord
 
 __all__ = ["FORMAT_SUFFIXES", "read_edf_channels", "read_format"]
+
+_HEAD_BYTES = 4096  # where the root of XML stands, comments before it
 
 _RECORD_COUNT = slice(236, 244)  # where the header says how many data records follow
 
@@ -174,6 +178,7 @@ def _as_utf8(text: str) -> str:
 _PACKAGES: dict[Callable[[Path], list[Channel]], str] = {
     read_edf_channels: "edfio",
     read_dicom_channels: "pydicom",
+    read_cardiosoft_channels: "Python's XML parser",
     read_vendor_channels: "ecgdatakit",
 }
 
@@ -244,13 +249,15 @@ def _reader_of(path: Path) -> Callable[[Path], list[Channel]]:
     if not path.is_file():
         raise RecordNotFoundError(f"Got {path}, expected a file; there is none of this name.")
     with path.open("rb") as file:
-        head = file.read(256)
+        head = file.read(_HEAD_BYTES)
     if not head:
         raise DamagedRecordError(f"{path} is empty (0 bytes), expected a recording. Copy or export it again.")
     if head[128:132] == b"DICM":
         return read_dicom_channels
     if head[:8] in (b"0       ", b"\xffBIOSEMI"):
         return read_edf_channels
+    if is_cardiosoft(head):
+        return read_cardiosoft_channels
     if path.suffix.lower() in (".edf", ".bdf", ".dcm", ".dicom"):
         raise UnsupportedFormatError(
             f"Got {path}, which does not begin as {path.suffix.lower()[1:].upper()} files do. Check what it is, or "

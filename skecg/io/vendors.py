@@ -39,7 +39,9 @@ _PARSERS = frozenset(
         "AliveCorKardiaParser",
     }
 )
-_WANTED = "HL7 aECG, GE MUSE, Philips Sierra or Mortara XML, SCP-ECG, ISHNE, MFER, Kardia JSON, EDF, BDF or DICOM"
+_WANTED = (
+    "HL7 aECG, GE MUSE or CardioSoft, Philips Sierra or Mortara XML, SCP-ECG, ISHNE, MFER, Kardia JSON, EDF, BDF or DICOM"
+)
 
 # Elements and attributes that say what a sample is worth, and what each has to be.
 _FIELDS = {
