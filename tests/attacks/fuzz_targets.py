@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import test_cardiosoft
 import test_formats
 import test_vendors
 import torch
@@ -271,6 +272,10 @@ def _recordings(folder: Path) -> dict[str, list[Any]]:
     dicom = test_formats.write_dicom(folder / "a.dcm", [test_formats.multiplex_group(few, test_formats.MEANINGS[:2])])
     eight = test_vendors.counts(8, 60)
     texts = [test_vendors.aecg(few, two), test_vendors.muse(eight, EIGHT_LEADS)]
+    texts += [
+        test_cardiosoft.write(folder / "a.xml", block(few, two)).read_bytes()
+        for block in (test_cardiosoft.strip, test_cardiosoft.disclosure)
+    ]
     return {
         "edf": [edf.read_bytes()],
         "dcm": [dicom.read_bytes()],
