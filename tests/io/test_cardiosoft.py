@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,6 +77,13 @@ def test_of_an_exercise_test_leads_that_have_numbers_for_names_are_not_taken_for
     assert record.leads[0] == "I"
     assert not {"II", "III", "V2", "V3"} & {*record.leads}
     np.testing.assert_allclose(record.signal[0], RAW[0] * 0.005, rtol=1e-6)
+
+
+def test_no_package_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ecgdatakit", "edfio", "pydicom"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+    assert read_record(write(tmp_path / "a.xml", strip())).n_samples == 500
 
 
 def test_folders_list_them(tmp_path: Path) -> None:
