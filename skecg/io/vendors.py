@@ -39,7 +39,7 @@ _PARSERS = frozenset(
         "AliveCorKardiaParser",
     }
 )
-_WANTED = "HL7 aECG, MUSE, CardioSoft, Sierra or Mortara XML, SCP-ECG, ISHNE, MFER, Kardia JSON, EDF, BDF or DICOM"
+_WANTED = "HL7 aECG, GE MUSE, CardioSoft, Sierra or Mortara XML, SCP-ECG, ISHNE, MFER, Kardia JSON, EDF, BDF or DICOM"
 
 # Elements and attributes that say what a sample is worth, and what each has to be.
 _FIELDS = {
