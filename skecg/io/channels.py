@@ -65,12 +65,11 @@ _OTHER_LEADS = re.compile(
     re.IGNORECASE,
 )
 
-# Electrodes of the 10-20 system of the head. Their C3 and C4 are also an old spelling of V3 and V4.
+# Electrodes of the head, the eyes' and the chin's beside them. Their C3 is also an old spelling of V3, their D1 of I.
 _HEAD_ELECTRODE = re.compile(
-    r"EEG.*|(FP|AF|F|FC|FT|T|TP|P|PO|O|CP)(\d{1,2}|Z)([ :-].*)?|[CFP]Z([ :-].*)?|[AM][12]", re.IGNORECASE
+    r"(E[EO]G|CHIN).*|((FP|AF|F|FC|FT|T|TP|P|PO|O|CP)(\d{1,2}|Z)|[CFP]Z|[AM][12]|[LR]OC)([^a-z0-9].*)?", re.IGNORECASE
 )
-
-_CENTRAL_ELECTRODE = re.compile(r"C[1-6]", re.IGNORECASE)
+_CENTRAL_ELECTRODE = re.compile(r"-?[CDL][1-6]([^a-z0-9].*)?", re.IGNORECASE)
 
 # One of the twelve in a longer name: "V1-WCT", "Chest V1".
 _NAMES_A_LEAD = re.compile(r"(?<![^\W_])(?:I{1,3}|aV[RLF]|V[1-6])(?![^\W_])", re.IGNORECASE)
@@ -237,9 +236,10 @@ def _shown(channels: Sequence[Channel]) -> str:
 
 def is_ecg(channel: Channel, channels: Sequence[Channel]) -> bool:
     """Report an ECG lead by its name, among the names of its neighbours."""
-    if _CENTRAL_ELECTRODE.fullmatch(channel.label.strip()):
-        # C3 beside other electrodes of the head is the head's, alone among leads the chest's.
-        return not any(_HEAD_ELECTRODE.fullmatch(other.label.strip()) for other in channels)
+    # C3 beside other electrodes of the head is the head's, alone among leads the chest's.
+    of_head = _CENTRAL_ELECTRODE.fullmatch(channel.label.strip()) is not None
+    if of_head and any(_HEAD_ELECTRODE.fullmatch(other.label.strip()) for other in channels):
+        return False
     return channel.lead in CANONICAL_LEADS or _OTHER_LEADS.fullmatch(channel.lead) is not None
 
 

@@ -100,6 +100,7 @@ _NOTES = {
     ),
     r"without a gap": "its pieces, between which time passed, were joined",
     r"not applied \(undocumented\)": "it states an offset of its samples that is undocumented and was not applied",
+    r"block offset is": "its samples begin at another place than its header says",
     r"no sampling interval": "it states no sampling rate, and the format's default of 1000 Hz was taken",
 }
 
@@ -260,8 +261,8 @@ def _check_scp_sizes(path: Path, sections: Sequence[int]) -> None:
 
 def _scp_codes(content: bytes) -> int:
     """Count the samples in codes of the standard's own table, but for zeros at the end, which may only fill bytes."""
-    bits = f"{int.from_bytes(content, 'big'):0{8 * len(content)}b}"
-    return len(_SCP_CODE.findall(bits.rstrip("0")))
+    codes = _SCP_CODE.findall(f"{int.from_bytes(content, 'big'):0{8 * len(content)}b}")
+    return max((number for number, code in enumerate(codes, 1) if code != "0"), default=0)
 
 
 def _check_sierra_size(root: ElementTree.Element, leads: Sequence[Any], path: Path) -> None:

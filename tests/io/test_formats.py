@@ -121,6 +121,28 @@ def test_eeg_electrodes_c3_and_c4_are_not_chest_leads(tmp_path: Path) -> None:
     assert read_format(write_edf(tmp_path / "b.edf", alone)).leads == ("V1", "V2", "V3", "V4")
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["C3-Ref", "C4-Ref", "Fp1-Ref"],
+        ["C3_REF", "C4 (uV)", "O1_REF"],
+        ["C3", "C4", "EOG L"],
+        ["C3", "C4", "ROC"],
+        ["C3", "C4", "Chin 1"],
+        ["D1", "D2", "EEG Fp1"],
+        ["L1", "L2", "Fz"],
+    ],
+)
+def test_electrodes_of_the_head_are_no_leads_however_they_are_named(names: list[str], tmp_path: Path) -> None:
+    signals = [edf_signal(row, name) for row, name in zip(counts(4, 1000), [*names, "ECG"], strict=True)]
+    assert read_format(write_edf(tmp_path / "a.edf", signals)).leads == ("ECG",)
+
+
+def test_limb_leads_that_are_numbered_are_read_where_nothing_is_of_the_head(tmp_path: Path) -> None:
+    signals = [edf_signal(row, name) for row, name in zip(counts(3, 1000), ["D1", "D2", "D3"], strict=True)]
+    assert read_format(write_edf(tmp_path / "a.edf", signals)).leads == ("I", "II", "III")
+
+
 def test_numbered_channels_are_not_limb_leads(tmp_path: Path) -> None:
     signals = [edf_signal(row, name) for row, name in zip(counts(2, 1000), ["ECG 1", "ECG 2"], strict=True)]
     assert read_format(write_edf(tmp_path / "holter.edf", signals)).leads == ("ECG1", "ECG2")

@@ -149,6 +149,13 @@ def patched(content: bytes, place: int, value: bytes) -> bytes:
     return content[:place] + value + content[place + len(value) :]
 
 
+def test_an_ishne_file_whose_samples_begin_elsewhere_than_stated_is_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "a.ecg"
+    path.write_bytes(patched(FILES["holter.ecg"][0](), 22, struct.pack("<i", 1026)))
+    with pytest.warns(SignalWarning, match="begin at another place than its header says"):
+        assert read_format(path).n_leads == 3
+
+
 def test_leads_that_were_off_are_named(tmp_path: Path) -> None:
     path, sound = tmp_path / "a.xml", muse(counts(3), ("I", "II", "V1")).decode()
     for lead, state in (("I", "FALSE"), ("II", "TRUE")):
@@ -283,8 +290,12 @@ def test_coded_scp_leads_are_read_unless_they_hold_more_than_declared(tmp_path: 
         expected = np.repeat([[0.005] * 26 + [0.0] * (n_samples - 26)], 2, axis=0)
         np.testing.assert_allclose(read_format(path).signal, expected, rtol=1e-6)
     write(24)
-    with pytest.raises(DamagedRecordError, match=r"Got a lead of 25 samples.*expected 24"):
+    with pytest.raises(DamagedRecordError, match=r"Got a lead of 26 samples.*expected 24"):
         read_format(path)
+    escape = f"{'1' * 10}{64:016b}"  # a sample by its bits, whose zeros are no samples
+    coded = int("100" * 20 + escape, 2) << 10
+    write(21)
+    np.testing.assert_allclose(read_format(path).signal, [[0.005] * 20 + [0.32]] * 2, rtol=1e-6)
     own_codes = struct.pack("<HH", 1, 2) + struct.pack("<BBBHI", 1, 1, 1, 0, 0) + struct.pack("<BBBHI", 1, 1, 1, 9, 1)
     write(24, own_codes)
     assert read_format(path).n_samples == 24
