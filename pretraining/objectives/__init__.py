@@ -11,6 +11,7 @@ from importlib import import_module
 
 import torch
 from torch import Tensor
+from torch.nn.modules.dropout import _DropoutNd
 
 from pretraining.config import AnyObjectiveConfig, PretrainConfig
 from pretraining.config.objectives import OBJECTIVES
@@ -63,17 +64,38 @@ def build_model(config: PretrainConfig, weights: Mapping[str, Tensor] | None = N
 
     torch's generators are left as they were. The first blocks are frozen as ``optim.frozen_blocks`` says, and so are
     parameters without elements (an encoder with no registers): spread weights cannot do with them.
+
+    Raises
+    ------
+    ParameterError
+        When a layer keeps running statistics, as batch normalization does, or drops at random.
     """
     # On the CPU, where the same seed gives the same weights whatever the device of the run is.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         model = objective_class(config)(config)
+    _check_layers(model)
     if weights is not None:
         model.load_state_dict(weights)
     for name, parameter in model.named_parameters():
         is_frozen = encoder_level(name, config.encoder.depth) <= config.optim.frozen_blocks > 0
         parameter.requires_grad_(parameter.requires_grad and parameter.numel() > 0 and not is_frozen)
     return model
+
+
+def _check_layers(model: Objective) -> None:
+    """Raise for layers of a plug-in that averages, checkpoints and several processes would leave behind.
+
+    The target encoder follows the parameters alone, frozen blocks are to stay as they are, and a run that is resumed
+    has to be the same run: running statistics and random numbers of torch's own keep to none of this.
+    """
+    for name, layer in model.named_modules():
+        is_counting = getattr(layer, "track_running_stats", False)
+        if is_counting or (isinstance(layer, _DropoutNd) and layer.p > 0):
+            raise ParameterError(
+                f"Got the layer {name} = {layer}, which {'gathers statistics' if is_counting else 'drops at random'}, "
+                "expected layers whose state is their parameters. Take LayerNorm or GroupNorm, and a dropout of 0."
+            )
 
 
 def gather_model(model: Objective, config: PretrainConfig, engine: Engine) -> Objective | None:

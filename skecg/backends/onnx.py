@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -295,7 +295,8 @@ def _describe(graph: onnx.ModelProto, info: WeightsInfo, encoding: Encoding) -> 
     about: dict[str, Any] = {
         "skecg": __version__,
         "architecture": info.encoder.architecture,
-        "input": info.spec.to_dict(),
+        # A graph cannot leave out the tokens of leads that are not there.
+        "input": replace(info.spec, any_leads=info.spec.any_leads and not info.encoder.token_per_lead).to_dict(),
         "encoder": info.encoder.to_dict(),
         "step_samples": info.encoder.length_step,
         "pooling": encoding.pooling,

@@ -136,6 +136,17 @@ def test_exporting_a_graph_again_is_refused(folder: Path, tmp_path: Path) -> Non
         export_onnx(folder, tmp_path / "again.onnx")
 
 
+@pytest.mark.parametrize(("name", "any_leads"), [("tiny-leadwise", False), ("tiny-temporal", True)])
+def test_a_graph_that_cannot_leave_tokens_of_leads_out_says_so(name: str, any_leads: bool) -> None:
+    from skecg.backends.onnx import _describe, _encoding
+
+    info = read_info(Path(__file__).parents[1] / "fixtures" / name)
+    info = dataclasses.replace(info, spec=dataclasses.replace(info.spec, any_leads=True))
+    graph = onnx.ModelProto()
+    _describe(graph, info, _encoding(info, None, None))
+    assert json.loads(graph.metadata_props[0].value)["input"]["any_leads"] is any_leads
+
+
 @pytest.mark.slow
 def test_our_own_export_comes_back_as_weights(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")

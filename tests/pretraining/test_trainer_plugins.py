@@ -19,7 +19,7 @@ from pretraining.__main__ import main
 from pretraining.config import AnyObjectiveConfig, MaskConfig
 from pretraining.config.parts import MASK_KINDS
 from pretraining.data.corpora import CORPORA, open_corpus, open_files, register_corpus
-from pretraining.objectives import register_objective
+from pretraining.objectives import _check_layers, register_objective
 from pretraining.objectives.jepa import Jepa
 from pretraining.objectives.masks import draw_masks, register_mask
 from pretraining.recipes import load_recipe, register_recipe
@@ -146,6 +146,21 @@ def first_half() -> Iterator[str]:
     register_mask("first_half", draw)
     yield "first_half"
     MASK_KINDS.remove("first_half")
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (torch.nn.BatchNorm1d(2), "gathers statistics"),
+        (torch.nn.InstanceNorm1d(2, track_running_stats=True), "gathers statistics"),
+        (torch.nn.Dropout(0.2), "drops at random"),
+        (torch.nn.Dropout1d(0.2), "drops at random"),
+    ],
+)
+def test_layers_that_averages_and_checkpoints_leave_behind_are_refused(layer: torch.nn.Module, words: str) -> None:
+    with pytest.raises(ParameterError, match=f"Got the layer 1 = .*, which {words}, .*LayerNorm or GroupNorm"):
+        _check_layers(torch.nn.Sequential(torch.nn.Linear(2, 2), layer))
+    _check_layers(torch.nn.Sequential(torch.nn.Dropout(0), torch.nn.LayerNorm(2), torch.nn.InstanceNorm1d(2)))
 
 
 def test_a_mask_is_registered_by_a_function(first_half: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretraining.config import MaskConfig
+from pretraining.objectives import masks as masks_module
 from pretraining.objectives.base import Drawn
 from pretraining.objectives.masks import Masks, draw_masks, kim_multiblock_mask, kim_random_mask, weimann_keep_mask
 from skecg.errors import ParameterError
@@ -169,6 +171,24 @@ def test_whatever_is_drawn_leaves_something_to_see_and_something_to_predict(
     assert masks.context.shape[1] >= 1
     assert masks.target.shape[1] >= 1
     assert torch.cat([masks.context, masks.target], dim=1).sort(dim=1).values.tolist() == [[*range(n_patches)]] * 3
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        np.ones((2, 10), dtype=np.int64) * (np.arange(10) < 3),
+        np.ones((2, 9), dtype=bool),
+        np.arange(20).reshape(2, 10) < 13,
+        np.zeros((2, 10), dtype=bool),
+        np.ones((2, 10), dtype=bool),
+        np.ones(10, dtype=bool),
+    ],
+    ids=["integers", "length", "unequal", "none", "all", "flat"],
+)
+def test_what_a_plugins_mask_cannot_be_is_refused(keep: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(masks_module._REGISTERED, "mine", lambda *_: keep)
+    with pytest.raises(ParameterError, match=r"from the mask 'mine', expected bool of shape \(n_records, 10\)"):
+        masks_module._draw(SimpleNamespace(kind="mine"), 10, range(2), (0, 0, 0))
 
 
 def test_blocks_that_cover_every_window_are_an_error_and_no_endless_search() -> None:
