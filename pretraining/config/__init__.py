@@ -117,6 +117,9 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         check_kinds("", self)
         check_choice("export_encoder", self.export_encoder, ("target", "context"))
+        sees_patches = "one that sees patches: temporal, leadwise, multiscale, dual, or a plug-in's"
+        is_patched = isinstance(self.encoder, PatchEncoderConfig)
+        require(is_patched, "encoder.architecture", getattr(self.encoder, "architecture", self.encoder), sees_patches)
         check_pooling(self.pooling, n_registers(self.encoder))
         depth = self.encoder.depth
         require(0 <= self.export_blocks <= depth, "export_blocks", self.export_blocks, f"0 to {depth}")

@@ -11,6 +11,7 @@ import pytest
 
 from pretraining.config import DataConfig, MaskConfig, OptimConfig, PretrainConfig, RunConfig
 from pretraining.recipes import RECIPES, load_recipe
+from skecg.encoders.net1d import Net1dConfig
 from skecg.errors import ParameterError, WeightsFormatError
 
 
@@ -301,3 +302,9 @@ def test_what_may_be_absent_can_be_taken_away_and_given_back() -> None:
 
     assert clipped.input.clip is None
     assert clipped.override(["input.clip=5.0"]).input.clip == 5.0
+
+
+def test_an_encoder_that_sees_no_patches_is_refused() -> None:
+    encoder = Net1dConfig(12, 2500, 8, (8,), (1,), group_dim=8)
+    with pytest.raises(ParameterError, match="architecture='net1d', expected one that sees patches"):
+        dataclasses.replace(load_recipe("tiny"), encoder=encoder)
