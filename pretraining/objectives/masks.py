@@ -136,7 +136,8 @@ def draw_seen(n_patches: int, share: float, positions: range, *, seed: int, step
 
 def _draw(config: MaskConfig, n_patches: int, positions: range, key: tuple[int, int, int]) -> Masks:
     if config.kind in _REGISTERED:
-        return _as_masks(_checked(_REGISTERED[config.kind](config, n_patches, positions, key), config, n_patches))
+        keep = _REGISTERED[config.kind](config, n_patches, positions, key)
+        return _as_masks(_checked(keep, config, (len(positions), n_patches)))
     if config.kind in ("blocks", "crop"):
         shared = np.random.default_rng([*key, 0])
         # Shared by the batch, as published: rows with as many tokens make one tensor without padding.
@@ -154,14 +155,14 @@ def _draw(config: MaskConfig, n_patches: int, positions: range, key: tuple[int, 
     return _as_masks(np.broadcast_to(~masked, (len(positions), n_patches)))
 
 
-def _checked(keep: Any, config: MaskConfig, n_patches: int) -> BoolArray:
+def _checked(keep: Any, config: MaskConfig, shape: tuple[int, int]) -> BoolArray:
     """Return what a plug-in's mask keeps, or raise where it cannot be what it has to be."""
     keep = np.asarray(keep)
-    kept = keep.sum(axis=-1) if keep.dtype == bool and keep.ndim == 2 else np.zeros(0)
-    if len(set(kept.tolist())) != 1 or keep.shape[1] != n_patches or not 0 < kept[0] < n_patches:
+    counts = set(keep.sum(axis=1).tolist()) if keep.dtype == bool and keep.shape == shape else set()
+    if len(counts) != 1 or counts & {0, shape[1]}:
         raise ParameterError(
-            f"Got {keep.dtype} of shape {keep.shape} from the mask {config.kind!r}, expected bool of shape (n_records, "
-            f"{n_patches}), True at equally many slices of each record, at one or more and not at all."
+            f"Got {keep.dtype} of shape {keep.shape} from the mask {config.kind!r}, expected bool of shape {shape}, "
+            "True at equally many slices of each record: at one at least, and not at all of them."
         )
     return keep
 

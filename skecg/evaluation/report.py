@@ -440,10 +440,10 @@ class Report:
         """Yield what was done."""
         data, split = self.dataset, self.split
         part = " (a part of those that train)" if split["refit"] else ""
+        select = f"{split['n_selection']} select{part}, " if split["n_selection"] else ""
         yield (
-            f"{data['n_of_task']} of {data['n_records']} records; {split['n_train']} train, {split['n_selection']} "
-            f"select{part}, {split['n_test']} test ({split['n_test_patients']} patients). "
-            f"Split: {split['description']}."
+            f"{data['n_of_task']} of {data['n_records']} records; {split['n_train']} train, {select}"
+            f"{split['n_test']} test ({split['n_test_patients']} patients). Split: {split['description']}."
         )
         yield f"Labels: {self.task['rule']}."
         yield f"Protocol: {self.protocol['name']}."

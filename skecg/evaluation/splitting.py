@@ -134,7 +134,7 @@ def _split(dataset: LabelledECGs, task: Task, training: list[int], selecting: in
 
 
 def split_by_patients(
-    patients: NDArray[np.str_], labels: NDArray[np.integer], n_folds: int, seed: int = 0, chosen: str = _CHOSEN
+    patients: NDArray[np.str_], labels: NDArray[np.integer], n_folds: int, seed: int = 0, chosen: str = ""
 ) -> list[Split]:
     """Split records into folds of patients, each of which is tested by what was learned from the others.
 
@@ -148,7 +148,7 @@ def split_by_patients(
     seed : int, default=0
         Decides who is in which fold.
     chosen : str, optional
-        What is chosen on which of the training patients, for reports; else what a probe of pooled features chooses.
+        What a method that holds out patients by itself chooses on them, for reports: no records select then.
 
     Returns
     -------
@@ -161,11 +161,12 @@ def split_by_patients(
         When there are fewer patients than folds.
     """
     folds = stratified_patient_folds(patients, labels, n_folds, seed)
-    words = f"{n_folds} folds of patients, each tested once by what was fitted on the others; {chosen}"
+    words = f"{n_folds} folds of patients, each tested once by what was fitted on the others; {chosen or _CHOSEN}"
     splits = []
     for fold in range(n_folds):
         train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        splits.append(Split(train, selecting_part(patients, labels, train)[0], test, True, words))
+        selection = train[:0] if chosen else selecting_part(patients, labels, train)[0]
+        splits.append(Split(train, selection, test, True, words))
     return splits
 
 

@@ -237,8 +237,8 @@ def _shown(channels: Sequence[Channel]) -> str:
 def is_ecg(channel: Channel, channels: Sequence[Channel]) -> bool:
     """Report an ECG lead by its name, among the names of its neighbours."""
     # C3 beside other electrodes of the head is the head's, alone among leads the chest's.
-    of_head = _CENTRAL_ELECTRODE.fullmatch(channel.label.strip()) is not None
-    if of_head and any(_HEAD_ELECTRODE.fullmatch(other.label.strip()) for other in channels):
+    voltages = [other.label.strip() for other in channels if voltage_unit(other.unit) is not None]  # O2 may be oxygen
+    if _CENTRAL_ELECTRODE.fullmatch(channel.label.strip()) and any(map(_HEAD_ELECTRODE.fullmatch, voltages)):
         return False
     return channel.lead in CANONICAL_LEADS or _OTHER_LEADS.fullmatch(channel.lead) is not None
 

@@ -1,10 +1,9 @@
 """Recorders' and hospitals' formats to records: one adapter over the packages of the ``formats`` extra.
 
 EDF and BDF are read by edfio, here; DICOM waveforms by pydicom (:mod:`skecg.io.dicom`), HL7 aECG, GE MUSE, Philips
-Sierra, Mortara, SCP-ECG, ISHNE, MFER and Kardia files by ecgdatakit (:mod:`skecg.io.vendors`), and CardioSoft's XML
-by Python itself (:mod:`skecg.io.cardiosoft`). A file's first bytes say
-which it is, its suffix only that it is one of these. Of what files say about patients nothing is kept, and nothing gets
-into messages.
+Sierra, Mortara, SCP-ECG, ISHNE, MFER and Kardia files by ecgdatakit (:mod:`skecg.io.vendors`), and CardioSoft's XML by
+Python itself (:mod:`skecg.io.cardiosoft`). A file's first bytes say which it is, its suffix only that it is one of
+these. Of what files say about patients nothing is kept, and nothing gets into messages.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT_SUFFIXES", "read_edf_channels", "read_format"]
 
-_HEAD_BYTES = 4096  # where the root of XML stands, comments before it
+_HEAD_BYTES = 2**14  # where the root of XML stands, comments before it
 
 _RECORD_COUNT = slice(236, 244)  # where the header says how many data records follow
 

@@ -100,7 +100,7 @@ _NOTES = {
     ),
     r"without a gap": "its pieces, between which time passed, were joined",
     r"not applied \(undocumented\)": "it states an offset of its samples that is undocumented and was not applied",
-    r"block offset is": "its samples begin at another place than its header says",
+    r"ECG block offset is": "its samples begin at another place than its header says",
     r"no sampling interval": "it states no sampling rate, and the format's default of 1000 Hz was taken",
 }
 

@@ -164,12 +164,11 @@ def _target_of(table: RecordTable) -> Target:
 
 
 def _cross_validated(
-    table: RecordTable, source: FeatureSource, protocol: Any, common: Mapping[str, Any]
+    table: RecordTable, source: FeatureSource, protocol: Any, common: Mapping[str, Any], **words: str
 ) -> tuple[Report, NDArray[np.float64]]:
     """Score a source of features fold by fold, and return its word on every record in the order of the table."""
     target = _target_of(table)
-    chosen = {"chosen": protocol.chosen} if isinstance(protocol, FineTuneProtocol) else {}
-    splits = split_by_patients(table.groups, target.indicator, common["n_folds"], common["seed"], **chosen)
+    splits = split_by_patients(table.groups, target.indicator, common["n_folds"], common["seed"], **words)
     report = compare(
         table.dataset(),
         target.task(),
@@ -216,7 +215,7 @@ def _fit_network(
     common: Mapping[str, Any],
 ) -> Fitting:
     """Fine-tune fold by fold, then on all; what is usual is measured by the features of the fine-tuned encoder."""
-    report, out_of_fold = _cross_validated(table, source, protocol, common)
+    report, out_of_fold = _cross_validated(table, source, protocol, common, chosen=protocol.chosen)
     estimator = protocol.fitted(np.array(table.paths, dtype=object), np.arange(len(table)))
     encoder, novelty = _tuned_encoder(table, embedder, estimator)
     model = _described(table, encoder, FINETUNE, report, out_of_fold, novelty, common)

@@ -145,7 +145,7 @@ def test_entities_that_multiply_are_refused(tmp_path: Path) -> None:
         read_record(path)
 
 
-def test_a_lead_without_a_name_is_named_and_left_out(tmp_path: Path) -> None:
+def test_a_channel_that_may_hold_a_lead_is_named_and_left_out(tmp_path: Path) -> None:
     path = write(tmp_path / "a.xml", strip(RAW[:2], ("II", "V1-RA")))
 
     with pytest.warns(LeadWarning, match="V1-RA"):

@@ -138,6 +138,13 @@ def test_electrodes_of_the_head_are_no_leads_however_they_are_named(names: list[
     assert read_format(write_edf(tmp_path / "a.edf", signals)).leads == ("ECG",)
 
 
+def test_what_monitors_measure_is_no_electrode_of_the_head(tmp_path: Path) -> None:
+    units = {"C1": "uV", "C2": "uV", "T1 (core)": "degC", "P1": "mmHg", "O2": "%"}
+    rows = counts(len(units), 1000)
+    signals = [edf_signal(row, name, unit=unit) for row, (name, unit) in zip(rows, units.items(), strict=True)]
+    assert read_format(write_edf(tmp_path / "a.edf", signals)).leads == ("V1", "V2")
+
+
 def test_limb_leads_that_are_numbered_are_read_where_nothing_is_of_the_head(tmp_path: Path) -> None:
     signals = [edf_signal(row, name) for row, name in zip(counts(3, 1000), ["D1", "D2", "D3"], strict=True)]
     assert read_format(write_edf(tmp_path / "a.edf", signals)).leads == ("I", "II", "III")

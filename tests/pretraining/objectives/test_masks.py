@@ -182,12 +182,13 @@ def test_whatever_is_drawn_leaves_something_to_see_and_something_to_predict(
         np.zeros((2, 10), dtype=bool),
         np.ones((2, 10), dtype=bool),
         np.ones(10, dtype=bool),
+        np.arange(30).reshape(3, 10) % 10 < 3,
     ],
-    ids=["integers", "length", "unequal", "none", "all", "flat"],
+    ids=["integers", "length", "unequal", "none", "all", "flat", "records"],
 )
 def test_what_a_plugins_mask_cannot_be_is_refused(keep: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(masks_module._REGISTERED, "mine", lambda *_: keep)
-    with pytest.raises(ParameterError, match=r"from the mask 'mine', expected bool of shape \(n_records, 10\)"):
+    with pytest.raises(ParameterError, match=r"from the mask 'mine', expected bool of shape \(2, 10\)"):
         masks_module._draw(SimpleNamespace(kind="mine"), 10, range(2), (0, 0, 0))
 
 
