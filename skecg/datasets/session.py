@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 from urllib3 import Retry
@@ -25,7 +25,8 @@ MOST_REDIRECTS = 5
 
 def check_url(url: str) -> str:
     """Return a web address with a slash at its end, or raise."""
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+    parts = _split(url)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise ParameterError(f"Got base_url={url!r}, expected an address that begins with https:// or http://.")
     return url.rstrip("/") + "/"
 
@@ -58,7 +59,7 @@ class Session(requests.Session):
         target = super().get_redirect_target(resp)
         if target is not None:
             try:
-                check_redirect(str(resp.url), urljoin(str(resp.url), target))
+                check_redirect(str(resp.url), target)
             except DownloadError:
                 resp.close()
                 raise
@@ -67,9 +68,9 @@ class Session(requests.Session):
 
 def check_redirect(origin: str, target: str) -> None:
     """Raise when a redirect leaves the web, gives up encryption or leads into a local network."""
-    start, end = urlsplit(origin), urlsplit(target)
+    start, end = urlsplit(origin), _split(target, origin)
     problem = ""
-    if end.scheme not in ("http", "https") or not end.hostname:
+    if end is None or end.scheme not in ("http", "https") or not end.hostname:
         problem = "which is no web address"
     elif start.scheme == "https" and end.scheme == "http":
         problem = "which gives up encryption"
@@ -79,6 +80,14 @@ def check_redirect(origin: str, target: str) -> None:
         raise DownloadError(
             f"Got a redirect from {origin} to {target}, {problem}; expected a file. Check base_url= and the connection."
         )
+
+
+def _split(url: str, origin: str = "") -> SplitResult | None:
+    """Return the parts of an address, seen from where it was found; None where it has none (``http://[``)."""
+    try:
+        return urlsplit(urljoin(origin, url))
+    except ValueError:
+        return None
 
 
 def _is_local(host: str) -> bool:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from skecg.errors import ParameterError, RecordNotFoundError, RecordReadError
 from skecg.io.dicom import DICOM_SUFFIXES, holds_no_waveform, is_dicom, list_dicom_directory
@@ -85,9 +86,9 @@ def _expand(path: Path, recursive: bool) -> set[Path]:
     if path.is_file():
         return _directory_entries(path) if path.name.upper() == "DICOMDIR" else {path}
     if _WILDCARDS & set(str(path)):
-        _check_listable(path, recursive)
-        matches = (Path(match) for match in glob.iglob(str(path), recursive=recursive))  # noqa: PTH207
-        return _records_among(matches, _format_suffixes() | _table_suffixes(), f"The pattern {str(path)!r}")
+        return _records_among(
+            _matches(path, recursive), _format_suffixes() | _table_suffixes(), f"The pattern {str(path)!r}"
+        )
     raise RecordNotFoundError(f"Nothing answers to {str(path)!r}. {similar_names(path)}")
 
 
@@ -105,7 +106,7 @@ def _files_in(folder: Path, recursive: bool) -> Iterator[Path]:
             return
 
 
-def _raise_unlisted(error: OSError) -> None:
+def _raise_unlisted(error: OSError) -> NoReturn:
     """Raise for a folder whose files cannot be listed: its recordings would be lost in silence."""
     raise RecordReadError(
         f"The folder {error.filename!r} cannot be listed ({type(error).__name__}: {error.strerror}). Check its "
@@ -113,12 +114,39 @@ def _raise_unlisted(error: OSError) -> None:
     ) from error
 
 
-def _check_listable(pattern: Path, recursive: bool) -> None:
+def _matches(pattern: Path, recursive: bool) -> Iterator[Path]:
+    """Yield what a pattern matches, as glob does, which goes round for ever where two links lead back."""
+    parts = pattern.parts
+    if not (recursive and "**" in parts):
+        _check_listable(pattern)
+        yield from map(Path, glob.iglob(str(pattern)))  # noqa: PTH207
+        return
+    place = parts.index("**")
+    rest = Path(*parts[place + 1 :] or "*")
+    for start in filter(os.path.isdir, _matches(Path(*parts[:place]), recursive) if place else [Path()]):
+        for folder in _folders_below(start):
+            yield from _matches(Path(glob.escape(str(folder))) / rest, recursive)
+
+
+def _folders_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Yield a folder and those in it, hidden ones left out; a link back to where it came from ends there."""
+    target = os.path.realpath(folder)
+    if target in above:
+        return
+    yield folder
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError as error:
+        _raise_unlisted(error)
+    for name in names:
+        yield from _folders_below(folder / name, above | {target})
+
+
+def _check_listable(pattern: Path) -> None:
     """Raise for a folder that a pattern leads through and that may not be listed: glob passes over it in silence."""
-    below = pattern / "*" if recursive and pattern.name == "**" else pattern
-    for part in (below, *below.parents):
+    for part in (pattern, *pattern.parents):
         above = os.path.join(part.parent, "")  # noqa: PTH118 - what ends so matches folders alone
-        for folder in glob.iglob(above, recursive=recursive) if _WILDCARDS & set(str(part)) else ():  # noqa: PTH207
+        for folder in glob.iglob(above) if _WILDCARDS & set(str(part)) else ():  # noqa: PTH207
             try:
                 os.scandir(folder).close()
             except PermissionError as error:

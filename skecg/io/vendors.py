@@ -357,7 +357,7 @@ def _check_field(field: str, text: str, kind: str, path: Path) -> None:
 def _check_origin(element: ElementTree.Element, path: Path) -> None:
     """Raise for an aECG's origin in a unit that nobody knows, which ecgdatakit takes for the unit of the scale."""
     parts = {_bare_tag(child): child for child in element}
-    if "origin" not in parts or not float(parts["origin"].get("value", "0")):
+    if "origin" not in parts or not strict_number(parts["origin"].get("value", "0")):
         return
     unit = parts["origin"].get("unit", "")
     if millivolts_per_unit(unit) is None and ("scale" not in parts or unit != parts["scale"].get("unit")):

@@ -48,10 +48,14 @@ __all__ = [
 
 _SHOWN = 5
 
-#: Files of the two published systems, by the names that their own code gives them.
+#: Files that `skecg convert` turns into weights, by the names that their authors give them.
 _CONVERTIBLE = (
     (re.compile(r"(random|multiblock)\w*_epoch\d+\.pth$"), "kim", "Kim's ECG-JEPA"),
     (re.compile(r"(chkpt_\d+\.pt|_best_chkpt\.pt|\.min\.pt)$"), "weimann", "Weimann and Conrad's ECG-JEPA"),
+    (re.compile(r"_lead_ECGFounder\.pth$"), "ecgfounder", "ECGFounder"),
+    (re.compile(r"mimic_iv_ecg_physionet_pretrained\.pt$"), "ecg-fm", "ECG-FM"),
+    (re.compile(r"resnet18\w*_encoder\.pth$"), "merl", "MERL"),
+    (re.compile(r"clef_\w+\.ckpt$"), "clef", "CLEF"),
 )
 
 _LOGIN = "run `hf auth login`, or set HF_TOKEN"
@@ -115,8 +119,8 @@ def _way_out(repository: str, names: list[str]) -> str:
                     f"turn it into weights with `skecg convert {origin} FILE FOLDER`, and pass the folder as model=."
                 )
     return (
-        "skecg loads weights folders of its own and converts the checkpoints of two published systems "
-        "(`skecg convert --help`); other encoders it does not load."
+        "skecg loads weights folders of its own, and converts ONNX files and the checkpoints of several labs: see "
+        "`skecg convert --help`, and pass the folder that it writes as model=."
     )
 
 

@@ -137,6 +137,11 @@ def _find(model: str | Path, *, revision: str | None, local_files_only: bool) ->
     if registered is not None or Path(model).is_dir():
         _refuse_revision(str(model), revision)
         return _bundled(*registered) if registered is not None else read_info(Path(model))
+    if Path(model).is_file():
+        raise WeightsNotFoundError(
+            f"Got model={str(model)!r}, a file, expected the folder of its config.json and model.safetensors. Pass "
+            f"{str(Path(model).parent)!r}, or turn another lab's file into a folder: `skecg convert --help`."
+        )
     # "./mine/weights" is a folder that is not there, not a repository.
     if isinstance(model, str) and _HUB_NAME.match(model) and not model.startswith("."):
         return fetch_weights(model, revision, local_files_only=local_files_only)

@@ -219,6 +219,8 @@ def test_redirects_are_followed_but_not_for_ever(site: Site, tmp_path: Path) -> 
         ("http://8.8.8.8/a", "http://[::ffff:10.0.0.1]/a", "local network"),
         ("http://8.8.8.8/a", "ftp://8.8.4.4/a", "no web address"),
         ("http://8.8.8.8/a", "file:///etc/passwd", "no web address"),
+        ("http://8.8.8.8/a", "http://[::1/x", "no web address"),
+        ("http://8.8.8.8/a", "//[", "no web address"),
     ],
 )
 def test_redirects_that_leave_the_open_or_encrypted_web_are_refused(origin: str, target: str, why: str) -> None:
@@ -307,7 +309,7 @@ def test_impolite_numbers_of_connections_are_refused(tmp_path: Path, n_connectio
         Downloader("https://example.org/", tmp_path, n_connections=n_connections)
 
 
-@pytest.mark.parametrize("url", ["physionet.org", "ftp://physionet.org/", "file:///etc/", ""])
+@pytest.mark.parametrize("url", ["physionet.org", "ftp://physionet.org/", "file:///etc/", "https://[bad/", ""])
 def test_what_is_no_web_address_is_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(ParameterError, match="Got base_url="):
         Downloader(url, tmp_path)

@@ -215,6 +215,11 @@ FOREIGN = {"model_type": "wav2vec2", "transformers_version": "4.40.0"}
         ({"config.json": b"[1, 2]"}, "no object of named fields"),
         ({"multiblock_epoch100.pth": b"x"}, "looks like a checkpoint of Kim's.*skecg convert kim"),
         ({"runs/chkpt_100000.pt": b"x", "config.json": b"{}"}, "Weimann and Conrad's.*skecg convert weimann"),
+        ({"12_lead_ECGFounder.pth": b"x"}, "checkpoint of ECGFounder.*skecg convert ecgfounder FILE"),
+        ({"mimic_iv_ecg_physionet_pretrained.pt": b"x"}, "checkpoint of ECG-FM.*skecg convert ecg-fm FILE"),
+        ({"resnet18_best_encoder.pth": b"x"}, "checkpoint of MERL.*skecg convert merl FILE"),
+        ({"clef_medium.ckpt": b"x"}, "checkpoint of CLEF.*skecg convert clef FILE"),
+        ({"encoder.onnx": b"x"}, "converts ONNX files and the checkpoints of several labs: see `skecg convert --help`"),
         ({f"part-{n}.bin": b"" for n in range(9)}, "and 4 more"),
     ],
 )

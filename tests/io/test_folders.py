@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import test_formats as formats
@@ -22,6 +24,7 @@ from skecg.errors import (
     UnsupportedFormatError,
 )
 from skecg.io import find_records, read_record
+from skecg.io.folders import _matches
 from skecg.leads import CANONICAL_LEADS
 
 
@@ -85,6 +88,30 @@ def test_a_pattern_does_not_pass_over_a_folder_that_may_not_be_listed(archive, m
     with pytest.raises(RecordReadError, match=r"sub.*cannot be listed \(PermissionError: Permission denied\)"):
         find_records(folder / pattern)
     assert len(find_records(folder / "*.hea")) == 2  # it lies beside them
+
+
+@pytest.mark.parametrize("pattern", ["**/*.hea", "**", "sub/**/*.hea", "**/sub/**/c.*"])
+def test_a_pattern_ends_where_several_links_lead_back(archive, pattern):
+    folder, (_, _, _, c) = archive
+    for name in ("up", "latest", "again"):
+        (folder / "sub" / name).symlink_to("..")
+    assert c in find_records(folder / pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["**/*.hea", "**", "a/**/*.hea", "**/b/*.hea", "**/b/**/y.*", "[[]x]/**/*", "*/**/x.hea"]
+)
+def test_a_pattern_matches_what_glob_matches(tmp_path, monkeypatch, pattern):
+    for place in ("x", "a/b/x", "a/b/c/y", "a/.hidden/z", "d/b/y", "[x]/e/x", "a/.w"):
+        path = tmp_path / f"{place}.hea"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "link").symlink_to("a/b")
+    for start in (tmp_path, Path()):
+        monkeypatch.chdir(tmp_path)
+        wanted = {Path(match) for match in glob.glob(str(start / pattern), recursive=True)}  # noqa: PTH207
+        found = list(_matches(start / pattern, recursive=True))
+        assert {path for path in found if path.is_file()} == {path for path in wanted if path.is_file()} != set()
 
 
 def test_files_names_and_patterns_lead_to_the_same_record(archive):

@@ -420,6 +420,13 @@ def test_an_aecg_s_scale_or_origin_without_a_value_is_refused(tmp_path: Path) ->
             read_format(path)
 
 
+def test_an_aecg_s_origin_with_a_decimal_comma_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(FILES["aecg.xml"][0]().replace(b'origin value="10"', b'origin value="1,5"'))
+    with pytest.raises(DamagedRecordError, match=r"origin='1,5'.*a number with a decimal point"):
+        read_format(path)
+
+
 def test_an_aecg_s_origin_of_0_needs_no_unit_and_one_in_another_unit_is_converted(tmp_path: Path) -> None:
     path, sound = tmp_path / "a.xml", FILES["aecg.xml"][0]()
     for origin, offset in (('value="0"', 0.0), ('value="0.25" unit="mV"', 0.25)):

@@ -85,6 +85,16 @@ def test_a_path_without_folder_is_not_looked_for_on_the_hub(path, registry, monk
         find_weights(path)
 
 
+@pytest.mark.parametrize("name", ["mine/encoder.onnx", "mine/config.json", "./mine/encoder.pth"])
+def test_a_file_is_not_asked_of_the_hub_but_told_from_a_folder(name, registry, tmp_path, monkeypatch):
+    monkeypatch.setattr("skecg.weights.fetching.fetch_weights", lambda *_, **__: pytest.fail("asked the Hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / name).touch()
+    with pytest.raises(WeightsNotFoundError, match=r"a file, expected the folder .*Pass 'mine', or .*skecg convert"):
+        find_weights(name)
+
+
 @pytest.mark.parametrize("model", ["", None, 3, ["default"]])
 def test_something_that_is_no_name_is_refused(model):
     with pytest.raises(ParameterError, match=r"expected a model.s name"):
