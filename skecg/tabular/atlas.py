@@ -10,6 +10,7 @@ import base64
 import html
 import json
 import re
+import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skecg.datasets.tables import Columns, is_number, is_patient_column, read_columns
-from skecg.errors import MissingDependencyError, ParameterError, ShapeError, SkecgError
+from skecg.errors import MissingDependencyError, ParameterError, ShapeError, SkecgError, SkecgWarning
 from skecg.leads import CANONICAL_LEADS
 from skecg.linear_model.distances import Neighbours, similar, standardization
 from skecg.plotting.results import principal_plane
@@ -101,6 +102,14 @@ class Atlas:
         }
         if ecgs:
             held |= _traces(self.records, reading)
+            lost = [trace for trace in held["traces"] if isinstance(trace, str)]
+            if lost:
+                warnings.warn(
+                    f"The page shows no ECG for {len(lost)} of {len(self.records)} recordings, expected their files and "
+                    f"what these do not say (sampling rate, leads, units). Of the first: {lost[0]}",
+                    SkecgWarning,
+                    stacklevel=2,
+                )
         return _filled(title, held)
 
     def embedding_atlas(self) -> dict[str, list[Any]]:

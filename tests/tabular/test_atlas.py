@@ -14,7 +14,7 @@ import pytest
 from browser import Browser
 
 from skecg.datasets import make_ecg
-from skecg.errors import MissingDependencyError, ParameterError, ShapeError
+from skecg.errors import MissingDependencyError, ParameterError, ShapeError, SkecgWarning
 from skecg.records import ECGRecord
 from skecg.tabular import atlas as atlases
 from skecg.tabular.atlas import Atlas, make_atlas
@@ -93,14 +93,16 @@ def test_leads_come_in_their_usual_order_and_those_without_samples_are_left_out(
     odd = ECGRecord(signal, 50, ["V1", "aVF", "II"])
     gone = ECGRecord(signal[1:2], 50, ["II"])
 
-    held = held_by(make_atlas(np.eye(3), [odd, odd, gone]).page())
+    with pytest.warns(SkecgWarning, match="no ECG for 1 of 3 recordings, .* no lead has any samples"):
+        held = held_by(make_atlas(np.eye(3), [odd, odd, gone]).page())
 
     assert held["leads"] == [["II", "V1"]]
     assert held["traces"][2] == "no lead has any samples"
 
 
 def test_a_record_that_cannot_be_read_says_why_in_its_place(tmp_path: Path) -> None:
-    held = held_by(make_atlas(np.eye(3), [str(tmp_path / "nothing")] * 3).page())
+    with pytest.warns(SkecgWarning, match="no ECG for 3 of 3 recordings, expected their files .*nothing"):
+        held = held_by(make_atlas(np.eye(3), [str(tmp_path / "nothing")] * 3).page())
 
     assert "nothing" in held["traces"][0]
 
