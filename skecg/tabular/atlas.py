@@ -105,8 +105,8 @@ class Atlas:
             lost = [trace for trace in held["traces"] if isinstance(trace, str)]
             if lost:
                 warnings.warn(
-                    f"The page shows no ECG for {len(lost)} of {len(self.records)} recordings, expected their files and "
-                    f"what these do not say (sampling rate, leads, units). Of the first: {lost[0]}",
+                    f"The page shows no ECG for {len(lost)} of {len(self.records)} recordings, expected their files "
+                    f"and what these do not say (sampling rate, leads, units). Of the first: {lost[0]}",
                     SkecgWarning,
                     stacklevel=2,
                 )
