@@ -74,7 +74,7 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over(archive):
     assert find_records(folder, recursive=False)
 
 
-@pytest.mark.parametrize("pattern", ["**/*.hea", "*/*.hea", "*/a/*.hea", "**", "s?b/c.*"])
+@pytest.mark.parametrize("pattern", ["**/*.hea", "*/*.hea", "*/a/*.hea", "**", "s?b/c.*", "**/b.hea"])
 def test_a_pattern_does_not_pass_over_a_folder_that_may_not_be_listed(archive, monkeypatch, pattern):
     folder, _ = archive
     scandir = os.scandir
