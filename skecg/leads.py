@@ -33,6 +33,7 @@ __all__ = [
     "canonical_leads",
     "known_leads",
     "bare_name",
+    "head_electrodes",
     "lead_names",
     "unit_in_name",
     "derivation_matrix",
@@ -85,6 +86,15 @@ _UNIT = re.compile(r"(?<![a-z])[mnuµμ]?v(?![a-z])", re.IGNORECASE)
 # How aECG and DICOM write -aVR.
 _NEGATIVE = re.compile(r"^AVR[ _-]?NEG(ATIVE)?$")
 
+# Electrodes of the head, the eyes' and the chin's beside them. Their C3 is also an old spelling of V3, their D1 of I.
+_HEAD_ELECTRODE = re.compile(
+    r"(E[EO]G|CHIN).*|((FP|AF|F|FC|FT|T|TP|P|PO|O|CP)(\d{1,2}|Z)|[CFP]Z|[AM][12]|[LR]OC)([^a-z0-9].*)?", re.IGNORECASE
+)
+_CENTRAL_ELECTRODE = re.compile(r"-?[CDL][1-6]([^a-z0-9].*)?", re.IGNORECASE)
+
+# The standard's own codes tell VR, the voltage of the right arm, from aVR, which is half as much again.
+_NOT_AUGMENTED = re.compile(r"MDC[_ ]ECG[_ ]LEAD[_ ]V[RLF]", re.IGNORECASE)
+
 # An order of the limb leads keeps the laws when they leave less than this share of the power unexplained.
 _FITTING = 0.02
 
@@ -119,6 +129,8 @@ def canonical_lead(name: str) -> str:
 @lru_cache(maxsize=1024)
 def _standard_spelling(name: str) -> str:
     """Look a name up without what recorders write around it; records of one archive bear the same few."""
+    if _NOT_AUGMENTED.fullmatch(name.strip()):
+        return name.strip()
     bare = _NEGATIVE.sub("-AVR", _SUFFIX.sub("", _PREFIX.sub("", name.strip())).strip(" _").upper())
     parts = re.split(r"[\s_-]", bare.removeprefix("-").strip())
     # "V-1" is one name in parts. A sign, or another lead, stands before or after a whole one: "aVR-", "I-II".
@@ -134,8 +146,8 @@ def canonical_leads(names: Sequence[str]) -> tuple[str, ...]:
     Raises
     ------
     LeadError
-        When `names` is a bare string, no list (a set has no order, a mapping two names a lead), is empty, or names one
-        lead twice.
+        When `names` is a bare string, no list (a set has no order, a mapping two names a lead), is empty, names one
+        lead twice, or a lead as an electrode beside it is named (C3 beside Fp1).
 
     Examples
     --------
@@ -157,6 +169,13 @@ def canonical_leads(names: Sequence[str]) -> tuple[str, ...]:
         twice = sorted({lead for lead in leads if leads.count(lead) > 1})
         raise LeadError(
             f"Got lead(s) {', '.join(twice)} more than once in {list(names)}, expected every row to have its own name."
+        )
+    heads, central = head_electrodes(tuple(names))
+    doubtful = [name for name in central if canonical_lead(name) in CANONICAL_LEADS]
+    if doubtful:
+        raise LeadError(
+            f"Got {', '.join(doubtful)} beside {', '.join(heads)}, electrodes of the head, in {list(names)}: which are "
+            f"leads cannot be told. Leave out what is no ECG, or name leads {canonical_lead(doubtful[0])} and so on."
         )
     return leads
 
@@ -207,6 +226,21 @@ def lead_names(mapping: Mapping[str, str]) -> dict[str, str]:
                 f"Got leads={dict(mapping)!r}, expected each to stand for one of {', '.join(CANONICAL_LEADS)}."
             )
     return dict(zip(map(bare_name, mapping), standard, strict=True))
+
+
+@lru_cache(maxsize=1024)
+def head_electrodes(names: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Return what is named as electrodes of the head, and those names beside them that a lead may also bear.
+
+    C3 beside Fp1 is the head's, alone among leads the chest's.
+
+    Examples
+    --------
+    >>> head_electrodes(("Fp1", "C3", "ECG")), head_electrodes(("I", "C3"))
+    ((['Fp1'], ['C3']), ([], []))
+    """
+    heads = [name for name in names if _HEAD_ELECTRODE.fullmatch(name.strip())]
+    return heads, [name for name in names if _CENTRAL_ELECTRODE.fullmatch(name.strip())] if heads else []
 
 
 def bare_name(lead: str) -> str:

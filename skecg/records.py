@@ -27,9 +27,8 @@ __all__ = [
 
 #: Factors from the units of voltage that skecg knows (compared without case) to millivolts.
 # Both signs for micro: the micro sign and the Greek letter look alike and are two characters.
-MILLIVOLTS_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}
-for _unit, _factor in {"volt": 1e3, "millivolt": 1.0, "microvolt": 1e-3, "nanovolt": 1e-6}.items():
-    MILLIVOLTS_PER_UNIT |= {_unit: _factor, f"{_unit}s": _factor}
+_PREFIXES = {"": 1e3, "m": 1.0, "milli": 1.0, "u": 1e-3, "µ": 1e-3, "μ": 1e-3, "micro": 1e-3, "n": 1e-6, "nano": 1e-6}
+MILLIVOLTS_PER_UNIT = {f"{prefix}{name}": k for prefix, k in _PREFIXES.items() for name in ("v", "volt", "volts")}
 MILLIVOLTS_PER_UNIT |= {"мкв": 1e-3, "мв": 1.0, "微伏": 1e-3, "毫伏": 1.0}  # as exports in Russian and Chinese write
 
 # A recording has fewer leads than this and more samples than this; the other way round it lies transposed.

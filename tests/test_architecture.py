@@ -223,7 +223,7 @@ def test_a_file_is_worth_opening(name: str) -> None:
 def test_the_house_stays_small() -> None:
     # Plug-ins may be added one file each; what they are plugged into may not sprawl (decision 11).
     others = [path for path in FILES if str(path.parent.relative_to(ROOT)) not in PLUG_INS]
-    assert len(others) <= 143
+    assert len(others) <= 144
     assert len(list((ROOT / "skecg").glob("*.py"))) <= 14
 
 

@@ -45,6 +45,20 @@ SPELLINGS = {
 }
 
 
+def test_a_lead_beside_electrodes_of_the_head_is_not_told_by_the_electrode_s_name():
+    for names in (["Fp1", "C3", "C4", "O1", "ECG"], ["C3-Ref", "EOG L", "ECG"], ["D1", "Fz"], ["Chin", "L2"]):
+        with pytest.raises(LeadError, match="electrodes of the head"):
+            canonical_leads(names)
+    assert canonical_leads(["C3", "C4", "ECG"]) == ("V3", "V4", "ECG")
+    assert canonical_leads(["V3", "Fp1", "D4"]) == ("V3", "Fp1", "D4")
+
+
+def test_voltages_of_limbs_that_are_not_augmented_are_other_leads():
+    for code in ("MDC_ECG_LEAD_VR", "mdc_ecg_lead_vl", "MDC ECG LEAD VF"):
+        assert canonical_lead(code) == code
+    assert canonical_lead("MDC_ECG_LEAD_AVR") == "aVR"
+
+
 @pytest.mark.parametrize(("lead", "spelling"), [(k, s) for k, v in SPELLINGS.items() for s in v])
 def test_every_common_spelling_is_understood(lead, spelling):
     assert canonical_lead(spelling) == lead

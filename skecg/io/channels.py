@@ -35,7 +35,7 @@ from skecg.errors import (
     UnitsError,
     UnsupportedFormatError,
 )
-from skecg.leads import CANONICAL_LEADS, canonical_lead
+from skecg.leads import CANONICAL_LEADS, canonical_lead, head_electrodes
 from skecg.records import ECGRecord, as_millivolts, millivolts_per_unit
 
 if TYPE_CHECKING:
@@ -64,12 +64,6 @@ _OTHER_LEADS = re.compile(
     r"|(ECG|EKG).*|(CH|CHAN|CHANNEL|LEAD|CODE)[ _.-]*\d+|UNSPECIFIED",
     re.IGNORECASE,
 )
-
-# Electrodes of the head, the eyes' and the chin's beside them. Their C3 is also an old spelling of V3, their D1 of I.
-_HEAD_ELECTRODE = re.compile(
-    r"(E[EO]G|CHIN).*|((FP|AF|F|FC|FT|T|TP|P|PO|O|CP)(\d{1,2}|Z)|[CFP]Z|[AM][12]|[LR]OC)([^a-z0-9].*)?", re.IGNORECASE
-)
-_CENTRAL_ELECTRODE = re.compile(r"-?[CDL][1-6]([^a-z0-9].*)?", re.IGNORECASE)
 
 # One of the twelve in a longer name: "V1-WCT", "Chest V1".
 _NAMES_A_LEAD = re.compile(r"(?<![^\W_])(?:I{1,3}|aV[RLF]|V[1-6])(?![^\W_])", re.IGNORECASE)
@@ -225,7 +219,7 @@ def _may_be_lead(channel: Channel, found: set[str]) -> bool:
     """Report a voltage, not of another organ, whose name holds that of a lead that is not found by itself."""
     label = channel.label.strip()
     named = {canonical_lead(name) for name in _NAMES_A_LEAD.findall(label)}
-    is_other = _HEAD_ELECTRODE.fullmatch(label) or _ANOTHER_ORGAN.fullmatch(label)
+    is_other = head_electrodes((label,))[0] or _ANOTHER_ORGAN.fullmatch(label)
     return voltage_unit(channel.unit) is not None and not (named <= found or is_other)
 
 
@@ -236,9 +230,8 @@ def _shown(channels: Sequence[Channel]) -> str:
 
 def is_ecg(channel: Channel, channels: Sequence[Channel]) -> bool:
     """Report an ECG lead by its name, among the names of its neighbours."""
-    # C3 beside other electrodes of the head is the head's, alone among leads the chest's.
-    voltages = [other.label.strip() for other in channels if voltage_unit(other.unit) is not None]  # O2 may be oxygen
-    if _CENTRAL_ELECTRODE.fullmatch(channel.label.strip()) and any(map(_HEAD_ELECTRODE.fullmatch, voltages)):
+    voltages = [other.label for other in channels if voltage_unit(other.unit) is not None]  # O2 may be oxygen
+    if channel.label in head_electrodes((*voltages, channel.label))[1]:
         return False
     return channel.lead in CANONICAL_LEADS or _OTHER_LEADS.fullmatch(channel.lead) is not None
 
@@ -309,6 +302,9 @@ def _ecg_rows(names: tuple[str, ...], units: tuple[str, ...]) -> tuple[tuple[int
             "units in the header, or pass the samples as an array with units=."
         )
     rows = tuple([row for row, name in enumerate(names) if scaled[row] and _ANOTHER_ORGAN.fullmatch(name) is None])
+    heads, central = head_electrodes(tuple([names[row] for row, is_scaled in enumerate(scaled) if is_scaled]))
+    rows = tuple([row for row in rows if names[row] not in central])
+    rows = tuple([row for row in rows if names[row] not in heads]) or rows  # A1 alone may be a recorder's own lead
     if not rows:
         raise UnitsError(
             f"Got no signal that is a voltage of the heart (found: {', '.join(listed) or 'none'}), expected leads in "

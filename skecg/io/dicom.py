@@ -50,12 +50,17 @@ _SCALING = {"ChannelSensitivity": 1, "ChannelSensitivityCorrectionFactor": 1, "C
 _LEAD_CODE, _LEAD_SCHEMES = re.compile(r"(?:2:|5\.6\.3-9-)(\d+)", re.ASCII), ("MDC", "SCPECG", "")
 _LEAD_OF_CODE = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF", 65: "-aVR"}
 _LEAD_OF_CODE |= {n + 2: f"V{n}" for n in range(1, 7)}
+# VR, VL and VF, the voltages of single limbs, which are often called as aVR, aVL and aVF are.
+_NOT_AUGMENTED = "not augmented"
+_LEAD_OF_CODE |= dict.fromkeys((88, 89, 90), _NOT_AUGMENTED)
 
 # Samples that are no steps of a line, which pydicom takes for such.
 _COMPANDED = {"MB": "µ-law", "AB": "A-law"}
 
 # A converter that samples channels one after the other skews them by less.
 _MOST_SKEW_SAMPLES = 1.0
+
+_SHORTEST_RHYTHM = 2.0  # s; what is derived and shorter may be an averaged beat
 
 _INFLATED_AT_ONCE = 2**20
 
@@ -179,13 +184,24 @@ def _rhythm(groups: Any, path: Path) -> list[int]:
     neighbours = [channel for channels in named for channel in channels]
     of_heart = [i for i, channels in enumerate(named) if any(_is_lead(channel, neighbours) for channel in channels)]
     candidates = of_heart or list(range(len(groups)))
-    original = [i for i in candidates if not _is_derived(groups[i])] or candidates
-    for i in original:
+    for i in candidates:
         _check_times(groups[i], path)
+    if all(_is_of_beats(groups[i]) for i in candidates):
+        raise UnsupportedFormatError(f"Got averaged beats alone in {path}, expected a recording. Export its rhythm.")
+    original = [i for i in candidates if not _is_derived(groups[i])]
+    if not original:
+        original = [i for i in candidates if not _is_of_beats(groups[i])]
+        if all(_seconds(groups[i]) < _SHORTEST_RHYTHM for i in original):
+            warn(
+                f"Read {path}, whose samples are derived and shorter than {_SHORTEST_RHYTHM:g} s: it may be an "
+                "averaged beat, and no recording. Export its rhythm.",
+                SignalWarning,
+                stacklevel=2,
+            )
     spans = {_span(groups[i]) for i in original}
     if len(spans) == 1:
         return original
-    seconds = {i: int(groups[i].NumberOfWaveformSamples) / float(groups[i].SamplingFrequency) for i in original}
+    seconds = {i: _seconds(groups[i]) for i in original}
     longest = [i for i in original if seconds[i] == max(seconds.values())]
     if len(longest) > 1:
         raise UnsupportedFormatError(
@@ -229,11 +245,19 @@ def _check_times(group: Any, path: Path) -> None:
 
 
 def _is_derived(group: Any) -> bool:
-    """Report median and average beats from the recording."""
+    """Report what was computed from the recording, as median and average beats are."""
+    return str(group.get("WaveformOriginality", "")) == "DERIVED" or _is_of_beats(group)
+
+
+def _is_of_beats(group: Any) -> bool:
+    """Report beats averaged from the recording, by their label."""
     label = str(group.get("MultiplexGroupLabel", "")).upper()
-    return str(group.get("WaveformOriginality", "")) == "DERIVED" or any(
-        w in label for w in ("MEDIAN", "AVERAGE", "BEAT")
-    )
+    return any(word in label for word in ("MEDIAN", "AVERAGE", "BEAT"))
+
+
+def _seconds(group: Any) -> float:
+    """Return how long a group lasts."""
+    return int(group.NumberOfWaveformSamples) / float(group.SamplingFrequency)
 
 
 def _span(group: Any) -> tuple[float, ...]:
@@ -257,9 +281,11 @@ def _channels(dataset: Any, index: int, path: Path) -> list[Channel]:
     _check_size(group, path)
     _check_skew(definitions, float(group.SamplingFrequency), path)
     physical = multiplex_array(dataset, index, as_raw=False)  # (n_samples, n_channels)
+    steps = multiplex_array(dataset, index, as_raw=True)
     padding = _padding(group)
-    if padding is not None:
-        physical[multiplex_array(dataset, index, as_raw=True) == padding] = np.nan
+    is_sample = np.ones(steps.shape, dtype=bool) if padding is None else steps != padding
+    _check_bits(group, steps, is_sample, path)
+    physical[~is_sample] = np.nan
     rate = float(group.SamplingFrequency)
     channels = [
         Channel(
@@ -316,14 +342,31 @@ def _check_size(group: Any, path: Path) -> None:
         )
 
 
+def _check_bits(group: Any, steps: NDArray[Any], is_sample: NDArray[np.bool_], path: Path) -> None:
+    """Raise for signed samples, shape (n_samples, n_channels), without their sign: what is below 0 would be above."""
+    if np.issubdtype(steps.dtype, np.unsignedinteger):
+        return
+    for row, definition in enumerate(group.ChannelDefinitionSequence):
+        stored = strict_number(str(definition.get("WaveformBitsStored", ""))) or math.inf
+        found = steps[is_sample[:, row], row]
+        if stored < int(group.WaveformBitsAllocated) and found.size:
+            lowest, highest = int(found.min()), int(found.max())
+            if lowest >= 0 and 2 ** (stored - 1) <= highest < 2**stored:
+                raise DamagedRecordError(
+                    f"Got samples from {lowest} to {highest} in {path}, expected signed ones of {stored:g} bits, which "
+                    "end below: their signs are not extended to the bits allocated. Export it again."
+                )
+
+
 def _check_skew(definitions: Any, rate: float, path: Path) -> None:
     """Raise for channels that were sampled at different times: side by side they would be another recording."""
     shifts = [
-        (_number(channel, "ChannelSampleSkew", 0), _number(channel, "ChannelTimeSkew", 0)) for channel in definitions
+        tuple(_number(channel, keyword, 0) for keyword in ("ChannelSampleSkew", "ChannelTimeSkew", "ChannelOffset"))
+        for channel in definitions
     ]
-    if any(shift is None for pair in shifts for shift in pair):
+    if any(shift is None for of_channel in shifts for shift in of_channel):
         raise DamagedRecordError(f"Got a skew of a channel that is no number in {path}. Export it again.")
-    skews = [(samples or 0) + (seconds or 0) * rate for samples, seconds in shifts]
+    skews = [(samples or 0) + ((skew or 0) + (offset or 0)) * rate for samples, skew, offset in shifts]
     if not max(skews) - min(skews) < _MOST_SKEW_SAMPLES:
         raise UnsupportedFormatError(
             f"Got channels that are skewed by up to {max(skews) - min(skews):g} samples in {path}, expected leads "
@@ -374,11 +417,15 @@ def _label(definition: Any, number: int) -> str:
     source = (definition.get("ChannelSourceSequence") or [{}])[0]
     meaning, code = str(source.get("CodeMeaning", "")), str(source.get("CodeValue", ""))
     label = str(definition.get("ChannelLabel", ""))
-    if "NEG" in f"{meaning} {code}".upper():
+    said, decoded = f"{meaning} {code}".upper(), _decoded(source)
+    if "NEG" in said and decoded in ("", "-aVR") and ("AVR" in said or decoded):
         return code if "NEG" in code.upper() else "-aVR"
-    for name in (meaning, _decoded(source), code, label):
+    if decoded == _NOT_AUGMENTED:
+        return f"{meaning or label or code} ({_NOT_AUGMENTED})"
+    for name in (meaning, decoded, code, label):
         if name and canonical_lead(name.removeprefix("-")) in CANONICAL_LEADS:
-            return name
+            # The standard has one lead turned over; of another it is not known what is negative.
+            return f"{name} (negative)" if "NEG" in said else name
     return label or meaning or code or f"CH {number + 1}"
 
 

@@ -24,7 +24,7 @@ __all__ = ["find_records"]
 _WILDCARDS = frozenset("*?[")
 
 # Settings and results are JSON more often than ECGs are: one of these names stands near the beginning of Kardia's.
-_KARDIA = re.compile(rb'"(?:recordedAt|amplitudeResolution)"')
+_KARDIA = re.compile(rb'"(?:recordedAt|amplitudeResolution|mainsFrequency|leadI{1,3})"')
 
 _SNIFFED_BYTES = 2**14
 
@@ -33,7 +33,7 @@ _XML_COMMENT = re.compile(r"<!--.*?(?:-->|$)", re.DOTALL)
 _XML_ROOT = re.compile(r"<(?:[\w.-]+:)?([A-Za-z_][\w.-]*)")
 
 # AnnotatedECG, RestingECG, restingecgdata, ECG; and of systems that are not read, so that they are not lost in silence.
-_ECG_ROOT = re.compile(r"ecg|ekg|cardio|muse", re.IGNORECASE)
+_ECG_ROOT = re.compile(r"ecg|ekg|cardio|muse|examdescript|sapphire", re.IGNORECASE)
 
 
 def find_records(paths: PathLike | Iterable[PathLike], *, recursive: bool = True) -> list[Path]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from test_formats import MEANINGS, counts, multiplex_group, write_dicom
 
-from skecg.errors import DamagedRecordError, SignalWarning, UnsupportedFormatError
+from skecg.errors import DamagedRecordError, LeadWarning, SignalWarning, UnsupportedFormatError
 from skecg.io.formats import read_format
 
 if TYPE_CHECKING:
@@ -128,3 +129,68 @@ def test_dicom_whose_channels_lie_where_samples_should_is_damaged(tmp_path: Path
     group = multiplex_group(counts(70, 40), [(f"CH{n}", "") for n in range(1, 71)])
     with pytest.raises(DamagedRecordError, match=r"a\.dcm does not hold a usable recording"):
         read_format(write_dicom(tmp_path / "a.dcm", [group]))
+
+
+def test_dicom_channels_set_apart_for_presentation_are_refused(tmp_path: Path) -> None:
+    group = multiplex_group(counts(2, 1000), MEANINGS[:2])
+    for channel in group.ChannelDefinitionSequence:
+        channel.ChannelOffset = "0.1"
+    assert read_format(write_dicom(tmp_path / "a.dcm", [group])).n_leads == 2
+    group.ChannelDefinitionSequence[1].ChannelOffset = "0"
+    with pytest.raises(UnsupportedFormatError, match="skewed by up to 50 samples"):
+        read_format(write_dicom(tmp_path / "a.dcm", [group]))
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning", "lead"),
+    [
+        ("2:65", "Lead aVR, negative", "-aVR"),
+        ("AVR_NEG", "", "-aVR"),
+        ("2:63", "Lead aVL, negative", None),
+        ("2:3", "Lead V1, neg. pole WCT", None),
+        ("2:88", "Lead VR", None),
+        ("2:89", "VL, nonaugmented voltage", None),
+    ],
+)
+def test_dicom_leads_whose_sign_or_size_is_another_are_not_taken(
+    tmp_path: Path, code: str, meaning: str, lead: str | None
+) -> None:
+    raw = counts(2, 100)
+    path = write_dicom(tmp_path / "a.dcm", [multiplex_group(raw, [("2:1", "Lead I"), (code, meaning)])])
+    if lead is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LeadWarning)
+            assert read_format(path).leads == ("I",)
+        return
+    record = read_format(path)
+    assert record.leads == ("I", "aVR")
+    np.testing.assert_allclose(record.signal[1], -raw[1] * 4.88e-3, rtol=1e-6)
+
+
+def test_dicom_of_averaged_beats_alone_is_refused_or_told(tmp_path: Path) -> None:
+    group = multiplex_group(counts(2, 600), MEANINGS[:2], originality="DERIVED")
+    with pytest.warns(SignalWarning, match="derived and shorter than 2 s"):
+        assert read_format(write_dicom(tmp_path / "a.dcm", [group])).n_leads == 2
+    group.MultiplexGroupLabel = "MEDIAN BEAT"
+    with pytest.raises(UnsupportedFormatError, match="averaged beats alone"):
+        read_format(write_dicom(tmp_path / "a.dcm", [group]))
+    filtered = multiplex_group(counts(2, 1000), MEANINGS[:2], originality="DERIVED")
+    assert read_format(write_dicom(tmp_path / "a.dcm", [filtered])).n_samples == 1000
+
+
+@pytest.mark.parametrize(("bits", "extended"), [(12, False), (12, True), (16, True)])
+def test_dicom_samples_without_their_sign_are_damaged(tmp_path: Path, bits: int, extended: bool) -> None:
+    raw = counts(2, 100, scale=300)
+    group = multiplex_group(raw, MEANINGS[:2])
+    for channel in group.ChannelDefinitionSequence:
+        channel.WaveformBitsStored = bits
+    group.WaveformData = (raw if extended else raw & 0xFFF).T.astype("<i2").tobytes()
+    path = write_dicom(tmp_path / "a.dcm", [group])
+    if extended:
+        np.testing.assert_allclose(read_format(path).signal, raw * 4.88e-3, rtol=1e-6)
+        return
+    with pytest.raises(DamagedRecordError, match=r"expected signed ones of 12 bits.*not extended"):
+        read_format(path)
+    group.WaveformSampleInterpretation = "US"
+    unsigned = read_format(write_dicom(tmp_path / "a.dcm", [group])).signal
+    np.testing.assert_allclose(unsigned, (raw & 0xFFF) * 4.88e-3, rtol=1e-6)

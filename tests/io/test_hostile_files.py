@@ -86,9 +86,25 @@ def test_a_standard_lead_in_no_unit_of_voltage_is_an_error_of_the_file(unit: str
         ecg_rows(("I", "II", "RESP"), ("mV", unit, "l"))
 
 
-@pytest.mark.parametrize("unit", ["mV", "millivolt", "Millivolts", "uV", "µV", "μV", "microvolts", "nV", "V", "volts"])
+@pytest.mark.parametrize(
+    "unit", ["mV", "millivolt", "Millivolts", "uV", "µV", "μV", "microvolts", "nV", "V", "volts", "uVolt"]
+)
 def test_the_spellings_that_files_use_are_understood(unit: str) -> None:
     assert ecg_rows(("I", "II", "RESP"), ("mV", unit, "l")) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        (("Fp1", "C3", "C4", "O1", "ECG"), (4,)),
+        (("C3", "C4", "EOG L", "ECG"), (3,)),
+        (("C3", "C4", "ECG"), (0, 1, 2)),
+        (("A1", "A2"), (0, 1)),
+        (("MLII", "EEG (C4-A1)", "V1"), (0, 2)),
+    ],
+)
+def test_electrodes_of_the_head_are_no_leads(names: tuple[str, ...], rows: tuple[int, ...]) -> None:
+    assert ecg_rows(names, ("uV",) * len(names)) == rows
 
 
 def test_a_link_to_a_folder_above_lists_no_record_twice(tmp_path: Path) -> None:

@@ -515,7 +515,7 @@ def test_a_row_of_units_belongs_to_its_columns(table, names, row, leads, wanted)
 
 
 UNHEARD = [
-    *("Unit: microvolts (uV)", "Units (µV)", "Units: uV, uV", "Einheit: Mikrovolt", "Unit: uVolt", "Unit: microV"),
+    *("Unit: microvolts (uV)", "Units (µV)", "Units: uV, uV", "Einheit: Mikrovolt", "Unit: mikroV"),
     *("Amplitude in volts", "nV, rounded"),
 ]
 

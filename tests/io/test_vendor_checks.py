@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
 import re
 import struct
 import warnings
@@ -13,8 +15,9 @@ import pytest
 from test_vendors import FILES, PATIENT, aecg, base64_text, counts, ishne, muse, scp_file, scp_section, sierra
 
 from skecg.errors import DamagedRecordError, LeadWarning, SignalWarning, UnsupportedFormatError
+from skecg.io import find_records
 from skecg.io.formats import read_format
-from skecg.leads import CANONICAL_LEADS
+from skecg.leads import CANONICAL_LEADS, EIGHT_LEADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -217,12 +220,124 @@ def test_mfer_with_more_samples_than_declared_is_damaged(tmp_path: Path) -> None
         assert read_format(path).n_leads == 12
 
 
-def test_what_mfer_says_of_channels_that_are_not_there_is_passed_over(tmp_path: Path) -> None:
+def mfer_channel(number: bytes, fields: bytes) -> bytes:
+    return b"\x3f" + number + bytes([len(fields)]) + fields
+
+
+@pytest.mark.parametrize(("number", "found"), [(b"\x0c", 13), (b"\x81\x00", 129)])
+def test_mfer_that_describes_more_channels_than_it_counts_is_damaged(tmp_path: Path, number: bytes, found: int) -> None:
     path, sound = tmp_path / "a.mwf", FILES["a.mwf"][0]()
     waves = sound.rindex(b"\x1e\x84")
-    for odd in (bytes([0x0A, 1, 9]), bytes([9])):
-        path.write_bytes(sound[:waves] + bytes([0x3F, 12, len(odd)]) + odd + sound[waves:])
-        assert read_format(path).n_leads == 12
+    path.write_bytes(sound[:waves] + mfer_channel(number, bytes([0x0A, 1, 9])) + sound[waves:])
+    with pytest.raises(DamagedRecordError, match=rf"description of channel {found} .*expected 12 channel"):
+        read_format(path)
+    path.write_bytes(sound[:waves] + mfer_channel(number, b"\x09") + sound[waves:])  # says nothing
+    assert read_format(path).n_leads == 12
+
+
+def mfer_in_two(between: bytes) -> bytes:
+    sound = FILES["a.mwf"][0]()
+    piece = sound[sound.rindex(b"\x1e\x84") : -2]
+    return sound[:-2] + between + piece + b"\x80\x00"
+
+
+@pytest.mark.parametrize(
+    ("between", "what"),
+    [
+        (bytes([0x82, 1]) + b"2", "another patient"),
+        (bytes([0x87, 1]) + b"2", "another identifier"),
+        (bytes([0x40, 3]) + b"MFR", "a preamble"),
+    ],
+)
+def test_mfer_of_several_recordings_is_refused(tmp_path: Path, between: bytes, what: str) -> None:
+    path = tmp_path / "a.mwf"
+    path.write_bytes(mfer_in_two(b""))
+    assert read_format(path).n_samples == 2000
+    path.write_bytes(mfer_in_two(between))
+    with pytest.raises(UnsupportedFormatError, match=f"Got {what} between two pieces"):
+        read_format(path)
+
+
+def test_mfer_pieces_with_times_of_their_own_are_told(tmp_path: Path) -> None:
+    path, time = tmp_path / "a.mwf", bytes([0x85, 11]) + struct.pack("<H5B2H", 2020, 1, 1, 12, 0, 0, 0, 0)
+    path.write_bytes(mfer_in_two(time))
+    with pytest.warns(SignalWarning, match="Joined pieces .* times of their own"):
+        assert read_format(path).n_samples == 2000
+
+
+def test_mfer_of_dominant_beats_alone_is_refused(tmp_path: Path) -> None:
+    path, sound = tmp_path / "a.mwf", FILES["a.mwf"][0]()
+    of_channel = b"".join(mfer_channel(bytes([n]), bytes([0x08, 1, 9])) for n in range(12))
+    waves = sound.rindex(b"\x1e\x84")
+    path.write_bytes(sound[:waves] + of_channel + sound[waves:])
+    with pytest.raises(UnsupportedFormatError, match="averaged beats alone"):
+        read_format(path)
+
+
+def test_kardia_of_another_duration_or_number_of_leads_than_stated_is_told(tmp_path: Path) -> None:
+    path, document = tmp_path / "a.json", json.loads(FILES["kardia.json"][0]())
+    n_seconds = 1000 / 300
+    for stated in (1000 * n_seconds, 3500, 2500):
+        path.write_text(json.dumps(document | {"duration": stated}))
+        assert read_format(path).n_leads == 6
+    path.write_text(json.dumps(document | {"duration": 30_000}))
+    with pytest.warns(SignalWarning, match=r"Read 3.33333 s at 300 Hz from .* duration of 30 s"):
+        read_format(path)
+    document["data"]["raw"]["numLeads"] = 1
+    path.write_text(json.dumps(document))
+    with pytest.warns(SignalWarning, match="another number of leads than it holds"):
+        read_format(path)
+
+
+def test_kardia_is_known_in_any_order_of_its_keys(tmp_path: Path) -> None:
+    document = json.loads(FILES["kardia.json"][0]())
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"data": document.pop("data"), **document}))
+    assert path.read_text().index("recordedAt") > 10_000
+    assert read_format(path).n_leads == 6
+    assert find_records(tmp_path) == [path]
+    path.write_bytes(b"\x01" + path.read_bytes())
+    with pytest.raises(UnsupportedFormatError, match="none of the formats known"):
+        read_format(path)
+
+
+@pytest.mark.parametrize(("name", "root"), [("aecg.xml", "<AnnotatedECG"), ("muse.xml", "<RestingECG")])
+@pytest.mark.parametrize("n_letters", [5_000, 50_000])
+def test_xml_with_a_long_comment_before_its_root_is_known(tmp_path: Path, name: str, root: str, n_letters: int) -> None:
+    path, sound = tmp_path / name, FILES[name][0]().decode("latin-1")
+    path.write_text(sound.replace(root, f"<!-- {'c' * n_letters} -->{root}"), encoding="latin-1")
+    assert read_format(path).n_leads == len(FILES[name][1])
+    assert find_records(tmp_path) == [path]
+
+
+def test_muse_with_fewer_leads_than_stated_is_told(tmp_path: Path) -> None:
+    path, sound = tmp_path / "a.xml", muse(counts(8), EIGHT_LEADS).decode()
+    for stated, lacks in (("8", False), ("12", False), ("", False), ("15", True)):
+        path.write_text(sound.replace("<NumberofLeads>8<", f"<NumberofLeads>{stated}<"))
+        with pytest.warns(LeadWarning, match="Read 8 lead.*states 15") if lacks else contextlib.nullcontext():
+            assert read_format(path).n_leads == 8
+
+
+@pytest.mark.parametrize("stated", ["length", "leads", "labels"])
+def test_sierra_s_packed_leads_that_contradict_what_is_stated_are_refused(tmp_path: Path, stated: str) -> None:
+    path, raw = tmp_path / "a.xml", np.round(40 * np.sin(np.arange(1200) / np.array([[5.0], [7.0]]))).astype(np.int16)
+    packed = base64.b64encode(b"".join(as_xli(lead) for lead in raw)).decode()
+    sound = sierra(raw, ("V1", "V2")).decode().replace(base64_text(raw), packed)
+    sound = sound.replace("<parsedwaveforms", '<parsedwaveforms compressflag="True" compression="XLI"')
+    path.write_text(sound.replace('durationperchannel="2400"', 'durationperchannel="2000"'))
+    assert read_format(path).n_samples == 1000  # less than a second fills the last block
+    if stated == "length":
+        path.write_text(sound.replace('durationperchannel="2400"', 'durationperchannel="300"'))
+        with pytest.raises(DamagedRecordError, match=r"Got leads of 1200 samples.*expected 150"):
+            read_format(path)
+    elif stated == "leads":
+        path.write_text(sound.replace('numberofleads="2"', 'numberofleads="1"'))
+        with pytest.raises(DamagedRecordError, match=r"Got 2 packed leads.*expected 1"):
+            read_format(path)
+    else:
+        path.write_text(sound.replace('leadlabels="V1 V2"', 'leadlabels="III aVR"'))
+        with pytest.raises(UnsupportedFormatError, match=r"Got packed leads III, aVR .*expected I, II, III, aVR"):
+            read_format(path)
 
 
 @pytest.mark.parametrize("is_plain", [False, True])
