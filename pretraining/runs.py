@@ -15,7 +15,7 @@ import re
 import struct
 import subprocess
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +26,7 @@ from pretraining.config import PretrainConfig
 from pretraining.config.parts import MASK_LAW
 from pretraining.optim import learning_rate, warmup_steps
 from skecg._version import __version__
-from skecg.errors import ParameterError, SkecgError
+from skecg.errors import ParameterError, SkecgError, UnregisteredError
 from skecg.io.files import alone_in, replacing
 
 if TYPE_CHECKING:
@@ -211,6 +211,10 @@ def _named(path: Path, part: str, way_out: str, kind: type[SkecgError] = Checkpo
         yield
     except torch.cuda.OutOfMemoryError:  # a RuntimeError that says nothing of the file
         raise
+    except UnregisteredError as error:
+        plugins = read_code(path.parent if path.name == _CONFIG else path.parents[1]).get("plugins", ())
+        trained = f" The run was trained with {', '.join(map(repr, plugins))}." if plugins else ""
+        raise kind(f"Got {str(path)!r}, whose {part} needs a plug-in. {error}{trained}") from error
     except _UNFIT as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split()).rstrip(".")
         raise kind(f"Got {str(path)!r}, whose {part} cannot be used ({why}). {way_out}") from error
@@ -298,9 +302,9 @@ def describe_code(root: Path | None = None) -> dict[str, Any]:
     return found
 
 
-def record_code(run: Path) -> None:
-    """Add the code that runs now to those that a run was trained with."""
-    known, now = _codes(run), describe_code()
+def record_code(run: Path, plugins: Sequence[str] = ()) -> None:
+    """Add the code that runs now, and the modules of its plug-ins, to those that a run was trained with."""
+    known, now = _codes(run), describe_code() | ({"plugins": list(plugins)} if plugins else {})
     if now not in known:
         write_json(run / _CODE, [*known, now])
 
@@ -360,7 +364,7 @@ def open_run_folder(out: Path, config: PretrainConfig, shards: ShardSet, *, resu
         if step is None:
             write_json(out / _CONFIG, config.to_dict())
             write_json(out / _DATA, describe_data(shards, config))
-        record_code(out)
+        record_code(out, config.plugins)
     return step
 
 

@@ -171,6 +171,10 @@ class WeightsFormatError(WeightsError):
     """A ``config.json`` is malformed, or newer than this version of skecg."""
 
 
+class UnregisteredError(WeightsFormatError, ParameterError):
+    """Nobody has registered an architecture, an objective or a mask of that name; a plug-in may."""
+
+
 class ForeignRepositoryError(WeightsError):
     """A repository on the Hub holds no skecg weights."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pretraining.config.objectives import AnyObjectiveConfig, ObjectiveConfig, read_objective
 from pretraining.config.parts import (
+    MASK_KINDS,
     DataConfig,
     EmaConfig,
     MaskConfig,
@@ -220,6 +221,13 @@ class PretrainConfig:
         if "objective" in parts:
             parts["objective"] = read_objective(parts["objective"])
         return cls(**parts)
+
+    @property
+    def plugins(self) -> list[str]:
+        """Modules from outside that define its encoder, its objective or its masks."""
+        modules = {type(self.encoder).__module__, type(self.objective).__module__}
+        modules |= {MASK_KINDS[self.masks.kind]} if self.masks else set()
+        return sorted(module for module in modules if module.partition(".")[0] not in ("skecg", "pretraining"))
 
     def starting_from(self, info: WeightsInfo) -> Self:
         """Return this run for the encoder of some weights: its architecture, input, pooling and all its blocks.

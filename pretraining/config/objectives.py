@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pretraining.config.parts import DataConfig, PredictorConfig, check_kinds, require
 from skecg.encoders.plugins import load_installed_plugins, needed_plugin
-from skecg.errors import ParameterError
+from skecg.errors import UnregisteredError
 from skecg.leads import EIGHT_LEADS
 from skecg.spec import InputSpec, MultiscaleConfig, PatchEncoderConfig
 from skecg.validation import PlainFields, check_choice, check_integer, check_number, suggestion
@@ -240,5 +240,5 @@ def read_objective(values: Mapping[str, Any]) -> AnyObjectiveConfig:
     if kind not in OBJECTIVES:
         known = ", ".join(map(repr, OBJECTIVES))
         hint = f"{suggestion(kind, OBJECTIVES)}{needed_plugin()}"
-        raise ParameterError(f"Got objective.kind={kind!r}, expected one of {known}.{hint}")
+        raise UnregisteredError(f"Got objective.kind={kind!r}, expected one of {known}.{hint}")
     return OBJECTIVES[kind].from_dict(fields)

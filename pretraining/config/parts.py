@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from skecg.encoders.plugins import load_installed_plugins
-from skecg.errors import ParameterError
-from skecg.validation import PlainFields, check_choice, check_integer, check_number, is_integer, is_number
+from skecg.encoders.plugins import load_installed_plugins, needed_plugin
+from skecg.errors import ParameterError, UnregisteredError
+from skecg.validation import PlainFields, check_choice, check_integer, check_number, is_integer, is_number, suggestion
 
 __all__ = [
     "DataConfig",
@@ -28,8 +28,9 @@ __all__ = [
 #: By law 1 those of "blocks" were drawn record by record.
 MASK_LAW = 2
 
-#: How masks of slices may be drawn; plug-ins add to it (:func:`pretraining.objectives.masks.register_mask`).
-MASK_KINDS = ["random", "multiblock", "blocks", "crop"]
+#: How masks of slices may be drawn, and the module that does; plug-ins add to it
+#: (:func:`pretraining.objectives.masks.register_mask`).
+MASK_KINDS = dict.fromkeys(("random", "multiblock", "blocks", "crop"), "pretraining")
 
 
 def require(condition: bool, where: str, value: object, wanted: str) -> None:
@@ -125,7 +126,10 @@ class MaskConfig(PlainFields):
         # Plug-ins are imported where one is asked for, so that nobody else pays for them or fails by them.
         if self.kind not in MASK_KINDS:
             load_installed_plugins()
-        check_choice("masks.kind", self.kind, MASK_KINDS)
+        if self.kind not in MASK_KINDS:
+            known = ", ".join(map(repr, MASK_KINDS))
+            hint = f"{suggestion(self.kind, MASK_KINDS)}{needed_plugin()}"
+            raise UnregisteredError(f"Got masks.kind={self.kind!r}, expected one of {known}.{hint}")
         require(0 < self.low <= self.high < 1, "masks.low, high", (self.low, self.high), "0 < low <= high < 1")
         for name in ("n_blocks", "min_block", "masks_per_target"):
             check_integer(f"masks.{name}", getattr(self, name), 1)

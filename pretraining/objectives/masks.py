@@ -88,8 +88,7 @@ def register_mask(kind: str, draw: MaskDraw) -> None:
     if kind in MASK_KINDS and getattr(_REGISTERED.get(kind), "__module__", None) != draw.__module__:
         raise ParameterError(f"Got a mask {kind!r} of {draw.__module__}, expected a name that no other mask has.")
     _REGISTERED[kind] = draw
-    if kind not in MASK_KINDS:
-        MASK_KINDS.append(kind)
+    MASK_KINDS[kind] = draw.__module__
 
 
 def draw_masks(config: MaskConfig, n_patches: int, positions: range, *, seed: int, step: int) -> list[Masks]:

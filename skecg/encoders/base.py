@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from skecg.encoders.blocks import Block
 from skecg.encoders.plugins import load_installed_plugins, needed_plugin
-from skecg.errors import ParameterError, ShapeError, WeightsFormatError
+from skecg.errors import ParameterError, ShapeError, UnregisteredError, WeightsFormatError
 from skecg.spec import EncoderConfig
 
 if TYPE_CHECKING:
@@ -294,7 +294,7 @@ def read_encoder_config(architecture: str, values: Mapping[str, Any], provider: 
         load_installed_plugins()
     if not isinstance(architecture, str) or architecture not in _ARCHITECTURES:
         known = ", ".join(map(repr, _ARCHITECTURES))
-        raise WeightsFormatError(
+        raise UnregisteredError(
             f"Got architecture {architecture!r}, expected one of {known}. Weights of a newer one need a newer skecg."
             f"{needed_plugin(provider)}"
         )

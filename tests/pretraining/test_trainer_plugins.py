@@ -90,6 +90,8 @@ def test_a_run_of_a_plugin_that_is_not_named_says_what_is_missing(trained: tuple
     assert found.returncode == 2
     assert "objective.kind='lejepa'" in found.stderr
     assert "--plugin MODULE" in found.stderr
+    assert f"The run was trained with {Path(trained[0]).stem!r}." in found.stderr
+    assert "remove" not in found.stderr
 
 
 def test_a_recipe_of_a_loaded_plugin_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +147,7 @@ def first_half() -> Iterator[str]:
 
     register_mask("first_half", draw)
     yield "first_half"
-    MASK_KINDS.remove("first_half")
+    del MASK_KINDS["first_half"]
 
 
 @pytest.mark.parametrize(
