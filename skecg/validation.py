@@ -29,12 +29,16 @@ __all__ = [
     "check_integer",
     "check_jobs",
     "check_number",
+    "check_squares",
     "check_unmasked",
     "is_finite",
     "is_integer",
     "is_number",
     "suggestion",
 ]
+
+# Numbers below it have squares that are hardly told from 0, and those above its reciprocal squares that are none.
+_LEAST_SIZE = 1e-150
 
 
 def is_integer(value: object, minimum: int | None = None) -> TypeGuard[int]:
@@ -179,6 +183,19 @@ def check_unmasked(name: str, values: object) -> None:
         raise InputError(
             f"Got {name} with values that are masked, expected values that are all known. Leave their rows out, or "
             "fill them."
+        )
+
+
+def check_squares(features: NDArray[Any]) -> None:
+    """Raise InputError for finite features, (n_records, n_features), so large or small that their squares are lost."""
+    import numpy as np
+
+    of_columns = np.abs(features).max(axis=0, initial=0)
+    largest = float(of_columns.max(initial=0))
+    if largest and not _LEAST_SIZE < largest < 1 / _LEAST_SIZE:
+        raise InputError(
+            f"Got features of up to {largest:.3g}, in column {int(of_columns.argmax())}, expected between "
+            f"{_LEAST_SIZE:g} and {1 / _LEAST_SIZE:g}: their squares are no numbers. Standardize them."
         )
 
 

@@ -21,7 +21,7 @@ from skecg.datasets.base import LabelledECGs
 from skecg.embedding_cache import EmbeddingCache, open_cache
 from skecg.errors import CacheUnavailableError, LeakageWarning, ParameterError, user_stacklevel
 from skecg.evaluation.bootstrap import Bootstrap, bootstrap_auroc
-from skecg.evaluation.features import EncoderFeatures, FeatureSource
+from skecg.evaluation.features import EncoderFeatures, FeatureSource, features_of
 from skecg.evaluation.geometry import Geometry, geometry_of, join_geometries, score_geometry
 from skecg.evaluation.protocols import LabelDraw, PooledProtocol, ProbeFit, label_draws
 from skecg.evaluation.report import FractionScores, LabelScores, Report, Row, Tested
@@ -233,7 +233,7 @@ def _work(
     store = open_cache(cache)
     hits = _hits(store)
     with measured() as embedding:
-        features = source.features(dataset, cache=store, verbose=verbose)
+        features = features_of(source, dataset, cache=store, verbose=verbose)
     n_from_cache = _hits(store) - hits
     standardize = getattr(source, "standardize", True)
     if isinstance(protocol, PooledProtocol):

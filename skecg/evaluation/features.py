@@ -29,6 +29,7 @@ from skecg.evaluation.baselines import hand_crafted_features, random_convolution
 from skecg.inference.inputs import RecordSource
 from skecg.inference.pipeline import chunk_rows
 from skecg.leads import CANONICAL_LEADS
+from skecg.linear_model.distances import standardization
 from skecg.preprocessing.windows import prepare
 from skecg.records import ECGRecord
 from skecg.spec import InputSpec
@@ -43,6 +44,7 @@ __all__ = [
     "ObjectFeatures",
     "SignalFeatures",
     "Transformer",
+    "features_of",
     "hand_crafted",
     "is_object",
     "random_convolutions",
@@ -79,6 +81,24 @@ class FeatureSource(Protocol):
 
     def features(self, dataset: LabelledECGs, *, cache: Any = None, verbose: int = 0) -> NDArray[np.float32]:
         """Compute features, (n_records, n_features), or (n_seeds, n_records, n_features) where chance has a part."""
+
+
+def features_of(source: FeatureSource, dataset: LabelledECGs, *, cache: Any = None, verbose: int = 0) -> Any:
+    """Compute what a source makes of recordings, and raise ShapeError where it makes the same of all of them.
+
+    An encoder that collapsed does so; a probe would then predict the share of each class, and no score would say why.
+    """
+    features = source.features(dataset, cache=cache, verbose=verbose)
+    tables = features if getattr(features, "ndim", 0) == 3 else [features]
+    for table in tables:
+        is_table = isinstance(table, np.ndarray) and table.ndim == 2 and table.shape[1] > 0 and len(table) > 1
+        if is_table and np.isinf(standardization(table)[1]).all():
+            raise ShapeError(
+                f"Got the same features for all {len(table)} recordings from {source.name!r}, expected features that "
+                "differ: the encoder has collapsed, or what it was given is the same. Leave it out, or look at its "
+                "training."
+            )
+    return features
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from skecg.annotations import WAVE_KINDS, Waves
 from skecg.datasets.base import LabelledECGs
 from skecg.errors import ShapeError
 from skecg.evaluation.bootstrap import Interval, patient_draws
-from skecg.evaluation.features import FeatureSource
+from skecg.evaluation.features import FeatureSource, features_of
 from skecg.evaluation.report import aligned
 from skecg.linear_model.ridge import ALPHAS, RidgeProbe
 from skecg.splits import patient_folds
@@ -253,7 +253,7 @@ def compare_regressions(
     """
     scores: dict[str, dict[str, RegressionScores]] = {name: {} for name in targets}
     for _, source in sources:
-        features = source.features(dataset, cache=cache, verbose=verbose)
+        features = features_of(source, dataset, cache=cache, verbose=verbose)
         draws = features if features.ndim == 3 else features[None]
         options: dict[str, Any] = {
             "n_folds": n_folds,

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skecg.errors import ParameterError, ShapeError
 from skecg.linear_model.logistic import read_features
-from skecg.validation import as_numbers, check_flag, check_integer, check_number
+from skecg.validation import as_numbers, check_flag, check_integer, check_number, check_squares
 
 __all__ = ["Neighbours", "NoveltyScore", "nearest_rows", "similar", "standardization"]
 
@@ -104,11 +104,14 @@ class NoveltyScore(OutlierMixin, BaseEstimator):
         ------
         ShapeError
             When the records do not differ.
+        InputError
+            When features are no finite numbers, or so large or small that their squares are none.
         """
         check_integer("n_components", self.n_components, 1)
         check_number("contamination", self.contamination, 0, 0.5, closed="right")
         check_flag("standardize", self.standardize)
         features: NDArray[Any] = read_features(self, X, ensure_min_samples=2)
+        check_squares(features)
         self.mean_, self.scale_ = standardization(features, standardize=self.standardize)
         _, lengths, axes = np.linalg.svd((features - self.mean_) / self.scale_, full_matrices=False)
         if not lengths[0]:
@@ -232,6 +235,7 @@ def similar(query: ArrayLike, features: ArrayLike, k: int = 10, *, standardize: 
         raise ShapeError("Got a query of no records, expected at least one.")
     if check_integer("k", k, 1) > len(complete):
         raise ParameterError(f"Got k={k} for {len(complete)} records with features, expected at most as many.")
+    check_squares(known[complete])
     mean, scale = standardization(known[complete], standardize=check_flag("standardize", standardize))
     standard, others = (known[complete] - mean) / scale, (table - mean) / scale
     found = np.concatenate(list(nearest_rows(standard, others, k)))

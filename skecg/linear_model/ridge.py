@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from skecg.errors import ParameterError
 from skecg.linear_model.logistic import read_features
 from skecg.splits import patient_folds
-from skecg.validation import check_flag, check_integer, check_number
+from skecg.validation import check_flag, check_integer, check_number, check_squares
 
 __all__ = ["ALPHAS", "RidgeProbe"]
 
@@ -98,11 +98,12 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
         ParameterError
             When a parameter has a value that is not allowed, y holds no numbers, groups do not belong to the records,
             or there is one patient only.
-        ValueError
-            When X or y holds what is no finite number.
+        InputError
+            When X or y holds what is no finite number, or X numbers whose squares are none.
         """
         self._check_parameters()
         X, y = read_features(self, X, y, multi_output=True, y_numeric=True)
+        check_squares(X)
         if y.dtype.kind not in "fiub":
             raise ParameterError(f"Got y of dtype {y.dtype}, expected numbers. Convert them to one unit, such as days.")
         who = np.arange(len(X)) if groups is None else np.asarray(groups)

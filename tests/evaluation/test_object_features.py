@@ -12,7 +12,8 @@ from evaluation_set import TINY, small_set
 
 from skecg.errors import LeadError, ParameterError, ShapeError
 from skecg.evaluation import compare, standard_sources
-from skecg.evaluation.features import MODEL, EncoderFeatures, ObjectFeatures, is_object
+from skecg.evaluation.features import MODEL, EncoderFeatures, ObjectFeatures, features_of, is_object
+from skecg.evaluation.regression import compare_regressions
 
 SOURCE = """
 import numpy as np
@@ -41,6 +42,7 @@ class Wrong:
 ragged = Wrong(lambda records: np.zeros((len(records), len(records))))
 missing = Wrong(lambda records: np.full((len(records), 2), np.nan))
 words = Wrong(lambda records: np.full((len(records), 2), "a"))
+alike = Wrong(lambda records: np.full((len(records), 2), 3.0) + 1e-9 * np.arange(len(records))[:, None])
 wide = Wrong(lambda records: np.full((len(records), 2), 1e300))
 line = Wrong(lambda records: np.zeros(len(records)))
 empty = Wrong(lambda records: np.zeros((len(records), 0)))
@@ -153,3 +155,12 @@ def test_only_a_name_in_a_module_is_an_object(model: str, is_one: bool) -> None:
 def test_a_folder_with_a_colon_in_its_name_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "weights:v2").mkdir()
     assert not is_object(tmp_path / "weights:v2")
+
+
+def test_features_that_are_the_same_for_all_are_named(module: str) -> None:
+    sources = [(MODEL, ObjectFeatures("theirs", f"{module}:{name}")) for name in ("ready", "alike")]
+    with pytest.raises(ShapeError, match=r"same features for all 120 recordings from 'theirs'.*collapsed"):
+        compare(small_set(), "superdiagnostic", sources[1:], fractions=(1.0,), n_resamples=10)
+    with pytest.raises(ShapeError, match="same features for all 120 recordings from 'theirs'"):
+        compare_regressions(small_set(), sources[1:], {"x": np.arange(120.0)})
+    assert features_of(sources[0][1], small_set()).shape == (120, 12)

@@ -165,3 +165,12 @@ def test_queries_that_cannot_be_answered_are_refused() -> None:
         similar(np.full(6, np.nan), USUAL)
     with pytest.raises(ParameterError, match="k=301 for 300 records"):
         similar(USUAL, USUAL, k=301)
+
+
+@pytest.mark.parametrize("size", [1e-310, 1e-200, 1e154, 1e300])
+def test_features_whose_squares_are_no_numbers_are_refused(size: float) -> None:
+    features = size * np.random.default_rng(0).normal(size=(20, 3))
+    for measure in (lambda: similar(features[0], features, k=1), lambda: NoveltyScore().fit(features)):
+        with pytest.raises(InputError, match="expected between 1e-150 and 1e\\+150"):
+            measure()
+    assert similar(np.zeros(3), np.zeros((2, 3)), k=1).rows.tolist() == [0]

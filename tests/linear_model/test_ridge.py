@@ -113,3 +113,10 @@ def test_the_unit_of_a_target_decides_nothing() -> None:
     chosen = [RidgeProbe().fit(features, np.stack([first, unit * second], axis=1)).alpha_ for unit in (1e-4, 1, 1e4)]
     assert len(set(chosen)) == 1
     assert RidgeProbe().fit(features, np.stack([second, np.ones(60)], axis=1)).alpha_ > 0
+
+
+def test_features_whose_squares_are_no_numbers_are_refused() -> None:
+    huge = X.copy()
+    huge[:, 1] *= 1e200
+    with pytest.raises(InputError, match=r"Got features of up to .*, in column 1, expected between 1e-150"):
+        RidgeProbe().fit(huge, Y)
