@@ -98,7 +98,38 @@ def read_edf_channels(path: Path) -> list[Channel]:
             f"Got an interrupted recording in {path} (its annotations of time tell of gaps or go back), expected a "
             "continuous one. Read its pieces with edfio and pass each as an ECGRecord."
         )
-    return [_channel(signal, path) for signal in file.signals]
+    _warn_of_end(head, file, path)
+    stated = head[_DURATION].decode("ascii").strip()
+    return [_channel(signal, _rate_meant(signal, stated), path) for signal in file.signals]
+
+
+def _warn_of_end(head: bytes, file: Any, path: Path) -> None:
+    """Warn of a recording that was broken off, and of what is no whole data record behind the last one."""
+    n_signals = int(head[_SIGNAL_COUNT])
+    width = 3 if head[:1] == b"\xff" else 2
+    n_bytes = sum(int(count) for count in _fields(path, n_signals, *_COUNTS)) * width
+    rest = path.stat().st_size - 256 * (n_signals + 1) - file.num_data_records * n_bytes
+    is_open = int(head[_RECORD_COUNT]) == _UNKNOWN_COUNT
+    if is_open or rest:
+        why = "says that its recording was not ended" if is_open else "goes on behind its last data record"
+        left_out = f"; {rest:,} bytes that are no whole one were left out" if rest else ""
+        warnings.warn(
+            f"Read {file.num_data_records} data records of {path}, which {why}{left_out}. Copy it again, if there is "
+            "more of it.",
+            SignalWarning,
+            stacklevel=2,
+        )
+
+
+def _rate_meant(signal: Any, stated: str) -> float:
+    """Return a signal's rate (Hz): a whole number where the field of a data record's seconds was too short for it."""
+    rate = float(signal.sampling_frequency)
+    _, point, decimals = stated.partition(".")
+    is_cut = point and len(stated) == _DURATION.stop - _DURATION.start
+    is_meant = (
+        is_cut and rate >= 1 and round(signal.samples_per_data_record / round(rate), len(decimals)) == float(stated)
+    )
+    return float(round(rate)) if is_meant else rate
 
 
 def _check_duration(head: bytes, path: Path) -> None:
@@ -150,7 +181,7 @@ def _first_bytes(path: Path, count: int) -> bytes:
         return file.read(count)
 
 
-def _channel(signal: Any, path: Path) -> Channel:
+def _channel(signal: Any, rate: float, path: Path) -> Channel:
     """Describe one signal; its samples are calibrated when they are asked for."""
 
     def values() -> NDArray[np.float64]:
@@ -163,7 +194,7 @@ def _channel(signal: Any, path: Path) -> Channel:
             )
         return np.asarray(signal.data, dtype=np.float64)
 
-    return Channel(_as_utf8(signal.label), _as_utf8(signal.physical_dimension), signal.sampling_frequency, values)
+    return Channel(_as_utf8(signal.label), _as_utf8(signal.physical_dimension), rate, values)
 
 
 def _as_utf8(text: str) -> str:

@@ -191,7 +191,7 @@ def _exact_rates(parsed: Any, parser: str, root: ElementTree.Element) -> list[fl
         case "HL7aECGParser":
             return [_rate_meant(facts["rhythm_time"]["sampling_rate_exact"])] * n_leads
         case "SCPECGParser":
-            return [_rate_meant(1e6 / facts["rhythm_sample_interval_us"])] * n_leads
+            return [_rate_of_microseconds(facts["rhythm_sample_interval_us"])] * n_leads
         case "MFERParser":
             return [_rate_meant(rate) for rate in facts.get("sampling_rates", [])]
         case "AliveCorKardiaParser":
@@ -210,6 +210,12 @@ def _exact_rates(parsed: Any, parser: str, root: ElementTree.Element) -> list[fl
 def _rate_meant(rate: float) -> float:
     """Return a rate made of an interval of few digits (0.003906 s at 256 Hz): a whole number this near was meant."""
     return float(round(rate)) if abs(rate - round(rate)) < 1e-4 * rate else rate
+
+
+def _rate_of_microseconds(interval: int) -> float:
+    """Return the rate of an interval in whole microseconds (3333 at 300 Hz): the whole number that may be meant."""
+    whole = round(1e6 / interval)
+    return float(whole) if whole and abs(1e6 / whole - interval) <= 0.5 else 1e6 / interval
 
 
 def _warn_of_marks(labels: Sequence[str], leads: Sequence[Any], path: Path) -> None:

@@ -170,3 +170,31 @@ def test_what_is_no_lead_or_another_view_of_one_that_is_read_is_left_out_quietly
 )
 def test_a_lead_is_called_after_an_ekg_as_after_an_ecg(tmp_path: Path, label: str, lead: str) -> None:
     assert read_format(write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 500)[0], label)])).leads == (lead,)
+
+
+def test_bytes_behind_the_last_data_record_are_told(tmp_path: Path) -> None:
+    path = write_edf(tmp_path / "a.edf", [edf_signal(counts(1, 1000)[0], "II")])
+    path.write_bytes(path.read_bytes() + b"\1" * 7)
+    with pytest.warns(SignalWarning, match="goes on behind its last data record; 7 bytes"):
+        assert read_format(path).n_samples == 1000
+
+
+@pytest.mark.parametrize(
+    ("seconds", "n_samples", "rate"),
+    [
+        (b"0.003906", 1, 256),
+        (b"0.033333", 10, 300),
+        (b"0.999", 256, 256 / 0.999),
+        (b"10", 2501, 250.1),
+        (b"0.998877", 256, 256 / 0.998877),
+        (b"30.00001", 3, 3 / 30.00001),
+    ],
+)
+def test_a_rate_that_the_seconds_of_a_data_record_have_no_room_for_is_a_whole_number(
+    tmp_path: Path, seconds: bytes, n_samples: int, rate: float
+) -> None:
+    path = tmp_path / "a.edf"
+    Edf([edf_signal(counts(1, 4 * n_samples)[0], "II", rate=n_samples)], data_record_duration=1).write(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:244] + seconds.ljust(8) + content[252:])
+    assert read_format(path).sampling_rate == pytest.approx(rate, rel=1e-12)

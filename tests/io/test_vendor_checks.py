@@ -57,6 +57,8 @@ def test_a_lead_twice_is_known_for_one(tmp_path: Path, write: Callable[..., byte
         ("kardia.json", b'"frequency": 300', b'"frequency": 128.4', 128.4),
         ("plain.scp", struct.pack("<HH", 5000, 2000), struct.pack("<HH", 5000, 3900), 1e6 / 3900),
         ("plain.scp", struct.pack("<HH", 5000, 2000), struct.pack("<HH", 5000, 3906), 256),
+        ("plain.scp", struct.pack("<HH", 5000, 2000), struct.pack("<HH", 5000, 3333), 300),
+        ("plain.scp", struct.pack("<HH", 5000, 2000), struct.pack("<HH", 5000, 3331), 1e6 / 3331),
     ],
 )
 def test_rates_are_not_rounded(tmp_path: Path, name: str, stated: bytes, other: bytes, rate: float) -> None:
