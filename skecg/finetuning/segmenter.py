@@ -261,14 +261,14 @@ class Segmenter(FineTunedEstimator):
         Returns
         -------
         list of ndarray of shape (n_samples,), int8
-            For each record, at its own rate: 0 background, 1 P, 2 QRS, 3 T.
+            For each record, at its own rate: 0 background, 1 P, 2 QRS, 3 T, -1 where no lead has a sample.
 
         Raises
         ------
         InputError, RecordReadError
             When a record cannot be used; the message names it.
         """
-        return [_labels(logits) for _, logits in self._sample_logits(X, sampling_rate)]
+        return [_labels(record, logits) for record, logits in self._sample_logits(X, sampling_rate)]
 
     def predict_proba(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> list[NDArray[np.float32]]:
         """Compute the probability of each class at every sample.
@@ -281,8 +281,13 @@ class Segmenter(FineTunedEstimator):
         Returns
         -------
         list of ndarray of shape (n_samples, 4), float32
+            NaN where no lead has a sample.
         """
-        return [special.softmax(logits, axis=0).T for _, logits in self._sample_logits(X, sampling_rate)]
+        found = []
+        for record, logits in self._sample_logits(X, sampling_rate):
+            found.append(special.softmax(logits, axis=0).T)
+            found[-1][_is_gap(record)] = np.nan
+        return found
 
     def annotate(self, X: Any, *, sampling_rate: ArrayLike | None = None) -> list[WaveAnnotations]:
         """Return the waves of records, each with onset, peak and offset.
@@ -298,7 +303,7 @@ class Segmenter(FineTunedEstimator):
             Waves of less than 20 ms are left out, and shorter pauses within one are closed.
             :meth:`skecg.finetuning.WaveAnnotations.write` writes them as a WFDB file.
         """
-        return [waves_of(_labels(logits), record) for record, logits in self._sample_logits(X, sampling_rate)]
+        return [waves_of(_labels(record, logits), record) for record, logits in self._sample_logits(X, sampling_rate)]
 
     def score(self, X: Any, y: Any, *, sampling_rate: ArrayLike | None = None) -> float:
         """Compute the mean F1 of P, QRS and T over all samples whose label is known.
@@ -329,7 +334,8 @@ class Segmenter(FineTunedEstimator):
         confusion = np.zeros((len(WAVE_CLASSES), len(WAVE_CLASSES)), dtype=np.int64)
         for row, (record, logits) in enumerate(self._sample_logits(X, sampling_rate)):
             # Against labels at the record's own rate: resampled truth would forgive errors at the borders.
-            confusion += confusion_of(read_sample_labels(items[row], record, self.target, row), _labels(logits))
+            truth, found = read_sample_labels(items[row], record, self.target, row), _labels(record, logits)
+            confusion += confusion_of(np.where(found < 0, found, truth), found)
         _check_known(bool(confusion.any()))
         return mean_f1(confusion)
 
@@ -417,10 +423,16 @@ class Segmenter(FineTunedEstimator):
         return build_decoder(encoder, len(WAVE_CLASSES), width, seed=0)
 
 
-def _labels(logits: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Return the most probable class of each sample."""
+def _labels(record: ECGRecord, logits: NDArray[np.float32]) -> NDArray[np.int8]:
+    """Return the most probable class of each sample, -1 in gaps: what bridges them is no signal."""
     labels: NDArray[np.int8] = logits.argmax(axis=0).astype(np.int8)
+    labels[_is_gap(record)] = -1
     return labels
+
+
+def _is_gap(record: ECGRecord) -> NDArray[np.bool_]:
+    """Return which samples no lead has, shape (n_samples,)."""
+    return np.asarray(np.isnan(record.signal).all(axis=0))
 
 
 def _check_known(any_known: bool) -> None:

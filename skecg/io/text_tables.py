@@ -395,9 +395,11 @@ def _check_samples(table: _Lines, header: tuple[str, ...] | None) -> None:
     """Raise for a table whose rows are about recordings, or recordings themselves, and no samples."""
     rows = [table.cells(i) for i in range(min(len(table.lines), _MANY_TEXTS)) if table.lines[i].strip()]
     is_named = header is not None and not _names_a_lead(header)
-    for column in range(min(map(len, rows), default=0)):
-        cells = [row[column] for row in rows]
-        name = header[column] if header is not None and column < len(header) else f"column {column + 1}"
+    columns = [
+        (header[j] if header is not None and j < len(header) else f"column {j + 1}", [row[j] for row in rows])
+        for j in range(min(map(len, rows), default=0))
+    ]
+    for name, cells in columns:
         if all(map(_LIST.fullmatch, cells)):
             raise UnsupportedFormatError(
                 f"Got {table.path} with a list of values in each row ({name}), expected one row a sample. Each row is "
@@ -405,6 +407,7 @@ def _check_samples(table: _Lines, header: tuple[str, ...] | None) -> None:
                 "values = numpy.array(json.loads(cell)) in millivolts (Withings writes microvolts from a watch, "
                 "millivolts from a blood pressure monitor)."
             )
+    for name, cells in columns:
         if (len(rows) > 1 or is_named) and not any(map(_is_value, cells)):
             raise _not_samples(table.path, [name])
 

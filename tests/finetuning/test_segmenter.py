@@ -19,7 +19,7 @@ import skecg
 from skecg import ECGRecord, JEPAEmbedder, Segmenter
 from skecg.annotations import wave_traces
 from skecg.datasets import SyntheticWaves, make_waves
-from skecg.errors import InputError, ParameterError, ShapeError, SkecgWarning
+from skecg.errors import InputError, ParameterError, ShapeError, SignalWarning, SkecgWarning
 from skecg.finetuning.losses import mean_f1
 from skecg.finetuning.sample_labels import read_sample_labels
 from skecg.weights import find_weights, loaded_encoder
@@ -299,6 +299,23 @@ def test_annotations_written_can_be_learned_from(
 
     assert segmenter.score(hearts.records[:3], paths) > 0.97
     quick(tiny, stages="head").fit(hearts.records[:3], paths)
+
+
+def test_gaps_are_neither_waves_nor_background(segmenter: Segmenter) -> None:
+    (whole,), waves = make_waves(1, random_state=5)
+    signal = whole.signal.copy()
+    signal[:, 2000:3000] = np.nan
+    signal[3:, 500:1000] = np.nan  # the others are there
+    record = ECGRecord(signal, whole.sampling_rate, whole.leads)
+    with pytest.warns(SignalWarning, match="gap"):
+        (labels,), (chances,), (found,) = (
+            getattr(segmenter, method)([record]) for method in ("predict", "predict_proba", "annotate")
+        )
+    assert np.flatnonzero(labels < 0).tolist() == list(range(2000, 3000))
+    assert np.flatnonzero(np.isnan(chances).all(axis=1)).tolist() == list(range(2000, 3000))
+    assert not any(2000 <= onset < 3000 or 2000 <= offset < 3000 for onset, _, offset, _ in found.table)
+    with pytest.warns(SignalWarning, match="gap"):
+        assert 0 < segmenter.score([record], list(waves)) <= 1
 
 
 def test_the_score_counts_known_samples_only(segmenter: Segmenter, hearts: SyntheticWaves) -> None:
