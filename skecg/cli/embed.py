@@ -103,7 +103,13 @@ def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False)
     what = "name, weights folder or owner/name"
     if several:
         group.add_argument(
-            "--model", "-m", action="append", required=True, metavar="M", help=f"{what}; may be repeated"
+            "--model",
+            "-m",
+            action="append",
+            required=True,
+            metavar="M",
+            help="name, weights folder, owner/name, or module:attribute of an object with transform(records); may be "
+            "repeated",
         )
     else:
         group.add_argument("--model", "-m", default="default", metavar="M", help=what)

@@ -98,9 +98,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _embeddable(table: RecordTable, arguments: argparse.Namespace) -> RecordTable:
     """Return the records that all encoders can embed; their embeddings are kept for the scores."""
     from skecg.cli.embed import make_embedder
+    from skecg.evaluation.features import is_object
     from skecg.tabular.features import embed_table
 
     for model in arguments.model:
+        if is_object(model):
+            continue  # it is given the records, and says itself what it cannot use
         one = argparse.Namespace(**{**vars(arguments), "model": model})
         # For all rows of the report the same records, or their scores could not be compared.
         table, _ = embed_table(table, make_embedder(one, on_bad_record="nan", verbose=0 if arguments.quiet else 1))
@@ -135,7 +138,7 @@ def _score_labels(table: RecordTable, sources: list[Any], arguments: argparse.Na
 
     assert table.target is not None, "checked above"
     report = compare(
-        table.dataset(arguments.sampling_rate, arguments.leads),
+        table.dataset(**_reading(arguments)),
         table.target.task(),
         sources,
         protocol=OWN_LABELS,
@@ -177,7 +180,7 @@ def _score_numbers(table: RecordTable, sources: list[Any], arguments: argparse.N
     assert table.target is not None, "checked above"
     name = table.target.name
     scores = compare_regressions(
-        table.dataset(arguments.sampling_rate, arguments.leads),
+        table.dataset(**_reading(arguments)),
         sources,
         {name: table.target.y},
         n_folds=arguments.folds,

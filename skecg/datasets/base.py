@@ -31,7 +31,7 @@ class LabelledECGs:
         What the data set is called: ``"ptbxl"``, ``"cpsc2018"``, ``"ludb"``, or the stem of a packed file.
     records : sequence or ndarray of shape (n_records, n_leads, n_samples)
         What :meth:`skecg.JEPAEmbedder.transform` takes: paths (read when they are embedded), a sequence that makes an
-        ECGRecord of a file when it is asked for one, or an array in millivolts.
+        ECGRecord of a file when it is asked for one, or an array.
     sampling_rate : float or None
         Samples a second (Hz) of an array; None where the records carry their own.
     leads : tuple of str or None
@@ -56,6 +56,8 @@ class LabelledECGs:
         where there are none.
     record_ids : ndarray of shape (n_records,), str, optional
         What the data set calls each recording; by default its position.
+    units : str, default="mV"
+        Of an array, and of files that do not say theirs.
 
     Raises
     ------
@@ -77,6 +79,7 @@ class LabelledECGs:
     folder: Path
     waves: Callable[[int], Waves] | None = None
     record_ids: NDArray[np.str_] = field(default_factory=lambda: np.array([], dtype=str))
+    units: str = "mV"
 
     def __post_init__(self) -> None:
         if not len(self.record_ids):

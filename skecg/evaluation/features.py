@@ -101,6 +101,11 @@ def features_of(source: FeatureSource, dataset: LabelledECGs, *, cache: Any = No
     return features
 
 
+def _records_of(dataset: LabelledECGs) -> RecordSource:
+    """Return the recordings of a data set as baselines and objects take them, read when they are asked for."""
+    return RecordSource(dataset.records, sampling_rate=dataset.sampling_rate, leads=dataset.leads, units=dataset.units)
+
+
 @dataclass(frozen=True)
 class MajorityFeatures:
     """No features: every recording has the labels' shares in the training records."""
@@ -152,7 +157,7 @@ class SignalFeatures:
         -------
         ndarray of shape (n_records, n_features) or (n_seeds, n_records, n_features), float32
         """
-        source = RecordSource(dataset.records, sampling_rate=dataset.sampling_rate, leads=dataset.leads, units="mV")
+        source = _records_of(dataset)
         opened = open_cache(cache)
         store = None if opened is None else WhilePossible(opened)
         salt = self._salt()
@@ -273,7 +278,7 @@ class EncoderFeatures:
             leads=dataset.leads,
             cache=cache,
             verbose=verbose,
-            **self.options,
+            **{"units": dataset.units, **self.options},
         )
         return embedder.fit_transform(dataset.records)
 
@@ -313,7 +318,7 @@ class ObjectFeatures:
     def features(self, dataset: LabelledECGs, *, cache: Any = None, verbose: int = 0) -> NDArray[np.float32]:
         """Compute the features of all recordings, (n_records, n_features)."""
         transformer = _transformer_at(self.target)
-        source = RecordSource(dataset.records, sampling_rate=dataset.sampling_rate, leads=dataset.leads, units="mV")
+        source = _records_of(dataset)
         chunks: list[NDArray[np.float32]] = []
         with count_progress(len(source), self.name, "record", verbose=verbose) as progress:
             for rows in chunk_rows(len(source)):

@@ -125,7 +125,9 @@ class RecordTable:
             self.grouped,
         )
 
-    def dataset(self, sampling_rate: float | None = None, leads: tuple[str, ...] | None = None) -> LabelledECGs:
+    def dataset(
+        self, sampling_rate: float | None = None, leads: tuple[str, ...] | None = None, units: str | None = None
+    ) -> LabelledECGs:
         """Return the recordings as evaluations take them."""
         n = len(self)
         return LabelledECGs(
@@ -142,6 +144,7 @@ class RecordTable:
             citation="",
             folder=Path(),
             record_ids=self.rows.astype(str),
+            units=units or "mV",
         )
 
 

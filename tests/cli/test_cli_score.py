@@ -164,3 +164,15 @@ def test_numbers_are_scored_as_regressions(score: Run, capsys: Capture) -> None:
     scores = json.loads(Path("report/report.json").read_text())["scores"]
     assert scores["tiny-temporal"]["r2"]["estimate"] > scores["mean of the training patients"]["r2"]["estimate"]
     assert Page(Path("report/report.html").read_text()).tags.count("circle") == N - 1
+
+
+def test_an_object_stands_in_the_report_beside_encoders(score: Run) -> None:
+    Path("mine.py").write_text(
+        "import numpy as np\n\n\n"
+        "class Mine:\n"
+        "    def transform(self, records):\n"
+        "        return np.stack([record.signal.std(axis=1) for record in records])\n"
+    )
+    assert score("--label-column", "beat", "--model", "mine.py:Mine") == 0
+    rows = [row["name"] for row in json.loads(Path("report/report.json").read_text())["rows"]]
+    assert rows[-2:] == ["tiny-temporal", "mine.py:Mine"]

@@ -13,6 +13,7 @@ from skecg.embedding_cache import MemoryCache
 from skecg.errors import RecordReadError, WeightsNotFoundError
 from skecg.evaluation.baselines import _random_kernels
 from skecg.evaluation.features import (
+    EncoderFeatures,
     hand_crafted,
     hand_crafted_features,
     random_convolution_features,
@@ -20,6 +21,7 @@ from skecg.evaluation.features import (
     standard_sources,
     write_untrained_twin,
 )
+from skecg.leads import CANONICAL_LEADS
 from skecg.weights import find_weights
 
 SIGNALS = np.random.default_rng(0).normal(size=(4, 12, 1000)).astype(np.float32)
@@ -191,3 +193,14 @@ def test_models_of_one_name_keep_their_paths_apart(tmp_path: Path) -> None:
 def test_a_model_that_is_not_there_is_said_before_anything_is_computed(tmp_path: Path) -> None:
     with pytest.raises(WeightsNotFoundError):
         standard_sources([TINY, tmp_path / "nothing"], tmp_path)
+
+
+def test_a_data_set_in_another_unit_has_the_same_features() -> None:
+    some = small_set().select(slice(4))
+    values = np.stack([record.signal for record in some.records])
+    as_array = {"sampling_rate": 250.0, "leads": CANONICAL_LEADS}
+    in_mv = replace(some, records=values, **as_array)
+    in_uv = replace(some, records=1e3 * values, units="uV", **as_array)
+    for source in (hand_crafted(), EncoderFeatures("tiny", TINY)):
+        wanted = source.features(in_mv)
+        np.testing.assert_allclose(source.features(in_uv), wanted, rtol=1e-4, atol=1e-4)
