@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skecg.errors import ParameterError, SignalWarning, SkecgWarning, user_stacklevel
+from skecg.errors import ParameterError, SignalWarning, SkecgWarning, UnitsWarning, user_stacklevel
 from skecg.inference.inputs import read_as
 from skecg.io import read_record
 from skecg.preprocessing.r_peaks import find_r_peaks
@@ -177,7 +177,9 @@ def explain(
     copies = chain([whole], _hidden(whole, cuts))
     _log_odds(pipeline, [whole])  # by itself first, which warns of what is odd about the record as it is
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SignalWarning)  # of flat leads, which were hidden here
+        # Of flat leads, which were hidden here, and of what the record itself was said to be.
+        for category in (SignalWarning, UnitsWarning):
+            warnings.simplefilter("ignore", category)
         odds = np.concatenate(
             [_log_odds(pipeline, some) for some in iter(lambda: list(islice(copies, batch_records)), [])]
         )

@@ -230,13 +230,15 @@ def read_record_table(
     return RecordTable(used.name, used.paths, used.rows, used.groups, target, used.columns, used.left_out, used.grouped)
 
 
-def _check_same(others: Columns, first: int, row: int, name: str) -> None:
-    """Raise where a second row of a recording says something else, which would be lost."""
-    if differing := [column for column, cells in others.items() if cells[first] != cells[row]]:
-        raise ParameterError(
-            f"Got rows {first + 1} and {row + 1} of {name!r} about one recording with other cells in {differing[0]!r}; "
-            f"expected one row for each. Several labels go into one cell, with {LABEL_SEPARATOR!r} between them."
-        )
+def _join_rows(others: Columns, first: int, row: int, name: str) -> None:
+    """Fill the first row of a recording from a second, and raise where that says something else: it would be lost."""
+    for column, cells in others.items():
+        if cells[first] and cells[row] and cells[first] != cells[row]:
+            raise ParameterError(
+                f"Got rows {first + 1} and {row + 1} of {name!r} about one recording with other cells in {column!r}; "
+                f"expected one row for each. Several labels go into one cell, with {LABEL_SEPARATOR!r} between them."
+            )
+        cells[first] = cells[first] or cells[row]
 
 
 def columns_of(
@@ -252,12 +254,12 @@ def columns_of(
     table : str, Path, data frame or mapping of str to sequence
     path_column : str, default="path"
     named : sequence of str, optional
-        Columns that have to be there.
+        The columns wanted, which have to be there; all by default.
 
     Returns
     -------
     columns : dict of str to list of length n_records
-        All columns but that of paths; None of recordings that the table does not name.
+        Those wanted, without that of paths; None of recordings that the table does not name.
     known : ndarray of shape (n_records,), bool
         Which ones it names.
 
@@ -270,13 +272,15 @@ def columns_of(
     written = _column(columns, path_column, "--path-column")
     for label in named:
         _column(columns, label, "--label-column")
-    others = {column: _without_missing(cells) for column, cells in columns.items() if column != path_column}
+    wanted = named or [column for column in columns if column != path_column]
+    others = {column: list(_without_missing(columns[column])) for column in wanted}
     by_file: dict[str, int] = {}
     by_name: dict[str, int] = {}
     for row, cell in enumerate(written):
         if cell is not None:
-            _check_same(others, by_file.setdefault(_place_of(_resolved(cell, folder)), row), row, name)
-            by_name.setdefault(_bare(cell), row)
+            first = by_file.setdefault(_place_of(_resolved(cell, folder)), row)
+            _join_rows(others, first, row, name)
+            by_name.setdefault(_bare(cell), first)
 
     def row_of(path: str) -> int | None:
         named = by_name.get(_bare(path))

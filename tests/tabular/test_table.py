@@ -319,6 +319,10 @@ def test_what_spreadsheets_and_pandas_write_for_missing_is_missing(cell: str) ->
 def test_a_recording_has_one_row_unless_its_rows_say_the_same() -> None:
     rows = {"path": ["r0.hea", "r1", "r0.hea", "r1.hea"], "x": ["a", "b", "a", "b"]}
     assert columns_of(["r1.hea", "r0.hea"], rows)[0]["x"] == ["b", "a"]
+    some = {"path": ["r0.hea", "r1", "./r0", "r1.hea"], "x": ["a", "", "", "b"], "y": ["1", "2", "3", "2"]}
+    assert columns_of(["r1.hea", "r0", "./r0.hea"], some, named=["x"])[0] == {"x": ["b", "a", "a"]}
+    with pytest.raises(ParameterError, match=r"rows 1 and 3 of .* with other cells in 'y'"):
+        columns_of(["r0"], some)
     with pytest.raises(ParameterError, match=r"rows 2 and 4 of .* with other cells in 'x'; expected one row for each"):
         columns_of(["r0.hea"], rows | {"x": ["a", "b", "a", "c"]})
 
