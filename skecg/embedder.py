@@ -419,7 +419,7 @@ class JEPAEmbedder(
             n_jobs=self.n_jobs,
             attention=attention,
         )
-        devices = place(self.backend, self.device, encoding.precision)
+        devices = place(self.backend, self.device, encoding.precision, info.encoder)
         check_stride(self.stride, info.spec)
         return EmbeddingConfig(
             info,

@@ -28,6 +28,7 @@ from skecg.encoders import Encoder
 from skecg.encoders.base import resolve_layers
 from skecg.encoders.graph import GraphConfig, Session
 from skecg.errors import MissingDependencyError, ParameterError
+from skecg.spec import EncoderConfig
 from skecg.weights import WeightsInfo, loaded_encoder
 
 __all__ = ["BACKENDS", "Engine", "ExportedEncoder", "PRECISIONS", "Session", "encoder_on", "export_onnx", "place"]
@@ -148,7 +149,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def place(
-    backend: str, device: str | torch.device | Sequence[str | torch.device], precision: str
+    backend: str,
+    device: str | torch.device | Sequence[str | torch.device],
+    precision: str,
+    encoder: EncoderConfig | None = None,
 ) -> tuple[torch.device, ...]:
     """Check that a backend can do what is asked of it, and find the devices that it computes on.
 
@@ -159,6 +163,8 @@ def place(
         As in :func:`skecg.compute.devices.resolve_devices`; backends other than torch know ``"auto"`` and the CPU.
     precision : {"fp32", "bf16", "int8"}
         Torch knows the first two, onnxruntime the first and the last, OpenVINO the first.
+    encoder : EncoderConfig, optional
+        What is to be computed: an ONNX graph has its precision in itself.
 
     Raises
     ------
@@ -170,6 +176,11 @@ def place(
     if backend not in BACKENDS:
         raise ParameterError(f"Got backend={backend!r}, expected one of {', '.join(map(repr, BACKENDS))}.")
     _check_precision(backend, precision)
+    if precision == "bf16" and isinstance(encoder, GraphConfig):
+        raise ParameterError(
+            "Got precision='bf16' for weights that are an ONNX graph, which computes in what it was exported in; "
+            "expected 'auto', or 'int8' with backend='onnx'."
+        )
     if backend == "torch":
         return resolve_devices(device)
     for package in _PACKAGES[backend]:

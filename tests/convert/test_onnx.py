@@ -128,6 +128,11 @@ def test_onnx_is_a_backend_of_what_is_onnx_already(folder: Path) -> None:
     np.testing.assert_array_equal(found, wanted)
 
 
+def test_a_graph_computes_in_no_other_precision_than_its_own(folder: Path) -> None:
+    with pytest.raises(ParameterError, match=r"precision='bf16' for weights that are an ONNX graph.*expected 'auto'"):
+        JEPAEmbedder(folder, precision="bf16", cache=None).fit(RECORDS)
+
+
 def test_exporting_a_graph_again_is_refused(folder: Path, tmp_path: Path) -> None:
     from skecg.backends import export_onnx
 
