@@ -53,7 +53,7 @@ class PredictedTrace:
     record : int
         Number of the record.
     labels : ndarray of shape (n_instants,), int8
-        Index into :data:`skecg.annotations.WAVE_CLASSES`, from 0 s on.
+        Index into :data:`skecg.annotations.WAVE_CLASSES`, from 0 s on; what is negative counts as background.
     grid_hz : float
         Labels a second (Hz).
     truth : Trace
@@ -166,7 +166,7 @@ def _confusion(trace: PredictedTrace) -> NDArray[np.float64]:
     # Tokens may end before the record does; what nobody predicted there counts as background, not as absent.
     n_labels = round(len(trace.truth.labels) / trace.truth.sampling_rate * trace.grid_hz)
     predicted = np.zeros(max(len(trace.labels), n_labels), dtype=np.int8)
-    predicted[: len(trace.labels)] = trace.labels
+    predicted[: len(trace.labels)] = np.maximum(trace.labels, 0)
     truth = trace.truth.at(np.arange(len(predicted)) / trace.grid_hz)
     n, known = len(WAVE_CLASSES), truth >= 0
     return np.bincount(truth[known] * n + predicted[known], minlength=n * n).reshape(n, n).astype(np.float64)

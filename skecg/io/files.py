@@ -1,20 +1,23 @@
-"""Files written whole or not at all, folders that one process at a time writes into, and digests."""
+"""Files written whole or not at all, folders that one process at a time writes into, digests, and similar names."""
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
 from skecg.errors import DamagedRecordError, ParameterError
 
 __all__ = [
+    "MANY_FILES",
     "alone_in",
     "beginning_of",
     "check_inflated",
@@ -24,8 +27,12 @@ __all__ = [
     "replacing",
     "resolved",
     "sha256_of",
+    "similar_names",
     "takes_files",
 ]
+
+#: Of a folder no more names are looked at where a file is sought that is not there.
+MANY_FILES = 2000
 
 # A recording is seldom compressed to a tenth. Deflate makes a thousandth of nothing but zeros, and so of a bomb.
 _MOST_INFLATED, _ALWAYS_ALLOWED = 100, 2**26
@@ -196,3 +203,20 @@ def sha256_of(path: Path) -> str:
     """Compute the SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def similar_names(path: Path, suffixes: Collection[str] = (".hea",)) -> str:
+    """Return where a link leads, or which files of the folder bear similar names, as a sentence to end a message."""
+    if path.is_symlink():
+        return f"It is a link to {str(path.readlink())!r}, which is not there."
+    folder = path.parent
+    if not folder.is_dir():
+        return f"There is no folder {str(folder)!r}."
+    if path.with_name(f"{path.name}.gz").is_file():
+        return f"{path.name}.gz lies there. Unpack it."
+    names = [p.name for p in islice(folder.iterdir(), MANY_FILES) if p.suffix.lower() in suffixes]
+    by_lower_case = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(f"{path.stem}{min(suffixes)}".lower(), by_lower_case, n=3, cutoff=0.6)
+    if close:
+        return f"Similar names there: {', '.join(by_lower_case[name] for name in close)}."
+    return f"The folder holds {len(names)} file(s) of that kind, none with a similar name. Check the path."

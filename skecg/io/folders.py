@@ -14,10 +14,10 @@ from typing import NoReturn
 
 from skecg.errors import ParameterError, RecordNotFoundError, RecordReadError
 from skecg.io.dicom import DICOM_SUFFIXES, holds_no_waveform, is_dicom, list_dicom_directory
-from skecg.io.files import beginning_of
+from skecg.io.files import beginning_of, similar_names
 from skecg.io.reading import PathLike, as_path
 from skecg.io.wfdb import read_wfdb_header
-from skecg.io.wfdb_header import SIGNAL_SUFFIXES, find_header, similar_names
+from skecg.io.wfdb_header import SIGNAL_SUFFIXES, find_header
 
 __all__ = ["find_records"]
 

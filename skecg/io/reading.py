@@ -19,8 +19,9 @@ from skecg.errors import (
     RecordReadError,
     UnsupportedFormatError,
 )
+from skecg.io.files import similar_names
 from skecg.io.wfdb import read_wfdb, read_wfdb_header
-from skecg.io.wfdb_header import SIGNAL_SUFFIXES, find_header, similar_names
+from skecg.io.wfdb_header import SIGNAL_SUFFIXES, find_header
 from skecg.validation import check_jobs, is_integer
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from skecg.errors import (
     UnsupportedFormatError,
 )
 from skecg.io.channels import Layout, Part, caught_warnings, ecg_rows, join_parts, lead_names, shared_rate
-from skecg.io.files import largest_inflated
+from skecg.io.files import largest_inflated, similar_names
 from skecg.io.wfdb_header import (
     WFDBHeader,
     check_sizes,
@@ -39,7 +39,6 @@ from skecg.io.wfdb_header import (
     locate_signals,
     parse_header,
     plain_header,
-    similar_names,
 )
 from skecg.io.wfdb_signals import (
     DigitizedRecord,

@@ -11,7 +11,6 @@ References
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import struct
@@ -19,13 +18,10 @@ import warnings
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from skecg.errors import DamagedRecordError, RecordNotFoundError, SignalWarning, user_stacklevel
-from skecg.io.files import beginning_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
+from skecg.io.files import MANY_FILES, beginning_of, similar_names
 
 __all__ = [
     "DEFAULT_GAIN",
@@ -40,7 +36,6 @@ __all__ = [
     "locate_signals",
     "parse_header",
     "plain_header",
-    "similar_names",
 ]
 
 # The format's own defaults, for fields that a header leaves out.
@@ -85,8 +80,6 @@ _BYTES_PER_SAMPLES |= {212: (3, 2), 310: (4, 3), 311: (4, 3)}
 _COMPRESSED = frozenset({508, 516, 524})
 # What a matrix of MATLAB 4 calls the numbers of a format.
 _MATLAB_KINDS = {16: 30, 32: 20, 80: 50}
-
-_MANY_FILES = 2000
 
 
 class SignalLine(NamedTuple):
@@ -320,21 +313,6 @@ def find_header(path: Path) -> Path | None:
     return None
 
 
-def similar_names(path: Path, suffixes: Collection[str] = (".hea",)) -> str:
-    """Return where a link leads, or which files of the folder bear similar names, as a sentence to end a message."""
-    if path.is_symlink():
-        return f"It is a link to {str(path.readlink())!r}, which is not there."
-    folder = path.parent
-    if not folder.is_dir():
-        return f"There is no folder {str(folder)!r}."
-    names = [p.name for p in islice(folder.iterdir(), _MANY_FILES) if p.suffix.lower() in suffixes]
-    by_lower_case = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(f"{path.stem}{min(suffixes)}".lower(), by_lower_case, n=3, cutoff=0.6)
-    if close:
-        return f"Similar names there: {', '.join(by_lower_case[name] for name in close)}."
-    return f"The folder holds {len(names)} file(s) of that kind, none with a similar name. Check the path."
-
-
 def locate_signals(header: WFDBHeader, header_path: Path, repairs: list[str]) -> dict[str, Path]:
     """Find the signal files that a header names.
 
@@ -483,7 +461,7 @@ def _expected_bytes(header: WFDBHeader, file_name: str) -> int:
 
 def _renamed(header: WFDBHeader, header_path: Path, file_name: str) -> Path:
     """Find a signal file under another name, when only one can be meant."""
-    folder = list(islice(header_path.parent.iterdir(), _MANY_FILES))
+    folder = list(islice(header_path.parent.iterdir(), MANY_FILES))
     other_case = [path for path in folder if path.name.lower() == file_name.lower() and path.is_file()]
     if len(other_case) == 1:
         return other_case[0]

@@ -89,6 +89,13 @@ def test_an_absent_record_is_answered_with_similar_names(tmp_path):
         assert "zzz" not in str(caught.value)
 
 
+def test_signals_that_are_still_packed_are_told(tmp_path):
+    write_wfdb(tmp_path, "a")
+    (tmp_path / "a.dat").rename(tmp_path / "a.dat.gz")
+    with pytest.raises(RecordNotFoundError, match=r"a\.dat\.gz lies there\. Unpack it\."):
+        read_record(tmp_path / "a")
+
+
 def test_an_absent_file_of_another_format_is_answered_with_similar_names(tmp_path):
     for name in ("night1.edf", "zzz.edf"):
         (tmp_path / name).touch()
