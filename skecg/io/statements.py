@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from skecg.errors import LeadError, SamplingRateError, SkecgError, UnitsError, UnsupportedFormatError
+from skecg.io.times import is_index
 from skecg.leads import CANONICAL_LEADS, canonical_lead, canonical_leads
 from skecg.records import as_sampling_rate, millivolts_per_unit, named_unit
 
@@ -105,6 +106,10 @@ _RATES = frozenset(
     | {f"{word}{what}" for word in ("sampling", "sample", "samp") for what in ("rate", "freq", "frequency")}
     | {f"{word}{what}hz" for word in ("sampling", "sample") for what in ("rate", "freq", "frequency")}
 )
+_INTERVALS = frozenset(
+    {"dt", "deltat"} | {f"{word}{what}" for word in ("sampling", "sample") for what in ("interval", "period")}
+)
+_MOST_SECONDS, _ROUNDING = 0.5, 1e-4
 _RATES |= {f"ecg{name}" for name in _RATES} | {f"{name}ecg" for name in _RATES}
 _LEADS = frozenset(
     {"leads", "lead", "leadorder", "channels"}
@@ -121,7 +126,7 @@ _UNITS = frozenset(
 # What may say that samples are steps, by a part of its name: where they are none, such a gain is 1 and an offset 0.
 _GAIN = re.compile(
     r"gain|lsb|scal(e|ing)|resolution|per(bit|lsb|adu|count|[mu]v)|[mu]vper|adu|conversion|factor|multiplier"
-    r"|calibration$|sensitivity$"
+    r"|calibration$|sensitivity$|^step(size)?$|quanti[sz]|quantum"
 )
 _OFFSET = re.compile(r"baseline|zero|offset")
 
@@ -298,6 +303,7 @@ class Members(NamedTuple):
     sampling_rate: float | None
     leads: tuple[str, ...] | None
     units: str | list[str] | None
+    times: NDArray[Any] | None = None
 
 
 def read_members(arrays: Mapping[str, NDArray[Any]], path: Path, *, are_voltages: bool = False) -> Members:
@@ -329,7 +335,9 @@ def read_members(arrays: Mapping[str, NDArray[Any]], path: Path, *, are_voltages
             check_units_heard(arrays, path)
         return Members(next(iter(arrays.values())), None, None, None)
     others = {name: value for name, value in arrays.items() if name != "signal"}
-    rates = {name: _member_rate(others.pop(name), name, path) for name in _named(others, _RATES)}
+    intervals = [name for name in _named(others, _INTERVALS) if others[name].dtype.kind in "iuf"]
+    rates = {name: _member_rate(others.pop(name), name, path) for name in [*_named(others, _RATES), *intervals]}
+    times = [others.pop(name).ravel() for name in _times_in(others)]
     of_leads = {name: others.pop(name) for name in [*_named(others, _LEADS), *_lists_of_leads(others)]}
     # Under another name than "leads", numbers may count them.
     leads = {
@@ -355,7 +363,8 @@ def read_members(arrays: Mapping[str, NDArray[Any]], path: Path, *, are_voltages
     rate = _agreed(rates, rates, SamplingRateError, path)
     named = _agreed(leads, leads, LeadError, path)
     unit = _agreed(units, {name: _factors(value) for name, value in units.items()}, UnitsError, path)
-    return Members(arrays[name], rate, named, unit[0] if unit is not None and len(unit) == 1 else unit)
+    of_all = unit[0] if unit is not None and len(unit) == 1 else unit
+    return Members(arrays[name], rate, named, of_all, next(iter(times), None))
 
 
 def _named(arrays: Mapping[str, Any], names: Container[str]) -> list[str]:
@@ -387,9 +396,23 @@ def _plain(name: str) -> str:
 
 
 def _member_rate(value: NDArray[Any], name: str, path: Path) -> float:
-    """Read a rate: one number, or the same for each lead."""
+    """Read a rate: one number, or the same for each lead; or seconds, milliseconds if many, between samples."""
     numbers = np.unique(value)
-    return as_sampling_rate(numbers.item() if numbers.size == 1 else value, f" as {name!r} in {path}")
+    rate = as_sampling_rate(numbers.item() if numbers.size == 1 else value, f" as {name!r} in {path}")
+    if _plain(name) not in _INTERVALS:
+        return rate
+    rate = (1 if rate < _MOST_SECONDS else 1000) / rate
+    return float(round(rate)) if abs(round(rate) - rate) < _ROUNDING * rate else rate
+
+
+def _times_in(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Return which members are times or numbers of samples."""
+    return [
+        name
+        for name, value in arrays.items()
+        if value.dtype.kind in "iuf" and value.size == max(value.shape, default=0)
+        if is_index(name.lower(), 1, value.ravel(), False)
+    ]
 
 
 def _texts(value: NDArray[Any]) -> list[str]:

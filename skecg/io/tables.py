@@ -332,6 +332,8 @@ def _read_arrays(path: Path, sampling_rate: Any, leads: tuple[str, ...] | None, 
         )
     if signal.dtype.kind not in "fiub" or signal.ndim != 2:
         ECGRecord(signal, rate, leads, path.stem)  # says what is wrong
+    if members.times is not None and len(members.times) == signal.shape[1]:
+        check_times(members.times.astype(np.float64), rate, path)
     return ECGRecord(_millivolts(signal, _stated_units(members.units, units, path), path), rate, leads, path.stem)
 
 

@@ -175,6 +175,8 @@ def test_a_lone_array_is_the_samples_whatever_its_name(save: Any) -> None:
         ("gain", 1000),
         ("adc_gain", [1, 200]),
         ("lsb", 4.88),
+        ("step", 0.005),
+        ("quantization", 0.005),
         ("baseline", [0, 7]),
         ("offset", -1),
         ("scale", "mV/bit"),
@@ -196,3 +198,34 @@ def test_units_of_nothing_are_refused(save: Any) -> None:
         read_record(save(signal=SIGNAL, **TWO, units=np.array([], dtype=str)))
     with pytest.raises(UnitsError):
         read_record(save(signal=SIGNAL, **TWO), units="")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rate"),
+    [
+        ("dt", 0.004, 250),
+        ("sampling_interval", 4, 250),
+        ("samplePeriod", [0.003906, 0.003906], 256),
+        ("sample_interval", 0.0037, 1 / 0.0037),
+    ],
+)
+def test_the_time_between_samples_tells_their_rate(save: Any, name: str, value: Any, rate: float) -> None:
+    path = save(signal=SIGNAL, leads=["I", "II"], **{name: value})
+    assert read_record(path).sampling_rate == pytest.approx(rate, rel=1e-12)
+    with pytest.raises(SamplingRateError, match=r"sampling_rate=500 for .*n\.npz, which says"):
+        read_record(path, sampling_rate=500)
+    assert read_record(save(signal=SIGNAL, leads=["I", "II"], dt="2020-01-01"), sampling_rate=250).sampling_rate == 250
+
+
+@pytest.mark.parametrize("name", ["time", "t", "Timestamp", "index"])
+def test_times_beside_the_samples_are_none_and_must_agree_with_the_rate(save: Any, name: str) -> None:
+    seconds = {"time": 1 / 250, "t": 4.0, "Timestamp": 4e-3, "index": 1}[name]
+    members = {"ecg": SIGNAL, "leads": ["I", "II"], name: 7 + seconds * np.arange(90)[None]}
+    assert_is_signal(read_record(save(**members), sampling_rate=250))
+    if name != "index":
+        with pytest.raises(SamplingRateError, match="Got sampling_rate=360 and times that advance by"):
+            read_record(save(**members), sampling_rate=360)
+    # What does not rise is no time, and times of something else do not tell the rate.
+    short = {**members, name: [0.1, 0.9, 1.7]}
+    assert_is_signal(read_record(save(**short), sampling_rate=360))
+    assert_is_signal(read_record(save(signal=SIGNAL, leads=["I", "II"], **{name: SIGNAL}), sampling_rate=360))
