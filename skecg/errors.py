@@ -21,6 +21,7 @@ Each message says what was found, what was wanted and what to do. The tree::
     │   ├── HubAccessError (PermissionError)   gated, private, or a token that the Hub refuses
     │   ├── DamagedWeightsError            checksum, missing or extra tensors, wrong shapes
     │   ├── WeightsFormatError             a config.json that is malformed or newer than this skecg
+    │   │   └── UnregisteredError (ParameterError)   a name that nobody has registered; a plug-in may
     │   ├── ForeignRepositoryError         a repository on the Hub that holds something else than skecg's
     │   └── ForeignCheckpointError         a file that is not the published checkpoint it was said to be
     ├── PublishError (ValueError)          something that should not, or could not, be put on the Hub
@@ -79,6 +80,7 @@ __all__ = [
     "SkecgWarning",
     "UnitsError",
     "UnitsWarning",
+    "UnregisteredError",
     "UnsupportedFormatError",
     "WeightsError",
     "WeightsFormatError",

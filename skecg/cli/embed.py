@@ -81,7 +81,7 @@ def add_parser(verbs: Verbs) -> None:
         "--paths-from",
         type=Path,
         metavar="FILE",
-        help="instead of PATHS: a text file with a record a line, in its order",
+        help="instead of PATHS: a text file with a record, or a folder that ends with /, a line, in its order",
     )
     parser.add_argument("--out", "-o", type=Path, required=True, metavar="OUT", help=".csv, .npz or .parquet")
     parser.add_argument(
@@ -281,9 +281,19 @@ def _listed(file: Path) -> list[str]:
     paths = [path for path in lines if path]
     if file.name == "RECORDS":  # PhysioNet's lists are relative to themselves
         paths = [os.path.join(file.parent, path) for path in paths]  # noqa: PTH118 (paths stay text)
+    paths = [found for path in paths for found in _in_folder(path)]
     if not paths:
         raise RecordNotFoundError(f"Got --paths-from {str(file)!r}, which names no recording; expected one a line.")
     return paths
+
+
+def _in_folder(path: str) -> list[str]:
+    """Return the records of a folder, which ends with a slash in lists of large archives; any other path as it is."""
+    if not path.endswith("/") or not os.path.isdir(path):  # noqa: PTH112
+        return [path]
+    from skecg.io import find_records
+
+    return [str(found) for found in find_records(path)]
 
 
 def _text_of(file: Path) -> str:

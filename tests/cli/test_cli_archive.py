@@ -285,6 +285,17 @@ def test_the_archive_is_no_input_of_its_own(to_archive: Run) -> None:
     assert contents_of(Path("data/parts")) == before
 
 
+def test_a_list_of_physionet_may_name_folders(embed: Run, archive: Path) -> None:
+    (archive / "RECORDS").write_text("r01\nmore/\ngone/\n")
+    assert embed("--paths-from", archive / "RECORDS", "--out", "one.npz") == 1
+    with np.load("one.npz", allow_pickle=False) as stored:
+        named = [Path(path).relative_to(archive).as_posix() for path in stored["paths"].tolist()]
+        failed = np.isnan(stored["features"]).all(axis=1).tolist()
+    below = sorted(path.relative_to(archive).as_posix() for path in (archive / "more").glob("*.hea"))
+    assert named == ["r01", *below, "gone"]
+    assert failed == [False] * (len(named) - 1) + [True]
+
+
 def test_a_list_of_records_is_taken_as_it_is_and_in_its_order(to_archive: Run, embed: Run, archive: Path) -> None:
     pandas = pytest.importorskip("pandas")
     paths = [str(archive / f"{name}.hea") for name in ("r03", "r01", "more/r09", "gone", "r03")]
