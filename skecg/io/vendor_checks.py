@@ -197,18 +197,15 @@ def _check_kardia(path: Path) -> None:
 
 
 def _check_muse_leads(root: ElementTree.Element, path: Path) -> None:
-    """Warn of fewer leads than stated; of the twelve that are stated eight need be stored."""
+    """Warn of fewer leads than stated; the four limb leads that follow from I and II need not be stored."""
     for rhythm in rhythms_of_muse(root)[:1]:
         stated = strict_number(text_of_child(rhythm, "NumberofLeads"))
-        found = _standard_leads(text_of_child(lead, "LeadID") for lead in rhythm)
-        n_found = sum(_bare_tag(child) == "LeadData" for child in rhythm)
-        if (
-            stated is not None
-            and n_found < stated
-            and not (stated == len(CANONICAL_LEADS) and set(EIGHT_LEADS) <= found)
-        ):
+        named = [text_of_child(lead, "LeadID") for lead in rhythm if _bare_tag(lead) == "LeadData"]
+        limb = _standard_leads(named) & set(LIMB_COEFFICIENTS)
+        n_known = len(named) + (len(LIMB_COEFFICIENTS) - len(limb) if {"I", "II"} <= limb else 0)
+        if stated is not None and n_known < stated:
             warnings.warn(
-                f"Read {n_found} lead(s) from {path}, which states {stated:g}: some are lacking. Export it again.",
+                f"Read {len(named)} lead(s) from {path}, which states {stated:g}: some are lacking. Export it again.",
                 LeadWarning,
                 stacklevel=2,
             )
