@@ -21,6 +21,7 @@ __all__ = [
     "alone_in",
     "beginning_of",
     "check_inflated",
+    "decoded_text",
     "keep_others_out",
     "largest_inflated",
     "make_folder",
@@ -33,6 +34,9 @@ __all__ = [
 
 #: Of a folder no more names are looked at where a file is sought that is not there.
 MANY_FILES = 2000
+
+# Of a text, to tell its encoding by.
+_SNIFFED_BYTES = 2**14
 
 # A recording is seldom compressed to a tenth. Deflate makes a thousandth of nothing but zeros, and so of a bomb.
 _MOST_INFLATED, _ALWAYS_ALLOWED = 100, 2**26
@@ -220,3 +224,34 @@ def similar_names(path: Path, suffixes: Collection[str] = (".hea",)) -> str:
     if close:
         return f"Similar names there: {', '.join(by_lower_case[name] for name in close)}."
     return f"The folder holds {len(names)} file(s) of that kind, none with a similar name. Check the path."
+
+
+def decoded_text(content: bytes, path: Path) -> str:
+    """Return the text of a file, refusing what is none."""
+    if not content.strip():
+        raise DamagedRecordError(f"{path} is empty ({len(content)} bytes), expected a table of samples.")
+    wide = _wide_encoding(content[:_SNIFFED_BYTES])
+    if wide is not None:
+        with contextlib.suppress(UnicodeDecodeError):
+            text = content.decode(wide).removeprefix("\ufeff")
+            if "\0" not in text:  # as in UTF-32
+                return _plain_signs(text)
+    if b"\0" in content or content.startswith(b"%PDF"):
+        raise DamagedRecordError(f"{path} is a binary file, expected a text table with one row a sample, in UTF-8.")
+    try:
+        return _plain_signs(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _plain_signs(text: str) -> str:
+    """Return a text with hyphens where typesetting put minus signs."""
+    return text.replace("\N{MINUS SIGN}", "-")
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    """Return the UTF-16 that a text begins in: by its mark, or by the zeros beside nearly every letter and digit."""
+    for encoding, mark, zeros in (("utf-16-le", b"\xff\xfe", head[1::2]), ("utf-16-be", b"\xfe\xff", head[0::2])):
+        if head.startswith(mark) or 2 * zeros.count(0) > max(len(zeros), head.count(0)):
+            return encoding
+    return None

@@ -11,12 +11,21 @@ import contextlib
 import csv
 import re
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from skecg.errors import DamagedRecordError, ShapeError, UnsupportedFormatError
-from skecg.io.statements import NOTHING_STATED, Statements, are_grouped, count_lines_above, read_statements
+from skecg.io.files import decoded_text
+from skecg.io.statements import (
+    NOTHING_STATED,
+    Statements,
+    are_grouped,
+    count_lines_above,
+    plain_number,
+    read_statements,
+)
 from skecg.io.times import clock_seconds
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 from skecg.records import millivolts_per_unit
@@ -38,6 +47,7 @@ _CHEST_LEADS = 6
 _SHOWN = 30  # characters of a cell quoted in a message
 _MANY_TEXTS = 5  # rows that are looked at to tell a table about recordings from samples with a slip
 _DAY = 86_400.0  # seconds
+_SECONDS_PER = {"": 1.0, "m": 1e-3, "u": 1e-6, "µ": 1e-6}
 # What columns of a table about recordings are called.
 _ABOUT_RECORDINGS = frozenset(
     {"age", "sex", "gender", "label", "labels", "class", "target", "diagnosis", "diagnoses", "scp_codes", "fold"}
@@ -154,7 +164,7 @@ def check_about_samples(path: Path) -> None:
 
 def _rows_and_names(content: bytes, path: Path) -> tuple[_Lines, tuple[str, ...] | None, Statements]:
     """Split a text into its rows of samples, the names above them, and what lines above those state."""
-    table, stated = _without_preamble(_split_lines(_decoded(content, path), path))
+    table, stated = _without_preamble(_split_lines(decoded_text(content, path), path))
     _check_upright(table)
     header = _header(table)
     _check_names(header, path)
@@ -172,6 +182,12 @@ def _without_preamble(table: _Lines) -> tuple[_Lines, Statements]:
         return table, NOTHING_STATED
     above, rows = table.lines[:n_above], table.lines[n_above:]
     below = _Lines(table.path, rows, table.first_number + n_above, _delimiter(rows), table.is_quoted)
+    by_column = _stated_by_column(above, below)
+    if by_column is not None:
+        columns, rate = by_column
+        lines = ["\t".join(columns), *rows]
+        named = _Lines(table.path, lines, below.first_number - 1, "\t", table.is_quoted)
+        return named, NOTHING_STATED._replace(sampling_rate=rate)
     _check_no_samples_above(above, below)
     names, n_names = _names_above(above, below)
     stated = read_statements(above[: len(above) - n_names])
@@ -181,6 +197,23 @@ def _without_preamble(table: _Lines) -> tuple[_Lines, Statements]:
     if below.delimiter == "," and _are_decimal_commas(rows):
         below = _Lines(table.path, rows, below.first_number, None, table.is_quoted)
     return below, stated
+
+
+def _stated_by_column(above: Sequence[str], below: _Lines) -> tuple[list[str], float | None] | None:
+    """Return the names, with units, of columns that LabChart describes in rows (``ChannelTitle=``), and their rate."""
+    rows = [[cell.strip() for cell in line.split("\t")] for line in above]
+    stated = {cells[0].rstrip("= ").lower(): cells[1:] for cells in rows if cells[0].endswith("=")}
+    titles = [title for title in stated.get("channeltitle", []) if title]
+    ranges = [cell.rpartition(" ")[2] for cell in stated.get("range", [])]
+    units = (stated.get("unitname") or stated.get("units") or ranges)[: len(titles)]
+    last, n_others = below.cells(0)[-1], len(below.cells(0)) - len(titles)
+    if not titles or not 0 <= n_others <= 2 or (n_others == 2 and last):
+        return None
+    names = [f"{title} [{unit}]" if unit else title for title, unit in zip_longest(titles, units, fillvalue="")]
+    names = [*["time [s]"] * (n_others - (not last)), *names, *[""] * (not last)]
+    interval = re.fullmatch(r"([\d.e-]+) *(m|u|µ|)s", " ".join(stated.get("interval", [])).strip())
+    seconds = (plain_number(interval[1]) or 0) * _SECONDS_PER[interval[2]] if interval else 0
+    return names, 1 / seconds if seconds else None
 
 
 def _check_no_samples_above(above: Sequence[str], below: _Lines) -> None:
@@ -219,37 +252,6 @@ def _are_decimal_commas(rows: Sequence[str]) -> bool:
         return False
     whole = [row.partition(",")[0] for row in rows]
     return not (all("," in row for row in rows) and whole == [str(i + int(whole[0] == "1")) for i in range(len(rows))])
-
-
-def _decoded(content: bytes, path: Path) -> str:
-    """Return the text of a file, refusing what is none."""
-    if not content.strip():
-        raise DamagedRecordError(f"{path} is empty ({len(content)} bytes), expected a table of samples.")
-    wide = _wide_encoding(content[:_SNIFFED_BYTES])
-    if wide is not None:
-        with contextlib.suppress(UnicodeDecodeError):
-            text = content.decode(wide).removeprefix("\ufeff")
-            if "\0" not in text:  # as in UTF-32
-                return _plain_signs(text)
-    if b"\0" in content or content.startswith(b"%PDF"):
-        raise DamagedRecordError(f"{path} is a binary file, expected a text table with one row a sample, in UTF-8.")
-    try:
-        return _plain_signs(content.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
-
-
-def _plain_signs(text: str) -> str:
-    """Return a text with hyphens where typesetting put minus signs."""
-    return text.replace("\N{MINUS SIGN}", "-")
-
-
-def _wide_encoding(head: bytes) -> str | None:
-    """Return the UTF-16 that a text begins in: by its mark, or by the zeros beside nearly every letter and digit."""
-    for encoding, mark, zeros in (("utf-16-le", b"\xff\xfe", head[1::2]), ("utf-16-be", b"\xfe\xff", head[0::2])):
-        if head.startswith(mark) or 2 * zeros.count(0) > max(len(zeros), head.count(0)):
-            return encoding
-    return None
 
 
 def _split_lines(text: str, path: Path) -> _Lines:

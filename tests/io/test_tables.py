@@ -668,3 +668,46 @@ def test_a_lead_that_only_increases_is_a_lead(table: Callable[..., Path]) -> Non
 
 def test_minus_signs_as_typesetting_has_them_are_read(table: Callable[..., Path]) -> None:
     assert read_table(table("II\n\u22120.5\n0.5\n"), sampling_rate=500).signal.tolist() == [[-0.5, 0.5]]
+
+
+LABCHART = (
+    "Interval=\t0.001 s\nExcelDateTime=\t4.2E4\t10/19/2015 11:32:33.12\nTimeFormat=\tStartOfBlock\nDateFormat=\t\n"
+    "ChannelTitle=\tECG\tPressure\nRange=\t10.000 mV\t10.000 V\nUnitName=\tmV\tmmHg\nTopValue=\t10\t300\n"
+)
+
+
+@pytest.mark.parametrize("begins", ["", "time"])
+@pytest.mark.parametrize("ends", ["", "\t"])
+@pytest.mark.parametrize(
+    ("old", "new", "factor", "leads"),
+    [
+        ("UnitName", "UnitName", 1, ("ECG",)),
+        ("=\tmV", "=\tµV", 1e-3, ("ECG",)),
+        ("UnitName=\tmV\tmmHg\n", "", 1, ("ECG", "Pressure")),
+        ("UnitName", "Units", 1, ("ECG",)),
+        ("ECG", "Lead II", 1, ("II",)),
+        ("ChannelTitle=\tECG\tPressure", "ChannelTitle=\tI\tII", 1, ("I",)),
+    ],
+)
+def test_labchart_describes_columns_in_rows(table, begins: str, ends: str, old: str, new: str, factor: float, leads):
+    rows = [f"{0.1 * (i % 7):.1f}\t{7 - i}{ends}" for i in range(20)]
+    rows = [f"{i / 1000:g}\t{row}" if begins else row for i, row in enumerate(rows)]
+    path = table(LABCHART.replace(old, new) + "\n".join(rows), "a.txt")
+    if leads == ("I",):
+        with pytest.raises(UnitsError, match=r"II \[mmHg\]"):
+            read_table(path)
+        return
+    record = read_table(path)
+    assert (record.leads, record.sampling_rate) == (leads, 1000)
+    np.testing.assert_allclose(record.signal[0], 0.1 * factor * (np.arange(20) % 7), atol=1e-6)
+    with pytest.raises(SamplingRateError, match="which says 1000 Hz"):
+        read_table(path, sampling_rate=500)
+    if begins:
+        with pytest.raises(SamplingRateError, match=r"sampling_rate=500 and times that advance by 0\.001"):
+            read_table(table(path.read_text().replace("0.001 s", "2 ms"), "b.txt"))
+
+
+@pytest.mark.parametrize("row", ["1\t2\t3\t4\t5", "1\t2\t3\t4", "1"])
+def test_rows_of_other_columns_than_labchart_describes_are_not_named_by_it(table, row: str) -> None:
+    with pytest.raises(SamplingRateError):
+        read_table(table(LABCHART + "\n".join([row] * 9), "a.txt"))
