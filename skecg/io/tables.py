@@ -79,10 +79,11 @@ _LARGEST_HEADER = 2**16
 
 _NOMINAL = 0.02  # by which a recorder's true rate may differ from what it is called
 _SECONDS_PER_UNIT = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
+_SECONDS_PER_UNIT |= {"min": 60.0, "minutes": 60.0}
 # "ecg [uV]", "I_mV", "time_ms", and what R and MATLAB make of "I (uV)": "I..uV.", "I_uV_".
 _UNIT_IN_NAME = re.compile(
     r"(?:\s*[\[(]\s*(?=[^\])]*[\])]\s*$)|[\s_/.-]+(?=(?:[mnuµμ]v|(?:milli|micro|nano)volts?)[._]?$)"
-    r"|(?:(?<=time)|(?<=stamp)|(?<=\bt))[\s_/.-]+(?=(?:[mnuµμ]?s|sec|seconds)[._]?$))"
+    r"|(?:(?<=time)|(?<=stamp)|(?<=\bt))[\s_/.-]+(?=(?:[mnuµμ]?s|sec|seconds|min|minutes)[._]?$))"
     r"([^\])]*?)\s*[\])._]?\s*$",
     re.IGNORECASE,
 )
@@ -313,6 +314,8 @@ def _leads_of_header(header: tuple[str, ...] | None, path: Path) -> tuple[str, .
     names = [_UNIT_IN_NAME.sub("", name) for name in header]
     if len(names) > 1 and names[0].lower() in INDEX_NAMES:
         names = names[1:]
+    if not any(names):  # of units alone
+        return None
     try:
         return canonical_leads(names)
     except LeadError as error:

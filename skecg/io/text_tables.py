@@ -56,7 +56,7 @@ _ABOUT_RECORDINGS = frozenset(
     | {"height", "weight"}
 )
 _LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
-_TIME_UNIT = re.compile(r"(?:[\d.]+ )?(?:s|sec|seconds?|ms|us|ns)|samples?|hh:mm:ss\S*|", re.IGNORECASE)
+_TIME_UNIT = re.compile(r"(?:[\d.]+ )?(?:s|sec|seconds?|ms|us|ns|min)|samples?|hh:mm:ss\S*|", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,7 @@ def _rows_and_names(content: bytes, path: Path) -> tuple[_Lines, tuple[str, ...]
     _check_upright(table)
     header = _header(table)
     _check_names(header, path)
+    header = _bracketed_units(header)
     if header is not None:
         table = _Lines(path, table.lines[1:], table.first_number + 1, table.delimiter, table.is_quoted)
         if not table.lines:
@@ -185,8 +186,7 @@ def _without_preamble(table: _Lines) -> tuple[_Lines, Statements]:
     by_column = _stated_by_column(above, below)
     if by_column is not None:
         columns, rate = by_column
-        lines = ["\t".join(columns), *rows]
-        named = _Lines(table.path, lines, below.first_number - 1, "\t", table.is_quoted)
+        named = _Lines(table.path, ["\t".join(columns), *rows], below.first_number - 1, "\t", table.is_quoted)
         return named, NOTHING_STATED._replace(sampling_rate=rate)
     _check_no_samples_above(above, below)
     names, n_names = _names_above(above, below)
@@ -294,6 +294,14 @@ def _header(table: _Lines) -> tuple[str, ...] | None:
     if not named or any(_number(cell.replace(",", ".")) is not None for cell in named):
         return None
     return cells
+
+
+def _bracketed_units(header: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Write a row of units alone, mV or uV, as what they are, so that they are no leads' names; V may be one."""
+    cells = header or ()
+    units = cells[1:] if cells and _TIME_UNIT.fullmatch(cells[0]) else cells
+    is_units = {*units} - {"V", "v"} and all(millivolts_per_unit(unit) is not None for unit in units)
+    return tuple([f"[{cell}]" for cell in cells]) if is_units else header
 
 
 def _name_cells(table: _Lines, n_columns: int, line: int = 0) -> tuple[str, ...]:

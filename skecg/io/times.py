@@ -8,6 +8,7 @@ the gaps tell it.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ __all__ = ["INDEX_NAMES", "check_times", "clock_seconds", "is_index", "is_ramp",
 
 #: What a column of times or sample numbers is called, before its unit.
 INDEX_NAMES: frozenset[str] = frozenset(
-    {"", "time", "t", "timestamp", "index", "idx", "sample", "samples", "n", "unnamed: 0", "seconds", "ms", "s"}
+    {"", "time", "t", "timestamp", "index", "idx", "sample", "samples", "n", "unnamed: 0", "seconds", "ms", "s", "min"}
     | {"sensor timestamp", "phone timestamp", "zeit", "temps", "tiempo", "tempo", "tijd", "tid", "czas", "čas", "zaman"}
 )
 
@@ -38,7 +39,7 @@ _CLOCK = re.compile(
 )
 
 # What a column of numbers may count.
-_PER_SECOND = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
+_PER_SECOND = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9, "minutes": 1 / 60}
 _FEW_HERTZ, _MANY_HERTZ = 10, 1e5  # beyond which times are in another unit
 _FEW_TIMES = 50  # whose mean step could be off by their rounding
 _MANY_TIMES = 200  # whose mean step is known to half a percent, were there one row too many
@@ -181,7 +182,11 @@ def check_times(column: NDArray[np.float64], rate: float, path: Path, seconds: f
     likely = (mean,) if is_rounded else (mean, step)
     is_sure = is_even or steps.max() <= _JUMP * usual
     near = _SAME_RATE if is_sure and len(steps) >= _MANY_TIMES else _PERHAPS_SAME_RATE
-    units = {unit: count for unit, count in _PER_SECOND.items() if seconds is None or round(1 / seconds) == count}
+    units = {
+        unit: count
+        for unit, count in _PER_SECOND.items()
+        if seconds is None or math.isclose(1 / seconds, count, rel_tol=0.01)
+    }
     wanted = {unit: count / rate for unit, count in units.items()} | ({"samples": 1.0} if seconds is None else {})
     near += spread / regular.sum()
     period = next((p for found in likely for p in wanted.values() if abs(found / p - 1) <= near), None)

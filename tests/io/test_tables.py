@@ -711,3 +711,31 @@ def test_labchart_describes_columns_in_rows(table, begins: str, ends: str, old: 
 def test_rows_of_other_columns_than_labchart_describes_are_not_named_by_it(table, row: str) -> None:
     with pytest.raises(SamplingRateError):
         read_table(table(LABCHART + "\n".join([row] * 9), "a.txt"))
+
+
+@pytest.mark.parametrize(
+    ("header", "factors"),
+    [("uV,uV", (1e-3, 1e-3)), ("mV,V", (1, 1e3)), ("[mV],[uV]", (1, 1e-3)), ("ms,uV,mV", (1e-3, 1)), ("V,V", None)],
+)
+def test_a_row_of_units_alone_names_no_leads(table, header: str, factors: tuple[float, float] | None) -> None:
+    signal = np.random.default_rng(0).normal(size=(60, 2)).round(3)
+    rows = [f"{a},{b}" for a, b in signal]
+    rows = [f"{2 * i},{row}" for i, row in enumerate(rows)] if header.startswith("ms") else rows
+    path = table("\n".join([header, *rows]))
+    if factors is None:  # V may be a name, and not two columns'
+        with pytest.raises(LeadError, match="more than once"):
+            read_table(path, sampling_rate=500)
+        return
+    with pytest.raises(LeadError, match="columns without names"):
+        read_table(path, sampling_rate=500)
+    found = read_table(path, sampling_rate=500, leads=["I", "II"]).signal
+    np.testing.assert_allclose(found, (signal * factors).T, rtol=1e-5)
+
+
+def test_times_may_be_minutes(table) -> None:
+    rows = [f"{i / 500 / 60:.9f},{0.1 * (i % 7):.1f}" for i in range(300)]
+    assert read_table(table("\n".join(["time [min],I", *rows]))).sampling_rate == 500
+    for header in ("time,I", "min,I"):
+        assert read_table(table("\n".join([header, *rows])), sampling_rate=500).n_samples == 300
+        with pytest.raises(SamplingRateError, match="500 Hz if they are minutes"):
+            read_table(table("\n".join([header, *rows])), sampling_rate=400)
