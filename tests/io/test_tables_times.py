@@ -241,3 +241,14 @@ def test_one_row_tells_nothing(tmp_path: Path) -> None:
 def test_times_alone_are_not_dropped(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("time,s\n0,1\n1,2\n2,3\n")
     assert read_table(tmp_path / "a.csv", sampling_rate=RATE, leads=["I", "II"]).n_leads == 2
+
+
+@pytest.mark.parametrize("header", ["time,I", "I,time", "I,index"])
+def test_rows_in_the_opposite_order_are_refused_wherever_their_times_stand(tmp_path: Path, header: str) -> None:
+    rows = [f"{i / 500},{i % 7}" if header.startswith("time") else f"{i % 7},{i / 500}" for i in range(60)]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join([header, *rows]))
+    assert read_table(path, sampling_rate=500).leads == ("I",)
+    path.write_text("\n".join([header, *rows[::-1]]))
+    with pytest.raises(DamagedRecordError, match="times that only go back"):
+        read_table(path, sampling_rate=500)
