@@ -27,6 +27,7 @@ from skecg.errors import (
     SkecgError,
     user_stacklevel,
 )
+from skecg.io.times import check_frame_times
 from skecg.leads import (
     CANONICAL_LEADS,
     bare_name,
@@ -65,9 +66,8 @@ def _is_number_type(dtype: Any) -> bool:
 
 
 def _is_regular(X: Any) -> bool:
-    """Return whether nested lists make one array; lists of records of different lengths do not."""
+    """Return whether nested lists make one array; NumPy refuses those of different lengths itself."""
     try:
-        # NumPy refuses ragged lists itself since 1.24, and knows every kind of number.
         np.asarray(X)
     except ValueError:
         return False
@@ -246,7 +246,7 @@ class RecordSource:
 
     def _from_array(self, item: Any, row: int) -> ECGRecord:
         where = f" in X[{row}]"
-        named, units, item = self._leads_of_frame(item, where) if _is_frame(item) else (None, self._voltage, item)
+        named, units, item = self._leads_of_frame(item, row) if _is_frame(item) else (None, self._voltage, item)
         array = _to_numpy(item)
         if array.ndim == 0:
             raise ShapeError(
@@ -267,14 +267,18 @@ class RecordSource:
         leads = named or self._leads_of(array.shape, where)
         return ECGRecord(as_millivolts(array, units), self._required_rate(row, where), leads, f"X[{row}]")
 
-    def _leads_of_frame(self, frame: Any, where: str) -> tuple[tuple[str, ...] | None, str | list[str], Any]:
+    def _leads_of_frame(self, frame: Any, row: int) -> tuple[tuple[str, ...] | None, str | list[str], Any]:
         """Return the leads that a data frame names, if any, their units, and its values with a row for each lead."""
-        array = _values_of(frame)
-        for labels, values in ((frame.columns, array.T), (getattr(frame, "index", ()), array)):
+        array, index, where = _values_of(frame), getattr(frame, "index", ()), f" in X[{row}]"
+        for labels, others, values in ((frame.columns, index, array.T), (index, frame.columns, array)):
             names = [label for label in labels if isinstance(label, str)]
-            if len(names) == len(labels) and any(map(self._is_known, names)):
+            known = [
+                name for name in names if canonical_lead(name) in CANONICAL_LEADS or bare_name(name) in self._renamed
+            ]
+            if known and len(names) == len(labels):
+                names, values = check_frame_times(others, names, values, self._required_rate(row, where), f"X[{row}]")
                 return canonical_leads(names), self._units_of(names), values
-        if any(isinstance(name, str) for name in (*frame.columns, *getattr(frame, "index", ()))):
+        if any(isinstance(name, str) for name in (*frame.columns, *index)):
             raise LeadError(
                 f"Got a data frame with the columns {list(frame.columns)[:4]}{where}, expected leads such as 'II' as "
                 "names of its columns or of its rows. Rename them, say leads={'MLII': 'II'}, or pass frame.to_numpy()."
@@ -289,10 +293,6 @@ class RecordSource:
         if self._voltage != "mV":
             named_unit(names, self._voltage)
         return [unit or self._voltage for unit in stated]
-
-    def _is_known(self, lead: str) -> bool:
-        """Return whether a name is one of the twelve leads, or said to stand for one."""
-        return canonical_lead(lead) in CANONICAL_LEADS or bare_name(lead) in self._renamed
 
     def _check_array(self, array: NDArray[Any]) -> None:
         if array.ndim == 3:

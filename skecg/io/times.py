@@ -12,20 +12,28 @@ import math
 import re
 import warnings
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skecg.errors import DamagedRecordError, SamplingRateError, SignalWarning
+from skecg.errors import DamagedRecordError, InputError, SamplingRateError, SignalWarning, user_stacklevel
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["INDEX_NAMES", "check_times", "clock_seconds", "is_index", "is_ramp", "rate_of_times"]
+__all__ = [
+    "INDEX_NAMES",
+    "check_frame_times",
+    "check_times",
+    "clock_seconds",
+    "is_index",
+    "is_ramp",
+    "rate_of_times",
+]
 
 #: What a column of times or sample numbers is called, before its unit.
 INDEX_NAMES: frozenset[str] = frozenset(
@@ -144,7 +152,7 @@ def _nearly_whole(rate: float) -> float:
     return float(round(rate)) if abs(round(rate) / rate - 1) < _NEARLY_WHOLE else rate
 
 
-def check_times(column: NDArray[np.float64], rate: float, path: Path, seconds: float | None = None) -> None:
+def check_times(column: NDArray[np.float64], rate: float, path: Path | str, seconds: float | None = None) -> None:
     """Raise for times that contradict the rate, warn where they jump.
 
     Parameters
@@ -200,12 +208,60 @@ def check_times(column: NDArray[np.float64], rate: float, path: Path, seconds: f
             f"The times in {path} jump by {steps[odd[0]]:g} after row {known[odd[0]] + 1}, where steps are {period:g}: "
             "samples are missing there, and were not put in. Cut the table there, or pass its parts as records.",
             SignalWarning,
-            stacklevel=5,
+            stacklevel=user_stacklevel(),
         )
 
 
+def check_frame_times(
+    labels: Any, names: Sequence[str], values: NDArray[Any], rate: float, where: str
+) -> tuple[list[str], NDArray[Any]]:
+    """Raise for a data frame whose index, or a column of times, contradicts the rate; warn where they jump.
+
+    Parameters
+    ----------
+    labels : pandas.Index or empty
+        Of the samples. Whole numbers without a name of times may be what a selection of rows left.
+    names : sequence of str of length n_columns
+    values : ndarray of shape (n_columns, n_samples)
+    rate : float
+        Samples a second (Hz).
+    where : str
+        For messages.
+
+    Returns
+    -------
+    names : list of str of length n_leads
+    values : ndarray of shape (n_leads, n_samples)
+        Without the columns of times.
+
+    Raises
+    ------
+    SamplingRateError
+    InputError
+        When rows stand in the opposite order.
+    """
+    are_numbers = values.dtype.kind in "iuf"
+    is_time = [are_numbers and is_index(name.lower(), 1, row, False) for name, row in zip(names, values, strict=True)]
+    found: list[tuple[NDArray[Any], float | None]] = [(values[place], None) for place in np.flatnonzero(is_time)]
+    kind = getattr(getattr(labels, "dtype", None), "kind", "O")
+    if kind in "mM" and len(labels) > 1:
+        since = np.asarray(labels.to_numpy(dtype=f"{'timedelta' if kind == 'm' else 'datetime'}64[ns]"))
+        found.append(((since - since[0]) / np.timedelta64(1, "s"), 1.0))
+    elif kind in "iuf" and len(labels) > 1:
+        numbers = np.asarray(labels, dtype=np.float64)
+        are_times = kind == "f" or str(labels.name).lower() in INDEX_NAMES
+        found.append((numbers if are_times else numbers / (np.median(np.abs(np.diff(numbers))) or 1), None))
+    for times, seconds in found:
+        try:
+            check_times(times.astype(np.float64), rate, where, seconds)
+        except DamagedRecordError as error:
+            raise InputError(str(error)) from error
+    kept = np.flatnonzero(~np.array(is_time)).tolist()
+    return [names[place] for place in kept], values[kept]
+
+
 def _contradiction(
-    rate: float, step: float, units: Mapping[str, float], wanted: Mapping[str, float], path: Path
+    rate: float, step: float, units: Mapping[str, float], wanted: Mapping[str, float], path: Path | str
 ) -> SamplingRateError:
     """Return the error for times of another rate."""
     rates = {unit: _nearly_whole(count / step) for unit, count in units.items()}

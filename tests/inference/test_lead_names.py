@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from skecg import ECGRecord, JEPAEmbedder
 from skecg.datasets import make_ecg
-from skecg.errors import InputError, LeadError, LeadWarning, SignalWarning, UnitsError
+from skecg.errors import InputError, LeadError, LeadWarning, SamplingRateError, SignalWarning, UnitsError
 from skecg.inference.inputs import RecordSource
 from skecg.leads import CANONICAL_LEADS
 
@@ -194,3 +195,54 @@ def test_a_data_frame_without_names_is_an_array_and_one_with_others_is_refused()
         embedder.fit_transform([frame.T.rename(columns={lead: f"a{i}" for i, lead in enumerate(CANONICAL_LEADS)})])
     with pytest.raises(LeadError, match=r"Leave leads out"):
         JEPAEmbedder(sampling_rate=250, leads=list(CANONICAL_LEADS[::-1]), cache=None).fit_transform([frame])
+
+
+RECORD = TWELVE[0]
+SECONDS = np.arange(RECORD.n_samples) / RECORD.sampling_rate
+
+
+def read(frame: Any, sampling_rate: float = RECORD.sampling_rate) -> ECGRecord:
+    return RecordSource([frame], sampling_rate=sampling_rate, leads=None, units="mV")[0]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        lambda pandas: pandas.to_datetime(1.7e9 + SECONDS, unit="s"),
+        lambda pandas: pandas.to_datetime(1.7e9 + SECONDS, unit="s").tz_localize("UTC").tz_convert("CET"),
+        lambda pandas: pandas.to_timedelta(SECONDS, unit="s"),
+        lambda pandas: pandas.Index(SECONDS),
+        lambda pandas: pandas.Index((1000 * SECONDS).astype(int), name="time"),
+    ],
+    ids=["dates", "dates of a zone", "spans", "seconds", "milliseconds"],
+)
+def test_the_index_of_a_data_frame_has_to_agree_with_the_rate(index: Callable[[Any], Any]) -> None:
+    (frame,) = frames_of([RECORD], list(RECORD.leads), as_columns=True)
+    frame = frame.set_index(index(pytest.importorskip("pandas")))
+    np.testing.assert_array_equal(read(frame).signal, RECORD.signal)
+    np.testing.assert_array_equal(read(frame.T).signal, RECORD.signal)
+    with pytest.raises(SamplingRateError, match=r"times that advance by .* a row in X\[0\]"):
+        read(frame, 2 * RECORD.sampling_rate)
+    with pytest.raises(InputError, match=r"times that only go back in X\[0\]"):
+        read(frame[::-1])
+
+
+def test_rows_that_were_left_out_or_put_in_another_order_are_told() -> None:
+    (frame,), rate = frames_of([RECORD], list(RECORD.leads), as_columns=True), RECORD.sampling_rate
+    assert read(frame[::2], rate / 2).n_samples == RECORD.n_samples // 2
+    assert read(frame[500:], rate).n_samples == RECORD.n_samples - 500
+    with pytest.warns(SignalWarning, match=r"The times in X\[0\] jump .* after row 100"):
+        read(frame.drop(range(100, 200)), rate)
+    with pytest.raises(InputError, match="only go back"):
+        read(frame[::-1], rate)
+
+
+@pytest.mark.parametrize("place", [0, 12])
+def test_a_column_of_times_in_a_data_frame_is_no_lead_and_has_to_agree_with_the_rate(place: int) -> None:
+    (frame,) = frames_of([RECORD], list(RECORD.leads), as_columns=True)
+    frame.insert(place, "time", SECONDS)
+    record = read(frame, RECORD.sampling_rate)
+    assert record.leads == RECORD.leads
+    np.testing.assert_array_equal(record.signal, RECORD.signal)
+    with pytest.raises(SamplingRateError, match=r"times that advance by .* a row in X\[0\]"):
+        read(frame, 2 * RECORD.sampling_rate)
