@@ -302,7 +302,7 @@ def _read(path: Path, given: dict[str, Any], verify_checksums: bool, *, keep_ste
 def _check_suffix(path: Path) -> None:
     """Raise for a signal file without a header, and for a file that is to be unpacked or read by another package."""
     if path.suffix.lower() in SIGNAL_SUFFIXES:
-        raise _not_found(path.with_suffix(".hea"))
+        raise _not_found(path)
     advice = _ADVICE.get(path.suffix.lower())
     if advice is not None and not _is_of_format(path):
         raise UnsupportedFormatError(f"Got {path}, expected a recording in one of the formats that are read. {advice}")
@@ -373,5 +373,10 @@ def _not_found(path: Path) -> RecordReadError:
     suffix = path.suffix.lower()
     if suffix in {"", ".hea"} | SIGNAL_SUFFIXES:
         header = path.with_suffix(".hea")
-        return RecordNotFoundError(f"There is no WFDB header {str(header)!r}. {similar_names(header)}")
+        way_out = (
+            " For MATLAB's files without one use scipy.io.loadmat, or h5py, and pass the samples as an ECGRecord."
+            if suffix == ".mat" and path.is_file()
+            else ""
+        )
+        return RecordNotFoundError(f"There is no WFDB header {str(header)!r}. {similar_names(header)}{way_out}")
     return RecordNotFoundError(f"There is no file {str(path)!r}. {similar_names(path, {suffix, '.hea'})}")

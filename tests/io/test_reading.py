@@ -89,6 +89,12 @@ def test_an_absent_record_is_answered_with_similar_names(tmp_path):
         assert "zzz" not in str(caught.value)
 
 
+def test_a_file_of_matlab_without_a_header_is_told_what_reads_it(tmp_path):
+    (tmp_path / "a.mat").write_bytes(b"MATLAB 5.0 MAT-file")
+    with pytest.raises(RecordNotFoundError, match=r"no WFDB header .*a\.hea.*scipy\.io\.loadmat"):
+        read_record(tmp_path / "a.mat")
+
+
 def test_signals_that_are_still_packed_are_told(tmp_path):
     write_wfdb(tmp_path, "a")
     (tmp_path / "a.dat").rename(tmp_path / "a.dat.gz")
