@@ -256,8 +256,7 @@ class RecordSource:
         array = array[np.newaxis] if array.ndim == 1 else array
         if array.ndim != 2:
             raise ShapeError(f"Got an array of shape {array.shape}{where}, expected (n_leads, n_samples).")
-        # Complex numbers and dates would become floats with a warning at most.
-        if array.dtype.kind not in "fiub":
+        if array.dtype.kind not in "fiub":  # complex numbers and dates would become floats, with a warning at most
             raise ShapeError(f"Got values of dtype {array.dtype}{where}, expected real numbers.")
         if named is not None and self.leads is not None and named != self.leads:
             raise LeadError(
@@ -398,8 +397,9 @@ def _is_frame(X: Any) -> bool:
 
 def _values_of(frame: Any) -> NDArray[Any]:
     """Return a data frame's values; nullable and Arrow's numbers, which NumPy takes for objects, as floats."""
-    are_numbers = all(getattr(dtype, "kind", "O") in "fiub" for dtype in frame.dtypes)  # those of polars have no kind
-    return np.asarray(frame.to_numpy(np.float64, na_value=np.nan) if are_numbers else frame.to_numpy())
+    kinds = ["" if isinstance(dtype, np.dtype) else getattr(dtype, "kind", "O") for dtype in frame.dtypes]
+    is_nullable = any(kinds) and "O" not in kinds  # those of polars have no kind
+    return np.asarray(frame.to_numpy(np.float64, na_value=np.nan) if is_nullable else frame.to_numpy())
 
 
 def _is_series(X: Any) -> bool:

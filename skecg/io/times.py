@@ -245,17 +245,22 @@ def check_frame_times(
     found: list[tuple[NDArray[Any], float | None]] = [(values[place], None) for place in np.flatnonzero(is_time)]
     kind = getattr(getattr(labels, "dtype", None), "kind", "O")
     if kind in "mM" and len(labels) > 1:
-        since = np.asarray(labels.to_numpy(dtype=f"{'timedelta' if kind == 'm' else 'datetime'}64[ns]"))
-        found.append(((since - since[0]) / np.timedelta64(1, "s"), 1.0))
-    elif kind in "iuf" and len(labels) > 1:
+        since = labels.to_numpy(dtype=f"{'timedelta' if kind == 'm' else 'datetime'}64[ns]").astype(np.int64)
+        found.append((since - since[0], 1.0))
+    elif kind in "iuf" and len(labels) > 1 and not getattr(labels, "step", 0) > 0:  # not as it is by default
         numbers = np.asarray(labels, dtype=np.float64)
         are_times = kind == "f" or str(labels.name).lower() in INDEX_NAMES
         found.append((numbers if are_times else numbers / (np.median(np.abs(np.diff(numbers))) or 1), None))
-    for times, seconds in found:
+    for column, seconds in found:
+        steps = np.diff(column)
+        # Of even times some tell as much as all.
+        times = (column[: _MANY_TIMES + 2] if steps.min() == steps.max() else column).astype(np.float64)
         try:
-            check_times(times.astype(np.float64), rate, where, seconds)
+            check_times(times if seconds is None else times / 1e9, rate, where, seconds)
         except DamagedRecordError as error:
             raise InputError(str(error)) from error
+    if not any(is_time):
+        return list(names), values
     kept = np.flatnonzero(~np.array(is_time)).tolist()
     return [names[place] for place in kept], values[kept]
 
