@@ -359,8 +359,7 @@ def _as_rates(sampling_rate: Any, n_records: int) -> NDArray[np.float64] | None:
 
 
 def _to_numpy(item: Any) -> NDArray[Any]:
-    """Turn an array-like or a tensor on any device into an array."""
-    # By what it can do: torch is not imported to look at a list of paths.
+    """Turn an array-like or a tensor on any device, known by what it can do, into an array; torch is not imported."""
     if hasattr(item, "detach"):
         return _of_tensor(item)
     try:
@@ -368,6 +367,7 @@ def _to_numpy(item: Any) -> NDArray[Any]:
     except (ValueError, TypeError) as error:
         raise ShapeError(
             f"Got an element of type {type(item).__name__} that is no record, path or array of numbers ({error})."
+            f"{' Take wfdb.rdrecord in place of wfdb.rdsamp.' if isinstance(item, tuple) else ''}"
         ) from error
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from skecg import ECGRecord, JEPAEmbedder
 from skecg.datasets import make_ecg
-from skecg.errors import InputError, LeadError, LeadWarning, SamplingRateError, SignalWarning, UnitsError
+from skecg.errors import InputError, LeadError, LeadWarning, SamplingRateError, ShapeError, SignalWarning, UnitsError
 from skecg.inference.inputs import RecordSource
 from skecg.leads import CANONICAL_LEADS
 
@@ -246,3 +246,8 @@ def test_a_column_of_times_in_a_data_frame_is_no_lead_and_has_to_agree_with_the_
     np.testing.assert_array_equal(record.signal, RECORD.signal)
     with pytest.raises(SamplingRateError, match=r"times that advance by .* a row in X\[0\]"):
         read(frame, 2 * RECORD.sampling_rate)
+
+
+def test_what_rdsamp_of_wfdb_gives_is_told_another_way() -> None:
+    with pytest.raises(ShapeError, match=r"type tuple.*Take wfdb\.rdrecord in place of wfdb\.rdsamp"):
+        read((RECORD.signal.T, {"fs": 500, "sig_name": list(RECORD.leads)}))
