@@ -281,11 +281,12 @@ def _channels(dataset: Any, index: int, path: Path) -> list[Channel]:
     _check_size(group, path)
     _check_skew(definitions, float(group.SamplingFrequency), path)
     physical = multiplex_array(dataset, index, as_raw=False)  # (n_samples, n_channels)
-    steps = multiplex_array(dataset, index, as_raw=True)
-    padding = _padding(group)
-    is_sample = np.ones(steps.shape, dtype=bool) if padding is None else steps != padding
-    _check_bits(group, steps, is_sample, path)
-    physical[~is_sample] = np.nan
+    padding, bits = _padding(group), _narrow_bits(group)
+    if padding is not None or bits:
+        steps = multiplex_array(dataset, index, as_raw=True)
+        is_padding = np.zeros(steps.shape, dtype=bool) if padding is None else steps == padding
+        _check_signs(np.where(is_padding, 0, steps), bits, path)
+        physical[is_padding] = np.nan
     rate = float(group.SamplingFrequency)
     channels = [
         Channel(
@@ -342,20 +343,24 @@ def _check_size(group: Any, path: Path) -> None:
         )
 
 
-def _check_bits(group: Any, steps: NDArray[Any], is_sample: NDArray[np.bool_], path: Path) -> None:
-    """Raise for signed samples, shape (n_samples, n_channels), without their sign: what is below 0 would be above."""
-    if np.issubdtype(steps.dtype, np.unsignedinteger):
-        return
-    for row, definition in enumerate(group.ChannelDefinitionSequence):
-        stored = strict_number(str(definition.get("WaveformBitsStored", ""))) or math.inf
-        found = steps[is_sample[:, row], row]
-        if stored < int(group.WaveformBitsAllocated) and found.size:
-            lowest, highest = int(found.min()), int(found.max())
-            if lowest >= 0 and 2 ** (stored - 1) <= highest < 2**stored:
-                raise DamagedRecordError(
-                    f"Got samples from {lowest} to {highest} in {path}, expected signed ones of {stored:g} bits, which "
-                    "end below: their signs are not extended to the bits allocated. Export it again."
-                )
+def _narrow_bits(group: Any) -> dict[int, int]:
+    """Return the channels whose signed samples have fewer bits than are allocated to them, and how many."""
+    if not str(group.WaveformSampleInterpretation).startswith("S"):
+        return {}
+    stored = [strict_number(str(channel.get("WaveformBitsStored", ""))) for channel in group.ChannelDefinitionSequence]
+    allocated = int(group.WaveformBitsAllocated)
+    return {row: int(bits) for row, bits in enumerate(stored) if bits is not None and 0 < bits < allocated}
+
+
+def _check_signs(steps: NDArray[Any], bits: dict[int, int], path: Path) -> None:
+    """Raise for samples, shape (n_samples, n_channels), that lost their sign: what is below 0 would be above."""
+    for row, n_bits in bits.items():
+        lowest, highest = int(steps[:, row].min()), int(steps[:, row].max())
+        if lowest >= 0 and 2 ** (n_bits - 1) <= highest < 2**n_bits:
+            raise DamagedRecordError(
+                f"Got samples from {lowest} to {highest} in {path}, expected signed ones of {n_bits} bits, which end "
+                "below: their signs are not extended to the bits allocated. Export it again."
+            )
 
 
 def _check_skew(definitions: Any, rate: float, path: Path) -> None:
