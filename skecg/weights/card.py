@@ -279,7 +279,8 @@ def join_data(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
         known += [", ".join(names)] if data else []
     licences = {**_licences_of(base), **_licences_of(own)}
     # Semicolons: after a colon in one of them stand titles.
-    return {"data": "; ".join(known)} | ({"data_licences": licences} if licences else {})
+    # The same data, seen twice, are named once.
+    return {"data": "; ".join(dict.fromkeys("; ".join(known).split("; ")))} | ({"data_licences": licences} if licences else {})
 
 
 def _licences_of(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -209,6 +209,7 @@ def test_attention_of_another_shape_is_refused_though_its_checksum_is_right(atte
         ({}, {}, "recordings that were not named", {}),
         ({"data": "none"}, {"data": "mine (4 records)"}, "mine (4 records); none", {}),
         ({"data": ["b", "a"]}, {"data": ["c", "d"]}, "c, d; b, a", {}),
+        ({"data": "mine (4 records); none"}, {"data": "mine (4 records)"}, "mine (4 records); none", {}),
         (
             {"data": "a: title", "data_licences": {"a": "MIT", "c": "MIT"}},
             {"data": "c", "data_licences": {"c": "CC0-1.0"}},
