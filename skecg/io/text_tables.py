@@ -18,14 +18,7 @@ import numpy as np
 
 from skecg.errors import DamagedRecordError, ShapeError, UnsupportedFormatError
 from skecg.io.files import decoded_text
-from skecg.io.statements import (
-    NOTHING_STATED,
-    Statements,
-    are_grouped,
-    count_lines_above,
-    plain_number,
-    read_statements,
-)
+from skecg.io.statements import NOTHING_STATED, Statements, are_grouped, count_lines_above, read_statements
 from skecg.io.times import clock_seconds
 from skecg.leads import CANONICAL_LEADS, canonical_lead
 from skecg.records import millivolts_per_unit
@@ -201,18 +194,23 @@ def _without_preamble(table: _Lines) -> tuple[_Lines, Statements]:
 
 def _stated_by_column(above: Sequence[str], below: _Lines) -> tuple[list[str], float | None] | None:
     """Return the names, with units, of columns that LabChart describes in rows (``ChannelTitle=``), and their rate."""
-    rows = [[cell.strip() for cell in line.split("\t")] for line in above]
+    rows = [[cell.strip() for cell in line.rstrip().split("\t")] for line in above]
     stated = {cells[0].rstrip("= ").lower(): cells[1:] for cells in rows if cells[0].endswith("=")}
-    titles = [title for title in stated.get("channeltitle", []) if title]
+    titles = [title or f"CH {place}" for place, title in enumerate(stated.get("channeltitle", []), start=1)]
     ranges = [cell.rpartition(" ")[2] for cell in stated.get("range", [])]
     units = (stated.get("unitname") or stated.get("units") or ranges)[: len(titles)]
     last, n_others = below.cells(0)[-1], len(below.cells(0)) - len(titles)
-    if not titles or not 0 <= n_others <= 2 or (n_others == 2 and last):
+    if not titles:
         return None
+    if not 0 <= n_others <= 2 or (n_others == 2 and last):
+        raise DamagedRecordError(
+            f"Got {len(titles)} channel titles in {below.path}, expected one for each column beside the time, of "
+            f"{len(below.cells(0))}. Export it again."
+        )
     names = [f"{title} [{unit}]" if unit else title for title, unit in zip_longest(titles, units, fillvalue="")]
     names = [*["time [s]"] * (n_others - (not last)), *names, *[""] * (not last)]
     interval = re.fullmatch(r"([\d.e-]+) *(m|u|µ|)s", " ".join(stated.get("interval", [])).strip())
-    seconds = (plain_number(interval[1]) or 0) * _SECONDS_PER[interval[2]] if interval else 0
+    seconds = (_number(interval[1]) or 0) * _SECONDS_PER[interval[2]] if interval else 0
     return names, 1 / seconds if seconds else None
 
 

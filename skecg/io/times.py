@@ -92,7 +92,7 @@ def is_index(name: str, place: int, column: NDArray[np.float64], is_time: bool) 
     """
     if name and name in INDEX_NAMES:
         # With a unit it is one of times whatever flaw it has; times that go back are told by check_times.
-        return is_time or _is_rising(column) or _is_rising(-column)
+        return is_time or _is_rising(column) or _is_rising(column[::-1])
     if place > 0 or canonical_lead(name) in CANONICAL_LEADS:
         return False
     # No lead goes on increasing, but one that is flat may take a step.

@@ -280,7 +280,9 @@ def join_data(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
     licences = {**_licences_of(base), **_licences_of(own)}
     # Semicolons: after a colon in one of them stand titles.
     # The same data, seen twice, are named once.
-    return {"data": "; ".join(dict.fromkeys("; ".join(known).split("; ")))} | ({"data_licences": licences} if licences else {})
+    return {"data": "; ".join(dict.fromkeys("; ".join(known).split("; ")))} | (
+        {"data_licences": licences} if licences else {}
+    )
 
 
 def _licences_of(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -708,9 +708,17 @@ def test_labchart_describes_columns_in_rows(table, begins: str, ends: str, old: 
 
 
 @pytest.mark.parametrize("row", ["1\t2\t3\t4\t5", "1\t2\t3\t4", "1"])
-def test_rows_of_other_columns_than_labchart_describes_are_not_named_by_it(table, row: str) -> None:
-    with pytest.raises(SamplingRateError):
+def test_other_columns_than_labchart_describes_are_refused(table, row: str) -> None:
+    with pytest.raises(DamagedRecordError, match=r"Got 2 channel titles .* expected one for each column"):
         read_table(table(LABCHART + "\n".join([row] * 9), "a.txt"))
+
+
+def test_a_channel_of_labchart_without_a_title_keeps_its_place(table) -> None:
+    rows = [f"{i / 1000:g}\t{i % 5}\t{i % 7}\t{i % 3}" for i in range(60)]
+    head = LABCHART.replace("\tECG\tPressure", "\tII\t\tV1\t").replace("\tmV\tmmHg", "\tmV\tmmHg\tuV")
+    record = read_table(table(head + "\n".join(rows), "a.txt"))
+    assert record.leads == ("II", "V1")
+    np.testing.assert_allclose(record.signal[:, 4], [4, 1e-3], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
