@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skecg.errors import DamagedRecordError, SamplingRateError, SignalWarning
+from skecg.errors import DamagedRecordError, InputError, SamplingRateError, SignalWarning
 from skecg.io.tables import read_table
+from skecg.io.times import check_frame_times
 
 N, RATE = 400, 250
 VALUES = np.arange(N) % 50 / 50
@@ -252,3 +253,28 @@ def test_rows_in_the_opposite_order_are_refused_wherever_their_times_stand(tmp_p
     path.write_text("\n".join([header, *rows[::-1]]))
     with pytest.raises(DamagedRecordError, match="times that only go back"):
         read_table(path, sampling_rate=500)
+
+
+@pytest.mark.parametrize("index", ["default", "dates", "spans", "seconds", "every second", "named", "none"])
+def test_the_samples_of_a_data_frame_go_by_its_rate(index: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    seconds, values = np.arange(300) / 500, np.random.default_rng(0).normal(size=(2, 300)).astype(np.float32)
+    labels = {
+        "default": pandas.RangeIndex(300),
+        "dates": pandas.to_datetime(1.7e9 + seconds, unit="s"),
+        "spans": pandas.to_timedelta(seconds, unit="s"),
+        "seconds": pandas.Index(seconds),
+        "every second": pandas.Index(np.arange(0, 600, 2)),
+        "named": pandas.Index(2 * np.arange(300), name="ms"),
+        "none": (),
+    }[index]
+    names, kept = check_frame_times(labels, ["I", "II"], values, 500, "X[0]")
+    assert (names, kept is values) == (["I", "II"], True)
+    names, kept = check_frame_times(labels, ["I", "time", "II"], np.insert(values, 1, seconds, axis=0), 500, "X[0]")
+    assert names == ["I", "II"]
+    np.testing.assert_array_equal(kept, values)
+    if index not in ("default", "every second", "none"):
+        with pytest.raises(SamplingRateError, match=r"times that advance by .* a row in X\[0\]"):
+            check_frame_times(labels, ["I", "II"], values, 250, "X[0]")
+        with pytest.raises(InputError, match=r"only go back in X\[0\]"):
+            check_frame_times(labels[::-1], ["I", "II"], values, 500, "X[0]")
