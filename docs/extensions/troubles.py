@@ -169,6 +169,11 @@ TROUBLES = [
     ),
     Trouble("WeightsFormatError", "JEPAEmbedder('future-weights').fit(records)", "Upgrade skecg."),
     Trouble(
+        "UnregisteredError",
+        "from skecg.encoders import read_encoder_config\n\nread_encoder_config('their-shape', {'width': 64})",
+        "Install the plug-in that has it, or import it first (``--plugin`` in a shell). See :doc:`any_encoder`.",
+    ),
+    Trouble(
         "ForeignCheckpointError",
         "from skecg.convert import convert_kim\n\nconvert_kim('download.pth', 'kim')",
         "Download the file again, and compare its digest if its authors give one. See :doc:`converting`.",

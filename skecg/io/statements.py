@@ -327,7 +327,7 @@ def read_members(arrays: Mapping[str, NDArray[Any]], path: Path, *, are_voltages
 
     Examples
     --------
-    >>> read_members({"signal": np.zeros((1, 9)), "fs": np.array(500), "ch_names": np.array(["ii"])}, Path("a.npz"))[1:]
+    >>> read_members({"signal": np.ones((1, 9)), "fs": np.array(500), "ch_names": np.array(["ii"])}, Path("a.npz"))[1:4]
     (500.0, ('II',), None)
     """
     if len(arrays) == 1:
